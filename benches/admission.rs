@@ -1,7 +1,8 @@
-//! What admitting a request costs, in instructions: tokens, share, seat and nonce, with so many active tenants.
+//! The cost of admitting a request, in instructions: tokens, share, seat and nonce, with a given number of active
+//! tenants.
 //!
-//! It does the same work each time and prints nothing that would vary; `benches/admission` counts its instructions and
-//! says whether they are within what is promised.
+//! The program does the same work each time and prints nothing that varies. `benches/admission.sh` counts its
+//! instructions and checks them against the promised limits.
 
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
@@ -33,13 +34,13 @@ fn main() {
         (Some(tenants), Some(requests), Some(per_second)) => {
             run(tenants, requests, per_second, dry);
         }
-        // Once through, to see that it works.
+        // One small run, as a smoke test.
         _ => run(10, 100, 50, false),
     }
 }
 
-/// `requests` from `tenants` in turn, under a quota of `per_second` and as much at once. With `dry` everything is done
-/// but what is counted.
+/// `requests` from `tenants` in turn, under a quota of `per_second` with a burst of the same number. With `dry`
+/// everything runs but the counted work.
 fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let catalogue = Catalogue::standard();
     let clock = Clock::manual(NOW);
@@ -76,7 +77,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let own = registry.own_series(&settings::MetricsSettings::default());
     let tenant_limits = tenant_limits.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
-    // Everybody is active first.
+    // Every tenant is active first.
     for limits in &tenant_limits {
         black_box(limits.share.wait(Kind::Read, clock.elapsed()));
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Counts what a request costs the whole release program over real sockets, in instructions and in allocations, and fails
-# if it is more than the budget. Counted, not timed: the same on a busy machine. Needs valgrind.
+# Counts the instructions and allocations of a request in the whole release program over real sockets. Fails if they
+# exceed the budget. The counts are the same on a busy machine. Needs valgrind.
 #
-# The budget is what the program took when it was set, and a tenth more. A change that makes it cheaper lowers it; one
-# that makes it dearer takes that out again, or raises it and says in its commit what it buys.
+# The budget is the program's cost when the budget was set, and a tenth more. A change that lowers the cost lowers the
+# budget. A change that raises the cost removes the rise again, or raises the budget and gives the reason in its commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 INSTRUCTIONS=75500
@@ -13,7 +13,7 @@ export CARGO_TERM_COLOR=never
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# As it is released. The benchmark around it is built the quicker way, which leaves another binary in the same place.
+# Built as released. The benchmark around it is built the quicker way, which leaves another binary in the same place.
 cargo build --release --locked --quiet --package gatepay-proxy
 cp "$target/release/gatepay-proxy" "$folder"
 export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16

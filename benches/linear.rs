@@ -1,7 +1,7 @@
-//! What sees a caller's or GatePay's bytes, over bytes made to be dear to it: each reader reads half of what it may be
-//! given, then all of it. `benches/linear.sh` counts the instructions of both.
+//! The code that reads a caller's or GatePay's bytes, over inputs that are expensive for it. Each reader reads half of
+//! its largest input, then all of it. `benches/linear.sh` counts the instructions of both.
 //!
-//! Each reading is one call of [`measured`], in the order of the lines that are printed.
+//! Each reading is one call of [`measured`], in the order of the printed lines.
 
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
@@ -51,13 +51,13 @@ fn main() {
     }
 }
 
-/// What is counted.
+/// The code that is counted.
 #[inline(never)]
 fn measured(read: &dyn Fn(&[u8]), bytes: &[u8]) {
     read(black_box(bytes));
 }
 
-/// Bytes of any length: a beginning, then a piece again and again, each with its number where it says `@`, then an end.
+/// Bytes of any length: a beginning, then a repeated piece with its number in place of `@`, then an end.
 #[derive(Clone, Copy)]
 struct Family(&'static str, &'static str, &'static str);
 
@@ -67,7 +67,7 @@ impl Family {
         let mut bytes = begin.as_bytes().to_vec();
         let mut number = 0_u64;
         while bytes.len() + piece.len() + 8 + end.len() <= length {
-            // Six digits, so that each piece is as long.
+            // Six digits, so that all pieces have the same length.
             let number_text = format!("{number:06}");
             bytes.extend_from_slice(piece.replace('@', &number_text).as_bytes());
             number += 1;
@@ -77,7 +77,7 @@ impl Family {
     }
 }
 
-/// As many opening brackets as closing ones, or objects within objects.
+/// A made-up input: repeated pieces, or nested brackets, as many closing as opening.
 enum Made {
     Of(Family),
     Nested(&'static str, &'static str),
@@ -99,7 +99,7 @@ impl Made {
 type Reader = Box<dyn Fn(&[u8])>;
 type Named = (&'static str, usize, Reader, Vec<(&'static str, Made)>);
 
-/// Every reader with the most it is given, and what it is given.
+/// Every reader with its largest input size in bytes, and its inputs.
 fn readers() -> Vec<Named> {
     let row = |name: &'static str| row(name);
     vec![
@@ -191,11 +191,11 @@ fn readers() -> Vec<Named> {
     ]
 }
 
-/// An eighth of what a JSON body has at most by default, so that it takes a minute and not ten.
+/// An eighth of the default limit of a JSON body, so that the run takes one minute and not ten.
 const BODY: usize = 1 << 17;
 const HEAD: usize = request_parser::HEAD_LIMIT - 512;
 const ANSWER_HEAD: usize = 60 * 1_024;
-/// A body is signed in some thousand ways then.
+/// The reader signs a body of this size in about a thousand ways.
 const EXPLAINED: usize = 1_024;
 
 fn all(families: impl IntoIterator<Item = (&'static str, Family)>) -> Vec<(&'static str, Made)> {
@@ -501,7 +501,7 @@ fn plain() -> Vec<(&'static str, Made)> {
     ])
 }
 
-/// The steps that a call to this row takes through its body: guard, checks, key, and the question after a lost answer.
+/// The body steps of a call to this row: guard, checks, key, and the query after a lost answer.
 fn row(name: &'static str) -> Reader {
     let catalogue = Catalogue::standard();
     Box::new(move |bytes| {
@@ -570,7 +570,7 @@ fn explained(bytes: &[u8]) {
     black_box(explain::arrived(&request, &[0; 32]));
 }
 
-/// A head that comes in pieces of so many bytes, and what is read of it.
+/// Parses a head that arrives in pieces of this many bytes.
 fn head(bytes: &[u8], piece: usize) {
     let (mut came, mut reading) = (Vec::with_capacity(bytes.len()), RequestParser::default());
     let trusted = TrustedProxies::new(&["127.0.0.0/8".parse().expect("a network")]);
@@ -594,7 +594,7 @@ fn head(bytes: &[u8], piece: usize) {
     }
 }
 
-/// A chunked body behind its head, in pieces of so many bytes.
+/// Parses a chunked body behind its head, in pieces of this many bytes.
 fn chunks(bytes: &[u8], piece: usize) {
     let head = b"POST /v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut reading = RequestParser::default();
@@ -612,7 +612,7 @@ fn chunks(bytes: &[u8], piece: usize) {
     }
 }
 
-/// A body that comes in pieces of one byte.
+/// A body that arrives in pieces of one byte.
 fn pieces(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     let frames = (0..bytes.len()).map(|at| Ok::<_, Infallible>(Frame::data(bytes.slice(at..=at))));
@@ -665,7 +665,7 @@ fn answer_chunks(bytes: &[u8], piece: usize) {
     }
 }
 
-/// An access line with these bytes as key and detail.
+/// Writes an access line with these bytes as key and detail.
 fn line(bytes: &[u8], format: LogFormat) {
     let text = str::from_utf8(bytes).expect("a text");
     let line = AccessLine::begin(

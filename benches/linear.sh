@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# Counts what reading costs, in instructions, over bytes made to be dear to their reader, and fails if any reader takes
-# more than 2.2 times as many for all it may be given as for half of it. Counted, not timed: the same on a busy machine.
-# Needs valgrind. With a reader's name, only that one.
+# Counts the instructions of each reader over inputs that are expensive for it. Fails if a reader takes more than 2.2
+# times as many for its largest input as for half of it. Instructions are the same on a busy machine. Needs valgrind.
+# With a reader's name it runs only that reader.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Without link-time optimization, as benches/admission.sh.
+# Without link-time optimization, as in benches/admission.sh.
 export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 CARGO_TERM_COLOR=never
 built=$(cargo bench --locked --package gatepay-proxy --bench linear --no-run 2>&1) || { echo "$built"; exit 1; }
 program=$(sed -n 's/^ *Executable.*(\(.*\))$/\1/p' <<<"$built")
 
-# The C library copies and clears long pieces by one instruction that is counted once a byte: a step, and no law of ours.
+# The C library copies and clears long blocks with one instruction that valgrind counts once a byte. That count would be
+# a step in the result and says nothing about our code.
 export GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=0x40000000:glibc.cpu.x86_rep_stosb_threshold=0x40000000
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 begun=$SECONDS
-# Each call of `measured` leaves a file of its own, with what was counted in it alone.
+# Each call of `measured` leaves a file of its own, with the counts of that call alone.
 valgrind --tool=callgrind --collect-atstart=no --toggle-collect='linear::measured' --dump-after='linear::measured' \
     --callgrind-out-file="$folder/out" "$program" "$@" >"$folder/lines" 2>"$folder/log" || { cat "$folder/log"; exit 1; }
 

@@ -1,6 +1,6 @@
-//! What remembering a million stamps costs, beside a plain set of as many 128-bit numbers in the same run:
-//! `cargo bench -p gatepay-admission --bench replay`. It fails if a stamp takes more than 64 bytes, or an insert more than
-//! three times the set's.
+//! The cost of a replay memory of a million stamps, beside a plain set of the same number of 128-bit numbers in the
+//! same run: `cargo bench -p gatepay-proxy --bench replay`. It fails if a stamp takes more than 64 bytes, or an insert
+//! more than three times the set's.
 
 use std::collections::HashSet;
 use std::process::ExitCode;
@@ -19,9 +19,9 @@ const WINDOW: StampWindow = StampWindow {
     future_ms: 10_000,
 };
 const CLIENT: &str = "5f0c4e1a-70c2-4c4e-8d6f-2a9b7e51c0d4";
-/// What one may take, in bytes.
+/// The limit of memory per stamp, in bytes.
 const BYTES: usize = 64;
-/// What an insert may cost, in inserts into the set.
+/// The limit of an insert's time, in multiples of an insert into the set.
 const RATIO: f64 = 3.0;
 
 #[expect(
@@ -103,7 +103,7 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// How long one takes of the million that are remembered; giving the memory back is not counted.
+/// The time per stamp over the million, in nanoseconds; freeing the memory is not counted.
 #[expect(clippy::cast_precision_loss, reason = "a time in nanoseconds")]
 fn per_stamp<T>(remember: impl FnOnce() -> T) -> f64 {
     let begun = Instant::now();

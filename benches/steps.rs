@@ -1,7 +1,7 @@
-//! What each step of the journey costs by itself: `cargo bench --bench steps`, or with a name behind it one of them.
+//! The time of each step of the journey: `cargo bench --bench steps`, optionally with the name of one step.
 //!
-//! `journey` is the order of `journey::enter` and the signing after it, from a head as hyper reads it to a request as it
-//! is sent. The rest of a request's way needs sockets, for GatePay is reached over TCP: `end_to_end` has that.
+//! `journey` follows `journey::enter` and the signing after it, from a head as hyper reads it to a request as it is
+//! sent. The rest of a request's way needs sockets, because GatePay is reached over TCP: `end_to_end` measures it.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -91,7 +91,7 @@ fn bench(criterion: &mut Criterion) {
     journey(criterion, &world);
 }
 
-/// The stamp in the memory, and what stands around it in `admit`: tokens, share and seat.
+/// The replay memory's step, and the whole of `admit::enter` around it: tokens, share and seat.
 fn single_use(criterion: &mut Criterion, world: &World) {
     let stamps = Stamps::new();
     criterion.bench_function("replay", |bencher| {
@@ -116,7 +116,7 @@ fn single_use(criterion: &mut Criterion, world: &World) {
     });
 }
 
-/// From the head to the request as it is sent, each request a new one.
+/// From the head to the request as it is sent, with a new request each time.
 fn journey(criterion: &mut Criterion, world: &World) {
     let mut head = Vec::new();
     criterion.bench_function("journey", |bencher| {
@@ -140,9 +140,9 @@ fn journey(criterion: &mut Criterion, world: &World) {
     });
 }
 
-/// An access line gathered and queued, and its metrics: what of that a request waits for.
+/// The part of recording that a request waits for: gathering and queuing the access line, and counting its metrics.
 fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
-    /// As many as the queue of lines takes, so that none of them is dropped.
+    /// The capacity of the access-line queue, so that no line is dropped.
     const QUEUE: u64 = 8_192;
     let activity = connection();
     let answer = Bytes::from_static(ANSWER);
@@ -175,7 +175,7 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                 }
                 took += begun.elapsed();
                 left -= batch;
-                // The writer looks every 25 ms.
+                // The access-line writer wakes every 25 ms.
                 std::thread::sleep(Duration::from_millis(40));
             }
             took
@@ -220,7 +220,7 @@ impl RequestBody for ArrivedBody {
     }
 }
 
-/// The output of a step that has nothing to wait for.
+/// The output of a step that is ready without waiting.
 fn at_once<F: Future>(step: F) -> F::Output {
     let mut cx = Context::from_waker(Waker::noop());
     match pin!(step).poll(&mut cx) {
@@ -307,7 +307,7 @@ impl World {
         request.body(()).expect("a request").into_parts().0
     }
 
-    /// Who calls what.
+    /// The caller of a request, and its route.
     fn route<'a>(&'a self, parts: &'a request::Parts) -> (Caller<'a>, Routed<'a>) {
         let head = RequestHead::of_parts(parts);
         let lines = KnownHeaders::read(head.lines());
@@ -366,7 +366,7 @@ impl World {
     }
 }
 
-/// Stamps that are new, from a memory that has as many as it will: a thousand in a second, forgotten in time.
+/// New stamps, and a replay memory with a steady number of entries: a thousand each second, forgotten once stale.
 struct Stamps {
     memory: Replay,
     now: Cell<u64>,

@@ -1,4 +1,4 @@
-//! What must hold for whatever bytes arrive: one function for each fuzz target, and nothing in any of them may panic.
+//! Laws that must hold for any bytes that arrive: one function for each fuzz target. None of them may panic.
 
 #![allow(
     dead_code,
@@ -47,36 +47,36 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) use response::response_parser;
 pub(crate) use upstream::upstream_connection;
 
-/// A request as it was read.
+/// A parsed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) query: Option<String>,
-    /// The names in lower case.
+    /// The header lines, with names in lower case.
     pub(crate) lines: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
 }
 
-/// What is read of a stream.
+/// The result of reading a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reads {
-    /// Requests that came whole.
+    /// Requests that arrived whole.
     pub(crate) whole: Vec<Found>,
-    /// One whose head came whole, but not its body.
+    /// A request whose head arrived whole, but not its body.
     begun: Option<Found>,
-    /// What cannot be read in one way.
+    /// The framing error that ended the reading.
     fault: Option<FramingError>,
-    /// How many bytes the whole ones have.
+    /// The total length of the whole requests, in bytes.
     bytes: usize,
 }
 
-/// hyper finds the requests that we find, word for word; how the bytes are cut changes nothing.
+/// hyper finds the requests that our parser finds, word for word. How the bytes are cut changes nothing.
 pub(crate) fn request_parser(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let ours = read([bytes.to_vec()]);
     let theirs = read_by_hyper(&bytes[..ours.bytes]);
-    // hyper stops early where it is asked to: `Connection: close`, HTTP/1.0.
+    // hyper stops early where the request asks for it: `Connection: close`, HTTP/1.0.
     let asked = text.to_ascii_lowercase().contains("close") || text.contains("HTTP/1.0");
     let ends = ours.whole.len().min(theirs.len());
     assert_eq!(theirs[..], ours.whole[..ends], "{text:?}");
@@ -91,7 +91,7 @@ pub(crate) fn request_parser(bytes: &[u8]) {
     }
 }
 
-/// What is read of a stream that comes in these pieces.
+/// Reads a stream that arrives in these pieces.
 pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
     let (mut reads, mut came, mut reading) =
         (Reads::default(), BytesMut::new(), RequestParser::default());
@@ -127,7 +127,8 @@ pub(crate) fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> Reads {
                 }
                 Err(fault) => {
                     reads.fault = Some(fault);
-                    // How much of its body came before is for the pieces to say.
+                    // How much of the body arrived before the fault depends on how the bytes are cut, so the body is
+                    // dropped.
                     reads.begun = rest.take().map(|(found, _)| Found {
                         body: Vec::new(),
                         ..found
@@ -147,7 +148,7 @@ fn found(head: &RequestHead<'_>) -> Found {
         (name, value.to_vec())
     };
     let mut lines: Vec<_> = head.lines().map(line).collect();
-    // A map has lines of one name together; their order among themselves is all that counts.
+    // A map groups the lines of one name; only their order among themselves counts.
     lines.sort_by(|one, other| one.0.cmp(&other.0));
     Found {
         method: head.method.to_owned(),
@@ -158,7 +159,7 @@ fn found(head: &RequestHead<'_>) -> Found {
     }
 }
 
-/// What hyper reads of these bytes.
+/// Reads these bytes with hyper.
 fn read_by_hyper(bytes: &[u8]) -> Vec<Found> {
     let requests = RefCell::new(Vec::new());
     let service = service_fn(|request: Request<Incoming>| {
@@ -197,7 +198,7 @@ fn read_by_hyper(bytes: &[u8]) -> Vec<Found> {
     }
 }
 
-/// Pieces of a stream, one for each time it is read; then it is silent. Whatever is written goes nowhere.
+/// A stream that yields one piece for each read, and is silent after the last. Written bytes are discarded.
 struct Pieces(VecDeque<Vec<u8>>);
 
 impl AsyncRead for Pieces {
@@ -246,8 +247,8 @@ impl Wake for Again {
     }
 }
 
-/// Client id, timestamp, nonce and signature, each on a line, then a body. A stamp keeps its text; what is signed
-/// verifies, however the body comes in pieces; a signature that is not ours does not.
+/// Input: client id, timestamp, nonce and signature, each on a line, then a body. A stamp keeps its text. Our signature
+/// verifies, however the body is cut into pieces. Another signature does not verify.
 pub(crate) fn signature(bytes: &[u8]) {
     let mut parts = bytes.splitn(5, |byte| *byte == b'\n');
     let mut next = || parts.next().unwrap_or_default();
@@ -288,7 +289,7 @@ pub(crate) fn signature(bytes: &[u8]) {
     }
 }
 
-/// A path that is canonical leads to the row that has it, and no other path leads anywhere.
+/// A canonical path leads to the catalogue row that has it. No other path leads to a row.
 pub(crate) fn path(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
@@ -324,8 +325,8 @@ pub(crate) fn path(bytes: &[u8]) {
     }
 }
 
-/// A number that chooses an operation, the query, and the body, the first two ended by a line feed each. What a tenant's
-/// call to a money operation may go on with names no account but its own, as another parser reads it.
+/// Input: a number that chooses an operation, then the query, each ended by a line feed, then the body. A tenant's call
+/// to a money operation that passes the guard names no account but its own, as another JSON parser reads the body.
 pub(crate) fn body(bytes: &[u8]) {
     let mut parts = bytes.splitn(3, |byte| *byte == b'\n');
     let mut next = || parts.next().unwrap_or_default();
@@ -360,7 +361,7 @@ pub(crate) fn body(bytes: &[u8]) {
 const ACCOUNT: &str = "2124538349";
 const CLIENT: &str = "client-acme";
 
-/// Whether a member anywhere names an account that is not [`ACCOUNT`].
+/// Whether any member names an account that is not [`ACCOUNT`].
 fn names_another(json: &Value) -> bool {
     match json {
         Value::Array(all) => all.iter().any(names_another),
@@ -380,8 +381,8 @@ fn names_another(json: &Value) -> bool {
     }
 }
 
-/// `proxy.toml`, and behind a NUL a tenant's file: there is a configuration, or a list of problems that each say
-/// something, and the same one the second time.
+/// Input: `proxy.toml`, and behind a NUL a tenant's file. Loading gives a configuration, or a list of problems that
+/// each have a text. Loading a second time gives the same result.
 pub(crate) fn config(bytes: &[u8]) {
     let mut files = bytes.splitn(2, |byte| *byte == 0);
     let folder = tempfile::tempdir().expect("a temporary folder");

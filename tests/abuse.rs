@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 
 const ABUSER: &str = "127.0.0.8";
 
-/// What gets as far as one without a secret gets, as HTTP/2 writes it.
+/// A request that gets as far as a request without a secret can, in the fields of HTTP/2.
 fn fields(proxy: &Proxy, method: &str, path: &str, call: &Call) -> Vec<(&'static str, String)> {
     let mut fields = vec![
         (":method", method.to_owned()),
@@ -33,7 +33,7 @@ fn unproved(proxy: &Proxy) -> Vec<(&'static str, String)> {
     )
 }
 
-/// From one address, with all that a line can carry.
+/// Attacks from one address, with all that a line can carry.
 async fn attack(
     kind: Attack,
     from: &str,
@@ -44,10 +44,10 @@ async fn attack(
     abuse::attack(&Uplink::of(u64::MAX), kind, from, to, fields, time).await
 }
 
-/// In the normal run each attack comes over one connection and for seconds; `benches/exhaustion` has a thousand, and
+/// In the normal run each attack uses one connection for some seconds; `benches/exhaustion` uses a thousand, and
 /// measures.
 #[tokio::test]
-async fn every_flood_costs_the_attacker_the_connection_and_nobody_else_anything() {
+async fn every_flood_costs_the_attacker_its_connection_and_other_callers_nothing() {
     let gatepay = GatePay::start();
     let proxy = Arc::new(Proxy::before(&gatepay).start());
     let over = Arc::new(AtomicBool::new(false));
@@ -84,7 +84,7 @@ async fn every_flood_costs_the_attacker_the_connection_and_nobody_else_anything(
     let metrics = proxy.metrics().await;
     let mut lines = metrics.lines();
     let floods = lines.find_map(|line| line.strip_prefix("gatepay_proxy_http2_floods_total "));
-    // Some end as another error of the protocol's before they are one.
+    // Some connections end with another protocol error before the flood is detected.
     assert!(
         floods.unwrap().parse::<usize>().unwrap() >= ATTACKS.len() / 2,
         "{floods:?}"
@@ -111,10 +111,10 @@ async fn a_siege_ends_with_the_time_it_is_given() {
 }
 
 #[tokio::test]
-async fn after_a_flood_an_address_is_served_a_moment_later_and_nobody_else_is() {
+async fn an_address_is_served_again_a_moment_after_its_flood() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        // The wait is not taken from the time for a head.
+        // The wait does not count toward the head timeout.
         .with(|settings| settings.listen.head_timeout = Duration::from_millis(500))
         .start();
     let fields = unproved(&proxy);
@@ -143,8 +143,8 @@ async fn one_address_has_a_quarter_of_all_requests_and_the_others_the_rest() {
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.listen.max_requests = 8.try_into().unwrap())
         .start();
-    // Eight ask for more than there is room for: bodies that never come, on two streams of any connection, are all that
-    // one address may have.
+    // The attack asks for more requests than the limit of eight: its bodies never come, and two streams, on any
+    // connections, are the whole share of one address.
     let fields = unproved(&proxy);
     let siege = attack(
         Attack::SlowBodies,
@@ -174,7 +174,7 @@ async fn one_address_has_a_quarter_of_all_requests_and_the_others_the_rest() {
 }
 
 #[tokio::test]
-async fn an_answer_nobody_takes_gives_back_its_seat() {
+async fn an_unread_answer_gives_back_its_seat() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .tenant(acme().seats(1))
@@ -212,7 +212,7 @@ async fn money_calls_whose_streams_are_reset_run_on_within_the_tenants_seats() {
         let call = tokio::spawn(async move { caller.send(request).await });
         if number < 2 {
             until("it is at GatePay", || upstream.count() == number + 1).await;
-            // Its stream is reset; what GatePay does goes on, and so does the seat.
+            // The call's stream is reset; GatePay's work goes on, and the call keeps its permit.
             call.abort();
         } else {
             assert_eq!(call.await.unwrap().refused(), (429, "too_many_in_flight"));
@@ -241,7 +241,7 @@ async fn a_caller_that_does_not_read_its_answers_is_left() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(2048).unwrap();
     let mut tcp = socket.connect(proxy.address()).await.unwrap();
-    // Requests without end, and none of their answers read: they fill every buffer there is.
+    // Requests without end, and none of their answers read: they fill all buffers.
     let unknown = "GET /nowhere HTTP/1.1\r\nhost: pay.example\r\n\r\n".repeat(100);
     let writing = async {
         while tokio::io::AsyncWriteExt::write_all(&mut tcp, unknown.as_bytes())
@@ -270,7 +270,7 @@ async fn a_body_that_drips_is_refused_before_its_time_is_over() {
         caller.write([*drop]).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Within half of its time, by when it was to have two kilobytes.
+    // Within half of the body timeout, the deadline for its first two kilobytes.
     let answer = caller.answer().await;
     assert_eq!(answer.refused(), (408, "request_timeout"));
     assert!(

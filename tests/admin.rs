@@ -10,14 +10,14 @@ use crate::support::*;
 /// More connections than the listener has places.
 const FLOOD: usize = 150;
 
-/// A connection that takes little before the other side has to wait.
+/// A connection with small buffers: after a few bytes the other side has to wait.
 async fn narrow(address: SocketAddr) -> Raw {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
     Raw::over(socket.connect(address).await.unwrap())
 }
 
-/// Asks for these on connections of their own.
+/// Asks for these paths, each on a connection of its own.
 async fn answers(address: SocketAddr, paths: &[&str]) {
     for path in paths {
         let mut raw = Raw::open(address).await;
@@ -37,7 +37,7 @@ async fn connections_that_never_read_their_answers_keep_no_probe_and_no_scrape_o
     for number in 0..FLOOD {
         let mut raw = narrow(address).await;
         let ask = b"GET /metrics HTTP/1.1\r\nhost: 10.0.0.7:9090\r\n\r\n".repeat(100);
-        // It may have had to give way already.
+        // The proxy may have closed this connection already.
         let _ = raw.try_write(&ask).await;
         flood.push(raw);
         if number % 50 == 0 {
@@ -48,7 +48,7 @@ async fn connections_that_never_read_their_answers_keep_no_probe_and_no_scrape_o
 }
 
 #[tokio::test]
-async fn nor_do_connections_that_say_nothing_or_half_a_head_or_a_long_one() {
+async fn silent_connections_and_half_or_long_heads_do_not_keep_probes_out() {
     let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
     let address = proxy.admin_address();
     let long = format!("GET /live HTTP/1.1\r\nx: {}", "y".repeat(200_000));
@@ -64,7 +64,7 @@ async fn nor_do_connections_that_say_nothing_or_half_a_head_or_a_long_one() {
         let mut flood = Vec::new();
         for _ in 0..FLOOD {
             let mut raw = Raw::open(address).await;
-            // Closed for what it says, perhaps.
+            // The proxy may have closed the connection because of these bytes.
             let _ = raw.try_write(said.as_bytes()).await;
             flood.push(raw);
         }
@@ -72,14 +72,14 @@ async fn nor_do_connections_that_say_nothing_or_half_a_head_or_a_long_one() {
     }
 }
 
-/// Sends a head, and gives the status.
+/// Sends a head, and returns the status.
 async fn status(address: SocketAddr, head: &str) -> u16 {
     let mut raw = Raw::open(address).await;
     raw.write(format!("{head}\r\n\r\n")).await;
     raw.answer().await.status
 }
 
-/// What is not for everybody who reaches the listener.
+/// Paths that need a token.
 const CLOSED: [&str; 14] = [
     "GET /",
     "GET /status",
@@ -224,7 +224,7 @@ async fn a_page_of_another_origin_changes_nothing_not_even_with_the_token() {
     assert_eq!(status(program.admin, &own).await, 200);
 }
 
-/// An answer's status and the lines that say what its body is, and whether bytes of a body come before the next answer.
+/// An answer's status and its header lines about the body, and whether bytes of a body come before the next answer.
 async fn described(address: SocketAddr, request: &str, more: &str) -> (String, Vec<String>, bool) {
     let mut raw = Raw::open(address).await;
     let next = "GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -260,7 +260,7 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
         "/-/reload",
         "/-/institution/switch",
         "/nothing",
-        // What these say changes from one request to the next, and so may its length.
+        // The content of these pages changes from one request to the next, and so may its length.
         "/metrics",
         "/status",
         "/tenants",
@@ -289,7 +289,7 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
     );
 }
 
-/// A folder whose admin listener is there, and has a token.
+/// A folder whose admin listener exists, and has a token.
 fn token_folder(address: &str) -> Folder {
     let folder = Folder::before(UNUSED);
     folder.secret("admin", "fake-admin-token");
@@ -302,7 +302,7 @@ fn token_folder(address: &str) -> Folder {
 }
 
 #[tokio::test]
-async fn on_an_address_of_the_network_everything_else_needs_the_token_whatever_the_name() {
+async fn on_a_network_address_all_other_admin_paths_need_the_token_under_any_host_name() {
     let program = Program::serve(&token_folder("0.0.0.0:0")).await;
     let address = SocketAddr::from(([127, 0, 0, 1], program.admin.port()));
     // `admin:fake-admin-token` and `:fake-other`, as a browser sends them.
@@ -324,7 +324,7 @@ async fn on_an_address_of_the_network_everything_else_needs_the_token_whatever_t
                 ![401, 403].contains(&with_token),
                 "{request} for {name}: {with_token}"
             );
-            // A browser sends this by itself, so it is good for looking only.
+            // A browser sends this header by itself, so the header authorizes reading only.
             let by_itself = status(address, &head(basic)).await;
             assert_eq!(by_itself == 401, request.starts_with("POST"), "{request}");
         }
@@ -344,7 +344,7 @@ async fn a_socket_that_was_passed_on_is_local_only_if_it_is_bound_so() {
     let proxy = Proxy::at(UNUSED, &Clock::manual(T0))
         .admin_socket(wide.into())
         .start();
-    // `admin.address` says 127.0.0.1, as by default; where the socket leads counts.
+    // `admin.address` says 127.0.0.1, as by default; the socket's real address counts.
     let address = SocketAddr::from(([127, 0, 0, 1], proxy.admin_address().port()));
     let head = "GET /tenants HTTP/1.1\r\nHost: localhost";
     assert_eq!(status(address, head).await, 403);

@@ -1,4 +1,4 @@
-//! Many calls of every kind under random faults: GatePay's ledger and the answers agree on every one.
+//! Many calls of every kind under random faults: GatePay's ledger and the answers agree on every call.
 
 use crate::support::*;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// How long a call may take. Its outcome may be asked for 1.4 s more, which is one question.
+/// The deadline of a call. The proxy may ask for the outcome for 1.4 s more, which is one question.
 const DEADLINE: Duration = Duration::from_millis(800);
 const RESOLVE: Duration = Duration::from_millis(1_400);
 /// How many calls the sandbox remembers at a time.
@@ -24,7 +24,7 @@ async fn answers_and_ledger_agree_on_every_call_under_random_faults() {
 
 #[tokio::test]
 #[ignore = "takes minutes: 100,000 calls under random faults"]
-async fn they_agree_on_a_hundred_thousand() {
+async fn gatepays_books_and_the_answers_agree_on_a_hundred_thousand_calls() {
     println!("{}", agree(100_000, 256, 2).await);
 }
 
@@ -107,7 +107,7 @@ async fn agree(calls: usize, callers: usize, seed: u64) -> String {
     format!("{} connections broken, {tally:?}", relay.struck())
 }
 
-/// One call in ten brings a fault of GatePay's, one in twenty a connection that will break; whom they hit is chance.
+/// One call in ten meets a fault of GatePay, one in twenty a connection that will break; chance chooses the calls.
 fn disturb(gatepay: &GatePay, relay: &Relay, dice: &mut Dice) {
     if dice.below(10) == 0 {
         let millis = |dice: &mut Dice, most| Duration::from_millis(dice.below(most));
@@ -188,17 +188,17 @@ impl Kind {
 
 type Answered = (Kind, String, Option<Answer>);
 
-/// What the callers were told, each held against what the sandbox knows.
+/// The callers' answers, each held against the sandbox's books.
 #[derive(Debug, Default)]
 struct Tally {
     calls: usize,
     relayed: usize,
     not_executed: usize,
     unknown: usize,
-    /// Of the unknown, those GatePay was found to have, and those it was found not to have.
+    /// Of the unknown outcomes, the calls that GatePay was found to have, and the calls that it was found not to have.
     found: usize,
     not_found: usize,
-    /// Reads whose long answer was cut, and their connection with it.
+    /// Reads whose long answer was cut together with its connection.
     cut: usize,
     refunded: usize,
 }
@@ -273,7 +273,7 @@ impl Tally {
                         assert!(!executed, "{kind:?} {number}: {answer:?}");
                         self.not_found += 1;
                     }
-                    // The question was lost as well, or it is a read.
+                    // The question was lost as well, or the call is a read.
                     _ => {}
                 }
             }
@@ -281,7 +281,7 @@ impl Tally {
         }
     }
 
-    /// Holds what a relayed answer says of the outcome against what happened.
+    /// Holds the outcome of a relayed answer against the sandbox's books.
     fn judge_outcome(kind: Kind, number: &str, outcome: Option<&str>, executed: bool) {
         match outcome {
             None => assert!(kind.repeats(), "{kind:?} {number}"),
@@ -292,7 +292,8 @@ impl Tally {
         }
     }
 
-    /// Asks GatePay itself for every change that was not said to be done: it has what it executed, and nothing else.
+    /// Asks GatePay itself for every change without the outcome of success: GatePay has exactly the changes it
+    /// executed.
     async fn ask_again(&self, answers: &[Answered], gatepay: &GatePay) {
         let proxy = Proxy::before(gatepay)
             .tenant(acme().rate(1_000_000, 1_000_000))

@@ -1,4 +1,4 @@
-//! What GatePay's answers prove of a write or money call.
+//! The outcome that GatePay's answer to a write or money call proves.
 
 use crate::support::scripted::{Scripted, Then, answer};
 use crate::support::*;
@@ -33,7 +33,7 @@ fn status(status: u16, body: &'static str) -> InjectedFault {
     }
 }
 
-/// What each call is answered when GatePay sends these bytes and closes, and says so to every question.
+/// The proxy's answer to each call when GatePay sends these bytes and closes, and answers every question with them.
 async fn told(wire: &[u8], call: Call) -> Answer {
     let upstream = Scripted::always(Then::AnswerAndClose(wire.to_vec()));
     let proxy = Proxy::before_scripted(&upstream).start();
@@ -175,7 +175,7 @@ async fn of_every_published_code_the_outcome_is_what_the_code_proves() {
 }
 
 #[tokio::test]
-async fn what_is_lost_or_unclear_is_looked_up_and_found() {
+async fn a_lost_or_unclear_answer_is_looked_up_and_found() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(one_question).start();
     assert_eq!(proxy.send(create()).await.outcome(), Some("executed"));
@@ -224,7 +224,7 @@ async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_cal
     for (call, outcome) in [
         (create(), "executed"),
         (create(), "found"),
-        // What has this number is not what this call would have made.
+        // The order with this number differs from the order of this call.
         (dearer, "unknown"),
     ] {
         let answer = proxy.send(call).await;
@@ -291,7 +291,7 @@ async fn an_answer_to_a_read_says_nothing_of_an_outcome() {
 }
 
 #[tokio::test]
-async fn whoever_reads_only_the_envelope_is_told_by_the_status_that_the_outcome_is_unknown() {
+async fn clients_that_read_only_the_envelope_learn_an_unknown_outcome_from_the_status() {
     for (body, relayed, outcome) in [
         (r#"{"status":"FAIL","code":"400999"}"#, 500, "unknown"),
         (r#"{"prepayId":"17"}"#, 500, "unknown"),
@@ -312,7 +312,7 @@ async fn whoever_reads_only_the_envelope_is_told_by_the_status_that_the_outcome_
 }
 
 #[tokio::test]
-async fn a_head_that_is_a_little_odd_costs_nobody_an_answer_but_its_connection() {
+async fn a_slightly_odd_answer_head_is_relayed_and_costs_its_connection() {
     let length = SUCCESS.len();
     let many = "x-many: y\r\n".repeat(150);
     for head in [
@@ -383,14 +383,14 @@ async fn a_length_that_is_in_doubt_is_none() {
 const REJECTION_IN_GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\x2e\x49\x2c\x29\x2d\x56\xb2\x52\x72\x73\xf4\xf4\x51\xd2\x51\x4a\xce\x4f\x49\x05\xf2\x4c\x0c\x80\xc0\x08\xc8\xcf\x49\x4c\x4a\xcd\x01\x0a\x78\xfa\x85\x39\xfa\x78\xba\xc4\x07\x7b\xba\xfb\x39\x86\x84\x06\xb9\x2a\xd5\x02\x00\xd1\xf1\x8d\xd4\x3d\x00\x00\x00";
 
 #[tokio::test]
-async fn an_answer_in_a_coding_nobody_asked_for_is_not_relayed() {
+async fn an_answer_in_a_coding_that_was_not_requested_is_not_relayed() {
     let long = [REJECTION_IN_GZIP, &vec![0; 100_000]].concat();
     let coded = "content-encoding: gzip\r\n";
     for (lines, body) in [
         (coded, REJECTION_IN_GZIP),
         ("Content-Encoding: br\r\n", b"\x0b\x02\x80{}\x03"),
         ("content-encoding: x-gzip, identity\r\n", REJECTION_IN_GZIP),
-        // No line says so, but its first bytes do.
+        // No line names the encoding, but the first bytes show it.
         ("", REJECTION_IN_GZIP),
         (coded, SUCCESS.as_bytes()),
         (coded, &long),

@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md says is never so, read from the sources.
+//! Prohibitions of ARCHITECTURE.md, checked in the sources.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::imports::{Arrows, arrows, arrows_of, circles};
 
-/// The steps of a request, in order; a step may name those before it and none after.
+/// The steps of a request, in order; a step may name only earlier steps.
 const STEPS: [&str; 11] = [
     "journey::ingress",
     "journey::route",
@@ -181,7 +181,7 @@ fn rooms_name_only_rooms_below_them() {
     }
 }
 
-/// The arrows of sources that are made up.
+/// The arrows of invented sources.
 fn of(sources: &[(&str, &str)]) -> Arrows {
     let owned = |(module, source): &(&str, &str)| ((*module).to_owned(), (*source).to_owned());
     arrows_of(&sources.iter().map(owned).collect(), "made_up")
@@ -254,7 +254,7 @@ fn comments_texts_and_tests_import_nothing() {
 }
 
 #[test]
-fn a_circle_is_found_whatever_its_length_and_nothing_beside_it() {
+fn an_import_circle_of_any_length_is_found_without_its_neighbors() {
     let circle = [
         ("a", "use crate::b::X;"),
         ("b", "use crate::c::d::X;"),
@@ -270,7 +270,7 @@ fn a_circle_is_found_whatever_its_length_and_nothing_beside_it() {
 }
 
 #[test]
-fn what_the_root_re_exports_is_a_way_round() {
+fn imports_through_re_exports_of_the_root_are_found() {
     let sources = [
         ("lib", "pub mod a; pub mod b; pub use b::X;"),
         ("a", ""),
@@ -315,7 +315,7 @@ fn core_and_tenancy_name_no_package_that_does_what_they_never_do() {
 }
 
 #[test]
-fn core_waits_for_nothing_asks_nobody_and_says_nothing() {
+fn core_awaits_nothing_calls_no_system_and_logs_nothing() {
     for (file, code) in sources("core") {
         for never in [
             "async ",
@@ -452,7 +452,7 @@ fn no_file_of_the_journey_names_the_application() {
     assert!(count >= 10, "the steps are found");
 }
 
-/// The most lines of code in `journey.rs`, which holds the order of the steps and nothing else.
+/// The most lines of code in `journey.rs`, which holds only the order of the steps.
 const JOURNEY_LINES: usize = 200;
 
 #[test]

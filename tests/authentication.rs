@@ -57,7 +57,7 @@ async fn each_fault_is_refused_under_its_own_name() {
             let answer = proxy.send(call.clone()).await;
             assert_eq!(answer.refused(), (status, slug), "number {at}");
             assert_eq!(answer.code(), code, "{slug}, number {at}");
-            // Of a stamp that is older than what is remembered a copy may have been admitted.
+            // A copy of a request with a stamp older than the replay memory may have been admitted.
             let is_old = slug == "stale_timestamp" && [0, 2].contains(&at);
             let outcome = if is_old { "unknown" } else { "not-executed" };
             assert_eq!(answer.outcome(), Some(outcome), "{slug}, number {at}");
@@ -69,7 +69,7 @@ async fn each_fault_is_refused_under_its_own_name() {
 }
 
 #[tokio::test]
-async fn what_clients_in_the_field_do_is_accepted() {
+async fn the_header_spellings_of_clients_in_the_field_are_accepted() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let good = || acme().post(QUERY, BY_NUMBER);
@@ -198,7 +198,7 @@ async fn admin_json(proxy: &Proxy, path: &str) -> serde_json::Value {
     serde_json::from_slice(&proxy.admin(path).await.body).unwrap()
 }
 
-/// An answer without what differs from request to request.
+/// An answer without the parts that differ from request to request.
 fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let lines = answer.headers.iter();
     let lines = lines.filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
@@ -209,7 +209,7 @@ fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     (answer.status, lines.collect(), body)
 }
 
-/// Acme's credential is over, and Globex's has not begun; only Acme has series of its own.
+/// Acme's credential has expired, and Globex's has not begun; only Acme has series of its own.
 fn with_credentials_not_in_force(gatepay: &GatePay) -> Proxy {
     let dated = |shop: Shop, begin: Option<u64>, end: Option<u64>| {
         shop.with(move |tenant| {
@@ -228,7 +228,7 @@ fn with_credentials_not_in_force(gatepay: &GatePay) -> Proxy {
         .start()
 }
 
-/// The access lines of requests that were right but for the date of their credential.
+/// The access lines of requests that were right except for the dates of their credential.
 fn lines_name_acme(lines: &[serde_json::Value], times: usize) {
     let named = lines.iter().filter(|line| line["tenant"] == "acme");
     let named: Vec<_> = named.collect();
@@ -243,21 +243,21 @@ fn lines_name_acme(lines: &[serde_json::Value], times: usize) {
 }
 
 #[tokio::test]
-async fn whoever_signs_with_a_credential_that_is_not_in_force_is_named_to_the_institution_alone() {
+async fn a_party_that_signs_with_a_credential_not_in_force_is_named_to_the_institution_alone() {
     let gatepay = GatePay::start();
     let proxy = with_credentials_not_in_force(&gatepay);
     let large = format!("{{\"x\":\"{}\"}}", "y".repeat(200_000));
     let mut stranger = None;
     for call in [
         acme().post(QUERY, BY_NUMBER).secret("fake-other"),
-        // Stale, it proves nothing, however right.
+        // A stale request proves nothing, however right its signature.
         acme().post(QUERY, BY_NUMBER).timestamp(&(T0 - 400_000)),
         acme().post(QUERY, BY_NUMBER).timestamp(&"soon"),
         acme().post(QUERY, BY_NUMBER).nonce(""),
         acme().post(QUERY, BY_NUMBER).signature("short"),
-        // The body is another than was signed.
+        // The body differs from the signed body.
         acme().post(QUERY, BY_NUMBER).with_body("{}"),
-        // Longer than is read.
+        // Longer than the proxy reads.
         acme().post(QUERY, vec![b'x'; 1_100_000]),
     ] {
         let answer = proxy.send(call).await;
@@ -280,7 +280,7 @@ async fn whoever_signs_with_a_credential_that_is_not_in_force_is_named_to_the_in
     ] {
         let mut answer = told(&proxy.send(call).await);
         let mut stranger = stranger.clone().unwrap();
-        // Closed or not, as for any refusal, by whether the body was read.
+        // As for any refusal, the `connection` line depends on whether the body was read.
         for lines in [&mut answer.1, &mut stranger.1] {
             lines.retain(|(name, _)| name != "connection");
         }
@@ -355,7 +355,7 @@ async fn a_credential_is_good_from_its_beginning_to_its_end() {
         credentials[0].not_after = Some(T0 + 2_000);
     });
     let proxy = Proxy::before(&gatepay).tenant(dated).start();
-    // One request, sent again and again as it is: what is refused early may be good later.
+    // One request, sent repeatedly and unchanged: a request refused as early may be accepted later.
     let call = acme().post(QUERY, BY_NUMBER).timestamp(&T0).nonce("early");
     assert_eq!(
         proxy.send(call.clone()).await.refused(),

@@ -1,5 +1,5 @@
-//! What `check` prints as the most memory a process holds is a sum of parts. Here each part is taken many times over from
-//! the real binary, as whoever wants to exhaust it would, and what one takes is held to its constant.
+//! `check` prints a bound of the process's memory, a sum of parts. Each test takes one part many times from the real
+//! binary, as an attacker would, and holds the memory of a single part to its constant.
 
 use crate::support::abuse::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, head};
 use crate::support::program::{Folder, Program};
@@ -19,12 +19,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Whom nobody knows: what is asked under it is refused by its head.
+/// A path without an operation: the head alone of such a request leads to its refusal.
 const NOBODY: &str = "/nowhere";
-/// A frame of no known kind, which is thrown away.
+/// A frame of an unknown type, which HTTP/2 ignores.
 const UNKNOWN: u8 = 0xFF;
 
-/// A process with nothing in it but what these lines of `[listen]` allow.
+/// A process whose `[listen]` section has only these lines.
 async fn program(url: &str, listen: &str) -> Program {
     let folder = Folder::with(url, INSTITUTION_SECRET, &[]);
     folder.tenant(
@@ -44,17 +44,17 @@ async fn program(url: &str, listen: &str) -> Program {
         "upstream = { quota = { requests_per_second = 10_000, burst = 10_000 },",
     );
     let program = Program::serve(&folder).await;
-    // What is asked for once is there from here on.
+    // Memory that the process allocates once is allocated from here on.
     assert_eq!(count(&program, "in_flight").await, 0);
     program
 }
 
-/// Bytes in memory that are of no file.
+/// Anonymous memory of the process, in bytes.
 fn held(program: &Program) -> usize {
     memory(program, "RssAnon:")
 }
 
-/// A line of what the kernel says of the process's memory, in bytes.
+/// A line of the kernel's figures on the process's memory, in bytes.
 fn memory(program: &Program, name: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
     let mut lines = status.lines();
@@ -77,7 +77,7 @@ async fn count(program: &Program, name: &str) -> usize {
     lines.sum()
 }
 
-/// Waits until metrics together have come to this.
+/// Waits until the sum of these metrics has reached `least`.
 async fn counts(program: &Program, names: &[&str], least: usize) {
     let begun = Instant::now();
     loop {
@@ -93,7 +93,7 @@ async fn counts(program: &Program, names: &[&str], least: usize) {
     }
 }
 
-/// Says what one takes, and that it is not more than it may.
+/// Prints the bytes of a single part, and holds them to `most`.
 fn judge(what: &str, bytes: usize, of: usize, most: usize) {
     let each = bytes / of;
     say(format_args!("{what}: {each} bytes, at most {most}"));
@@ -101,7 +101,7 @@ fn judge(what: &str, bytes: usize, of: usize, most: usize) {
     assert!(each > 1024, "{what}: {each} bytes cannot be all of it");
 }
 
-/// A connection that speaks HTTP/2 by hand, and listens to nothing.
+/// A connection that speaks HTTP/2 by hand and never reads.
 struct Peer(TcpStream);
 
 impl Peer {
@@ -124,7 +124,7 @@ impl Peer {
         (&self.0).write_all(bytes).unwrap();
     }
 
-    /// Opens these streams, each with the frames of one.
+    /// Opens these streams, each with the frames that `of` makes.
     fn streams(&self, numbers: Range<u32>, of: impl Fn(u32) -> Vec<u8>) {
         let wire: Vec<u8> = numbers.flat_map(|number| of(2 * number + 1)).collect();
         self.say(&wire);
@@ -137,7 +137,7 @@ fn call(method: &str, path: &str) -> Vec<u8> {
     with_lines(method, path, &call.lines(&Clock::system()))
 }
 
-/// As HTTP/2 writes a head with these lines.
+/// A head with these lines, encoded for HTTP/2.
 fn with_lines(method: &str, path: &str, lines: &[(String, String)]) -> Vec<u8> {
     let mut fields = vec![
         (":method", method.to_owned()),
@@ -149,11 +149,11 @@ fn with_lines(method: &str, path: &str, lines: &[(String, String)]) -> Vec<u8> {
     head(&fields)
 }
 
-/// What a stream takes of which this many frames are sent, on sixty connections with a hundred each: how many bytes.
+/// Memory of a stream with these frames, measured on sixty connections with a hundred streams each: bytes and streams.
 async fn each_stream(window: u32, of: impl Fn(u32) -> Vec<u8>) -> (usize, usize) {
     let program = program(UNUSED, "max_requests = 40_000").await;
     let peers: Vec<_> = (0..60)
-        // One address may not have so much that is not proved to be anybody's.
+        // One address may hold only a limited number of unauthenticated requests.
         .map(|number| {
             let from = format!("127.0.0.{}", 8 + number % 2);
             Peer::open(&from, program.address).http2(window)
@@ -183,7 +183,7 @@ async fn a_request_that_waits_for_its_body_takes_what_is_counted_for_it() {
         requests,
         WAITING,
     );
-    // What little is kept of it holds on to no more of what came with it than is counted for a head.
+    // The byte that is kept retains no more of the bytes that arrived with it than the bound counts for a head.
     let junk = frame(UNKNOWN, 0, 0, &[0; 16_384]);
     let (bytes, requests) = each_stream(65_535, |stream| {
         let begun = frame(HEADERS, END_HEADERS, stream, &call);
@@ -207,7 +207,7 @@ async fn streams_that_were_refused_take_what_is_counted_for_them() {
     let program = program(UNUSED, "max_requests = 400").await;
     let call = call("POST", QUERY);
     let stream = |number: u32| frame(HEADERS, END_HEADERS, number, &call);
-    // Others take every place there is, so that whatever is asked now is refused.
+    // Other callers take all request permits, so that every later request is refused.
     let _others: Vec<_> = (1..=5)
         .map(|number| {
             let peer = Peer::open(&format!("127.0.1.{number}"), program.address);
@@ -234,7 +234,7 @@ async fn streams_that_were_refused_take_what_is_counted_for_them() {
     };
     let _first = ask(20).await;
     let before = held(&program);
-    // Those that were refused a second ago the library still remembers.
+    // The library still remembers the streams that were refused a second ago.
     let peers = ask(200).await;
     let most = CONNECTION + STREAMS as usize * STREAM;
     let all = held(&program) - before;
@@ -266,7 +266,7 @@ async fn a_connection_takes_what_is_counted_for_it() {
     let idle = held(&program) - before;
     let most = CONNECTION + BUFFERS;
     judge("an idle connection", idle, connections, most);
-    // A head that does not end is kept until it does.
+    // A head without an end is kept until its end arrives.
     let head = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(HEAD_LIMIT - 100));
     for peer in &peers {
         for piece in head.as_bytes().chunks(HEAD_LIMIT / 4) {
@@ -304,7 +304,7 @@ async fn a_call_that_is_at_gatepay_takes_what_is_counted_for_it() {
     ask(1..21);
     until("all are at GatePay", || gatepay.count() == 210).await;
     let all = held(&program) - before;
-    // With room for its answer, and a connection to GatePay.
+    // Each call counts a request with room for its answer, and a connection to GatePay.
     judge("a call at GatePay", all, 200, REQUEST + ANSWER);
     gatepay.release();
 }
@@ -315,7 +315,7 @@ async fn the_program_itself_takes_what_is_counted_for_it() {
     for _ in 0..20 {
         let _scraped = count(&program, "in_flight").await;
     }
-    // Its binary is larger here than in a release, whose 20 MiB are counted beside this.
+    // The binary is larger here than in a release; the 20 MiB of a release binary are counted apart.
     judge("the program", held(&program), 1, PROGRAM - (20 << 20));
 }
 
@@ -369,7 +369,7 @@ async fn a_tls_handshake_that_does_not_end_takes_what_is_counted_for_it() {
     );
     let program = Program::serve(&folder).await;
     let before = held(&program);
-    // A client's first message, of nearly 64 KiB, but for its end.
+    // A client's first message, of nearly 64 KiB, without its end.
     let (message, record) = (65_000_usize, 16_000);
     let mut wire = Vec::new();
     let begin = [&[1, 0], &65_000_u16.to_be_bytes()[..]].concat();

@@ -63,13 +63,13 @@ async fn where_only_money_is_moved_the_proxy_finds_out_by_itself() {
     assert_eq!(proxy.send(refund()).await.status, 200);
 }
 
-/// Moves money until it is refused.
+/// Sends money calls until a call is refused.
 async fn until_open(proxy: &Proxy) {
     while proxy.send(refund()).await.refusal() != Some("upstream_unavailable") {}
 }
 
 #[tokio::test]
-async fn what_stands_before_gatepay_counts_and_what_gatepay_says_does_not() {
+async fn failures_of_a_gateway_before_gatepay_open_the_breaker_and_gatepays_own_answers_do_not() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .with(as_configured)
@@ -93,7 +93,7 @@ async fn what_stands_before_gatepay_counts_and_what_gatepay_says_does_not() {
     };
     gatepay.inject(down.times(10).on(format!("{PREFIX}{REFUND}")));
     for call in 0..10 {
-        // Not of one party alone, so that it is GatePay that is taken for down.
+        // Failures of a single party are not enough to open the breaker for GatePay.
         let shop = if call % 2 == 0 { acme() } else { globex() };
         let answer = proxy.send(shop.post(REFUND, A_REFUND)).await;
         assert_eq!(answer.refused(), (504, "outcome_unknown"));
@@ -105,12 +105,12 @@ async fn what_stands_before_gatepay_counts_and_what_gatepay_says_does_not() {
     assert_eq!(proxy.send(refund()).await.status, 200);
 }
 
-/// Where the read of the proxy's own leads.
+/// The path of the proxy's own read.
 const PROBE: &str = "/merchant/open/institution/v1/accounts/list";
 
 const SUCCESS: &str = r#"{"status":"SUCCESS","code":"000000","data":{}}"#;
 
-/// An upstream that drops what is asked for this shop, and answers everything else.
+/// An upstream that drops requests for this shop, and answers all others.
 fn dropping(shop: &Shop) -> Scripted {
     let account = shop.sub_account;
     Scripted::each(move |request| {
@@ -138,7 +138,7 @@ async fn one_tenants_reads_that_get_no_answer_cost_no_other_tenant_anything() {
     assert!(refused > 100, "{refused} of 240 were kept back");
     let mut answer = proxy.send(refund()).await;
     if answer.refusal() == Some("outcome_unknown") {
-        // The one that is let through once the proxy's own read was answered.
+        // The call that the breaker admits once the proxy's own read was answered.
         answer = proxy.send(refund()).await;
     }
     assert_eq!(answer.refused(), (503, "upstream_unavailable"));
@@ -178,7 +178,7 @@ async fn one_tenants_reads_that_get_no_answer_leave_the_others_their_repeats() {
     for _ in 0..60 {
         assert_eq!(proxy.send(read()).await.status, 504);
     }
-    // Of the first alone: after that it is known to fail.
+    // Only the first read was repeated: after it, the party is known to fail.
     proxy
         .counts(r#"upstream_repeats_total{reason="lost"} 2"#)
         .await;
@@ -202,14 +202,14 @@ async fn a_tenant_that_is_answered_again_is_served_again() {
     until_open(&proxy).await;
     proxy.counts("upstream_breaker_open_tenants 1").await;
     drops.store(false, Ordering::Relaxed);
-    // One of its own reads finds out, within half a second.
+    // One of the proxy's own reads detects the recovery, within half a second.
     until_read(&proxy).await;
     proxy.counts("upstream_breaker_open_tenants 0").await;
     assert_eq!(proxy.send(refund()).await.status, 200);
 }
 
 #[tokio::test]
-async fn while_it_is_open_no_call_of_a_tenants_finds_out() {
+async fn no_call_of_a_tenant_tests_an_open_breaker() {
     let upstream = Scripted::each(|_| None);
     let proxy = Proxy::before_scripted(&upstream)
         .with(as_configured)
@@ -272,7 +272,7 @@ fn numbered(number: usize) -> Shop {
     )
 }
 
-/// Reads until one gets through.
+/// Reads until one read succeeds.
 async fn until_read(proxy: &Proxy) {
     while proxy.send(read()).await.status != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;

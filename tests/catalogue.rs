@@ -6,7 +6,7 @@ use gatepay_sandbox::{AnswerForms, examples};
 use gatepay_tenancy::settings::FixedAddressCallback;
 use std::collections::BTreeSet;
 
-/// How many operations GatePay's documentation has for tenants, and which of them leads nowhere.
+/// The number of GatePay's documented operations for tenants, and the operation without a route.
 const OPEN_TO_TENANTS: usize = 71;
 const LEADS_NOWHERE: &str = "mcp_call";
 
@@ -46,7 +46,7 @@ async fn every_operation_with_another_published_path_can_be_led_there() {
     );
 }
 
-/// The tenant's call reaches GatePay in the institution's name and form, and GatePay's answer the tenant.
+/// The tenant's call reaches GatePay in the institution's name and form; GatePay's answer reaches the tenant.
 async fn arrives(gatepay: &GatePay, proxy: &Proxy, row: &Operation, method: Method, path: &str) {
     let what = format!("{} at {path}", row.name);
     let own = acme().sub_account;
@@ -83,7 +83,7 @@ async fn arrives(gatepay: &GatePay, proxy: &Proxy, row: &Operation, method: Meth
         assert_eq!(received.header("content-type"), sent.content_type, "{what}");
         assert_eq!(answer.body, received.answer_body, "{what}");
     } else {
-        // The one row whose two sides speak differently.
+        // The only row with different protocols on its two sides.
         assert_eq!(row.name, "query_balance");
         assert_eq!(received.target, path);
         assert_eq!(received.body, r#"["USDT","USDC","BTC","ETH","GT"]"#);
@@ -97,7 +97,7 @@ async fn arrives(gatepay: &GatePay, proxy: &Proxy, row: &Operation, method: Meth
 }
 
 #[tokio::test]
-async fn what_is_off_is_refused_and_the_log_has_the_key_that_turns_it_on() {
+async fn an_operation_that_is_off_is_refused_and_the_log_has_the_key_that_turns_it_on() {
     let standard = Catalogue::standard();
     let gatepay = GatePay::start();
     let proxy = before(&gatepay, Catalogue::standard());
@@ -134,7 +134,7 @@ async fn what_is_off_is_refused_and_the_log_has_the_key_that_turns_it_on() {
             LEADS_NOWHERE => "institution_path",
             _ => "enabled = true",
         };
-        // What turns it on is the institution's to know: it stands in the log.
+        // The setting that enables the operation is the institution's to know: the log names it.
         assert!(message.contains(name), "{name}: {message}");
         let detail = line["detail"].as_str().unwrap();
         for word in ["[[operation]]", key] {
@@ -195,7 +195,7 @@ institution_path = '/payment/open/institution/v9/new'
         ),
     ] {
         let answer = proxy.send(call).await;
-        // The sandbox knows no such path, and says so without a body.
+        // The sandbox lacks this path, and answers without a body.
         let lost = Some("outcome_unknown").filter(|_| there.ends_with("/api/mcp"));
         assert_eq!(answer.refusal(), lost, "{there}: {}", answer.text());
         let received = gatepay.last();
@@ -231,7 +231,7 @@ async fn a_tenant_names_the_currencies_of_its_balance_or_gets_the_configured_one
     }
 }
 
-/// Before a GatePay, with these operations, and with callbacks passed on.
+/// A proxy before this GatePay, with these operations, and with callbacks passed on.
 fn before(gatepay: &GatePay, catalogue: Catalogue) -> Proxy {
     Proxy::before(gatepay)
         .catalogue(catalogue)
@@ -239,7 +239,7 @@ fn before(gatepay: &GatePay, catalogue: Catalogue) -> Proxy {
         .start()
 }
 
-/// The rows of tenants that lead somewhere.
+/// The tenants' rows with a route.
 fn tenants_rows(catalogue: &Catalogue) -> impl Iterator<Item = &Operation> {
     let rows = catalogue.rows().iter();
     rows.filter(|row| row.scope == OperationScope::Tenant && row.name != LEADS_NOWHERE)

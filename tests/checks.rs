@@ -13,7 +13,7 @@ fn short() -> Call {
 }
 
 #[tokio::test]
-async fn what_gatepay_is_certain_to_refuse_is_refused_by_field() {
+async fn a_body_that_gatepay_is_certain_to_refuse_is_refused_by_field() {
     let gatepay = GatePay::start();
     let proxy = proxy(&gatepay, Strictness::Certain);
     for (call, says) in [
@@ -95,7 +95,7 @@ async fn off_leaves_it_to_gatepay() {
         assert_eq!((answer.status, answer.refusal()), (200, None), "{body}");
         assert_eq!(gatepay.last().body, body);
     }
-    // A lenient reader may find an account there; no setting lets that through.
+    // A lenient parser may find an account there; no setting admits that.
     let other = proxy
         .send(acme().post(QUERY, r#"{"merchantId":"9"} x"#))
         .await;
@@ -138,7 +138,7 @@ async fn another_case_of_a_required_field_is_not_certain_to_be_refused() {
 }
 
 #[tokio::test]
-async fn what_a_tenant_must_not_steer_is_refused_however_lenient_the_checks() {
+async fn a_body_that_names_another_account_is_refused_however_lenient_the_checks() {
     let gatepay = GatePay::start();
     let proxy = proxy(&gatepay, Strictness::Off);
     let theirs = globex().sub_account;

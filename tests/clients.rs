@@ -18,7 +18,7 @@ async fn an_upload_arrives_with_every_byte_of_its_files() {
     for file in [
         every_byte.clone(),
         b"\r\n--example-boundary-not\r\n\0".to_vec(),
-        // More than anything else may send.
+        // More bytes than any other operation allows.
         every_byte.repeat(3 * 4096),
     ] {
         let body = upload(&gatepay, &file);
@@ -57,7 +57,7 @@ async fn only_uploads_may_be_larger_than_the_limit() {
     assert_eq!(gatepay.count(), 0);
 }
 
-/// Sends all of a body before it reads, as Node's client does, and takes what is answered.
+/// Sends a whole body before it reads, as Node's client does, and returns the answer.
 fn send_before_reading(address: SocketAddr, head: &[u8], bytes: usize) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(head)?;
@@ -143,7 +143,7 @@ fn upload(gatepay: &GatePay, file: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_stock_clients_send_for_absent_values_goes_through_as_it_is() {
+async fn the_absent_values_of_stock_clients_go_through_unchanged() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     for (path, body) in [

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use std::fs;
 use std::time::Duration;
 
-/// A program before a GatePay whose clock is so far ahead.
+/// A program before a GatePay whose clock is ahead by this much.
 async fn before(gatepay: &GatePay, clock: &str) -> Program {
     let folder = Folder::before(&gatepay.url());
     let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
@@ -62,7 +62,7 @@ async fn at_half_of_what_is_tolerated_it_warns_and_serves() {
 }
 
 #[tokio::test]
-async fn who_follows_stamps_gatepays_time() {
+async fn a_proxy_that_follows_stamps_gatepays_time() {
     let gatepay = GatePay::ahead(Duration::from_secs(8));
     let program = before(&gatepay, "follow").await;
     until_known(&program).await;
@@ -94,7 +94,7 @@ async fn half_a_minute_is_followed_too_and_is_an_alarm() {
 }
 
 #[tokio::test]
-async fn who_does_not_follow_half_a_minute_is_refused_and_told_why() {
+async fn a_proxy_that_does_not_follow_half_a_minute_of_offset_is_refused_and_logs_the_reason() {
     let gatepay = GatePay::ahead(Duration::from_secs(30));
     let program = before(&gatepay, "local").await;
     let answer = create(&program, "A-0001").await;

@@ -1,4 +1,4 @@
-//! The commands that are not `serve`: what they print, and their exit codes.
+//! The commands besides `serve`: their output and their exit codes.
 
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
@@ -306,7 +306,7 @@ fn a_tenants_life_is_a_line_of_commands_each() {
 }
 
 #[test]
-fn what_a_folder_would_change_is_told_and_exits_accordingly() {
+fn check_against_a_folder_prints_the_changes_and_exits_accordingly() {
     let [before, after] = [(); 2].map(|()| Folder::before(UNUSED));
     assert_eq!(
         against(&after, &before),
@@ -352,7 +352,8 @@ fn what_a_folder_would_change_is_told_and_exits_accordingly() {
     assert_eq!(output.status.code(), Some(0), "a checkout has none");
 }
 
-/// What a tenant does with a refusal: it saves its request, and asks with its own secret and what the refusal printed.
+/// A tenant handles a refusal: it saves its request, and runs the command with its own secret and the refusal's
+/// details.
 #[tokio::test]
 async fn a_refused_request_is_explained_offline() {
     let gatepay = GatePay::start();
@@ -361,7 +362,7 @@ async fn a_refused_request_is_explained_offline() {
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     fs::write(path("secret"), acme().secret).unwrap();
     let call = || acme().post(QUERY, BY_NUMBER).timestamp(&T0).nonce("k64");
-    // As other programs computed them: with a line feed behind the secret, and by SHA-256.
+    // As other programs computed these signatures: with a line feed behind the secret, and by SHA-256.
     let line_feed = "5899cbe865af872adb9821de233d487e48bf293ba9b6b35262d21a8cad7cb28047889b6ff8d6647840713b454a372d9c004752a57d03aad259eef027a50679b7";
     let sha256 = "5956d77f1240b714540efe92e9f40bcfc9811ecb82ff2d75ce678ee08046786b";
     for (call, slug, seen, found) in [
@@ -429,7 +430,7 @@ async fn a_refused_request_is_explained_offline() {
 }
 
 #[tokio::test]
-async fn what_files_would_change_of_the_running_process_is_told() {
+async fn check_against_the_running_process_prints_the_changes() {
     let served = Folder::before(UNUSED);
     let program = Program::serve(&served).await;
     let admin = program.admin.to_string();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::program::{Folder, Program, printed};
 use crate::support::*;
 
-/// What is in force, once its hash is known.
+/// The configuration in force, once its hash is known.
 async fn config(program: &Program) -> Value {
     let begun = Instant::now();
     loop {
@@ -20,7 +20,7 @@ async fn config(program: &Program) -> Value {
     }
 }
 
-/// What `check` calls the files.
+/// The hash that `check` prints for the files.
 fn checked(folder: &Folder) -> Value {
     let (said, code) = printed(&folder.run("check"));
     assert_eq!(code, Some(0), "{said}");
@@ -29,7 +29,7 @@ fn checked(folder: &Folder) -> Value {
     hash.unwrap().into()
 }
 
-/// What the series is called that says what is at work: there is one at a time.
+/// The labels of the series that names the configuration in force; only one such series exists at a time.
 async fn series(program: &Program) -> Value {
     let answer = program.admin("GET", "/metrics").await;
     let text = answer.text();
@@ -43,7 +43,7 @@ async fn series(program: &Program) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_at_work_has_one_name_everywhere() {
+async fn the_configuration_in_force_has_one_hash_everywhere() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     let program = Program::serve(&folder).await;
@@ -63,7 +63,7 @@ async fn what_is_at_work_has_one_name_everywhere() {
         [second.clone(), second.clone()]
     );
 
-    // What waits for the next start is not at work.
+    // A change that needs a restart is not in force.
     folder.proxy("checks = 'off'");
     assert_eq!(program.reload("").await.0, 200);
     let waiting = config(&program).await;
@@ -116,7 +116,7 @@ async fn every_key_is_told_with_what_is_in_force_of_it_and_no_secret() {
     flatten(&serde_json::from_str(&schema).unwrap(), "", &mut keys);
     assert_eq!(settings.keys().cloned().collect::<BTreeSet<_>>(), keys);
 
-    // What needs no restart is in force at once.
+    // A change that needs no restart is in force at once.
     folder.edit(
         "proxy.toml",
         "upstream = {",
@@ -128,7 +128,7 @@ async fn every_key_is_told_with_what_is_in_force_of_it_and_no_secret() {
     assert_eq!(settings["poll_ms"], 3_600_000);
 }
 
-/// The keys of a schema, but for what is no setting of the process's. A secret is one key, wherever it is.
+/// The keys of a schema, without keys that are no setting of the process. A secret is one key, wherever it is.
 fn flatten(schema: &Value, place: &str, keys: &mut BTreeSet<String>) {
     for (name, inner) in schema["properties"].as_object().unwrap() {
         if place.is_empty() && ["$schema", "institution", "operation"].contains(&name.as_str()) {

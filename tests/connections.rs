@@ -1,7 +1,7 @@
 use crate::support::*;
 use std::time::Duration;
 
-/// A query that is fine, as text for a raw socket.
+/// A valid query, as text for a raw socket.
 fn request(proxy: &Proxy) -> String {
     let bytes = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
     String::from_utf8(bytes).expect("this one is text")
@@ -143,7 +143,7 @@ async fn http_2_heads_are_held_to_the_rules_of_http_1() {
 }
 
 #[tokio::test]
-async fn who_waits_for_leave_to_send_its_body_gets_it() {
+async fn a_caller_that_waits_for_100_continue_gets_it() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let call = acme().post(QUERY, BY_NUMBER);
@@ -159,7 +159,7 @@ async fn who_waits_for_leave_to_send_its_body_gets_it() {
 }
 
 #[tokio::test]
-async fn who_has_begun_to_send_its_body_is_not_told_to() {
+async fn a_caller_that_has_begun_to_send_its_body_gets_no_100_continue() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let call = acme().post(QUERY, BY_NUMBER);
@@ -171,7 +171,7 @@ async fn who_has_begun_to_send_its_body_is_not_told_to() {
         String::from_utf8(call.head(&proxy.clock, &framing)).unwrap()
     };
     let mut caller = proxy.raw().await;
-    // Nor is who knows of no such thing, nor who is refused: that one may not send it any more either.
+    // A caller without support for 100 gets none, nor does a refused caller: that caller may no longer send the body.
     let old = expecting("\r\nconnection: keep-alive").replace("HTTP/1.1", "HTTP/1.0");
     for head in [expecting(""), old] {
         caller.write(head + BY_NUMBER).await;
@@ -217,6 +217,6 @@ async fn a_head_that_came_with_the_request_before_it_may_not_dawdle_either() {
     let mut caller = proxy.raw().await;
     caller.write(request(&proxy) + "POST /v1/pay/").await;
     assert_eq!(caller.answer().await.status, 200);
-    // Long before it had idled too long.
+    // Long before the idle timeout.
     assert_eq!(caller.rest().await.unwrap(), b"");
 }

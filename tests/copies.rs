@@ -1,4 +1,4 @@
-//! `not-executed` is said of a stamp, not of one delivery: no copy of the request was executed, whichever way it came.
+//! `not-executed` concerns a stamp, not a single delivery: no copy of the request was executed, by any path.
 
 use crate::support::scripted::Scripted;
 use crate::support::*;
@@ -29,7 +29,7 @@ async fn executed(proxy: &Proxy) -> Request<Full<Bytes>> {
     request
 }
 
-/// It is refused for this reason, its outcome is unknown, and the message names the look-up.
+/// The answer refuses the call for this reason, its outcome is unknown, and the message names the look-up.
 fn in_doubt(answer: &Answer, refused: (u16, &str), key: &str) {
     assert_eq!(answer.refused(), refused, "{}", answer.message());
     assert_eq!(answer.outcome(), Some("unknown"), "{refused:?}");
@@ -47,7 +47,7 @@ async fn after_a_crash_the_outcome_of_a_refund_sent_again_is_unknown() {
     let after = Proxy::before_scripted(&upstream).after_a_crash().start();
     let answer = after.connect().await.send(request.clone()).await;
     in_doubt(&answer, (503, "starting"), " R-0001");
-    // Nor is it certain once the guard is over.
+    // The outcome stays uncertain after the guard.
     after.clock.advance(Duration::from_secs(11));
     let answer = after.connect().await.send(request.clone()).await;
     in_doubt(&answer, (503, "starting"), " R-0001");
@@ -59,7 +59,7 @@ async fn after_a_crash_the_outcome_of_a_refund_sent_again_is_unknown() {
 
 /// A read executes nothing, but its stamp may be that of a call that does: the signature does not cover the path.
 #[tokio::test]
-async fn an_executed_refund_sent_again_by_the_path_of_a_read_is_unknown_whatever_refuses_it() {
+async fn an_executed_refund_sent_again_by_the_path_of_a_read_is_unknown_for_every_refusal() {
     let upstream = answering();
     let before = Proxy::before_scripted(&upstream).start();
     executed(&before).await;
@@ -89,7 +89,7 @@ async fn an_executed_refund_sent_again_by_the_path_of_a_read_is_unknown_whatever
     assert_eq!(upstream.count(), 1);
 }
 
-/// Sends this head, with the body of a refund, and nothing behind it; what is answered.
+/// Sends this head, with the body of a refund, and nothing behind it; returns the answer.
 async fn refused_head(proxy: &Proxy, head: &str) -> Answer {
     let mut caller = proxy.raw().await;
     caller.write(format!("{head}{A_REFUND}")).await;
@@ -98,7 +98,7 @@ async fn refused_head(proxy: &Proxy, head: &str) -> Answer {
     answer
 }
 
-/// What happens to a head on its way.
+/// A change of a head on its way.
 type Tear<'a> = &'a dyn Fn(&str) -> String;
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn a_copy_of_an_executed_refund_whose_head_cannot_be_read_is_unknown() {
             "{fault}: {}",
             answer.message()
         );
-        // Of a stamp that was never admitted nothing is open, unless it was cut off before it showed.
+        // A stamp that was never admitted has a certain outcome, unless the head was cut off before its stamp.
         let expected = if fault == "a long line at the beginning" {
             "unknown"
         } else {
@@ -244,7 +244,7 @@ async fn a_timestamp_grown_old_leaves_the_outcome_unknown_and_one_too_far_ahead_
     proxy.clock.advance(Duration::from_secs(301));
     let answer = proxy.connect().await.send(request.clone()).await;
     in_doubt(&answer, (401, "stale_timestamp"), "");
-    // Of one that was forgotten nobody can say whether it was admitted.
+    // After the replay memory forgot a stamp, its admission is uncertain.
     until("it forgets", || {
         proxy.app().admission.replay.horizon() >= T0 - 10_000
     })
@@ -267,10 +267,10 @@ async fn a_clock_that_steps_makes_no_executed_refund_not_executed() {
     let proxy = Proxy::before_scripted(&upstream).start();
     let request = executed(&proxy).await;
     let send = || async { proxy.connect().await.send(request.clone()).await };
-    // Back, so that the stamp lies ahead of what is accepted.
+    // The clock moves back, so that the stamp lies ahead of the accepted range.
     proxy.clock.set(T0 - 3_600_000);
     in_doubt(&send().await, (401, "stale_timestamp"), "");
-    // Ahead, so that it is forgotten, and back again, so that it would be fresh.
+    // The clock moves ahead, so that the stamp is forgotten, and back, so that the stamp would be fresh.
     proxy.clock.set(T0 + 3_600_000);
     until("it forgets", || proxy.app().admission.replay.horizon() > T0).await;
     in_doubt(&send().await, (401, "stale_timestamp"), "");
@@ -281,7 +281,7 @@ async fn a_clock_that_steps_makes_no_executed_refund_not_executed() {
 
 /// The signature covers neither path nor most of the head, and copies may be torn or changed on the way.
 #[tokio::test]
-async fn whatever_else_is_wrong_with_a_copy_of_an_executed_refund_its_outcome_is_unknown() {
+async fn a_faulty_copy_of_an_executed_refund_has_an_unknown_outcome_for_every_fault() {
     let upstream = answering();
     let proxy = Proxy::before_scripted(&upstream)
         .with(|settings| settings.listen.body_timeout = Duration::from_millis(100))
@@ -321,7 +321,7 @@ async fn whatever_else_is_wrong_with_a_copy_of_an_executed_refund_its_outcome_is
         let key = if slug == "replayed" { " R-0001" } else { "" };
         in_doubt(&answer, (answer.status, slug), key);
     }
-    // By a path that is none, or that only reads.
+    // By a path of no operation, or of a read.
     let elsewhere = |path| {
         acme()
             .post(path, A_REFUND)
@@ -344,7 +344,7 @@ async fn whatever_else_is_wrong_with_a_copy_of_an_executed_refund_its_outcome_is
     let answer = Http2::open(proxy.address()).await.send(torn).await;
     assert_eq!(answer.refusal(), Some("malformed_request"));
     assert_eq!(answer.outcome(), Some("unknown"));
-    // And none of it is said of a stamp that was never admitted.
+    // For a stamp that was never admitted no such doubt is stated.
     for call in [
         refund().nonce("other").secret("fake-other"),
         elsewhere("/v1/pay/nowhere").nonce("other"),
@@ -362,7 +362,7 @@ async fn a_429_says_send_the_same_bytes_again_and_is_certain_only_while_no_other
         .tenant(acme().rate(1, 1))
         .start();
     assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
-    // The first copy has not arrived whole when the second is refused.
+    // The first copy is still incomplete when the second copy is refused.
     let mut slow = proxy.raw().await;
     let bytes = refund().bytes(&proxy.clock);
     slow.write(&bytes[..bytes.len() - 1]).await;
@@ -383,7 +383,7 @@ async fn a_429_says_send_the_same_bytes_again_and_is_certain_only_while_no_other
             .message()
             .contains("another copy of this request is under way")
     );
-    // Once no copy is under way, nothing is open.
+    // Once no copy is under way, the outcome is certain.
     proxy.clock.advance(Duration::from_secs(1));
     slow.write(&bytes[bytes.len() - 1..]).await;
     assert_eq!(slow.answer().await.status, 200);
@@ -411,7 +411,7 @@ async fn a_copy_whose_sender_left_is_no_longer_under_way() {
     until_outcome(&proxy, "not-executed").await;
 }
 
-/// Sends copies that are refused for their rate until this is their outcome.
+/// Sends copies that are refused for their rate until the answer states this outcome.
 async fn until_outcome(proxy: &Proxy, outcome: &str) {
     let sending = async { while proxy.send(refund()).await.outcome() != Some(outcome) {} };
     let sent = tokio::time::timeout(PATIENCE, sending).await;
@@ -419,7 +419,8 @@ async fn until_outcome(proxy: &Proxy, outcome: &str) {
 }
 
 #[tokio::test]
-async fn who_reads_only_the_envelope_is_told_500_of_every_refund_that_may_have_been_executed() {
+async fn clients_that_read_only_the_envelope_get_500_for_every_refund_that_may_have_been_executed()
+{
     let upstream = answering();
     let plan = |plan: Plan| plan.with(|settings| settings.refusal_status = RefusalStatus::Gatepay);
     let before = plan(Proxy::before_scripted(&upstream)).start();

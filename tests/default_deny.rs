@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// What stands in a target where it should not.
+/// Noise that has no place in a target.
 const NOISE: [&str; 22] = [
     "/", "//", "/.", "/..", "/./", "/../", "/x/../", "%2f", "%2F", "%2e", "%2e%2e/", "%252f",
     "%00", "\0", "\\", "%5c", ";", ";x=1", "%c0%af", "\u{ff0f}", ".", "%20",
@@ -15,11 +15,11 @@ const METHODS: [&str; 11] = [
     "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "post", "QUERY",
 ];
 
-/// Something a caller may write where a path belongs.
+/// A text that a caller may send as a path.
 #[derive(Debug, Clone)]
 struct Target {
     operators: bool,
-    /// Whether it is near a call that operators make for no account.
+    /// Whether the target resembles an operator's call without an account.
     for_nobody: bool,
     method: String,
     bytes: Vec<u8>,
@@ -58,7 +58,7 @@ async fn the_very_same_request_arrives_under_every_path_of_the_catalogue() {
     }
 }
 
-/// A proxy that only paths keep from sending on: what a body lacks is no reason here.
+/// A proxy that refuses only by path: a missing field of a body is no reason here.
 fn before(gatepay: &GatePay) -> Proxy {
     Proxy::before(gatepay)
         .catalogue(everything_on())
@@ -70,7 +70,7 @@ fn before(gatepay: &GatePay) -> Proxy {
         .start()
 }
 
-/// Sends a request that is good but for its target, and gives what came back before the connection ended.
+/// Sends a request that is valid except for its target, and returns all bytes before the end of the connection.
 async fn say(proxy: &Proxy, target: &Target) -> Vec<u8> {
     let who = if target.operators { office() } else { acme() };
     let call = who.post("/", BY_NUMBER).without("content-type");
@@ -96,11 +96,11 @@ async fn say(proxy: &Proxy, target: &Target) -> Vec<u8> {
     wire.extend(BY_NUMBER.bytes());
     let mut raw = proxy.raw().await;
     raw.write(wire).await;
-    // Whoever is refused before all is read may see the connection reset.
+    // A caller that is refused before its request is read may see the connection reset.
     raw.rest().await.unwrap_or_default()
 }
 
-/// Every target that leads somewhere, of both kinds of callers.
+/// Every target with a route, of both kinds of callers.
 fn known(catalogue: &Catalogue) -> Vec<Target> {
     let rows = catalogue.rows().iter().filter(|row| row.off().is_none());
     rows.flat_map(|row| {
@@ -119,7 +119,7 @@ fn known(catalogue: &Catalogue) -> Vec<Target> {
     .collect()
 }
 
-/// Whether a target is of the catalogue, apart from its query and from what clients cut off.
+/// Whether the catalogue has a target, apart from its query and from the part that clients cut off.
 fn is_known(known: &[Target], target: &Target) -> bool {
     let mut parts = target.bytes.split(|byte| b"?#".contains(byte));
     let path = parts.next().unwrap_or_default();
@@ -129,7 +129,7 @@ fn is_known(known: &[Target], target: &Target) -> bool {
     known.iter().any(same)
 }
 
-/// Paths of either side sent by either side, mostly with something wrong about them; and anything at all.
+/// Paths of either side sent by either side, mostly with an error in them; and arbitrary bytes.
 fn mutations(known: &[Target]) -> impl Strategy<Value = Target> + use<> {
     let near = (
         select(known.to_vec()),
@@ -176,7 +176,7 @@ fn mutations(known: &[Target]) -> impl Strategy<Value = Target> + use<> {
         vec(any::<u8>(), 0..64),
     );
     prop_oneof![9 => near, 1 => anything]
-        // Either ends the line, so that the target would be another.
+        // Either byte ends the line, so that the target would be another.
         .prop_filter("a line ends there", |(.., bytes)| {
             !bytes.iter().any(|byte| b"\r\n".contains(byte))
         })

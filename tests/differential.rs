@@ -1,9 +1,10 @@
-//! The same bytes before real servers: the pair of each with the proxy, as front and as back, is judged.
+//! The same bytes to real servers: each server is paired with the proxy, as front and as back, and the pair is judged.
 //!
 //! As a front, the server passes requests of the corpus on to the proxy. Each request that the proxy finds in the bytes
-//! it gets must be one that the front read on that client's connection, with the same method, target, identity and body;
-//! a request that was answered with 200 is one that the proxy found. As a back, the server stands where GatePay stands: it must read as many requests as the proxy
-//! answered, with the account and the body that the proxy acted on. A server that is not installed is skipped aloud.
+//! it gets must be a request that the front read on that client's connection, with the same method, target, identity
+//! and body; a request with an answer of 200 is a request that the proxy found. As a back, the server stands in
+//! GatePay's place: the server must read as many requests as the proxy answered, with the account and the body that the
+//! proxy acted on. A server that is not installed is skipped with a message.
 
 mod corpus;
 mod servers;
@@ -30,7 +31,7 @@ const MIXTURES: usize = 300;
 /// Mixtures in the long form.
 const MANY_MIXTURES: usize = 20_000;
 
-/// A case as it was played: the client's port, and what was answered.
+/// A case after its run: the client's port, and the answer.
 struct Played {
     case: usize,
     port: u16,
@@ -47,7 +48,7 @@ async fn play(cases: &[Case], to: SocketAddr) -> Vec<Played> {
             let _place = places.acquire().await.expect("it stays open");
             let mut stream = TcpStream::connect(to).await.expect("it accepts");
             let port = stream.local_addr().expect("it is bound").port();
-            // It may have heard enough before.
+            // The server may have closed the connection already.
             let _ = stream.write_all(&bytes).await;
             let _ = stream.shutdown().await;
             let mut answer = Vec::new();
@@ -105,7 +106,7 @@ async fn judge_front(kind: ServerKind, mixtures: usize) {
                 continue;
             };
             let theirs = theirs.entry(port).or_default();
-            // What the front refused afterwards, or could not deliver, is only in its log.
+            // A request that the front refused afterwards, or failed to deliver, is only in its log.
             let same = theirs.iter().position(|theirs| is_same(&ours, theirs));
             match same {
                 Some(at) => drop(theirs.remove(at)),
@@ -148,7 +149,7 @@ fn front_port(request: &Found) -> Option<u16> {
     port.filter(|_| lines.next().is_none())
 }
 
-/// Whether both read the same request. An identity header that ours has twice is refused by the proxy.
+/// Whether both read the same request. The proxy refuses a request with a duplicate identity header.
 fn is_same(ours: &Found, theirs: &SeenRequest) -> bool {
     let target = match &ours.query {
         Some(query) => format!("{}?{query}", ours.path),

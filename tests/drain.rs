@@ -4,7 +4,7 @@ use gatepay_proxy::process::clock::Clock;
 use std::time::Duration;
 
 #[tokio::test]
-async fn while_it_leaves_it_answers_and_asks_callers_to_go_elsewhere() {
+async fn a_leaving_process_answers_and_asks_callers_to_close_their_connections() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.drain.grace = PATIENCE)
@@ -58,7 +58,7 @@ async fn an_answer_that_is_under_way_is_waited_for() {
 }
 
 #[tokio::test]
-async fn whoever_was_let_in_may_still_ask() {
+async fn an_accepted_connection_may_still_send_a_request_during_the_drain() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let (address, clock) = (proxy.address(), proxy.clock.clone());
@@ -86,8 +86,8 @@ async fn callers_that_only_keep_a_connection_do_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn nor_do_they_if_they_speak_http_2_and_have_gone_silent() {
-    // Preface and settings; what the proxy says after them is never answered, as by a machine that was switched off.
+async fn silent_http_2_connections_do_not_hold_up_the_end() {
+    // Preface and settings; the proxy's frames after them get no answer, as from a machine that was switched off.
     assert_not_held_up_by("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
 }
 
@@ -101,6 +101,6 @@ async fn assert_not_held_up_by(said: &str) {
     let mut idle = proxy.raw().await;
     idle.write(said).await;
     proxy.counts("connections 1").await;
-    // `stop` sees to it that the end was in order, not at the deadline.
+    // `stop` checks that the end was in order, not at the deadline.
     assert!(proxy.stop().await.is_empty());
 }

@@ -23,7 +23,7 @@ fn most(connections: usize) -> impl FnOnce(&mut Settings) {
     }
 }
 
-/// What is answered to so many callers at once.
+/// The answers to this many concurrent callers.
 async fn all_at_once(proxy: &Proxy, callers: usize) -> JoinSet<Answer> {
     let mut answers = JoinSet::new();
     for number in 0..callers {
@@ -35,7 +35,7 @@ async fn all_at_once(proxy: &Proxy, callers: usize) -> JoinSet<Answer> {
 }
 
 #[tokio::test]
-async fn there_are_no_more_connections_than_there_may_be_and_who_finds_none_waits() {
+async fn connections_to_gatepay_are_limited_and_calls_queue_if_none_is_free() {
     let upstream = Scripted::held();
     let proxy = Proxy::before_scripted(&upstream).with(most(4)).start();
     let answers = all_at_once(&proxy, 40).await;
@@ -64,7 +64,7 @@ async fn sessions_with_gatepay_are_resumed() {
     for number in 0..10 {
         assert_eq!(proxy.send(create(number)).await.status, 200);
     }
-    // Each of the two workers may begin with a full one, but shares what it learns.
+    // Each of the two workers may begin with a full handshake, but shares its session tickets.
     let metrics = proxy.metrics().await;
     let count = |kind: &str| -> u32 {
         let name = format!("gatepay_proxy_upstream_tls_handshakes_total{{kind=\"{kind}\"}} ");
@@ -75,7 +75,7 @@ async fn sessions_with_gatepay_are_resumed() {
     assert!(count("full") <= 2, "{} full handshakes", count("full"));
 }
 
-/// An egress proxy that makes tunnels to one place, or says something else, and keeps what it could read.
+/// An egress proxy that makes tunnels to one place, or answers otherwise, and keeps the bytes it could read.
 struct Middle {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -103,7 +103,7 @@ impl Middle {
                     heads.lock().unwrap().push(String::from_utf8(head).unwrap());
                     near.write_all(answer.as_bytes()).await.unwrap();
                     if !answer.starts_with("HTTP/1.1 200") {
-                        // It stays open: what was said has to be enough.
+                        // The connection stays open: the bytes sent so far have to be enough.
                         return std::future::pending::<()>().await;
                     }
                     let mut far = TcpStream::connect(to).await.unwrap();
@@ -130,7 +130,7 @@ impl Middle {
 const YES: &str = "HTTP/1.1 200 Connection established\r\nvia: x\r\n\r\n";
 
 #[tokio::test]
-async fn an_egress_proxy_makes_tunnels_and_sees_nothing_of_what_passes() {
+async fn an_egress_proxy_makes_tunnels_and_sees_no_plain_text() {
     let gatepay = GatePay::secured(|_| {});
     let address = gatepay.sandbox.address();
     let middle = Middle::saying(YES, address).await;
@@ -207,25 +207,25 @@ async fn a_tunnel_that_is_refused_means_that_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn when_gatepay_comes_back_everybody_is_served_again_on_few_connections() {
-    // Ten times shorter than the next one, and the time is not judged: this machine may have other work.
+async fn when_gatepay_comes_back_all_callers_are_served_on_few_connections() {
+    // Ten times shorter than the next test, and the time is not judged: this machine may have other work.
     come_back(Duration::from_secs(1), PATIENCE).await;
 }
 
 #[tokio::test]
 #[ignore = "takes twelve seconds, and needs a machine to itself"]
-async fn after_ten_seconds_it_recovers_within_one() {
+async fn after_ten_seconds_of_outage_calls_recover_within_one_second() {
     come_back(Duration::from_secs(10), Duration::from_secs(1)).await;
 }
 
 #[expect(clippy::print_stdout, reason = "a proof shows its figures")]
-/// Kills GatePay for so long under load, and waits until every caller is served.
+/// Kills GatePay for the duration `away` under load, and waits until every caller is served.
 async fn come_back(away: Duration, within: Duration) {
     const CALLERS: usize = 16;
     const MOST: usize = 8;
     let mut gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        // The clock stands still, so that what is spent does not come back.
+        // The clock stands still, so that the rate limit's tokens do not come back.
         .tenant(acme().rate(1_000_000, 1_000_000))
         .with(most(MOST))
         .with(|settings| settings.upstream.breaker = BreakerSettings::default())

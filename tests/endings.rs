@@ -3,7 +3,7 @@ use gatepay_proxy::process::clock::Clock;
 use crate::support::program::{Folder, Program};
 use crate::support::*;
 
-/// A folder whose proxy drains within so much, and keeps an audit journal.
+/// A folder whose proxy drains within this deadline, and keeps an audit journal.
 fn folder(gatepay: &GatePay, deadline_ms: u32) -> Folder {
     let folder = Folder::before(&gatepay.url());
     let drain = format!("grace_ms = 1, deadline_ms = {deadline_ms}");
@@ -12,10 +12,10 @@ fn folder(gatepay: &GatePay, deadline_ms: u32) -> Folder {
     folder
 }
 
-/// Whether the process has ended; asked without waiting for it.
+/// Whether the process has ended; checked without waiting for the process.
 fn is_gone(program: &Program) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/stat", program.id()));
-    // The state stands behind the name: Z, once it has ended and was not waited for.
+    // The state stands behind the name: Z for a process that has ended and was not waited for.
     status.map_or(true, |status| {
         status.rsplit(')').next().unwrap().trim().starts_with('Z')
     })
@@ -41,7 +41,7 @@ async fn a_thread_that_is_stuck_does_not_keep_the_process_from_ending() {
         let (code, out, err) = program.end().await;
         assert_eq!(code, Some(2), "{thread}: {err}");
         assert!(err.contains("does not"), "{thread}: {err}");
-        // What the other threads had to write is written.
+        // The other threads' output is written.
         assert_eq!(out.lines().count(), 1, "{thread}: {out}");
         let ended = folder.journal().contains("ended");
         assert_eq!(ended, thread != "journal", "{thread}");
@@ -70,7 +70,8 @@ async fn a_thread_that_only_reads_files_or_writes_access_lines_does_not_make_the
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_although_a_thread_is_stuck_and_a_third_ends_it_at_once() {
+async fn a_second_signal_ends_the_drain_although_a_thread_is_stuck_and_a_third_ends_the_process_at_once()
+ {
     let Some(wedge) = Wedge::build() else { return };
     let gatepay = GatePay::now();
     for signals in [2, 3] {

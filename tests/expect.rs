@@ -1,4 +1,5 @@
-//! `Expect: 100-continue` (RFC 9110, section 10.1.1): who waits for leave to send its body gets it, or a refusal instead.
+//! `Expect: 100-continue` (RFC 9110, section 10.1.1): a caller that waits before sending its body gets 100, or a
+//! refusal instead.
 
 use crate::support::abuse::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, head};
 use crate::support::scripted::Scripted;
@@ -13,12 +14,12 @@ fn expecting(call: Call) -> Call {
     call.header("expect", "100-continue")
 }
 
-/// A call that waits, of `length` bytes as it says.
+/// A call that waits for 100, with this announced `length` in bytes.
 fn announcing(call: Call, length: usize) -> Call {
     expecting(call).header("content-length", &length.to_string())
 }
 
-/// What an HTTP/1 caller is told that sends its body when it is told 100, and only then.
+/// The statuses for an HTTP/1 caller that sends its body after 100, and only then.
 async fn told_over_http1(proxy: &Proxy, call: &Call, body: &str) -> Vec<u16> {
     let mut caller = proxy.raw().await;
     caller.write(call.head(&proxy.clock, "x-end: 1")).await;
@@ -123,7 +124,7 @@ async fn a_caller_that_waits_is_told_to_send_its_body_or_refused_instead_over_ei
 }
 
 #[tokio::test]
-async fn over_tls_it_is_told_too() {
+async fn a_caller_over_tls_gets_its_100_continue_too() {
     let gatepay = GatePay::start();
     let pair = Pair::new();
     let files = Files::of(&pair);
@@ -142,7 +143,7 @@ async fn over_tls_it_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_caller_is_told_once_however_its_body_comes() {
+async fn a_caller_gets_one_100_continue_however_its_body_arrives() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let connection = Streams::open(proxy.address()).await;
@@ -160,7 +161,7 @@ async fn a_caller_is_told_once_however_its_body_comes() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_already_there_or_over_is_not_asked_for() {
+async fn a_body_that_has_arrived_or_ended_gets_no_100_continue() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     // Head and body in one write.
@@ -198,7 +199,7 @@ async fn a_body_that_is_already_there_or_over_is_not_asked_for() {
     assert_eq!(stream.answer().await.0.status, 200);
 }
 
-/// How many heads come on the first stream until it ends.
+/// The number of heads on the first stream until the stream ends.
 async fn heads_on_stream_one(caller: &mut Raw) -> usize {
     let mut heads = 0;
     loop {

@@ -1,4 +1,4 @@
-//! Every connection to GatePay breaks somewhere. Whatever is answered then is what happened.
+//! Every connection to GatePay breaks at some byte. The stated outcome must be true every time.
 
 use crate::support::*;
 use gatepay_sandbox::{ReceivedRequest, SandboxConfig};
@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// How many callers there are at a time: breaks that stall last as long as the deadline, so they share it.
+/// The number of concurrent callers: breaks that stall last as long as the deadline, so callers share that time.
 const CALLERS: usize = 64;
-/// A number's digits are always as many, so that every call is as long as the first.
+/// The number of digits in each number is fixed, so that every call is as long as the first.
 const DIGITS: usize = 7;
 
-/// A call that is made again and again, each time with a number of its own.
+/// A call that is repeated, each time with a number of its own.
 #[derive(Clone, Copy)]
 struct Case {
     operation: &'static str,
@@ -48,7 +48,7 @@ const QUERY_ORDER: Case = Case {
     body: |_, number| format!(r#"{{"merchantTradeNo":"{number}"}}"#),
 };
 
-/// What is spoken to GatePay.
+/// The protocol of the connection to GatePay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wire {
     Plain,
@@ -75,8 +75,8 @@ impl Wire {
 }
 
 #[tokio::test]
-async fn wherever_a_connection_breaks_the_answer_is_what_happened() {
-    // One byte of 101 (over TLS of 331), and the borders. The next test breaks at every one.
+async fn an_answer_is_true_wherever_a_connection_breaks() {
+    // Every 101st byte (over TLS every 331st), and the borders. The next test breaks at every byte.
     for (case, wire, every) in [
         (CREATE_ORDER, Wire::Plain, 101),
         (REFUND_ORDER, Wire::Plain, 101),
@@ -90,7 +90,7 @@ async fn wherever_a_connection_breaks_the_answer_is_what_happened() {
 
 #[tokio::test]
 #[ignore = "takes three minutes: breaks at every byte of request and answer"]
-async fn at_every_byte_it_is() {
+async fn an_answer_is_true_wherever_a_connection_breaks_at_every_byte() {
     for (case, wire) in [
         (CREATE_ORDER, Wire::Plain),
         (REFUND_ORDER, Wire::Plain),
@@ -102,8 +102,8 @@ async fn at_every_byte_it_is() {
     }
 }
 
-/// Breaks connections at every so manieth byte of two exchanges, in every way, and holds each answer against what the
-/// sandbox knows.
+/// Breaks connections at every `every`th byte of two exchanges, in every way, and holds each answer against the
+/// sandbox's books.
 async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Duration) -> String {
     let gatepay = wire.gatepay();
     let (paid, lengths) = measure(case, wire, &gatepay).await;
@@ -113,7 +113,7 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
         .tenant(acme().rate(1_000_000, 1_000_000))
         .with(move |settings| {
             settings.upstream.deadline = deadline;
-            // One pool, so that what is to break in its second exchange has a second exchange.
+            // A single pool, so that a connection with a planned break in its second exchange has a second exchange.
             settings.listen.threads = Some(1.try_into().unwrap());
         })
         .start();
@@ -173,7 +173,8 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
         "GatePay was asked what nobody asked: {known:?}"
     );
     if !case.repeats && wire == Wire::Plain {
-        // Also of what never arrived whole: a call is begun once, or not at all and said so.
+        // This holds also for calls that never arrived whole: a call has one beginning, or a statement that it had
+        // none.
         let line = format!("POST {PREFIX}{} HTTP/1.1\r\n", case.path);
         let begun = relay.occurrences(line.as_bytes());
         assert!(
@@ -182,13 +183,13 @@ async fn break_everywhere(case: Case, wire: Wire, every: usize, deadline: Durati
         );
         assert!(begun >= executed);
     }
-    // A break makes at most one answer unknown; everything else was answered by GatePay.
+    // A break makes at most one answer unknown; every other answer came from GatePay.
     assert!(tally.unknown <= planned, "{tally:?}");
     let name = case.operation;
     format!("{name} {wire:?}: {planned} breaks, {calls} calls, {executed} executed, {tally:?}")
 }
 
-/// What the callers were told.
+/// The callers' answers.
 #[derive(Debug, Default)]
 struct Tally {
     relayed: usize,
@@ -226,7 +227,7 @@ impl Tally {
     }
 }
 
-/// Breaks over the length of two exchanges, either way.
+/// Breaks over the length of two exchanges, in both directions.
 fn breaks((asked, answered): (usize, usize), every: usize) -> Vec<Break> {
     let mut all = Vec::new();
     for (way, length) in [(Way::Asked, asked), (Way::Answered, answered)] {
@@ -248,7 +249,7 @@ fn breaks((asked, answered): (usize, usize), every: usize) -> Vec<Break> {
     all
 }
 
-/// An order that can be refunded many times, and how long the call and its answer are on the wire.
+/// An order that can be refunded many times, and the length in bytes of the call and of its answer on the wire.
 async fn measure(case: Case, wire: Wire, gatepay: &GatePay) -> (String, (usize, usize)) {
     let relay = Relay::before(gatepay.sandbox.address());
     let proxy = wire.proxy(&relay, gatepay).start();

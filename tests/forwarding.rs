@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
-/// Bodies that any parse-and-write-again would change.
+/// Bodies that a parser followed by a serializer would change.
 fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     let mib = {
         let mut body = br#"{"merchantTradeNo":"A-0001","pad":""#.to_vec();
@@ -38,7 +38,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     texts.into_iter().chain([("one MiB", mib)]).collect()
 }
 
-/// Whether what GatePay got is this body, signed by the institution.
+/// Asserts that GatePay got this body, signed by the institution.
 #[track_caller]
 fn assert_arrived(received: &ReceivedRequest, body: &[u8], name: &str) {
     assert!(received.body == body, "{name}: the body is another");

@@ -1,4 +1,4 @@
-//! One request, one reading: what stands in `framing/*.http` is said over bare sockets.
+//! One request, one reading: the cases of `framing/*.http` are sent over raw sockets.
 //!
 //! A case is a name, the answers that are expected in their order, and bytes:
 //!
@@ -8,11 +8,11 @@
 //! POST /v1/pay/order/query HTTP/1.1\r\n…
 //! ```
 //!
-//! Line breaks of the file are not part of the bytes; `\r`, `\n`, `\t`, `\0`, `\\` and `\x` with two digits are. What
-//! stands in `<…>` is filled in: `<signed>` (the headers of a right signature over `<body>`), `<signed-empty>` (over
-//! nothing), `<text*7>` (that text so often), `<pause>` (the rest is said after the first answer). Each answer of 200
-//! means one request at GatePay, and nothing else arrives there. A refusal that was one of framing, or left a body
-//! unread, is the end of the connection; `-> closed` expects that end after another answer.
+//! Line breaks of the file are not part of the bytes; `\r`, `\n`, `\t`, `\0`, `\\` and `\x` with two digits are. Text
+//! in `<…>` is filled in: `<signed>` (the headers of a right signature over `<body>`), `<signed-empty>` (over
+//! nothing), `<text*7>` (that text seven times), `<pause>` (the rest is sent after the first answer). Each answer of
+//! 200 means one request at GatePay, and nothing else arrives there. A refusal for framing, or one that left a body
+//! unread, ends the connection; `-> closed` expects that end after another answer.
 
 use crate::fuzzing::laws::read;
 use crate::support::*;
@@ -60,7 +60,7 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    /// Its bytes, signed now: what is said at once, and what after the first answer.
+    /// Its bytes, signed now: the bytes sent at once, and the bytes sent after the first answer.
     fn bytes(&self, clock: &Clock) -> Vec<Vec<u8>> {
         let mut parts = vec![Vec::new()];
         let mut rest = self.text.as_str();
@@ -133,7 +133,7 @@ fn proxy(gatepay: &GatePay) -> Proxy {
     Proxy::before(gatepay).with(patient).start()
 }
 
-/// Says a case in so many pieces on a connection of its own, and looks at what is answered.
+/// Sends a case in this many pieces on a connection of its own, and checks the answers.
 async fn play(case: &Case, gatepay: &GatePay, proxy: &Proxy, pieces: usize) {
     let name = &case.name;
     let before = gatepay.count();
@@ -146,7 +146,7 @@ async fn play(case: &Case, gatepay: &GatePay, proxy: &Proxy, pieces: usize) {
         if let Some(part) = say.take() {
             for piece in part.chunks(part.len().div_ceil(pieces)) {
                 if caller.try_write(piece).await.is_err() {
-                    break; // It has heard enough.
+                    break; // The proxy has closed the connection already.
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! The laws of `fuzz/`, over its seeds and over changes of them. The fuzzer itself needs a nightly compiler; the long
-//! form here is its poor relation for those who have none.
+//! form here is a weaker substitute without nightly.
 
 #[path = "../fuzz/laws.rs"]
 pub(crate) mod laws;
@@ -20,10 +20,10 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     seeds.iter().map(|seed| fs::read(seed).unwrap()).collect()
 }
 
-/// Where bytes are replaced: how many, and by what.
+/// The place of a change, the number of bytes replaced, and their replacement.
 type Change = (prop::sample::Index, usize, Vec<u8>);
 
-/// Holds the law to the seeds as they are, and to so many that had something replaced and another put behind.
+/// Holds the law to the seeds unchanged, and to this many seeds with bytes replaced and another seed appended.
 fn hold(law: Law, seeds: Vec<Vec<u8>>, words: &[&str], cases: u32) {
     for seed in &seeds {
         law(seed);
@@ -183,7 +183,7 @@ const FILES: &[&str] = &[
     "limits = 1\n",
 ];
 
-/// Each law, with what it is tried on, and how many times as slow it is as the quickest.
+/// Each law, with its seeds and words, and its slowness relative to the quickest law.
 fn laws() -> [(&'static str, Law, &'static [&'static str], u32); 7] {
     [
         ("request_parser", laws::request_parser, FRAMING, 2),
@@ -196,7 +196,7 @@ fn laws() -> [(&'static str, Law, &'static [&'static str], u32); 7] {
     ]
 }
 
-/// Two thousand changed inputs for the quickest of them.
+/// Two thousand changed inputs for the quickest law.
 #[test]
 fn the_laws_hold_for_the_seeds_and_for_changes_of_them() {
     for (target, law, words, slow) in laws() {
@@ -212,11 +212,11 @@ fn the_laws_hold_for_many_changes_of_the_seeds() {
     }
 }
 
-/// The cases of the framing corpus are seeds too.
+/// The cases of the framing corpus serve as seeds too.
 #[test]
 fn hyper_and_the_gate_agree_on_every_case_of_framing_and_on_changes_of_them() {
     hold(laws::request_parser, crate::framing::all(), FRAMING, 1_000);
-    // Whichever byte stands in a target, a name or a value: hyper knows the same ones.
+    // Any byte may stand in a target, a name or a value: hyper accepts the same bytes.
     for byte in 0..=u8::MAX {
         for (before, behind) in [
             ("GET /x", " HTTP/1.1\r\nHost: x\r\n\r\n"),

@@ -1,4 +1,4 @@
-//! Callers that hang up at every byte: nothing goes on by halves, what was admitted ends, nothing leaks.
+//! Callers that hang up at every byte: no call is executed by halves, admitted calls end, no permit leaks.
 
 use crate::support::scripted::Scripted;
 use crate::support::tls::{Caller, Files, Pair};
@@ -12,22 +12,22 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const SEATS: u32 = 24;
-/// A few at a time: each may have a call in flight that it does not wait for.
+/// A few at a time: each may have a call in flight without waiting for it.
 const CALLERS: usize = 4;
 
-/// What a caller does before it hangs up, in bytes.
+/// The bytes that a caller sends and reads before it hangs up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Until {
     written: usize,
     read: usize,
 }
 
-/// How it hangs up.
+/// The way of hanging up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// As a process does that ends.
+    /// As an ending process does.
     Close,
-    /// As one does that crashes, or a firewall in between.
+    /// As a crashing process does, or a firewall in between.
     Reset,
 }
 
@@ -83,7 +83,7 @@ async fn whenever_a_caller_hangs_up_a_call_is_made_whole_once_or_not_at_all() {
         let times = arrived.get(&name(number + 1)).copied().unwrap_or(0);
         match until {
             Until { written, .. } if written < asked => assert_eq!(times, 0, "{until:?} {way:?}"),
-            // Whether a caller that resets at once was heard is chance; that it was heard once is not.
+            // A request before an immediate reset may be lost, by chance; a second execution is impossible.
             Until { read: 0, .. } if way == Way::Reset => assert!(times <= 1, "{until:?}"),
             Until { .. } => assert_eq!(times, 1, "{until:?} {way:?}"),
         }
@@ -132,7 +132,7 @@ async fn a_caller_that_sends_nothing_more_is_answered_and_its_connection_closed(
 }
 
 #[tokio::test]
-async fn over_tls_it_is_answered_too_with_close_notify_or_without() {
+async fn a_caller_that_ends_its_side_over_tls_is_answered_with_close_notify_or_without() {
     let pair = Pair::new();
     let files = Files::of(&pair);
     let upstream = Scripted::held();
@@ -223,7 +223,7 @@ async fn a_read_whose_caller_resets_behind_its_end_gives_everything_back_with_it
     assert_eq!(proxy.send(read()).await.status, 200);
 }
 
-/// Sends so much of a request, reads so much of its answer, and is gone.
+/// Sends part of a request, reads part of its answer, and hangs up.
 async fn hang_up(bytes: &[u8], until: Until, way: Way, address: SocketAddr) {
     let mut tcp = TcpStream::connect(address).await.unwrap();
     tcp.write_all(&bytes[..until.written]).await.unwrap();
@@ -235,10 +235,10 @@ async fn hang_up(bytes: &[u8], until: Until, way: Way, address: SocketAddr) {
     }
 }
 
-/// How long the answer is on the wire.
+/// The length of the answer on the wire, in bytes.
 async fn answer_to(bytes: &[u8], address: SocketAddr) -> usize {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    // Asked for its end, which a caller that half-closes is told too.
+    // The request asks for the connection's end, which a half-closing caller is told too.
     let last = "connection: close\r\n";
     let request = String::from_utf8_lossy(bytes).replacen("host:", &format!("{last}host:"), 1);
     tcp.write_all(request.as_bytes()).await.unwrap();
@@ -248,7 +248,7 @@ async fn answer_to(bytes: &[u8], address: SocketAddr) -> usize {
     answer.len() - last.len()
 }
 
-/// What as many callers are answered at a time as there are seats: none of them was lost.
+/// The statuses of as many concurrent callers as there are permits: no permit was lost.
 async fn all_seats(gatepay: &GatePay, proxy: &Proxy) -> Vec<u16> {
     gatepay.inject(InjectedFault::Delay(Duration::from_millis(300)).times(SEATS));
     let mut calls = JoinSet::new();
@@ -267,7 +267,7 @@ fn refund(paid: &str, number: usize) -> Call {
     acme().post(REFUND, body)
 }
 
-/// Every number's digits are as many.
+/// Every number has the same number of digits.
 fn name(number: usize) -> String {
     format!("N-{number:06}")
 }

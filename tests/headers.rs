@@ -79,7 +79,7 @@ async fn every_call_is_made_on_behalf_of_the_callers_own_account() {
             shop.post(CREATE, order("A-0001")),
             shop.post(REFUND, A_REFUND),
             shop.get(DETAILS),
-            // GatePay leaves it optional here: without it the institution would pay.
+            // GatePay leaves the account optional here: without it the institution would pay.
             shop.post("/v1/pay/batch/transfer", "{}"),
         ] {
             assert_eq!(proxy.send(call).await.refusal(), None);
@@ -99,7 +99,7 @@ async fn every_call_has_a_nonce_of_its_own_and_the_time_at_which_it_is_sent() {
     let proxy = Proxy::before(&gatepay).start();
     let mut nonces = HashSet::new();
     for seconds in 0..20 {
-        // The tenant keeps its nonce and stamps a minute behind: neither may show.
+        // The tenant keeps its nonce, and its stamps are a minute behind: neither may show.
         let late = T0 + seconds * 1_000 - 60_000;
         let call = acme().post(QUERY, BY_NUMBER).nonce("kept").timestamp(&late);
         assert_eq!(proxy.send(call).await.status, 200);

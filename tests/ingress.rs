@@ -1,13 +1,13 @@
 use crate::support::*;
 use std::time::Duration;
 
-/// A query that is fine, as text for a raw socket.
+/// A valid query, as text for a raw socket.
 fn request(proxy: &Proxy) -> String {
     let bytes = acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
     String::from_utf8(bytes).expect("this one is text")
 }
 
-/// Sends it with something in its head replaced, and expects this refusal and the end of the connection.
+/// Sends the query with a part of its head replaced, and expects this refusal and the end of the connection.
 async fn assert_refused(proxy: &Proxy, from: &str, to: &str, refusal: (u16, &str)) {
     let text = request(proxy);
     assert!(text.contains(from), "{from}");
@@ -66,7 +66,7 @@ async fn a_head_has_a_largest_size_and_a_largest_number_of_lines() {
 }
 
 #[tokio::test]
-async fn what_is_not_in_the_catalogue_is_unknown() {
+async fn a_path_outside_the_catalogue_is_an_unknown_operation() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     for (from, to) in [
@@ -132,7 +132,7 @@ async fn a_body_over_the_limit_is_refused_however_it_is_framed() {
     let larger = acme().post(QUERY, body(65));
     let announced = larger.head(&proxy.clock, "content-length: 65\r\nexpect: 100-continue");
     for (name, wire) in [
-        // None of the body is there yet, and none is asked for.
+        // No byte of the body is there yet, and the proxy sends no 100.
         ("announced", announced),
         ("in one piece", larger.bytes(&proxy.clock)),
         ("in chunks", larger.chunked(&proxy.clock, 20)),
@@ -169,7 +169,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_head_nobody_can_read_is_refused_like_any_other_and_counted() {
+async fn an_unreadable_head_is_refused_like_any_other_and_counted() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let lines = "x: y\r\n".repeat(200);
@@ -185,7 +185,7 @@ async fn a_head_nobody_can_read_is_refused_like_any_other_and_counted() {
             "not-executed",
         ),
         (
-            // What would have followed was not read.
+            // The rest of the request was not read.
             format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(80 << 10)),
             (431, "head_too_large"),
             "unknown",

@@ -1,7 +1,7 @@
-//! Globex stays within its limits and does all the harm it can; beside it every refund of acme's is executed.
+//! Globex stays within its limits and does all the harm it can; at the same time every refund of acme's is executed.
 //!
-//! Each test begins with the attack and waits until it has taken place. A refund comes on a connection of its own, from
-//! an address that no attacker has, so that it also needs a place.
+//! Each test begins with the attack and waits until it has taken place. A refund uses a connection of its own, from an
+//! address that no attacker has, so that the refund also needs a connection slot.
 
 use crate::support::*;
 use gatepay_sandbox::InjectedFault;
@@ -17,7 +17,7 @@ const REFUNDS: usize = 20;
 const FORM: &str = "multipart/form-data; boundary=b";
 const BANK: &str = "/withdraw/open/otc/api/bank/create";
 
-/// So many attackers at once, each of which goes on until this is dropped.
+/// This many attackers at once, each of which goes on until the set is dropped.
 fn attackers<F>(count: usize, mut attack: impl FnMut(usize) -> F) -> JoinSet<()>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -47,7 +47,7 @@ async fn every_refund_is_executed(gatepay: &GatePay, proxy: &Proxy, paid: &str) 
     assert_eq!(before - gatepay.cents(), REFUNDS);
 }
 
-/// Bodies that cost whoever reads them carelessly more than their length, and where they are sent.
+/// Bodies that cost a careless parser more than their length, and their paths.
 fn costly_bodies() -> Vec<(&'static str, &'static str, String)> {
     let member = |number: usize| format!(r#""member{number}":{{}}"#);
     let members: Vec<_> = (0..40_000).map(member).collect();
@@ -71,7 +71,7 @@ fn costly_bodies() -> Vec<(&'static str, &'static str, String)> {
 }
 
 #[tokio::test]
-async fn beside_bodies_that_are_costly_to_read() {
+async fn a_tenant_is_served_beside_bodies_that_are_costly_to_read() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let paid = gatepay.paid_order(&proxy).await;
@@ -101,7 +101,7 @@ async fn beside_bodies_that_are_costly_to_read() {
 }
 
 #[tokio::test]
-async fn beside_reads_that_never_get_an_answer() {
+async fn a_tenant_is_served_beside_reads_that_never_get_an_answer() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.upstream.breaker = BreakerSettings::default())
@@ -137,7 +137,7 @@ async fn beside_reads_that_never_get_an_answer() {
 }
 
 #[tokio::test]
-async fn beside_more_reads_that_gatepay_does_not_answer_than_there_are_connections_to_it() {
+async fn a_tenant_is_served_beside_more_unanswered_reads_than_connections_to_gatepay() {
     const READS: usize = 12;
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
@@ -172,7 +172,7 @@ async fn beside_more_reads_that_gatepay_does_not_answer_than_there_are_connectio
 }
 
 #[tokio::test]
-async fn beside_calls_that_gatepay_answers_with_too_many_requests() {
+async fn a_tenant_is_served_beside_calls_that_gatepay_answers_with_429() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.upstream.quota.rate = rate(1_000, 60))
@@ -191,7 +191,7 @@ async fn beside_calls_that_gatepay_answers_with_too_many_requests() {
     every_refund_is_executed(&gatepay, &proxy, &paid).await;
 }
 
-/// Fills every place with connections from ten addresses, each of which asks once and then idles.
+/// Fills all connection slots from ten addresses, with connections that ask once and then idle.
 async fn idle_connections(proxy: &Proxy, ask: impl Fn() -> Vec<u8>) -> Vec<Raw> {
     let mut held = Vec::new();
     for number in 0..PLACES {
@@ -207,7 +207,7 @@ async fn idle_connections(proxy: &Proxy, ask: impl Fn() -> Vec<u8>) -> Vec<Raw> 
 
 const PLACES: usize = 60;
 
-/// What each of the connections says first.
+/// The first bytes of each connection.
 type Ask<'a> = &'a dyn Fn(&Proxy) -> Vec<u8>;
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn beside_idle_connections_in_every_place() {
         let proxy = Proxy::before(&gatepay)
             .with(|settings| {
                 settings.listen.max_connections = PLACES.try_into().expect("not zero");
-                // Far more than this test takes: nobody is saved by a time-out.
+                // Far longer than this test: no timeout ends an attack.
                 settings.listen.head_timeout = Duration::from_mins(10);
             })
             .start();

@@ -38,7 +38,7 @@ async fn end(program: Program) -> String {
 }
 
 #[tokio::test]
-async fn who_asked_for_what_and_what_became_of_it_is_found_by_its_key() {
+async fn audit_show_finds_a_calls_party_content_and_outcome_by_its_key() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url());
     let program = Program::serve(&folder).await;
@@ -85,7 +85,7 @@ async fn who_asked_for_what_and_what_became_of_it_is_found_by_its_key() {
 }
 
 #[tokio::test]
-async fn nothing_is_at_gatepay_that_is_not_written_down() {
+async fn every_write_and_money_call_at_gatepay_is_in_the_journal() {
     let upstream = Scripted::held();
     let folder = folder(&upstream.url());
     let program = Program::serve(&folder).await;
@@ -116,7 +116,7 @@ async fn a_journal_outlives_a_kill_and_shows_what_was_in_flight() {
     let mut connection = Connection::open(program.address).await;
     let caller = tokio::spawn(async move { connection.try_send(call).await });
     until("the call is at GatePay", || upstream.count() == 1).await;
-    // Killed, it writes nothing more.
+    // A killed process writes nothing more.
     drop(program);
     let _cut = caller.await.unwrap();
     end(Program::serve(&folder).await).await;
@@ -156,7 +156,7 @@ async fn an_altered_amount_of_history_is_found_with_file_and_line() {
 async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url());
-    // No file may become larger than 32 KiB, which is less than one file of the journal.
+    // The limit of 32 KiB per file is less than the size of a journal file.
     let program = Program::serve_under(
         &folder,
         &["env", "--ignore-signal=XFSZ", "prlimit", "--fsize=32768"],
@@ -206,7 +206,7 @@ async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// What is done to a journal while it is written, and whether it can be undone.
+/// A kind of harm to a journal that is being written, and whether the harm can be undone.
 #[derive(Debug, Clone, Copy)]
 enum Harm {
     FileMoved,
@@ -240,7 +240,7 @@ impl Harm {
         done.unwrap();
     }
 
-    /// Puts back what was moved; false if there is nothing to put back.
+    /// Puts back the moved files; false if there is nothing to put back.
     fn is_undone(self, folder: &Folder) -> bool {
         let to = match self {
             Self::FileMoved | Self::FileReplaced => FIRST,
@@ -254,7 +254,7 @@ impl Harm {
 
 const FIRST: &str = "audit/audit-000001-0001.jsonl";
 
-/// Asks again until it is so.
+/// Repeats the check until the check succeeds.
 async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !is_so().await {
@@ -295,7 +295,7 @@ async fn a_journal_that_is_moved_or_removed_while_it_is_written_stops_money_at_o
     }
 }
 
-/// It is not asked for anything, and yet it is known within a moment.
+/// Without any request, the harm is known within a moment.
 #[tokio::test]
 async fn a_journal_that_is_removed_while_nothing_is_written_is_seen_in_the_metrics() {
     let gatepay = GatePay::now();
@@ -337,7 +337,7 @@ async fn the_last_runs_files_are_missed_and_its_number_is_not_given_again() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("as run 3 began, record"), "{said}");
 
-    // Away from the proxy the heads are named, or it says what is not compared.
+    // Away from the proxy, options name the heads; otherwise the command prints which comparison is missing.
     let name = |name: &str| folder.name(name);
     let away = |more: &[&str]| {
         let (dir, key) = (name("audit"), name("secrets/audit.key"));
@@ -388,7 +388,7 @@ fn a_configured_journal_that_is_not_there_is_a_finding() {
     assert!(said.contains("note: no state_dir is configured"), "{said}");
 }
 
-/// The records before of a journal, in order.
+/// The journal's records before calls, in order.
 fn befores(folder: &Folder) -> Vec<Value> {
     let text = folder.journal();
     let records = text
@@ -444,7 +444,7 @@ async fn a_call_is_written_down_with_its_amounts_as_they_were_sent() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// What `audit show` prints where results go and where complaints go, and its exit code.
+/// Standard output and standard error of `audit show`, and its exit code.
 fn shown(folder: &Folder, more: &[&str]) -> (String, String, Option<i32>) {
     let config = folder.name("proxy.toml");
     let output = run(&[&["audit", "show", "--config", &config], more].concat());
@@ -638,10 +638,10 @@ async fn a_table_has_a_line_for_each_and_no_formula() {
 }
 
 #[tokio::test]
-async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
+async fn altered_records_that_audit_show_prints_are_marked_and_reported() {
     let folder = some_history().await;
     let whole = fs::read_to_string(folder.path(FIRST)).unwrap();
-    // The last call is altered; then a record is cut out in front of it; then the whole file is gone.
+    // The last call is altered; then a record is cut out in front of it; then the whole file is removed.
     folder.file(
         FIRST,
         &whole.replace("\"amount\":\"1\"", "\"amount\":\"9\""),
@@ -663,7 +663,7 @@ async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
         .collect();
     assert_eq!(verified, [true, true, true, false]);
 
-    // What is shown is whole, and something else is not.
+    // The shown calls are whole; another part of the journal is broken.
     let (_, said, code) = shown(&folder, &["--outcome", "success", "--csv"]);
     assert_eq!(code, Some(4), "{said}");
     assert!(!said.contains("shown cannot be verified"), "{said}");
@@ -680,7 +680,7 @@ async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
         "what was asked for may be what is gone: {said}"
     );
 
-    // A copy without its key is shown and not verified; with it, it is.
+    // A copy without its key is shown and not verified; with the key, the copy is verified.
     folder.file(FIRST, &whole);
     let (dir, key, state) = (
         folder.name("audit"),
@@ -709,7 +709,7 @@ async fn what_is_shown_and_was_altered_is_marked_and_the_command_says_so() {
     }
 }
 
-/// A run as it was written before there were amounts, without its links.
+/// A run in the format before amounts, without its links.
 const BEFORE_AMOUNTS: [&str; 4] = [
     r#"{"run":1,"seq":1,"time":"2026-01-01T00:00:00.000Z","record":"begun","version":"0.1.0""#,
     r#"{"run":1,"seq":2,"time":"2026-01-01T00:00:01.000Z","record":"before","id":"00000000000000000000000000000001","party":"acme","client_id":"client-acme","peer":"127.0.0.1","operation":"refund_order","kind":"money","account":"2124538349","key":"R-1","timestamp":"1767225601000","nonce":"n1","signature":"aa","signed_sha256":"bb","body_bytes":23"#,
@@ -728,7 +728,7 @@ fn linked(key: &str, records: &[&str]) -> String {
     lines.collect()
 }
 
-/// A journal of the version before, which has no amounts, and which this one goes on with.
+/// A journal of the previous version, which has no amounts, and which this version continues.
 #[tokio::test]
 async fn a_journal_without_amounts_verifies_is_shown_and_goes_on() {
     let gatepay = GatePay::now();
@@ -754,7 +754,7 @@ async fn a_journal_without_amounts_verifies_is_shown_and_goes_on() {
     );
 }
 
-/// Other files that are wrong keep nobody from looking.
+/// Errors in other files do not prevent a look at the journal.
 #[tokio::test]
 async fn a_journal_can_be_looked_at_while_a_tenants_file_is_wrong() {
     let folder = some_history().await;
@@ -766,9 +766,9 @@ async fn a_journal_can_be_looked_at_while_a_tenants_file_is_wrong() {
     }
 }
 
-/// Whoever may write the folder may remove the journal in it.
+/// Any user with write permission for the folder may remove the journal in it.
 #[tokio::test]
-async fn a_journals_folder_that_everybody_may_write_is_refused_by_check_and_at_the_start() {
+async fn a_world_writable_journal_folder_is_refused_by_check_and_at_the_start() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url());
     fs::create_dir(folder.path("audit")).unwrap();
@@ -793,7 +793,7 @@ async fn a_journals_folder_that_everybody_may_write_is_refused_by_check_and_at_t
     }
 }
 
-/// A name that a later run will make, or has made, leads nowhere else.
+/// A symbolic or hard link under the name of a past or future head file is refused.
 #[tokio::test]
 async fn a_link_where_the_journals_heads_are_is_refused_by_check_and_at_the_start() {
     let gatepay = GatePay::now();

@@ -69,7 +69,7 @@ async fn money_has_a_limit_of_its_own_within_the_tenants() {
     let proxy = Proxy::before(&gatepay).tenant(shop.rate(1, 3)).start();
     let refund = || acme().post(REFUND, A_REFUND);
     assert_eq!(proxy.send(refund()).await.status, 200);
-    // Refused by the narrower limit, it takes nothing from the wider.
+    // A request refused by the narrower limit takes nothing from the wider limit.
     for _ in 0..5 {
         assert_eq!(proxy.send(refund()).await.refused(), (429, "rate_limited"));
     }
@@ -97,7 +97,7 @@ async fn one_tenants_haste_is_no_other_tenants_wait() {
 }
 
 #[tokio::test]
-async fn together_they_stay_within_the_institutions_quota() {
+async fn tenants_together_stay_within_the_institutions_quota() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .tenant(acme().rate(1, 2))
@@ -135,7 +135,7 @@ async fn a_seat_is_taken_until_the_answer_is_over() {
     assert!(answer.retry_after() > 0);
     assert_eq!(upstream.count(), 2);
 
-    // The other tenant has seats of its own.
+    // The other tenant has permits of its own.
     let (mut caller, request) = (
         proxy.connect().await,
         query(&globex()).request(&proxy.clock),
@@ -150,7 +150,7 @@ async fn a_seat_is_taken_until_the_answer_is_over() {
 }
 
 #[tokio::test]
-async fn who_finds_no_seat_gets_both_tokens_back() {
+async fn a_request_without_a_seat_gets_both_tokens_back() {
     let upstream = Scripted::held();
     let proxy = Proxy::before_scripted(&upstream)
         .tenant(acme().rate(1, 2).seats(1))
@@ -181,13 +181,13 @@ async fn one_tenants_polling_leaves_the_other_its_share_and_payments_their_reser
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.upstream.quota.rate = rate(20, 40))
         .start();
-    // Alone and at once it gets most of the burst.
+    // A tenant that polls alone and at once gets most of the burst.
     let mut polled = 0;
     while proxy.send(query(&acme())).await.status == 200 {
         polled += 1;
     }
     assert!((25..=36).contains(&polled), "{polled}");
-    // The other is there at once, and so is a payment of whoever polled.
+    // The other tenant is served at once, and so is a payment of the polling tenant.
     assert_eq!(proxy.send(query(&globex())).await.status, 200);
     assert_eq!(proxy.send(acme().post(REFUND, A_REFUND)).await.status, 200);
     assert_eq!(
@@ -206,7 +206,7 @@ async fn one_tenants_polling_leaves_the_other_its_share_and_payments_their_reser
 }
 
 #[tokio::test]
-async fn a_limit_in_shadow_is_counted_and_named_but_refuses_nobody() {
+async fn a_limit_in_shadow_is_counted_and_named_but_refuses_no_request() {
     let gatepay = GatePay::start();
     let shop = acme().with(|tenant| tenant.limits.shadow.all = true);
     let proxy = Proxy::before(&gatepay).tenant(shop.rate(1, 1)).start();
@@ -234,7 +234,7 @@ async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
     let proxy = Proxy::before_scripted(&upstream)
         .with(|settings| settings.upstream.quota.in_flight = Some(2.try_into().unwrap()))
         .start();
-    // A reader that is alone has its place; one is kept from borrowers.
+    // A single reader has its permit; one permit is kept from borrowers.
     let mut first = proxy.raw().await;
     first.write(query(&acme()).bytes(&proxy.clock)).await;
     until("the first is at GatePay", || upstream.count() == 1).await;
@@ -254,7 +254,7 @@ async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
             .unwrap()
             .contains("institution-in-flight")
     );
-    // Whoever leaves makes room.
+    // A caller that leaves frees its permit.
     first.reset();
     proxy.counts("quota_in_flight 1").await;
     let (mut caller, request) = (proxy.connect().await, early.request(&proxy.clock));
@@ -266,7 +266,7 @@ async fn places_at_gatepay_are_shared_and_come_back_when_a_caller_leaves() {
 }
 
 #[tokio::test]
-async fn when_asked_every_answer_says_what_is_left() {
+async fn with_ratelimit_headers_every_answer_states_the_rest_of_the_rate() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .tenant(acme().rate(2, 5))
@@ -277,14 +277,14 @@ async fn when_asked_every_answer_says_what_is_left() {
         assert_eq!(answer.headers["ratelimit-policy"], "\"tenant\";q=5;w=3");
         assert_eq!(answer.headers["ratelimit"], format!("\"tenant\";r={left}"));
     }
-    // Of who is not known nothing is said.
+    // A refusal of an unknown caller states no limits.
     let stranger = proxy.send(query(&globex())).await;
     assert_eq!(stranger.status, 401);
     assert!(!stranger.headers.contains_key("ratelimit"));
 }
 
 #[tokio::test]
-async fn who_comes_back_when_told_is_not_refused_twice() {
+async fn a_retry_at_the_told_time_is_not_refused_again() {
     for (own, quota) in [((1, 1), (9, 9)), ((9, 9), (1, 4)), ((2, 3), (3, 2))] {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay)
@@ -331,18 +331,18 @@ fn a_hundred(settings: &mut Settings) {
 const IN_FORCE: &str = "quota_requests_per_second{rate=\"in_force\"}";
 
 #[tokio::test]
-async fn when_gatepay_pushes_two_parties_back_less_is_sent_at_once() {
+async fn a_push_back_on_two_parties_lowers_the_rate_at_once() {
     for (lines, code, in_force) in [
         ("429 Too Many Requests", "400001", 70),
         ("200 OK", "400603", 70),
         ("429 Too Many Requests\r\nretry-after: 30", "400001", 10),
-        // Nobody said that this one means too much.
+        // The configuration does not list this code as a push-back.
         ("200 OK", "400604", 100),
     ] {
         let upstream = Scripted::always(scripted::Then::Answer(push_back(lines, code)));
         let proxy = Proxy::before_scripted(&upstream).with(a_hundred).start();
         for (shop, in_force) in [(acme(), 100), (globex(), in_force)] {
-            // What GatePay said is relayed as it is.
+            // GatePay's answer is relayed unchanged.
             let answer = proxy.send(query(&shop)).await;
             assert_eq!((answer.code(), answer.refusal()), (code.to_owned(), None));
             proxy.counts(&format!("{IN_FORCE} {in_force}")).await;
@@ -378,7 +378,7 @@ async fn one_account_that_gatepay_pushes_back_costs_no_other_tenant_anything() {
             .tenant(acme().rate(100, 100))
             .tenant(globex())
             .start();
-        // As often as it likes, over a minute.
+        // The tenant calls without restraint, for a minute.
         let mut relayed = 0;
         for _ in 0..30 {
             relayed += usize::from(proxy.send(query(&acme())).await.refusal().is_none());
@@ -393,7 +393,7 @@ async fn one_account_that_gatepay_pushes_back_costs_no_other_tenant_anything() {
         assert_eq!(floor["pushed_back_to"], 10, "the floor, by then");
         let other = proxy.admin("/tenants/globex").await.json();
         assert_eq!(other.get("pushed_back_to"), None);
-        // Its own rate grows back, and falls again with the next push-back.
+        // The tenant's own rate grows back, and falls again with the next push-back.
         proxy.clock.advance(Duration::from_mins(3));
         assert_eq!(proxy.send(query(&acme())).await.code(), code);
         let lowered = proxy.admin("/tenants/acme").await.json();
@@ -413,7 +413,7 @@ async fn one_account_that_gatepay_pushes_back_costs_no_other_tenant_anything() {
 }
 
 #[tokio::test]
-async fn who_is_refused_while_gatepay_is_down_gets_everything_back() {
+async fn a_request_refused_by_the_open_breaker_gets_its_tokens_and_seat_back() {
     let nowhere = Nowhere::reserve();
     let proxy = Proxy::at(
         &nowhere.url(),
@@ -439,9 +439,9 @@ async fn who_is_refused_while_gatepay_is_down_gets_everything_back() {
     }
 }
 
-/// In real time, through the real listener, with two workers: in small what `quota/simulation` shows in full.
+/// In real time, through the real listener, with two workers: a small form of `quota/simulation`.
 #[tokio::test]
-async fn a_flood_leaves_everybody_else_their_share() {
+async fn a_flood_leaves_all_other_tenants_their_share() {
     const SECONDS: u32 = 5;
     const QUOTA: u32 = 100;
     let shops = [
@@ -496,7 +496,7 @@ async fn a_flood_leaves_everybody_else_their_share() {
         }
         (asked, admitted)
     };
-    // Nine tenths of a share of 18 a second; the fifth asks as fast as it can, over three connections.
+    // Nine tenths of a share of 18 a second; the fifth tenant calls as fast as it can, over three connections.
     let polite = Some(Duration::from_micros(1_000_000 * 10 / (18 * 9)));
     let [one, two, three, four, flood] = &shops;
     let (polite, floods) = tokio::join!(
@@ -526,7 +526,7 @@ async fn a_flood_leaves_everybody_else_their_share() {
     }
     assert!(f64::from(all) <= f64::from(QUOTA) * took + f64::from(QUOTA));
     assert_eq!(upstream.count(), all as usize);
-    // A busy machine may not let the flood be one.
+    // A busy machine may slow the flood down.
     assert!(
         f64::from(all) >= 0.8 * f64::from(QUOTA) * f64::from(SECONDS),
         "{all}"

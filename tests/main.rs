@@ -1,4 +1,4 @@
-//! What the program does, seen through its real listener. One binary, so that it links once.
+//! Tests of the program through its real listener, in one binary, so that linking happens once.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,125 +8,125 @@
 
 mod support;
 
-// A request that is fine arrives at GatePay as it was sent, signed by the institution.
+// A valid request arrives at GatePay unchanged, signed by the institution.
 mod forwarding;
-// Of a tenant's head only what is harmless goes on; whose call it is, and when, is ours to say.
+// Only harmless headers of a tenant's request are forwarded; the proxy sets the account and the time itself.
 mod headers;
-// GatePay's answer comes back as it was, or visibly broken.
+// GatePay's answer reaches the caller unchanged, or visibly cut.
 mod relay;
-// A request that has two readings, is too large or too slow goes nowhere.
+// A request that has two readings, is too large or is too slow is refused and never forwarded.
 mod ingress;
-// Where a caller is, trusted proxies say, and nobody else.
+// Only trusted proxies state a caller's address.
 mod origins;
-// The listener's certificate is what its files say, also after they changed.
+// The listener uses the certificate of its files, also after the files changed.
 mod tls;
-// Whoever attacks a connection, loses that connection, and nobody else notices.
+// An attack on a connection ends that connection and disturbs no other caller.
 mod abuse;
-// A tenant that does all the harm it can takes nobody's service away.
+// A tenant that attacks the proxy within its limits takes no service from another tenant.
 mod isolation;
-// What one of anything takes is no more than the memory's bound counts for it.
+// A single connection, stream or request takes no more memory than the bound of `check` counts for it.
 mod bound;
-// Nor is all of it together, under attack.
+// The whole process stays within the memory bound of `check`, under attack.
 mod memory;
-// Nobody between the caller and GatePay could have read another request than was acted on.
+// Each byte stream has a single reading, so no party on the path could have read another request.
 mod framing;
-// Nor do nginx, HAProxy and Node, before the proxy or behind it, read another request.
+// nginx, HAProxy and Node, before or behind the proxy, read the same requests as the proxy.
 mod differential;
-// What must hold for any bytes at all.
+// Laws that hold for any bytes.
 mod fuzzing;
-// Connections of either version of HTTP live as long as they are used.
+// HTTP/1 and HTTP/2 connections stay open as long as callers use them.
 mod connections;
-// A caller that waits for leave to send its body is told to, or refused instead.
+// A caller that sends `Expect: 100-continue` gets 100, or a refusal instead.
 mod expect;
-// When all connections are taken, those without a request give way, and none lasts for ever.
+// When all connection slots are taken, idle connections are evicted, and every connection has a time limit.
 mod slots;
-// A request that is not from who it says, or not fresh, is refused, each for its own reason.
+// A request with a wrong signature or a stale timestamp is refused, each with its own reason.
 mod authentication;
-// A refusal says the same in its status, its headers and its message, to any client.
+// A refusal's status, headers and message agree, for any client.
 mod refusals;
-// A signed request is acted on once.
+// A signed request is executed once.
 mod replay;
-// Nor is it by the next process, however the one before ended.
+// After a restart or a crash the next process executes no signed request again.
 mod restarts;
-// A tenant calls what it may call, from where it may, and nothing of the institution's own.
+// A tenant calls only permitted operations, from permitted addresses, and none of the institution's own.
 mod permissions;
-// Every operation of GatePay's goes exactly where the catalogue says, and nothing else goes anywhere.
+// Every operation of GatePay is routed exactly as the catalogue says; no other request is routed.
 mod catalogue;
-// Whatever clients of GatePay's send, goes through as it was sent.
+// Requests of real GatePay clients are forwarded unchanged.
 mod clients;
-// No path but a row's own leads anywhere, whatever is sent.
+// Only the paths of catalogue rows are routed, for any request.
 mod default_deny;
-// Whatever is configured, tenants do not reach what is the institution's own.
+// No configuration lets tenants reach the institution's own operations.
 mod reserved;
-// What a tenant signs is about that tenant alone, and has one reading.
+// A signed request of a tenant concerns that tenant alone, and has a single reading.
 mod steering;
 // The institution's own back office works without the institution's secret.
 mod operators;
-// It is held to rules like a tenant's, and is seen like one; neither side sees the other's paths.
+// Rules and metrics apply to the back office as to a tenant; neither party sees the other's paths.
 mod operator_rules;
-// Bodies GatePay would refuse anyway are refused by field.
+// A body that GatePay would refuse is refused by the proxy, with the field's name.
 mod checks;
-// Nobody sends more than their share, and nobody pays for what was refused.
+// Rate limits hold each party to its share, and a refused request costs no other party.
 mod limits;
-// When GatePay cannot be heard, what is said about the money is true.
+// When GatePay's answer is missing, the stated outcome of the call is true.
 mod outcomes;
-// And of copies: what is said to be not executed was executed by none of them.
+// `not-executed` covers all copies of a request: none of the copies was executed.
 mod copies;
-// What an answer to money proves is said, and what it does not prove is looked up.
+// GatePay's answer to a money call is relayed if it proves an outcome; otherwise the outcome is looked up.
 mod answers;
-// Nor is it untrue when a connection breaks, wherever it does.
+// The stated outcome is true wherever a connection to GatePay breaks.
 mod faults;
-// However many there are, and whatever goes wrong, GatePay's books and what was answered are the same.
+// Under many calls with random faults, GatePay's ledger and the proxy's answers agree.
 mod agreement;
-// Nor does any order of calls, crashes, clock steps and restored folders make an answer about money untrue.
+// No order of calls, crashes, clock steps and restored folders makes an answer about money untrue.
 mod money_model;
-// Callers may hang up at any byte; what they asked for is done whole, or not at all.
+// A caller may hang up at any byte; its call is executed whole, or not at all.
 mod hang_ups;
-// A lost call is not guessed about: GatePay is asked what became of it.
+// After a lost call the proxy asks GatePay for the outcome.
 mod resolving;
-// Nothing is sent twice but reads and what was not written, and not often.
+// The proxy retries only reads and requests that were not written, and only a few times.
 mod repeats;
-// There are only so many ways out, they are found again, and what cannot get out was not sent.
+// Upstream connections are limited and recover after an outage; a call without a connection was not sent.
 mod egress;
-// While GatePay is down nothing is sent to it, and when it is back it is noticed.
+// The circuit breaker stops calls while GatePay is down, and closes when GatePay is back.
 mod breaker;
-// A clock that is wrong is noticed before GatePay refuses what it stamps.
+// The proxy detects a wrong clock before GatePay refuses its stamps.
 mod clocks;
-// One tenant never meets another's orders.
+// No tenant reaches another tenant's orders.
 mod tenants;
-// What is in force is told by its name, and key by key.
+// The configuration in force is reported by its hash, and key by key.
 mod configuration;
-// Many of them are small, and one changes without the others.
+// Many tenants take little memory each, and a single tenant changes without the others.
 mod scale;
-// Every request is written down once, however it ends.
+// Every request leaves one record, however it ends.
 mod records;
 // Operators see counts and readiness, also after a crash.
 mod operating;
-// Nobody who reaches the admin listener keeps probes out, and few see and change anything.
+// No client of the admin listener keeps probes out; only authorized clients read and change protected state.
 mod admin;
-// What is counted is bounded, and rules and dashboard ask for nothing else.
+// The number of series is bounded; rules and dashboard query only existing metrics.
 mod metrics;
-// A worker that is stuck is noticed.
+// A stuck worker is detected.
 mod workers;
-// A page for people says how things are now.
+// The status page shows the present state to people.
 mod status;
-// A tenant is stopped by HTTP, by name, and stays so whatever becomes of files and processes.
+// An operator suspends a tenant over HTTP, by name; the suspension outlasts file changes and restarts.
 mod suspending;
-// A real Prometheus scrapes it, and finds what dashboard and rules ask for.
+// A real Prometheus scrapes the proxy and finds the series of dashboard and rules.
 mod scraped;
-// Audit: what is written down before and after a call, and that nobody changes it unseen.
+// The audit journal records each call before and after; any change of the journal is detected.
 mod journal;
-// Changed files are at work within the interval, whole or not at all, and no request notices.
+// Changed files take effect within the interval, whole or not at all, and no request fails.
 mod reload;
-// A key is replaced by another, the tenant's or the institution's, and no request fails.
+// A tenant's or the institution's key is replaced by another, and no request fails.
 mod rotation;
-// It ends without losing a request, and without waiting for callers that have none.
+// Shutdown loses no request, and does not wait for callers without one.
 mod drain;
-// It ends by its deadline even if one of its threads does not.
+// The process ends by its deadline even if a thread does not.
 mod endings;
-// Nor when it is restarted on sockets that outlive it.
+// A restart on sockets that outlive the process loses no request.
 mod restart;
-// What is secret stays secret, and what a caller said is not repeated.
+// Secrets stay secret, and a caller's words are not repeated.
 mod secrecy;
 // The real binary starts from files, answers real clients, and ends on a signal.
 mod process;
@@ -134,5 +134,5 @@ mod process;
 mod commands;
 // Help, metrics, messages and alerts name their nouns.
 mod words;
-// What the design says is never so, is not so in the sources.
+// The sources keep the prohibitions of the design.
 mod architecture;

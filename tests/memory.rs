@@ -16,10 +16,10 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
-/// As long as a body may be here, in bytes. Thirty of them are as many as there is room for.
+/// The body limit in bytes. Thirty bodies of this length are as many as fit.
 const LONG: usize = 8_400_000;
 
-/// What a process of these tests may hold is little beside bodies.
+/// A folder whose process may hold little memory besides bodies.
 fn folder() -> Folder {
     let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[]);
     folder.tenant(
@@ -39,7 +39,7 @@ fn folder() -> Folder {
     folder
 }
 
-/// What `check` says a pod's memory limit can be, and the most that is held by its account, in MiB.
+/// The pod memory limit and the memory bound that `check` prints, in MiB.
 fn bound(folder: &Folder) -> (usize, usize) {
     let (text, code) = printed(&folder.run("check"));
     assert_eq!(code, Some(0), "{text}");
@@ -60,7 +60,7 @@ fn memory(program: &Program, name: &str) -> usize {
     kib / 1024
 }
 
-/// From another of this machine's addresses, so that no address has more than it may.
+/// From another of this machine's addresses, so that each address stays within its limit.
 fn dial(number: usize, address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from = format!("127.0.1.{}:0", number % 10 + 1);
@@ -71,12 +71,12 @@ fn dial(number: usize, address: SocketAddr) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// A call of acme's, which nobody signed who has its secret.
+/// A call of acme's, signed without acme's secret.
 fn forged() -> Call {
     acme().post(QUERY, BY_NUMBER).secret("fake-other")
 }
 
-/// How a body comes.
+/// The way a body arrives.
 #[derive(Debug, Clone, Copy)]
 enum Pace {
     /// In chunks of this many bytes.
@@ -85,7 +85,7 @@ enum Pace {
     Bytes(usize),
 }
 
-/// A chunked body of so many bytes that does not end.
+/// A chunked body of this many bytes that does not end.
 fn chunks(pace: Pace) -> Vec<u8> {
     let (single, size) = match pace {
         Pace::Chunks(size) => (0, size),
@@ -103,7 +103,7 @@ fn chunks(pace: Pace) -> Vec<u8> {
     wire
 }
 
-/// Sends so many bodies over HTTP/1 at once, each up to its last byte, and keeps the connections.
+/// Sends this many bodies over HTTP/1 at once, each up to its last byte, and keeps the connections.
 fn over_http1(program: &Program, bodies: usize, pace: Pace) -> Vec<TcpStream> {
     let head = forged().head(&Clock::system(), "transfer-encoding: chunked");
     let wire: std::sync::Arc<[u8]> = [head, chunks(pace)].concat().into();
@@ -111,7 +111,7 @@ fn over_http1(program: &Program, bodies: usize, pace: Pace) -> Vec<TcpStream> {
         let (address, wire) = (program.address, std::sync::Arc::clone(&wire));
         thread::spawn(move || {
             let mut caller = dial(number, address);
-            // It is refused once there is no room.
+            // The request is refused once there is no room.
             let _sent = caller.write_all(&wire);
             caller
         })
@@ -144,7 +144,7 @@ impl Body for Endless {
     }
 }
 
-/// Sends so many bodies over HTTP/2, each on a connection of its own, until no more is taken; gives what keeps them.
+/// Sends this many bodies over HTTP/2, each on a connection of its own, until writes stall; returns their guards.
 async fn over_http2(program: &Program, bodies: usize, frame: usize) -> Vec<impl Sized + use<>> {
     let mut kept = Vec::new();
     for number in 0..bodies {
@@ -166,7 +166,7 @@ async fn over_http2(program: &Program, bodies: usize, frame: usize) -> Vec<impl 
     kept
 }
 
-/// Waits until the process holds no more than it did a moment ago.
+/// Waits until the process holds no more memory than a moment ago.
 async fn settled(program: &Program) -> usize {
     let mut before = 0;
     loop {

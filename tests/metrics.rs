@@ -21,7 +21,7 @@ pub(crate) fn read(name: &str) -> String {
     fs::read_to_string(config(name)).unwrap()
 }
 
-/// The tool, unless it is not installed: then the test says that it proved nothing.
+/// The tool, unless it is not installed: then the test prints that nothing was proved.
 fn promtool() -> Option<Command> {
     let found = Command::new("promtool").arg("--version").output().is_ok();
     if !found {
@@ -40,7 +40,7 @@ fn run(mut command: Command, input: &[u8]) {
     assert!(output.status.success(), "{said}");
 }
 
-/// Some of everything that can happen to a request.
+/// Requests of all kinds and outcomes.
 async fn traffic(proxy: &Proxy, gatepay: &GatePay) {
     for call in [
         acme().post(CREATE, order("A-0001")),
@@ -109,7 +109,7 @@ fn every_alert_is_tested_and_has_a_page_on_what_to_do() {
     assert_eq!(headings.map(str::to_owned).collect::<BTreeSet<_>>(), alerts);
 }
 
-/// Every series' name that this program has.
+/// The names of all series of this program.
 fn names() -> BTreeSet<String> {
     let metrics = Metrics::new(&Catalogue::standard());
     let _tenant = metrics.tenants.of(Some("acme"));
@@ -125,7 +125,7 @@ fn names() -> BTreeSet<String> {
         };
         parts.iter().map(move |part| format!("{name}{part}"))
     });
-    // Made when they are scraped, of the credentials there are then.
+    // Made at each scrape, of the present credentials.
     let of_credentials = [
         "uses_total",
         "last_used_timestamp_seconds",
@@ -135,7 +135,7 @@ fn names() -> BTreeSet<String> {
     names.chain(of_credentials).collect()
 }
 
-/// What a query names: words that look like a metric of ours, of the process's, or of a rule's.
+/// The names in a query: words that look like a metric of the proxy, of the process, or of a rule.
 fn named(query: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let words = query.split(|c| !word(c));
@@ -146,7 +146,7 @@ fn named(query: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every query of the dashboard: what panels show, annotations mark and variables list.
+/// Every query of the dashboard, in panels, annotations and variables.
 fn queries(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
@@ -164,7 +164,7 @@ fn queries(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// All that the dashboard asks.
+/// All queries of the dashboard.
 pub(crate) fn dashboard() -> Vec<String> {
     let dashboard = serde_json::from_str(&read("grafana/dashboards/gatepay-proxy.json"));
     let mut found = Vec::new();
@@ -199,7 +199,7 @@ fn the_pages_list_every_metric() {
     }
 }
 
-/// Tenants that are no shop's: as many as are wanted.
+/// This many tenants, none of which belongs to a shop.
 fn crowd(many: usize) -> Vec<Shop> {
     let leak = |text: String| -> &'static str { text.leak() };
     let shop = |number: usize| {
@@ -213,7 +213,7 @@ fn crowd(many: usize) -> Vec<Shop> {
     (0..many).map(shop).collect()
 }
 
-/// Whatever is sent by however many: there are no more series than `check` says, and none is named by a caller.
+/// For any requests by any number of callers: there are no more series than `check` says, and no caller names a series.
 async fn is_bounded(tenants: usize, own: usize, hostile: usize) {
     let upstream = Scripted::codes();
     let shops = crowd(tenants);
@@ -241,7 +241,7 @@ async fn is_bounded(tenants: usize, own: usize, hostile: usize) {
                 .method(evil.to_uppercase().parse().unwrap()),
             shops[0].get(DETAILS).header("traceparent", &evil),
         ] {
-            // Refused unread or not, the connection may be closed.
+            // The connection may be closed, whether or not the request was read.
             proxy.send(call).await;
         }
     }
@@ -315,13 +315,13 @@ async fn a_tenant_called_other_is_not_counted_with_tenants_that_have_no_series()
 }
 
 #[tokio::test]
-async fn nothing_that_is_sent_makes_more_series_than_check_says() {
+async fn no_request_makes_more_series_than_check_prints() {
     say("in small: 600 tenants of 100,000");
     is_bounded(600, 50, 40).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute: a hundred thousand tenants, each with traffic"]
-async fn nothing_that_is_sent_by_a_hundred_thousand_makes_more_series_than_check_says() {
+async fn no_request_of_a_hundred_thousand_tenants_makes_more_series_than_check_prints() {
     is_bounded(100_000, 1_000, 2_000).await;
 }

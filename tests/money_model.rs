@@ -1,8 +1,8 @@
-//! A model of money: whatever callers, crashes, clocks, restored folders and faults of GatePay's do, in whatever order,
-//! what is said about a call is what happened to it, and nothing happens twice.
+//! A model of money: under any order of calls, crashes, clock steps, restored folders and faults of GatePay, the stated
+//! outcome of a call is true, and no call is executed twice.
 //!
-//! A scenario is a few steps, made up at random; a real proxy goes through them before a sandbox whose books say what
-//! was executed. One that breaks a promise is made as short as it can be, and printed with its seed.
+//! A scenario is a few random steps; a real proxy runs these steps before a sandbox whose books record every execution.
+//! A scenario that breaks a promise is shrunk, and printed with its seed.
 
 mod control;
 mod found;
@@ -27,12 +27,12 @@ use scenario::{Scenario, scenarios};
 use tally::Tally;
 use world::World;
 
-/// Set to a printed seed, it repeats that thread's scenarios.
+/// Set to a printed seed, this variable repeats the scenarios of that thread.
 const SEED: &str = "MONEY_MODEL_SEED";
 /// Most of a scenario's time is waiting, so there are more threads than cores.
 const THREADS: u32 = 16;
 
-/// What must have happened, or the model proves nothing about it.
+/// Events that must occur; a run without them proves nothing.
 const WANTED: &[(&str, &[&str])] = &[
     (
         "outcome",
@@ -64,14 +64,14 @@ const WANTED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What is too rare for a short run to be sure of.
+/// Events too rare for a short run.
 const RARE: &[(&str, &[&str])] = &[
     ("outcome", &["found"]),
     ("refusal", &["journal_unavailable", "upstream_unreachable"]),
 ];
 
 #[test]
-fn whatever_happens_what_is_said_about_money_is_true() {
+fn every_answer_about_money_is_true_in_random_scenarios() {
     let tally = hold(500);
     tally.is_not_vacuous(WANTED);
     println!("{tally}");
@@ -79,14 +79,14 @@ fn whatever_happens_what_is_said_about_money_is_true() {
 
 #[test]
 #[ignore = "takes minutes: ten thousand scenarios"]
-fn whatever_happens_in_ten_thousand_scenarios_it_is() {
+fn every_answer_about_money_is_true_in_ten_thousand_scenarios() {
     let tally = hold(10_000);
     tally.is_not_vacuous(WANTED);
     tally.is_not_vacuous(RARE);
     say(tally);
 }
 
-/// Runs so many scenarios, and fails with the first that breaks a promise, made short.
+/// Runs this many scenarios, and fails with the first that breaks a promise, shrunk.
 fn hold(scenarios: u32) -> Tally {
     let tally = Mutex::new(Tally::default());
     let failed = AtomicBool::new(false);
@@ -112,7 +112,7 @@ fn hold(scenarios: u32) -> Tally {
     tally.into_inner().expect("no thread panicked")
 }
 
-/// What it found, if anything. It stops when another thread has found something.
+/// The broken promise of this thread, if any. The thread stops when another thread has found a broken promise.
 fn hold_on_a_thread(
     cases: u32,
     seed: [u8; 32],

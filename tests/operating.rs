@@ -25,7 +25,7 @@ async fn metrics_count_every_end_by_tenant_and_kind() {
         r#"requests_total{kind="write",outcome="failure",tenant="acme"} 1"#,
         r#"requests_total{kind="money",outcome="failure",tenant="globex"} 1"#,
         r#"requests_total{kind="write",outcome="unknown",tenant="globex"} 1"#,
-        // What was not proved to be acme's is not counted as acme's.
+        // A request without proof of acme's secret is not counted as acme's.
         r#"requests_total{kind="read",outcome="refused",tenant="acme"} 1"#,
         r#"refusals_total{reason="signature_mismatch"} 1"#,
         r#"refusals_total{reason="invalid_body"} 1"#,
@@ -42,7 +42,7 @@ async fn metrics_count_every_end_by_tenant_and_kind() {
 }
 
 #[tokio::test]
-async fn probes_say_whether_it_lives_serves_and_what_it_is() {
+async fn probes_answer_liveness_readiness_and_version() {
     let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
     for (path, status, body) in [
         ("/live", 200, "live\n"),
@@ -70,7 +70,7 @@ async fn probes_say_whether_it_lives_serves_and_what_it_is() {
 }
 
 #[tokio::test]
-async fn after_a_crash_it_waits_until_nothing_from_before_can_come_again() {
+async fn after_a_crash_the_proxy_waits_until_no_earlier_request_can_be_replayed() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).after_a_crash().start();
     let before = acme()
@@ -96,7 +96,7 @@ async fn after_a_crash_it_waits_until_nothing_from_before_can_come_again() {
         .advance(Duration::from_secs(answer.retry_after()));
     assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
     assert_eq!(proxy.admin("/ready").await.status, 200);
-    // A stamp that the run before may have admitted is not good for as long as it is fresh.
+    // A stamp that the previous run may have admitted is refused as long as it is fresh.
     assert_ne!(proxy.send(before).await.status, 200);
     assert_eq!(gatepay.count(), 1);
 }

@@ -12,7 +12,7 @@ fn query() -> Call {
     query_for(acme().sub_account)
 }
 
-/// A transfer from acme's account, which can pay it.
+/// A transfer from acme's account, which has the funds.
 fn transfer(gatepay: &GatePay) -> Call {
     let account = acme().sub_account;
     let example = examples::prepare(&gatepay.sandbox, account, "create_transfer").unwrap();
@@ -21,7 +21,7 @@ fn transfer(gatepay: &GatePay) -> Call {
 }
 
 #[tokio::test]
-async fn neither_side_sees_the_paths_of_the_other() {
+async fn tenants_and_operators_do_not_see_each_others_paths() {
     let gatepay = GatePay::start();
     let proxy = before(&gatepay, office());
     let catalogue = Catalogue::standard();
@@ -37,7 +37,7 @@ async fn neither_side_sees_the_paths_of_the_other() {
     for (who, paths, own) in [
         (acme(), &institution, &merchant),
         (office(), &merchant, &institution),
-        // Whoever is nobody sees what tenants see.
+        // A caller without credentials sees the same as tenants.
         (
             Shop::new("nobody", "client-nobody", "fake", "0"),
             &institution,
@@ -45,7 +45,7 @@ async fn neither_side_sees_the_paths_of_the_other() {
         ),
     ] {
         for media_type in ["application/json", "text/plain"] {
-            // A body that is announced and never sent: whoever answers has not waited for it.
+            // A body that is announced and never sent: an answer proves that the proxy did not wait for the body.
             let head = |method: &Method, path: &str| {
                 let call = who.post(path, "{").method(method.clone());
                 let call = call.instead("content-type", media_type);
@@ -78,7 +78,7 @@ async fn answer(proxy: &Proxy, head: Vec<u8>) -> Answer {
 }
 
 #[tokio::test]
-async fn it_may_do_what_its_file_allows() {
+async fn an_operator_may_call_only_the_operations_its_file_allows() {
     let gatepay = GatePay::start();
     for (file, fees, reads, transfers) in [
         ("", true, true, true),
@@ -138,7 +138,7 @@ async fn it_may_do_what_its_file_allows() {
 }
 
 #[tokio::test]
-async fn it_is_refused_for_every_reason_a_tenant_is() {
+async fn an_operator_is_refused_for_every_reason_that_a_tenant_is() {
     let gatepay = GatePay::start();
     let elsewhere = "203.0.113.0/24".parse().unwrap();
     for (office, call, expected) in [
@@ -187,7 +187,7 @@ async fn it_is_refused_for_every_reason_a_tenant_is() {
 }
 
 #[tokio::test]
-async fn its_request_is_acted_on_once() {
+async fn an_operators_signed_request_is_executed_once() {
     let gatepay = GatePay::start();
     let proxy = before(&gatepay, office());
     let once = transfer(&gatepay).nonce("once").timestamp(&T0);
@@ -199,7 +199,7 @@ async fn its_request_is_acted_on_once() {
 }
 
 #[tokio::test]
-async fn its_limits_are_its_own() {
+async fn an_operators_limits_are_its_own() {
     let gatepay = GatePay::start();
     let proxy = before(&gatepay, office().rate(1, 2));
     for _ in 0..2 {
@@ -222,7 +222,7 @@ async fn its_limits_are_its_own() {
 }
 
 #[tokio::test]
-async fn lines_and_metrics_name_it() {
+async fn access_lines_and_metrics_name_the_operator() {
     let gatepay = GatePay::start();
     let what_tenants_may = Permissions::of_tenants(&Catalogue::standard());
     let proxy = before(

@@ -172,7 +172,7 @@ async fn the_files_of_an_operator_and_of_the_tenant_it_made_are_enough() {
 }
 
 #[tokio::test]
-async fn it_acts_for_accounts_that_are_known_and_for_no_other() {
+async fn an_operator_acts_for_known_accounts_and_for_no_other() {
     let gatepay = GatePay::start();
     let proxy = before(&gatepay, office());
     let by = |operation: &str, path: &str, account: &str| {

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 const PROXY: &str = "127.0.0.2";
 const STRANGER: &str = "127.0.0.3";
 
-/// A query that is fine, from behind a proxy that says so.
+/// A valid query, from behind a proxy that states these addresses.
 fn forwarded(proxy: &Proxy, addresses: &str) -> Vec<u8> {
     let call = acme().post(QUERY, BY_NUMBER);
     call.header("x-forwarded-for", addresses)
@@ -67,7 +67,7 @@ async fn a_trusted_proxy_says_where_its_callers_are() {
 }
 
 #[tokio::test]
-async fn what_anybody_else_says_about_addresses_changes_nothing() {
+async fn forwarded_addresses_of_untrusted_peers_change_nothing() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .tenant(only_from("203.0.113.0/24"))
@@ -77,7 +77,7 @@ async fn what_anybody_else_says_about_addresses_changes_nothing() {
     caller.write(forwarded(&proxy, "203.0.113.7")).await;
     let answer = caller.answer().await;
     assert_eq!(answer.refused(), (403, "address_not_allowed"));
-    // To whoever does not believe in it, a PROXY header is no HTTP.
+    // A listener without trusted proxies reads a PROXY header as broken HTTP.
     for header in [
         b"PROXY TCP4 203.0.113.7 10.0.0.1 50000 443\r\n".to_vec(),
         binary([203, 0, 113, 7]),
@@ -108,7 +108,7 @@ async fn a_proxy_header_says_where_a_connection_comes_from() {
         for byte in header {
             caller.write([byte]).await;
         }
-        // The connection's address is not a trusted proxy's, so what it forwards is not believed.
+        // The connection's address is not a trusted proxy's, so its forwarded addresses are ignored.
         for _ in 0..2 {
             caller.write(forwarded(&proxy, "192.0.2.9")).await;
             assert_eq!(caller.answer().await.refused(), (200, "not refused"));
@@ -199,7 +199,7 @@ async fn one_address_has_only_so_many_connections() {
             .counts(&format!("connections_refused_total {refused}"))
             .await;
     }
-    // Nobody else notices, and a place that is left is free.
+    // Other callers are undisturbed, and a slot is free after its connection ended.
     assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
     open.pop();
     proxy.counts("connections 2").await;
@@ -262,7 +262,7 @@ async fn failures_are_held_against_the_caller_never_against_the_proxy_before_it(
     };
     assert!(failing("203.0.113.7"));
     assert!(!failing(PROXY));
-    // It waits for its turn like everybody there, and is served.
+    // The connection waits for its turn like all others from there, and is served.
     caller.write(forwarded(&proxy, "203.0.113.7")).await;
     assert_eq!(caller.answer().await.status, 200);
 }

@@ -27,7 +27,7 @@ async fn where_nothing_listens_nothing_was_executed() {
 }
 
 #[tokio::test]
-async fn what_was_sent_and_not_answered_is_unknown_and_not_sent_again() {
+async fn a_call_that_was_sent_and_not_answered_is_unknown_and_not_sent_again() {
     for (fault, executed) in [
         (InjectedFault::ResetBeforeReading, 0),
         (InjectedFault::ResetBeforeExecuting, 0),
@@ -189,7 +189,7 @@ async fn other_failures_are_relayed_with_their_code() {
 
 const CREATED: &str = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"17"}}"#;
 
-/// What a create is answered when GatePay sends these bytes and closes.
+/// The answer to a create when GatePay sends these bytes and closes.
 async fn told(wire: impl Into<Vec<u8>>) -> Answer {
     let upstream = Scripted::always(Then::AnswerAndClose(wire.into()));
     let proxy = Proxy::before_scripted(&upstream).start();
@@ -217,7 +217,7 @@ async fn an_answer_that_is_whole_is_relayed_however_it_is_framed() {
         format!(
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n{length:x}\r\n{CREATED}\r\n0\r\nx-sum: 1\r\n\r\n"
         ),
-        // It ends with its connection: that it is one whole JSON text shows that nothing is missing.
+        // The answer ends with its connection: a single whole JSON text shows that no part is missing.
         format!("HTTP/1.1 200 OK\r\n\r\n{CREATED}"),
         format!("HTTP/1.0 200 OK\r\n\r\n{CREATED}"),
     ] {
@@ -281,7 +281,7 @@ async fn a_long_answer_to_what_changes_something_is_judged_before_any_of_it_is_r
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_request_was_written_is_relayed_or_unknown() {
-    // It answers at the head's end and closes on what is still coming, as a gateway does that will not read so much.
+    // The upstream answers at the head's end and closes before the body is read, as a gateway with a body limit does.
     let listener = tokio::net::TcpListener::bind(any_port()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let refused = answer(
@@ -310,7 +310,7 @@ async fn an_answer_that_comes_before_the_request_was_written_is_relayed_or_unkno
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_gatepay_closed_costs_nobody_an_answer() {
+async fn a_kept_connection_that_gatepay_closed_costs_no_caller_its_answer() {
     let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
     let upstream = Scripted::always(Then::AnswerAndClose(answer("200 OK", "", body)));
     let proxy = Proxy::before_scripted(&upstream).start();
@@ -319,7 +319,7 @@ async fn a_kept_connection_that_gatepay_closed_costs_nobody_an_answer() {
         let call = acme().post(CREATE, order(&format!("A-{number:04}")));
         let answer = caller.send(call.request(&proxy.clock)).await;
         assert_eq!(answer.refused(), (200, "not refused"), "number {number}");
-        // What is sent while GatePay is closing may be lost, and then says so; here it has closed.
+        // A request sent while GatePay is closing may be lost, and is reported as lost; here GatePay has closed.
         until("GatePay closed it", || upstream.closed() == number).await;
     }
     assert_eq!((upstream.count(), upstream.connections()), (20, 20));

@@ -4,7 +4,7 @@ use gatepay_core::Catalogue;
 use gatepay_tenancy::Standing;
 use std::collections::BTreeSet;
 
-/// An answer without what differs from request to request: its id, and the method and path it repeats.
+/// An answer without the parts that differ from request to request: its id, and the repeated method and path.
 pub(crate) fn shape(answer: &Answer, method: &str, path: &str) -> Shape {
     let headers = answer
         .headers
@@ -54,7 +54,7 @@ async fn an_institution_path_is_as_unknown_as_any_other() {
 }
 
 #[tokio::test]
-async fn who_is_not_allowed_is_told_why() {
+async fn a_refused_operation_or_address_is_answered_with_its_reason() {
     let gatepay = GatePay::start();
     let suspended = acme().with(|tenant| tenant.standing = Standing::Suspended);
     let read_only = acme().with(|tenant| tenant.standing = Standing::ReadOnly);
@@ -133,7 +133,7 @@ async fn who_is_not_allowed_is_told_why() {
 }
 
 #[tokio::test]
-async fn what_was_refused_has_spent_no_nonce() {
+async fn a_refused_request_has_spent_no_nonce() {
     let gatepay = GatePay::start();
     let shop = acme().with(|tenant| tenant.permissions = denying("money"));
     let proxy = Proxy::before(&gatepay).tenant(shop).start();
@@ -149,7 +149,7 @@ async fn what_was_refused_has_spent_no_nonce() {
     assert_eq!(proxy.send(query).await.refused(), (401, "replayed"));
 }
 
-/// What a tenant may do whose file denies this.
+/// The permissions of a tenant with a file that denies this word.
 fn denying(word: &str) -> gatepay_tenancy::permissions::Permissions {
     let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[]);
     folder.tenant(&acme(), &format!("operations = {{ deny = ['{word}'] }}"));

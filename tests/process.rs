@@ -49,7 +49,7 @@ async fn files_become_a_proxy_that_answers_signed_requests() {
 }
 
 #[tokio::test]
-async fn all_that_is_in_flight_when_it_is_told_to_end_is_answered() {
+async fn requests_in_flight_at_the_end_signal_are_answered() {
     let upstream = Scripted::held();
     let folder = Folder::before(&upstream.url());
     let program = Program::serve(&folder).await;
@@ -78,7 +78,7 @@ async fn all_that_is_in_flight_when_it_is_told_to_end_is_answered() {
 }
 
 #[tokio::test]
-async fn asked_twice_it_ends_at_once_and_says_of_each_call_that_its_outcome_is_open() {
+async fn a_second_signal_ends_the_process_at_once_and_open_calls_are_answered_as_unknown() {
     let upstream = Scripted::held();
     let folder = Folder::before(&upstream.url());
     let program = Program::serve(&folder).await;
@@ -107,7 +107,7 @@ async fn asked_twice_it_ends_at_once_and_says_of_each_call_that_its_outcome_is_o
 }
 
 #[tokio::test]
-async fn signals_that_log_rotation_and_timers_send_do_not_kill_it() {
+async fn signals_of_log_rotation_and_timers_do_not_kill_the_process() {
     let gatepay = GatePay::now();
     let program = Program::serve(&Folder::before(&gatepay.url())).await;
     for signal in ["USR1", "USR2", "ALRM", "VTALRM", "IO", "PWR", "XFSZ"] {
@@ -129,7 +129,7 @@ async fn signals_that_log_rotation_and_timers_send_do_not_kill_it() {
 }
 
 #[tokio::test]
-async fn every_signal_that_asks_it_to_end_drains() {
+async fn every_ending_signal_drains_the_process() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     for signal in ["TERM", "INT", "QUIT"] {
@@ -142,7 +142,7 @@ async fn every_signal_that_asks_it_to_end_drains() {
 }
 
 #[tokio::test]
-async fn at_the_drains_deadline_it_leaves_and_the_next_still_knows_what_was_admitted() {
+async fn at_the_drains_deadline_the_process_ends_and_the_next_knows_the_admitted_requests() {
     let upstream = Scripted::held();
     let folder = Folder::before(&upstream.url());
     folder.edit(
@@ -165,7 +165,7 @@ async fn at_the_drains_deadline_it_leaves_and_the_next_still_knows_what_was_admi
     let line: Value = serde_json::from_str(out.trim()).expect("one access line");
     assert_eq!(line["outcome"], "unknown");
     match caller.await.expect("it did not panic") {
-        // A reset is no answer; if there was time for one, it says that nobody knows.
+        // A reset is no answer; if there was time for an answer, the answer states that the outcome is unknown.
         Err(_) => {}
         Ok(answer) => assert_eq!(answer.refused(), (504, "outcome_unknown")),
     }
@@ -175,7 +175,7 @@ async fn at_the_drains_deadline_it_leaves_and_the_next_still_knows_what_was_admi
 }
 
 #[tokio::test]
-async fn of_two_processes_with_one_state_folder_the_second_does_not_start() {
+async fn a_second_process_with_the_same_state_folder_does_not_start() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     let first = Program::serve(&folder).await;
@@ -191,7 +191,7 @@ async fn of_two_processes_with_one_state_folder_the_second_does_not_start() {
 }
 
 #[tokio::test]
-async fn what_one_process_admitted_the_next_does_not() {
+async fn a_request_admitted_by_one_process_is_refused_by_the_next() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     let clock = Clock::system();
@@ -214,7 +214,7 @@ async fn what_one_process_admitted_the_next_does_not() {
     assert_eq!(gatepay.count(), 1);
 }
 
-/// Signs as the README tells an integrator to, and sends with whatever arguments curl is given.
+/// Signs as the README tells an integrator to, and sends with the given arguments of curl.
 const BY_HAND: &str = r#"
 body='{"merchantTradeNo":"A-0001"}' timestamp="$(date +%s)000" nonce="byhand$$"
 signature=$(printf '%s\n%s\n%s\n' "$timestamp" "$nonce" "$body" | openssl dgst -sha512 -hmac "$SECRET" | sed 's/.* //')
@@ -261,14 +261,14 @@ async fn a_request_signed_by_hand_is_answered_over_either_version_of_http() {
 }
 
 #[tokio::test]
-async fn without_file_descriptors_it_waits_for_some_and_does_not_spin() {
+async fn without_file_descriptors_the_listener_waits_and_does_not_spin() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     let program = Program::serve(&folder).await;
     let id = program.id();
     let process = Pid::from_raw(i32::try_from(id).expect("a process id"));
-    // The admin side keeps its connection, so that it can still be asked.
+    // The admin client keeps its connection, so that it can still ask.
     let mut admin = Connection::open(program.admin).await;
     assert_eq!(figure(&mut admin, ACCEPT_ERRORS).await, 0);
     let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
@@ -306,7 +306,7 @@ async fn without_file_descriptors_it_waits_for_some_and_does_not_spin() {
 
 const ACCEPT_ERRORS: &str = "gatepay_proxy_accept_errors_total";
 
-/// A figure from the metrics, asked for on a connection that is open already.
+/// A figure of the metrics, over a connection that is open already.
 async fn figure(admin: &mut Connection, name: &str) -> u64 {
     let request = http::Request::get("/metrics").header("host", "admin");
     let answer = admin.send(request.body(http_body_util::Full::default()).unwrap());

@@ -117,7 +117,7 @@ async fn every_request_leaves_one_line_under_the_id_its_answer_has() {
 }
 
 #[tokio::test]
-async fn who_asks_for_a_head_only_and_gets_it_has_not_left() {
+async fn a_caller_that_gets_the_head_it_requested_has_not_left() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let answer = proxy.send(acme().get("/none").method(Method::HEAD)).await;
@@ -128,7 +128,7 @@ async fn who_asks_for_a_head_only_and_gets_it_has_not_left() {
 }
 
 #[tokio::test]
-async fn a_line_tells_what_an_operator_asks_first() {
+async fn an_access_line_answers_an_operators_first_questions() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let body = order("A-0001");
@@ -172,7 +172,7 @@ async fn a_callers_trace_is_logged_and_answered_and_goes_no_further() {
     let refused = proxy.send(traced(TRACE).secret("fake-other")).await;
     assert!(refused.headers.contains_key("traceresponse"));
 
-    // The caller will look for what it sampled; the other successes are left out.
+    // A caller will look for its sampled request; the other successes are left out.
     proxy.counts("access_lines_left_out_total 4").await;
     let lines = proxy.stop().await;
     assert_eq!(lines.len(), 2);
@@ -205,7 +205,7 @@ async fn only_routine_successes_are_sampled() {
     for id in &kept {
         assert!(lines.iter().any(|line| line["id"] == **id));
     }
-    // A quarter of 400 is 100; that it lies beyond these bounds happens once in ten million runs.
+    // A quarter of 400 is 100; a count beyond these bounds happens once in ten million runs.
     let reads = lines.len() - kept.len();
     assert!((55..=150).contains(&reads), "{reads}");
 }
@@ -228,7 +228,7 @@ async fn a_terminal_gets_lines_for_people() {
     assert_eq!(text.lines().count(), 1);
 }
 
-/// Sends this, waits until GatePay has it, resets the connection, and lets GatePay answer when the proxy has seen that.
+/// Sends this call, resets the connection once GatePay has the call, and lets GatePay answer after the proxy saw that.
 async fn leave_during(call: Call) -> (Vec<Value>, usize) {
     let upstream = Scripted::held();
     let proxy = Proxy::before_scripted(&upstream).start();
@@ -255,7 +255,7 @@ async fn a_write_ends_though_its_caller_left() {
 }
 
 #[tokio::test]
-async fn a_key_is_recorded_in_whatever_case_it_was_sent() {
+async fn a_key_is_recorded_in_any_letter_case() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let refund = |name: &str| A_REFUND.replace("refundRequestId", name);
@@ -278,7 +278,7 @@ async fn a_key_is_recorded_in_whatever_case_it_was_sent() {
             json!("R-0001"),
         ),
         (acme().post(&clear, "{}"), json!("7")),
-        // It is 7 to one reader and 7;8 to another.
+        // One parser may take the value as 7, another as 7;8.
         (acme().post(&unclear, "{}"), Value::Null),
     ];
     let mut keys = Vec::new();

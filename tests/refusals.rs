@@ -10,7 +10,7 @@ use http::Method;
 use std::process::Command;
 use tokio::task::spawn_blocking;
 
-/// What official clients read of a refusal: the body alone.
+/// The part of a refusal that official clients read: the body alone.
 fn facts(answer: &Answer) -> String {
     let (outcome, id) = (answer.outcome().unwrap(), answer.request_id());
     let wait = answer
@@ -80,7 +80,7 @@ async fn a_balance_that_cannot_be_had_is_no_answer_with_status_200() {
             acme().get(BALANCE).timestamp(&(T0 / 1000)),
             (401, "stale_timestamp"),
         ),
-        // Nothing is known of what this would answer.
+        // The answer of an unknown operation has no known form.
         (
             acme().get("/v1/pay/wallet/total_balances"),
             (404, "unknown_operation"),
@@ -300,7 +300,7 @@ async fn a_404_names_method_and_path_and_nothing_of_the_query() {
 }
 
 #[tokio::test]
-async fn what_only_the_institution_can_do_is_not_advised_to_a_tenant() {
+async fn a_tenants_refusal_advises_nothing_that_only_the_institution_can_do() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let call = acme().post("/v1/pay/checkout/refund", A_REFUND);

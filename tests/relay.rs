@@ -42,7 +42,7 @@ async fn status_headers_and_body_come_back_as_gatepay_sent_them() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_one_hop_or_to_gatepays_own_site_stays_here() {
+async fn hop_by_hop_headers_and_headers_of_gatepays_own_site_are_not_relayed() {
     let lines = "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nAlt-Svc: h3=\":443\"\r\n\
                  Strict-Transport-Security: max-age=1\r\nServer: openresty\r\n\
                  Connection: keep-alive, X-Hop\r\nConnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
@@ -56,7 +56,7 @@ async fn what_belongs_to_one_hop_or_to_gatepays_own_site_stays_here() {
 }
 
 #[tokio::test]
-async fn gatepay_cannot_forge_what_marks_an_answer_as_ours() {
+async fn gatepay_cannot_forge_the_headers_that_mark_the_proxys_own_answers() {
     let lines = "X-Gatepay-Proxy-Refusal: replayed\r\nX-GATEPAY-PROXY-OUTCOME: not-executed\r\n\
                  X-Request-Id: forged\r\nX-Request-Id: again\r\n";
     let upstream = Scripted::always(Then::Answer(answer("200 OK", lines, b"{}")));
@@ -67,7 +67,7 @@ async fn gatepay_cannot_forge_what_marks_an_answer_as_ours() {
 }
 
 #[tokio::test]
-async fn what_the_proxy_says_for_itself_is_said_once_whatever_gatepay_says() {
+async fn the_proxys_own_headers_appear_once_beside_any_of_gatepays() {
     let lines = "RateLimit: \"gw\";r=999999\r\nratelimit-policy: \"gw\";q=1\r\nRateLimit-Limit: 7\r\n\
                  RateLimit-Remaining: 7\r\nX-RateLimit-Limit: 7\r\nX-Rate-Limit-Reset: 7\r\n\
                  TraceResponse: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
@@ -195,7 +195,7 @@ async fn a_long_answer_that_is_cut_is_never_taken_for_a_whole_one() {
 }
 
 #[tokio::test]
-async fn nor_by_a_caller_that_knows_neither_chunks_nor_keeping_alive() {
+async fn a_cut_answer_is_visibly_broken_for_a_caller_without_chunks_and_keep_alive() {
     assert_shows_every_cut("HTTP/1.0").await;
 }
 
@@ -216,8 +216,8 @@ async fn assert_shows_every_cut(version: &str) {
 }
 
 #[tokio::test]
-async fn nor_by_a_caller_that_took_too_long_to_read_it() {
-    // More than all buffers between here and there hold.
+async fn a_cut_answer_is_visibly_broken_for_a_caller_that_read_too_slowly() {
+    // More bytes than all buffers on the path hold.
     let body = vec![b'x'; 24 << 20];
     let mut wire = chunks(&body, 1 << 20);
     wire.extend_from_slice(b"0\r\n\r\n");
@@ -235,13 +235,13 @@ async fn nor_by_a_caller_that_took_too_long_to_read_it() {
         caller.write(request.replace("HTTP/1.1", version)).await;
         proxy.counts("readers_stalled_total 1").await;
         proxy.counts("connections 0").await;
-        // It is not left to the system to send what is left for as long as it likes.
+        // The proxy does not leave the rest to the system for unlimited time.
         assert!(caller.rest().await.is_err(), "{version}: it is reset");
     }
 }
 
 #[tokio::test]
-async fn what_ends_with_its_connection_ends_it_whatever_the_caller_would_keep() {
+async fn an_answer_that_ends_with_its_connection_closes_the_callers_connection() {
     let mut wire = chunks(&vec![b'x'; 200 << 10], 1 << 14);
     wire.extend_from_slice(b"0\r\n\r\n");
     let upstream = Scripted::always(Then::Answer(wire));
@@ -257,7 +257,7 @@ async fn what_ends_with_its_connection_ends_it_whatever_the_caller_would_keep() 
     assert!(head.contains("connection: close"), "{head}");
 }
 
-/// Whether a client can tell that something is missing: by the connection's end, by the length, or by the last chunk.
+/// Whether a client can detect a missing part: by the connection's end, by the length, or by the last chunk.
 fn shows_the_cut(all: &io::Result<Vec<u8>>) -> bool {
     let Ok(all) = all else { return true };
     let end = all.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Whoever asks for a reload does not wait for this.
+/// The polling interval, far longer than a test that asks for its reloads.
 const NEVER: &str = "poll_ms = 3_600_000";
 const SOON: &str = "poll_ms = 100";
 
@@ -20,7 +20,7 @@ async fn status(program: &Program, shop: &Shop) -> u16 {
     answer.status
 }
 
-/// Waits until a shop's calls are answered like this; gives how long it took.
+/// Waits until a shop's calls get this status; returns the time this took.
 async fn becomes(program: &Program, shop: &Shop, wanted: u16) -> Duration {
     let begun = Instant::now();
     while status(program, shop).await != wanted {
@@ -79,7 +79,7 @@ async fn a_hang_up_is_a_reload_and_not_the_end() {
 }
 
 #[tokio::test]
-async fn whoever_asks_for_a_reload_is_told_what_it_changed() {
+async fn the_answer_to_a_reload_lists_the_changes() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);
     let program = Program::serve(&folder).await;
@@ -133,7 +133,7 @@ const BAD: [Bad; 5] = [
 ];
 
 #[tokio::test]
-async fn what_is_wrong_changes_nothing_and_says_file_line_and_key() {
+async fn a_wrong_file_changes_nothing_and_is_reported_with_file_line_and_key() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);
     let program = Program::serve(&folder).await;
@@ -175,7 +175,7 @@ async fn what_is_wrong_changes_nothing_and_says_file_line_and_key() {
 }
 
 #[tokio::test]
-async fn an_emptied_folder_turns_nobody_off_until_somebody_says_that_it_is_meant() {
+async fn an_emptied_folder_removes_no_tenant_until_the_change_is_confirmed() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, SOON);
     for number in 0..12 {
@@ -242,7 +242,7 @@ async fn suspended_ahead(program: &Program) -> (Value, String) {
 }
 
 #[tokio::test]
-async fn who_is_suspended_does_not_wait_until_other_files_are_mended() {
+async fn a_suspension_does_not_wait_until_other_files_are_corrected() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, SOON);
     let program = Program::serve(&folder).await;
@@ -264,7 +264,7 @@ async fn who_is_suspended_does_not_wait_until_other_files_are_mended() {
     let seen = program.admin("GET", "/tenants/acme").await.json();
     assert_eq!(seen["standing"], "suspended");
 
-    // What was taken at once is not given back at once, nor because the file that took it is broken or gone.
+    // Access withdrawn at once is not granted at once, nor after the withdrawing file breaks or disappears.
     for spoil in [
         |folder: &Folder| folder.tenant(&acme(), SHARED),
         |folder: &Folder| folder.file("tenants.d/acme.toml", "id = "),
@@ -274,7 +274,7 @@ async fn who_is_suspended_does_not_wait_until_other_files_are_mended() {
         assert_eq!(program.reload("").await.0, 422);
         assert_eq!(status(&program, &acme()).await, 403);
     }
-    // Its own secret may be gone already.
+    // Its own secret may be removed already.
     folder.tenant(&acme(), "");
     folder.tenant(&globex(), "standing = 'suspended'");
     folder.remove("secrets/globex.key");
@@ -367,7 +367,7 @@ async fn a_key_ends_by_a_table_that_is_wrong_in_every_other_key_and_not_by_its_a
     let program = Program::serve(&folder).await;
     let good = fs::read_to_string(folder.path("tenants.d/globex.toml")).unwrap();
 
-    // Half of a move: the key is gone from its own file, and nothing says that it ended.
+    // Half of a move: the key is gone from its own file, and no file says that it ended.
     let moved = good.replace(globex().client_id, "client-other");
     folder.file("tenants.d/globex.toml", &moved);
     folder.tenant(&acme(), "limits = { requests_per_second = 0 }");
@@ -391,7 +391,7 @@ async fn a_key_ends_by_a_table_that_is_wrong_in_every_other_key_and_not_by_its_a
 }
 
 #[tokio::test]
-async fn who_is_suspended_does_not_wait_until_another_change_is_confirmed() {
+async fn a_suspension_does_not_wait_until_another_change_is_confirmed() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);
     folder.secret("audit", "fake-audit-key-0123456789abcdef");
@@ -411,7 +411,7 @@ async fn who_is_suspended_does_not_wait_until_another_change_is_confirmed() {
     assert_eq!(changed[1], Value::Null, "what is left to confirm: {said}");
     let (code, again) = program.reload("").await;
     assert_eq!((code, &again["plan"]["hash"]), (409, &said["plan"]["hash"]));
-    // What is at work is what the files would say without the change that waits.
+    // The configuration in force is the configuration of the files without the waiting change.
     let at_work = async || program.admin("GET", "/-/reload").await.json()["hash"].clone();
     let ahead = at_work().await;
     folder.file("tenants.d/globex.toml", &before);
@@ -436,7 +436,7 @@ async fn who_is_suspended_does_not_wait_until_another_change_is_confirmed() {
 }
 
 #[tokio::test]
-async fn what_waits_for_the_next_start_is_said() {
+async fn keys_that_take_effect_after_a_restart_are_listed() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);
     let program = Program::serve(&folder).await;
@@ -459,7 +459,7 @@ async fn what_waits_for_the_next_start_is_said() {
 }
 
 #[tokio::test]
-async fn with_a_token_only_who_has_it_may_reload_and_see() {
+async fn with_a_token_only_its_holder_may_reload_and_read_the_status() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);
     folder.secret("admin", "fake-admin-token");
@@ -492,7 +492,7 @@ async fn with_a_token_only_who_has_it_may_reload_and_see() {
 }
 
 #[tokio::test]
-async fn without_a_token_only_this_machine_may_and_no_page_in_its_browser() {
+async fn without_a_token_only_this_machine_may_reload_and_no_page_in_its_browser() {
     let gatepay = GatePay::now();
     let open = folder(&gatepay, NEVER);
     let program = Program::serve(&open).await;
@@ -704,9 +704,9 @@ async fn no_series_of_a_tenant_is_left_once_it_is_removed() {
     assert!(!series().await.is_empty(), "they come with it");
 }
 
-/// What `rounds` reloads in a row looked like from outside.
+/// Observations from outside during `rounds` reloads in a row.
 struct Seen {
-    /// The longest it took from a change of the files to an answer that shows it.
+    /// The longest time from a change of the files to an answer that shows it.
     slowest: Duration,
     steady: Tally,
     hasty: Tally,
@@ -716,7 +716,7 @@ struct Seen {
 const RATE: u32 = 40;
 const BURST: u32 = 20;
 
-/// Reloads under load, every second one of them invalid: globex calls steadily, acme more than it may.
+/// Reloads under load, every second of them invalid: globex calls steadily, acme more than its limit allows.
 async fn reload_under_load(proxy: &str, rounds: u32) -> Seen {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, proxy);
@@ -786,7 +786,7 @@ impl Seen {
     }
 }
 
-/// A tenth of the reloads, twenty times as fast, and without a bound on the time until each is seen but patience; the
+/// A tenth of the reloads, twenty times as fast, with no bound on the time of a reload except the test's patience; the
 /// whole form runs on request.
 #[tokio::test]
 async fn ten_reloads_under_load_half_of_them_invalid_fail_no_request_and_refill_no_bucket() {

@@ -12,7 +12,7 @@ fn status(status: u16) -> InjectedFault {
     }
 }
 
-/// What passes by itself, and is worth another try.
+/// Transient faults, after which a retry makes sense.
 fn passing() -> Vec<InjectedFault> {
     vec![
         InjectedFault::ResetBeforeReading,
@@ -62,7 +62,7 @@ async fn a_read_that_fails_in_passing_is_repeated_signed_anew() {
 }
 
 #[tokio::test]
-async fn a_read_that_keeps_failing_gets_what_came_last() {
+async fn a_read_that_keeps_failing_gets_the_last_answer() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     gatepay.inject(InjectedFault::ResetAfterExecuting.times(2));
@@ -79,7 +79,7 @@ async fn a_read_that_keeps_failing_gets_what_came_last() {
 }
 
 #[tokio::test]
-async fn what_changes_something_is_not_repeated_once_it_was_written() {
+async fn a_write_call_is_not_repeated_once_a_byte_was_written() {
     for fault in passing() {
         let gatepay = GatePay::start();
         let proxy = Proxy::before(&gatepay).start();

@@ -77,7 +77,7 @@ async fn a_tenant_may_be_held_to_a_new_nonce_for_every_request() {
 }
 
 #[tokio::test]
-async fn of_many_copies_at_once_one_is_acted_on() {
+async fn one_of_many_simultaneous_copies_is_executed() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     let call = acme().post(CREATE, order("A-0001")).nonce("same");
@@ -105,10 +105,10 @@ async fn two_tenants_may_choose_the_same_stamp() {
     }
 }
 
-/// It crashes, and what it left is found by a clock that is an hour behind: the guard lasts until nothing from before is
+/// The process crashes, and the next process has a clock an hour behind: the guard lasts until no stamp from before is
 /// fresh.
 #[tokio::test]
-async fn what_was_admitted_before_a_crash_by_a_later_clock_is_not_admitted_again() {
+async fn a_request_admitted_by_a_later_clock_before_a_crash_is_not_admitted_again() {
     let upstream = Scripted::body(r#"{"status":"SUCCESS","code":"000000","data":{}}"#);
     let [running, left] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let start = |clock: &Clock, folder: &Path| {

@@ -23,14 +23,14 @@ const WORDS: [&str; 12] = [
     "list_fee_rules",
 ];
 
-/// What `proxy.toml` and a tenant's file say about operations.
+/// The parts of `proxy.toml` and of a tenant's file that concern operations.
 #[derive(Debug)]
 struct Said {
     /// Operations turned on or off.
     switched: Vec<(&'static str, bool)>,
-    /// Operations added: what tenants call, and where it leads.
+    /// Operations added: the tenants' path, and its destination.
     added: Vec<(String, String)>,
-    /// Those of the institution's own that are said to be the tenants'.
+    /// The institution's own operations that the configuration opens to tenants.
     opened: Vec<String>,
     allow: Vec<&'static str>,
     deny: Vec<&'static str>,
@@ -153,7 +153,7 @@ merchant_path = '{from}'\ninstitution_path = '{to}'\n"
     }
 }
 
-/// Mostly files that are fine; some that reach for more.
+/// Mostly valid files; some that open more.
 fn configurations() -> impl Strategy<Value = Said> {
     let own: Vec<(String, String)> = own_paths();
     let names: Vec<String> = own.iter().map(|(name, _)| name.clone()).collect();

@@ -16,7 +16,7 @@ fn create() -> Call {
     acme().post(CREATE, order("A-0001"))
 }
 
-/// What is said to have become of the call.
+/// The reported outcome of the call.
 fn observed(answer: &Answer) -> Value {
     assert_eq!(answer.refused(), (504, "outcome_unknown"));
     answer.json()["data"]["observed"].clone()
@@ -62,7 +62,7 @@ async fn a_lost_call_that_gatepay_carried_out_is_found_with_its_order() {
 }
 
 #[tokio::test]
-async fn a_call_is_looked_up_by_its_key_in_whatever_case_it_was_sent() {
+async fn a_call_is_looked_up_by_its_key_in_any_letter_case() {
     for (name, query) in [
         ("MerchantTradeNo", ""),
         ("MERCHANTTRADENO", "?"),
@@ -89,7 +89,7 @@ async fn every_call_that_has_a_look_up_is_looked_up_by_its_own_key() {
 }
 
 #[tokio::test]
-async fn it_is_looked_up_in_the_forms_that_the_documentation_prints_too() {
+async fn a_lost_call_is_looked_up_in_the_forms_of_the_documentation_too() {
     every_call_is_looked_up(AnswerForms::Documentation).await;
 }
 
@@ -165,7 +165,7 @@ async fn an_order_is_found_by_a_query_that_wraps_it_and_by_one_that_does_not() {
 }
 
 #[tokio::test]
-async fn what_gatepay_does_not_have_may_still_be_under_way() {
+async fn a_call_that_gatepay_does_not_have_may_still_be_under_way() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(one_question).start();
     for (call, advice) in [
@@ -188,7 +188,7 @@ async fn what_gatepay_does_not_have_may_still_be_under_way() {
 }
 
 #[tokio::test]
-async fn gatepay_is_asked_again_for_it_may_come_late() {
+async fn gatepay_is_asked_again_because_a_call_may_arrive_late() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.upstream.resolve = Duration::from_secs(3))
@@ -198,7 +198,7 @@ async fn gatepay_is_asked_again_for_it_may_come_late() {
     let request = create().request(&proxy.clock);
     let answer = tokio::spawn(async move { caller.send(request).await });
     until("the first question was asked", || gatepay.count() == 2).await;
-    // What a slow GatePay does meanwhile.
+    // This second create stands for the late execution by a slow GatePay.
     assert_eq!(proxy.send(create()).await.status, 200);
     let answer = answer.await.unwrap();
     assert_eq!(observed(&answer), "found");
@@ -206,7 +206,7 @@ async fn gatepay_is_asked_again_for_it_may_come_late() {
 }
 
 #[tokio::test]
-async fn an_order_of_that_number_at_another_price_is_another_calls() {
+async fn an_order_with_the_same_number_at_another_price_is_not_the_lost_call() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(one_question).start();
     let dearer = order("A-0001").replace("1.21", "5.00");

@@ -1,4 +1,4 @@
-//! A restart on sockets that outlive the process: nobody is refused, nothing is forwarded twice.
+//! A restart on sockets that outlive the process: no caller is refused, no request is forwarded twice.
 
 use crate::support::program::{Folder, Launcher, Program};
 use crate::support::scripted::Scripted;
@@ -63,7 +63,7 @@ fn call(
 }
 
 #[tokio::test]
-async fn whoever_started_it_is_told_how_far_along_it_is() {
+async fn the_service_manager_is_notified_of_each_stage() {
     let folder = Folder::before(UNUSED);
     let launcher = Launcher::bind();
     let program = launcher.start(&folder).serving().await;
@@ -92,18 +92,18 @@ async fn whoever_started_it_is_told_how_far_along_it_is() {
 }
 
 #[tokio::test]
-async fn restarts_and_reloads_under_load_fail_nobody() {
+async fn restarts_and_reloads_under_load_fail_no_request() {
     // Two restarts, four reloads and 4,000 requests; the next test has ten, fifty and 200,000.
     println!("{}", change_under_load(2, 2, 4_000).await);
 }
 
 #[tokio::test]
 #[ignore = "takes minutes: ten restarts and fifty reloads under 200,000 requests"]
-async fn nor_do_ten_and_fifty() {
+async fn ten_restarts_and_fifty_reloads_under_load_fail_no_request() {
     println!("{}", change_under_load(10, 5, 200_000).await);
 }
 
-/// Spreads restarts over the load, and so many reloads before each.
+/// Spreads restarts over the load, and this many reloads before each.
 async fn change_under_load(restarts: usize, reloads: usize, calls: usize) -> String {
     let most = 4 * calls + 100_000;
     let upstream = Counting::start(most);
@@ -146,8 +146,8 @@ async fn change_under_load(restarts: usize, reloads: usize, calls: usize) -> Str
     format!("{restarts} restarts, {reloads} reloads, {report:?}")
 }
 
-/// Gives a tenant another limit, and waits until that is the process's so manieth generation. It is told so by a signal,
-/// or finds it by itself.
+/// Gives a tenant another limit, and waits until the process has reached this generation. A signal triggers the reload,
+/// or the process detects the change by polling.
 async fn reload_with(folder: &Folder, program: &Program, number: usize) {
     let limit = 100_000 + number;
     folder.tenant(

@@ -1,5 +1,5 @@
-//! The real binary ends in the middle of load, in order or not, and everything that was said to it is said again to the
-//! next one: nothing that was forwarded is forwarded again.
+//! The real binary ends in the middle of load, in order or not, and all requests sent to it are sent again to the next
+//! process: no forwarded request is forwarded again.
 
 use crate::support::program::{Folder, Program, printed};
 use crate::support::scripted::Scripted;
@@ -17,12 +17,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// A signed request as somebody on the way could have kept it.
+/// A signed request as an attacker on the path could have kept it.
 type Captured = Request<Full<Bytes>>;
 
 struct Load {
     callers: usize,
-    /// How many requests are forwarded before the end comes.
+    /// How many requests are forwarded before the process ends.
     forwarded: usize,
     future_ms: u64,
 }
@@ -70,7 +70,7 @@ async fn orderly(load: &Load) {
     let replayed = answers.get("replayed").copied().unwrap_or(0);
     assert!(replayed >= load.forwarded, "{answers:?}");
     once_each(&upstream);
-    // Without a guard: what the first admitted is known.
+    // No guard is needed: the replay memory of the first process is known.
     let fresh = acme().post(QUERY, BY_NUMBER).request(&Clock::system());
     let answer = Connection::open(second.address).await.send(fresh).await;
     assert_eq!(answer.refused(), (200, "not refused"));
@@ -87,7 +87,7 @@ async fn killed(load: &Load) {
 
     let second = Program::serve(&folder).await;
     let started = killed.elapsed();
-    // In the midst of the guard, and when it is over.
+    // In the midst of the guard, and when the guard is over.
     let answers = say_again(second.address, &captured).await;
     assert!(answers.contains_key("starting"), "{answers:?}");
     let mut connection = Connection::open(second.address).await;
@@ -102,7 +102,7 @@ async fn killed(load: &Load) {
     let outage = killed.elapsed();
     println!("killed, served again after {outage:?}, of which {started:?} are the start");
     let guard = Duration::from_millis(load.future_ms);
-    // The guard begins with the start; what a busy machine takes to ask and to answer is not its.
+    // The guard begins with the start; the time of a busy machine to ask and to answer is extra.
     assert!(
         outage <= started + guard + Duration::from_secs(1),
         "{outage:?}"
@@ -116,14 +116,14 @@ async fn killed(load: &Load) {
     once_each(&upstream);
 }
 
-/// A folder of configuration in which `state` is not there yet, and whose guard is short.
+/// A configuration folder in which `state` does not exist yet, and whose guard is short.
 fn unmarked(upstream: &Scripted) -> Folder {
     let folder = Folder::never_marked(&upstream.url(), INSTITUTION_SECRET, &[acme()]);
     folder.proxy("timestamp = { future_ms = 1500 }");
     folder
 }
 
-/// A refund that a process executes with this folder, once it does not have to wait. It ends in order then.
+/// A refund that a process with this folder executes, once the guard is over. The process then ends in order.
 async fn executes(folder: &Folder, upstream: &Scripted, number: &str) -> Captured {
     let program = Program::serve(folder).await;
     let before = upstream.count();
@@ -143,7 +143,7 @@ async fn executes(folder: &Folder, upstream: &Scripted, number: &str) -> Capture
     request
 }
 
-/// A process with this folder executes none of these again, neither at once nor when it is ready.
+/// A process with this folder executes none of these requests again, neither at once nor when it is ready.
 async fn executes_nothing_again(folder: &Folder, upstream: &Scripted, sent: &[&Captured]) {
     let program = Program::serve(folder).await;
     let before = upstream.count();
@@ -165,14 +165,14 @@ async fn executes_nothing_again(folder: &Folder, upstream: &Scripted, sent: &[&C
 }
 
 #[tokio::test]
-async fn what_was_served_without_a_state_folder_is_not_executed_again_with_one() {
+async fn a_request_served_without_a_state_folder_is_not_executed_again_with_one() {
     let upstream = answering();
     let folder = unmarked(&upstream);
     folder.edit("proxy.toml", "state_dir = 'state'", "");
     let without = executes(&folder, &upstream, "R-0001").await;
     folder.proxy("state_dir = 'state'");
     executes_nothing_again(&folder, &upstream, &[&without]).await;
-    // Nor with another one, or the same by another configuration.
+    // Nor with another folder, or the same folder by another configuration.
     folder.edit(
         "proxy.toml",
         "state_dir = 'state'",
@@ -188,7 +188,7 @@ async fn what_was_served_without_a_state_folder_is_not_executed_again_with_one()
 }
 
 #[tokio::test]
-async fn what_was_served_elsewhere_meanwhile_is_not_executed_again() {
+async fn a_request_served_elsewhere_meanwhile_is_not_executed_again() {
     let upstream = answering();
     let folder = unmarked(&upstream);
     let here = executes(&folder, &upstream, "R-0001").await;
@@ -213,7 +213,7 @@ async fn a_state_folder_that_is_restored_from_a_copy_executes_nothing_again() {
     fs::remove_dir_all(&state).unwrap();
     copy_all(&copy, &state);
     executes_nothing_again(&folder, &upstream, &[&first, &second]).await;
-    // Into the folder that is there, file by file.
+    // Into the existing folder, file by file.
     let third = executes(&folder, &upstream, "R-0003").await;
     copy_all(&copy.join("."), &state);
     executes_nothing_again(&folder, &upstream, &[&first, &second, &third]).await;
@@ -235,7 +235,7 @@ async fn a_state_folder_that_is_moved_hands_its_memory_over() {
 }
 
 #[tokio::test]
-async fn who_loses_its_state_folder_while_it_serves_admits_nothing_more() {
+async fn a_process_that_loses_its_state_folder_admits_no_more_requests() {
     let upstream = answering();
     let folder = Folder::before(&upstream.url());
     folder.proxy("timestamp = { future_ms = 0 }");
@@ -254,7 +254,7 @@ async fn who_loses_its_state_folder_while_it_serves_admits_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_state_folder_that_is_open_to_everybody_is_refused_with_what_to_do() {
+async fn a_world_accessible_state_folder_is_refused_with_a_remedy() {
     let folder = Folder::before(UNUSED);
     let state = folder.path("state");
     let refused = |says: &str| {
@@ -307,7 +307,7 @@ fn folder(url: &str, future_ms: u64) -> Folder {
 }
 
 impl Load {
-    /// Calls from all callers at once, which they do until the program ends; comes back in the midst of it.
+    /// Calls from all callers at once, until the program ends; returns while the calls go on.
     async fn begin(
         &self,
         folder: &Folder,
@@ -318,7 +318,7 @@ impl Load {
         for caller in 0..self.callers {
             callers.spawn(call_until_it_breaks(program.address, caller));
         }
-        // On a busy machine that may take a while, but it goes on.
+        // On a busy machine that may take a while, but the count still grows.
         while let before = upstream.count()
             && before < self.forwarded
         {
@@ -342,14 +342,14 @@ async fn call_until_it_breaks(address: SocketAddr, caller: usize) -> Vec<Capture
     said
 }
 
-/// Says all of it again, and counts what is answered.
+/// Sends all requests again, and counts the answers.
 async fn say_again(address: SocketAddr, captured: &[Captured]) -> HashMap<String, usize> {
     let mut answers = HashMap::new();
     let mut connection = Connection::open(address).await;
     for request in captured {
         let answer = connection.send(request.clone()).await;
         if answer.refusal().is_some() {
-            // It may have been executed, so it is not said not to have been.
+            // The request may have been executed, so its outcome is not `not-executed`.
             assert_eq!(answer.outcome(), Some("unknown"), "{:?}", answer.refused());
             let look_up = "ask POST /v1/pay/order/query by merchantTradeNo ";
             assert!(answer.message().contains(look_up), "{}", answer.message());

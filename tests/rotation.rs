@@ -82,7 +82,7 @@ async fn a_tenants_key_is_replaced_under_load_and_it_is_known_when_the_old_one_i
     new.more(50).await;
     let (still, more) = used().await;
     assert_eq!(still, first, "nobody uses it any more");
-    // Those under way at the first look were counted then, and answered after it.
+    // Requests under way at the first look were counted then, and answered after the look.
     assert!(more.0 >= second.0 + 40, "{second:?}, then {more:?}");
     let series = r#"{client_id="client-acme",tenant="acme"}"#;
     let count = program
@@ -94,7 +94,7 @@ async fn a_tenants_key_is_replaced_under_load_and_it_is_known_when_the_old_one_i
         .await;
     assert!(last.parse::<u64>().unwrap() > 1_700_000_000);
 
-    // So it is safe to revoke.
+    // The first key can now be revoked safely.
     let one_key = TWO_KEYS.replacen(
         "[[credential]]\nclient_id = 'client-acme'\nsecret = { file = '../secrets/acme.key' }\n",
         "",
@@ -119,7 +119,7 @@ async fn a_tenants_key_is_replaced_under_load_and_it_is_known_when_the_old_one_i
 }
 
 #[tokio::test]
-async fn everybody_is_listed_without_a_secret() {
+async fn all_tenants_are_listed_without_a_secret() {
     let gatepay = GatePay::now();
     let folder = Folder::before(&gatepay.url());
     folder.proxy(NEVER);

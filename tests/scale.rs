@@ -1,9 +1,9 @@
-//! Many tenants, in the real binary: how soon it starts, how much memory each takes, how long a change of one takes, what
-//! other callers feel of that, and what looking at the files costs.
+//! Many tenants, in the real binary: startup time, memory per tenant, time of a change of one tenant, latency of other
+//! callers during changes, and CPU time of the check of the files.
 //!
-//! The long form has 100,000 of them, and wants a release build and a machine that does nothing else:
-//! `cargo test --release -p gatepay-proxy --test proxy scale:: -- --ignored --nocapture`. It takes some minutes, and prints a
-//! line for each promise: PASS or FAIL, what was seen, and what is allowed.
+//! The long form has 100,000 tenants, and needs a release build and an otherwise idle machine: `cargo test --release -p
+//! gatepay-proxy --test proxy scale:: -- --ignored --nocapture`. The long form takes some minutes, and prints a line
+//! for each promise: PASS or FAIL, the measured value, and the allowed value.
 
 use crate::support::program::{Folder, Program};
 use crate::support::*;
@@ -16,26 +16,26 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-/// Held by whoever measures times.
+/// Held by tests that measure times.
 static ALONE: Mutex<()> = Mutex::const_new(());
-/// What one idle tenant may take, its series in metrics counted apart.
+/// The most bytes of an idle tenant, without its series in metrics.
 const BYTES_PER_TENANT: usize = 1_536;
 const START: Duration = Duration::from_secs(5);
 const RELOAD: Duration = Duration::from_secs(1);
-/// How much later the slowest thousandth of requests may be answered while tenants change.
+/// The most that the 99.9th percentile of latency may rise while tenants change.
 const FELT: Duration = Duration::from_millis(5);
-/// Of a core, in percent.
+/// The most CPU time of the file check, in percent of a core.
 const LOOKING: f64 = 2.0;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
     /// A file for each tenant.
     Files,
-    /// One file with all.
+    /// A single file with all tenants.
     OneFile,
 }
 
-/// A folder with this many tenants besides acme and globex, none of which has series of its own.
+/// A folder with this many tenants besides acme and globex; none of these tenants has series of its own.
 fn folder_of(tenants: usize, layout: Layout, url: &str) -> Folder {
     let folder = Folder::before(url);
     folder.proxy("metrics = { max_tenants = 0 }");
@@ -64,7 +64,7 @@ fn folder_of(tenants: usize, layout: Layout, url: &str) -> Folder {
     folder
 }
 
-/// Bytes in memory: `VmRSS` now, `VmHWM` at most so far.
+/// Memory in bytes: `VmRSS` is the present value, `VmHWM` the peak.
 fn memory(program: &Program, which: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
     let mut lines = status.lines();
@@ -73,19 +73,19 @@ fn memory(program: &Program, which: &str) -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
-/// How long the thread that looks at the files has run so far.
+/// CPU time so far of the thread that checks the files.
 fn looked(program: &Program) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{}/task", program.id())).unwrap();
     let said = |task: &Path, file| fs::read_to_string(task.join(file)).unwrap_or_default();
     let mut tasks = tasks.map(|task| task.unwrap().path());
     let thread = tasks.find(|task| said(task, "comm").trim() == "reload");
-    // Nanoseconds that it ran, that it waited, and how often it did.
+    // Nanoseconds of running, nanoseconds of waiting, and the number of time slices.
     let ran = said(&thread.unwrap(), "schedstat");
     let ran = ran.split(' ').next().unwrap().parse();
     Duration::from_nanos(ran.unwrap())
 }
 
-/// What part of a core looking takes, from the end of one look to the end of the next but one.
+/// The file check's share of a core, from the end of one check to the end of the next but one.
 async fn share_of_looking(program: &Program) -> f64 {
     const QUIET: Duration = Duration::from_secs(1);
     let mut ends = Vec::new();
@@ -107,7 +107,7 @@ async fn share_of_looking(program: &Program) -> f64 {
     took.as_secs_f64() / (end - begin).as_secs_f64()
 }
 
-/// Changes one tenant, and waits until a reload has taken it up.
+/// Changes one tenant, and waits until a reload has applied the change.
 async fn change(folder: &Folder, program: &Program, number: usize, burst: u32) -> Duration {
     let name = format!("tenants.d/shop-{number:06}.toml");
     let text = fs::read_to_string(folder.path(&name)).unwrap();
@@ -142,7 +142,7 @@ impl Callers {
         Self(connections)
     }
 
-    /// Reads by acme, evenly, so many a second by each: how long each took from when it was due.
+    /// Reads by acme at an even rate per caller: the latency of each, from the time at which the read was due.
     async fn call(&mut self, lasting: Duration) -> Vec<Duration> {
         let mut callers = JoinSet::new();
         for (caller, mut connection) in (0_u32..).zip(self.0.drain(..)) {
@@ -182,7 +182,7 @@ fn at(times: &mut [Duration], part: f64) -> Duration {
     times[index.min(times.len() - 1)]
 }
 
-/// How long calls took while nothing changed, while tenants did, and how long those changes took.
+/// Latencies without changes, latencies during changes of tenants, and the duration of those changes.
 #[derive(Default)]
 struct Felt {
     quiet: Vec<Duration>,
@@ -190,10 +190,10 @@ struct Felt {
     changes: Vec<Duration>,
 }
 
-/// By turns nothing changes and, as often as it goes, one tenant does: whatever else happens on the machine meets both.
+/// Alternates rounds without changes and rounds of constant changes, so that other load on the machine meets both.
 async fn feel(folder: &Folder, program: &Program, rounds: u32, round: Duration) -> Felt {
     let mut callers = Callers::of(program).await;
-    // Not measured: connections and caches are as they are later.
+    // A first round without measuring warms connections and caches.
     callers.call(round).await;
     let mut felt = Felt::default();
     let mut burst = 1_000;
@@ -212,7 +212,7 @@ async fn feel(folder: &Folder, program: &Program, rounds: u32, round: Duration) 
     felt
 }
 
-/// What was promised, a line each.
+/// The promises, a line each.
 #[derive(Default)]
 struct Promises {
     broken: Vec<String>,
@@ -290,7 +290,7 @@ async fn a_hundred_thousand_tenants_in_files() {
     assert!(promises.broken.is_empty(), "{:#?}", promises.broken);
 }
 
-/// Nothing is promised of this: one file is read by one thread, and what parsing it takes is not given back whole.
+/// No promise covers this form: one thread reads the single file, and parsing does not give back all its memory.
 #[tokio::test]
 #[ignore = "a minute, and figures only in a release build on a quiet machine"]
 async fn a_hundred_thousand_tenants_in_one_file() {
@@ -306,9 +306,9 @@ async fn a_hundred_thousand_tenants_in_one_file() {
     );
 }
 
-/// Reduced: 15,000 tenants instead of 100,000, and nothing that is a matter of time is judged. What the first 5,000 take is
-/// left out of their memory, since what a process takes at once would weigh on each of so few; and they may take half as
-/// much again.
+/// Reduced: 15,000 tenants instead of 100,000, and no judgment of times. The memory of the first 5,000 tenants is left
+/// out, since the fixed memory of a process would weigh on each of so few tenants; and a tenant may take half as much
+/// again.
 #[tokio::test]
 async fn ten_thousand_more_tenants_are_small_and_one_changes_under_load() {
     let gatepay = GatePay::now();
@@ -323,7 +323,7 @@ async fn ten_thousand_more_tenants_are_small_and_one_changes_under_load() {
     assert!(looked(&many) > Duration::ZERO);
 }
 
-/// One changes without the others being read again; a list has a thousand at a time, and everybody once.
+/// A tenant changes without a reading of the other files; a list has a thousand tenants a page, and each tenant once.
 #[tokio::test]
 async fn of_more_than_a_thousand_tenants_one_changes_and_each_is_on_one_page() {
     let folder = folder_of(1_999, Layout::Files, UNUSED);

@@ -12,14 +12,14 @@ use crate::metrics::{config, dashboard, read};
 use crate::support::program::{Folder, Program};
 use crate::support::*;
 
-/// A real Prometheus. It is killed when the test ends.
+/// A real Prometheus, killed when the test ends.
 struct Prometheus {
     child: Child,
     address: SocketAddr,
 }
 
 impl Prometheus {
-    /// Starts it with the example configuration, for a proxy that is there and more often than in life.
+    /// Starts Prometheus with the example configuration, for a running proxy and with a shorter scrape interval.
     fn scraping(admin: SocketAddr, folder: &Folder) -> Option<Self> {
         let rules = config("prometheus/rules.yml").canonicalize().unwrap();
         let example = read("prometheus/prometheus.yml");
@@ -48,7 +48,7 @@ impl Prometheus {
             .and_then(|line| line.rsplit_once('='))
             .unwrap();
         let address = address.parse().unwrap();
-        // What else it says is read, so that it is not held up.
+        // The rest of the output is read, so that a full pipe does not block Prometheus.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Self { child, address })
     }
@@ -81,13 +81,13 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // Prometheus has no data to lose.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Some of everything, again and again, so that there are rates.
+/// Requests of every kind, repeated, so that there are rates.
 async fn load(program: &Program, gatepay: &GatePay, round: usize) {
     let clock = gatepay_proxy::process::clock::Clock::system();
     let create = |shop: Shop, n: usize| shop.post(CREATE, order(&format!("S-{round}-{n}")));
@@ -111,7 +111,7 @@ async fn load(program: &Program, gatepay: &GatePay, round: usize) {
     }
 }
 
-/// A query of the dashboard, with what Grafana puts in for its variables.
+/// A query of the dashboard, with Grafana's values for its variables.
 fn filled_in(query: &str) -> String {
     query
         .replace("$__rate_interval", "5s")
@@ -135,10 +135,10 @@ async fn a_real_prometheus_has_an_answer_to_all_that_the_dashboard_and_the_rules
     };
     let began = Instant::now();
     let mut queries: Vec<String> = dashboard();
-    // What variables list is no query, but a question about one's labels.
+    // A variable's list is a question about labels, and no query.
     queries.retain(|query| !query.starts_with("label_values(") && query != "prometheus");
     let asked = queries.len();
-    // Annotations mark moments; that there was none is an answer as well.
+    // Annotations mark moments; an empty answer is right as well.
     queries.retain(|query| !query.starts_with("changes("));
     let mut round = 0;
     let mut open = queries.clone();
@@ -161,7 +161,7 @@ async fn a_real_prometheus_has_an_answer_to_all_that_the_dashboard_and_the_rules
         queries.len()
     ));
 
-    // What it counted is what happened.
+    // The counts agree with the requests.
     let refunds = r#"sum(gatepay_proxy_requests_total{tenant="globex",kind="money"})"#;
     let scraped = || async { prometheus.ask(refunds).await.first().copied() };
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]

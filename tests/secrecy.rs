@@ -1,4 +1,4 @@
-//! A canary stands wherever a secret or a caller's own words may stand, and must come out nowhere.
+//! A canary stands wherever a secret or a caller's own words may stand, and must appear in no output.
 
 use std::process::Command;
 use std::thread;
@@ -10,9 +10,9 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::panic_hook;
 use gatepay_sandbox::InjectedFault;
 
-/// In every secret and in every value a log has no business with.
+/// The value of every secret, and of every field that must not reach a log.
 const CANARY: &str = "canary7f3a";
-/// The number of a card, as test shops use it: it has no place anywhere but in bodies.
+/// A card number, as test shops use it: its only place is a body.
 const CARD: &str = "4111111111111111";
 const TENANT_SECRET: &str = "canary7f3a-of-the-tenant";
 const INSTITUTION_CANARY: &str = "canary7f3a-of-the-institution";
@@ -21,7 +21,7 @@ fn shop() -> Shop {
     Shop::new("acme", "client-acme", TENANT_SECRET, acme().sub_account)
 }
 
-/// Calls that are answered and calls that are refused, each with something in it that nobody may repeat.
+/// Calls that are answered and calls that are refused, each with a value that no output may repeat.
 fn calls() -> Vec<Call> {
     let query = || {
         shop().post(
@@ -77,7 +77,7 @@ fn proxy() -> (GatePay, Plan) {
 }
 
 #[tokio::test]
-async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
+async fn no_answer_access_line_or_metric_repeats_a_secret_or_a_body() {
     let (gatepay, plan) = proxy();
     let proxy = plan.start();
     let (mut answered, mut signatures) = (0, Vec::new());
@@ -90,7 +90,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
         let text = answer.text();
         assert!(!text.contains(TENANT_SECRET) && !text.contains(INSTITUTION_CANARY));
         assert!(!text.contains(signature.to_str().unwrap()), "{text}");
-        // GatePay may repeat what it was told; the proxy may not.
+        // GatePay may repeat the caller's words; the proxy may not.
         match answer.refusal() {
             // Its path is repeated to a caller alone.
             Some("unknown_operation") => {
@@ -101,7 +101,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
             None => answered += 1,
         }
     }
-    // What became of it is unknown, and what was sent is still nobody's business.
+    // The outcome is unknown, and the request's values stay secret all the same.
     gatepay.inject(InjectedFault::Garbage(CANARY.into()).once());
     let lost = proxy.send(shop().post(CREATE, order("A-0003"))).await;
     assert!(!lost.text().contains(CANARY));
@@ -147,7 +147,7 @@ async fn no_answer_access_line_or_metric_repeats_what_is_nobodys_business() {
 
 #[tokio::test]
 async fn not_even_the_most_talkative_log_says_a_secret() {
-    // What the quieter levels say, these say too.
+    // These levels include the lines of the quieter levels.
     for (level, format) in [
         ("info", "json"),
         ("debug", "json"),
@@ -177,7 +177,7 @@ async fn says_no_secret(level: &str, format: &str) {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(out.lines().count(), calls().len() + 1);
     assert!(err.contains("serving"));
-    // There, and only there, stands what the tenant signed with; not what.
+    // The journal alone holds the tenant's signatures; it holds no signed text.
     let journal = folder.journal();
     let signed = |value: &http::HeaderValue| journal.contains(value.to_str().unwrap());
     assert!(
@@ -205,7 +205,7 @@ async fn says_no_secret(level: &str, format: &str) {
     }
 }
 
-/// Said to the process of its own in which something panics.
+/// An environment variable of the separate process in which a panic happens.
 const PANICKING: &str = "GATEPAY_PROXY_TEST_PANICS";
 
 #[test]
@@ -213,7 +213,7 @@ fn a_panic_says_where_and_never_what() {
     if std::env::var_os(PANICKING).is_some() {
         return panic_with_everything_in_flight();
     }
-    // What is done about panics is done for a whole process.
+    // The handling of panics is set for a whole process.
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = "secrecy::a_panic_says_where_and_never_what";
     command.args(["--exact", name, "--nocapture"]);
@@ -232,7 +232,7 @@ fn a_panic_says_where_and_never_what() {
     }
 }
 
-/// With the most talkative log, and what it writes down of requests on standard output.
+/// With the most verbose log level, and with access lines on standard output.
 fn panic_with_everything_in_flight() {
     panic_hook::report();
     tracing_subscriber::fmt()
@@ -242,7 +242,7 @@ fn panic_with_everything_in_flight() {
     let long = format!("{CANARY}é");
     let messages: [fn(&str); 3] = [
         |text| panic!("{text}"),
-        // The standard library says where the text cannot be cut, and which text.
+        // The standard library's message names the text and the index of the cut.
         |text| drop(text[..text.len() - 1].to_owned()),
         |_| panic!("in so many words"),
     ];
@@ -253,7 +253,8 @@ fn panic_with_everything_in_flight() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().unwrap().block_on(async {
         let (_gatepay, plan) = proxy();
-        // No clock counts so far: whatever is about to be sent panics, with body, caller, credential and record in hand.
+        // No clock can count so far: a call about to be sent panics, with body, caller, credential and record in
+        // hand.
         let plan = plan.with(|settings| settings.upstream.deadline = Duration::MAX);
         let proxy = plan.start();
         let mut broken = 0;
@@ -316,7 +317,7 @@ fn a_complaint_about_a_file_names_the_place_and_not_the_words() {
     }
 }
 
-/// Where in a text something stands that should not.
+/// The surroundings in a text of a value that must not stand there.
 fn around<'a>(text: &'a str, what: &str) -> &'a str {
     text.lines()
         .find(|line| line.contains(what))

@@ -9,12 +9,12 @@ use rustls::version::TLS13;
 use std::fs;
 use std::time::Duration;
 
-/// As many connections as there may be in most of these tests.
+/// The connection limit in most of these tests.
 const SLOTS: usize = 200;
-/// Where no operation is.
+/// A request for a path without an operation.
 const NOWHERE: &[u8] = b"GET / HTTP/1.1\r\nhost: pay.example\r\n\r\n";
 
-/// So many slots, and time-outs that nobody in these tests waits for.
+/// This many connection slots, and timeouts far longer than these tests.
 fn slots(slots: usize) -> impl FnOnce(&mut Settings) {
     move |settings| {
         settings.listen.max_connections = slots.try_into().unwrap();
@@ -36,7 +36,7 @@ fn stream(number: u32, method: &str, path: &str, lines: &[(String, String)]) -> 
     frame(HEADERS, END_HEADERS | END_STREAM, number, &head(&fields))
 }
 
-/// What an HTTP/2 client says first.
+/// An HTTP/2 client's first bytes.
 fn preface() -> Vec<u8> {
     [PREFACE, &frame(4, 0, 0, &[])].concat()
 }
@@ -45,7 +45,7 @@ fn query(proxy: &Proxy) -> Vec<u8> {
     acme().post(QUERY, BY_NUMBER).bytes(&proxy.clock)
 }
 
-/// Fills all slots from ten addresses with connections that say this, in this order.
+/// Fills all slots from ten addresses with connections that send these bytes, in this order.
 async fn besiege(proxy: &Proxy, says: impl Fn() -> Vec<u8>) -> Vec<Raw> {
     let mut held = Vec::new();
     for number in 0..SLOTS {
@@ -58,7 +58,7 @@ async fn besiege(proxy: &Proxy, says: impl Fn() -> Vec<u8>) -> Vec<Raw> {
     held
 }
 
-/// How often a connection was ended for this reason.
+/// The number of connections that ended for this reason.
 async fn ended(proxy: &Proxy, reason: &str) -> usize {
     let metrics = proxy.metrics().await;
     let series = format!("gatepay_proxy_connections_ended_total{{reason=\"{reason}\"}} ");
@@ -72,7 +72,7 @@ async fn connections_on_which_nothing_was_verified_give_their_slots_to_others() 
     let http2_nowhere = || [preface(), stream(1, "GET", "/", &[])].concat();
     let refused_unread = b"POST / HTTP/1.1\r\nhost: pay.example\r\ncontent-length: 900\r\n\r\n{";
     let clock = gatepay_proxy::process::clock::Clock::manual(T0);
-    // Of a known client id, and in time: all that is missing is most of the body.
+    // The client id is known and the stamp fresh: only most of the body is missing.
     let call = || acme().post(QUERY, BY_NUMBER).nonce("slow");
     let body_awaited = || [call().head(&clock, "content-length: 900"), b"{".to_vec()].concat();
     let stream_awaited = || {
@@ -104,7 +104,7 @@ async fn connections_on_which_nothing_was_verified_give_their_slots_to_others() 
             assert_eq!(caller.answer().await.status, 200, "{siege}");
             served.push(caller);
         }
-        // Those that were served stay, for they are of a party with fewer than the besiegers have.
+        // Served connections stay, for their party has fewer connections than the attackers have.
         for caller in &mut served {
             caller.write(query(&proxy)).await;
             assert_eq!(caller.answer().await.status, 200, "{siege}");
@@ -129,7 +129,7 @@ async fn a_tenant_that_holds_all_slots_gives_them_to_another_and_loses_its_longe
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    // The first two are used again, so that others have idled for longer.
+    // The first two are used again, so that other connections have idled for longer.
     for caller in &mut held[..2] {
         caller.write(query(&proxy)).await;
         assert_eq!(caller.answer().await.status, 200);
@@ -164,7 +164,7 @@ async fn a_tenant_that_holds_all_slots_by_http_2_gives_them_to_another_although_
     for _ in 0..10 {
         callers.push(proxy.raw().await);
     }
-    // All at once: each has another connection leave.
+    // All at once: each evicts another connection.
     for caller in &mut callers {
         let call = globex().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
         caller.write(call).await;
@@ -194,7 +194,7 @@ async fn a_connection_with_a_request_under_way_keeps_its_slot() {
     third.write(query(&proxy)).await;
     assert_eq!(idle.rest().await.unwrap(), b"");
     until("it is at GatePay", || gatepay.count() == 3).await;
-    // Now all are in use: who comes next waits.
+    // Now all connections are in use: the next connection waits.
     let mut fourth = proxy.raw_from("127.0.1.3").await;
     fourth.write(query(&proxy)).await;
     until("it was noticed", || {
@@ -215,7 +215,7 @@ async fn an_address_whose_requests_take_the_slots_takes_no_others_connection() {
     let mut other = proxy.raw_from("127.0.1.2").await;
     other.write(query(&proxy)).await;
     assert_eq!(other.answer().await.status, 200);
-    // Bodies that do not come, signed by nobody.
+    // Bodies that do not come, with a wrong signature.
     let call = acme().post(QUERY, BY_NUMBER).secret("fake-other");
     let head = call.head(&proxy.clock, "content-length: 100");
     let mut held = Vec::new();
@@ -229,7 +229,7 @@ async fn an_address_whose_requests_take_the_slots_takes_no_others_connection() {
         held.push(caller);
     }
     let _more = Raw::open_from("127.0.1.1", proxy.address()).await;
-    // On a slow machine its bodies may count as slow by now: then one of those leaves for it.
+    // On a slow machine its bodies may count as slow by now: then one of those connections is evicted.
     until("it is reset, or one of its own leaves", || {
         let ended = &proxy.app().metrics.connections_ended;
         ended.full_refused.get() + ended.full_unverified.get() == 1
@@ -255,7 +255,7 @@ async fn behind_a_trusted_proxy_a_slot_is_held_by_the_party_that_used_it() {
         open.push(caller);
     }
     for round in 0..3 {
-        // From where there are most connections, but none of them is held against it.
+        // From the address with the most connections, but none of them is held against it.
         let mut caller = proxy.raw_from("127.0.1.1").await;
         let call = globex().post(QUERY, BY_NUMBER).bytes(&proxy.clock);
         caller.write(call).await;
@@ -263,7 +263,7 @@ async fn behind_a_trusted_proxy_a_slot_is_held_by_the_party_that_used_it() {
         open.push(caller);
     }
     assert!(ended(&proxy, "full_verified").await >= 3);
-    // Idle for longest, but of a tenant that has only this one.
+    // Idle for longest, but of a tenant that has only this connection.
     open[0].write(query(&proxy)).await;
     assert_eq!(open[0].answer().await.status, 200);
 }
@@ -321,7 +321,7 @@ async fn a_connection_ends_with_its_age_once_no_request_is_under_way() {
     })
     .await;
     gatepay.release();
-    // Who asked in time is answered, and told.
+    // A request that came in time is answered, with a notice of the close.
     let last = http1.answer().await;
     assert_eq!(
         (last.status, last.header("connection")),
@@ -348,7 +348,7 @@ async fn connections_let_in_by_a_client_ca_that_was_removed_end() {
     let proxy = Proxy::before(&gatepay)
         .with(|settings| {
             settings.listen.tls = Some(named);
-            // How often it is looked.
+            // The interval of the check of connections.
             settings.listen.head_timeout = Duration::from_millis(500);
         })
         .start();
@@ -363,7 +363,7 @@ async fn connections_let_in_by_a_client_ca_that_was_removed_end() {
     let call = || acme().post(QUERY, BY_NUMBER).request(&proxy.clock);
     assert_eq!(http2.send(call()).await.status, 200);
     assert_eq!(http1.send(call()).await.status, 200);
-    // A renewed certificate of the listener's ends nothing.
+    // A renewed certificate of the listener ends no connection.
     let unchanged = proxy.app().renew_certificate();
     assert_eq!(unchanged, Ok(CertificateRenewal::Unchanged));
     tokio::time::sleep(Duration::from_secs(1)).await;

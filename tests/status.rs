@@ -17,7 +17,7 @@ async fn status(proxy: &Proxy) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
-/// The texts of what somebody should know.
+/// The texts of the reported problems.
 fn problems(status: &Value) -> Vec<(&str, &str)> {
     let problems = status["problems"].as_array().unwrap().iter();
     problems
@@ -94,12 +94,12 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
         severity == "bad" && text.starts_with("1 money calls have no known outcome"),
         "{text}"
     );
-    // What was refused before is still there, but not as news.
+    // Earlier refusals are still listed, but not as new.
     let refused = json!({"reason": "invalid_body", "count": 0, "total": 1});
     assert!(second["refusals"].as_array().unwrap().contains(&refused));
 }
 
-/// What `/tenants` says of one party.
+/// The entry of one party in `/tenants`.
 async fn tenant(proxy: &Proxy, id: &str) -> Value {
     let answer = proxy.admin(&format!("/tenants/{id}")).await;
     assert_eq!(answer.status, 200, "{id}");
@@ -127,7 +127,7 @@ async fn every_refusal_of_a_verified_request_is_counted_by_reason_for_its_tenant
         (acme().post(CREATE, order("A-0001")), Some("rate_limited")),
         (acme().post(REFUND, A_REFUND), Some("rate_limited")),
         (globex().post(QUERY, BY_NUMBER), Some("tenant_suspended")),
-        // Nobody proved these to be acme's.
+        // These requests carry no proof of acme's secret.
         (
             acme().post(QUERY, "{}").secret("fake-other"),
             Some("signature_mismatch"),

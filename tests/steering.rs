@@ -5,7 +5,7 @@ use gatepay_sandbox::examples;
 use gatepay_tenancy::settings::FixedAddressCallback;
 use serde_json::{Value, json};
 
-/// What names an account in GatePay's calls.
+/// The fields that name an account in GatePay's calls.
 const FIELDS: [&str; 5] = [
     "merchant_id",
     "client_id",
@@ -18,7 +18,7 @@ const BANK: &str = "/withdraw/open/otc/api/bank/create";
 const FIXED: &str = "/v1/pay/fixedaddress/save";
 
 #[tokio::test]
-async fn a_body_names_nobodys_account_but_the_callers() {
+async fn a_body_that_names_another_tenants_account_is_refused() {
     let gatepay = GatePay::start();
     for checks in [Strictness::Off, Strictness::Certain, Strictness::Strict] {
         let proxy = Proxy::before(&gatepay)
@@ -75,7 +75,7 @@ fn with(gatepay: &GatePay, operation: &str, field: &str, value: &Value) -> Call 
 }
 
 #[tokio::test]
-async fn a_query_names_nobodys_account_but_the_callers() {
+async fn a_query_that_names_another_tenants_account_is_refused() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     for field in FIELDS {
@@ -270,7 +270,7 @@ async fn names_of_calls_that_change_something_are_ascii_at_every_depth() {
 }
 
 #[tokio::test]
-async fn a_read_names_nobodys_account_in_letters_that_fold_to_ascii() {
+async fn a_read_that_names_another_account_in_letters_that_fold_to_ascii_is_refused() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).start();
     for name in [

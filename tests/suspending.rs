@@ -1,4 +1,4 @@
-//! A tenant is stopped by HTTP, whatever is wrong with the files.
+//! A tenant is suspended over HTTP, even while the files have errors.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -90,7 +90,7 @@ async fn a_suspended_tenant_is_refused_from_the_answer_on_with_three_other_files
     }
     assert_eq!(status(&program, &globex()).await, 200, "no other is");
 
-    // A reload, of whatever became of the files, changes nothing of it.
+    // A reload of files in any state leaves the suspension in force.
     for mend in [false, true] {
         if mend {
             folder.tenant(&globex(), "");
@@ -101,7 +101,7 @@ async fn a_suspended_tenant_is_refused_from_the_answer_on_with_three_other_files
         assert_eq!(code, if mend { 200 } else { 422 });
         assert_eq!(status(&program, &acme()).await, 403);
     }
-    // Nor does it that the tenant is removed and added anew.
+    // The suspension also survives removal and re-creation of the tenant.
     let acmes = fs::read_to_string(folder.path("tenants.d/acme.toml")).unwrap();
     folder.remove("tenants.d/acme.toml");
     assert_eq!(posts(&program, SHARED, "/-/reload").await.0, 200);
@@ -252,13 +252,13 @@ async fn only_one_party_that_is_there_is_named_and_only_by_post() {
         }
     }
     assert_eq!(status(&program, &acme()).await, 200, "nobody was suspended");
-    // Written with escapes it is the same one.
+    // The same tenant, written with escapes.
     let (code, said) = posts(&program, ALICE, "/-/suspend?tenant=%61cme").await;
     assert_eq!((code, &said["party"]), (200, &json!("acme")));
 }
 
 #[tokio::test]
-async fn only_who_has_a_token_may_and_no_page_of_a_browser() {
+async fn only_the_holder_of_a_token_may_suspend_and_no_page_of_a_browser() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     let program = Program::serve(&folder).await;
@@ -298,7 +298,7 @@ async fn only_who_has_a_token_may_and_no_page_of_a_browser() {
 }
 
 #[tokio::test]
-async fn to_resume_never_overrides_what_the_file_says() {
+async fn a_resume_never_overrides_the_file() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     folder.tenant(&acme(), "standing = 'read_only'");
@@ -343,7 +343,7 @@ async fn without_a_state_folder_nothing_is_suspended_that_a_restart_would_forget
 }
 
 #[tokio::test]
-async fn who_suspended_and_resumed_whom_is_in_the_audit_journal() {
+async fn suspensions_and_resumes_are_in_the_audit_journal_with_operator_and_party() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     folder.keeps_a_journal();
@@ -357,7 +357,7 @@ async fn who_suspended_and_resumed_whom_is_in_the_audit_journal() {
         );
         assert!(written.contains(&record), "{written}");
     }
-    // The journal is away: rights can be taken, and not given.
+    // The journal is missing: rights can be withdrawn, but not granted.
     fs::rename(folder.path("audit"), folder.path("away")).unwrap();
     let (code, said) = posts(&program, ALICE, "/-/suspend?tenant=acme").await;
     assert_eq!((code, &said["journaled"]), (200, &json!(false)), "{said}");
@@ -412,7 +412,7 @@ async fn where_the_state_folder_fails_a_suspension_is_in_force_and_a_resume_is_n
 }
 
 #[tokio::test]
-async fn the_commands_name_who_is_suspended_by_hand() {
+async fn the_commands_name_the_parties_suspended_by_hand() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     let program = serving_without_acme(&folder).await;
@@ -491,7 +491,7 @@ async fn a_refund_under_way_ends_with_its_own_answer_after_the_tenant_is_suspend
         assert_eq!(code, 200);
         assert_eq!(refund(&program, &acme).await.status, 403);
     });
-    // GatePay knows no such order: this is its own answer, and no refusal of the proxy's.
+    // GatePay has no such order: this answer is GatePay's own, and no refusal of the proxy's.
     assert_eq!(first.header("x-gatepay-proxy-refusal"), None);
     assert_eq!(first.status, 200);
     assert_eq!(gatepay.count(), begun + 1);

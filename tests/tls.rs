@@ -73,7 +73,7 @@ async fn a_renewed_certificate_is_shown_without_a_restart_and_cuts_no_connection
     let resumed = knows_old.connect(proxy.address()).await.unwrap();
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(Resumed));
 
-    // Half renewed is not renewed.
+    // A half renewed pair is not used.
     files.certificate(&new);
     let fault = proxy.app().renew_certificate().unwrap_err();
     assert!(fault.contains("key.pem: is not the key of"), "{fault}");
@@ -120,14 +120,14 @@ async fn with_client_ca_only_its_callers_get_in_also_after_it_changed() {
             return false;
         };
         let mut connection = Connection::over(stream).await;
-        // Of TLS 1.3 a caller hears only then that it was refused.
+        // With TLS 1.3 a caller learns only here that it was refused.
         let answer = connection.try_send(query().request(&proxy.clock)).await;
         answer.is_ok_and(|answer| answer.status == 200)
     };
     assert!(gets_in(&known).await);
     assert!(!gets_in(&unknown).await && !gets_in(&caller(None)).await);
 
-    // A session from before does not outlive the trust it rested on.
+    // An earlier TLS session does not outlive the trust in its client certificate.
     fs::write(&path, others.certificate.pem()).unwrap();
     assert_eq!(
         proxy.app().renew_certificate(),

@@ -7,7 +7,7 @@ async fn ready(program: &Program) -> (u16, String) {
     (answer.status, said)
 }
 
-/// Waits until `/ready` answers with this status, and says what it says then.
+/// Waits until `/ready` answers with this status, and returns its text.
 async fn is_ready_with(program: &Program, status: u16) -> String {
     let waiting = async {
         loop {

@@ -1,5 +1,5 @@
-//! Load: callers, and the GatePay that they reach through a target, both on one thread around one epoll. So they take
-//! little of the machine, and to wait for the moment of a request takes nothing from GatePay.
+//! Load: the callers, and the GatePay that they reach through a target, on one thread around one epoll. So the load
+//! uses little of the machine, and waiting until a request is due delays no GatePay answer.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -20,13 +20,13 @@ use zeroize::Zeroizing;
 
 use crate::target::Certificate;
 
-/// How long answers are waited for when nothing more is sent.
+/// How long the load waits for the last answers.
 const LAST: Duration = Duration::from_secs(30);
 const LISTENER: Token = Token(usize::MAX);
 const ORDER: &[u8] = b"\"merchantTradeNo\":\"";
-/// How long an order's number is.
+/// Digits of an order number.
 const DIGITS: usize = 14;
-/// How long an answer's body is.
+/// Length of an answer's body, in bytes.
 const ANSWER: usize = 700;
 
 /// Both ends of a target.
@@ -34,35 +34,36 @@ pub(crate) struct Load {
     poll: Poll,
     gatepay: TcpListener,
     server: Option<Arc<ServerConfig>>,
-    /// Connections at GatePay.
+    /// Connections accepted by GatePay.
     served: Vec<Option<Wire>>,
     callers: Vec<Caller>,
-    /// Of these, whose turn is next.
+    /// The idle callers, in the order of their turn.
     free: VecDeque<usize>,
 }
 
 struct Caller {
     wire: Wire,
-    /// The request that is under way, and when it was due.
+    /// The request in flight, and when it was due.
     waits: Option<(usize, Duration)>,
 }
 
-/// How much is sent, and when.
+/// How many requests are sent, and when.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
-    /// At most so many requests are under way.
+    /// The most requests in flight.
     pub(crate) in_flight: usize,
-    /// So many a second, due at fixed moments whatever became of those before; otherwise as fast as they are answered.
+    /// Requests per second, due at fixed moments whatever happened to earlier requests. `None` sends as fast as answers
+    /// come.
     pub(crate) rate: Option<u32>,
-    /// No longer than this.
+    /// The longest time of the run.
     pub(crate) time: Duration,
 }
 
-/// What came of it.
+/// The results of a run.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) good: usize,
-    /// Answers that were not the one that belongs to the request, and requests without any.
+    /// Answers that do not match their request, and requests without an answer.
     pub(crate) wrong: usize,
     pub(crate) elapsed: Duration,
     /// In nanoseconds, from the moment each request was due.
@@ -89,7 +90,7 @@ impl Load {
         }
     }
 
-    /// Where GatePay is.
+    /// GatePay's address.
     pub(crate) fn gatepay(&self) -> SocketAddr {
         self.gatepay.local_addr().unwrap()
     }
@@ -116,20 +117,20 @@ impl Load {
             registry
                 .register(&mut wire.tcp, token, Interest::READABLE)
                 .unwrap();
-            // Their turn is next.
+            // The new connection's turn is next.
             self.free.push_front(self.callers.len());
             self.callers.push(Caller { wire, waits: None });
-            // Without a target these are GatePay's own, and only so many can wait.
+            // Without a target this connection leads to GatePay itself, whose accept backlog is limited.
             self.accept();
         }
     }
 
-    /// Leaves all connections idle but so many.
+    /// Keeps this number of connections in use, and leaves all others idle.
     pub(crate) fn rest(&mut self, busy: usize) {
         self.free.truncate(busy);
     }
 
-    /// Sends requests, each once, until all are answered or the time is over.
+    /// Sends each request once, until all are answered or the time is over.
     pub(crate) fn run(&mut self, requests: &Requests, plan: Plan) -> Seen {
         let mut seen = Seen::default();
         let mut events = Events::with_capacity(1_024);
@@ -161,7 +162,7 @@ impl Load {
             if flying == 0 && (!more || self.free.is_empty()) || now > plan.time + LAST {
                 break;
             }
-            // What is due soon is waited for awake: sleep is counted in milliseconds.
+            // The last 2 ms before a due request are spent polling: epoll's timeout counts milliseconds.
             let soon = plan
                 .rate
                 .filter(|_| more)
@@ -188,7 +189,7 @@ impl Load {
                                 seen.latencies.push(u64::try_from(took.as_nanos()).unwrap());
                             } else {
                                 if seen.wrong == 0 {
-                                    // The first says enough.
+                                    // The first wrong answer is enough.
                                     let text = String::from_utf8_lossy(&caller.wire.inbox);
                                     println!("wrong, of request {number}: {text:?}, open {open}");
                                 }
@@ -231,7 +232,7 @@ impl Load {
         }
     }
 
-    /// GatePay: an answer that names whose order it was asked for.
+    /// GatePay's side: answers with the account and the order of the request.
     fn serve(&mut self, at: usize) {
         let Some(wire) = &mut self.served[at] else {
             return;
@@ -271,7 +272,7 @@ fn answer(account: &[u8], order: &[u8]) -> Vec<u8> {
     text
 }
 
-/// How long the head of a message is, and all of it, once all of it is there.
+/// The length of a message's head, and of the whole message, once all of it has arrived.
 fn whole(text: &[u8]) -> Option<(usize, usize)> {
     let head = memmem::find(text, b"\r\n\r\n")? + 4;
     let length = field(&text[..head], b"content-length");
@@ -288,7 +289,7 @@ fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
-/// A connection that does not wait.
+/// A non-blocking connection.
 struct Wire {
     tcp: TcpStream,
     tls: Option<Connection>,
@@ -301,7 +302,7 @@ impl Wire {
         Self { tcp, tls, inbox }
     }
 
-    /// Takes all that has arrived, and says whether more may.
+    /// Reads all bytes that have arrived. Returns whether more can arrive.
     fn fill(&mut self) -> io::Result<bool> {
         let mut room = [0; 16 * 1024];
         loop {
@@ -332,7 +333,7 @@ impl Wire {
 
     fn send(&mut self, text: &[u8]) -> io::Result<()> {
         match &mut self.tls {
-            // A message is shorter than any socket's buffer, and there is one at a time.
+            // A message is shorter than any socket's buffer, and only one is sent at a time.
             None => self.tcp.write_all(text),
             Some(tls) => {
                 tls.writer().write_all(text)?;
@@ -349,7 +350,7 @@ impl Wire {
     }
 }
 
-/// Signed requests, good once.
+/// Signed requests, each valid once.
 pub(crate) struct Requests {
     text: Vec<u8>,
     ends: Vec<usize>,
@@ -359,7 +360,7 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// By so many tenants in turn.
+    /// Signs requests by this number of tenants in turn.
     pub(crate) fn sign(count: usize, tenants: usize, signs: bool) -> Self {
         let clock = Clock::system();
         let credentials: Vec<_> = (0..tenants).map(credential).collect();
@@ -399,12 +400,12 @@ impl Requests {
         &self.text[from..self.ends[number]]
     }
 
-    /// Neighbours are far apart.
+    /// The tenant of a request. Tenants of successive requests are far apart.
     fn tenant(&self, number: usize) -> usize {
         number.wrapping_mul(7_919) % self.tenants
     }
 
-    /// Whether it is the answer to this request, byte for byte.
+    /// Whether the text is the answer to this request, byte for byte.
     fn fits(&self, number: usize, text: &[u8]) -> bool {
         let account = if self.signs {
             account(self.tenant(number))

@@ -1,19 +1,19 @@
-//! End to end: the release program beside others, in turn, on this machine's loopback, each request used once and each
-//! answer compared. Every mode prints one table and fails if an answer was wrong.
+//! End to end: the release program and other targets take turns on this machine's loopback. Each request is used once
+//! and each answer compared. Every mode prints one table and fails if an answer was wrong.
 //!
-//! `cargo bench --bench end_to_end` measures time: throughput as a ratio to a bare hyper pass-through, processor time for
-//! each request, and latency at a fixed rate, from the moment a request was due. With more behind `--`:
+//! `cargo bench --bench end_to_end` measures time: throughput as a ratio to a bare hyper pass-through, processor time
+//! per request, and latency at a fixed rate, from the moment a request was due. Options behind `--`:
 //!
-//! - `--tls`: TLS on both sides of everything, nginx doing the same among them (`--nginx` also without TLS);
+//! - `--tls`: TLS on both sides of every target, with nginx among the targets (`--nginx` adds nginx without TLS);
 //! - `--rounds`, `--seconds`, `--connections`, `--idle`, `--rate`, `--tenants` and a number;
-//! - `count`: instructions and allocations for each request, by callgrind, and so the same on a busy machine;
-//!   `benches/budget.sh` holds them to a budget;
-//! - `scale`: the same with one tenant to 100,000 and one connection to 5,000; time with one worker and with two;
-//! - `turns NAME=BINARY …`: processor time for each request of several builds of the proxy, in slices by turns and
-//!   compared slice by slice with the first; with `--slices`, `--requests` and a number;
-//! - `memory`: what is resident after a run, and what of.
+//! - `count`: instructions and allocations per request, by callgrind, and so the same on a busy machine;
+//!   `benches/budget.sh` compares them with a budget;
+//! - `scale`: the same counts with 1 to 100,000 tenants and 1 to 5,000 connections; time with one worker and with two;
+//! - `turns NAME=BINARY …`: processor time per request of several builds of the proxy, in slices by turns and compared
+//!   slice by slice with the first; with `--slices`, `--requests` and a number;
+//! - `memory`: resident memory after a run, and its bound.
 //!
-//! `GATEPAY_PROXY` names another binary than the one that was built with this.
+//! `GATEPAY_PROXY` names a binary other than the one built with this benchmark.
 
 #![expect(
     clippy::print_stdout,
@@ -45,16 +45,16 @@ use gatepay_proxy::memory_bound;
 use load::{Load, Plan, Requests, Seen};
 use target::{Certificate, Kind, Setup, Target};
 
-/// As the proxy has it, for the pass-through.
+/// The proxy's allocator, for the pass-through as well.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// More than any target answers in a second.
+/// More requests than any target answers in a second.
 const FASTEST: usize = 90_000;
-/// How many requests instructions are counted over.
+/// The number of requests over which instructions are counted.
 const COUNTED: usize = 4_000;
 
-/// What is asked for.
+/// The command-line options.
 #[derive(Clone)]
 struct Options {
     numbers: HashMap<&'static str, usize>,
@@ -87,7 +87,7 @@ impl Options {
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             match word.as_str() {
-                // What cargo itself says.
+                // Cargo adds this argument.
                 "--bench" => {}
                 "--tls" => options.tls = true,
                 "--nginx" => options.nginx = true,
@@ -130,7 +130,7 @@ fn main() -> ExitCode {
     let options = Options::read(&arguments);
     let _room = open_files::room_for_connections();
     if cores() > 1 {
-        // The load has a core to itself, so that what it takes is nobody else's.
+        // The load has a core to itself, so that it takes no time from the target.
         let id = std::process::id().to_string();
         let pin = Command::new("taskset").args(["-pc", "1", &id]).output();
         assert!(pin.unwrap().status.success());
@@ -149,7 +149,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A target between two ends, its connections open, each of them used once.
+/// A target between the two ends of a load. Its connections are open, and each was used once.
 struct Bench {
     target: Target,
     load: Load,
@@ -172,7 +172,7 @@ impl Bench {
         counted: bool,
         program: Option<&Path>,
     ) -> Self {
-        // Both ends are one thread, which cannot wait for itself to shake hands: what is direct stays plain.
+        // One thread drives both ends, so it cannot wait for its own TLS handshake: a direct connection stays plain.
         let tls = options.tls && kind != Kind::Direct;
         let certificate = tls.then(Certificate::new);
         let load = Load::new(certificate.as_ref());
@@ -196,7 +196,8 @@ impl Bench {
             in_flight: busy.min(64),
             wrong: 0,
         };
-        // A few at a time and used at once: only so many can wait to be accepted, and none for ever to ask.
+        // Connections open in small groups and are used at once. The accept backlog is limited, and the proxy closes a
+        // connection that never sends a request.
         let mut left = busy + idle;
         while left > 0 {
             let some = left.min(64);
@@ -205,7 +206,7 @@ impl Bench {
             left -= some;
         }
         bench.load.rest(busy);
-        // Then as many as there may be at the same time.
+        // From here on the full number may be in flight at the same time.
         bench.in_flight = if counted { busy.min(64) } else { busy };
         bench.run(2_000, None, Duration::from_mins(1));
         bench
@@ -227,11 +228,11 @@ impl Bench {
 /// One round of one target.
 struct Round {
     per_second: f64,
-    /// Of one processor's time, for each request, in microseconds.
+    /// Processor time per request, in microseconds.
     micros: f64,
-    /// How much of a core it had: less than all of it, and the load was slower.
+    /// The used share of a core. Below 1 the load was slower than the target.
     busy: f64,
-    /// In microseconds.
+    /// The 50th, 99th and 99.9th percentile, in microseconds.
     latencies: [f64; 3],
 }
 
@@ -260,7 +261,7 @@ fn round(kind: Kind, options: &Options, workers: usize) -> (Round, usize) {
     (round, bench.wrong)
 }
 
-/// Throughput, time and latency of all targets, in turn.
+/// Throughput, processor time and latency of all targets, in turn.
 fn time(options: &Options) -> usize {
     let mut kinds = vec![Kind::Direct, Kind::Pass, Kind::Proxy];
     if options.tls || options.nginx {
@@ -318,7 +319,7 @@ fn time(options: &Options) -> usize {
     rounds.iter().map(|(_, wrong)| wrong).sum()
 }
 
-/// Instructions and allocations for each request.
+/// Instructions and allocations per request.
 struct Counted {
     instructions: f64,
     allocations: f64,
@@ -330,7 +331,7 @@ fn counted(options: &Options, workers: usize) -> Counted {
     bench.target.settle();
     bench.target.count(true);
     let good = bench.run(COUNTED, None, Duration::from_mins(10)).good;
-    // The writer of access lines looks every few milliseconds.
+    // The access-line writer wakes every few milliseconds: wait until it has written its lines.
     thread::sleep(Duration::from_millis(500));
     bench.target.count(false);
     let text = bench.target.counted();
@@ -343,7 +344,7 @@ fn counted(options: &Options, workers: usize) -> Counted {
     }
 }
 
-/// How often the allocator was asked for memory: calls that come from outside of it.
+/// The number of calls into the allocator from outside the allocator.
 fn allocations(callgrind: &str) -> u64 {
     const WAYS_IN: [&str; 6] = [
         "mi_malloc",
@@ -353,7 +354,7 @@ fn allocations(callgrind: &str) -> u64 {
         "mi_realloc",
         "mi_realloc_aligned",
     ];
-    // A name stands behind its number once, and after that the number alone.
+    // Callgrind writes a name behind its number once, and then the number alone.
     let mut names = HashMap::new();
     let mut name = |text: &str| {
         let (number, name) = text.split_once(' ').unwrap_or((text, ""));
@@ -379,7 +380,7 @@ fn allocations(callgrind: &str) -> u64 {
     calls
 }
 
-/// What budgets are held against.
+/// The counts that are compared with the budgets.
 fn count(options: &Options) -> usize {
     let counted = counted(options, 1);
     println!("instructions per request: {:.0}", counted.instructions);
@@ -387,7 +388,7 @@ fn count(options: &Options) -> usize {
     counted.wrong
 }
 
-/// How the cost of a request depends on how many there are of everything.
+/// How the cost of a request depends on the number of tenants, connections and workers.
 fn scale(options: &Options) -> usize {
     let mut wrong = 0;
     println!("| tenants | connections | workers | instructions | allocations | wrong |");
@@ -419,14 +420,14 @@ fn scale(options: &Options) -> usize {
     wrong
 }
 
-/// What is resident after a run, and what it may be.
+/// Resident memory after a run, and its bound.
 fn memory(options: &Options) -> usize {
     let mut bench = Bench::start(Kind::Proxy, options, 1, false);
     let before = bench.target.resident();
     let seconds = options.of("--seconds");
     let time = Duration::from_secs(seconds as u64);
     bench.run(FASTEST * seconds, None, time);
-    // Lines that wait are written, and what was given back returns.
+    // Time to write the waiting access lines, and for freed memory to return to the system.
     thread::sleep(Duration::from_secs(3));
     let after = bench.target.resident();
     let metrics = bench.target.metrics();
@@ -460,7 +461,7 @@ fn middle(mut all: Vec<f64>) -> f64 {
 }
 
 fn cores() -> usize {
-    // Of the machine: this thread itself may be pinned to one.
+    // Count the machine's cores, because this thread itself may be pinned to one core.
     let all = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let all = all.lines().filter(|line| line.starts_with("processor"));
     all.count()

@@ -1,5 +1,5 @@
-//! Pass: a bare hyper program that passes requests on and answers back, and does nothing else: what the job is compared
-//! with. `end_to_end pass <address of GatePay> [<certificate> <key>]`.
+//! Pass-through: a bare hyper program that only forwards requests and answers, as the baseline for the proxy.
+//! `end_to_end pass <address of GatePay> [<certificate> <key>]`.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -70,13 +70,13 @@ async fn caller(tcp: TcpStream, way: Way) {
 }
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, way: Way) {
-    // Each caller's connection has one of its own to GatePay: nothing is cheaper.
+    // Each caller's connection has its own connection to GatePay, which is the cheapest way.
     let onward = Arc::new(Mutex::new(None));
     let service = service_fn(move |request| {
         let (onward, way) = (Arc::clone(&onward), way.clone());
         async move { Ok::<_, Infallible>(pass(&mut *onward.lock().await, &way, request).await) }
     });
-    // A caller that hangs up is no event.
+    // A caller that hangs up is not an error.
     let _ended = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;

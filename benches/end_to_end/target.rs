@@ -14,39 +14,39 @@ use tempfile::TempDir;
 use crate::binary::{self, Running};
 use crate::load::{account, client, secret};
 
-/// How long a target may take until it serves: under valgrind, with a hundred thousand tenants.
+/// Start-up limit of a target: under valgrind, with a hundred thousand tenants.
 const START: Duration = Duration::from_mins(10);
 
-/// What stands between the ends.
+/// The program between the two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nothing.
+    /// No program: the load connects to itself.
     Direct,
-    /// A bare hyper program that only passes.
+    /// A bare hyper program that only forwards.
     Pass,
-    /// nginx, which only passes.
+    /// nginx, which only forwards.
     Nginx,
     /// The proxy.
     Proxy,
 }
 
-/// How it is set up.
+/// The setup of a target.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) gatepay: SocketAddr,
-    /// TLS on both of its sides.
+    /// The certificate for TLS on both sides of the target, if any.
     pub(crate) tls: Option<&'a Certificate>,
     pub(crate) tenants: usize,
     pub(crate) workers: usize,
-    /// The core it has to itself.
+    /// The core reserved for the target.
     pub(crate) core: Option<usize>,
-    /// Where its instructions are counted.
+    /// Whether the target runs under callgrind.
     pub(crate) counted: bool,
     /// The proxy's binary, if it is another than [`binary::path`].
     pub(crate) program: Option<&'a Path>,
 }
 
-/// One certificate for all that listen, trusted by all that call.
+/// One certificate for all listeners, trusted by all clients.
 pub(crate) struct Certificate {
     pub(crate) chain: PathBuf,
     pub(crate) key: PathBuf,
@@ -69,12 +69,12 @@ impl Certificate {
     }
 }
 
-/// A running target, ended when it is no longer needed.
+/// A running target, ended when dropped.
 pub(crate) struct Target {
     child: Option<Running>,
     folder: TempDir,
     pub(crate) address: SocketAddr,
-    /// Where the proxy's metrics are.
+    /// The address of the proxy's metrics.
     admin: Option<SocketAddr>,
 }
 
@@ -99,7 +99,7 @@ impl Target {
                 target.address = target.says("out", |text| text.lines().next()?.parse().ok());
             }
             Kind::Nginx => {
-                // It cannot say which port it was given.
+                // nginx cannot report the port that the system chose.
                 let free = TcpListener::bind("127.0.0.1:0").unwrap();
                 target.address = free.local_addr().unwrap();
                 drop(free);
@@ -155,7 +155,7 @@ impl Target {
         self.child = Some(Running(child));
     }
 
-    /// What can be read of what it wrote, once it can.
+    /// Waits until the output file yields a value, and returns it.
     fn says<T>(&mut self, file: &str, read: impl Fn(&str) -> Option<T>) -> T {
         let begun = Instant::now();
         loop {
@@ -180,7 +180,7 @@ impl Target {
         self.child.as_ref().map(|running| running.0.id())
     }
 
-    /// How much time of processors it has used, by all of its threads.
+    /// The processor time used by all threads of the target.
     pub(crate) fn used(&self) -> Duration {
         let Some(id) = self.id() else {
             return Duration::ZERO;
@@ -193,7 +193,7 @@ impl Target {
         Duration::from_nanos(nanos.sum())
     }
 
-    /// Waits until it does nothing by itself any more: what it begins with would be counted as the requests'.
+    /// Waits until the target is idle: its start-up work would be counted as the requests' cost.
     pub(crate) fn settle(&self) {
         let begun = Instant::now();
         loop {
@@ -206,7 +206,7 @@ impl Target {
         }
     }
 
-    /// What it holds in memory, in bytes.
+    /// The target's resident memory, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let Some(id) = self.id() else { return 0 };
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -215,7 +215,7 @@ impl Target {
         kibibytes.unwrap_or_default() * 1_024
     }
 
-    /// Its metrics, as they are scraped.
+    /// The proxy's metrics, as Prometheus scrapes them.
     pub(crate) fn metrics(&self) -> String {
         use std::io::{Read as _, Write as _};
         let mut tcp = TcpStream::connect(self.admin.unwrap()).unwrap();
@@ -226,14 +226,14 @@ impl Target {
         text
     }
 
-    /// What `check` says of its configuration.
+    /// The output of `check` for the target's configuration.
     pub(crate) fn check(&self) -> String {
         let mut check = Command::new(binary::path());
         let output = check.arg("check").current_dir(self.folder.path()).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
-    /// Begins or ends counting.
+    /// Starts or stops counting.
     pub(crate) fn count(&self, on: bool) {
         let id = self.id().unwrap().to_string();
         let control = |arguments: &[&str]| {
@@ -247,9 +247,9 @@ impl Target {
         }
     }
 
-    /// What was counted.
+    /// The counts that callgrind dumped.
     pub(crate) fn counted(&self) -> String {
-        // The dump follows its order at the next moment of rest.
+        // The dump appears some time after the command.
         let begun = Instant::now();
         loop {
             let text = fs::read_to_string(self.path("callgrind.1")).unwrap_or_default();
@@ -267,7 +267,7 @@ fn write(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A proxy whose limits are out of the way; all else is as it is by default.
+/// Configures a proxy whose limits are out of reach. All other settings are the defaults.
 fn proxy(folder: &Path, setup: Setup<'_>) {
     let Setup {
         gatepay, workers, ..

@@ -1,5 +1,6 @@
-//! Whoever attacks: `slowhttptest`, and our own abuser of HTTP/2. Each is a process of its own that gets only the time
-//! that nobody else wants, as if it were on another machine: what it takes from the proxy it takes over the wire.
+//! The attackers: `slowhttptest`, and our own abuser of HTTP/2. Each is a separate process that gets only processor
+//! time that no other process wants, as if it ran on another machine. It costs the proxy only the work that its bytes
+//! cause.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -14,20 +15,22 @@ use tokio::runtime::Builder;
 use crate::abuse::{self, ATTACKS, Attack, Uplink};
 use crate::{ABUSER, CONNECTIONS, QUERY};
 
-/// A mode of slowhttptest, and how it is made to hold.
+/// A mode of slowhttptest, with options that make the attack last.
 pub(crate) struct Slow {
     pub(crate) name: &'static str,
     options: &'static [&'static str],
-    /// Lines that its head has besides its own. It takes none, but a line's end in a cookie.
+    /// Extra header lines. slowhttptest has no option for them but accepts line ends in a cookie.
     lines: &'static str,
 }
 
+/// The modes of slowhttptest, in the order below.
+///
 /// - Heads that do not end.
-/// - Bodies that do not end, of a known client: an unknown one is refused by its head.
-/// - Heads full of ranges. A proxy has no content to serve parts of, so that such a request would be over at once: these
-///   announce a body that never comes.
-/// - Answers that are not taken. Nobody gets long ones without a secret, so that the kernel holds all ten of a
-///   connection, and what is held of the proxy is the connection itself.
+/// - Bodies that do not end, by a known client: the proxy refuses an unknown client by its head.
+/// - Heads full of ranges. A proxy has no content to serve in parts, so such a request would be over at once: these
+///   announce a body that never arrives.
+/// - Answers that are not read. A caller without a secret gets no long answers, so the kernel buffers all ten answers
+///   of a connection, and the proxy holds only the connection itself.
 pub(crate) const SLOW: [Slow; 4] = [
     Slow {
         name: "slowhttptest -H",
@@ -66,7 +69,7 @@ pub(crate) const SLOW: [Slow; 4] = [
 ];
 
 impl Slow {
-    /// Attacks for so long, again and again: it ends by itself once all of its connections are closed.
+    /// Attacks for this time. slowhttptest ends once all of its connections are closed, and is then started again.
     pub(crate) fn attack(&self, address: SocketAddr, time: Duration) -> String {
         let deadline = Instant::now() + time;
         let mut rounds = 0;
@@ -75,7 +78,7 @@ impl Slow {
             && left > 0
         {
             rounds += 1;
-            // Those of HTTP/2 go before the others; the type is named by an option.
+            // HTTP/2 pseudo-headers are left out, and the media type is set by an option.
             let fields = fields().into_iter();
             let fields = fields.filter(|(name, _)| name.starts_with("x-"));
             let fields = fields.map(|(name, value)| format!("\r\n{name}: {value}"));
@@ -101,7 +104,7 @@ impl Slow {
     }
 }
 
-/// Abuses HTTP/2 for so long, from a process of its own; what it has to report.
+/// Abuses HTTP/2 for this time, from a separate process, and returns its report.
 pub(crate) fn abuse(kind: Attack, address: SocketAddr, time: Duration) -> String {
     let own = std::env::current_exe().unwrap();
     let number = ATTACKS.iter().position(|one| *one == kind).unwrap();
@@ -114,7 +117,7 @@ pub(crate) fn abuse(kind: Attack, address: SocketAddr, time: Duration) -> String
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The other process of [`abuse`].
+/// The main function of the separate process of [`abuse`].
 pub(crate) fn abuse_as_told(arguments: &[String]) -> String {
     let [number, address, milliseconds] = arguments else {
         panic!("an attack, an address and a time are told");
@@ -134,7 +137,7 @@ async fn all_connections(kind: Attack, address: SocketAddr, time: Duration) -> S
     for number in 0..CONNECTIONS {
         let (counts, uplink) = (Arc::clone(&counts), Arc::clone(&uplink));
         attackers.spawn(async move {
-            // As many in a second as slowhttptest makes.
+            // Open 500 connections per second, as slowhttptest does.
             tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
             while Instant::now() < deadline {
                 counts.2.fetch_add(1, Ordering::Relaxed);
@@ -155,18 +158,18 @@ async fn all_connections(kind: Attack, address: SocketAddr, time: Duration) -> S
     format!("{opened} connections, {closed} of them closed, {frames} frames")
 }
 
-/// How many bytes the abuser sends in a second: a line of 100 Mbit/s, full. Without a limit it would be measured how much
-/// faster loopback is than any line, and with a much wider one nobody needs to know HTTP/2 to do harm.
+/// The abuser's uplink, in bytes per second: a full line of 100 Mbit/s. Without a limit the run would measure how much
+/// faster loopback is than a line. With a much wider line an attacker needs no knowledge of HTTP/2 to do harm.
 const UPLINK: u64 = 12_500_000;
 
-/// In the kernel's last class: it runs when nobody else on its processor wants to.
+/// Starts a program in the kernel's lowest class: it runs when no other process wants its processor.
 fn behind_all_others(program: &str) -> Command {
     let mut command = Command::new("chrt");
     command.args(["--idle", "0", program]).stdin(Stdio::null());
     command
 }
 
-/// What gets furthest without a secret: a known client's id, and a fresh stamp.
+/// The header fields that get furthest without a secret: a known client's id, and a fresh stamp.
 fn fields() -> Vec<(&'static str, String)> {
     let stamp = Clock::system().stamp();
     let stamp = stamp.as_stamp();

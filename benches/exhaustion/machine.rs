@@ -1,4 +1,4 @@
-//! The processes, and the processors each has for itself.
+//! The processes of the run, and their processors.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,15 +12,15 @@ use rustix::param::clock_ticks_per_second;
 
 use crate::binary::{self, Running};
 
-/// Which processors the proxy has, and which everybody else.
+/// The proxy's processor, and the processors of all other processes.
 pub(crate) struct Processors {
     proxy: String,
     others: String,
 }
 
 impl Processors {
-    /// The first is the proxy's and nobody else's, so that what is measured is how it shares its time, and not how the
-    /// kernel does. With one processor only there is nothing to share out.
+    /// Reserves the first processor for the proxy, so that the run measures how the proxy shares its time, not how the
+    /// kernel does. A single processor cannot be divided.
     pub(crate) fn shared_out() -> Self {
         let allowed: Vec<String> = allowed().into_iter().map(|one| one.to_string()).collect();
         let (proxy, others) = match allowed.split_first() {
@@ -28,7 +28,7 @@ impl Processors {
             _ => (allowed.join(","), allowed.join(",")),
         };
         let id = std::process::id().to_string();
-        // Before there are other threads; those, and processes, inherit it.
+        // Set before other threads exist: new threads and processes inherit the setting.
         let own = Command::new("taskset")
             .args(["-pc", &others, &id])
             .stdout(Stdio::null())
@@ -63,7 +63,7 @@ fn allowed() -> Vec<u32> {
 }
 
 impl Running {
-    /// What it holds in memory, in MiB.
+    /// Resident memory, in MiB.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id()));
         let status = status.unwrap_or_default();
@@ -72,7 +72,7 @@ impl Running {
         kibibytes.unwrap_or_default() / 1024
     }
 
-    /// How much time of processors it has spent, in seconds.
+    /// Processor time used, in seconds.
     pub(crate) fn spent(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id()));
         let stat = stat.unwrap_or_default();
@@ -82,13 +82,13 @@ impl Running {
         Duration::from_millis(ticks * 1_000 / clock_ticks_per_second()).as_secs_f64()
     }
 
-    /// How many sockets and files it has open.
+    /// The number of open sockets and files.
     pub(crate) fn open(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0.id())).map_or(0, Iterator::count)
     }
 }
 
-/// Writes a file of a configuration, as secrets have to be: for its owner alone.
+/// Writes a configuration file that only its owner may read, as secrets require.
 pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     let path = folder.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -96,7 +96,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Writes a configuration: one tenant, and little room, so that the bound says something.
+/// Writes a configuration with one tenant and low limits, so that the memory bound is tight.
 pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
     let file = |name: &str, text: &str| write(folder, name, text);
     file(
@@ -132,7 +132,7 @@ limits = { requests_per_second = 1000, in_flight = 100 }
     );
 }
 
-/// What `check` says that the process holds at most, in MiB.
+/// The memory bound of the process that `check` prints, in MiB.
 pub(crate) fn bound(folder: &Path) -> u64 {
     let output = binary::command(folder, &["check"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -144,13 +144,13 @@ pub(crate) fn bound(folder: &Path) -> u64 {
     line.split(' ').nth(3).unwrap().parse().unwrap()
 }
 
-/// Where nothing listens yet.
+/// An address without a listener so far.
 pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.3:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-/// The emulator of GatePay, before which the proxy stands.
+/// The emulator of GatePay, behind the proxy.
 pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
     let listen = address.to_string();
     let arguments = [
@@ -175,7 +175,7 @@ pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
     running
 }
 
-/// The proxy, and where it listens.
+/// The proxy, and its address.
 pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketAddr) {
     let log = fs::File::create(folder.join("log")).unwrap();
     let plain = binary::command(folder, &["serve"]);

@@ -2,18 +2,18 @@
 //!
 //! `benches/exhaustion/run.sh` is the one command: it installs what is missing and runs the release binary. An honest
 //! tenant calls 200 times a second on a fixed schedule; a call's latency counts from when it was due, so that a stall
-//! shows in every call it delays. Each phase is an attack between two quiet times. The run fails if one call ever failed,
-//! if the median during an attack is more than twice that of the quiet around it, if the process ever held more memory
-//! than `check` says, or if the attack did not take place.
+//! shows in every call it delays. Each phase is an attack between two quiet times. The run fails if one call ever
+//! failed, if the median during an attack is more than twice that of the quiet around it, if the process ever held more
+//! memory than `check` says, or if the attack did not take place.
 //!
-//! What is measured is the proxy and not the scheduler. The proxy has one processor and shares it with nobody, so that
-//! honest calls and attacks meet in its only worker: with more it would do better. Tenant, emulator and attackers have
-//! the others; attackers get there what nobody else wants (`SCHED_IDLE`), as if they were on another machine. They have a
-//! thousand connections from one address, which is more than a default configuration lets one have, and together as
-//! much of a line as 100 Mbit/s are.
+//! The run measures the proxy and not the scheduler. The proxy has one processor to itself, so that honest calls and
+//! attacks meet in its only worker: with more workers it would do better. Tenant, emulator and attackers have the other
+//! processors. Attackers run there only when no other process wants to (`SCHED_IDLE`), as if they were on another
+//! machine. They have a thousand connections from one address, more than a default configuration allows, and together
+//! an uplink of 100 Mbit/s.
 //!
-//! `EXHAUSTION_SECONDS` is the length of an attack, 10 by default, of which a quiet time is half; `EXHAUSTION_ONLY` a
-//! part of the name of the phases to run; `GATEPAY_PROXY` names another binary.
+//! `EXHAUSTION_SECONDS` is the length of an attack, 10 by default; a quiet time is half as long. `EXHAUSTION_ONLY` is a
+//! part of the name of the phases to run. `GATEPAY_PROXY` names another binary.
 
 #![expect(
     clippy::print_stdout,
@@ -49,14 +49,14 @@ use signed::Signer;
 const QUERY: &str = "/v1/pay/order/query";
 const BODY: &[u8] = br#"{"merchantTradeNo":"tea-0001"}"#;
 const JSON: &str = "application/json";
-/// Where the honest tenant calls from; slowhttptest calls from 127.0.0.1.
+/// The honest tenant's address; slowhttptest calls from 127.0.0.1.
 const HONEST: &str = "127.0.0.9";
 const ABUSER: &str = "127.0.0.8";
-/// How many connections an attack has.
+/// The number of an attack's connections.
 const CONNECTIONS: usize = 1_000;
-/// How many of them have to be open at once, where the proxy does not close them at once.
+/// How many connections have to be open at the same time, if the proxy does not close them at once.
 const HELD: usize = 900;
-/// After an attack, how many descriptors are no more of it, and how long that may take.
+/// The most open descriptors after an attack has been cleaned up, and the time limit of the cleanup.
 const SETTLED: usize = 100;
 const SETTLES: Duration = Duration::from_secs(20);
 
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
             address,
             from: HONEST,
             every: Duration::from_millis(5),
-            // GatePay knows no such order, and says so.
+            // GatePay does not know this order, so any answer body is accepted.
             expects: "",
             request: Box::new(move |_| acme.post(QUERY, JSON, BODY)),
         }),
@@ -142,17 +142,17 @@ fn main() -> ExitCode {
 /// One process and one tenant through all phases.
 struct Trial {
     honest: Honest,
-    /// The quiet time that was last.
+    /// The latest quiet time.
     before: Option<Calls>,
     proxy: Running,
-    /// In MiB.
+    /// The memory bound, in MiB.
     bound: u64,
     time: Duration,
     faults: Vec<String>,
 }
 
 impl Trial {
-    /// An attack between two quiet times. `held` says that it is one of those that stay connected.
+    /// Runs an attack between two quiet times. `held` marks an attack whose connections stay open.
     fn phase(&mut self, name: &str, held: bool, attack: &dyn Fn(Duration) -> String) {
         let before = self.before.take().unwrap_or_else(|| self.quiet());
         let (begun, spent) = (Instant::now(), self.proxy.spent());
@@ -202,7 +202,7 @@ impl Trial {
         self.honest.due(begun..Instant::now())
     }
 
-    /// Does it, and says how much memory in MiB and how many descriptors the process had at most meanwhile.
+    /// Runs the attack. Returns its report, the process's peak memory in MiB, and its peak number of descriptors.
     fn watch(&self, attack: impl FnOnce() -> String) -> (String, u64, usize) {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -222,7 +222,7 @@ impl Trial {
         })
     }
 
-    /// Waits until nothing is left of an attack; whether that was soon enough.
+    /// Waits until the attack's connections are closed. Returns whether that was soon enough.
     fn settles(&self) -> bool {
         let begun = Instant::now();
         thread::sleep(Duration::from_millis(500));

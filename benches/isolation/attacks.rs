@@ -1,4 +1,4 @@
-//! What globex does, within its limits and with its own right signature.
+//! Globex's attacks, within its limits and with its own valid signature.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -11,29 +11,29 @@ use crate::honest::{answer, connect};
 use crate::setup::{BANK, FORM, GLOBEX, JSON, PLACES, QUERY, REFUND};
 use crate::signed::Signer;
 
-/// One way to do harm.
+/// An attack.
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// What GatePay does to globex meanwhile.
+    /// GatePay's answers to globex meanwhile.
     pub(crate) gatepay: Answers,
     how: How,
 }
 
-/// How GatePay answers globex, and nobody else.
+/// How GatePay answers globex. Other tenants get regular answers.
 #[derive(Clone, Copy)]
 pub(crate) enum Answers {
-    /// As it should.
+    /// The regular answer.
     Right,
-    /// By dropping the connection.
+    /// A dropped connection.
     Nothing,
-    /// By a status of something that stands before it.
+    /// A status that an intermediary before GatePay would send.
     Status(u16),
 }
 
 enum How {
-    /// This body again and again, on eight connections.
+    /// The same body repeatedly, on eight connections.
     Bodies(&'static str, &'static str, fn() -> String),
-    /// Connections in every place, which ask once and then idle; after a verified request or an unverified one.
+    /// Connections in every connection slot. Each sends one request, verified or unverified, and then idles.
     Idle { verified: bool },
 }
 
@@ -93,7 +93,7 @@ fn members() -> String {
     format!("{{{}}}", members.join(","))
 }
 
-/// Attacks for so long; how many requests or connections were made.
+/// Attacks for this time, and returns how many requests or connections it made.
 pub(crate) fn run(number: usize, address: SocketAddr, time: Duration) -> u64 {
     let end = Instant::now() + time;
     match &ATTACKS[number].how {

@@ -1,17 +1,17 @@
-//! Isolation: one tenant attacks within its limits, before the release binary; beside it another tenant's refunds.
+//! Isolation: one tenant attacks the release binary within its limits, beside another tenant's refunds.
 //!
 //! `cargo bench -p gatepay-proxy --bench isolation`. Acme refunds a hundred times a second on a fixed schedule; a
 //! refund's latency counts from when it was due. Globex attacks in slices of half a second, with a quiet slice before
 //! each, so both see the same moments of a noisy machine. The table has the latencies of both kinds of slices, and the
-//! middle of the ratios of their 90th percentiles. The run fails if one refund was not executed, if that ratio is above
+//! median of the ratios of their 90th percentiles. The run fails if one refund was not executed, if that ratio is above
 //! a quarter of the control's, or if an attack did not take place.
 //!
 //! The first row is the control: the proxy is stopped (SIGSTOP) for 200 ms of every slice.
 //!
-//! The proxy has one processor for itself, and so one worker that attacks and refunds share; all others share the rest,
-//! where the attacker runs only when nothing else wants to (`SCHED_IDLE`). `ISOLATION_SLICES` is the number of slices
-//! of each kind, 12 by default; `ISOLATION_ONLY` a part of the name of the attacks to run; `GATEPAY_PROXY` names
-//! another binary.
+//! The proxy has one processor to itself, and so one worker that attacks and refunds share. All other processes share
+//! the rest, where the attacker runs only when no other process wants to (`SCHED_IDLE`). `ISOLATION_SLICES` is the
+//! number of slices of each kind, 12 by default. `ISOLATION_ONLY` is a part of the name of the attacks to run.
+//! `GATEPAY_PROXY` names another binary.
 
 #![expect(
     clippy::print_stdout,
@@ -44,12 +44,12 @@ use setup::{ACME, GatePay, JSON};
 use signed::Signer;
 
 const SLICE: Duration = Duration::from_millis(500);
-/// For how long the control stops the proxy in a slice.
+/// How long the control stops the proxy in a slice.
 const STOP: Duration = Duration::from_millis(200);
-/// How much of the control's ratio an attack's may be. A tenant may use its part of a processor: a body of a megabyte
-/// takes milliseconds to verify. It may not keep another waiting as if the proxy stood still.
+/// The limit of an attack's ratio, as a part of the control's. A tenant may use its part of a processor: a body of a
+/// megabyte takes milliseconds to verify. It may not delay another tenant as if the proxy were stopped.
 const PART: f64 = 0.25;
-/// The least ratio the control has to have, or the machine was too busy for this run to prove anything.
+/// The least ratio of the control. Below it the machine was too busy for the run to prove anything.
 const LEAST: f64 = 8.0;
 
 fn main() -> ExitCode {
@@ -120,7 +120,7 @@ fn refund(number: u32, paid: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Attacks for one slice, from another process; how many requests or connections it made.
+/// Attacks for one slice, from another process, and returns how many requests or connections it made.
 fn slice_of(attack: &Attack, address: std::net::SocketAddr) -> u64 {
     let own = env::current_exe().unwrap();
     let number = ATTACKS.iter().position(|one| one.name == attack.name);
@@ -135,7 +135,7 @@ fn slice_of(attack: &Attack, address: std::net::SocketAddr) -> u64 {
     text.trim().parse().unwrap_or_default()
 }
 
-/// Keeps the proxy from running for a part of the slice.
+/// Stops the proxy for a part of the slice.
 fn stop(proxy: &Running) -> u64 {
     let signal = |name: &str| {
         let id = proxy.0.id().to_string();
@@ -149,13 +149,13 @@ fn stop(proxy: &Running) -> u64 {
     1
 }
 
-/// What became of the refunds beside one attack.
+/// The refunds' results beside one attack.
 struct Row {
     quiet: Calls,
     during: Calls,
-    /// Of the 90th percentiles, in the middle of all slices.
+    /// The median of the slices' ratios of 90th percentiles.
     ratio: f64,
-    /// What the attacker did.
+    /// The number of the attacker's requests or connections.
     done: u64,
 }
 

@@ -1,4 +1,4 @@
-//! GatePay, two tenants, and a proxy with few places.
+//! GatePay, two tenants, and a proxy with few connection slots.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ pub(crate) const REFUND: &str = "/v1/pay/order/refund";
 pub(crate) const BANK: &str = "/withdraw/open/otc/api/bank/create";
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const FORM: &str = "multipart/form-data; boundary=b";
-/// How many connections the proxy has room for.
+/// The number of the proxy's connection slots.
 pub(crate) const PLACES: usize = 200;
 
 const INSTITUTION: Tenant = Tenant {
@@ -26,13 +26,13 @@ const INSTITUTION: Tenant = Tenant {
     secret: "fake-institution-secret",
     sub_account: "1000000000",
 };
-/// The one that refunds.
+/// The tenant that refunds.
 pub(crate) const ACME: Tenant = Tenant {
     client_id: "client-acme",
     secret: "fake-acme-secret",
     sub_account: "2124538349",
 };
-/// The one that attacks.
+/// The tenant that attacks.
 pub(crate) const GLOBEX: Tenant = Tenant {
     client_id: "client-globex",
     secret: "fake-globex-secret",
@@ -45,7 +45,7 @@ pub(crate) struct Tenant {
     sub_account: &'static str,
 }
 
-/// The emulator.
+/// The emulator of GatePay.
 pub(crate) struct GatePay(Sandbox);
 
 impl GatePay {
@@ -60,7 +60,7 @@ impl GatePay {
         config.sub_accounts = [ACME, GLOBEX]
             .map(|tenant| SubAccount::active(tenant.sub_account))
             .into();
-        // What it remembers is memory that grows while others are measured.
+        // The emulator's record of requests would grow in memory during the measurement.
         config.record = 0;
         let any: SocketAddr = ([127, 0, 0, 3], 0).into();
         Self(Sandbox::start(config, any).unwrap())
@@ -70,7 +70,7 @@ impl GatePay {
         self.0.address()
     }
 
-    /// Answers globex as the attack has it.
+    /// Gives globex the attack's answers.
     pub(crate) fn misbehave(&self, attack: &Attack) {
         let fault = match attack.gatepay {
             Answers::Right => return,
@@ -105,7 +105,7 @@ impl GatePay {
     }
 }
 
-/// Writes the proxy's configuration, with little room.
+/// Writes the proxy's configuration, with low limits.
 pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
     let file = |name: &str, text: &str| machine::write(folder, name, text);
     let institution = INSTITUTION.client_id;

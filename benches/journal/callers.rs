@@ -1,4 +1,4 @@
-//! Tenants that ask for one refund after the other, each on a connection it keeps.
+//! Tenants that send one refund after the other, each on a connection that it keeps.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use zeroize::Zeroizing;
 
 /// How many tenants share the connections.
 pub(super) const TENANTS: usize = 8;
-/// No call may take longer.
+/// Time limit of a call.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Callers;
 
 impl Callers {
-    /// How long each call took that was answered by GatePay, in milliseconds, what happened to the others, and how long
-    /// all of it was.
+    /// Returns the latency of each call that GatePay answered, in milliseconds, the failures of the others, and the
+    /// duration of the whole run.
     pub(super) fn run(
         address: SocketAddr,
         connections: usize,
@@ -31,7 +31,7 @@ impl Callers {
         let calling = thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                // Whoever connects waits for nobody, and nobody's connecting is measured.
+                // All callers connect before the measurement begins, so that connecting is not measured.
                 let mut streams = Vec::new();
                 for _ in 0..connections {
                     let stream = TcpStream::connect(address).await.unwrap();
@@ -55,12 +55,12 @@ impl Callers {
     }
 }
 
-/// Who calls.
+/// The client id of a tenant.
 pub(super) fn client_id(tenant: usize) -> String {
     format!("client-{tenant}")
 }
 
-/// What it signs with.
+/// The secret of a tenant.
 pub(super) fn secret(tenant: usize) -> String {
     format!("fake-secret-of-{tenant}")
 }
@@ -87,7 +87,7 @@ async fn call_until(
     (took, None)
 }
 
-/// A refund nobody has asked for.
+/// A new refund request.
 fn request(credential: &Credential, clock: &Clock) -> String {
     let number = hex::encode(clock::random::<8>());
     let body =

@@ -1,16 +1,16 @@
-//! The disk by itself: what it is, and what it takes to have something on it.
+//! The disk itself: its file system, and the time of a sync.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-/// How often it is asked each time.
+/// The number of syncs in each measurement.
 const SYNCS: usize = 100;
-/// How much is added before each sync: about what some tens of records are.
+/// Bytes added before each sync: about the size of a few dozen records.
 const BYTES: usize = 16 * 1024;
 
-/// How long each of a few syncs takes, in milliseconds, of a file in this folder that is added to.
+/// The time of each sync of a growing file in this folder, in milliseconds.
 pub(super) fn syncs(folder: &Path) -> Vec<f64> {
     let path = folder.join("probe");
     let mut options = OpenOptions::new();
@@ -27,7 +27,7 @@ pub(super) fn syncs(folder: &Path) -> Vec<f64> {
     took
 }
 
-/// Which file system a folder is on. One in memory has no syncs, so it is refused.
+/// The file system of a folder. A file system in memory has no syncs, so it is refused.
 pub(super) fn describe(folder: &Path) -> String {
     let folder = folder.canonicalize().unwrap();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();

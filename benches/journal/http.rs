@@ -1,10 +1,10 @@
-//! As much of HTTP/1.1 as two sides need that both know what the other sends: everything has a length.
+//! The part of HTTP/1.1 that two sides need that know each other's messages: every message has a length.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Reads on until a whole message is at the front, and says how long it is; 0 if the other side has ended.
+/// Reads until a whole message is at the front, and returns its length; 0 if the peer has closed the connection.
 pub(super) async fn message(
     stream: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,

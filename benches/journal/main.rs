@@ -1,15 +1,15 @@
-//! Journal: what it costs to write money calls down before they are sent, with the real binary on a real disk.
+//! Journal: the cost of recording money calls before they are sent, with the real binary on a real disk.
 //!
-//! `cargo bench -p gatepay-proxy --bench journal`, two minutes. Two proxies that differ in `[audit]` alone take turns
-//! under the same load: refunds, each a new one and signed by its tenant, from 64 connections and then from 512. Around
-//! every round with the journal the disk is asked what an `fdatasync` takes in the journal's folder. What is printed are
-//! medians over the rounds.
+//! `cargo bench -p gatepay-proxy --bench journal` takes two minutes. Two proxies that differ in `[audit]` alone take
+//! turns under the same load: refunds, each new and signed by its tenant, from 64 connections and then from 512. Around
+//! every round with the journal an `fdatasync` in the journal's folder is timed. The printed figures are medians over
+//! the rounds.
 //!
-//! It fails if a call fails, if GatePay was sent another number of calls than were answered, if the journal does not
+//! It fails if a call fails, if GatePay received another number of calls than were answered, if the journal does not
 //! verify or holds another number of calls, or if calls do not share syncs.
 //!
-//! `JOURNAL_DIR` is where the journal is made (default: beside the build), `JOURNAL_SECONDS` the length of a round,
-//! `GATEPAY_PROXY` another binary.
+//! `JOURNAL_DIR` is the parent folder of the journal (default: beside the build), `JOURNAL_SECONDS` the length of a
+//! round. `GATEPAY_PROXY` names another binary.
 
 #![expect(
     clippy::print_stdout,
@@ -34,7 +34,7 @@ use upstream::Upstream;
 
 const CONNECTIONS: [usize; 2] = [64, 512];
 const ROUNDS: usize = 5;
-/// Calls that have to share a sync, at the least, for it to be called group commit.
+/// The least calls per sync that count as group commit.
 const SHARED: f64 = 4.0;
 
 fn main() {
@@ -71,7 +71,7 @@ fn main() {
     for connections in CONNECTIONS {
         let (mut off, mut on) = (Vec::new(), Vec::new());
         for number in 0..ROUNDS {
-            // Which comes first changes, so that neither always has the warmer machine.
+            // The order alternates, so that neither proxy always has the warmer machine.
             for journaled in [number % 2 == 0, number % 2 == 1] {
                 let (proxy, seen) = if journaled {
                     (&with, &mut on)
@@ -120,20 +120,20 @@ fn main() {
     println!("{answered} calls, each answered, sent once and, with the journal, written down once");
 }
 
-/// What was seen of one proxy for a while.
+/// The measurements of one proxy in one round.
 struct Round {
     answered: usize,
     failed: Vec<String>,
     per_second: f64,
     p50: f64,
     p99: f64,
-    /// Of the proxy, in microseconds for each call.
+    /// The proxy's processor time per call, in microseconds.
     cpu: f64,
-    /// Calls that shared a sync.
+    /// Calls per sync.
     shared: f64,
-    /// How long the program waited for one, on average, in milliseconds.
+    /// The program's average wait for a sync, in milliseconds.
     sync: f64,
-    /// How long the disk takes for one when nothing else is asked of it, before and after.
+    /// The time of an `fdatasync` on the otherwise idle disk, before and after, in milliseconds.
     fdatasync: f64,
 }
 

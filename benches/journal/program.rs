@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::binary::{self, Running};
 use super::callers::{TENANTS, client_id, secret};
 
-/// How long it may take to serve, and to end.
+/// Time limit of start-up and of shutdown.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `serve`.
+/// A running `serve`.
 pub(super) struct Program {
     pub(super) address: SocketAddr,
     pub(super) journaled: bool,
@@ -23,7 +23,7 @@ pub(super) struct Program {
     running: Running,
 }
 
-/// What it has counted so far.
+/// The program's counters so far.
 pub(super) struct Counts {
     pub(super) syncs: f64,
     pub(super) sync_seconds: f64,
@@ -31,7 +31,7 @@ pub(super) struct Counts {
 }
 
 impl Program {
-    /// Waits until it serves.
+    /// Starts the program and waits until it serves.
     pub(super) fn serve(folder: &Path, upstream: SocketAddr, journaled: bool) -> Self {
         configure(folder, upstream, journaled);
         let log = folder.join("log");
@@ -74,7 +74,7 @@ impl Program {
         }
     }
 
-    /// Ends it in order.
+    /// Ends the program in order.
     pub(super) fn end(mut self) {
         let id = self.running.0.id().to_string();
         let killed = Command::new("kill").args(["-TERM", &id]).status();
@@ -84,7 +84,7 @@ impl Program {
     }
 }
 
-/// What `audit verify` says.
+/// The result of `audit verify`.
 pub(super) fn verify(folder: &Path) -> Result<String, String> {
     let output = binary::command(folder, &["audit", "verify"])
         .output()
@@ -98,7 +98,7 @@ pub(super) fn verify(folder: &Path) -> Result<String, String> {
     }
 }
 
-/// Limits that nobody meets: what is measured is the journal.
+/// Configures limits that no caller reaches, because only the journal is measured.
 fn configure(folder: &Path, upstream: SocketAddr, journaled: bool) {
     let file = |name: &str, text: &str| {
         let path = folder.join(name);

@@ -1,4 +1,4 @@
-//! A GatePay that says yes to whatever it is asked, as fast as it can, and counts.
+//! A GatePay that answers every request with success, as fast as it can, and counts the refunds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ impl Upstream {
         socket
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
             .unwrap();
-        // Calls that shared a sync connect at once: whoever finds no room tries again after a second.
+        // Calls that shared a sync connect at the same moment. A connection that finds the backlog full waits one
+        // second.
         socket.listen(4096).unwrap();
         let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr().unwrap();
@@ -44,7 +45,7 @@ impl Upstream {
         Self { address, calls }
     }
 
-    /// How many refunds it was asked for.
+    /// The number of refunds received.
     pub(super) fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
@@ -55,11 +56,11 @@ async fn serve(mut stream: TcpStream, calls: Arc<AtomicUsize>) {
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
     );
-    // It would only be in the way.
+    // Small answers leave at once.
     let _ = stream.set_nodelay(true);
     let mut bytes = Vec::with_capacity(4096);
     while let Ok(length @ 1..) = super::http::message(&mut stream, &mut bytes).await {
-        // What the proxy asks by itself is no call.
+        // The proxy's own requests are not counted.
         let refund = memchr::memmem::find(&bytes[..length], b"/refund ").is_some();
         calls.fetch_add(usize::from(refund), Ordering::Relaxed);
         bytes.drain(..length);

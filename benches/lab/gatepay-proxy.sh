@@ -1,7 +1,7 @@
 #!/bin/bash
 # kind: resign   title: gatepay-proxy
-# Target of a side-by-side lab: writes a configuration for the tenants it is given and runs `serve` with it.
-# GATEPAY_PROXY names the binary; without it the release build of this checkout is taken.
+# Target of a side-by-side lab: writes a configuration for the given tenants and runs `serve` with it.
+# GATEPAY_PROXY names the binary. The default is the release build of this checkout.
 . "${LAB:?}/env.sh"
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 binary=${GATEPAY_PROXY:-$here/../../target/release/gatepay-proxy}
@@ -38,8 +38,8 @@ in_flight = 1000
 
 upstream = env["UPSTREAM"]
 ca = f'ca = "{env["UPSTREAM_CA"]}"' if upstream.startswith("https:") else ""
-# The quota is out of the way: what is measured is the work per request. Body checks are off because some of the lab's
-# bodies name no order, which GatePay would refuse and so does the proxy.
+# The quota is out of reach, because the work per request is measured. Body checks are off: some of the lab's bodies
+# name no order, and the checks would refuse them as GatePay does.
 with open(f"{folder}/proxy.toml", "w") as file:
     file.write(f"""tenants = "tenants.toml"
 checks = "off"

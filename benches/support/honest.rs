@@ -1,4 +1,4 @@
-//! The tenant that only wants to be served: it calls on a fixed schedule, whatever becomes of its calls.
+//! The honest tenant: it calls on a fixed schedule, whatever happens to its calls.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,28 +10,28 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-/// How many callers take turns, so that a call is made in time while others are still under way.
+/// The number of callers that take turns, so that a call is sent on time while others are in flight.
 const CALLERS: u32 = 8;
-/// A caller makes a new connection for every so many calls.
+/// The number of calls that a caller sends on one connection.
 const CALLS_ON_A_CONNECTION: u32 = 10;
-/// When a call has failed.
+/// The timeout of a call.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the tenant calls, from where, and how often.
+/// The tenant's calls, their source address and their interval.
 pub(crate) struct Plan {
-    /// Where the proxy listens.
+    /// The proxy's address.
     pub(crate) address: SocketAddr,
-    /// Where the tenant calls from, an address of this machine's.
+    /// The tenant's source address, one of this machine's loopback addresses.
     pub(crate) from: &'static str,
-    /// How often a call is due.
+    /// The interval between calls.
     pub(crate) every: Duration,
-    /// What the body of every answer has to say, in lower case.
+    /// A text in the body of every good answer, in lower case.
     pub(crate) expects: &'static str,
     /// The bytes of a call, by its number.
     pub(crate) request: Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
 }
 
-/// The callers; they end when this is dropped.
+/// The callers; they end when this value is dropped.
 pub(crate) struct Honest {
     begun: Instant,
     every: Duration,
@@ -45,23 +45,23 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
 }
 
-/// A call that is over.
+/// A finished call.
 #[derive(Clone, Copy)]
 struct Call {
     number: u32,
-    /// From when it was due, not from when it was made: a stall counts for every call that was due meanwhile.
+    /// The latency from when the call was due, not from when it was sent: a stall counts for every call due meanwhile.
     took: Option<Duration>,
 }
 
-/// What became of the calls that were due within a time.
+/// The results of the calls that were due within a time.
 pub(crate) struct Calls {
     pub(crate) failures: usize,
-    /// Of the others, sorted, in milliseconds.
+    /// The latencies of the answered calls, sorted, in milliseconds.
     latencies: Vec<f64>,
 }
 
 impl Honest {
-    /// Begins to call.
+    /// Starts the callers.
     pub(crate) fn calling(plan: Plan) -> Self {
         let (begun, every) = (Instant::now(), plan.every);
         let shared = Arc::new(Shared {
@@ -81,7 +81,7 @@ impl Honest {
         }
     }
 
-    /// What became of all calls that were due in this time, once they are over.
+    /// The results of all calls due in this time, once they have finished.
     pub(crate) fn due(&self, time: Range<Instant>) -> Calls {
         let number = |at: Instant| {
             let calls = (at - self.begun).as_micros() / self.every.as_micros();
@@ -90,7 +90,7 @@ impl Honest {
         let numbers = number(time.start)..number(time.end);
         loop {
             let mut calls = self.shared.calls.lock().unwrap();
-            // Nobody asks for what was before.
+            // No caller of this function asks for earlier calls.
             calls.retain(|call| call.number >= numbers.start);
             let due = calls.iter().filter(|call| numbers.contains(&call.number));
             let due: Vec<Call> = due.copied().collect();
@@ -113,7 +113,7 @@ impl Drop for Honest {
 }
 
 impl Shared {
-    /// Makes every so many-th call, each when it is due or, if the one before takes longer, right after it.
+    /// Sends every `CALLERS`-th call, when it is due or, if the call before takes longer, right after that call.
     fn call(&self, first: u32, begun: Instant) {
         let mut connection = None;
         let mut number = first;
@@ -145,7 +145,7 @@ impl Calls {
         }
     }
 
-    /// Both, as one.
+    /// Both results merged.
     pub(crate) fn and(&self, other: &Self) -> Self {
         let mut latencies = [self.latencies.as_slice(), &other.latencies].concat();
         latencies.sort_by(f64::total_cmp);
@@ -163,7 +163,7 @@ impl Calls {
         self.percentile(50)
     }
 
-    /// Below which so many of a hundred calls were; endless if none was answered.
+    /// The latency at this percentile, in milliseconds; infinite if no call was answered.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let place = self.latencies.len() * percent / 100;
         let latency = self.latencies.get(place).copied();
@@ -171,7 +171,7 @@ impl Calls {
     }
 }
 
-/// The status of the answer, if it is GatePay's.
+/// The status of the answer, if GatePay sent it.
 fn call(connection: &mut Option<TcpStream>, plan: &Plan, number: u32) -> io::Result<u16> {
     let mut tcp = match connection.take() {
         Some(tcp) => tcp,
@@ -186,7 +186,7 @@ fn call(connection: &mut Option<TcpStream>, plan: &Plan, number: u32) -> io::Res
     Ok(status)
 }
 
-/// A connection from this address, on which nothing waits for longer than a call may take.
+/// A connection from this address, with the call's timeout on every operation.
 pub(crate) fn connect(from: &str, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(from.parse().unwrap(), 0).into())?;
@@ -198,7 +198,7 @@ pub(crate) fn connect(from: &str, address: SocketAddr) -> io::Result<TcpStream> 
     Ok(tcp)
 }
 
-/// Reads a whole answer, which is short and says how long it is: its status, and its body in lower case.
+/// Reads a whole short answer with a `Content-Length`: its status, and its body in lower case.
 pub(crate) fn answer(tcp: &mut TcpStream) -> io::Result<(u16, String)> {
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
     let mut bytes = Vec::new();

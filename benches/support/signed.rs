@@ -1,4 +1,4 @@
-//! A tenant's call, signed as its bytes stand on the wire.
+//! A tenant's call, as signed bytes for the wire.
 
 use std::io::Write as _;
 
@@ -13,7 +13,7 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// By its client id and secret.
+    /// A signer with this client id and secret.
     pub(crate) fn new(client_id: &str, secret: &str) -> Self {
         let secret = SecretKey::new(Zeroizing::new(secret.to_owned())).unwrap();
         Self {
@@ -22,7 +22,7 @@ impl Signer {
         }
     }
 
-    /// A POST of this, signed now.
+    /// A POST with this body, signed now.
     pub(crate) fn post(&self, path: &str, media: &str, body: &[u8]) -> Vec<u8> {
         let mut request = Vec::with_capacity(1024 + body.len());
         let length = body.len();

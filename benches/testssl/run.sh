@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# testssl.sh on the listener of the binary at GATEPAY_PROXY (default: the release build of this checkout), with a
-# certificate of an authority of its own that names a CRL. Fails if anything is worse than LOW. Everything stays on
+# Runs testssl.sh against the listener of the binary at GATEPAY_PROXY (default: the release build of this checkout),
+# with a certificate from a test authority that names a CRL. Fails if a finding is worse than LOW. All traffic stays on
 # loopback.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -57,7 +57,7 @@ for _ in $(seq 100); do
 done
 [[ -n $address ]] || { cat log; exit 1; }
 
-# A session of either version is resumed, which testssl.sh only looks at from the side.
+# Resumes a session of either TLS version, which testssl.sh checks only in part.
 for version in -tls1_2 -tls1_3; do
     ask() { (sleep 1; printf 'GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n'; sleep 1) |
         openssl s_client -connect "$address" -servername localhost -CAfile ca.pem $version "$@" 2>/dev/null; }
@@ -69,7 +69,7 @@ done
     "localhost:${address##*:}" >report.txt || true
 sed -n '/Testing protocols/,$p' report.txt
 echo
-# Each finding as one line: severity, what was looked at, what was seen.
+# Each finding on one line: severity, check, result.
 findings=$(awk -F'" *: *"' '
     /"id" *:/ { id = $2 }
     /"severity" *:/ { severity = $2 }
@@ -80,7 +80,7 @@ echo "findings by severity:"
 cut -f1 <<<"$findings" | sort | uniq -c
 echo "all but OK and INFO:"
 grep -vE '^(OK|INFO)	' <<<"$findings" || echo none
-# FATAL and WARN are testssl.sh's own troubles: they would mean that not everything was looked at.
+# FATAL and WARN are problems of testssl.sh itself: they would mean that a check did not run.
 if grep -qE '^(WARN|MEDIUM|HIGH|CRITICAL|FATAL)	' <<<"$findings"; then
     echo "FAILED: worse than LOW"
     exit 1

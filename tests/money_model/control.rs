@@ -1,10 +1,10 @@
-//! The check itself: a history that breaks a promise is found, and one that keeps it is not.
+//! Tests of the check itself: it finds a history that breaks a promise, and passes a history that keeps it.
 
 use std::collections::BTreeSet;
 
 use super::history::{Broken, Delivery, Execution, History, Moment, Said, SignedCall};
 
-/// One stamp, and what happened to it; each delivery is answered before the next is sent, unless a test says otherwise.
+/// A history of stamps. Each delivery is answered before the next is sent, unless a test says otherwise.
 struct Told(History);
 
 impl Told {
@@ -37,7 +37,7 @@ impl Told {
         self
     }
 
-    /// Together with the one before.
+    /// Sends a delivery in the same group as the delivery before.
     fn sent_at_once(self, stamp: usize) -> Self {
         let mut told = self.sent(stamp);
         let [.., before, last] = &mut *told.0.deliveries else {
@@ -69,7 +69,7 @@ impl Told {
         self.answered(delivery, Some("starting"), Some(outcome))
     }
 
-    /// The delivery of this number gets an answer of GatePay's.
+    /// The delivery of this number gets a GatePay answer with an outcome.
     fn relayed(self, delivery: usize, outcome: &str) -> Self {
         self.answered(delivery, None, Some(outcome))
     }
@@ -160,7 +160,7 @@ fn a_refusal_of_gatepays_that_took_effect_is_found() {
 }
 
 #[test]
-fn what_happens_twice_is_found() {
+fn an_event_that_happens_twice_is_found_by_the_model() {
     let twice = Told::of(1).sent(0).executed(0).relayed(0, "executed");
     let twice = twice.sent(0).executed(0).relayed(1, "executed");
     assert_eq!(twice.breaks(), [Broken::SentTwice, Broken::DoneTwice]);

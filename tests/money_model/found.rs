@@ -1,4 +1,4 @@
-//! Scenarios that broke a promise once.
+//! Scenarios that once broke a promise.
 
 use super::run::run;
 use super::scenario::{
@@ -83,7 +83,7 @@ async fn a_state_folder_is_replaced_between_two_runs() {
 async fn a_state_folder_comes_back_from_a_copy_of_before() {
     let drain = restart(End::Drain, StateMove::Stays);
     for end in [End::Crash, End::Drain] {
-        // The copy that was made at the end of the first run, and not the one of the second.
+        // The copy made at the end of the first run, not the copy of the second run.
         let restored = restart(end, StateMove::Restored(Back(1)));
         hold(STATE_DIR, &[drain, REFUND, restored, AGAIN]).await;
     }
@@ -108,7 +108,7 @@ async fn a_copy_of_a_call_is_answered_while_its_last_byte_is_awaited() {
 }
 
 #[tokio::test]
-async fn what_stands_before_gatepay_answers_what_proves_nothing() {
+async fn a_gateway_before_gatepay_answers_without_proving_an_outcome() {
     for which in 0..20 {
         for mishap in [Mishap::ExecutedBut(which), Mishap::Instead(which)] {
             let call = Step::Call(Sort::Refund, Merchant::Acme, 0, Some(mishap));

@@ -1,4 +1,4 @@
-//! What was sent, what was answered and what GatePay executed, and whether the answers are true.
+//! The deliveries sent, their answers and the calls GatePay executed, and the check that the answers are true.
 //!
 //! A stamp is a timestamp and nonce that a shop signed once. Its deliveries are the requests that carry it: the same
 //! bytes again, or the same signature on another path.
@@ -6,35 +6,35 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// All that happened.
+/// The history of a scenario.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) stamps: Vec<SignedCall>,
     pub(super) deliveries: Vec<Delivery>,
-    /// What GatePay received of calls that change something, in its order.
+    /// The state-changing calls that GatePay received, in the order received.
     pub(super) executions: Vec<Execution>,
 }
 
-/// A call as it was signed.
+/// A signed call.
 #[derive(Debug, Clone)]
 pub(super) struct SignedCall {
     /// Operation and idempotency key.
     pub(super) key: String,
-    /// What the caller wants done once, however often it signs.
+    /// The effect that the caller wants once, however often it signs the call.
     pub(super) intent: usize,
 }
 
-/// One request.
+/// One request sent to the proxy.
 #[derive(Debug, Clone)]
 pub(super) struct Delivery {
     pub(super) stamp: usize,
-    /// On another path than it was signed for: its answer is about another operation.
+    /// Sent on another path than the signed one: the answer is about another operation.
     pub(super) elsewhere: bool,
-    /// Which deliveries it was sent together with: none of them is known to have arrived before another.
+    /// The group of deliveries sent together: their order of arrival is unknown.
     pub(super) group: usize,
-    /// When its first byte was sent.
+    /// When the first byte was sent.
     pub(super) sent: Moment,
-    /// When its last was.
+    /// When the last byte was sent.
     pub(super) whole: Moment,
     pub(super) answered: Option<(Moment, Said)>,
 }
@@ -42,51 +42,51 @@ pub(super) struct Delivery {
 /// A point in the order of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
-    /// How many requests GatePay had received.
+    /// How many requests GatePay had received by then.
     pub(super) received: usize,
 }
 
-/// What the caller was told.
+/// The answer that the caller got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) status: u16,
     pub(super) refusal: Option<String>,
     pub(super) outcome: Option<String>,
-    /// The answer's JSON says that it succeeded.
+    /// The answer's JSON reports success.
     pub(super) succeeded: bool,
 }
 
 /// One request that GatePay received.
 #[derive(Debug, Clone)]
 pub(super) struct Execution {
-    /// Its place in what GatePay received, reads included.
+    /// The position among all requests that GatePay received, reads included.
     pub(super) at: usize,
     pub(super) stamp: usize,
     pub(super) key: String,
-    /// It was carried out, and not refused.
+    /// GatePay carried the call out and did not refuse it.
     pub(super) took_effect: bool,
 }
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Broken {
-    /// `not-executed` was said of a stamp that was executed, by this delivery or one that had arrived.
+    /// The answer said `not-executed` of a stamp that was executed, by this delivery or by an earlier arrival.
     NotExecutedButWas,
-    /// `executed` was said, or a success relayed, of a stamp that was not.
+    /// The answer said `executed`, or relayed a success, of a stamp that was not executed.
     ExecutedButNot,
-    /// `found` was said of a key that GatePay does not have.
+    /// The answer said `found` of a key that GatePay does not have.
     FoundButNot,
-    /// `refused` was said of a stamp that took effect.
+    /// The answer said `refused` of a stamp that took effect.
     RefusedButExecuted,
-    /// An answer of GatePay's to a call that changes something does not say what became of it.
+    /// A GatePay answer to a state-changing call carries no outcome.
     Unsaid,
     /// One stamp reached GatePay more than once.
     SentTwice,
-    /// A caller that did as it was told had one thing done twice.
+    /// A caller that followed its answers had one intent executed twice.
     DoneTwice,
 }
 
-/// Which promise, and of which delivery or stamp.
+/// The broken promise, and the delivery or stamp that it concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) broken: Broken,
@@ -98,14 +98,14 @@ impl Said {
         self.outcome.as_deref()
     }
 
-    /// Nothing with this stamp was executed, it says.
+    /// Whether the answer says that no call with this stamp was executed.
     pub(super) fn denies(&self) -> bool {
         self.outcome() == Some("not-executed")
     }
 }
 
 impl History {
-    /// Every promise that was broken. `careless` are the intents whose caller did not do as it was told.
+    /// Every broken promise. `careless` are the intents whose caller did not follow its answers.
     pub(super) fn violations(&self, careless: &BTreeSet<usize>) -> Vec<Violation> {
         let told = self.deliveries.iter().enumerate();
         let of_answers = told.filter_map(|(number, delivery)| self.untrue(number, delivery));
@@ -115,7 +115,7 @@ impl History {
             .collect()
     }
 
-    /// What is untrue in the answer to a delivery.
+    /// The promise that the answer to a delivery breaks, if any.
     fn untrue(&self, number: usize, delivery: &Delivery) -> Option<Violation> {
         let (answered, said) = delivery.answered.as_ref()?;
         let effects = || self.executions.iter().filter(|one| one.took_effect);
@@ -145,8 +145,8 @@ impl History {
         })
     }
 
-    /// Whether an execution of its stamp makes a delivery's `not-executed` untrue: always, unless another delivery can
-    /// have arrived after this one was judged, and be the one that was executed.
+    /// Whether an execution of the same stamp makes a delivery's `not-executed` untrue. It does, unless another
+    /// delivery can have arrived after this delivery was judged, and can be the executed one.
     fn contradicts(&self, number: usize, execution: &Execution) -> bool {
         let judged = &self.deliveries[number];
         execution.at < judged.whole.received
@@ -191,7 +191,7 @@ impl History {
 }
 
 impl Delivery {
-    /// It was sent before this was executed, and not answered with a denial before.
+    /// Whether the delivery was sent before this execution, and was not denied before it.
     fn may_have_done(&self, execution: &Execution) -> bool {
         let open = match &self.answered {
             None => true,

@@ -1,4 +1,4 @@
-//! What goes wrong at GatePay, in the sandbox's words.
+//! Faults between the proxy and GatePay, as the sandbox injects them.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use gatepay_sandbox::{ApiFailure, InjectedFault};
 use super::scenario::Mishap;
 use crate::support::scripted::answer;
 
-/// How long a slow answer takes, and one that is under way while a process ends.
+/// Delay of a slow answer, and of an answer that is in flight while a process ends.
 pub(super) const SLOW: Duration = Duration::from_millis(250);
-/// What a short deadline is.
+/// The short upstream deadline.
 pub(super) const SHORT_DEADLINE: Duration = Duration::from_millis(100);
 
-/// Something that does not say what became of a call.
+/// An answer that leaves the outcome of a call unclear.
 struct Unclear {
     status: &'static str,
     lines: &'static str,
@@ -73,7 +73,7 @@ const UNCLEAR: [Unclear; 20] = [
 ];
 
 impl Mishap {
-    /// Its name in the tally.
+    /// The name in the tally.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::LostUnread => "LostUnread",
@@ -125,7 +125,7 @@ fn which_of(which: u8) -> &'static Unclear {
     &UNCLEAR[usize::from(which) % UNCLEAR.len()]
 }
 
-/// Whole, and as a status without a body is written.
+/// The complete response; a 204 is written without a body or a length.
 fn wire(status: &str, lines: &str, body: &str) -> Vec<u8> {
     if status.starts_with("204") {
         return format!("HTTP/1.1 {status}\r\n{lines}\r\n").into_bytes();

@@ -1,4 +1,4 @@
-//! How one process of a scenario ends and the next begins, and what becomes of their folders meanwhile.
+//! How one process of a scenario ends and the next begins, and how their folders change in between.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,8 @@ use super::scenario::{
 };
 use crate::support::*;
 
-/// How long GatePay is asked what became of a call, if it is: once, half a second after the loss.
+/// How long the proxy may query GatePay after a lost answer, where look-ups are on: enough for one query, half a second
+/// after the loss.
 const LOOK_UP: Duration = Duration::from_millis(600);
 
 impl Run<'_> {
@@ -33,12 +34,13 @@ impl Run<'_> {
                     self.proxy = Some(proxy);
                     return self.move_mark();
                 }
-                // A program that another test starts has the lock for a moment, as it has all files of this one.
+                // A child process that another test starts holds the lock for a moment: it inherits all files of this
+                // process.
                 Err(StartError::State(error)) if error.kind() == ErrorKind::WouldBlock => {
                     assert!(began.elapsed() < PATIENCE, "{error}");
                     sleep(Duration::from_millis(2)).await;
                 }
-                // It says that something is wrong with its folders, and serves nobody.
+                // The process reports a fault in its folders and serves no caller.
                 Err(error) => return self.tally.add("start", error.to_string()),
             }
         }
@@ -75,7 +77,8 @@ impl Run<'_> {
         self.start(restart.change).await;
     }
 
-    /// A process without the mark of those before it cannot know that their clock was ahead: nothing is promised then.
+    /// Without the earlier processes' watermark a process cannot know that their clock was ahead. No promise holds
+    /// then, so the clock is stepped forward.
     fn correct_clock(&self, state: StateMove) {
         let carried = match state {
             StateMove::Stays | StateMove::Moved | StateMove::Copied => self.state.is_some(),
@@ -90,7 +93,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sends a call whose answer is slow, and waits until GatePay has it, or the proxy refused it.
+    /// Sends a call with a slow answer, and waits until GatePay has received the call or the proxy has answered.
     async fn hold_in_flight(&mut self, sort: Sort) {
         let call = self.new_call(sort, Merchant::Acme, 0);
         self.suffer(sort, Some(Mishap::Slow));
@@ -110,7 +113,7 @@ impl Run<'_> {
         self.in_flight.push((delivery, calling));
     }
 
-    /// The process hands over and goes on with what it has.
+    /// The process hands over its state folder and finishes its calls in flight.
     async fn overlap(&mut self) {
         let proxy = self.proxy.take().expect("a process serves");
         let folder = self.state.clone().expect("it has a state folder");
@@ -121,7 +124,7 @@ impl Run<'_> {
         }));
     }
 
-    /// Waits for the answers of calls that were under way.
+    /// Waits for the answers of the calls in flight.
     pub(super) async fn settle(&mut self) {
         for (delivery, calling) in std::mem::take(&mut self.in_flight) {
             let answer = timeout(PATIENCE, calling).await.expect("an answer");
@@ -186,7 +189,7 @@ impl Run<'_> {
         }
     }
 
-    /// Every record of the journal begins a file, so it cannot be written where its folder is not.
+    /// Every journal record begins a file, so the journal cannot be written while its folder is missing.
     pub(super) fn break_journal(&self) {
         let (there, away) = self.journal();
         if there.exists() && !away.exists() {
@@ -196,7 +199,7 @@ impl Run<'_> {
 
     pub(super) async fn mend_journal(&self) {
         let (there, away) = self.journal();
-        // A process that began meanwhile has made another.
+        // A process that began meanwhile has made another folder.
         if away.exists() && !there.exists() {
             fs::rename(away, there).expect("it was there");
             let journal = self.proxy().app().journal.as_ref();

@@ -1,4 +1,4 @@
-//! One scenario, from its first process to the end of its last.
+//! Running one scenario, from the start of its first process to the end of its last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,24 +19,24 @@ use super::tally::Tally;
 use super::world::{self, Asked, World};
 use crate::support::*;
 
-/// A scenario under way.
+/// A running scenario.
 pub(super) struct Run<'w> {
     pub(super) world: &'w World,
     pub(super) setup: Setup,
     pub(super) folder: TempDir,
     /// Where the process keeps its state.
     pub(super) state: Option<PathBuf>,
-    /// How many folders and copies there were.
+    /// The number of state folders and copies made so far.
     pub(super) folders: usize,
-    /// Copies of the state folder, the latest last.
+    /// Copies of the state folder, in the order made.
     pub(super) copies: Vec<PathBuf>,
     /// The latest wall time that any process saw, in milliseconds since 1970.
     pub(super) latest_ms: u64,
     pub(super) proxy: Option<Proxy>,
     pub(super) connection: Option<Connection>,
-    /// Processes that handed over and finish what they have.
+    /// Processes that have handed over and finish their calls in flight.
     pub(super) leaving: Vec<JoinHandle<()>>,
-    /// Calls that were at GatePay when their process ended, by delivery.
+    /// Calls in flight at GatePay when their process ended, by delivery.
     pub(super) in_flight: Vec<(usize, JoinHandle<Option<Answer>>)>,
     pub(super) calls: Vec<Signed>,
     pub(super) careless: BTreeSet<usize>,
@@ -47,7 +47,7 @@ pub(super) struct Run<'w> {
     pub(super) tally: Tally,
 }
 
-/// A call that was signed: all of its bytes.
+/// A signed call with all of its bytes.
 #[derive(Clone)]
 pub(super) struct Signed {
     pub(super) asked: Asked,
@@ -55,21 +55,21 @@ pub(super) struct Signed {
     pub(super) intent: usize,
 }
 
-/// What came of a scenario.
+/// The result of a scenario.
 pub(super) struct RunReport {
     pub(super) violations: Vec<Violation>,
     pub(super) tally: Tally,
-    /// Every delivery with what was answered.
+    /// Every delivery with its answer.
     pub(super) story: String,
 }
 
-/// Runs a scenario, and holds what was said against what happened.
+/// Runs a scenario, and compares the answers with the executed calls.
 pub(super) async fn run(world: &World, scenario: &Scenario) -> RunReport {
     world.begin();
     let before = [Merchant::Acme, Merchant::Globex].map(|shop| world.cents(shop));
     let mut run = Run::begin(world, scenario.setup);
     run.start(Change::Nothing).await;
-    // What the first process guards against is over, so that steps do not begin with refusals.
+    // The first process's start-up guard is over, so that steps do not begin with refusals.
     run.pass(FUTURE_MS + 1);
     for step in &scenario.steps {
         if run.proxy.is_none() {
@@ -185,7 +185,7 @@ impl<'w> Run<'w> {
         };
         let intent = self.calls[call].intent;
         if self.calls.iter().rposition(|other| other.intent == intent) != Some(call) {
-            // It was signed anew since: whoever says both wants both.
+            // The call was signed anew since. A caller that sends both stamps wants both effects.
             self.careless.insert(intent);
         }
         self.deliver(call).await;
@@ -209,7 +209,7 @@ impl<'w> Run<'w> {
         }
     }
 
-    /// Sends what has the stamp of a call, and is another request.
+    /// Sends a changed request that carries the stamp of a call.
     async fn deliver_changed(&mut self, call: usize, request: Request<Full<bytes::Bytes>>) {
         self.careless.insert(self.calls[call].intent);
         self.groups += 1;
@@ -224,8 +224,8 @@ impl<'w> Run<'w> {
         self.deliver(stamp).await;
     }
 
-    /// Sends the same bytes again where it was told to or heard nothing, signs anew where nothing was executed, and leaves
-    /// everything else to a query.
+    /// Follows the latest answer. After a 429 or a lost answer the same bytes are sent again. After `not-executed` the
+    /// call is signed anew. Every other answer is left to a query.
     async fn obey(&mut self, back: Back) {
         let Some(call) = self.earlier(back) else {
             return;
@@ -247,7 +247,7 @@ impl<'w> Run<'w> {
         }
     }
 
-    /// Sends a call as it was signed.
+    /// Sends a call with the bytes that were signed.
     async fn deliver(&mut self, call: usize) {
         let request = self.calls[call].call.request(self.world.clock());
         self.groups += 1;
@@ -291,7 +291,7 @@ impl<'w> Run<'w> {
         })
         .await;
         if raw.is_answered() {
-            // It was refused for what its head says.
+            // The proxy refused the call by its head alone.
             let answer = raw.try_answer().await;
             return self.answered(slow, answer);
         }
@@ -305,7 +305,7 @@ impl<'w> Run<'w> {
         self.answered(slow, answer);
     }
 
-    /// The next delivery of a call.
+    /// Records the next delivery of a call, and returns its number.
     pub(super) fn sent(&mut self, call: usize, elsewhere: bool) -> usize {
         let now = self.now();
         self.history.deliveries.push(Delivery {
@@ -332,7 +332,7 @@ impl<'w> Run<'w> {
         }
     }
 
-    /// On a connection that is kept while it lasts.
+    /// Sends on the kept connection, or on a new one after the kept connection has closed.
     async fn exchange(&mut self, request: Request<Full<bytes::Bytes>>) -> Option<Answer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -358,14 +358,14 @@ impl<'w> Run<'w> {
         self.keep_house();
     }
 
-    /// What the control thread does once a second.
+    /// The control thread's work of each second.
     pub(super) fn keep_house(&mut self) {
         let now = self.world.clock().unix_ms();
         self.proxy().app().admission.replay.forget(now);
         self.move_mark();
     }
 
-    /// A stamp above the mark would wait for it in real time.
+    /// Advances the watermark. A stamp above the watermark would wait for the advance in real time.
     pub(super) fn move_mark(&mut self) {
         let now = self.world.clock().unix_ms();
         self.latest_ms = self.latest_ms.max(now);
@@ -377,7 +377,7 @@ impl<'w> Run<'w> {
         moved.expect("the folder can be written");
     }
 
-    // What came of it.
+    // Report.
 
     fn report(mut self, paid_cents: u64) -> RunReport {
         self.history.executions = self.world.executions();
@@ -399,7 +399,7 @@ impl<'w> Run<'w> {
         }
     }
 
-    /// What the executions cost, each key once.
+    /// The total cost of the executed calls, each key counted once.
     fn cents(&self) -> u64 {
         let effects = self.history.executions.iter();
         let keys: BTreeSet<_> = effects
@@ -425,7 +425,7 @@ fn said(answer: &Answer) -> Said {
     }
 }
 
-/// Where files cost nothing, if there is such a place.
+/// A folder in memory if the machine has `/dev/shm`, because files are cheap there.
 fn in_memory() -> TempDir {
     let shared = Path::new("/dev/shm");
     let folder = if shared.is_dir() {

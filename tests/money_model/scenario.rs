@@ -1,10 +1,10 @@
-//! What may happen, in whatever order.
+//! The steps of a scenario, and the strategies that generate them.
 
 use std::fmt;
 
 use proptest::prelude::*;
 
-/// A program of steps, and how the first process is set up.
+/// A sequence of steps, and the setup of the processes.
 #[derive(Clone)]
 pub(super) struct Scenario {
     pub(super) setup: Setup,
@@ -18,102 +18,102 @@ pub(super) struct Setup {
     pub(super) state_dir: bool,
     /// There is an audit journal, in files of one record each.
     pub(super) journal: bool,
-    /// GatePay is asked what became of a call whose answer was lost.
+    /// The proxy queries GatePay for the outcome of a call after a lost answer.
     pub(super) look_ups: bool,
     pub(super) deadline: Deadline,
 }
 
-/// How long GatePay's answers are waited for.
+/// The upstream deadline: how long the proxy waits for GatePay's answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Deadline {
-    /// Slow answers come in time.
+    /// Longer than a slow answer.
     #[default]
     Long,
-    /// They come too late.
+    /// Shorter than a slow answer.
     Short,
 }
 
-/// One thing that happens.
+/// One step of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A call under a key of its own, signed for so many milliseconds from now.
+    /// A call under a key of its own, signed with this skew from the current time, in milliseconds.
     Call(Sort, Merchant, i64, Option<Mishap>),
-    /// The bytes of an earlier call, once more.
+    /// The bytes of an earlier call, sent again.
     Again(Back),
     /// The signature of an earlier call, on another path.
     Elsewhere(Back),
-    /// The stamp of an earlier call, in a request with something wrong.
+    /// The stamp of an earlier call, in a request with a flaw.
     Flawed(Back, Flaw),
-    /// The body of an earlier call, signed anew, whatever was answered.
+    /// The body of an earlier call, signed anew whatever the answer was.
     Anew(Back),
-    /// What the answer to an earlier call told its caller to do.
+    /// The caller follows the answer to an earlier call.
     Obey(Back),
     /// A new call, and copies of its bytes at the same time.
     AtOnce(Sort, Merchant, u8),
-    /// A new call whose last byte is held back until a copy of it was answered and so many milliseconds have passed.
+    /// A new call whose last byte is held back until a copy of it was answered and these milliseconds have passed.
     Overtaken(Sort, Merchant, u32),
-    /// So many milliseconds pass.
+    /// These milliseconds pass.
     Pass(u32),
-    /// Wall time is stepped by so many milliseconds.
+    /// The wall clock is stepped by these milliseconds.
     WallClock(i64),
-    /// What every process does once a second.
+    /// The control thread's work of each second.
     Housekeeping,
-    /// The state folder is copied as it lies there.
+    /// The state folder is copied while the process runs.
     CopyState,
     /// The process ends, and another begins.
     Restart(Restart),
-    /// The audit journal cannot be written any more.
+    /// The audit journal becomes unwritable.
     JournalBreaks,
-    /// It can be written again.
+    /// The audit journal becomes writable again.
     JournalMends,
 }
 
-/// Which earlier call: 0 is the latest.
+/// The index of an earlier call, counted back: 0 is the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Back(pub(super) u8);
 
-/// What is called.
+/// The operation called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sort {
     CreateOrder,
     CloseOrder,
     Refund,
-    /// Of an order that is not there.
+    /// A refund of an order that does not exist.
     RefundOfNothing,
     Payout,
 }
 
-/// Who calls.
+/// The calling tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Merchant {
-    /// Has a rate that is never spent.
+    /// Has a rate limit that the scenario never reaches.
     Acme,
-    /// Has one call a second.
+    /// Has a rate limit of one call a second.
     Globex,
 }
 
-/// What goes wrong between the proxy and GatePay.
+/// A fault between the proxy and GatePay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mishap {
-    /// The connection is reset before the body is read.
+    /// The connection is reset before GatePay reads the body.
     LostUnread,
-    /// The connection is reset before the call is executed.
+    /// The connection is reset before GatePay executes the call.
     LostBefore,
-    /// The connection is reset after it was.
+    /// The connection is reset after GatePay has executed the call.
     LostAfter,
-    /// The connection is reset within the answer.
+    /// The connection is reset within the answer, after this number of bytes.
     CutAt(u8),
-    /// Half of the answer's body comes.
+    /// Half of the answer's body arrives.
     Halved,
     /// The answer is late.
     Slow,
-    /// The call is executed, and something else is answered.
+    /// GatePay executes the call, and the proxy gets an unclear answer.
     ExecutedBut(u8),
-    /// The call is not executed, and something that is no answer of GatePay's is answered.
+    /// GatePay does not execute the call, and the proxy gets an answer that is not GatePay's.
     Instead(u8),
     /// GatePay refuses the institution's signature.
     RefusesSignature,
-    /// GatePay says that it does not know.
+    /// GatePay answers with its system error.
     SystemError,
 }
 
@@ -121,76 +121,76 @@ pub(super) enum Mishap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Restart {
     pub(super) end: End,
-    /// A call that is at GatePay at that moment.
+    /// A call in flight at GatePay when the process ends.
     pub(super) in_flight: Option<Sort>,
     pub(super) state: StateMove,
     pub(super) change: Change,
 }
 
-/// What is other for the next process than it was for the first.
+/// How the configuration or the upstream of the next process differs from the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Nothing,
-    /// It finds nobody where GatePay should be.
+    /// The proxy finds no listener at GatePay's address.
     GatePayIsDown,
-    /// Shops are suspended.
+    /// The shops are suspended.
     Suspended,
-    /// Shops may only read.
+    /// The shops may only read.
     ReadOnly,
-    /// Shops may call from another address only.
+    /// The shops may call from another address only.
     OtherAddress,
-    /// It does not know the shops.
+    /// The process does not know the shops.
     Unknown,
 }
 
 /// How a request with the stamp of an earlier call differs from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flaw {
-    /// Its body is another.
+    /// Another body.
     Body,
-    /// Its signature is another.
+    /// Another signature.
     Signature,
-    /// Its signature has no digits.
+    /// A signature without digits.
     NoDigits,
-    /// Its media type is another.
+    /// Another media type.
     MediaType,
-    /// It names another account.
+    /// A header that names another account.
     OnBehalfOf,
 }
 
 /// How a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// It is killed.
+    /// The process is killed.
     Crash,
-    /// It finishes what it has, and hands over.
+    /// The process finishes its calls in flight and hands over.
     Drain,
-    /// It is told to end at once while it drains.
+    /// The process is told to end at once while it drains.
     CutShort,
-    /// It hands over, and finishes while the next one serves.
+    /// The process hands over, and finishes its calls in flight while the next process serves.
     Overlap,
 }
 
-/// What becomes of the state folder between two processes.
+/// How the state folder changes between two processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StateMove {
-    /// It stays as it is; so does its absence.
+    /// The folder stays as it is; if there is none, there is still none.
     Stays,
-    /// The next process has none.
+    /// The next process has no state folder.
     Away,
-    /// The next process has a new one.
+    /// The next process has a new folder.
     Fresh,
-    /// It gets another name.
+    /// The folder is renamed.
     Moved,
-    /// The next process has a copy of it.
+    /// The next process has a copy of the folder.
     Copied,
-    /// An earlier copy is put in its place.
+    /// An earlier copy replaces the folder.
     Restored(Back),
-    /// All that is in it is removed.
+    /// The folder's contents are removed.
     Emptied,
 }
 
-/// How far ahead of the clock a stamp may lie: for so long a process that knows nothing refuses.
+/// How far ahead of the clock a stamp may lie, in milliseconds. A process without earlier state refuses for this long.
 pub(super) const FUTURE_MS: u32 = 10_000;
 
 pub(super) fn scenarios() -> impl Strategy<Value = Scenario> {
@@ -218,7 +218,8 @@ pub(super) fn scenarios() -> impl Strategy<Value = Scenario> {
     })
 }
 
-/// What single steps seldom come to: a call is executed after a copy was made, and sent again when that copy is back.
+/// A sequence that single steps seldom produce. A call is executed after a copy of the state folder was made, and is
+/// sent again when that copy is restored.
 fn spent_before_a_copy_returns() -> impl Strategy<Value = Vec<Step>> {
     let copies = Restart {
         end: End::Drain,
@@ -290,7 +291,7 @@ fn skew() -> impl Strategy<Value = i64> {
     ]
 }
 
-/// Around every time that means something: the guard, and how long a stamp is fresh.
+/// Values around each significant time: the start-up guard, and the window in which a stamp is fresh.
 fn times() -> impl Strategy<Value = u32> {
     prop_oneof![
         1 => Just(1),
@@ -367,7 +368,7 @@ fn flaw() -> impl Strategy<Value = Flaw> {
     ]
 }
 
-/// A step a line.
+/// One step per line.
 impl fmt::Debug for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:?}", self.setup)?;

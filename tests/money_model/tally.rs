@@ -1,4 +1,4 @@
-//! What happened how often: a model that never gets somewhere proves nothing about it.
+//! Counts of the events in a run: a model that never reaches an event proves nothing about it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,7 +56,7 @@ impl Tally {
         }
     }
 
-    /// Fails if something that should have happened did not.
+    /// Fails if a wanted event did not occur.
     pub(super) fn is_not_vacuous(&self, wanted: &[(&'static str, &[&str])]) {
         for (of, all) in wanted {
             for what in *all {
@@ -66,7 +66,7 @@ impl Tally {
     }
 }
 
-/// A line for each kind of thing.
+/// One line for each kind of event.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";

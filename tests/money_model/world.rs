@@ -1,4 +1,4 @@
-//! A GatePay that outlives scenarios: its books are held against what was said in each.
+//! A GatePay that outlives scenarios: its accounts are compared with the answers of each scenario.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,12 +18,12 @@ pub(super) struct World {
     pub(super) gatepay: GatePay,
     pub(super) nowhere: Nowhere,
     catalogue: Catalogue,
-    /// A paid order of each shop.
+    /// The prepay id of a paid order, by shop.
     paid: BTreeMap<&'static str, String>,
     numbers: Cell<u64>,
 }
 
-/// What is called, and what is said in it.
+/// A call to be signed: operation, shop, key and body.
 #[derive(Clone)]
 pub(super) struct Asked {
     pub(super) sort: Sort,
@@ -40,7 +40,7 @@ impl Merchant {
         }
     }
 
-    /// Its id, as the world knows it.
+    /// The shop's id in this module.
     fn id(self) -> &'static str {
         match self {
             Self::Acme => "acme",
@@ -63,7 +63,7 @@ impl Change {
     }
 }
 
-/// A shop that calls nothing.
+/// A shop that sends no calls.
 fn initech() -> Shop {
     Shop::new(
         "initech",
@@ -85,7 +85,7 @@ impl Sort {
         }
     }
 
-    /// Where GatePay has it.
+    /// The operation's path at GatePay.
     pub(super) fn institution_path(self) -> String {
         match self {
             Self::Payout => "/withdraw/open/institution/v1/pay/create/payouts".to_owned(),
@@ -93,7 +93,7 @@ impl Sort {
         }
     }
 
-    /// A path it was not signed for, that changes something too.
+    /// Another state-changing path, which the call was not signed for.
     pub(super) fn other_path(self) -> &'static str {
         match self {
             Self::CloseOrder => REFUND,
@@ -101,7 +101,7 @@ impl Sort {
         }
     }
 
-    /// The field that has its idempotency key.
+    /// The body field that holds the idempotency key.
     fn field(self) -> &'static str {
         match self {
             Self::CreateOrder | Self::CloseOrder => "merchantTradeNo",
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Forgets what was received, and begins at the same time again.
+    /// Clears the record of received requests, and resets the clock.
     pub(super) fn begin(&self) {
         self.gatepay.clock.set(T0);
         self.gatepay.sandbox.clear();
@@ -159,7 +159,7 @@ impl World {
         &self.gatepay.clock
     }
 
-    /// A process that is about to start after others.
+    /// The plan of a process that starts after earlier ones.
     pub(super) fn proxy(
         &self,
         change: Change,
@@ -179,7 +179,7 @@ impl World {
             .after_a_crash()
     }
 
-    /// What a call of a sort says, under a key of its own; closing is of the order with this number.
+    /// A call of this sort, under a key of its own. `closes` is the number of the order to close.
     pub(super) fn ask(&self, sort: Sort, shop: Merchant, closes: Option<&str>) -> Asked {
         let number = self.numbers.get() + 1;
         self.numbers.set(number);
@@ -207,7 +207,7 @@ impl World {
         self.gatepay.count()
     }
 
-    /// What of them changes something.
+    /// The received requests that change state.
     pub(super) fn executions(&self) -> Vec<Execution> {
         let received = self.gatepay.received();
         let all = received.iter().enumerate();
@@ -215,7 +215,7 @@ impl World {
             .collect()
     }
 
-    /// What a shop has, in hundredths of a dollar.
+    /// A shop's balance, in hundredths of a dollar.
     pub(super) fn cents(&self, shop: Merchant) -> u64 {
         let account = shop.tenant().sub_account;
         let amount = self.gatepay.sandbox.balance(account, "USDT");
@@ -225,7 +225,7 @@ impl World {
 }
 
 impl Asked {
-    /// Signed for so many milliseconds from now; its number goes along to GatePay.
+    /// Signs the call with this skew from now, in milliseconds. The stamp's number reaches GatePay in the user agent.
     pub(super) fn sign(&self, clock: &Clock, stamp: usize, skew_ms: i64) -> Call {
         let at = clock.unix_ms().saturating_add_signed(skew_ms);
         let fresh = clock.stamp();
@@ -239,7 +239,7 @@ impl Asked {
 }
 
 impl Asked {
-    /// A call with something wrong in it.
+    /// A copy of the call with a flaw.
     pub(super) fn flawed(&self, call: &Call, flaw: Flaw) -> Call {
         match flaw {
             Flaw::Body => call.with_body(format!("{} ", self.body)),
@@ -263,7 +263,7 @@ fn payout(number: &str) -> String {
     json!({ "batch_id": number, "withdraw_list": [part], "channel_id": "shop" }).to_string()
 }
 
-/// What a request did, if its operation changes something.
+/// The execution that a request stands for, if its operation changes state.
 fn execution(at: usize, received: &ReceivedRequest) -> Option<Execution> {
     let operation = received.operation.as_deref()?;
     let sorts = [
@@ -287,7 +287,7 @@ fn execution(at: usize, received: &ReceivedRequest) -> Option<Execution> {
     })
 }
 
-/// Whether an answer of GatePay's says that what was asked is done.
+/// Whether a GatePay answer reports success.
 pub(super) fn succeeded(answer: &Value) -> bool {
     let word = |name| answer[name].as_str();
     match (word("status"), word("result"), word("code")) {

@@ -1,6 +1,6 @@
-//! A client that abuses HTTP/2: frames written by hand, of which every known denial of service is made.
+//! A client that abuses HTTP/2 with frames written by hand. It can mount every known denial of service.
 //!
-//! It stands by itself, for the tests use it on a listener in their process, and the benchmark on the release binary.
+//! It depends on no other module: the tests use it on a listener in their process, the benchmark on the release binary.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// How a peer is attacked.
+/// A kind of attack on a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attack {
     /// Streams opened and reset at once (CVE-2023-44487).
@@ -28,21 +28,21 @@ pub(crate) enum Attack {
     Settings,
     /// Streams reshuffled (CVE-2019-9513).
     Priorities,
-    /// Streams the server has to reset: a window update of nothing (CVE-2025-8671).
+    /// Streams that the server must reset, through a window update of zero (CVE-2025-8671).
     MadeResetByWindow,
-    /// The same, by a window beyond its limit.
+    /// Streams that the server must reset, through a window beyond its limit.
     MadeResetByOverflow,
-    /// The same, by a stream that depends on itself.
+    /// Streams that the server must reset, through a dependency on themselves.
     MadeResetByPriority,
-    /// The same, by data after the end.
+    /// Streams that the server must reset, through data after their end.
     MadeResetByData,
-    /// Heads that are short on the wire and long when read, with no window for the answers (CVE-2016-6581).
+    /// Heads that are short on the wire and long once decoded, with no window for the answers (CVE-2016-6581).
     HeaderBombs,
-    /// Requests whose answers find no window, held for ever with pings (CVE-2019-9517).
+    /// Requests held forever with pings, with no window for their answers (CVE-2019-9517).
     ZeroWindow,
-    /// Thousands of streams whose bodies never come.
+    /// Thousands of streams with bodies that never arrive.
     ManyStreams,
-    /// Bodies that come a byte at a time, on every stream there may be.
+    /// Bodies that arrive a byte at a time, on every permitted stream.
     SlowBodies,
 }
 
@@ -65,14 +65,14 @@ pub(crate) const ATTACKS: [Attack; 15] = [
 ];
 
 impl Attack {
-    /// Whether it is a flood, after which a peer should close the connection, or a siege, which is waited out: streams
-    /// are refused or reset, and hold no more than one connection may.
+    /// Whether the attack is a flood, after which a peer should close the connection, or a siege. A siege is waited
+    /// out: its streams are refused or reset, and hold no more than one connection may hold.
     pub(crate) fn is_flood(self) -> bool {
         !matches!(self, Self::ZeroWindow | Self::SlowBodies)
     }
 }
 
-/// What became of an attack.
+/// The result of an attack.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Report {
     /// Frames sent.
@@ -81,10 +81,10 @@ pub(crate) struct Report {
     pub(crate) closed: bool,
 }
 
-/// Fields that get a request as far as one without a secret gets.
+/// Header fields that pass every check a client without a secret can pass.
 pub(crate) type Fields<'a> = &'a [(&'a str, String)];
 
-/// What a client says first.
+/// The client's connection preface.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -97,7 +97,7 @@ const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// Attacks on one connection, over a line that others may share, until the peer closes it, or for so long.
+/// Attacks on one connection, over a shared uplink, until the peer closes the connection or this time is over.
 pub(crate) async fn attack(
     uplink: &Uplink,
     kind: Attack,
@@ -136,10 +136,10 @@ pub(crate) async fn attack(
     Ok(report)
 }
 
-/// A line that carries so much and no more.
+/// An uplink with a fixed capacity.
 pub(crate) struct Uplink {
     bytes_per_second: u64,
-    /// Until when it is taken.
+    /// Until when the capacity is used up.
     taken: Mutex<Instant>,
 }
 
@@ -151,7 +151,7 @@ impl Uplink {
         }
     }
 
-    /// Waits until so many bytes can go.
+    /// Waits until these many bytes can be sent.
     async fn carries(&self, bytes: usize) {
         let until = {
             let mut taken = self.taken.lock().expect("nobody panicked");
@@ -164,7 +164,7 @@ impl Uplink {
     }
 }
 
-/// Some frames of an attack, many in one write.
+/// One round of an attack: many frames in one write.
 fn round(kind: Attack, stream: &mut u32, fields: Fields<'_>) -> (u64, Vec<u8>) {
     let mut wire = Vec::new();
     let mut frames = 0;
@@ -214,7 +214,7 @@ fn round(kind: Attack, stream: &mut u32, fields: Fields<'_>) -> (u64, Vec<u8>) {
             Attack::HeaderBombs => {
                 let mut bomb = head(fields);
                 if new == 1 {
-                    // Into the dynamic table, where one byte calls it up again.
+                    // Into the dynamic table, from which one byte repeats the field.
                     bomb.push(0x40);
                     bomb.extend(text("x-bomb"));
                     bomb.extend(text(&"b".repeat(3_900)));
@@ -237,7 +237,7 @@ fn round(kind: Attack, stream: &mut u32, fields: Fields<'_>) -> (u64, Vec<u8>) {
     (frames, wire)
 }
 
-/// The connection, on which what the peer says is read and thrown away.
+/// The connection. The peer's bytes are read and discarded.
 struct Abuser(TcpStream);
 
 impl Abuser {
@@ -254,7 +254,8 @@ impl Abuser {
         Ok(Self(tcp))
     }
 
-    /// Writes, and reads what there is meanwhile and for a pause after; whether the connection is still open.
+    /// Writes, and reads the available bytes meanwhile and for a pause after. Returns whether the connection is still
+    /// open.
     async fn send(&mut self, wire: &[u8], pause: Duration) -> bool {
         let (mut read, mut write) = self.0.split();
         let writing = async {
@@ -283,7 +284,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// A head in HPACK without any compression.
 pub(crate) fn head(fields: Fields<'_>) -> Vec<u8> {
-    // By http, as the static table has it.
+    // The scheme `http`, from the static table.
     let mut head = vec![0x86];
     for (name, value) in fields {
         head.extend(literal(name, value));
@@ -295,7 +296,7 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
     [&[0][..], &text(name), &text(value)].concat()
 }
 
-/// A text and its length, which takes more than seven bits from 127 on.
+/// A text behind its length, which takes more than seven bits from 127 on.
 fn text(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut length = text.len();

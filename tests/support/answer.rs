@@ -1,4 +1,4 @@
-//! What a shop was answered.
+//! An answer that a shop received.
 
 use bytes::Bytes;
 use gatepay_proxy::headers;
@@ -14,7 +14,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Whether its connection ends with it.
+    /// Whether the connection ends with this answer.
     pub(crate) fn closes(&self) -> bool {
         self.headers
             .get("connection")
@@ -26,12 +26,12 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Why the proxy refused, if it did.
+    /// The proxy's reason for a refusal, if it refused.
     pub(crate) fn refusal(&self) -> Option<&str> {
         self.header(headers::REFUSAL.as_str())
     }
 
-    /// The status, and why the proxy refused.
+    /// The status, and the proxy's reason for the refusal.
     pub(crate) fn refused(&self) -> (u16, &str) {
         (self.status, self.refusal().unwrap_or("not refused"))
     }
@@ -46,7 +46,7 @@ impl Answer {
             .to_owned()
     }
 
-    /// When to come back, in seconds.
+    /// The `Retry-After` delay, in seconds.
     pub(crate) fn retry_after(&self) -> u64 {
         self.header(RETRY_AFTER.as_str())
             .and_then(|seconds| seconds.parse().ok())
@@ -57,7 +57,7 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("the answer is JSON")
     }
 
-    /// The code of the envelope.
+    /// The envelope's code.
     pub(crate) fn code(&self) -> String {
         self.json()["code"]
             .as_str()
@@ -65,7 +65,7 @@ impl Answer {
             .to_owned()
     }
 
-    /// The sentence of a refusal.
+    /// The refusal's message.
     pub(crate) fn message(&self) -> String {
         self.json()["errorMessage"]
             .as_str()
@@ -73,7 +73,7 @@ impl Answer {
             .to_owned()
     }
 
-    /// Everything of it in one text, for tests of what must not be there.
+    /// Status, head and body in one text, for tests of texts that must not appear.
     pub(crate) fn text(&self) -> String {
         format!("{self:?} {}", String::from_utf8_lossy(&self.body))
     }

@@ -1,4 +1,4 @@
-//! A listener that is served on a thread of its own, with a runtime of its own.
+//! A listener served on a thread and a runtime of its own.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// It is served until this is dropped.
+/// The listener; it is served until this value is dropped.
 pub(crate) struct Background {
     pub(crate) address: SocketAddr,
     _running: oneshot::Sender<()>,
@@ -30,7 +30,7 @@ impl Background {
                 let listener = TcpListener::from_std(listener).expect("a runtime with I/O");
                 tokio::select! {
                     () = accept(listener) => {}
-                    // It is never sent: it ends with its sender.
+                    // No value is ever sent: the channel ends with its sender.
                     _ = ended => {}
                 }
             });

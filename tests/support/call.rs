@@ -1,4 +1,4 @@
-//! A request in the making.
+//! A request before it is signed and sent.
 
 use bytes::Bytes;
 use gatepay_core::{Stamp, header, sign};
@@ -14,7 +14,7 @@ pub(crate) struct Call {
     method: Method,
     path: String,
     body: Bytes,
-    /// What was signed, where it is not what is sent.
+    /// The signed body, where it differs from the body sent.
     signed_body: Option<Bytes>,
     timestamp: Option<String>,
     nonce: Option<String>,
@@ -68,13 +68,13 @@ impl Call {
         call
     }
 
-    /// Signs with another secret than the shop's.
+    /// Signs with a secret other than the shop's.
     pub(crate) fn secret(mut self, secret: &'static str) -> Self {
         self.secret = Some(secret);
         self
     }
 
-    /// Sends this instead of a signature.
+    /// Sends this text instead of a signature.
     pub(crate) fn signature(self, text: &str) -> Self {
         self.instead(header::SIGNATURE, text)
     }
@@ -91,7 +91,7 @@ impl Call {
         self
     }
 
-    /// Sends another value than it would.
+    /// Replaces the value of a header.
     pub(crate) fn instead(self, name: &str, value: &str) -> Self {
         self.without(name).header(name, value)
     }
@@ -107,7 +107,7 @@ impl Call {
         let body = self.signed_body.as_ref().unwrap_or(&self.body);
         let signature = match Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()) {
             Ok(stamp) => sign(&credential.key, &stamp, body).to_string(),
-            // A stamp no client could sign is refused before its signature is looked at.
+            // The proxy refuses a stamp that no client could sign before it looks at the signature.
             Err(_) => "0".repeat(128),
         };
         let mut lines: Vec<(String, String)> = vec![
@@ -125,7 +125,7 @@ impl Call {
         lines
     }
 
-    /// As a request for a client library.
+    /// The request in the form that a client library takes.
     pub(crate) fn request(&self, clock: &Clock) -> Request<Full<Bytes>> {
         let mut request = Request::builder()
             .method(self.method.clone())
@@ -156,7 +156,7 @@ impl Call {
         wire
     }
 
-    /// Its head alone, as bytes for a raw socket, with this line last.
+    /// The head alone, as bytes for a raw socket, with this line last.
     pub(crate) fn head(&self, clock: &Clock, framing: &str) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         for (name, value) in self.lines(clock) {

@@ -1,4 +1,4 @@
-//! The catalogue, as a `proxy.toml` changes it.
+//! Catalogues as changed by a `proxy.toml`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use gatepay_tenancy::{Configuration, Problem};
 use super::program::Folder;
 use super::{INSTITUTION_SECRET, UNUSED, acme};
 
-/// What the files say, with these `[[operation]]` tables, and with this at the end of acme's file.
+/// The configuration of the files with these `[[operation]]` tables, and this text at the end of acme's file.
 pub(crate) fn configured(tables: &str, acmes: &str) -> Result<Configuration, Vec<Problem>> {
     let folder = Folder::with(UNUSED, INSTITUTION_SECRET, &[]);
     folder.tenant(&acme(), acmes);
@@ -19,14 +19,14 @@ pub(crate) fn configured(tables: &str, acmes: &str) -> Result<Configuration, Vec
     gatepay_tenancy::load(&folder.path("proxy.toml"), &|_| None)
 }
 
-/// GatePay's documentation, as these `[[operation]]` tables change it.
+/// The catalogue of GatePay's documentation, as changed by these `[[operation]]` tables.
 pub(crate) fn changed(tables: &str) -> Catalogue {
     configured(tables, "")
         .unwrap_or_else(|problems| panic!("{problems:?}\n{tables}"))
         .catalogue
 }
 
-/// Every operation that can be turned on is on: all but `mcp_call`, which leads nowhere.
+/// A catalogue with every operation turned on but `mcp_call`, which has no path at GatePay.
 pub(crate) fn everything_on() -> Catalogue {
     let standard = Catalogue::standard();
     let mut tables = String::new();

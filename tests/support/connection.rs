@@ -1,4 +1,4 @@
-//! A client's connection, of either version of HTTP.
+//! A client's connection over HTTP/1.1 or HTTP/2.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Answer;
 
-/// What HTTP is spoken on: TCP, or TLS over it.
+/// The stream under HTTP: TCP, or TLS over TCP.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
@@ -24,7 +24,7 @@ impl Connection {
         Self::over(dial(address).await).await
     }
 
-    /// On a stream that is open already.
+    /// Speaks HTTP/1.1 on an open stream.
     pub(crate) async fn over(stream: impl Stream) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -55,7 +55,7 @@ impl Http2 {
         Self::over(dial(address).await).await
     }
 
-    /// On a stream that is open already.
+    /// Speaks HTTP/2 on an open stream.
     pub(crate) async fn over(stream: impl Stream) -> Self {
         let io = TokioIo::new(stream);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), io)
@@ -65,7 +65,7 @@ impl Http2 {
         Self(sender)
     }
 
-    /// Whether the connection is over, or the other side said that it will be.
+    /// Whether the connection has ended, or the peer has announced its end.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.is_closed()
     }
@@ -79,7 +79,7 @@ impl Http2 {
         self.send_as_it_is(request).await
     }
 
-    /// Sends a request whose target names the host or does not.
+    /// Sends a request unchanged: its target may lack the host.
     pub(crate) async fn send_as_it_is(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.0.ready().await.expect("the connection is open");
         let response = self.0.send_request(request).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! An upstream that is as fast as it can be, and counts how often it got each call of a [`Load`](super::Load).
+//! A fast upstream that counts how often it received each call of a [`Load`](super::Load).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tokio::net::TcpListener;
 
 use super::background::Background;
 
-/// The upstream; it ends when this is dropped.
+/// The upstream; it ends when this value is dropped.
 pub(crate) struct Counting {
     counts: Arc<[AtomicU8]>,
     background: Background,
 }
 
 impl Counting {
-    /// For calls numbered from 0 to `calls`.
+    /// Starts for calls numbered from 0 to `calls`.
     pub(crate) fn start(calls: usize) -> Self {
         let counts: Arc<[AtomicU8]> = (0..calls).map(|_| AtomicU8::new(0)).collect();
         let kept = Arc::clone(&counts);
@@ -36,7 +36,7 @@ impl Counting {
         format!("http://{}", self.background.address)
     }
 
-    /// How many calls it got this often.
+    /// How many calls arrived this number of times.
     pub(crate) fn got(&self, times: u8) -> usize {
         let counts = self.counts.iter();
         counts
@@ -50,7 +50,7 @@ async fn accept(listener: TcpListener, counts: Arc<[AtomicU8]>) {
         let counts = Arc::clone(&counts);
         tokio::spawn(async move {
             let service = service_fn(|request| count(request, &counts));
-            // A connection that breaks is the proxy's to notice.
+            // The proxy, not this upstream, has to notice a broken connection.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(tcp), service)
                 .await;

@@ -1,4 +1,4 @@
-//! Chance that is the same at every run.
+//! Pseudo-random numbers that are the same in every run.
 
 /// The sequence of splitmix64.
 pub(crate) struct Dice(u64);
@@ -8,7 +8,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// A number below another.
+    /// A number below `most`.
     pub(crate) fn below(&mut self, most: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;

@@ -14,11 +14,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use super::{CREATE, Proxy, T0, acme, any_port, credential, globex, order};
 
 pub(crate) const INSTITUTION_ID: &str = "institution-fake";
-/// The account the emulator holds the institution's own money in.
+/// The account in which the emulator holds the institution's own money.
 pub(crate) const INSTITUTION_ACCOUNT: &str = "1000000000";
 pub(crate) const INSTITUTION_SECRET: &str = "fake-institution-secret-9999";
 
-/// What a GatePay that is [`secured`](GatePay::secured) shows: made for `localhost` and nothing else.
+/// The certificate of a [`secured`](GatePay::secured) GatePay, made for `localhost` only.
 pub(crate) const CERTIFICATE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../sandbox/tests/sandbox/tls/certificate.pem"
@@ -43,22 +43,22 @@ impl GatePay {
         Self::with(|_| {})
     }
 
-    /// Starts with whatever else the test needs.
+    /// Starts with the test's changes to the emulator's configuration.
     pub(crate) fn with(adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
         Self::at(Clock::manual(T0), adjust)
     }
 
-    /// Starts with the machine's clock, for a program that has no other.
+    /// Starts with the machine's clock, for a program that cannot use a test clock.
     pub(crate) fn now() -> Self {
         Self::now_for(INSTITUTION_SECRET)
     }
 
-    /// The same, for an institution with these credentials.
+    /// Like `now`, for an institution with these credentials.
     pub(crate) fn now_with(institution: Vec<Credential>) -> Self {
         Self::at(Clock::system(), |config| config.institution = institution)
     }
 
-    /// The same, for an institution with this secret.
+    /// Like `now`, for an institution with this secret.
     pub(crate) fn now_for(secret: &str) -> Self {
         let institution = credential(INSTITUTION_ID, secret);
         Self::at(Clock::system(), |config| {
@@ -66,7 +66,7 @@ impl GatePay {
         })
     }
 
-    /// Over TLS, as `localhost`; [`CERTIFICATE`] is what to trust.
+    /// Starts over TLS, as `localhost`. Clients trust [`CERTIFICATE`].
     pub(crate) fn secured(adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
         Self::with(|config| {
             adjust(config);
@@ -74,7 +74,7 @@ impl GatePay {
         })
     }
 
-    /// The same, with a clock that is so far ahead of the machine's.
+    /// Like `now`, with a clock that is this far ahead of the machine's.
     pub(crate) fn ahead(by: Duration) -> Self {
         Self::at(Clock::system(), |config| {
             let clock = Arc::clone(&config.clock);
@@ -83,7 +83,7 @@ impl GatePay {
         })
     }
 
-    /// Starts again where it was before it was stopped, with nothing in its books.
+    /// Starts again at the address it had before it was stopped, with empty accounts.
     pub(crate) fn again(&mut self) {
         self.sandbox = Self::sandbox(&self.clock, |_| {}, self.sandbox.address());
     }
@@ -112,7 +112,7 @@ impl GatePay {
         format!("http://{}", self.sandbox.address())
     }
 
-    /// Misbehaves.
+    /// Injects a fault.
     pub(crate) fn inject(&self, injection: FaultInjection) {
         self.sandbox.inject(injection);
     }
@@ -131,14 +131,14 @@ impl GatePay {
         prepay_id.to_owned()
     }
 
-    /// What acme has, in hundredths of a dollar.
+    /// Acme's balance, in hundredths of a dollar.
     pub(crate) fn cents(&self) -> usize {
         let amount = self.sandbox.balance(acme().sub_account, "USDT");
         let (whole, part) = amount.split_once('.').unwrap_or((&amount, ""));
         format!("{whole}{part:0<2}").parse().expect("digits")
     }
 
-    /// What it got last.
+    /// The last request received.
     pub(crate) fn last(&self) -> ReceivedRequest {
         self.received().pop().expect("GatePay got something")
     }
@@ -147,7 +147,7 @@ impl GatePay {
         self.received().len()
     }
 
-    /// How many of the requests were carried out.
+    /// How many requests were executed.
     pub(crate) fn executed(&self) -> usize {
         let received = self.received();
         received.iter().filter(|request| request.executed).count()

@@ -1,8 +1,8 @@
-//! Which module of a crate names which: the arrows of its sources, and the circles among them.
+//! The import graph of a crate: which module names which, and the cycles among them.
 //!
-//! Read without a compiler. A path counts if it begins with `crate::`, `super::`, or the crate's own name; comments,
-//! literals and items under `#[cfg(test)]` do not. A module is made of its children, so that it may name them is not
-//! counted; of the crate root it is, so that no module reaches others by what the root re-exports.
+//! The graph is read without a compiler. A path counts if it begins with `crate::`, `super::` or the crate's own name.
+//! Comments, literals and items under `#[cfg(test)]` do not count. A module may name its children, so these edges do
+//! not count either. The crate root's edges do count, so that no module reaches others through the root's re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Each module of a crate with the modules it names; the crate root is `lib`.
 pub(crate) type Arrows = BTreeMap<String, BTreeSet<String>>;
 
-/// The arrows of the crate in this folder.
+/// The import edges of the crate in this folder.
 pub(crate) fn arrows(folder: &Path, crate_name: &str) -> Arrows {
     let mut sources = BTreeMap::new();
     collect(&folder.join("src"), "", &mut sources);
@@ -36,7 +36,7 @@ fn collect(folder: &Path, parent: &str, sources: &mut BTreeMap<String, String>) 
     }
 }
 
-/// The arrows of sources, each by the path of its module: `edit` for `edit.rs`, `edit::json` for `edit/json.rs`.
+/// The import edges of sources, each by the path of its module: `edit` for `edit.rs`, `edit::json` for `edit/json.rs`.
 pub(crate) fn arrows_of(sources: &BTreeMap<String, String>, crate_name: &str) -> Arrows {
     let mut code: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut tests = BTreeSet::new();
@@ -62,9 +62,9 @@ pub(crate) fn arrows_of(sources: &BTreeMap<String, String>, crate_name: &str) ->
     each.collect()
 }
 
-/// The modules of circles, and those on the way from one circle to another.
+/// The modules in cycles, and the modules on a path from one cycle to another.
 ///
-/// A module that names none of those left, or that none of those left names, is in no circle and is taken away.
+/// A module is removed while it names no remaining module, or no remaining module names it: it is in no cycle.
 pub(crate) fn circles(mut arrows: Arrows) -> BTreeSet<String> {
     loop {
         let named: BTreeSet<_> = arrows.values().flatten().cloned().collect();
@@ -108,7 +108,7 @@ fn paths(
     found
 }
 
-/// Expands one path, or tree of paths, and gives what follows it.
+/// Expands one path, or one tree of paths, and returns the tokens that follow.
 fn expand<'a>(
     mut tokens: &'a [String],
     mut base: Vec<String>,
@@ -134,7 +134,7 @@ fn expand<'a>(
             [colons, after @ ..] if colons == "::" => tokens = after,
             _ => {
                 found.push(base);
-                // A name may follow, by `as`.
+                // An `as` may follow.
                 let end = rest.iter().position(|it| matches!(&**it, "," | "}" | ";"));
                 return &rest[end.unwrap_or(rest.len())..];
             }
@@ -143,7 +143,7 @@ fn expand<'a>(
     tokens
 }
 
-/// The names and signs of a source, without comments; a literal is an empty token.
+/// The names and signs of a source, without comments. A literal is an empty token.
 fn tokens(source: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = source;
@@ -173,7 +173,7 @@ fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The length of the literal, or block comment, that a text begins with. A lifetime is none.
+/// The length of the literal or block comment at the start of a text. A lifetime is not a literal.
 fn literal(text: &str) -> Option<usize> {
     let until = |begin: usize, end: &str| {
         let found = text[begin..].find(end);
@@ -206,7 +206,7 @@ fn literal(text: &str) -> Option<usize> {
     (first == '\\' || second == '\'').then(|| quoted(prefix.len() + 1, b'\''))
 }
 
-/// Leaves out items under `#[cfg(test)]`, and gives the names of test modules that are files of their own.
+/// Removes items under `#[cfg(test)]`, and returns the names of test modules that are separate files.
 fn without_tests(tokens: &[String]) -> (Vec<String>, Vec<String>) {
     const CFG: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut files) = (Vec::new(), Vec::new());

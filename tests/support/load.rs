@@ -1,4 +1,4 @@
-//! Load: callers that keep their connections, sign every request, and go elsewhere when they are asked to.
+//! Callers under load: they keep their connections, sign every request, and reconnect when the proxy asks for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{CREATE, Shop, order};
 
 type Sent = Request<Full<Bytes>>;
 
-/// Callers of either version of HTTP, until so many requests were made and it is enough.
+/// Callers over HTTP/1.1 and HTTP/2. They run until this number of requests was made and the test has enough.
 pub(crate) struct Load {
     address: SocketAddr,
     shop: Shop,
@@ -30,22 +30,22 @@ pub(crate) struct Load {
     done: AtomicUsize,
 }
 
-/// What became of them.
+/// The results of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Answered by GatePay.
+    /// Requests that GatePay answered.
     pub(crate) answered: usize,
-    /// Anything else, with why.
+    /// Every other request, with its reason.
     pub(crate) failed: Vec<String>,
-    /// Sent on another connection, since theirs ended before a byte of them was written, or HTTP/2 said that nobody has
-    /// looked at them.
+    /// Requests resent on another connection. The first connection ended before a byte was written, or HTTP/2 reported
+    /// that the request was not processed.
     pub(crate) taken_back: usize,
-    /// Connections that were left because the proxy asked for it.
+    /// Connections closed because the proxy asked for it.
     pub(crate) sent_away: usize,
 }
 
 impl Load {
-    /// At least and at most so many requests.
+    /// Prepares at least and at most these numbers of requests.
     pub(crate) fn on(address: SocketAddr, shop: Shop, least: usize, most: usize) -> Arc<Self> {
         Arc::new(Self {
             address,
@@ -58,18 +58,18 @@ impl Load {
         })
     }
 
-    /// It may end.
+    /// Allows the load to end.
     pub(crate) fn enough(&self) {
         self.enough.store(true, Ordering::Relaxed);
     }
 
-    /// How many requests are over.
+    /// How many requests have finished.
     pub(crate) fn done(&self) -> usize {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Runs so many callers with a connection each, half of them over HTTP/2 with four requests at a time, on threads of
-    /// their own.
+    /// Runs this number of callers on threads of their own, with a connection each. Half of them use HTTP/2, with four
+    /// requests at a time.
     pub(crate) async fn run(self: Arc<Self>, callers: usize) -> Report {
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -125,7 +125,7 @@ impl Load {
                     },
                 };
                 if sender.ready().await.is_err() {
-                    // It ended while nothing was asked on it.
+                    // The connection ended while it was idle.
                     report.taken_back += 1;
                     continue;
                 }
@@ -250,7 +250,7 @@ impl Report {
         }
     }
 
-    /// The request, if nothing of it was written.
+    /// Returns the request if no byte of it was written.
     fn take_back(&mut self, mut error: TrySendError<Sent>) -> Option<Sent> {
         let request = error.take_message();
         match &request {
@@ -261,7 +261,7 @@ impl Report {
     }
 }
 
-/// Whether a request was not looked at because of an orderly GOAWAY: it may be sent elsewhere as it is (RFC 9113, 6.8).
+/// Whether an orderly GOAWAY left a request unprocessed: it may be resent elsewhere unchanged (RFC 9113, 6.8).
 fn is_sent_away(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
     cause.is_some_and(|cause: &h2::Error| {
@@ -269,7 +269,7 @@ fn is_sent_away(error: &hyper::Error) -> bool {
     })
 }
 
-/// As HTTP/2 writes it: with its host in the target.
+/// The request as HTTP/2 writes it: with its host in the target.
 fn absolute(mut request: Sent) -> Sent {
     let host = request.headers_mut().remove("host").expect("it has a host");
     let host = host.to_str().expect("a host is text");

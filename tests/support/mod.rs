@@ -1,4 +1,4 @@
-//! The small language of these tests: a GatePay, a proxy before it, and shops that sign.
+//! Support for these tests: a GatePay, a proxy before it, and shops that sign.
 //!
 //! ```text
 //! let gatepay = GatePay::start();
@@ -6,7 +6,7 @@
 //! assert_eq!(proxy.send(acme().post(QUERY, BY_NUMBER)).await.status, 200);
 //! ```
 //!
-//! All of them share one clock, which stands still until a test moves it; ports are chosen by the system.
+//! All of them share one clock, which stands still until a test moves it. The system chooses the ports.
 
 pub(crate) mod abuse;
 mod answer;
@@ -55,46 +55,46 @@ pub(crate) use relay::{Break, EVERY_HOW, Relay, Way};
 pub(crate) use shop::{Shop, acme, credential, globex, office, rate, secret, target};
 pub(crate) use wedge::Wedge;
 
-/// When these tests take place: the first moment of 2026.
+/// The time at which these tests begin: the first millisecond of 2026.
 pub(crate) const T0: u64 = 1_767_225_600_000;
 
 pub(crate) const CREATE: &str = "/v1/pay/order";
 pub(crate) const QUERY: &str = "/v1/pay/order/query";
 pub(crate) const CLOSE: &str = "/v1/pay/order/close";
 pub(crate) const REFUND: &str = "/v1/pay/order/refund";
-/// A read whose method is GET.
+/// A read with the method GET.
 pub(crate) const DETAILS: &str = "/v2/pay/refund/details";
-/// Where those paths lead.
+/// GatePay's prefix of those paths.
 pub(crate) const PREFIX: &str = "/payment/open/institution";
 
-/// Asks for an order.
+/// The body of an order query.
 pub(crate) const BY_NUMBER: &str = r#"{"merchantTradeNo":"A-0001"}"#;
-/// A refund GatePay knows nothing about.
+/// The body of a refund that GatePay does not know.
 pub(crate) const A_REFUND: &str =
     r#"{"refundRequestId":"R-0001","prepayId":"1","refundAmount":"1"}"#;
 
 /// An upstream for proxies that never call it.
 pub(crate) const UNUSED: &str = "http://127.0.0.1:1";
 
-/// How long a test waits for what another thread does at once, before it gives up.
+/// How long a test waits for another thread's immediate work before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The body that creates an order of that number.
+/// The body that creates an order with this number.
 pub(crate) fn order(number: &str) -> String {
     format!(
         r#"{{"merchantTradeNo":"{number}","env":{{"terminalType":"APP"}},"currency":"USDT","orderAmount":"1.21","goods":{{"goodsName":"NF2T"}}}}"#
     )
 }
 
-/// What nobody shares yet.
+/// The value of an `Arc` that is not shared yet.
 pub(crate) fn whole<T>(shared: &mut Arc<T>) -> &mut T {
     Arc::get_mut(shared).expect("the proxy has not started")
 }
 
-/// Says what a test proved, or why it did not, even if it passes.
+/// Prints the test's finding, or the reason for the lack of one, even if the test passes.
 pub(crate) fn say(what: impl std::fmt::Display) {
     use std::io::Write as _;
-    // Unlike what is printed, this is not kept back.
+    // The test harness captures `println!`, but not this output.
     let _ = writeln!(std::io::stderr(), "{what}");
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn any_port() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// An upstream where nothing listens, for as long as this lives: its port is taken.
+/// An upstream address without a listener. The value keeps the port reserved while it lives.
 pub(crate) struct Nowhere(Socket);
 
 impl Nowhere {
@@ -119,7 +119,7 @@ impl Nowhere {
     }
 }
 
-/// Waits until another thread has done something it does without being asked again.
+/// Waits until another thread has done its work unprompted.
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let waiting = async {
         while !done() {

@@ -1,4 +1,4 @@
-//! The real binary: its folder of configuration, what it prints, and how it ends.
+//! The real binary: its configuration folder, its output and its exit.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// What a command printed, in one text, and its exit code.
+/// The output of a command in one text, and its exit code.
 pub(crate) fn printed(output: &Output) -> (String, Option<i32>) {
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     let text = String::from_utf8(text).expect("it prints text");
@@ -45,7 +45,7 @@ fn command() -> Command {
     command
 }
 
-/// A folder of configuration that is fine: acme and globex before one upstream, any ports, a state folder.
+/// A valid configuration folder: acme and globex before one upstream, any ports, a state folder.
 pub(crate) struct Folder(TempDir);
 
 impl Folder {
@@ -59,13 +59,13 @@ impl Folder {
         folder
     }
 
-    /// Says of a state folder that no process ever served: its first start does not wait.
+    /// Marks a state folder as never served by any process: the first start does not wait.
     pub(crate) fn never_served(&self, name: &str) {
         let made = gatepay_proxy::process::state_dir::init(&self.path(name), true);
         assert_eq!(made.expect("a folder"), InitResult::NeverServed);
     }
 
-    /// A folder whose first start waits.
+    /// A folder whose first start waits, because its state folder is not marked.
     pub(crate) fn never_marked(url: &str, secret: &str, shops: &[Shop]) -> Self {
         let folder = Self(TempDir::new().expect("a temporary folder"));
         folder.file(
@@ -106,7 +106,8 @@ secret = {{ file = 'secrets/institution.key' }}
         self.secret(shop.id, shop.secret);
     }
 
-    /// Writes the back office's two files, with these lines at the end of the first, and says where they are.
+    /// Writes the back office's two files, with these lines at the end of the first, and adds their folder to
+    /// `proxy.toml`.
     pub(crate) fn operator(&self, office: &Shop, more: &str) {
         let (id, client_id) = (office.id, office.client_id);
         self.file(
@@ -122,7 +123,7 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         self.proxy("operators = 'operators.d'");
     }
 
-    /// Puts these lines before what `proxy.toml` says.
+    /// Puts these lines before the text of `proxy.toml`.
     pub(crate) fn proxy(&self, lines: &str) {
         let proxy = fs::read_to_string(self.path("proxy.toml")).expect("it was written");
         self.file("proxy.toml", &format!("{lines}\n{proxy}"));
@@ -138,7 +139,7 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         fs::write(path, text).expect("a file");
     }
 
-    /// Changes a file in one place.
+    /// Replaces the first occurrence of a text in a file.
     pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = fs::read_to_string(self.path(name)).expect("it was written");
         assert!(text.contains(from), "{name}: no {from}");
@@ -149,7 +150,7 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         self.secret_at(&format!("secrets/{name}.key"), secret);
     }
 
-    /// Writes a file that nobody else may read.
+    /// Writes a file that only its owner may read.
     pub(crate) fn secret_at(&self, name: &str, secret: &str) {
         self.file(name, secret);
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).expect("ours");
@@ -167,7 +168,7 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
             .expect("text")
     }
 
-    /// Has its proxy keep an audit journal.
+    /// Configures an audit journal.
     pub(crate) fn keeps_a_journal(&self) {
         let proxy = fs::read_to_string(self.path("proxy.toml")).expect("it was written");
         let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
@@ -175,7 +176,7 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         self.secret("audit", "fake-audit-key-0123456789abcdef");
     }
 
-    /// All that stands in the audit journal's files.
+    /// The whole text of the audit journal's files.
     pub(crate) fn journal(&self) -> String {
         let files = fs::read_dir(self.path("audit")).expect("there is a journal");
         let mut files: Vec<_> = files.map(|file| file.expect("it is read").path()).collect();
@@ -184,13 +185,13 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         files.iter().map(text).collect()
     }
 
-    /// `check` or `serve` with this folder, run to its end.
+    /// Runs `check` or `serve` on this folder to its end.
     pub(crate) fn run(&self, command: &str) -> Output {
         run(&[command, "--config", &self.name("proxy.toml")])
     }
 }
 
-/// What systemd does for a socket unit: it binds once, and starts one program after the other on the same sockets.
+/// A launcher like systemd's socket unit: it binds once, and starts one program after the other on the same sockets.
 pub(crate) struct Launcher {
     listen: Socket,
     admin: Socket,
@@ -217,21 +218,21 @@ impl Launcher {
         }
     }
 
-    /// What a program says next about how far along it is, if it has said anything.
+    /// The program's next notification (`sd_notify`), if one has arrived.
     pub(crate) fn told(&self) -> Option<String> {
         let mut text = [0; 256];
         let length = self.told.recv(&mut text).ok()?;
         Some(String::from_utf8_lossy(&text[..length]).into_owned())
     }
 
-    /// Where callers connect, whoever answers.
+    /// The address for callers, whichever program serves it.
     pub(crate) fn address(&self) -> SocketAddr {
         let address = self.listen.local_addr().expect("it is bound");
         address.as_socket().expect("it is an internet address")
     }
 
-    /// `serve` on these sockets; it does not wait until it serves. Sockets cannot be passed in safe Rust but as standard
-    /// streams, so a shell puts them where the protocol wants them; access lines go to a file.
+    /// Starts `serve` on these sockets, without waiting until it serves. Safe Rust passes sockets as standard streams
+    /// only, so a shell moves them to the descriptors that the protocol requires. Access lines go to a file.
     pub(crate) fn start(&self, folder: &Folder) -> Started {
         const PUT: &str = r#"exec 3<&0 4<&1 0</dev/null 1>>"$0"
             export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=listen:admin
@@ -260,26 +261,26 @@ impl Launcher {
     }
 }
 
-/// `serve`, started; it may not serve yet.
+/// A started `serve`, which may not serve yet.
 pub(crate) struct Started {
     child: Child,
     out: Out,
     err: Printed,
 }
 
-/// Where access lines go.
+/// The destination of access lines.
 enum Out {
     Pipe(Printed),
     File(PathBuf),
 }
 
 impl Started {
-    /// What it has said so far.
+    /// The log so far.
     pub(crate) fn stderr(&self) -> String {
         self.err.text()
     }
 
-    /// Waits until it says that it serves.
+    /// Waits until the program reports that it serves.
     pub(crate) async fn serving(self) -> Program {
         let began = Instant::now();
         let serving = loop {
@@ -301,7 +302,7 @@ impl Started {
     }
 }
 
-/// Where it serves, from the line of its log that says so, in either form.
+/// The addresses in the log line that reports serving, in either log format.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     if let Ok(line) = serde_json::from_str::<Value>(line) {
         let address = |name: &str| line[name].as_str()?.parse().ok();
@@ -314,7 +315,7 @@ fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     address("address=").zip(address("admin="))
 }
 
-/// `serve`, running. It is killed if the test ends before it does.
+/// A serving program. It is killed if the test ends first.
 pub(crate) struct Program {
     child: Child,
     out: Out,
@@ -324,17 +325,17 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it, and waits until it says that it serves.
+    /// Starts the program, and waits until it reports that it serves.
     pub(crate) async fn serve(folder: &Folder) -> Self {
         Self::serve_logging(folder, "info").await
     }
 
-    /// The same, with another `GATEPAY_LOG`.
+    /// Like `serve`, with another `GATEPAY_LOG`.
     pub(crate) async fn serve_logging(folder: &Folder, level: &str) -> Self {
         Self::start(command(), folder, level).await
     }
 
-    /// The same, started by these words: `prlimit`, for one.
+    /// Like `serve`, started through these words: `prlimit`, for example.
     pub(crate) async fn serve_under(folder: &Folder, words: &[&str]) -> Self {
         let mut command = Command::new(words[0]);
         command
@@ -358,34 +359,34 @@ impl Program {
         Started { child, out, err }.serving().await
     }
 
-    /// Its process.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Asks it to end.
+    /// Asks the program to end (`SIGTERM`).
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
     }
 
-    /// Asks it to reload.
+    /// Asks the program to reload (`SIGHUP`).
     pub(crate) fn hang_up(&self) {
         self.signal("-HUP");
     }
 
-    /// Sends it this signal (`-USR1`).
+    /// Sends the program this signal (`-USR1`).
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let killed = Command::new("kill").args([signal, &id]).status();
         assert!(killed.expect("there is a kill").success());
     }
 
-    /// Asks something of the admin listener.
+    /// Sends a request to the admin listener.
     pub(crate) async fn admin(&self, method: &str, path: &str) -> Answer {
         self.admin_with(method, path, &[]).await
     }
 
-    /// The same, with these headers.
+    /// Like `admin`, with these headers.
     pub(crate) async fn admin_with(
         &self,
         method: &str,
@@ -403,7 +404,7 @@ impl Program {
         Connection::open(self.admin).await.send(request).await
     }
 
-    /// Reloads, and says how that went: the status, and what it answers.
+    /// Reloads, and returns the status and the answer.
     pub(crate) async fn reload(&self, query: &str) -> (u16, Value) {
         let answer = self.admin("POST", &format!("/-/reload{query}")).await;
         let body = serde_json::from_slice(&answer.body);
@@ -421,14 +422,14 @@ impl Program {
         value.expect("there is such a series").to_owned()
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub(crate) fn stderr(&self) -> String {
         self.err.text()
     }
 
-    /// Waits for its end: the exit code, the access lines and the log.
+    /// Waits for the program's end: the exit code, the access lines and the log.
     pub(crate) async fn end(mut self) -> (Option<i32>, String, String) {
-        // Clients go on meanwhile: a connection ends when both sides see it.
+        // Clients continue meanwhile: a connection ends when both sides see the end.
         let ended = tokio::task::spawn_blocking(move || {
             let status = self.child.wait().expect("it was not waited for yet");
             let lines = match &mut self.out {
@@ -443,13 +444,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It has mostly ended already.
+        // The program has mostly ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What comes out of a pipe, read as it comes, so that the program never waits for the test.
+/// The output of a pipe, read continuously, so that the program never waits for the test.
 struct Printed {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
@@ -476,7 +477,7 @@ impl Printed {
         self.text.lock().expect("nobody panicked").clone()
     }
 
-    /// All of it, once the pipe is closed.
+    /// The whole output, once the pipe is closed.
     fn all(&mut self) -> String {
         let reader = self.reader.take().expect("it is read once");
         reader.join().expect("it does not panic");

@@ -1,4 +1,4 @@
-//! A proxy: how it is set up, and how it is reached through its real listener.
+//! A proxy in the test's process: its setup, and access through its real listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -26,7 +26,7 @@ use super::{
     institution, rate, until,
 };
 
-/// A proxy in the making.
+/// The plan of a proxy that has not started yet.
 pub(crate) struct Plan {
     clock: Clock,
     url: String,
@@ -39,19 +39,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Serves this shop, and no other that is not named.
+    /// Serves this shop. Naming any shop replaces the default shops.
     pub(crate) fn tenant(mut self, shop: Shop) -> Self {
         self.shops.push(shop);
         self
     }
 
-    /// Serves this back office too.
+    /// Serves this back office as well.
     pub(crate) fn operator(mut self, office: Shop) -> Self {
         self.operators.push(office);
         self
     }
 
-    /// Knows these operations instead of GatePay's documentation.
+    /// Uses this catalogue instead of GatePay's documentation.
     pub(crate) fn catalogue(mut self, catalogue: Catalogue) -> Self {
         self.catalogue = catalogue;
         self
@@ -62,13 +62,13 @@ impl Plan {
         self
     }
 
-    /// Has this socket for operators, as from a launcher.
+    /// Inherits this socket for operators, as from a launcher.
     pub(crate) fn admin_socket(mut self, socket: TcpListener) -> Self {
         self.sockets.admin = Some(socket);
         self
     }
 
-    /// Starts as after a crash: what the run before admitted is unknown.
+    /// Starts as after a crash: the calls that the run before admitted are unknown.
     pub(crate) fn after_a_crash(mut self) -> Self {
         self.fresh = false;
         self
@@ -78,7 +78,7 @@ impl Plan {
         self.try_start().expect("the proxy starts")
     }
 
-    /// Starts, unless something that is left of a run before forbids it.
+    /// Starts, unless a remnant of an earlier run forbids it.
     pub(crate) fn try_start(mut self) -> Result<Proxy, StartError> {
         if self.shops.is_empty() {
             self.shops = vec![acme(), globex()];
@@ -96,12 +96,12 @@ impl Plan {
         settings.listen.threads = Some(2.try_into().expect("not zero"));
         settings.admin.address = any_port();
         settings.drain.grace = Duration::ZERO;
-        // Tests of what goes wrong go on after it: those of the breaker say so.
+        // Fault tests continue after the faults, so the circuit breaker is off. Tests of the breaker set it.
         settings.upstream.breaker = BreakerSettings {
             failures: 0,
             ratio: 0.0,
         };
-        // What is looked up after a loss takes seconds: the tests of that say so.
+        // Look-ups after a lost answer take seconds, so they are off. Tests of look-ups set them.
         settings.upstream.resolve = Duration::ZERO;
         settings.upstream.quota.rate = rate(1_000_000, 1_000_000);
         for adjust in self.adjust {
@@ -136,7 +136,7 @@ impl Plan {
     }
 }
 
-/// A change to the settings that every proxy of these tests has.
+/// A change to the settings that all proxies of these tests share.
 type Adjust = Box<dyn FnOnce(&mut Settings)>;
 
 /// A running proxy.
@@ -147,17 +147,17 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Before the emulator, with its clock, and with acme and globex as tenants unless others are named.
+    /// Before the emulator, with its clock. The tenants are acme and globex unless others are named.
     pub(crate) fn before(gatepay: &GatePay) -> Plan {
         Self::at(&gatepay.url(), &gatepay.clock)
     }
 
-    /// Before an upstream that does as it is told.
+    /// Before a scripted upstream.
     pub(crate) fn before_scripted(upstream: &Scripted) -> Plan {
         Self::at(&upstream.url(), &Clock::manual(T0))
     }
 
-    /// Before any upstream.
+    /// Before the upstream at this URL.
     pub(crate) fn at(url: &str, clock: &Clock) -> Plan {
         Plan {
             clock: clock.clone(),
@@ -184,33 +184,33 @@ impl Proxy {
         self.connect().await.send(call.request(&self.clock)).await
     }
 
-    /// A connection for more than one request.
+    /// Opens a connection for more than one request.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::open(self.address()).await
     }
 
-    /// A bare socket, for what no client library would send.
+    /// Opens a bare socket, for bytes that no client library would send.
     pub(crate) async fn raw(&self) -> Raw {
         Raw::open(self.address()).await
     }
 
-    /// The same, from another of this machine's loopback addresses.
+    /// Like `raw`, from another of this machine's loopback addresses.
     pub(crate) async fn raw_from(&self, address: &str) -> Raw {
         let raw = Raw::open_from(address, self.address()).await;
         raw.expect("the listener accepts")
     }
 
-    /// What the program shares, for what no caller can see.
+    /// The program's shared state, for values that no caller can see.
     pub(crate) fn app(&self) -> &App {
         self.server().app()
     }
 
-    /// Where operators connect.
+    /// The address of the admin listener.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.server().admin_address()
     }
 
-    /// What an operator sees at a path of the admin listener.
+    /// The admin listener's answer at a path.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         let request = Request::builder()
             .uri(path)
@@ -255,32 +255,32 @@ impl Proxy {
         }
     }
 
-    /// Asks it to end, and goes on.
+    /// Asks the server to end, without waiting.
     pub(crate) fn leave(&self) {
         self.server().leave();
     }
 
-    /// Ends it in order, and gives the access lines it wrote.
+    /// Ends the server in order, and returns its access lines.
     pub(crate) async fn stop(self) -> Vec<Value> {
         let log = self.log.clone();
         self.end().await;
         log.lines()
     }
 
-    /// The same, with the lines as they were written.
+    /// Like `stop`, with the lines as written.
     pub(crate) async fn stop_and_read(self) -> String {
         let log = self.log.clone();
         self.end().await;
         log.text()
     }
 
-    /// Ends it as a kill does: nothing is finished, and nothing is left for the next process but what is on the disk.
+    /// Ends the server as a kill does: it finishes no call, and hands over nothing but the files on the disk.
     pub(crate) async fn crash(mut self) {
         let server = self.server.take().expect("it is ended once");
         let app = Arc::downgrade(server.app());
         let folder = server.app().settings.state_dir.clone();
         server.hurry()();
-        // Nobody waits for it to end, so its memory is not handed over: it falls with the thread that has it.
+        // The end is not awaited, so the server hands over no replay memory: its thread drops the memory.
         drop(server);
         until("nothing of it is left", || app.strong_count() == 0).await;
         until("its folder is free", || {
@@ -289,7 +289,7 @@ impl Proxy {
         .await;
     }
 
-    /// Ends it at once, whatever is in flight. What it admitted is handed over.
+    /// Ends the server at once, with calls in flight. It hands over the stamps that it admitted.
     pub(crate) async fn end_at_once(mut self) {
         let server = self.server.take().expect("it is ended once");
         server.leave();
@@ -301,7 +301,7 @@ impl Proxy {
     async fn end(mut self) {
         let server = self.server.take().expect("it is stopped once");
         server.leave();
-        // Clients go on meanwhile: a connection ends when both sides see it.
+        // Clients continue meanwhile: a connection ends when both sides see the end.
         let ended = tokio::task::spawn_blocking(move || server.wait());
         assert_eq!(
             ended.await.expect("no thread panicked"),
@@ -310,7 +310,7 @@ impl Proxy {
     }
 }
 
-/// Whether no process has this state folder.
+/// Whether the state folder is locked by no process.
 pub(crate) fn is_free(folder: &Path) -> bool {
     let in_use = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
     !StateDir::open(folder).as_ref().is_err_and(in_use)

@@ -1,4 +1,4 @@
-//! A bare socket, for what no client library would send.
+//! A bare socket, for bytes that no client library would send.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ impl Raw {
         let tcp = TcpStream::connect(address)
             .await
             .expect("the listener accepts");
-        // What is written in pieces leaves in pieces.
+        // Separate writes leave as separate packets.
         tcp.set_nodelay(true).expect("a connected socket");
         Self {
             tcp,
@@ -29,7 +29,7 @@ impl Raw {
         }
     }
 
-    /// Over a connection that was made otherwise.
+    /// Wraps a connection that was opened elsewhere.
     pub(crate) fn over(tcp: TcpStream) -> Self {
         Self {
             tcp,
@@ -37,7 +37,7 @@ impl Raw {
         }
     }
 
-    /// From another of this machine's loopback addresses. It may be reset before it is noticed to be open.
+    /// Connects from another of this machine's loopback addresses. The proxy may reset the connection at once.
     pub(crate) async fn open_from(from: &str, address: SocketAddr) -> io::Result<Self> {
         let socket = TcpSocket::new_v4().expect("a socket");
         let from = from.parse().expect("an address");
@@ -49,19 +49,19 @@ impl Raw {
         })
     }
 
-    /// Sends nothing more, and goes on reading.
+    /// Closes the sending side, and keeps reading.
     pub(crate) async fn half_close(&mut self) {
         self.tcp.shutdown().await.expect("the connection lasts");
     }
 
-    /// Leaves, as a caller does that crashes, or a firewall in between.
+    /// Resets the connection, as a crashed caller does, or a firewall in between.
     pub(crate) fn reset(self) {
         let socket = socket2::SockRef::from(&self.tcp);
         let set = socket.set_linger(Some(Duration::ZERO));
         set.expect("a connected socket");
     }
 
-    /// Says as much as it can to somebody who may have stopped listening.
+    /// Writes as much as possible to a peer that may have closed the connection.
     pub(crate) async fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.tcp.write_all(bytes).await
     }
@@ -78,7 +78,7 @@ impl Raw {
         self.try_answer().await.expect("the connection lasts")
     }
 
-    /// The same, unless the connection ends before it begins.
+    /// Like `answer`, unless the connection ends before the answer begins.
     pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
         let end = loop {
             match self.seen.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -134,7 +134,7 @@ impl Raw {
         )
     }
 
-    /// Everything up to the end of the connection, or how the connection broke.
+    /// All bytes up to the end of the connection, or the connection's error.
     pub(crate) async fn rest(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = std::mem::take(&mut self.seen);
         timeout(PATIENCE, self.tcp.read_to_end(&mut rest))
@@ -143,7 +143,7 @@ impl Raw {
         Ok(rest)
     }
 
-    /// Whether an answer has begun, or the connection has ended.
+    /// Whether an answer has begun or the connection has ended.
     pub(crate) fn is_answered(&mut self) -> bool {
         let ended = match self.tcp.try_read_buf(&mut self.seen) {
             Ok(read) => read == 0,
@@ -157,7 +157,7 @@ impl Raw {
         assert!(more, "closed after {} bytes", self.seen.len());
     }
 
-    /// Whether anything more came.
+    /// Whether more bytes arrived.
     async fn try_more(&mut self) -> bool {
         let read = timeout(PATIENCE, self.tcp.read_buf(&mut self.seen)).await;
         let read = read.expect("the proxy answers");

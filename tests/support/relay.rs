@@ -1,7 +1,7 @@
 //! A TCP relay between the proxy and GatePay that breaks connections, each at one byte.
 //!
-//! It knows bytes, not HTTP, so it stands before TLS as well. A new connection takes the next break that waits, and is
-//! left alone if there is none; a connection that ends before its break gives it back.
+//! The relay knows bytes, not HTTP, so it works before TLS as well. A new connection takes the next waiting break, and
+//! stays whole if none waits. A connection that ends before its break returns the break.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,37 +16,37 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::background::Background;
 
-/// Where a connection breaks, and how.
+/// The place and the manner of a break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Break {
     pub(crate) way: Way,
-    /// After so many bytes of that way, over all requests of the connection.
+    /// After this number of bytes in that direction, over all requests of the connection.
     pub(crate) at: usize,
     pub(crate) how: How,
 }
 
-/// Which way the bytes go.
+/// The direction of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// From the proxy to GatePay.
     Asked,
-    /// Back.
+    /// From GatePay to the proxy.
     Answered,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// Both sides are told in order that nothing more comes.
+    /// Both sides get an orderly end of stream.
     Cut,
     /// Both sides get a reset.
     Reset,
-    /// Nothing more goes either way, and nobody is told.
+    /// No more bytes pass in either direction, and neither side is told.
     Stall,
 }
 
 pub(crate) const EVERY_HOW: [How; 3] = [How::Cut, How::Reset, How::Stall];
 
-/// The relay; it ends when this is dropped.
+/// The relay; it ends when this value is dropped.
 pub(crate) struct Relay {
     shared: Arc<Shared>,
     background: Background,
@@ -62,13 +62,13 @@ struct State {
     waiting: VecDeque<Break>,
     struck: usize,
     open: usize,
-    /// What the proxy wrote, one for each connection that is over.
+    /// The bytes that the proxy wrote, one entry for each finished connection.
     asked: Vec<Vec<u8>>,
-    /// How long what GatePay answered was, likewise.
+    /// The length of GatePay's bytes, one entry for each finished connection.
     answered: Vec<usize>,
 }
 
-/// Why a way ends before both sides say so.
+/// Why a direction ends before both sides end it.
 enum End {
     Struck,
     Broken,
@@ -91,7 +91,7 @@ impl Relay {
         self.background.address
     }
 
-    /// Breaks coming connections, one each.
+    /// Breaks the coming connections, one break each.
     pub(crate) fn plan(&self, breaks: impl IntoIterator<Item = Break>) {
         self.shared.state().waiting.extend(breaks);
     }
@@ -101,7 +101,7 @@ impl Relay {
         self.shared.state().struck
     }
 
-    /// Whether all connections are over.
+    /// Whether all connections have ended.
     pub(crate) fn is_quiet(&self) -> bool {
         self.shared.state().open == 0
     }
@@ -117,7 +117,7 @@ impl Relay {
         Some((state.asked.last()?.len(), *state.answered.last()?))
     }
 
-    /// How often these bytes were written by the proxy, on connections that are over.
+    /// How often the proxy wrote these bytes, on finished connections.
     pub(crate) fn occurrences(&self, bytes: &[u8]) -> usize {
         let state = self.shared.state();
         let in_one = |asked: &Vec<u8>| {
@@ -143,7 +143,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// One connection, up to its break or its end.
+/// Relays one connection up to its break or its end.
 async fn carry(mut proxy: TcpStream, shared: Arc<Shared>) {
     let planned = {
         let mut state = shared.state();
@@ -219,7 +219,7 @@ async fn between(
             );
         }
         How::Stall => {
-            // What is read is forwarded nowhere; GatePay is let go once the proxy gives up.
+            // The bytes read are not forwarded. GatePay's side closes once the proxy gives up.
             let _ = from_proxy.read_to_end(asked).await;
         }
         How::Reset => {
@@ -236,7 +236,7 @@ async fn between(
     true
 }
 
-/// Passes bytes on until so many went or no more come.
+/// Passes bytes on until this number has passed or the source has ended.
 async fn pump(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,

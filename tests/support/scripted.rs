@@ -1,4 +1,4 @@
-//! An upstream that answers exactly the bytes a test tells it to, and keeps exactly the bytes it was sent.
+//! An upstream that answers exactly the bytes a test gives it, and keeps exactly the bytes it was sent.
 
 use std::borrow::Cow;
 use std::io::{Read as _, Write as _};
@@ -21,18 +21,18 @@ struct Shared {
     opened: Condvar,
 }
 
-/// What is said to a request, head and body.
+/// Answers a request, given as head and body.
 type Say = Box<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
 
-/// What is done once a request has arrived.
+/// The reaction to a request.
 pub(crate) enum Then {
-    /// These bytes are sent; the connection stays open.
+    /// Sends these bytes; the connection stays open.
     Answer(Vec<u8>),
-    /// These bytes are sent, then the connection is closed.
+    /// Sends these bytes, then closes the connection.
     AnswerAndClose(Vec<u8>),
-    /// Another code every time: how many requests came before.
+    /// Answers with a new code each time: the number of earlier requests.
     Codes,
-    /// What is said to this request, head and body; nothing: its connection is closed without an answer.
+    /// Answers with the result for this request. `None` closes the connection without an answer.
     Each(Say),
 }
 
@@ -47,12 +47,12 @@ impl Scripted {
         Self::always(Then::Answer(answer("200 OK", "", body.as_bytes())))
     }
 
-    /// Refuses every request, each under a code that nobody has seen.
+    /// Refuses every request, each with a code that has not occurred before.
     pub(crate) fn codes() -> Self {
         Self::always(Then::Codes)
     }
 
-    /// Answers each request as `say` says; nothing: its connection is closed without an answer.
+    /// Answers each request with the result of `say`. `None` closes the connection without an answer.
     pub(crate) fn each(say: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         Self::always(Then::Each(Box::new(say)))
     }
@@ -85,7 +85,7 @@ impl Scripted {
         Self { address, shared }
     }
 
-    /// Lets the answers go.
+    /// Sends the held answers.
     pub(crate) fn release(&self) {
         *self.shared.open.lock().expect("nobody panicked") = true;
         self.shared.opened.notify_all();
@@ -95,18 +95,18 @@ impl Scripted {
         format!("http://{}", self.address)
     }
 
-    /// How many requests it was sent.
+    /// How many requests arrived.
     pub(crate) fn count(&self) -> usize {
         self.shared.received.lock().expect("nobody panicked").len()
     }
 
-    /// All it was sent.
+    /// All bytes received, as text.
     pub(crate) fn received_text(&self) -> String {
         let received = self.shared.received.lock().expect("nobody panicked");
         String::from_utf8_lossy(&received.concat()).into_owned()
     }
 
-    /// The bodies of all requests it was sent.
+    /// The bodies of all requests received.
     pub(crate) fn bodies(&self) -> Vec<Vec<u8>> {
         let received = self.shared.received.lock().expect("nobody panicked");
         let body = |request: &Vec<u8>| {
@@ -136,7 +136,7 @@ pub(crate) fn answer(status: &str, lines: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// An answer in chunks of these many bytes, without the last chunk that says it is whole.
+/// An answer in chunks of these many bytes, without the last chunk that completes it.
 pub(crate) fn chunks(body: &[u8], bytes: usize) -> Vec<u8> {
     let mut wire = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
     for chunk in body.chunks(bytes) {
@@ -173,7 +173,7 @@ impl Shared {
                     }
                 };
                 if stream.write_all(&bytes).is_err() || close {
-                    // Whoever hung up first needs no goodbye.
+                    // The proxy may have closed the connection first.
                     let _ = stream.shutdown(Shutdown::Both);
                     *self.closed.lock().expect("nobody panicked") += 1;
                     return;
@@ -188,7 +188,7 @@ impl Shared {
     }
 }
 
-/// How long the first request is, once all of it is there. The proxy always sends a length or no body.
+/// The length of the first request, once it is complete. The proxy always sends a length or no body.
 fn whole(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();

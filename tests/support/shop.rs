@@ -1,4 +1,4 @@
-//! A sub-merchant: its shop's credential, and how the proxy knows it.
+//! A sub-merchant: its shop's credential, and its configuration in the proxy.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) struct Shop {
     adjust: Vec<Adjust>,
 }
 
-/// A change to how the proxy is configured for a shop.
+/// A change to the proxy's configuration of a shop.
 type Adjust = Arc<dyn Fn(&mut Party) + Send + Sync>;
 
 pub(crate) fn acme() -> Shop {
@@ -53,7 +53,7 @@ impl Shop {
         }
     }
 
-    /// Changes how the proxy is configured for it.
+    /// Changes the proxy's configuration of the shop.
     pub(crate) fn with(mut self, adjust: impl Fn(&mut Party) + Send + Sync + 'static) -> Self {
         self.adjust.push(Arc::new(adjust));
         self
@@ -73,7 +73,7 @@ impl Shop {
         credential(self.client_id, self.secret)
     }
 
-    /// As a customer of the institution's.
+    /// The shop as a tenant: a customer of the institution.
     pub(crate) fn tenant(&self, catalogue: &Catalogue) -> Tenant {
         let account = SubAccount::parse(self.sub_account).expect("a good account");
         let mut tenant = Tenant::new(self.party_id(), account, catalogue, self.credentials());
@@ -81,7 +81,7 @@ impl Shop {
         tenant
     }
 
-    /// As the institution's own back office: it has no sub-account.
+    /// The shop as an operator: the institution's own back office, without a sub-account.
     pub(crate) fn operator(&self, catalogue: &Catalogue) -> Operator {
         let mut operator = Operator::new(self.party_id(), catalogue, self.credentials());
         self.set_up(&mut operator.party);
@@ -102,7 +102,7 @@ impl Shop {
         self.adjust.iter().for_each(|adjust| adjust(party));
     }
 
-    /// What the sandbox knows to be a good request, at this path.
+    /// The sandbox's example of a valid request, at this path.
     pub(crate) fn calls(&self, path: &str, example: &ExampleRequest) -> Call {
         let method = example.method.as_str().parse().expect("a method");
         let call = Call::new(
@@ -117,12 +117,12 @@ impl Shop {
         }
     }
 
-    /// A request of this shop's, to be signed when it is sent.
+    /// A POST by this shop, signed when it is sent.
     pub(crate) fn post(&self, path: &str, body: impl Into<Bytes>) -> Call {
         Call::new(self, Method::POST, path, body.into())
     }
 
-    /// A request without a body.
+    /// A GET without a body.
     pub(crate) fn get(&self, path: &str) -> Call {
         self.get_with(path, Bytes::new())
     }
@@ -138,7 +138,7 @@ pub(crate) fn office() -> Shop {
     Shop::new("office", "client-office", "fake-office-secret-0003", "")
 }
 
-/// What stands between method and version.
+/// The request target: path and query.
 pub(crate) fn target(path: &str, query: Option<&str>) -> String {
     query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
@@ -150,7 +150,7 @@ pub(crate) fn rate(per_second: u32, burst: u32) -> Rate {
     }
 }
 
-/// A credential whose secret everybody may see.
+/// A credential with a public test secret.
 pub(crate) fn credential(client_id: &str, secret_text: &str) -> Credential {
     Credential::new(
         ClientId::parse(client_id).expect("a good client id"),
@@ -158,7 +158,7 @@ pub(crate) fn credential(client_id: &str, secret_text: &str) -> Credential {
     )
 }
 
-/// A secret that everybody may see.
+/// A public test secret.
 pub(crate) fn secret(text: &str) -> SecretKey {
     SecretKey::new(Zeroizing::new(text.to_owned())).expect("a good secret")
 }

@@ -1,4 +1,4 @@
-//! A client of HTTP/2 that holds back what a usual one would send at once.
+//! An HTTP/2 client that can delay parts of a request.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub(crate) struct Streams(SendRequest<Bytes>);
 
 /// A stream whose head was sent.
 pub(crate) struct OpenStream {
-    /// The rest of what is sent on it.
+    /// The sending side of the stream, for the body.
     pub(crate) body: SendStream<Bytes>,
     response: ResponseFuture,
 }
@@ -31,7 +31,7 @@ impl Streams {
         Self::over(tcp.expect("the listener accepts")).await
     }
 
-    /// On a stream of bytes that is open already.
+    /// Speaks HTTP/2 on an open byte stream.
     pub(crate) async fn over(stream: impl Stream) -> Self {
         let (sender, connection) = client::handshake(stream)
             .await
@@ -40,7 +40,7 @@ impl Streams {
         Self(sender)
     }
 
-    /// Sends the head of a call. The body stays here, unless the head is said to be the end.
+    /// Sends the head of a call. The caller sends the body, unless the head ends the stream.
     pub(crate) async fn begin(&self, call: &Call, clock: &Clock, is_all: bool) -> OpenStream {
         let (mut head, _) = call.request(clock).into_parts();
         let host = head.headers.remove("host").expect("it has a host");
@@ -55,20 +55,20 @@ impl Streams {
 }
 
 impl OpenStream {
-    /// The status of the next informational answer; nothing once the final one follows.
+    /// The status of the next informational answer, or `None` once the final answer follows.
     pub(crate) async fn informed(&mut self) -> Option<u16> {
         let informed = poll_fn(|cx| self.response.poll_informational(cx));
         let informed = timeout(PATIENCE, informed).await.expect("it is answered");
         informed.map(|answer| answer.expect("the stream lasts").status().as_u16())
     }
 
-    /// The final answer, and how its stream was reset behind it, if it was.
+    /// The final answer, and the sending side, which shows a reset of the stream.
     pub(crate) async fn answer(self) -> (Answer, SendStream<Bytes>) {
         let answer = self.try_answer().await;
         answer.expect("the stream lasts")
     }
 
-    /// The same, unless the stream ends before.
+    /// Like `answer`, unless the stream ends first.
     pub(crate) async fn try_answer(self) -> Result<(Answer, SendStream<Bytes>), h2::Error> {
         let answering = async {
             let (head, mut receive) = self.response.await?.into_parts();
@@ -89,7 +89,7 @@ impl OpenStream {
     }
 }
 
-/// Sends so many bytes of a body, as fast as they are taken; why the stream was reset before the end, if it was.
+/// Sends these many bytes of a body as fast as the window allows. Returns the reason of an early reset, if any.
 pub(crate) async fn send(body: &mut SendStream<Bytes>, mut bytes: usize) -> Option<Reason> {
     while bytes > 0 {
         body.reserve_capacity(bytes.min(16 * 1024));

@@ -1,4 +1,4 @@
-//! TLS as callers speak it: certificates made on the spot, and connections that say how they came about.
+//! TLS as callers use it: fresh test certificates, and connections that report their handshake.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The name all of these certificates are for.
+/// The name in all of these certificates.
 const NAME: &str = "pay.example";
 
-/// A certificate that signs itself, and its key.
+/// A self-signed certificate and its key.
 pub(crate) struct Pair {
     pub(crate) certificate: rcgen::Certificate,
     pub(crate) key: KeyPair,
@@ -42,7 +42,7 @@ impl Pair {
         }
     }
 
-    /// A certificate that this one signed, with its key.
+    /// A certificate signed by this one, with its key.
     pub(crate) fn signs(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let params = CertificateParams::new(vec!["caller.example".to_owned()]).expect("a name");
         let key = KeyPair::generate().expect("a key");
@@ -87,7 +87,7 @@ impl Files {
     }
 }
 
-/// A caller that trusts some certificates, and keeps sessions for resuming.
+/// A caller that trusts some certificates and keeps sessions for resumption.
 pub(crate) struct Caller(Arc<ClientConfig>);
 
 impl Caller {
@@ -128,7 +128,7 @@ impl Caller {
         self.over(TcpStream::connect(address).await?).await
     }
 
-    /// On a connection on which something else was said before.
+    /// Begins TLS on a connection that has already carried other bytes.
     pub(crate) async fn over(&self, tcp: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(NAME).expect("a name");
         TlsConnector::from(Arc::clone(&self.0))

@@ -1,4 +1,4 @@
-//! Callers that call all the time, each on a connection of its own, while something else happens.
+//! Callers that call continuously, each on a connection of its own, during another event.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Answer, BY_NUMBER, Connection, QUERY, Shop, until};
 
-/// Calls under way.
+/// Callers in the background.
 pub(crate) struct Traffic {
     began: Instant,
     stop: Arc<AtomicBool>,
@@ -19,11 +19,11 @@ pub(crate) struct Traffic {
     callers: JoinSet<Tally>,
 }
 
-/// How often each status was answered; 0 is a connection that broke.
+/// The count of each status; 0 is a broken connection.
 pub(crate) type Tally = BTreeMap<u16, usize>;
 
 impl Traffic {
-    /// So many callers of a shop, each with this pause between two calls.
+    /// Starts this number of a shop's callers, each with this pause between two calls.
     pub(crate) fn of(shop: &Shop, address: SocketAddr, callers: usize, pause: Duration) -> Self {
         let mut traffic = Self {
             began: Instant::now(),
@@ -54,7 +54,7 @@ impl Traffic {
         traffic
     }
 
-    /// Waits until so many more calls have been answered.
+    /// Waits until this number of further calls has been answered.
     pub(crate) async fn more(&self, calls: usize) {
         let now = self.sent.load(Ordering::Relaxed);
         until("calls go on", || {
@@ -63,7 +63,7 @@ impl Traffic {
         .await;
     }
 
-    /// Ends it: what was answered, and how long it took.
+    /// Ends the traffic: the counts of statuses, and the duration.
     pub(crate) async fn end(self) -> (Tally, Duration) {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::new();

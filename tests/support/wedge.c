@@ -1,5 +1,5 @@
-/* Loaded into the real binary by LD_PRELOAD: while the file $WEDGE_FILE exists, the thread named $WEDGE_THREAD does not
-   come back from the next of these calls. */
+/* Loaded into the real binary by LD_PRELOAD. While the file $WEDGE_FILE exists, each of these calls blocks in the
+   thread named $WEDGE_THREAD. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -27,7 +27,7 @@ int epoll_wait(int epoll, struct epoll_event *events, int most, int timeout) {
 }
 
 ssize_t write(int file, const void *bytes, size_t count) {
-  /* The few bytes by which threads wake each other, and a signal handler them, are never waited for. */
+  /* Writes of up to 8 bytes are wake-ups between threads or from a signal handler: they never block. */
   if (count > 8) wedge();
   return NEXT(write)(file, bytes, count);
 }

@@ -1,5 +1,5 @@
-//! A thread of the real binary that gets stuck, by a library in C that is loaded before the C library (`LD_PRELOAD`). The
-//! binary itself has nothing for it.
+//! A way to block one thread of the real binary: a library in C, loaded before the C library (`LD_PRELOAD`). The binary
+//! itself has no support for it.
 
 use std::fs;
 use std::process::Command;
@@ -9,11 +9,11 @@ use tempfile::TempDir;
 use super::program::{Folder, Program};
 use super::say;
 
-/// One thread of a program, which is stuck from [`stick`](Self::stick) on.
+/// One thread of a program, blocked from [`stick`](Self::stick) on.
 pub(crate) struct Wedge(TempDir);
 
 impl Wedge {
-    /// None if there is no C compiler: then the test says that it proved nothing.
+    /// Builds the library. Without a C compiler it returns `None`, and the test reports that it proved nothing.
     pub(crate) fn build() -> Option<Self> {
         let folder = TempDir::new().expect("a temporary folder");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/support/wedge.c");
@@ -36,7 +36,7 @@ impl Wedge {
         }
     }
 
-    /// Serves; `thread` can get stuck.
+    /// Starts `serve` with the library: `thread` can be blocked.
     pub(crate) async fn serve(&self, folder: &Folder, thread: &str) -> Program {
         let path = |name: &str| self.0.path().join(name).display().to_string();
         let words = [
@@ -49,12 +49,12 @@ impl Wedge {
         Program::serve_under(folder, &words).await
     }
 
-    /// From now on the thread does not come back from its next system call.
+    /// Blocks the thread in its next system call.
     pub(crate) fn stick(&self) {
         fs::write(self.0.path().join("stuck"), "").expect("a file");
     }
 
-    /// It goes on.
+    /// Lets the thread continue.
     pub(crate) fn let_go(&self) {
         fs::remove_file(self.0.path().join("stuck")).expect("it was stuck");
     }

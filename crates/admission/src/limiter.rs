@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spent_is_carried_over_token_for_token() {
+    fn spent_tokens_are_carried_over_one_for_one() {
         let mut now = Duration::from_secs(1_000);
         let slow = Limiter::new(rate(1, 10));
         for _ in 0..6 {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn it_falls_at_once_and_grows_back_slowly() {
+    fn a_pushed_back_rate_falls_at_once_and_grows_back_slowly() {
         let throttle = throttle(rate(100, 100));
         let at = Duration::from_secs;
         assert_eq!(throttle.pushed_back(None, at(1)), (100, 70));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn for_as_long_as_gatepay_says_it_is_at_a_tenth() {
+    fn a_pushed_back_rate_stays_at_a_tenth_for_as_long_as_gatepay_says() {
         let throttle = throttle(rate(100, 100));
         let at = Duration::from_secs;
         assert_eq!(throttle.pushed_back(Some(at(30)), at(0)), (100, 10));

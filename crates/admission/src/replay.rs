@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_a_stamp_is_the_same_in_every_version() {
+    fn the_fingerprint_of_a_stamp_is_the_same_in_every_version() {
         // A changed hash would make a hand-over unreadable for the next process.
         let memory = memory();
         let whole =
@@ -648,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn whichever_rule_held_for_it_a_stamp_is_used_once() {
+    fn a_stamp_is_used_once_under_either_replay_rule() {
         use ReplayRule::{Nonce, Pair};
         for (first, second) in [(Pair, Nonce), (Nonce, Pair), (Nonce, Nonce), (Pair, Pair)] {
             let memory = memory();
@@ -662,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_cannot_return_even_if_the_clock_steps_back() {
+    fn a_forgotten_stamp_is_refused_even_if_the_clock_steps_back() {
         let memory = memory();
         let stamp = print(&memory, NOW, "n");
         memory.record(stamp, NOW).unwrap();
@@ -758,7 +758,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_admitted_before_a_hand_over_is_refused_after_it() {
+    fn a_stamp_admitted_before_a_hand_over_is_refused_after_it() {
         let before = memory();
         let used = print(&before, NOW, "used");
         before.record(used, NOW).unwrap();
@@ -849,7 +849,7 @@ mod tests {
     }
 
     #[test]
-    fn once_it_is_handed_over_only_the_next_process_knows() {
+    fn a_handed_over_replay_memory_admits_no_more_stamps() {
         let memory = memory();
         let stamp = print(&memory, NOW, "n");
         memory.copy_arrives(stamp).unwrap();
@@ -859,7 +859,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_before_may_have_admitted_is_in_doubt_and_what_it_cannot_is_not() {
+    fn a_stamp_is_in_doubt_only_if_an_earlier_run_may_have_admitted_it() {
         let memory = Replay::new(WINDOW, 10, [7; 16], NOW + WINDOW.future_ms);
         let stamp = |millis| memory.doubt(print(&memory, millis, "n"));
         assert_eq!(

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sits_stays_when_seats_become_fewer() {
+    fn a_request_keeps_its_seat_when_the_seats_become_fewer() {
         let seats = SeatLimit::new(NonZeroU32::new(3).unwrap());
         assert_eq!([(); 3].map(|()| seats.take()), [true; 3]);
         seats.adjust(NonZeroU32::MIN);

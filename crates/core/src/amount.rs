@@ -1,7 +1,7 @@
-//! The amounts a call names, for the audit journal: as its body has them, never through a float.
+//! Amount: the amounts of a call, for the audit journal: as the body states them, never converted to a float.
 //!
-//! A row of the catalogue says where they stand, as [`AmountField`]s. Of what is longer than [`LONGEST`] bytes or not
-//! printable ASCII nothing is kept: half an amount would be another one.
+//! A row of the catalogue names their fields, as [`AmountField`]s. A value longer than [`LONGEST`] bytes, or with a
+//! byte outside printable ASCII, is dropped as a whole: half an amount would be another amount.
 
 use std::fmt;
 
@@ -14,18 +14,19 @@ use crate::field::AmountField;
 use crate::json::{self, JsonText};
 use crate::operation::Operation;
 
-/// What one field of a body asks for, in one currency.
+/// The amount of one field of a body, in one currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BodyAmount {
     /// The field: [`AmountField::path`].
     pub field: &'static str,
-    /// As the body has it. Of several it is their exact sum; `None` if there is none, as where one is no plain decimal.
+    /// The amount as the body states it, or the exact sum of several amounts. `None` if the amount is missing or
+    /// illegible, or if one of several amounts is not a plain decimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
-    /// As the body has it; `None` if it has none, as that of a refund, which is its order's.
+    /// The currency as the body states it. `None` if the body states none: a refund has its order's currency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub currency: Option<String>,
-    /// How many amounts were added.
+    /// Number of amounts in the sum.
     #[serde(skip_serializing_if = "is_one")]
     pub count: u32,
 }
@@ -33,19 +34,19 @@ pub struct BodyAmount {
 /// All amounts of a body.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BodyAmounts {
-    /// Of every field the amounts in each currency, in the order they were met.
+    /// The amounts of each field in each currency, in the order of their first occurrence.
     pub listed: Vec<BodyAmount>,
-    /// Amounts that are not listed, because their list has more than [`MOST_CURRENCIES`].
+    /// Number of amounts that are not listed, because their list has more than [`MOST_CURRENCIES`] currencies.
     pub unlisted: u32,
 }
 
-/// The longest amount or currency that is kept, in bytes.
+/// Maximum length of a kept amount or currency, in bytes.
 pub const LONGEST: usize = 64;
-/// The most currencies of one list that are kept apart.
+/// Maximum number of currencies of one list that are summed separately.
 pub const MOST_CURRENCIES: usize = 8;
 
 impl BodyAmounts {
-    /// The amounts of a request, by its row. A field that was not sent has none.
+    /// The amounts of a request, by its row. A field that was not sent has no amount.
     pub fn read(operation: &Operation, reading: &BodyReading<'_>) -> Self {
         let mut amounts = Self::default();
         for field in operation.amounts {
@@ -63,7 +64,7 @@ impl BodyAmounts {
         amounts
     }
 
-    /// Whether there are none.
+    /// Whether the body has no amounts.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty() && self.unlisted == 0
     }
@@ -118,7 +119,7 @@ impl ItemAmounts<'_> {
     fn item(&mut self, item: &str) {
         let (mut amount, mut currency) = (None, None);
         let is = |name: &[u8], field: &str| name.eq_ignore_ascii_case(field.as_bytes());
-        // Everything here was read as JSON before.
+        // The whole list was already read as valid JSON.
         let _read = json::read(item, &mut |name, value| {
             if value.is_nothing() {
             } else if is(name, self.name) {
@@ -156,7 +157,7 @@ struct CurrencySums {
 }
 
 impl CurrencySums {
-    /// Of a field that was sent and is no list.
+    /// The sums of a field that was sent and is not a list.
     fn illegible() -> Self {
         let mut sums = Self::default();
         sums.add(None, None);
@@ -177,11 +178,11 @@ impl CurrencySums {
     }
 }
 
-/// Amounts in one currency, added up.
+/// The sum of the amounts in one currency.
 struct CurrencySum {
     currency: Option<String>,
     count: u32,
-    /// The first as it was written, while it is the only one.
+    /// The first amount as written, while it is the only amount.
     only: Option<String>,
     total: Option<Decimal>,
 }
@@ -196,7 +197,7 @@ impl CurrencySum {
         }
     }
 
-    /// Adds an amount so many times.
+    /// Adds an amount `times` times. With zero times the total becomes unknown.
     fn add(&mut self, amount: Option<String>, times: u32) {
         let decimal = amount.as_deref().and_then(Decimal::parse);
         let added = decimal.and_then(|decimal| decimal.times(times.into()));
@@ -230,17 +231,17 @@ impl CurrencySum {
 /// An exact decimal that is not negative, of at most [`DECIMALS`] places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Decimal {
-    /// In units of the last place there may be.
+    /// The value in units of the last possible place, the 18th.
     units: u128,
-    /// The places that were written.
+    /// Number of written places.
     places: usize,
 }
 
-/// Places behind the point.
+/// Maximum number of places behind the decimal point.
 const DECIMALS: usize = 18;
 
 impl Decimal {
-    /// Digits, and behind a point at least one more.
+    /// Reads digits, with at least one digit behind a decimal point.
     fn parse(text: &str) -> Option<Self> {
         let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
         let (whole, places) = match text.split_once('.') {
@@ -278,7 +279,7 @@ impl Decimal {
     }
 }
 
-/// With as many places as the longest of what was added.
+/// Writes as many places as the longest of the added amounts has.
 impl fmt::Display for Decimal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let one = 10_u128.pow(18);
@@ -291,7 +292,7 @@ impl fmt::Display for Decimal {
     }
 }
 
-/// What is fit for the journal: all of it or nothing.
+/// The whole text if it is fit for the journal, otherwise `None`.
 fn legible(text: &str) -> Option<String> {
     let is_fit =
         (1..=LONGEST).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -401,7 +402,7 @@ mod tests {
         }
     }
 
-    /// A bare row of a call that moves money would leave the journal without amounts.
+    /// A money row without amount fields would leave the journal without amounts.
     #[test]
     fn every_call_that_moves_money_says_where_its_amount_stands() {
         let catalogue = Catalogue::standard();
@@ -533,7 +534,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against arithmetic on whole numbers.
+        /// The sum is compared with arithmetic on whole numbers.
         #[test]
         fn a_sum_of_amounts_equals_the_sum_of_its_parts(cents: Vec<u32>) {
             let texts = cents.iter().map(|cents| format!("{}.{:02}", cents / 100, cents % 100));

@@ -35,7 +35,7 @@ pub enum CatalogueError {
     /// A tenant's row has a path that belongs to the institution alone.
     #[error("operation {0} would open a path of the institution's own to tenants")]
     Reserved(String),
-    /// A row has a weaker kind than its path is known to have: for example a read with the path of a write or money
+    /// A row has a weaker kind than the known kind of its path: for example a read with the path of a write or money
     /// call.
     #[error("operation {0} has the path of {1}, which is of a stronger kind")]
     Weaker(String, String),
@@ -166,7 +166,7 @@ fn index_path(
     }
 }
 
-/// Refuses a row whose kind is weaker than its path is known to have.
+/// Refuses a row with a weaker kind than the known kind of its path.
 fn refuse_weaker(rows: &[Operation]) -> Result<(), CatalogueError> {
     let published = catalogue_rows::rows();
     let known = KnownKinds::of(&published, rows);

@@ -1,7 +1,7 @@
-//! What makes the audit journal's records one chain: each carries a MAC over itself and the one before it.
+//! Chain: links the audit journal's records. Each record carries a MAC over itself and the previous link.
 //!
-//! Without the key nobody can alter, insert, remove or reorder records so that the chain still holds. What a chain
-//! cannot show by itself is that its end was cut off; for that its head is written down elsewhere.
+//! Without the key, no altered, inserted, removed or reordered record keeps the chain valid. The chain alone does not
+//! show that its end was cut off; for that its head is recorded elsewhere.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use subtle::ConstantTimeEq;
 
 use crate::credential::SigningKey;
 
-/// Keeps these MACs apart from any other use of the same key.
+/// Domain separation: distinguishes these MACs from any other use of the same key.
 const DOMAIN: &[u8] = b"gatepay-proxy audit journal 1\n";
 
-/// The link of one record: HMAC-SHA512 over the link before it and the record's bytes, cut to 256 bits.
+/// The link of a record: HMAC-SHA512 over the domain, the previous link and the record's bytes, cut to 256 bits.
 #[derive(Clone, Copy)]
 pub struct ChainLink([u8; 32]);
 
 impl ChainLink {
-    /// What the first record of a chain follows.
+    /// The predecessor of the first link of a chain.
     pub const ORIGIN: Self = Self([0; 32]);
 
-    /// The link of `record`, which follows the record whose link this is.
+    /// The link of `record`, the record after the record with this link.
     ///
     /// # Panics
-    /// Never: a MAC of 64 bytes has 32.
+    /// Never: a MAC of 64 bytes has 32 first bytes.
     #[must_use]
     pub fn next(&self, key: &SigningKey, record: &[u8]) -> Self {
         let mut mac = key.mac();
@@ -35,7 +35,7 @@ impl ChainLink {
         Self(*whole.first_chunk().expect("64 bytes have 32"))
     }
 
-    /// Reads 64 hexadecimal digits as they are written, in lower case: a record altered in the case of a digit is altered.
+    /// Reads 64 hexadecimal digits in lower case. A digit in upper case is refused: it shows an altered record.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
@@ -43,7 +43,7 @@ impl ChainLink {
     }
 }
 
-/// In constant time: whoever may feed records to a verifier must not learn links byte by byte.
+/// Compares in constant time, since a caller that feeds records to a verifier must not learn links byte by byte.
 impl PartialEq for ChainLink {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -84,7 +84,7 @@ mod tests {
         );
     }
 
-    /// Calculated with `openssl dgst -sha512 -hmac k` over the domain, 32 zero bytes and `one`.
+    /// The expected link is the result of `openssl dgst -sha512 -hmac k` over the domain, 32 zero bytes and `one`.
     #[test]
     fn a_chain_link_is_the_hmac_of_the_record_and_the_previous_link() {
         assert_eq!(

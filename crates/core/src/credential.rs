@@ -1,4 +1,4 @@
-//! Who signs: a client id and the key that goes with it.
+//! Credential: the identity of a signing party, a client id with its key.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,18 +13,18 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::SecretKey;
 
-/// The value of `X-GatePay-Certificate-ClientId`: 1 to 64 visible ASCII characters. Held in place, beside the key: a
-/// request needs both, and elsewhere would be far away.
+/// The value of `X-GatePay-Certificate-ClientId`: 1 to 64 visible ASCII characters. The text is stored inline, beside
+/// the key: a request needs both, and a separate allocation would cost a cache miss.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(ArrayString<64>);
 
-/// Why a text cannot be a client id.
+/// The reason why a text is not a client id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 64 visible ASCII characters")]
 pub struct ClientIdError;
 
 impl ClientId {
-    /// Accepts what an `X-GatePay-Certificate-ClientId` header may carry.
+    /// Accepts a valid value of the header `X-GatePay-Certificate-ClientId`.
     pub fn parse(text: &str) -> Result<Self, ClientIdError> {
         let visible = text.bytes().all(|b| b.is_ascii_graphic());
         if !visible || text.is_empty() {
@@ -35,7 +35,7 @@ impl ClientId {
             .map_err(|_longer| ClientIdError)
     }
 
-    /// The id as it stands in the header.
+    /// The id, as the header states it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -59,10 +59,10 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// HMAC-SHA512 state keyed once: cloning it halves the cost of a short body against keying anew. Without the buffer that a
-/// MAC in the making has, since there can be a hundred thousand keys.
+/// An HMAC-SHA512 state, keyed once: for a short body, cloning the state costs half as much as keying anew. The state
+/// omits the buffer of a MAC in progress, since there can be a hundred thousand keys.
 ///
-/// Like the secret it came from it cannot be printed, serialized or cloned by a holder, and is wiped when dropped.
+/// Like its secret, the key cannot be printed, serialized or cloned by a holder. It is wiped when dropped.
 pub struct SigningKey(HmacCore<Sha512>);
 
 impl SigningKey {
@@ -74,29 +74,29 @@ impl SigningKey {
         Self(HmacCore::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length"))
     }
 
-    /// A fresh MAC under this key.
+    /// A new MAC under this key.
     pub(crate) fn mac(&self) -> Hmac<Sha512> {
         Hmac::compose(self.0.clone(), Buffer::<HmacCore<Sha512>>::default())
     }
 
-    /// Has the key brought near, for whoever will ask for a MAC in a moment: of a thousand keys none is in a near cache.
+    /// Prefetches the key into the CPU cache before a MAC needs it: among a thousand keys, none is in a near cache.
     pub fn warm(&self) {
         black_box(self.0.clone());
     }
 
-    /// The same key once more, for a credential whose dates change while the first is in use. `Clone` is missing so that a
-    /// key is copied only where the code says so; each copy is wiped when dropped.
+    /// Copies the key, for a credential with new dates while the old credential is in use. `Clone` is missing so that
+    /// each copy is explicit. Each copy is wiped when dropped.
     #[must_use]
     pub fn duplicate(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Whether both were made from the same secret: two tenants must not share one.
+    /// Whether both keys were made from the same secret: two tenants must not share a secret.
     pub fn same_secret(&self, other: &Self) -> bool {
         self.fingerprint().ct_eq(&other.fingerprint()).into()
     }
 
-    /// A value that is equal for equal secrets and says nothing else, for finding a secret that is used twice.
+    /// A value that is equal for equal secrets and reveals nothing else. It serves to find a secret that is used twice.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut mac = self.mac();
         mac.update(b"gatepay-proxy: is this secret used twice?");
@@ -106,16 +106,16 @@ impl SigningKey {
     }
 }
 
-/// What a caller signs with: public id, secret key.
+/// The credential of a signing party: public id and secret key.
 pub struct Credential {
-    /// Sent with every request.
+    /// The client id, which every request carries.
     pub client_id: ClientId,
-    /// Never sent.
+    /// The key, which is never sent.
     pub key: SigningKey,
 }
 
 impl Credential {
-    /// Puts the two halves together.
+    /// Builds the credential from its id and its secret.
     pub fn new(client_id: ClientId, secret: &SecretKey) -> Self {
         Self {
             client_id,

@@ -1,9 +1,9 @@
-//! Why a signature does not match: the usual mistakes are made one by one, until one gives the signature that was
-//! claimed.
+//! Explain: finds the reason for a signature mismatch. Each usual mistake is tried until one gives the claimed
+//! signature.
 //!
-//! For whoever holds the secret. A finding names the mistake; neither the secret nor the right signature is ever
-//! part of it. The mistakes are data, one file for each part of a signature they can be made in: `secret`, `layout`,
-//! `timestamp`, `body` (with `restyle` for JSON), `mac`, and `claimed` for how the result is written.
+//! The search needs the secret. A finding names the mistake, and contains neither the secret nor the right signature.
+//! The mistakes are data, with one file for each part of a signature: `secret`, `layout`, `timestamp`, `body` (with
+//! `restyle` for JSON), `mac`, and `claimed` for the notation of the signature.
 
 mod body;
 mod claimed;
@@ -26,18 +26,18 @@ use mac::MacRecipe;
 
 pub use timestamp::unit;
 
-/// A request as it was sent, or was meant to be sent.
+/// A request, as sent or as intended.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimedRequest<'a> {
     /// The header's text.
     pub timestamp: &'a str,
     /// The header's text.
     pub nonce: &'a str,
-    /// The header's text: what the sender claims.
+    /// The claimed signature, as the header states it.
     pub signature: &'a str,
-    /// Every byte of it.
+    /// The complete body.
     pub body: &'a [u8],
-    /// Method and target, if they are known. They are not signed; some sign them nevertheless.
+    /// Method and target, if they are known. The protocol does not sign them; some clients do.
     pub line: Option<RequestLine<'a>>,
 }
 
@@ -50,19 +50,19 @@ pub struct RequestLine<'a> {
     pub target: &'a str,
 }
 
-/// Mistakes that, made together, give the signature that was claimed.
+/// Mistakes that together give the claimed signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainFinding {
-    /// At least one.
+    /// The mistakes; the list has at least one.
     pub causes: Vec<MistakeCause>,
 }
 
-/// One mistake.
+/// A mistake in one part of a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MistakeCause {
-    /// Where it was made.
+    /// The part of the signature with the mistake.
     pub part: SignaturePart,
-    /// What stood there instead of what belongs there.
+    /// The wrong part, in words.
     pub what: Cow<'static, str>,
 }
 
@@ -71,23 +71,23 @@ pub struct MistakeCause {
 pub enum SignaturePart {
     /// The key.
     Secret,
-    /// What is signed, and in which order.
+    /// The pieces of the signed string, their order and their separators.
     Layout,
     /// The timestamp in the signed string.
     Timestamp,
     /// The body in the signed string.
     Body,
-    /// The function.
+    /// The MAC function.
     Mac,
-    /// How the result is written into the header.
+    /// The notation of the signature in the header.
     Writing,
 }
 
-/// The mistakes that explain the claimed signature: none if it is right, and none if nothing that was tried explains
-/// it.
+/// The mistakes that explain the claimed signature.
 ///
-/// At most two mistakes are made together, and two only if no single one explains it. A mistake in how the result is
-/// written shows in the header and does not count.
+/// The list is empty if the signature is right, or if no tried mistake explains the signature. At most two mistakes are
+/// combined, and two only if no single mistake explains the signature. A mistake in the notation shows in the header
+/// and does not count.
 pub fn hypotheses(secret: &SecretKey, request: &ClaimedRequest<'_>) -> Vec<ExplainFinding> {
     let claimed = claimed::readings(request.signature);
     let right = SigningAttempt::right(secret, request);
@@ -114,7 +114,7 @@ pub fn hypotheses(secret: &SecretKey, request: &ClaimedRequest<'_>) -> Vec<Expla
         .collect()
 }
 
-/// What reached the proxy in the body's place, if the SHA-256 it printed is that of a body changed in a usual way.
+/// The usual change to the body that gives `digest`, the SHA-256 of the signed string as the proxy printed it.
 pub fn arrived(request: &ClaimedRequest<'_>, digest: &[u8; 32]) -> Option<Cow<'static, str>> {
     let right = SigningAttempt {
         request,
@@ -132,7 +132,7 @@ pub fn arrived(request: &ClaimedRequest<'_>, digest: &[u8; 32]) -> Option<Cow<'s
 }
 
 impl SignaturePart {
-    /// What to do instead, in one sentence.
+    /// The remedy, in one sentence.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Secret => {
@@ -169,15 +169,15 @@ impl fmt::Display for MistakeCause {
     }
 }
 
-/// A mistake, and how to make it.
+/// A mistake, and the change that makes it.
 struct MistakeHypothesis {
     cause: MistakeCause,
     change: MistakeChange,
-    /// Tried by itself only: there are hundreds of its kind.
+    /// Whether the mistake is tried alone only, because there are hundreds of its kind.
     rare: bool,
 }
 
-/// What takes the right thing's place.
+/// The wrong value of one part of a [`SigningAttempt`].
 enum MistakeChange {
     Key(Zeroizing<Vec<u8>>),
     Layout(StringLayout),
@@ -186,7 +186,7 @@ enum MistakeChange {
     Recipe(MacRecipe),
 }
 
-/// Every mistake that changes anything about this request, the likelier ones of a part first.
+/// Every mistake that changes the signed string, the key or the MAC, part by part, the likelier mistakes first.
 fn all(secret: &SecretKey, request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
     [
         secret::hypotheses(secret),
@@ -244,7 +244,7 @@ struct SigningAttempt<'a> {
 }
 
 impl<'a> SigningAttempt<'a> {
-    /// The way the protocol wants it.
+    /// The attempt that follows the protocol.
     fn right(secret: &'a SecretKey, request: &'a ClaimedRequest<'a>) -> Self {
         Self {
             request,
@@ -256,7 +256,7 @@ impl<'a> SigningAttempt<'a> {
         }
     }
 
-    /// Makes these mistakes, and says so if the result is what was claimed.
+    /// Makes these mistakes, and returns them as a finding if the result is the claimed signature.
     fn finding(
         mut self,
         mistakes: &[&'a MistakeHypothesis],

@@ -1,46 +1,46 @@
-//! What a body must have, as data: the rules GatePay's pages state for the order operations.
+//! Field: the rules for the fields of a body, as data. GatePay's pages state these rules for the order operations.
 //!
 //! The sources are `docs/gatepay/samples.json` and `schemas.md`. A row of the catalogue gets rules by naming a list;
-//! [`check`](crate::check) reads them.
+//! [`check`](crate::check) enforces the rules.
 
 use std::fmt;
 
-/// One member of a body, and what is asked of it.
+/// One member of a body, and its rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyField {
-    /// Where it stands, as refusals name it: `goods.goodsName`.
+    /// The path of the field, as refusals name it: `goods.goodsName`.
     pub path: &'static str,
-    /// Its name inside the object it belongs to: the last part of the path.
+    /// The field's name inside its object: the last part of the path.
     pub name: &'static str,
-    /// Whether it must be there.
+    /// Whether the field must be present.
     pub need: FieldNeed,
-    /// What it must look like. Only the strict check asks.
+    /// The required form. Only the strict check enforces the form.
     pub form: FieldForm,
 }
 
-/// Whether a field must be there.
+/// Whether a field must be present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldNeed {
-    /// It must.
+    /// The field must be present.
     Required,
-    /// It or the field named here must.
+    /// The field or the given alternative must be present.
     Or(&'static str),
-    /// It need not.
+    /// The field may be absent.
     Optional,
 }
 
-/// What a field must look like.
+/// The required form of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldForm {
     /// Text.
     Text,
-    /// Text of at least so many characters and at most so many.
+    /// Text with a minimum and a maximum number of characters.
     Characters(usize, usize),
-    /// Text of at most so many bytes of UTF-8.
+    /// Text with a maximum number of bytes in UTF-8.
     Bytes(usize),
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// An amount above zero as text: digits, and at most so many after a decimal point.
+    /// An amount above zero as text: digits, with a maximum number of digits after the decimal point.
     Amount(usize),
     /// A number without fraction or exponent.
     Integer,
@@ -50,14 +50,14 @@ pub enum FieldForm {
     Object(&'static [BodyField]),
 }
 
-/// Where a body has an amount, and what belongs to it.
+/// A body's field with an amount, and the fields that belong to the amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AmountField {
-    /// The field, or `list.field` if every item of a list has one.
+    /// The field, or `list.field` if every item of a list has the field.
     pub path: &'static str,
-    /// The field of its currency, beside it. Items without one have that of the body.
+    /// The currency field, in the same object. An item without a currency has the body's currency.
     pub currency: Option<&'static str>,
-    /// The field that says how many times the amount is meant.
+    /// The field with the multiplier of the amount.
     pub times: Option<&'static str>,
 }
 
@@ -112,7 +112,7 @@ const fn after_last_dot(path: &'static str) -> &'static str {
     path.split_at(at).1
 }
 
-/// The rest of a sentence that begins with the field's name.
+/// Writes the rest of a sentence that begins with the field's name.
 impl fmt::Display for FieldForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -136,7 +136,7 @@ impl fmt::Display for FieldForm {
     }
 }
 
-/// `POST /v1/pay/order`.
+/// Rules for the body of `POST /v1/pay/order`.
 pub(crate) const CREATE_ORDER: &[BodyField] = &[
     BodyField::required("merchantTradeNo", FieldForm::Characters(5, 32)),
     BodyField::required(
@@ -155,9 +155,9 @@ pub(crate) const CREATE_ORDER: &[BodyField] = &[
             BodyField::optional("goods.goodsDetail", FieldForm::Characters(0, 256)),
         ]),
     ),
-    // "At most one hour ahead" needs a clock, which this crate has not.
+    // The rule "at most one hour ahead" needs a clock, which this crate lacks.
     BodyField::optional("orderExpireTime", FieldForm::Integer),
-    // The text says 256, the limit in the same entry 512: only what breaks both is refused.
+    // The text says 256, and the limit in the same entry says 512: only a value over both is refused.
     BodyField::optional("returnUrl", FieldForm::Characters(0, 512)),
     BodyField::optional("cancelUrl", FieldForm::Characters(0, 512)),
     BodyField::optional("channelId", FieldForm::Characters(0, 32)),
@@ -172,7 +172,7 @@ pub(crate) const CREATE_ORDER: &[BodyField] = &[
     BodyField::optional("payTypes", FieldForm::Texts),
 ];
 
-/// `POST /v1/pay/order/query` and `POST /v1/pay/order/close`.
+/// Rules for the bodies of `POST /v1/pay/order/query` and `POST /v1/pay/order/close`.
 pub(crate) const ORDER_ID: &[BodyField] = &[
     BodyField::new(
         "prepayId",
@@ -182,16 +182,16 @@ pub(crate) const ORDER_ID: &[BodyField] = &[
     BodyField::optional("merchantTradeNo", FieldForm::Bytes(32)),
 ];
 
-/// `POST /v1/pay/order/refund`.
+/// Rules for the body of `POST /v1/pay/order/refund`.
 pub(crate) const REFUND_ORDER: &[BodyField] = &[
     BodyField::required("refundRequestId", FieldForm::Characters(1, 32)),
     BodyField::required("prepayId", FieldForm::Text),
-    // Its page states no pattern; the general rule allows six decimals.
+    // The refund page states no pattern; the general rule allows six decimals.
     BodyField::required("refundAmount", FieldForm::Amount(6)),
     BodyField::optional("refundReason", FieldForm::Characters(0, 256)),
 ];
 
-/// `POST /v1/pay/order/refund/query`.
+/// Rules for the body of `POST /v1/pay/order/refund/query`.
 pub(crate) const REFUND_ID: &[BodyField] = &[BodyField::required(
     "refundRequestId",
     FieldForm::Characters(1, 32),

@@ -1,4 +1,4 @@
-//! The bytes that are signed. Nothing else knows them.
+//! Payload: the signed bytes. Only this module defines them.
 
 use hmac::Mac as _;
 use hmac::{Hmac, digest::FixedOutput as _};
@@ -9,7 +9,7 @@ use crate::credential::SigningKey;
 use crate::signature::Signature;
 use crate::stamp::Stamp;
 
-/// A MAC over `timestamp LF nonce LF body LF` (protocol.md 1.3) that takes the body piece by piece, as it arrives.
+/// A MAC over `timestamp LF nonce LF body LF` (protocol.md 1.3) that takes the body piece by piece on arrival.
 ///
 /// ```
 /// # use gatepay_core::{SecretKey, SigningKey, Stamp, Payload};
@@ -30,38 +30,40 @@ impl Payload {
         Self(mac)
     }
 
-    /// Adds the next bytes of the body, as they are on the wire after transfer decoding.
+    /// Adds the next bytes of the body, as received after transfer decoding.
     pub fn body(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Ends the body and gives the signature.
+    /// Ends the body and returns the signature.
     pub fn sign(self) -> Signature {
         let mut mac = self.0;
         mac.update(b"\n");
         Signature(mac.finalize_fixed().into())
     }
 
-    /// Ends the body and compares, in constant time.
+    /// Ends the body and compares the signatures in constant time.
     pub fn verify(self, claimed: &Signature) -> bool {
         words(&self.sign()).ct_eq(&words(claimed)).into()
     }
 }
 
-/// Eight bytes are compared at once: byte by byte it takes as long as a tenth of the hashing.
+/// The signature as words, since eight bytes are compared at once: a comparison byte by byte takes a tenth of the
+/// hashing time.
 fn words(signature: &Signature) -> [u64; 8] {
     let (words, _) = signature.0.as_chunks();
     std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
 }
 
-/// SHA-256 of the whole signed string: a caller who compares it with its own learns which half of its code is wrong.
+/// SHA-256 of the whole signed string. A caller that compares this digest with its own learns which half of its code is
+/// wrong.
 pub fn digest(stamp: &Stamp<'_>, body: &[u8]) -> [u8; 32] {
     let mut digest = PayloadDigest::begin(stamp);
     digest.body(body);
     digest.end()
 }
 
-/// The same, which takes the body piece by piece.
+/// The same digest as [`digest`], from a body in pieces.
 pub struct PayloadDigest(Sha256);
 
 impl PayloadDigest {
@@ -77,7 +79,7 @@ impl PayloadDigest {
         self.0.update(bytes);
     }
 
-    /// Ends the body and gives the digest.
+    /// Ends the body and returns the digest.
     pub fn end(mut self) -> [u8; 32] {
         self.0.update(b"\n");
         self.0.finalize().into()

@@ -1,12 +1,12 @@
-//! Queries: the one place that takes them apart.
+//! Query: parses and writes queries.
 
 use std::borrow::Cow;
 
-/// The parameters of a query, names and values as they stand.
+/// The parameters of a query, names and values verbatim.
 ///
-/// Both separators that are in use count, `&` and `;`: some readers split at either (Netty, as GatePay's gateway may be;
-/// forms of old), others take `;` for part of a value. So a parameter is found whichever way the query is read. What
-/// depends on where a value ends must not be taken from a query with a `;`: see [`is_clear`].
+/// Both separators in use count, `&` and `;`. Some parsers split at either (old form parsers, and Netty, which
+/// GatePay's gateway may be), others take `;` for part of a value. So a parameter is found under both readings. A
+/// decision that depends on the end of a value must not use a query with a `;`: see [`is_clear`].
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     let pairs = (!query.is_empty()).then(|| query.split(['&', ';']));
     pairs
@@ -15,12 +15,12 @@ pub(crate) fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// Whether all readers agree where each value ends.
+/// Whether all parsers agree on the end of each value.
 pub(crate) fn is_clear(query: &str) -> bool {
     !query.contains(';')
 }
 
-/// A query's text as it was meant: `+` is a space, an escape is a byte, an odd escape stands for itself.
+/// Decodes a query's text: `+` is a space, an escape is a byte, and an invalid escape is kept.
 pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);
@@ -39,7 +39,8 @@ pub fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Fields as a query: the reverse of [`decode`], with every byte escaped that means something anywhere.
+/// Writes fields as a query: the reverse of [`decode`] for the values. Every byte of a value is escaped except letters,
+/// digits, `-`, `.`, `_` and `~`.
 pub(crate) fn encode<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut query = String::new();
     for (name, value) in fields {

@@ -1,17 +1,17 @@
-//! Names that a tenant must not use freely, however they are spelled.
+//! Reserved names: names that a tenant must not use freely, in any spelling.
 
 use std::borrow::Cow;
 
 use crate::query::unhex;
 
-/// Names that matter, by their letters. Readers differ in what they take for the same name, so every spelling of a name
-/// counts as that name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are one.
+/// The reserved names, by their letters. Parsers differ in which spellings they take for the same name, so every
+/// spelling counts as the name: `merchantId`, `merchant_id` and `MERCHANT-ID[]` are equal here.
 const NAMES: [(&str, ReservedName); 5] = [
     ("merchantid", ReservedName::Account("merchant_id")),
     ("clientid", ReservedName::Account(CLIENT_ID)),
     ("accountid", ReservedName::Account("accountId (account_id)")),
     ("submerchantid", ReservedName::Account("sub_merchant_id")),
-    // Makes GatePay call this URL, signed with the institution's secret (schemas.md, static address).
+    // GatePay calls this URL, and signs the call with the institution's secret (schemas.md, static address).
     ("callbackurl", ReservedName::Callback),
 ];
 pub(crate) const CLIENT_ID: &str = "client_id";
@@ -19,9 +19,9 @@ pub(crate) const CLIENT_ID: &str = "client_id";
 /// A name that a tenant must not use freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReservedName {
-    /// It names an account (schemas.md); refusals call it so.
+    /// The field names an account (schemas.md). The text is the field's name in refusals.
     Account(&'static str),
-    /// It makes GatePay call somebody.
+    /// The field makes GatePay call a URL.
     Callback,
 }
 
@@ -33,8 +33,9 @@ impl ReservedName {
     }
 }
 
-/// A name with its letters as a reader that ignores case takes them. Outside ASCII there are letters that differ from
-/// one of ASCII only in case (`ſ`, `ı`, `İ` and the Kelvin sign), and the wide ones of East Asian typesetting.
+/// A name with its letters as a parser that ignores case takes them. Some letters outside ASCII differ from an ASCII
+/// letter only in case (`ſ`, `ı`, `İ` and the Kelvin sign), or only in width (the wide letters of East Asian
+/// typesetting).
 fn fold(name: &[u8]) -> Cow<'_, [u8]> {
     if name.is_ascii() {
         Cow::Borrowed(name)
@@ -56,9 +57,9 @@ fn fold_letters(name: &[u8]) -> Vec<u8> {
     folded.collect::<String>().into_bytes()
 }
 
-/// Whether these are the letters of a name, without what tells spellings apart: case, separators, and an index.
+/// Whether a name has the given letters, without regard to case, separators and an index.
 ///
-/// Not to be inlined: that would make five of it, of which most names need the first line.
+/// The function is not inlined: inlining would make five copies, of which most names need only the length check.
 #[inline(never)]
 fn has_letters(name: &[u8], letters: &str) -> bool {
     if name.len() < letters.len() {
@@ -76,10 +77,10 @@ fn has_letters(name: &[u8], letters: &str) -> bool {
     letters.next().is_none()
 }
 
-/// Whether a name that matters stands anywhere in a body, in any spelling, escape or width of characters.
+/// Whether a reserved name occurs anywhere in a body, in any spelling, escape or width of characters.
 ///
-/// Letters outside ASCII may stand for `i`, `k` or `s` (see [`fold`]), in any encoding: these three are left out of
-/// what is looked for and of what is looked at.
+/// Letters outside ASCII may stand for `i`, `k` or `s` (see [`fold`]), in any encoding. So the search ignores these
+/// three letters in the names and in the body.
 #[cold]
 pub(crate) fn is_mentioned(body: &[u8]) -> bool {
     let keep = |letter: u8| {
@@ -114,7 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// However it is spelled, and only then.
+        /// Every spelling of a reserved name is recognized, and no other name.
         #[test]
         fn a_reserved_name_is_recognized_in_any_case_and_separator(name in "[ms][a-z_]{0,3}(ub_?|erc[hH])?(ant|Id|_ID|[.-]id){0,2}[x\\[é]{0,2}[0-9]?|(?i)sub[_-]?merchant.?id.{0,2}|(?i)callback.url") {
             let plain: String = name.split('[').next().unwrap().to_uppercase().to_lowercase().chars()

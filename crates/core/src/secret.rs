@@ -1,4 +1,4 @@
-//! A secret as it was issued: text, never decoded, never trimmed, never shown.
+//! Secret: a secret as issued. The text is never decoded, trimmed or shown.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,32 +6,33 @@ use zeroize::Zeroizing;
 
 /// A Payment API secret (protocol.md 1.3), wiped from memory when dropped.
 ///
-/// It has no `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`, so a struct that holds one cannot derive
-/// them either. It exists only between the place that reads it and the [`SigningKey`](crate::SigningKey) made from it.
+/// The type has no `Debug`, `Display`, `Serialize`, `Clone` or `PartialEq`, so a struct that holds a secret cannot
+/// derive them either. A secret lives only from its reading until a [`SigningKey`](crate::SigningKey) is made from it.
 pub struct SecretKey(Zeroizing<String>);
 
-/// Why a text cannot be a secret. Names the position of the fault, never what stands there.
+/// The reason why a text is not a secret. It names the position of the fault, and contains no text of the secret except
+/// an invalid character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// There is nothing in it.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// White space or a control byte, which no issued secret has: a paste or an editor put it there.
+    /// The text has white space or a control character, which no issued secret has. A paste or an editor has added it.
     #[error("has white space or a control character at byte {0}")]
     Whitespace(usize),
-    /// A character outside visible ASCII, which no issued secret has either: a byte order mark, or a character that no
-    /// editor shows.
+    /// The text has a character outside visible ASCII, which no issued secret has either: for example a byte order
+    /// mark, or a character that no editor shows.
     #[error("has U+{:04X} at byte {at}, which is not visible ASCII", u32::from(*.found))]
     NotVisible {
-        /// The character.
+        /// The invalid character.
         found: char,
-        /// How many bytes stand before it.
+        /// Number of bytes before the character.
         at: usize,
     },
 }
 
 impl SecretKey {
-    /// Takes a secret exactly as issued: every character counts, a trailing `=` too. All are visible ASCII.
+    /// Accepts a secret exactly as issued, in visible ASCII. Every character counts, a trailing `=` too.
     pub fn new(text: Zeroizing<String>) -> Result<Self, SecretError> {
         let odd = text.char_indices().find(|(_, c)| !c.is_ascii_graphic());
         match odd {
@@ -40,8 +41,8 @@ impl SecretKey {
         }
     }
 
-    /// The same, with characters outside ASCII, for a secret that was issued with some. White space and control
-    /// characters are refused still.
+    /// Accepts characters outside ASCII too, for a secret that was issued with some. White space and control characters
+    /// are still refused.
     pub fn of_any_text(text: Zeroizing<String>) -> Result<Self, SecretError> {
         if text.is_empty() {
             return Err(SecretError::Empty);
@@ -55,14 +56,14 @@ impl SecretKey {
         }
     }
 
-    /// The value of an `Authorization` or `Proxy-Authorization` header (RFC 7617), if the secret is a user and a password
-    /// with a colon between them.
+    /// The value of an `Authorization` or `Proxy-Authorization` header (RFC 7617). `None` unless the secret is a user
+    /// and a password with a colon between them.
     pub fn to_basic(&self) -> Option<Zeroizing<String>> {
         const SCHEME: &str = "Basic ";
         if !self.0.contains(':') {
             return None;
         }
-        // Reserved at once: a text that grows leaves copies behind.
+        // The whole capacity is reserved at once, since a growing text leaves copies in memory.
         let mut value = Zeroizing::new(String::with_capacity(SCHEME.len() + self.0.len() * 2 + 4));
         value.push_str(SCHEME);
         STANDARD.encode_string(self.as_bytes(), &mut value);

@@ -1,4 +1,4 @@
-//! Signing: a function, and the headers that result.
+//! Sign: signs a body, and builds the headers of a signed request.
 
 use crate::credential::{Credential, SigningKey};
 use crate::payload::Payload;

@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// How many hexadecimal digits a signature has. "64-char-hex" on one page is an error (protocol.md 1.3, 7).
+/// Number of hexadecimal digits in a signature. "64-char-hex" on one page is an error (protocol.md 1.3, 7).
 pub const SIGNATURE_DIGITS: usize = 128;
 
 /// The 64 bytes of an HMAC-SHA512. Compared only inside [`Payload::verify`](crate::Payload::verify), in constant time.
 ///
-/// It may be written down where it is sent; it has no `Debug`, so that it does not slip into a log.
+/// A signature has `Display`, for sending, and no `Debug`, so that it does not slip into a log.
 pub struct Signature(pub(crate) [u8; 64]);
 
-/// Why a header value cannot be a signature.
+/// The reason why a header value is not a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// Not [`SIGNATURE_DIGITS`] bytes. 64 are what HMAC-SHA256 gives, 88 are base64.
+    /// The length is not [`SIGNATURE_DIGITS`] bytes. 64 bytes indicate HMAC-SHA256, 88 bytes indicate base64.
     #[error("signature has {0} characters; HMAC-SHA512 in hexadecimal has {SIGNATURE_DIGITS}")]
     Length(usize),
-    /// A byte that is no hexadecimal digit.
+    /// A byte is not a hexadecimal digit.
     #[error("signature has a character that is not a hexadecimal digit")]
     NotHexadecimal,
 }
@@ -32,7 +32,7 @@ impl Signature {
         for (four, eight) in fours.iter_mut().zip(text.as_chunks().0) {
             let digits = u64::from_be_bytes(*eight);
             let read = worths(digits);
-            // What is written again as it stands is digits, and nothing else is.
+            // Only hexadecimal digits are equal to their values written again.
             if written(read) != lower_case(digits) {
                 return Err(SignatureError::NotHexadecimal);
             }
@@ -57,24 +57,24 @@ impl Signature {
 
 const EACH: u64 = u64::MAX / 255;
 
-/// What each digit is worth. What is no digit gets some worth.
+/// The value of each digit. A byte that is not a digit gets an arbitrary value.
 fn worths(digits: u64) -> u64 {
     let letters = (digits >> 6) & EACH;
     ((digits & (EACH * 0x0f)) + letters * 9) & (EACH * 0x0f)
 }
 
-/// The lower-case digits of these worths.
+/// The lower-case digits of these values.
 fn written(worths: u64) -> u64 {
     let letters = ((worths + EACH * 6) >> 4) & EACH;
     worths + EACH * u64::from(b'0') + letters * u64::from(b'a' - 10 - b'0')
 }
 
-/// The digits with their letters, which are all that has this bit, in lower case.
+/// The digits with their letters in lower case. Among the digits only letters have the bit `0x40`.
 fn lower_case(digits: u64) -> u64 {
     digits | ((digits & (EACH * 0x40)) >> 1)
 }
 
-/// The two halves of each byte, each in a byte of its own.
+/// Spreads the two halves of each byte into a byte each.
 fn spread(bytes: u32) -> u64 {
     let mut spread = u64::from(bytes);
     spread = (spread | (spread << 16)) & 0x0000_ffff_0000_ffff;
@@ -94,7 +94,7 @@ fn packed(mut spread: u64) -> u32 {
     packed
 }
 
-/// The 128 lower-case digits, for headers and the audit journal.
+/// Writes the 128 lower-case digits, for headers and the audit journal.
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.to_hex()

@@ -1,30 +1,32 @@
-//! One path under all its spellings: which paths belong to the institution alone, and how strong a call a path is known
-//! for.
+//! Spelling: compares paths in all their spellings. Finds the paths that belong to the institution alone, and the
+//! strongest known kind of each path.
 //!
-//! Requests are matched by exact paths. These comparisons are for what configuration adds: GatePay's router may fold
-//! letter case, escapes, slashes and versions in ways that no page describes, so paths that could be one are one here.
+//! Requests are matched by exact paths. These comparisons are for the rows that configuration adds. GatePay's router
+//! may fold letter case, escapes, slashes and versions in ways that no page describes, so paths that could be equal
+//! are equal here.
 
 use std::collections::HashMap;
 
 use crate::operation::{Kind, Method, Operation};
 
-/// How often an escape may be escaped again. More than any chain of proxies unfolds.
+/// Maximum number of times that a path is unescaped: more than any chain of proxies unescapes.
 const ESCAPES: usize = 4;
 
-/// Paths that act on accounts other than the caller's: sub-accounts, transfer and charge (protocol.md 2). Each is a
-/// sequence of segments in this order, with anything between them; the last may be the beginning of a longer word.
+/// Paths that act on accounts other than the caller's: sub-accounts, transfer and charge (protocol.md 2). Each path is
+/// a sequence of segments in this order, with any segments between them. The last may be the beginning of a longer
+/// word.
 const RESERVED: [&[&str]; 3] = [
     &["merchant", "open", "institution", "accounts"],
     &["transfer", "open", "institution", "pay", "transfer"],
     &["transfer", "open", "institution", "pay", "charge"],
 ];
-/// Fee settings are the paths that begin with this segment.
+/// The first segment of the paths of fee settings.
 const RATE: &str = "rate";
-/// Or that have a segment that begins with this word.
+/// The beginning of a segment that also marks a path of fee settings.
 const FEE_RULE: &str = "commission_rule";
 
-/// Whether a path has one reading only: it starts with `/`, and has no doubled slash, dot segment, escape, backslash,
-/// or byte outside visible ASCII (protocol.md 2). Query and fragment are not part of a path.
+/// Whether a path is unambiguous: it starts with `/`, and has no doubled slash, dot segment, escape, backslash, or byte
+/// outside visible ASCII (protocol.md 2). Query and fragment are not part of a path.
 pub fn is_canonical(path: &str) -> bool {
     let is_plain =
         |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';');
@@ -36,10 +38,10 @@ pub fn is_canonical(path: &str) -> bool {
     })
 }
 
-/// A path without what a router may ignore: letter case, escapes, doubled and final slashes, dot segments, path
-/// parameters, a query, and segments that are versions (`v1`, `v10`, `V2`, `v2beta`).
+/// A path without the differences that a router may ignore: letter case, escapes, doubled and final slashes, dot
+/// segments, path parameters, a query, and segments that are versions (`v1`, `v10`, `V2`, `v2beta`).
 ///
-/// Two paths that may lead to one place have the same folded form. It is for comparing, not for sending.
+/// Two paths that may lead to the same place have the same folded form. The form is for comparing, not for sending.
 pub fn folded(path: &str) -> String {
     let mut folded = String::with_capacity(path.len());
     for segment in segments(path) {
@@ -57,7 +59,7 @@ pub fn is_reserved(path: &str) -> bool {
         || RESERVED.iter().any(|words| contains(&segments, words))
 }
 
-/// Whether the words stand among the segments in this order, the last of them at the beginning of one.
+/// Whether the words occur among the segments in this order, the last word at the beginning of a segment.
 fn contains(segments: &[String], words: &[&str]) -> bool {
     let Some((last, words)) = words.split_last() else {
         return false;
@@ -93,7 +95,7 @@ fn segments(path: &str) -> Vec<String> {
     segments
 }
 
-/// Escapes that stand for a byte are replaced by it; others stay as they are.
+/// Replaces each valid escape by its byte, and keeps other escapes.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -110,7 +112,7 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `v` and a digit, and whatever is written behind them.
+/// Whether a segment is a version: `v` and a digit, with any continuation.
 fn is_version(segment: &str) -> bool {
     let mut letters = segment.chars();
     letters.next() == Some('v') && letters.next().is_some_and(|digit| digit.is_ascii_digit())
@@ -135,10 +137,10 @@ impl PathSide {
     }
 }
 
-/// The strongest kind that is known for each path, over the rows of GatePay's documentation and those of a catalogue.
+/// The strongest known kind of each path, over the rows of GatePay's documentation and those of a catalogue.
 ///
-/// A read may be repeated by the proxy and is not looked up, so a read that leads to a call that moves funds would move
-/// them twice. How a method changes what a path does is known only for the documentation's own rows.
+/// The proxy may repeat a read, and does not look up a read. So a read with the path of a call that moves funds could
+/// move the funds twice. The effect of the method on a path is known only for the documentation's own rows.
 #[derive(Debug)]
 pub struct KnownKinds<'a> {
     published: &'a [Operation],
@@ -164,7 +166,7 @@ impl<'a> KnownKinds<'a> {
         }
     }
 
-    /// The row that makes this one too weak for its path on one side.
+    /// The row that makes `row` too weak for its path on the given side.
     pub fn stronger(&self, row: &Operation, side: PathSide) -> Option<&'a Operation> {
         let path = side.path(row)?;
         let method = match side {
@@ -185,7 +187,7 @@ impl<'a> KnownKinds<'a> {
         (!is_excused).then_some(known)
     }
 
-    /// Whether the documentation itself has this row here.
+    /// Whether the documentation itself has this row at this method and path.
     fn is_published(&self, row: &Operation, method: Method, path: &str) -> bool {
         self.published
             .iter()
@@ -194,7 +196,7 @@ impl<'a> KnownKinds<'a> {
     }
 }
 
-/// Where a row is: as GatePay's pages print it, and as it is configured.
+/// The methods and paths of a row: as configured, and as GatePay's pages print them.
 fn places(row: &Operation) -> impl Iterator<Item = (Method, &str)> {
     let merchant = row.merchant_path.as_deref().map(|path| (row.method, path));
     let institution = row.institution_path.as_deref();
@@ -346,7 +348,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a path is spelled, and whatever its version, it is one path.
+        /// Every spelling and version of a path folds to the same form.
         #[test]
         fn every_spelling_of_a_path_has_the_same_folded_form(
             row in 0_usize..90,

@@ -1,30 +1,31 @@
-//! Timestamp and nonce: what makes one signed request different from the next (protocol.md 1.4, 1.5).
+//! Stamp: timestamp and nonce, which distinguish each signed request from every other (protocol.md 1.4, 1.5).
 
 use std::fmt;
 
 use crate::explain;
 
-/// The longest nonce accepted. GatePay recommends 32; clients in the field send 9 to 32 (protocol.md 1.5).
+/// Maximum length of a nonce, in bytes. GatePay recommends 32; clients in the field send 9 to 32 (protocol.md 1.5).
 pub const LONGEST_NONCE: usize = 128;
 
-/// A timestamp and a nonce as they stand in the headers, checked for form only.
+/// A timestamp and a nonce as the headers state them, checked for form only.
 ///
-/// The texts are kept, not the numbers: `0123` and `123` are one time but two signed strings.
+/// The texts are kept, not the numbers: `0123` and `123` are the same time, but different signed strings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp<'a> {
-    /// Printable ASCII both: what is signed is bytes, and few ask for it as text.
+    /// Timestamp and nonce are printable ASCII. They are kept as bytes, since the MAC takes bytes. The text is seldom
+    /// needed.
     timestamp: &'a [u8],
     nonce: &'a [u8],
     millis: u64,
 }
 
-/// Why two header values are not a stamp.
+/// The reason why two header values are not a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StampError {
     /// The timestamp is not 1 to 20 decimal digits.
     #[error("timestamp must be milliseconds since 1970 in decimal digits")]
     TimestampNotDigits,
-    /// The timestamp is seconds with a fraction, as Python's `time.time()` gives them.
+    /// The timestamp is in seconds with a fraction, as from Python's `time.time()`.
     #[error(
         "timestamp must be milliseconds since 1970 in decimal digits; this looks like seconds with a fraction"
     )]
@@ -35,13 +36,13 @@ pub enum StampError {
     /// The nonce has more than [`LONGEST_NONCE`] characters.
     #[error("nonce has {0} characters; at most {LONGEST_NONCE} are accepted")]
     NonceTooLong(usize),
-    /// A byte outside printable ASCII, which could move the border between nonce and body.
+    /// The nonce has a byte outside printable ASCII, which could move the border between nonce and body.
     #[error("nonce has a byte outside printable ASCII")]
     NonceNotPrintable,
 }
 
 impl<'a> Stamp<'a> {
-    /// Checks the form of both values. A number beyond 64 bits counts as the farthest future, and so as stale.
+    /// Checks the form of both values. A number beyond 64 bits counts as the farthest future, outside every window.
     pub fn parse(timestamp: &'a [u8], nonce: &'a [u8]) -> Result<Self, StampError> {
         let millis = number(timestamp).ok_or_else(|| {
             if is_seconds_with_fraction(timestamp) {
@@ -56,7 +57,7 @@ impl<'a> Stamp<'a> {
         if nonce.len() > LONGEST_NONCE {
             return Err(StampError::NonceTooLong(nonce.len()));
         }
-        // One verdict on all bytes is several times cheaper than one on each.
+        // One check of all bytes without a branch is several times cheaper than a branch for each byte.
         let printable = |all, byte: &u8| all & matches!(byte, 0x20..=0x7e);
         if !nonce.iter().fold(true, printable) {
             return Err(StampError::NonceNotPrintable);
@@ -68,23 +69,23 @@ impl<'a> Stamp<'a> {
         })
     }
 
-    /// The timestamp's text, as it is signed.
+    /// The timestamp's text, as signed.
     ///
     /// # Panics
-    /// Never: it is ASCII by its form.
+    /// Never: the checked form is ASCII.
     pub fn timestamp(&self) -> &'a str {
         str::from_utf8(self.timestamp).expect("digits are ASCII")
     }
 
-    /// The nonce's text, as it is signed.
+    /// The nonce's text, as signed.
     ///
     /// # Panics
-    /// Never: it is ASCII by its form.
+    /// Never: the checked form is ASCII.
     pub fn nonce(&self) -> &'a str {
         str::from_utf8(self.nonce).expect("what is printable is ASCII")
     }
 
-    /// The bytes of the timestamp and of the nonce, as they are signed.
+    /// The bytes of the timestamp and of the nonce, as signed.
     pub fn bytes(&self) -> [&'a [u8]; 2] {
         [self.timestamp, self.nonce]
     }
@@ -95,7 +96,7 @@ impl<'a> Stamp<'a> {
     }
 }
 
-/// The number that 1 to 20 digits are; the greatest there is, if that is less.
+/// The number of 1 to 20 digits, or the greatest `u64` if the number is greater.
 fn number(digits: &[u8]) -> Option<u64> {
     if !(1..=20).contains(&digits.len()) {
         return None;
@@ -106,7 +107,7 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Ten digits, a dot or a comma, and digits: until 2286 that is a time in seconds.
+/// Whether a text is ten digits, a dot or a comma, and digits: until 2286 this form is a time in seconds.
 fn is_seconds_with_fraction(text: &[u8]) -> bool {
     let (seconds, rest) = text.split_at(text.len().min(10));
     seconds.len() == 10
@@ -114,7 +115,7 @@ fn is_seconds_with_fraction(text: &[u8]) -> bool {
         && matches!(rest, [b'.' | b',', fraction @ ..] if fraction.iter().all(u8::is_ascii_digit))
 }
 
-/// A stamp of our own: made at the moment of sending, used for one attempt.
+/// A stamp of the proxy's own, made at the moment of sending, for a single attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FreshStamp {
     timestamp: [u8; 20],
@@ -124,7 +125,7 @@ pub struct FreshStamp {
 }
 
 impl FreshStamp {
-    /// The time, and 32 letters and digits (protocol.md 1.5) that carry 160 of the random bits given.
+    /// Builds a stamp of the time, and 32 letters and digits (protocol.md 1.5) that carry 160 of the given random bits.
     ///
     /// # Panics
     /// Never: a `u64` has at most 20 digits.
@@ -134,7 +135,7 @@ impl FreshStamp {
         let mut timestamp = [0; 20];
         timestamp[..text.len()].copy_from_slice(text.as_bytes());
         let digits = u8::try_from(text.len()).expect("at most 20 digits");
-        // Ten digits, then letters: 32 of them, so that five bits of a byte choose one without bias.
+        // Ten digits and 22 letters make 32 characters, so that five bits of a byte choose a character without bias.
         let mut nonce = random;
         for byte in &mut nonce {
             *byte = match *byte & 31 {
@@ -150,7 +151,7 @@ impl FreshStamp {
         }
     }
 
-    /// The same stamp, borrowed.
+    /// This stamp as a borrowed [`Stamp`].
     pub fn as_stamp(&self) -> Stamp<'_> {
         Stamp {
             timestamp: &self.timestamp[..usize::from(self.digits)],
@@ -160,28 +161,29 @@ impl FreshStamp {
     }
 }
 
-/// How far from our own clock a stamp may lie, in milliseconds.
+/// The accepted distance of a stamp from the proxy's clock, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StampWindow {
-    /// How old a stamp may be.
+    /// Maximum age of a stamp, in milliseconds.
     pub past_ms: u64,
-    /// How far ahead of our clock it may be.
+    /// Maximum lead of a stamp over the proxy's clock, in milliseconds.
     pub future_ms: u64,
 }
 
-/// How far a stamp lay outside the window. Names the direction, since a clock that runs ahead fails as well.
+/// The distance between a stamp outside the window and the proxy's clock. The sign shows the direction, since a clock
+/// that runs ahead fails as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockSkew {
-    /// The stamp minus our clock, in milliseconds.
+    /// The stamp minus the proxy's clock, in milliseconds.
     pub millis: i128,
-    /// The stamp's number.
+    /// The stamp's timestamp, in milliseconds since 1970 if the sender used that unit.
     pub stamp: u64,
-    /// The window it was judged by.
+    /// The window that the stamp was checked against.
     pub window: StampWindow,
 }
 
 impl StampWindow {
-    /// What GatePay holds us to: ten seconds either way, the stricter of two documented figures (protocol.md 1.4).
+    /// GatePay's window: ten seconds either way, the stricter of two documented figures (protocol.md 1.4).
     pub const GATEPAY: Self = Self {
         past_ms: 10_000,
         future_ms: 10_000,

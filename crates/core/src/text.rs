@@ -1,10 +1,10 @@
-//! Text in the encodings that JSON has been seen in. RFC 8259 wants UTF-8 without a byte order mark; what stands between
-//! here and GatePay may write another.
+//! Text: decodes the encodings in which JSON occurs. RFC 8259 requires UTF-8 without a byte order mark, but a gateway
+//! between the proxy and GatePay may write another encoding.
 
 use std::borrow::Cow;
 
-/// The text, if the bytes are one: UTF-8, UTF-16 or UTF-32, with a byte order mark or without. Without one the encoding
-/// shows in the first bytes, for JSON begins with ASCII (RFC 4627, section 3).
+/// Decodes UTF-8, UTF-16 or UTF-32, with or without a byte order mark; `None` if the bytes are not text. Without a mark
+/// the first bytes show the encoding, since JSON begins with ASCII (RFC 4627, section 3).
 pub(crate) fn decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
     let text = match bytes {
         [0xef, 0xbb, 0xbf, text @ ..] => return utf8(text),

@@ -1,5 +1,5 @@
-//! Rows that are not a prefix: how a merchant call becomes an institution call with another body, and its answer the
-//! merchant's again (protocol.md 2).
+//! Translate: the rows that need more than a path prefix. A merchant call becomes an institution call with another
+//! body, and the institution's answer becomes the merchant's answer (protocol.md 2).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -7,13 +7,13 @@ use std::collections::HashSet;
 use crate::body::BodyReading;
 use crate::json::{self, JsonText};
 
-/// Where a merchant may name currencies; the page documents none of them.
+/// The fields in which a merchant may name currencies; the page documents none of these fields.
 const CURRENCY_FIELDS: [&str; 3] = ["currency", "currencies", "currencyList"];
 
-/// The institution's balance query for a merchant's: a JSON array of currencies, those the caller names, or `default`.
+/// The institution's balance query for a merchant's query: a JSON array of the caller's currencies, or of `default`.
 pub fn balance_request<S: AsRef<str>>(sent: &BodyReading<'_>, default: &[S]) -> Vec<u8> {
     let mut currencies: Vec<String> = Vec::new();
-    // Each once, in the order of their first mention.
+    // Each currency occurs once, in the order of its first mention.
     let mut known = HashSet::new();
     for value in CURRENCY_FIELDS.iter().flat_map(|field| sent.values(field)) {
         for text in value.texts() {
@@ -33,8 +33,8 @@ pub fn balance_request<S: AsRef<str>>(sent: &BodyReading<'_>, default: &[S]) -> 
     serde_json::to_vec(&list).expect("strings always serialize")
 }
 
-/// The merchant's answer for an institution's: the member `balanceList` of `data` is called `balance_list`, everything
-/// else stands as it was. An answer of another shape, a refusal say, is left alone.
+/// The merchant's answer for an institution's answer: the member `balanceList` of `data` is renamed `balance_list`, and
+/// the rest is unchanged. An answer of another shape, for example a refusal, is unchanged too.
 pub fn balance_answer(body: &[u8]) -> Cow<'_, [u8]> {
     renamed(body).map_or(Cow::Borrowed(body), Cow::Owned)
 }
@@ -42,7 +42,7 @@ pub fn balance_answer(body: &[u8]) -> Cow<'_, [u8]> {
 fn renamed(body: &[u8]) -> Option<Vec<u8>> {
     let text = str::from_utf8(body).ok()?;
     let data = member(text, "data").filter(|data| data.starts_with('{'))?;
-    // Where the name stands: before its value, which is found by its place in the text.
+    // The name stands before its value, and the value's address gives its offset in the text.
     let before = offset(text, member(data, "balanceList")?)?;
     let name = text[..before].rfind("\"balanceList\"")?;
     let between = &text[name + "\"balanceList\"".len()..before];
@@ -60,7 +60,7 @@ fn renamed(body: &[u8]) -> Option<Vec<u8>> {
     )
 }
 
-/// The value of a member as it stands; of several of one name, the last.
+/// The value of a member, verbatim: the last value, if several members have the name.
 fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut last = None;
     let mut found = |other: &[u8], value: JsonText<'a>| {
@@ -72,7 +72,7 @@ fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     last
 }
 
-/// Where a part of a text begins.
+/// The byte offset of a part of a text within the text.
 fn offset(text: &str, part: &str) -> Option<usize> {
     (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)
 }

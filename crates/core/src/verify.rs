@@ -1,4 +1,4 @@
-//! Verifying a signature over a body that is already whole.
+//! Verify: checks a signature over a complete body.
 
 use crate::credential::SigningKey;
 use crate::payload::Payload;
@@ -7,7 +7,7 @@ use crate::stamp::Stamp;
 
 /// Whether `claimed` is the signature of `body` under `stamp`, compared in constant time.
 ///
-/// A body that arrives in pieces is verified with [`Payload`] as it comes.
+/// [`Payload`] verifies a body that arrives in pieces.
 #[must_use]
 pub fn verify(key: &SigningKey, stamp: &Stamp<'_>, body: &[u8], claimed: &Signature) -> bool {
     let mut payload = Payload::begin(key, stamp);

@@ -1,13 +1,13 @@
-//! Enums whose values are words.
+//! Words: enums with a word for each value.
 
-/// An enum whose variants are words of configuration, logs and metrics.
+/// Gives each variant of an enum its word for configuration, logs and metrics.
 macro_rules! words {
     ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $type {
-            /// Every value.
+            /// Every value, in declaration order.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The word for it.
+            /// The word for the value.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
             }

@@ -1,4 +1,4 @@
-//! The rows of the catalogue are the rows of `docs/gatepay/endpoints.json`, field by field.
+//! Catalogue test: compares the catalogue's rows with `docs/gatepay/endpoints.json`, field by field.
 
 use gatepay_core::operation::{AccountHeader, IdempotencyKey, Method, OperationScope};
 use gatepay_core::{Catalogue, Operation};
@@ -153,7 +153,7 @@ fn find<'a>(catalogue: &'a Catalogue, row: &Row) -> &'a Operation {
     &catalogue.rows()[position]
 }
 
-/// The documentation names keys in prose; this is all the prose there is.
+/// The key that the documentation names in prose. This list covers all of the documentation's prose for keys.
 fn key(prose: &str) -> IdempotencyKey {
     match prose {
         "merchantTradeNo or prepayId" => {

@@ -1,4 +1,4 @@
-//! Known answers: every entry of `docs/gatepay/test-vectors.json`, compared stage by stage, so that a failure says
+//! Test vectors: every entry of `docs/gatepay/test-vectors.json`, compared stage by stage, so that a failure shows
 //! which half of the rule is wrong.
 
 use gatepay_core::signature::{SIGNATURE_DIGITS, SignatureError};
@@ -13,7 +13,7 @@ struct File {
     must_be_refused: Vec<Refused>,
 }
 
-/// What GatePay or a client of its published. Some are illustrations, without key and body.
+/// A vector that GatePay, or a client for GatePay, published. Some are illustrations, without key and body.
 #[derive(Deserialize)]
 struct Published {
     id: String,
@@ -27,7 +27,7 @@ struct Published {
     recomputed_sha256: Option<String>,
 }
 
-/// What an independent implementation computed.
+/// A vector that an independent implementation computed.
 #[derive(Deserialize)]
 struct Computed {
     id: String,
@@ -44,7 +44,7 @@ struct Computed {
     wrong_if_equals_sign_dropped: Option<String>,
 }
 
-/// What a wrong implementation would send or accept.
+/// A vector that a wrong implementation would send or accept.
 #[derive(Deserialize)]
 struct Refused {
     id: String,
@@ -168,7 +168,7 @@ fn negative_vectors_are_refused_for_their_stated_reason() {
     }
 }
 
-/// The MAC is right, for another nonce and body with the same bytes: only the form of the nonce gives it away.
+/// The MAC is right for another nonce and body with the same bytes, so only the form of the nonce reveals the fault.
 fn refused_before_the_border_moves(entry: &Refused) {
     let id = &entry.id;
     let error = Stamp::parse(entry.timestamp.as_bytes(), entry.nonce.as_bytes()).err();
@@ -202,7 +202,7 @@ fn file() -> File {
 }
 
 fn key(secret: &str) -> SigningKey {
-    // One is beyond ASCII: `secret_text = "any"` permits it.
+    // One key has a character outside ASCII, which `secret_text = "any"` permits.
     let secret = SecretKey::of_any_text(secret.to_owned().into());
     SigningKey::new(&secret.expect("a vector's key is a secret"))
 }
@@ -230,7 +230,7 @@ impl Computed {
         match (&self.body, &self.body_base64, &self.body_rule) {
             (Some(text), None, None) => text.clone().into_bytes(),
             (None, Some(text), None) => base64(text),
-            // The one rule there is, in words: eight bytes, 1,048,566 times `a`, two bytes.
+            // The only rule that is stated in words: eight bytes, 1,048,566 times `a`, two bytes.
             (None, None, Some(rule)) => {
                 assert!(rule.contains("1048566 times the byte 0x61"), "{rule}");
                 format!(r#"{{"pad":"{}"}}"#, "a".repeat(1_048_566)).into_bytes()
@@ -240,7 +240,7 @@ impl Computed {
     }
 }
 
-/// The bytes of padded base64 (RFC 4648, 4): four digits make three bytes, each `=` takes one away.
+/// Decodes padded base64 (RFC 4648, 4): four digits make three bytes, and each `=` removes a byte.
 fn base64(text: &str) -> Vec<u8> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |byte: &u8| DIGITS.iter().position(|digit| digit == byte).unwrap_or(0);

@@ -13,7 +13,7 @@ pub struct BodyBuffer {
     length: usize,
 }
 
-/// A body up to this length is copied into one part.
+/// A body up to this length, in bytes, is copied into a single part.
 pub const FIRST_PART: usize = 4096;
 /// Sizes of the parts in bytes: the first is small, since most bodies are.
 const PARTS: [usize; 3] = [FIRST_PART, 16 * 1024, 64 * 1024];
@@ -86,7 +86,7 @@ impl BodyBuffer {
         last.map_or(0, |part| part.capacity() - part.len())
     }
 
-    /// The parts, to be put together, if there are more than one; or else the whole.
+    /// The whole body if it has one part at most, otherwise the parts, for concatenation.
     pub fn into_parts(mut self) -> Result<Bytes, (usize, Vec<BytesMut>)> {
         match self.parts.len() {
             0 => Ok(self.first),

@@ -61,7 +61,7 @@ pub fn accepts_gzip<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> bool {
     values.any(|value| value.split(|byte| *byte == b',').any(is_gzip))
 }
 
-/// `gzip`, `gzip;q=0.5`, but not `gzip;q=0`.
+/// Whether a value accepts gzip: `gzip` and `gzip;q=0.5` do, `gzip;q=0` does not.
 fn is_gzip(part: &[u8]) -> bool {
     let mut part = part.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let is_named = part.next().is_some_and(|name| {

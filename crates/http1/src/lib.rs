@@ -1,4 +1,4 @@
-//! HTTP/1 messages: where one begins and ends, in one reading. Parsers, framing and encoders of both directions.
+//! HTTP/1 messages: parsers, framing and encoders of both directions. Each message has a single possible start and end.
 //!
 //! The proxy reads requests of callers and answers of GatePay with this crate, and writes both with it. The crate is
 //! pure: bytes in, spans and bytes out. It has no I/O, no clock and no async runtime; the proxy's `listener` and
@@ -24,7 +24,7 @@
 //! | chunk extensions, blanks in a chunk's size, more than 8 digits, a bare LF | parsers differ about where they end | 9112, 7.1 and 7.1.1 |
 //! | trailers that would be refused as header lines | they are read by the rules of the head and dropped | 9112, 7.1.2 |
 //! | an expectation besides one `100-continue` | the proxy cannot meet it | 9110, 10.1.1 |
-//! | `CONNECT` and `TRACE` | what follows `CONNECT` is no message; `TRACE` returns secrets | 9110, 9.3.6 and 9.3.8 |
+//! | `CONNECT` and `TRACE` | bytes after `CONNECT` are no message; `TRACE` returns secrets | 9110, 9.3.6 and 9.3.8 |
 //! | a head over 16 KiB or 64 lines | memory | 9110, 5.4 |
 //!
 //! An answer is read as a client may read it (folded lines, LF alone), because a refused answer to a payment is an

@@ -1,7 +1,7 @@
-//! Request parser: finds where an HTTP/1 request begins and ends, in the only way two parsers cannot differ about.
+//! Request parser: finds the start and end of an HTTP/1 request, and accepts only input that all parsers read alike.
 //!
-//! Inputs that RFC 9112 lets a lenient server guess at are refused: two lengths, or a length and chunks; a bare LF as a
-//! line end; a target cut at `#`; a head without Host. The accepted inputs:
+//! Inputs that RFC 9112 lets a lenient server interpret are refused: two lengths, or a length and chunks; a bare LF as
+//! a line end; a target cut at `#`; a head without Host. Other decisions:
 //!
 //! - Empty lines before a request are skipped, as RFC 9112 section 2.2 asks; old clients send them after a body.
 //! - Pipelined requests are read one after the other, each answered before the next is parsed.
@@ -22,10 +22,10 @@ use crate::request_head::{FieldSpan, RequestHead};
 
 /// Maximum bytes of a head: the sum of its names and values, in HTTP/1 also its length on the wire.
 pub const HEAD_LIMIT: usize = 16 * 1024;
-/// The most lines a head may have; GatePay's clients send about a dozen.
+/// Maximum number of lines of a head; GatePay's clients send about a dozen.
 pub const HEAD_LINES: usize = 64;
 
-/// Why a head, or the body behind it, is refused.
+/// The reason for refusing a head, or the body behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 #[expect(missing_docs, reason = "`text` says what each is")]
@@ -82,9 +82,9 @@ struct HeadFlags {
 /// Framing of a request's body, as far as the body is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// This many bytes.
+    /// A body of this many bytes.
     Length(u64),
-    /// Chunks.
+    /// A body in chunks.
     Chunks(ChunkPosition),
 }
 
@@ -105,7 +105,7 @@ impl RequestParser {
     /// `bytes` are all bytes received since the end of the previous request.
     ///
     /// # Errors
-    /// If the head cannot be read in one way only.
+    /// If the head is malformed or ambiguous.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, FramingError> {
         loop {
             let rest = &bytes[self.at..];
@@ -166,7 +166,7 @@ impl RequestParser {
         }
     }
 
-    /// Whether the caller waits for `100 Continue` before it sends its body. HTTP/1.0 lacks that (RFC 9110, 10.1.1).
+    /// Whether the caller waits for `100 Continue` before sending its body. HTTP/1.0 lacks this (RFC 9110, 10.1.1).
     pub fn is_partial(&self) -> bool {
         self.flags.expect && !self.flags.http10
     }
@@ -369,7 +369,7 @@ fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
 /// Position of the next byte in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkPosition {
-    /// In a chunk's size: its value and the number of digits read.
+    /// In a chunk's size, with the value so far and the number of digits read.
     Size(u32, u8),
     /// Before the LF of the size line.
     SizeLf(u32),

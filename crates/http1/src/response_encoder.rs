@@ -5,11 +5,11 @@ use http::{StatusCode, header};
 use crate::response_parser::ResponseHead;
 use crate::wire_lines;
 
-/// Tells a caller that expects it to send the body (RFC 9110, 15.2.1).
+/// The interim answer that tells an expecting caller to send the body (RFC 9110, 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// The chunk that ends a body.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// The end of each other chunk.
+/// The line end after the data of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";
 
 /// The traits of a request that decide how its answer is written.
@@ -24,7 +24,7 @@ pub struct RequestTraits {
 }
 
 impl RequestTraits {
-    /// The traits of a request whose head was refused: its answer ends the connection.
+    /// The traits of a request with a refused head: its answer ends the connection.
     pub const UNREADABLE: Self = Self {
         for_head: false,
         is_old: false,
@@ -37,16 +37,16 @@ impl RequestTraits {
 pub enum AnswerFraming {
     /// The answer has no body.
     AtOnce,
-    /// By its length, in bytes.
+    /// The answer states its length, in bytes.
     Length(u64),
-    /// By a last chunk.
+    /// A last chunk ends the answer.
     Chunks,
-    /// By the end of the connection.
+    /// The end of the connection ends the answer.
     Closing,
 }
 
 impl AnswerFraming {
-    /// The framing of an answer whose body has this length, if that is known (RFC 9112, 6).
+    /// The framing of an answer with a body of this length, if the length is known (RFC 9112, 6).
     pub fn of(status: StatusCode, length: Option<u64>, asked: RequestTraits) -> Self {
         match length {
             _ if matches!(status.as_u16(), 204 | 304) => Self::AtOnce,

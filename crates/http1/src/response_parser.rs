@@ -1,4 +1,4 @@
-//! Response parser: where GatePay's answer begins and ends. No I/O: bytes in, head and pieces of the body out.
+//! Response parser: finds the start and end of GatePay's answer. No I/O: bytes in, head and pieces of the body out.
 //!
 //! `httparse`, the parser of hyper, parses the head. This module decides where the body ends (RFC 9112, 6.3): that
 //! decides whether an answer was cut, and whether the connection may serve another request.
@@ -142,7 +142,7 @@ pub struct ParsedHead {
 
 /// Takes a head off the front of `came`, if the head is complete.
 ///
-/// `seen` is the number of bytes already searched for the end of the head. Only the lines whose names `passes` accepts
+/// `seen` is the number of bytes already searched for the end of the head. Only lines with a name that `passes` accepts
 /// are kept.
 ///
 /// # Errors
@@ -342,7 +342,7 @@ impl<'a> FramingHeaders<'a> {
                 }
             } else if is("transfer-encoding") {
                 let coding = line.value.trim_ascii();
-                // The proxy requests no transfer coding and decodes chunks only: several codings cannot be decoded.
+                // The proxy requests no transfer coding, and decodes chunks only: several codings cannot be decoded.
                 if coding.contains(&b',') || said.coding.replace(coding).is_some() {
                     return Err(ResponseError::Length);
                 }

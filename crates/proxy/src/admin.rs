@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_exchange_takes_a_minute_at_most_however_its_peer_dawdles() {
+    async fn an_admin_exchange_takes_at_most_a_minute_however_slow_its_peer_is() {
         let never = std::future::pending::<()>;
         let says_nothing = async |_peer: DuplexStream| never().await;
         let says_half = async |mut peer: DuplexStream| {
@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_lasts_for_as_long_as_somebody_asks_and_takes_the_answers() {
+    async fn an_admin_connection_lasts_while_its_peer_sends_requests_and_reads_answers() {
         let (mut peer, ended) = serving();
         let requests = async {
             for _ in 0..100 {

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stays_keeps_its_lane_wherever_it_stands() {
+    fn a_remaining_tenant_keeps_its_limits_wherever_the_registry_moves_it() {
         let world = World::new();
         let first = world.build(&[("b", 1, 3), ("d", 1, 3)], &["y"]);
         assert_eq!(
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_that_stays_is_counted_on_wherever_it_stands() {
+    fn a_remaining_credential_keeps_its_counts_wherever_the_registry_moves_it() {
         let world = World::new();
         let tenants = signing(&[
             ("b", &[("b-1", "1"), ("b-2", "2")]),

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_one_hop_or_marks_an_answer_as_ours_does_not_pass() {
+    fn hop_by_hop_headers_and_the_proxys_own_headers_do_not_pass() {
         for name in [
             REQUEST_ID,
             REFUSAL,
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_of_one_hop_or_of_ours_is_taken_from_an_answer() {
+    fn no_hop_by_hop_header_or_header_of_the_proxys_own_is_taken_from_an_answer() {
         let answer = "HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nconnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
              Set-Cookie: a\r\nset-cookie: b\r\nX-GatePay-Proxy-Refusal: forged\r\nX-Lab: stays\r\nx-lab: too\r\n\r\n";
         let head = response_parser::head(&mut answer.as_bytes().into(), 0, passes);

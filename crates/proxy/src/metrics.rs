@@ -268,7 +268,7 @@ mod tests {
     use gatepay_core::Kind;
 
     #[test]
-    fn what_has_not_happened_yet_is_there_as_zero() {
+    fn counters_of_events_that_have_not_happened_are_zero() {
         let metrics = Metrics::new(&Catalogue::standard());
         let _tenant = metrics.tenants.of(Some("acme"));
         let text = String::from_utf8(metrics.render()).unwrap();

@@ -263,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_is_what_comes_out(
+        fn packed_breaker_votes_unpack_unchanged(
             era: u32, is_open: bool, failures in 0..1_u32 << 31,
             row: u32, votes: u32,
             window: u16, is_failing: bool, attempts in 0..=TALLY_MOST, failed in 0..=TALLY_MOST,

@@ -97,7 +97,7 @@ impl World {
 }
 
 #[test]
-fn a_thousand_parties_lose_as_many_calls_as_open_it_and_no_more() {
+fn a_thousand_parties_lose_only_the_calls_that_open_the_breaker() {
     for failures in [2, 3, 10, 100] {
         for own_reads in [None, Some(false), Some(true)] {
             let mut world = World::new(failures, 0.0, 1_000);
@@ -116,7 +116,7 @@ fn a_thousand_parties_lose_as_many_calls_as_open_it_and_no_more() {
 }
 
 #[test]
-fn two_parties_open_it_and_one_alone_opens_its_own() {
+fn two_failing_parties_open_the_breaker_and_one_alone_opens_its_own() {
     let mut world = World::new(10, 0.5, 2);
     for _ in 0..100 {
         world.lose(0);
@@ -135,7 +135,7 @@ fn two_parties_open_it_and_one_alone_opens_its_own() {
 }
 
 #[test]
-fn one_partys_failures_open_it_if_the_proxys_own_read_fails_too() {
+fn one_partys_failures_open_the_breaker_if_the_proxys_own_read_fails_too() {
     let mut world = World::new(10, 0.5, 2);
     for failure in 1..=10 {
         assert!(!world.breaker.is_open());
@@ -192,7 +192,7 @@ fn an_own_read_is_asked_at_half_of_the_failures_and_not_more_often_than_twice_a_
 }
 
 #[test]
-fn while_it_is_open_only_a_read_of_the_proxys_own_goes() {
+fn an_open_breaker_admits_only_the_proxys_own_read() {
     let mut world = World::new(2, 0.0, 3);
     world.fail(0);
     world.fail(1);
@@ -263,7 +263,7 @@ fn a_party_that_only_moves_money_tries_one_call_every_ten_seconds() {
 }
 
 #[test]
-fn where_there_is_no_read_of_the_proxys_own_two_parties_are_needed_and_it_closes_by_itself() {
+fn without_a_read_of_the_proxys_own_two_parties_open_the_breaker_and_time_closes_it() {
     let mut world = World::new(10, 0.0, 1_000);
     (0..5_000).for_each(|_| world.lose(0));
     assert!(!world.breaker.is_open() && world.parties[0].is_open());
@@ -281,7 +281,8 @@ fn where_there_is_no_read_of_the_proxys_own_two_parties_are_needed_and_it_closes
 }
 
 #[test]
-fn a_part_of_the_parties_that_fails_opens_it_and_a_part_of_one_partys_calls_its_own() {
+fn a_failing_part_of_the_parties_opens_the_breaker_and_a_failing_part_of_one_partys_calls_its_own()
+{
     // No party fails twice in a row.
     let half = |world: &World, party| {
         world.fail(party);
@@ -321,7 +322,7 @@ fn old_attempts_do_not_hide_new_failures() {
 }
 
 #[test]
-fn without_limits_it_never_opens() {
+fn a_breaker_without_limits_never_opens() {
     let world = World::new(0, 0.0, 3);
     for call in 0..3_000 {
         world.fail(call % 3);
@@ -331,7 +332,7 @@ fn without_limits_it_never_opens() {
 }
 
 #[test]
-fn in_parallel_only_those_under_way_are_lost_on_top() {
+fn parallel_calls_lose_only_those_under_way_when_the_breaker_opens() {
     const THREADS: usize = 8;
     let world = World::new(10, 0.5, 1_000);
     let (sent, start) = (AtomicUsize::new(0), Barrier::new(THREADS));
@@ -394,7 +395,7 @@ proptest! {
     /// For one party's calls of any results and order: while the others' and the proxy's own are answered, the breaker
     /// stays closed, and no other party's call is held back.
     #[test]
-    fn one_party_alone_never_opens_it(
+    fn one_failing_party_never_opens_the_shared_breaker(
         failures in 0..12_u32, ratio in prop::sample::select(vec![0.0, 0.1, 0.5]),
         events in prop::collection::vec(event(4), 1..400),
     ) {
@@ -417,7 +418,7 @@ proptest! {
     /// For any history: once neither calls nor the proxy's own reads are answered any more, a few calls in any order
     /// are lost, and then no call is sent.
     #[test]
-    fn whatever_was_before_an_outage_costs_few_calls(
+    fn an_outage_after_any_traffic_costs_few_calls(
         failures in 1..12_u32, ratio in prop::sample::select(vec![0.0, 0.5]),
         before in prop::collection::vec(event(30), 0..300),
         during in prop::collection::vec(0..30_usize, 200..201),
@@ -444,7 +445,7 @@ proptest! {
 
     /// Two parties that get no answer open it, if no other party was answered since.
     #[test]
-    fn two_silent_parties_open_it(
+    fn two_parties_whose_calls_time_out_open_the_breaker(
         failures in 2..12_u32, parties in prop::collection::vec(0..2_usize, 0..200),
     ) {
         let mut world = World::new(failures, 0.0, 2);

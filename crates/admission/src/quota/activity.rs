@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn who_asked_counts_for_ten_seconds() {
+    fn a_party_that_sent_a_request_counts_as_active_for_ten_seconds() {
         let (mut activity, mut seen) = (MemberActivity::default(), LastSeen::default());
         activity.advance(100);
         activity.saw(&mut seen, 5);
@@ -125,7 +125,7 @@ mod tests {
     proptest! {
         /// Compares with the plain count over all members.
         #[test]
-        fn the_sum_is_what_counting_everybody_gives(
+        fn the_running_sum_of_weights_equals_a_full_count(
             events in prop::collection::vec((0..8_usize, 0..14_u64, 0..4_u8), 1..300),
         ) {
             let mut activity = MemberActivity::default();

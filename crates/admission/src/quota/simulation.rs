@@ -139,7 +139,7 @@ fn sum(all: &[SimulationResult]) -> f64 {
 }
 
 #[test]
-fn a_flood_takes_what_is_left_and_nothing_else() {
+fn a_flood_takes_only_the_quota_that_other_parties_leave() {
     let mut askers = vec![poisson(0.9 * 5.0); 99];
     askers.push(even(100.0 * 5.0));
     for seed in 1..=5 {
@@ -313,7 +313,7 @@ fn a_tenants_own_polling_does_not_crowd_out_its_payments() {
 }
 
 #[test]
-fn who_comes_back_when_told_is_admitted_if_nobody_else_came() {
+fn a_retry_after_the_told_time_is_admitted_if_no_other_party_came() {
     // A single party waits as it is told, in whole seconds and rounded up.
     for (per_second, burst) in [(1, 1), (1, 5), (3, 2), (7, 40), (500, 500)] {
         for acts in [false, true] {
@@ -362,7 +362,7 @@ fn a_rate_that_was_pushed_down_stays_above_its_floor_and_grows_back_slowly() {
 }
 
 #[test]
-fn one_partys_push_back_is_its_own_and_that_of_a_call_of_the_proxys_own_is_everybodys() {
+fn a_push_back_on_a_party_lowers_its_rate_and_one_on_the_proxys_own_call_lowers_all_rates() {
     let mut core = FairShare::new(terms(500, 500), 0);
     let (one, other) = (core.join(1), core.join(1));
     for second in 1..100 {
@@ -377,7 +377,7 @@ fn one_partys_push_back_is_its_own_and_that_of_a_call_of_the_proxys_own_is_every
 }
 
 #[test]
-fn how_long_gatepay_asks_to_be_spared_it_is_spared() {
+fn a_push_back_lasts_for_the_retry_after_that_gatepay_states() {
     let mut core = FairShare::new(terms(500, 500), 0);
     core.pushed_back(Some(20 * SECOND), SECOND);
     assert_eq!(core.view(2 * SECOND).in_force, 50);
@@ -456,7 +456,7 @@ fn places_in_flight_are_shared_too() {
 }
 
 #[test]
-fn what_is_in_shadow_lets_pass_but_the_rate() {
+fn shadow_limits_of_the_quota_admit_all_requests_but_the_rate_is_enforced() {
     let shadow = QuotaShadow {
         shares: true,
         in_flight: true,
@@ -604,7 +604,7 @@ proptest! {
     /// kept for that, is never refused. This holds under any load of others, while the set of active parties is the
     /// same. Others flood, pay and pause.
     #[test]
-    fn who_keeps_within_its_share_is_never_refused(
+    fn a_party_within_its_share_is_never_refused(
         weights in prop::collection::vec(1..8_u32, 1..8),
         weight in 1..8_u32,
         reserve in 0..=300_000_u32,

@@ -1,4 +1,4 @@
-//! Mistakes in the body.
+//! Body: mistakes in the signed body.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::{ClaimedRequest, MistakeChange, MistakeHypothesis, RequestLine, restyle};
 
-/// What serializers make of "nothing".
+/// The bodies that serializers write for "nothing".
 const NOTHINGS: [(&str, &str); 6] = [
     ("`{}`, though no body was sent", "{}"),
     ("`[]`, though no body was sent", "[]"),
@@ -18,7 +18,7 @@ const NOTHINGS: [(&str, &str); 6] = [
 
 type Named = (Cow<'static, str>, Vec<u8>);
 
-/// What was signed instead of the body, as far as it differs from it and from each other.
+/// The bodies that may have been signed: each differs from the sent body and from the others.
 pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
     let body = request.body;
     let mut distinct: Vec<Named> = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis>
         .collect()
 }
 
-/// Line ends and white space, which files, editors and tools add and take away.
+/// Bodies with other line ends and white space, which files, editors and tools add and remove.
 fn ends(body: &[u8]) -> impl Iterator<Item = Named> {
     let one_end_less = body
         .strip_suffix(b"\r\n")
@@ -92,7 +92,7 @@ fn ends(body: &[u8]) -> impl Iterator<Item = Named> {
     ])
 }
 
-/// The same JSON, written anew.
+/// The same JSON in the styles of other serializers.
 fn json(body: &[u8]) -> impl Iterator<Item = Named> {
     let text = str::from_utf8(body).ok().filter(|text| !text.is_empty());
     let twice = text.and_then(|text| serde_json::to_vec(text).ok());
@@ -131,7 +131,7 @@ fn hashes(body: &[u8]) -> impl Iterator<Item = Named> {
     ])
 }
 
-/// Method, path and query in front of the body or in its place. With line feeds between, they are a layout.
+/// Method, path and query before the body or in its place. If line feeds separate them, they belong to `layout`.
 fn with_line(
     RequestLine { method, target }: RequestLine<'_>,
     body: &[u8],

@@ -1,4 +1,4 @@
-//! What a header's text may have been made from.
+//! Claimed signature: the possible readings of a header's text, for example as base64 or as truncated hexadecimal.
 
 use std::borrow::Cow;
 
@@ -14,18 +14,18 @@ use crate::signature::SIGNATURE_DIGITS;
 /// One reading of a claimed signature.
 pub(super) struct ClaimedReading {
     pub(super) hash: HashFunction,
-    /// What is wrong about it if this reading is the right one.
+    /// The mistakes of the sender if this reading is the right one.
     pub(super) causes: Vec<MistakeCause>,
-    /// The first digits of the result, in lower case.
+    /// The first digits of the signature, in lower case.
     digits: String,
 }
 
-/// Fewer digits than these could be met by chance.
+/// Minimum number of digits: fewer digits could match by chance.
 const FEWEST_DIGITS: usize = 16;
-/// More zeros than these are not lost by chance.
+/// Maximum number of lost leading zeros: a signature does not begin with more zeros by chance.
 const MOST_ZEROS: usize = 16;
 
-/// Every reading of the text, the right one first.
+/// Every reading of the text, the protocol's notation first.
 pub(super) fn readings(text: &str) -> Vec<ClaimedReading> {
     let mut readings = Vec::new();
     if (FEWEST_DIGITS..=SIGNATURE_DIGITS).contains(&text.len())
@@ -66,7 +66,7 @@ fn hexadecimal(digits: &str, readings: &mut Vec<ClaimedReading>) {
     }
 }
 
-/// The reading of a result that is all there: its length tells the hash function.
+/// The reading of a complete signature: its length shows the hash function.
 fn whole(digits: String, mut causes: Vec<MistakeCause>) -> Option<ClaimedReading> {
     let hash = match digits.len() {
         SIGNATURE_DIGITS => HashFunction::Sha512,
@@ -97,7 +97,7 @@ fn written(how: impl Into<Cow<'static, str>>) -> MistakeCause {
 }
 
 impl ClaimedReading {
-    /// Whether this is what was computed, in constant time.
+    /// Whether the claimed digits agree with the computed MAC, compared in constant time.
     pub(super) fn is(&self, computed: &[u8]) -> bool {
         let computed = hex::encode(computed);
         let first = &computed.as_bytes()[..self.digits.len().min(computed.len())];
@@ -105,7 +105,7 @@ impl ClaimedReading {
     }
 }
 
-/// Base64 of either alphabet, padded or not.
+/// Decodes base64 of either alphabet, with or without padding.
 pub(super) fn unbase64(text: &str) -> Option<Vec<u8>> {
     let lenient = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::RequireNone)

@@ -1,4 +1,4 @@
-//! Mistakes in what is signed, and in which order.
+//! Layout: mistakes in the pieces of the signed string, their order and their separators.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use sha2::{Digest as _, Sha512};
 
 use super::{ClaimedRequest, MistakeChange, MistakeHypothesis};
 
-/// The pieces of a signed string and what stands between them.
+/// The pieces of a signed string and the separator between them.
 ///
-/// [`Payload`](crate::Payload) alone decides what is right; a test holds [`Layout::RIGHT`] to it.
+/// [`Payload`](crate::Payload) alone defines the right layout; a test compares [`StringLayout::RIGHT`] with it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct StringLayout {
     pieces: &'static [LayoutPiece],
     between: LayoutSeparator,
-    /// The same once more after the last piece.
+    /// Whether the separator also follows the last piece.
     ends: bool,
 }
 
@@ -29,7 +29,7 @@ enum LayoutPiece {
     BodyHash,
 }
 
-/// What stands between two pieces: its bytes, and how it is called.
+/// A separator between two pieces: its bytes, and its printed name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct LayoutSeparator(&'static str, &'static str);
 
@@ -50,7 +50,7 @@ const SEPARATORS: [LayoutSeparator; 11] = [
     LayoutSeparator(" ", " space "),
     LayoutSeparator("-", " - "),
 ];
-/// Timestamp, nonce and body in another order, or not all of them.
+/// Timestamp, nonce and body in another order, or with pieces missing.
 const ORDERS: [&[LayoutPiece]; 9] = [
     &[Nonce, Timestamp, Body],
     &[Timestamp, Body, Nonce],
@@ -62,7 +62,7 @@ const ORDERS: [&[LayoutPiece]; 9] = [
     &[Timestamp, Nonce],
     &[Body],
 ];
-/// With what other APIs sign.
+/// Layouts with pieces that other APIs sign.
 const MORE: [&[LayoutPiece]; 9] = [
     &[Timestamp, Nonce, Path, Body],
     &[Timestamp, Nonce, Target, Body],
@@ -74,7 +74,7 @@ const MORE: [&[LayoutPiece]; 9] = [
     &[Method, Target, Timestamp, Nonce, Body],
     &[Method, Path, Query, Timestamp, Nonce, Body],
 ];
-/// What the exchange's API v4 signs, a sister of this one.
+/// The signed pieces of API v4, the related API of the exchange.
 const API_V4: &[LayoutPiece] = &[Method, Path, Query, BodyHash, Timestamp];
 
 impl StringLayout {
@@ -84,7 +84,7 @@ impl StringLayout {
         ends: true,
     };
 
-    /// The string for this timestamp and body. What the request does not have is empty.
+    /// The string for this timestamp and body. A piece that the request lacks is empty.
     pub(super) fn string(
         &self,
         request: &ClaimedRequest<'_>,
@@ -118,7 +118,7 @@ impl StringLayout {
     }
 }
 
-/// What was signed instead of the right string, as far as it differs from it and from each other.
+/// The layouts that may have been signed: each string differs from the right string and from the others.
 pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis> {
     let right = StringLayout::RIGHT;
     let of = |pieces, between, ends| StringLayout {
@@ -162,7 +162,7 @@ pub(super) fn hypotheses(request: &ClaimedRequest<'_>) -> Vec<MistakeHypothesis>
     hypotheses
 }
 
-/// As the protocol writes it: `timestamp LF nonce LF body LF`.
+/// The layout in the protocol's notation: `timestamp LF nonce LF body LF`.
 impl fmt::Display for StringLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.pieces.iter().map(|piece| piece.name()).collect();

@@ -1,11 +1,11 @@
-//! Mistakes in the function.
+//! MAC: mistakes in the MAC function.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::{MistakeChange, MistakeHypothesis};
 
-/// What is computed of key and string.
+/// The function that is computed from key and string.
 #[derive(Clone, Copy)]
 pub(super) enum MacRecipe {
     Hmac,
@@ -15,7 +15,7 @@ pub(super) enum MacRecipe {
     StringAlone,
 }
 
-/// By which hash function.
+/// The hash function inside the MAC.
 #[derive(Clone, Copy)]
 pub(super) enum HashFunction {
     Sha512,

@@ -1,13 +1,13 @@
-//! The same JSON as other serializers write it.
+//! Restyle: writes the same JSON in the styles of other serializers.
 
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-/// How deep a body may nest to be written anew; serializers stop at about the same depth.
+/// Maximum nesting depth of a body that is restyled; serializers stop at about the same depth.
 const DEEPEST: usize = 100;
 
-/// The text in every style, those with the fewest peculiarities first. Nothing if it is not JSON.
+/// The text in every style, with the name of each style, the plainest styles first. Empty if the text is not JSON.
 pub(super) fn all(text: &str) -> Vec<(String, String)> {
     let Some(node) = parse(text) else {
         return Vec::new();
@@ -184,7 +184,7 @@ impl EscapeStyle {
     fn write(self, token: &str, out: &mut String) {
         let fewest = match self {
             Self::Kept => None,
-            // Half of a surrogate pair is no text; whoever writes it anew writes it as it was.
+            // Half of a surrogate pair is not text, so the string keeps its escapes.
             _ => serde_json::from_str::<String>(token)
                 .and_then(|text| serde_json::to_string(&text))
                 .ok(),
@@ -209,7 +209,7 @@ impl EscapeStyle {
     }
 }
 
-/// A value, its words and strings as they were written.
+/// A JSON value; words and strings are kept as written.
 enum JsonNode<'a> {
     Word(&'a str),
     Text(&'a str),
@@ -221,7 +221,7 @@ fn unescaped(token: &str) -> String {
     serde_json::from_str(token).unwrap_or_else(|_| token.to_owned())
 }
 
-/// Reads what is known to be JSON, and so needs no grammar: only where each token ends.
+/// Parses a text. `serde_json` checks the grammar first, so `node` only has to find the end of each token.
 fn parse(text: &str) -> Option<JsonNode<'_>> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     node(&mut { text }, 0)
@@ -269,7 +269,7 @@ fn next(rest: &mut &str) -> Option<u8> {
     rest.bytes().next()
 }
 
-/// Past the bracket or comma before an element, to its first byte or the closing bracket.
+/// Skips the bracket or comma before an element, and returns the element's first byte or the closing bracket.
 fn enter(rest: &mut &str) -> Option<u8> {
     if matches!(next(rest)?, b'[' | b'{' | b',') {
         *rest = &rest[1..];
@@ -277,12 +277,12 @@ fn enter(rest: &mut &str) -> Option<u8> {
     next(rest)
 }
 
-/// Past the closing bracket.
+/// Skips the closing bracket.
 fn leave(rest: &mut &str) {
     *rest = &rest[1..];
 }
 
-/// A string with its quotes.
+/// Takes a string with its quotes.
 fn string<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let mut escaped = false;
     let end = rest.bytes().skip(1).position(|byte| {

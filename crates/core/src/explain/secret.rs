@@ -1,4 +1,4 @@
-//! Mistakes in the key.
+//! Secret: mistakes in the MAC's key.
 
 use zeroize::Zeroizing;
 
@@ -6,10 +6,10 @@ use super::claimed::unbase64;
 use super::{MistakeChange, MistakeHypothesis};
 use crate::secret::SecretKey;
 
-/// What a text editor of another age puts before a text.
+/// The mark that some old text editors write before a text.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The keys that may have been used instead of the secret: each different from the secret and from the others.
+/// The keys that may have been used instead of the secret: each differs from the secret and from the others.
 pub(super) fn hypotheses(secret: &SecretKey) -> Vec<MistakeHypothesis> {
     let right = secret.as_bytes();
     let Ok(text) = str::from_utf8(right) else {
@@ -31,7 +31,7 @@ pub(super) fn hypotheses(secret: &SecretKey) -> Vec<MistakeHypothesis> {
         .collect()
 }
 
-/// A mistake in words, and the key that it makes.
+/// A mistake in words, and the resulting key.
 type MistakenKey = (&'static str, Zeroizing<Vec<u8>>);
 
 /// The secret with characters before or after it.

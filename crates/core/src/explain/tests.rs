@@ -1,4 +1,4 @@
-//! Every mistake, made here by hand and explained there.
+//! Tests of explain: each mistake is made here by hand, and has to be found.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -205,7 +205,7 @@ fn each_wrong_layout_is_named() {
     }
 }
 
-/// The bytes a layout's name stands for.
+/// The bytes that a layout's name describes.
 fn spelled(name: &str, line: Option<RequestLine<'_>>) -> String {
     let RequestLine { method, target } = line.unwrap_or(RequestLine {
         method: "",
@@ -440,7 +440,8 @@ fn each_piece_of_the_first_line_in_the_body_is_named() {
     }
 }
 
-/// It is named as what was signed, and as what arrived. Some such strings are those of a layout as well.
+/// Checks that the body is named as the signed body, and as the body that arrived. Some of these strings are explained
+/// by a layout as well.
 fn body_is_named(line: Option<RequestLine<'_>>, sent: &str, signed: &str, what: &str) {
     let string = format!("{TIMESTAMP}\n{NONCE}\n{signed}\n");
     let signature = hmac512(SECRET, &string);
@@ -585,7 +586,7 @@ fn a_foreign_signature_stays_unexplained() {
     }
 }
 
-/// The tables above are written by hand for the kinds of mistakes; this is every single one of them.
+/// The tables above cover each kind of mistake by hand. This test covers every single mistake.
 #[test]
 fn every_mistake_made_is_the_mistake_found() {
     for (issued, body, line) in [
@@ -700,7 +701,7 @@ fn no_finding_holds_a_secret_or_a_signature() {
 }
 
 proptest! {
-    // Each case that is explained by nothing costs thousands of MACs.
+    // Each case without an explanation costs thousands of MACs.
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
@@ -719,7 +720,7 @@ proptest! {
     ) {
         let line = Some(RequestLine { method: &method, target: &target });
         let request = ClaimedRequest { timestamp: &timestamp, nonce: &nonce, signature: &signature, body: &body, line };
-        // A handful of random texts agree with nothing.
+        // Random texts agree with no hypothesis.
         prop_assert_eq!(explain(&key, &request), Vec::<String>::new());
     }
 }
@@ -748,7 +749,7 @@ fn request<'a>(body: &'a str, signature: &'a str) -> ClaimedRequest<'a> {
 }
 
 fn secret(text: &str) -> SecretKey {
-    // What explain finds may be what `secret_text = "any"` lets through.
+    // A secret that explain finds at fault may be accepted by `secret_text = "any"`.
     SecretKey::of_any_text(text.to_owned().into()).unwrap()
 }
 

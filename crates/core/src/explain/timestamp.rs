@@ -1,11 +1,11 @@
-//! Mistakes in the timestamp.
+//! Timestamp: mistakes in the signed timestamp.
 
 use super::{MistakeChange, MistakeHypothesis};
 
-/// How far apart, in milliseconds, two looks at the clock are sought: one for the header, one for the signature.
+/// Maximum difference, in milliseconds, between two readings of the clock: one for the header, one for the signature.
 const TWO_LOOKS: u64 = 100;
 
-/// The unit a timestamp seems to be in, if it is not milliseconds: the number of digits gives it away until 2286.
+/// The likely unit of a timestamp that is not in milliseconds: until 2286 the number of digits shows the unit.
 pub fn unit(timestamp: &str) -> Option<&'static str> {
     if !timestamp.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -18,7 +18,7 @@ pub fn unit(timestamp: &str) -> Option<&'static str> {
     }
 }
 
-/// What was signed instead of the header's digits.
+/// The timestamps that may have been signed instead of the header's digits.
 pub(super) fn hypotheses(header: &str) -> Vec<MistakeHypothesis> {
     let Some(time) = header
         .parse::<u64>()

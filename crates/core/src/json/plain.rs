@@ -226,7 +226,7 @@ fn number(text: &[u8]) -> Option<&[u8]> {
 /// largest that every parser can represent, about 10^308.
 const MOST_DIGITS: usize = 200;
 
-/// At least one digit.
+/// Skips digits; `None` without at least one digit.
 fn digits(text: &[u8]) -> Option<&[u8]> {
     let [b'0'..=b'9', rest @ ..] = text else {
         return None;

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_a_part_of_all_requests_and_who_has_none_left_takes_none_away() {
+    fn one_address_has_a_part_of_all_requests_and_a_refused_request_takes_none() {
         let limits = limits(2);
         let (one, again) = (
             peer(&limits, "192.0.2.1", &[]),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_remembered_who_has_left() {
+    fn an_address_without_connections_is_forgotten() {
         let limits = limits(2);
         let places: Vec<_> = (0..=255)
             .map(|last| limits.enter(address(&format!("192.0.2.{last}"))))

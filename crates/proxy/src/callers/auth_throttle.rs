@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_keeps_failing_takes_turns_and_others_do_not_notice() {
+    async fn an_address_that_keeps_failing_waits_in_turn_and_other_addresses_do_not() {
         let penalties = AuthThrottle::default();
         let (guesser, shop) = (address("192.0.2.1"), address("192.0.2.2"));
         for _ in 0..FAILURES {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_remembered_of_its_neighborhood_and_of_nobody_else() {
+    fn a_flood_slows_down_only_its_own_network() {
         let floods = RecentFloods::default();
         floods.ended(address("2001:db8::1"));
         assert!(floods.remember(address("2001:db8::2")));

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_untrusted_peer_says_changes_nothing() {
+    fn forwarded_addresses_of_an_untrusted_peer_are_ignored() {
         for line in ["192.0.2.1", "10.0.0.1", "junk", ""] {
             let seen = caller("198.51.100.7", &[line.as_bytes()]);
             assert_eq!(seen, ("198.51.100.7".to_owned(), false), "{line}");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_that_names_nobody_speaks_for_itself() {
+    fn a_trusted_proxy_that_names_no_caller_is_the_caller() {
         assert_eq!(caller("10.0.0.1", &[]), ("10.0.0.1".to_owned(), true));
         assert_eq!(
             caller("10.0.0.1", &[b"10.0.0.2"]),
@@ -187,7 +187,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_callers_write_the_address_the_trusted_proxy_adds_wins(
+        fn the_address_added_by_the_trusted_proxy_wins_over_any_that_callers_write(
             written in proptest::collection::vec("[ -~]{0,40}", 0..4),
         ) {
             let lines: Vec<&[u8]> = written

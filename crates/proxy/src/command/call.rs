@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_says_what_to_do_and_whether_anything_was_sent() {
+    fn a_failed_call_prints_a_remedy_and_whether_the_request_was_sent() {
         let refused = || {
             CallError::NotSent(ConnectError::Connect(
                 io::ErrorKind::ConnectionRefused.into(),

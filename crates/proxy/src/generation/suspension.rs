@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn suspensions_last_until_they_are_lifted_whichever_process_runs() {
+    fn suspensions_outlive_the_process_until_a_resume() {
         let folder = tempfile::tempdir().unwrap();
         let (state, suspensions) = begin(folder.path());
         assert_eq!(
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_done_at_the_same_time_the_file_ends_as_the_memory_does() {
+    fn concurrent_suspensions_leave_the_file_equal_to_the_memory() {
         let folder = tempfile::tempdir().unwrap();
         let (_state, suspensions) = begin(folder.path());
         std::thread::scope(|scope| {

@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_asks_of_a_lane_lies_in_two_cache_lines() {
+    fn the_limits_a_request_reads_lie_in_two_cache_lines() {
         // An `Arc` keeps two counts before its content, and a lock keeps its own state.
         let at = |offset| 2 * size_of::<usize>() + offset;
         let lock = size_of::<RwLock<LimitTerms>>() - size_of::<LimitTerms>();
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_spent_is_given_back_to_every_limit() {
+    fn unspent_tokens_are_given_back_to_every_limit() {
         let clock = Clock::manual(1_000_000);
         let limits = PartyLimits {
             all: rate(1, 3),

@@ -85,7 +85,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn what_ended_in_order_is_as_its_heads_say() {
+fn an_orderly_ended_journal_agrees_with_its_heads() {
     let report = Kept::after(3).verify();
     assert_eq!(report.findings, []);
     assert_eq!(report.notes, Vec::<String>::new());

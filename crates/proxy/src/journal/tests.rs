@@ -254,7 +254,7 @@ fn found(disk: &SimulatedDisk, wanted: &CallFilter) -> Vec<ShownCall> {
 }
 
 #[test]
-fn what_was_written_verifies_and_is_found() {
+fn written_records_verify_and_are_found() {
     let disk = written(3, 10, ROOMY);
     let report = disk.verify();
     assert_eq!(report.findings, []);

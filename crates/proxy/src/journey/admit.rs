@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_refused_has_taken_nothing() {
+    fn a_refused_request_has_taken_no_token_and_no_seat() {
         let world = World::new();
         let first = world.enter("1").unwrap();
         assert_eq!(world.stands(), [2, 1, 11, 1]);
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_ahead_stays_spent_and_leaves_its_seat() {
+    fn a_sent_request_keeps_its_tokens_spent_and_leaves_its_seat() {
         let world = World::new();
         for number in 1..=3 {
             let mut permit = world.enter(&number.to_string()).unwrap();

@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn others_have_their_turn_while_a_long_body_is_taken_however_it_comes() {
+    fn other_tasks_run_while_a_long_body_is_read_in_any_pieces() {
         let most = u64::MAX;
         let whole = vec![b'x'; 16 * YIELD_AFTER];
         let mut at_once = Full::new(Bytes::from(whole.clone()));
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_so_many_bytes_and_it_comes_back() {
+    fn body_memory_has_a_limit_and_finished_bodies_free_it() {
         let room = BodyMemory::default();
         let (mut most, mut little) = (room.hold(None), room.hold(None));
         most.more(BODIES - PIECE).unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_408() {
+    async fn a_body_that_does_not_arrive_is_refused_with_408() {
         let mut held = BodyMemory::default().hold(None);
         let refusal = body(&mut Never, 5, &TIME, &mut held, |_| {}).await;
         let refusal = refusal.unwrap_err();
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_allocated_for_a_body_is_held_whatever_its_pieces() {
+    async fn the_memory_allocated_for_a_body_is_reserved_however_it_is_cut() {
         for length in [1, 300, 5_000, 70_000, 3 << 20] {
             for piece in [1, 7, 1_000, 16 * 1024, 100_000] {
                 for announced in [false, true] {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_never_grow_and_what_they_need_is_said_before() {
+    fn body_parts_never_grow_and_their_memory_is_reserved_before() {
         let mut whole = BodyBuffer::default();
         let mut allocated = 0;
         for piece in [1, 4_000, 90, 6, 70_000, 1, 200_000] {
@@ -533,7 +533,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_the_whole(pieces: Vec<Vec<u8>>) {
+        fn body_pieces_are_joined_to_the_whole_body(pieces: Vec<Vec<u8>>) {
             let mut whole = BodyBuffer::default();
             for piece in &pieces {
                 whole.push(Bytes::from(piece.clone()));
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_holds_only_so_much_that_is_nobodys() {
+    fn one_address_holds_limited_memory_for_unverified_bodies() {
         let room = BodyMemory::default();
         let address = Arc::default();
         let mut held: Vec<BodyReservation> = Vec::new();

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_works_never_meets_it() {
+    fn a_working_client_never_meets_the_flood_limit() {
         let call = [
             frame(HEADERS, 4, 120),
             frame(DATA, 0, 300),

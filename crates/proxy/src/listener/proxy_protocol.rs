@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_name_the_source() {
+    fn both_versions_of_the_proxy_header_name_the_source() {
         let four = Some("192.0.2.1".to_owned());
         let six = Some("2001:db8::7".to_owned());
         assert_eq!(source(b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 443\r\n"), four);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_may_speak_for_itself_or_for_nobody_with_an_address() {
+    fn a_proxy_header_may_be_local_or_without_an_internet_address() {
         for header in [
             b"PROXY UNKNOWN\r\n".to_vec(),
             b"PROXY UNKNOWN ffff:f... whatever 1 2 3 4\r\n".to_vec(),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn it_arrives_in_any_pieces_and_what_follows_stays() {
+    fn a_proxy_header_may_arrive_in_pieces_and_the_bytes_behind_it_stay() {
         for header in [
             b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 443\r\n".to_vec(),
             binary_header(0x21, 0x11, &ipv4()),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_as_soon_as_it_can_be() {
+    fn a_malformed_proxy_header_is_refused_at_its_first_wrong_byte() {
         for bytes in [
             b"G".to_vec(),
             b"PROXY TCP4 192.0.2.1 10.0.0.1 50000 443\n".to_vec(),

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_have_their_turn_while_a_long_answer_is_written_over_http_2() {
+    async fn other_tasks_run_while_a_long_answer_is_written_over_http_2() {
         let (mut http2, _peer) = unread(PREFACE).await;
         for _ in 0..2 {
             assert_eq!(written_in_a_turn(&mut http2).await, YIELD_AFTER);

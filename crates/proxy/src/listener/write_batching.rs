@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_takes_the_last_turn_is_behind_all_that_were_ready() {
+    async fn the_task_that_yields_last_runs_after_all_ready_tasks() {
         let order = Arc::<Mutex<Vec<&str>>>::default();
         let answer = |looks: &'static str, writes: &'static str| {
             let order = Arc::clone(&order);

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_looked_last_is_woken_by_every_phase_however_often_it_looked() {
+    fn a_drain_waiter_is_woken_by_every_phase_however_often_it_polled() {
         let drain = Drain::default();
         let mut reached = pin!(drain.reached(DrainPhase::Finishing));
         let looker = || {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sees_a_phase_before_being_woken_for_it_is_woken_for_the_next() {
+    fn a_drain_waiter_that_saw_a_phase_before_its_wake_up_is_woken_for_the_next() {
         let drain: &'static Drain = Box::leak(Box::default());
         let reached = || Box::pin(drain.reached(DrainPhase::Finishing));
         // The order of waking is unknown, so there are many waiters of both kinds.
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_looks_when_its_turn_is_used_up_is_woken_too() {
+    async fn a_drain_waiter_without_task_budget_is_woken_too() {
         let drain = Drain::default();
         let mut reached = pin!(drain.reached(DrainPhase::Finishing));
         let woken = Arc::<Woken>::default();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_misses_a_phase_that_begins_while_it_looks() {
+    async fn a_drain_phase_that_begins_during_a_poll_is_not_missed() {
         for _ in 0..1_000 {
             let drain = Arc::new(Drain::default());
             let goes_on = Arc::clone(&drain);

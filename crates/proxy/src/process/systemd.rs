@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_nobody_serves_is_an_error() {
+    fn an_inherited_socket_with_an_unknown_name_is_an_error() {
         for (names, passed) in [("listen:listen", 2), ("metrics", 1), ("", 3), ("admin:", 2)] {
             assert!(roles(names, passed).is_err(), "{names}");
         }

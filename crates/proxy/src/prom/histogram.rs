@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_many_threads_observe_is_written_as_the_library_would() {
+    fn observations_of_many_threads_are_written_as_by_the_library() {
         let catalogue = Catalogue::standard();
         let ours = LatencyHistogram::new("took_seconds", "How long.", &BOUNDS, &catalogue).unwrap();
         let theirs = HistogramOpts {

@@ -732,7 +732,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_terminal_shows_one_line_whatever_a_caller_writes() {
+    fn an_access_line_is_one_terminal_line_for_any_text_of_a_caller() {
         let mut line = line();
         line.timings
             .add(RequestPhase::Upstream, Duration::from_micros(11_500));

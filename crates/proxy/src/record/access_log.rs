@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_takes_hold_up_nobody_and_are_counted() {
+    fn unread_access_lines_block_no_request_and_are_counted_as_dropped() {
         let (stall, go) = mpsc::channel();
         let written = Arc::<AtomicU64>::default();
         let counter = |name: &str| IntCounter::new(name, name).unwrap();
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn all_none_and_some_are_drawn_as_often_as_they_are_asked_for() {
+    fn sampling_of_all_none_and_some_lines_matches_the_configured_part() {
         assert_eq!(part_of_all(0.0), 0);
         assert_eq!(part_of_all(1.0), 1 << 32, "above whatever is drawn");
         let half = part_of_all(0.5);
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_all_the_time_is_said_a_few_times_a_second() {
+    fn a_constant_event_is_logged_a_few_times_a_second() {
         let seldom = LogThrottle::default();
         for second in [0, 1, 7, 8] {
             let said = (0..1_000).filter(|_| seldom.may(Duration::from_secs(second)));

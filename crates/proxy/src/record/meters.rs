@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_nobody_published_makes_no_series() {
+    fn an_unpublished_envelope_code_makes_no_series() {
         let (registry, metrics) = made();
         metrics.answered(&EnvelopeCode::new("31337").unwrap());
         let mut text = Vec::new();

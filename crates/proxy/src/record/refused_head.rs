@@ -201,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>, head in "(x-gatepay-nonce|[\r\n :a-z]){0,40}") {
+        fn no_bytes_make_the_reading_of_a_refused_head_panic(bytes: Vec<u8>, head in "(x-gatepay-nonce|[\r\n :a-z]){0,40}") {
             let _unasked = RefusedHead::of_bytes(&bytes).doubt(|_, _| None);
             let _unasked = RefusedHead::of_bytes(head.as_bytes()).doubt(|_, _| None);
         }

@@ -1,4 +1,4 @@
-//! In whose name a call may be made, and money as it moves over HTTP.
+//! The accounts that a call may act for, and movements of money over HTTP.
 
 use gatepay_core::header;
 use gatepay_sandbox::{ApiFailure, OpeningBalance, Sandbox, examples};

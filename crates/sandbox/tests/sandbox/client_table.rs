@@ -1,23 +1,24 @@
-//! Which members and types GatePay's official client libraries decode, by operation. Written from their public types.
+//! The members and types that GatePay's official client libraries decode, by operation. Written from their public
+//! types.
 
-/// What a decoder takes.
+/// A type that a decoder accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Text,
-    /// Text that is digits throughout: one library reads it as text, another as a number.
+    /// Text of digits only: one library reads it as text, another as a number.
     Digits,
-    /// A decimal number in a text, or as a number; no empty text.
+    /// A decimal number, as a non-empty text or as a number.
     Decimal,
     Integer,
     Number,
     Boolean,
-    /// An object with texts in it.
+    /// An object with text values.
     Texts,
     Object,
 }
 use Type::{Boolean, Decimal, Digits, Integer, Number, Object, Text, Texts};
 
-/// Whether the data stands in the standard envelope. Wallet queries have none.
+/// Whether the data stands in the standard envelope. Wallet queries have no envelope.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Envelope {
     Standard,
@@ -651,7 +652,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
 ];
 
-/// Operations whose documented form no library can read.
+/// Operations with a documented form that no library can decode.
 pub(crate) const DOCUMENTED_OTHERWISE: &[&str] = &[
     "address_transactions",
     "create_gift_card",

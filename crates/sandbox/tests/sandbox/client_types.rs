@@ -1,8 +1,8 @@
 //! Answers against the types of GatePay's official client libraries.
 //!
-//! The libraries for Go, Java and Python decode an answer into types of their own. Go's decoder is the strict one: a number
-//! where a text is expected loses the whole answer. `client_table` says for each operation that a library has which
-//! members its answer needs, and of which type.
+//! The libraries for Go, Java and Python decode an answer into types of their own. Go's decoder is the strict one: a
+//! number where a text is expected loses the whole answer. `client_table` says for each operation that a library has
+//! which members its answer needs, and of which type.
 
 use std::collections::BTreeSet;
 
@@ -34,11 +34,11 @@ fn in_the_documentations_forms_the_operations_that_are_documented_otherwise_and_
     assert_eq!(failed, DOCUMENTED_OTHERWISE.iter().copied().collect());
 }
 
-/// Calls of the libraries' that are not in the table would go unchecked.
+/// Library calls that are missing from the table would go unchecked.
 #[test]
 fn an_operation_of_a_module_that_libraries_have_is_in_the_table_unless_no_library_calls_it() {
     let uncalled = [
-        // By the libraries' own path this is `/v1/pay/balance`, which is `all_balances`.
+        // The libraries call this by `/v1/pay/balance`, which is `all_balances`.
         "query_balance",
         "save_fixed_address",
         "fixed_address_detail",
@@ -102,7 +102,7 @@ fn the_table_refuses_what_a_strict_decoder_refuses() {
 fn sandbox(forms: AnswerForms) -> Sandbox {
     let mut config = config();
     config.answer_forms = forms;
-    // So that there is a line in a bill, and something in every balance.
+    // A bill then has a line, and every balance an amount.
     config.opening_balances = vec![OpeningBalance::new(ACME, "USDT", "1000")];
     start(config)
 }
@@ -114,7 +114,7 @@ fn answer(sandbox: &Sandbox, operation: &str) -> Value {
         .named(operation)
         .expect("the table names operations");
     if operation == "list_channels" {
-        // So that there is one in the list.
+        // The list then has one channel.
         answer(sandbox, "update_channel");
     }
     let method = row.institution_method;
@@ -125,7 +125,7 @@ fn answer(sandbox: &Sandbox, operation: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// What a strict decoder of a row's types says to an answer.
+/// The verdict of a strict decoder of a row's types on an answer.
 fn decode((_, envelope, types): &Row, answer: &Value) -> Result<(), String> {
     let data = match envelope {
         Envelope::None => answer,
@@ -148,7 +148,7 @@ fn check(value: &Value, path: &str, expected: Type, nullable: bool) -> Result<()
     if let Some(rest) = path.strip_prefix("[]") {
         let rest = rest.strip_prefix('.').unwrap_or(rest);
         let items = value.as_array().ok_or("it is no list")?;
-        // Members of no item would pass unseen.
+        // An empty list would hide missing members.
         if items.is_empty() && !rest.is_empty() {
             return Err("the list is empty".to_owned());
         }

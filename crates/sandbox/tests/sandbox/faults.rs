@@ -8,7 +8,7 @@ use gatepay_sandbox::{ApiFailure, InjectedFault, Sandbox};
 
 use crate::support::{ACME, CREATE, QUERY, call, config, create_body, exchange, post, start};
 
-/// A sandbox that will misbehave once, and how it did when asked to create an order.
+/// A sandbox with one fault injected, and the response to an order created through it.
 fn struck_by(fault: InjectedFault) -> (Sandbox, Vec<u8>, Result<(), ErrorKind>) {
     let sandbox = start(config());
     sandbox.inject(fault.once());
@@ -16,7 +16,7 @@ fn struck_by(fault: InjectedFault) -> (Sandbox, Vec<u8>, Result<(), ErrorKind>) 
     (sandbox, answer, end.map_err(|error| error.kind()))
 }
 
-/// Whether the order is there; whether it was recorded as executed is the same.
+/// Whether the order exists; the record of its execution must agree.
 fn executed(sandbox: &Sandbox) -> bool {
     let recorded = sandbox.received()[0].executed;
     let query = post(QUERY, ACME, r#"{"merchantTradeNo":"order-1"}"#);

@@ -1,13 +1,13 @@
-//! What a running sandbox does, seen by a client that sees every byte.
+//! Tests of a running sandbox, through a client that sees every byte.
 //!
 //! - `service`: orders over HTTP, recording, the emulator's own paths, start and stop
 //! - `rows`: every operation of the catalogue is answered, under every path it has
 //! - `client_types`: every answer against the types of GatePay's official client libraries
 //! - `client_table`: the members and types that the libraries decode
-//! - `accounts`: in whose name a call may be made, and money as it moves over HTTP
+//! - `accounts`: the accounts that a call may act for, and movements of money over HTTP
 //! - `faults`: every fault, as it looks on the wire
-//! - `tls`: the same over TLS, with a certificate for `localhost` made for nothing else
-//! - `support`: the sandbox and the client they share
+//! - `tls`: the sandbox over TLS, with a certificate made for `localhost` only
+//! - `support`: the sandbox and the client that these modules share
 
 #[cfg(test)]
 mod accounts;

@@ -9,7 +9,7 @@ use crate::support::{
     ACME, MERCHANT_ID, QUERY, call, config, create_body, example, post, signed, start,
 };
 
-/// The method and path that GatePay's pages print, and those that other sources do.
+/// The method and path in GatePay's documentation, and those in other sources.
 fn paths(row: &Operation) -> impl Iterator<Item = (Method, &str)> {
     let path = row.institution_path.as_deref();
     path.map(|path| (row.institution_method, path))

@@ -90,7 +90,7 @@ pub(crate) fn create_body(number: &str) -> String {
     .to_string()
 }
 
-/// Sends bytes on a connection of their own and reads up to its end: what came, and how it ended.
+/// Sends bytes on a new connection and reads to its end: the bytes received, and how the connection ended.
 pub(crate) fn exchange(sandbox: &Sandbox, request: &[u8]) -> (Vec<u8>, io::Result<()>) {
     let mut stream = TcpStream::connect(sandbox.address()).unwrap();
     stream

@@ -1,4 +1,4 @@
-//! The same over TLS, with a certificate for `localhost` made for nothing else.
+//! The sandbox over TLS, with a certificate made for `localhost` only.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -29,7 +29,7 @@ fn start_tls() -> Sandbox {
     start(config)
 }
 
-/// What came in answer to one request, how it ended, and the protocol agreed on.
+/// The answer to one request, how the connection ended, and the negotiated protocol.
 fn exchange(sandbox: &Sandbox) -> (String, io::Result<usize>, Option<Vec<u8>>) {
     let mut roots = RootCertStore::empty();
     roots.add(certificate()).unwrap();

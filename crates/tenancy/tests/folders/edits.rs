@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::support::{Folder, PROXY, folder, lines, operator, tenant};
 
-/// 2026-01-01T00:00:00Z and a bit.
+/// 2026-01-01T00:00:00Z plus 417 ms.
 const NOW_MS: u64 = 1_767_225_600_417;
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
@@ -171,7 +171,7 @@ fn a_new_key_overlaps_the_old_one() {
         for who in ["a", "b"] {
             let rotated = match folder.rotate(who) {
                 Ok(rotated) => rotated,
-                // The same random bytes a second time: a client id nobody may have twice.
+                // The same random bytes a second time give a client id that is taken.
                 Err(EditError::Problems(problems)) if who == "b" => {
                     let problems = lines(&problems);
                     assert!(
@@ -274,7 +274,7 @@ fn removing_a_tenant_removes_the_secret_files_that_no_other_file_names() {
 #[test]
 fn a_secret_file_named_by_another_file_is_kept() {
     let folder = folder().tenant("acme", "").tenant("hooli", "");
-    // Named a second time where the reader does not look, so that the folder is whole.
+    // The second mention of the file is in a place that the reader does not check, so the folder is valid.
     let folder = folder.proxy(
         "listen = { tls = { certificate = 'tls/cert.pem', key = 'secrets/../secrets/acme.key' } }",
     );
@@ -333,7 +333,7 @@ fn an_edit_that_gives_rights_and_would_leave_a_problem_changes_nothing() {
         folder.names("secrets"),
         ["acme.key", "hooli.key", "institution.key"]
     );
-    // What mends it is welcome.
+    // An edit that repairs the folder is accepted.
     folder.remove("hooli").unwrap();
     assert!(folder.stand("acme", Standing::Active).unwrap());
 }
@@ -396,7 +396,7 @@ fn an_edit_of_an_unknown_tenant_suggests_a_similar_id() {
     );
 }
 
-/// A folder in which acme is fine, and every other file is wrong in its own way.
+/// A folder in which the tenant `acme` is valid, and every other file has a different fault.
 fn wrong_elsewhere(proxy: &str) -> Folder {
     folder()
         .tenant("acme", "")

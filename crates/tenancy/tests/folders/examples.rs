@@ -14,7 +14,7 @@ fn example(name: &str) -> String {
     fs::read_to_string(examples().join(name)).unwrap()
 }
 
-/// The examples, each file changed by `edit`, and made-up secrets beside them.
+/// The example files, each changed by `edit`, with made-up secrets.
 fn copy(edit: impl Fn(&str, String) -> String) -> Folder {
     let names = [
         "proxy.toml",
@@ -32,7 +32,7 @@ fn copy(edit: impl Fn(&str, String) -> String) -> Folder {
         })
 }
 
-/// Every key that stands behind a `#`, brought to life; prose stays as it is.
+/// A file with every commented key uncommented; prose stays a comment.
 fn uncommented(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if is_key(rest) => format!("{rest}\n"),
@@ -185,7 +185,7 @@ fn every_commented_key_of_the_example_proxy_toml_is_a_valid_key() {
         ]
         .contains(&key.trim())
         {
-            continue; // The copy is open to everybody, which is beside the point here.
+            continue; // All users may read the copied secrets, which this test ignores.
         }
         assert_eq!(text.trim(), coming, "{problem}");
         keys.push(key.trim().to_owned());

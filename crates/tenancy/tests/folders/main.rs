@@ -1,4 +1,4 @@
-//! Whole folders of configuration, as an operator has them.
+//! Folder tests: read, check and edit whole folders of configuration, as an operator has them.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,25 +6,25 @@
     reason = "a test that cannot be set up has failed"
 )]
 
-/// Tenants are suspended, re-keyed and removed in place, or nothing is changed at all.
+/// An edit suspends, re-keys or removes a tenant in place, or changes nothing.
 mod edits;
-/// The files of `config/` are good, and say what they claim to say.
+/// The files of `config/` are valid and show the defaults, and their commented keys are valid keys.
 mod examples;
-/// Rows of the catalogue are switched, corrected and added, and never opened.
+/// Configuration switches, corrects and adds rows of the catalogue, and never opens a reserved row to tenants.
 mod operations;
-/// The institution's own operators, beside the tenants.
+/// The institution's own operators, as parties beside the tenants.
 mod operators;
-/// What changes between two folders is told in words and as JSON, and what needs a second look is named.
+/// A plan states the changes between two folders in words and as JSON, and marks the changes that need a review.
 mod plan;
-/// Every mistake is reported, with its place, together with all others.
+/// Loading reports every mistake at once, each with its place.
 mod problems;
-/// Tenants are found, whichever way their files are laid out.
+/// The registry finds tenants in any layout of their files.
 mod registry;
-/// No byte of a value ever gets into a problem.
+/// A problem never contains a byte of a value.
 mod secrecy;
-/// Where secrets may stand, and where not.
+/// The permitted and the forbidden places of secrets.
 mod secrets;
-/// A change is seen, read once, and used whole or not at all.
+/// A change is noticed, read once, and applied as a whole or not at all.
 mod watch;
 
 mod support;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::support::folder;
 
-/// An operation GatePay's documentation does not have.
+/// An operation that GatePay's documentation lacks.
 const VOUCHER: &str = "[[operation]]
 name = 'create_voucher'
 module = 'giftcard'
@@ -22,7 +22,7 @@ fn catalogue(text: &str) -> Catalogue {
     folder().proxy(text).loads().catalogue
 }
 
-/// What is wrong with tables that stand at the top of `proxy.toml`.
+/// The problems of tables at the top of `proxy.toml`.
 fn problems(text: &str) -> Vec<String> {
     let problems = folder().proxy(text).problems();
     let text = |problem: &String| problem.trim_start_matches("proxy.toml:").to_owned();
@@ -158,7 +158,7 @@ fn too_weak(name: &str, kind: &str, own: &str) -> String {
 
 const ORDER: &str = "/payment/open/institution/v1/pay/order";
 
-/// A read that moves funds would be repeated, and never be looked up.
+/// The proxy would repeat a read that moves funds, and would never look the read up.
 #[test]
 fn no_read_leads_to_the_path_of_a_write_or_money_call() {
     let refund = too_weak("refund_order", "money", "read");
@@ -224,7 +224,7 @@ fn no_correction_and_no_swap_leads_to_the_path_of_a_stronger_call() {
             too_weak("close_order", "write", "read")
         )]
     );
-    // What is merely printed on a page is known as well, and so is what tenants call.
+    // Paths that only a page prints are known as well, and so are the paths that tenants call.
     for (path, name) in [
         (
             "/transfer/open/institution/v1/pay/convert",
@@ -267,7 +267,7 @@ institution_path = '/v1/pay/order/refund'
         problems(&merchant),
         [format!("6: operation[0].merchant_path: {refund}")]
     );
-    // The stronger of two tables makes the weaker one wrong, and a built-in read stays one.
+    // The stronger of two tables makes the weaker table invalid, and a built-in read stays a read.
     let again = VOUCHER
         .replace("create_voucher", "list_vouchers")
         .replace("money", "read")
@@ -477,7 +477,7 @@ fn a_tenants_call_never_goes_where_the_institution_calls_for_itself() {
             "3: operation[0].institution_path: has no segment `institution`: GatePay might make the call for the institution itself"
         ]
     );
-    // Where GatePay's own pages print such a path, they are believed.
+    // Such a path is accepted if GatePay's own pages print the path.
     catalogue(
         "[[operation]]\nname = 'create_batch_transfer'\ninstitution_path = '/v1/pay/batch/transfer'",
     );
@@ -610,11 +610,11 @@ fn one_method_and_path_has_one_operation() {
             "14: operation[1].institution_path: has the same method and path as the operation at proxy.toml:2",
         ]
     );
-    // Another method is another operation.
+    // The same path with another method is another operation.
     catalogue(&taken.replace("POST", "PUT"));
 }
 
-/// A path: as often a new one as one that some row has, or that is near to the institution's own.
+/// A path: new, or the path of a row, or another spelling of such a path, or a path near the institution's own paths.
 fn path() -> impl Strategy<Value = String> {
     let standard = Catalogue::standard();
     let rows = standard.rows().iter();
@@ -648,7 +648,7 @@ fn path() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A table that corrects.
+/// A table that corrects a row.
 fn corrected() -> impl Strategy<Value = String> {
     let standard = Catalogue::standard();
     let names: Vec<_> = standard
@@ -663,7 +663,7 @@ fn corrected() -> impl Strategy<Value = String> {
     })
 }
 
-/// A table that adds.
+/// A table that adds a row.
 fn added() -> impl Strategy<Value = String> {
     let name = (0..1_000).prop_map(|n| format!("added_{n}"));
     let scope = prop::sample::select(vec!["", "scope = 'tenant'", "scope = 'institution'"]);
@@ -686,7 +686,7 @@ fn added() -> impl Strategy<Value = String> {
     )
 }
 
-/// Accounts, fee settings, transfer and charge (protocol.md 2).
+/// The institution's own paths: accounts, fee settings, transfer and charge (protocol.md 2).
 const OWN: [&str; 4] = [
     "/merchant/open/institution/v1/accounts",
     "/rate/commission_rule",

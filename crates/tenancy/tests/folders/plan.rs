@@ -238,7 +238,7 @@ fn moving_a_caller_to_another_account_is_guarded_and_another_key_is_not() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Whoever confirms a hash has seen exactly this change.
+    /// An operator that confirms a hash confirms exactly this change.
     #[test]
     fn equal_plan_hashes_mean_equal_changes(bursts in prop::collection::vec(1_u32..4, 3), count in 1_usize..3) {
         let folder_of = |burst: u32, count: usize| {

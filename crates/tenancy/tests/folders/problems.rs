@@ -418,7 +418,7 @@ fn unread_files_in_the_tenants_folder_are_listed() {
     let folder = beside
         .iter()
         .fold(folder, |folder, name| folder.file(name, ""));
-    // Of editors and of Kubernetes.
+    // Temporary files of editors and of Kubernetes are not reported.
     let folder = [".acme.toml.swp", "acme.toml~", "..data/acme.toml"]
         .iter()
         .fold(folder, |folder, name| {

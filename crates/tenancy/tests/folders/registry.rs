@@ -44,7 +44,7 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
     assert!(registry.find("").is_none());
 }
 
-/// Reads the files again, and takes from a registry what they take away.
+/// Reads the files again, and applies their restrictions to a registry.
 fn restricted(watch: &mut ConfigWatch, folder: &Folder, registry: &Registry) -> Option<Registry> {
     watch.read(&watch.changed_files(), &folder.env());
     registry.restricted(watch.restrictions())

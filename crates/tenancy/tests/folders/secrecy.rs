@@ -13,7 +13,7 @@ fn keeps_it_secret(folder: &Folder) {
     assert!(!problems.is_empty());
     for problem in problems {
         let shown = format!("{problem} {problem:?}");
-        // A piece of it is too much as well.
+        // Even four bytes of the canary must not be shown.
         for piece in CANARY.as_bytes().windows(4) {
             let piece = str::from_utf8(piece).unwrap();
             assert!(!shown.contains(piece), "{shown}");
@@ -132,7 +132,7 @@ proptest! {
         judge(&bytes)?;
     }
 
-    /// Bytes that come closer to what a file looks like.
+    /// Random pieces of text that resemble a configuration file.
     #[test]
     fn a_file_of_random_text_is_read_to_the_end_and_never_quoted(
         pieces in prop::collection::vec(prop::sample::select(PIECES), 0..24),

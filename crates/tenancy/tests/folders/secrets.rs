@@ -5,7 +5,7 @@ use gatepay_tenancy::ConfigWatch;
 
 use crate::support::{Folder, folder, tenant};
 
-/// The one problem of a folder whose tenant has this secret.
+/// The only problem of a folder with one fault.
 fn problem(folder: &Folder) -> String {
     let problems = folder.problems();
     let [problem] = &problems[..] else {
@@ -105,7 +105,7 @@ fn a_secret_file_that_is_a_folder_or_device_is_refused() {
     }
 }
 
-/// Who waited for the writer of a pipe would neither start nor reload.
+/// A proxy that waited for the writer of a pipe would neither start nor reload.
 #[test]
 fn a_pipe_as_secret_file_is_refused_without_waiting_for_its_writer() {
     let pipe = |folder: &Folder, name: &str| {
@@ -163,7 +163,7 @@ fn one_final_line_end_of_a_variable_is_not_part_of_a_secret() {
     );
 }
 
-/// No editor shows them, and every signature would be wrong.
+/// No editor shows such characters, and every signature would be wrong.
 #[test]
 fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
     for (content, found) in [
@@ -179,7 +179,7 @@ fn a_secret_is_visible_ascii_unless_proxy_toml_says_otherwise() {
         assert_eq!(problem(&folder), format!(".file: {said}"));
         let variable = secret_table("{ env = 'ACME' }").variable("ACME", content);
         assert_eq!(problem(&variable), format!(".env: {said}"));
-        // A blank is none of the characters that may be meant.
+        // U+00A0 is white space, which `secret_text = 'any'` refuses too.
         if !content.contains('\u{a0}') {
             let folder = folder.proxy("secret_text = 'any'");
             folder.loads();

@@ -1,4 +1,4 @@
-//! A small language for folders of configuration.
+//! Test support: builds folders of configuration.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gatepay_tenancy::{Configuration, Problem, load};
 
-/// The least that `proxy.toml` must say.
+/// The smallest valid `proxy.toml`.
 pub(crate) const PROXY: &str = "[[institution.credential]]
 client_id = 'institution'
 secret = { file = 'secrets/institution.key' }
@@ -42,7 +42,7 @@ impl Folder {
         self
     }
 
-    /// What stands in `proxy.toml` before the institution's credential.
+    /// Writes `proxy.toml` with this text before the institution's credential.
     pub(crate) fn proxy(self, text: &str) -> Self {
         self.file("proxy.toml", format!("{text}\n{PROXY}"))
     }
@@ -64,14 +64,14 @@ impl Folder {
         self
     }
 
-    /// A tenant that is as good as it is plain, and what it says besides.
+    /// Adds a minimal valid tenant, with `more` at the end of its file.
     pub(crate) fn tenant(self, id: &str, more: &str) -> Self {
         let name = format!("tenants.d/{id}.toml");
         self.file(&name, tenant(id, more))
             .secret(id, &format!("made-up-{id}-secret"))
     }
 
-    /// An operator that is as good as it is plain, and what it says besides.
+    /// Adds a minimal valid operator, with `more` at the end of its file.
     pub(crate) fn operator(self, id: &str, more: &str) -> Self {
         let name = format!("operators.d/{id}.toml");
         self.file(&name, operator(id, more))
@@ -91,7 +91,7 @@ impl Folder {
         self.load().map_err(|problems| lines(&problems)).unwrap()
     }
 
-    /// The problems, as an operator sees them.
+    /// The problems of the folder, as an operator reads them.
     pub(crate) fn problems(&self) -> Vec<String> {
         lines(&self.load().err().unwrap_or_default())
     }
@@ -115,7 +115,7 @@ pub(crate) fn operator(id: &str, more: &str) -> String {
     tenant(id, more).replace(&format!("sub_account = 'account-{id}'\n"), "")
 }
 
-/// The examples at the top of the workspace.
+/// The example files in `config/` of the workspace.
 pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
 }

@@ -16,7 +16,7 @@ fn open(folder: &Folder) -> (ConfigWatch, Registry) {
     (watch, configuration.registry)
 }
 
-/// Looks, reads what differs, and builds.
+/// Polls the files, reads the changed files, and builds the next configuration.
 fn again(watch: &mut ConfigWatch, folder: &Folder) -> Result<NextConfiguration, Vec<String>> {
     let changed = watch.changed_files();
     assert!(!changed.is_empty(), "the change is not seen");
@@ -89,7 +89,7 @@ fn changes_by_editors_git_and_kubernetes_are_all_seen() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, _) = open(&folder);
 
-    // An editor writes beside it and renames; the size is the same.
+    // An editor writes a new file and renames it over the old file; the size stays the same.
     let slower = tenant("acme", "weight = 1");
     fs::write(folder.path("tenants.d/.acme.swp"), &slower).unwrap();
     assert!(
@@ -103,12 +103,12 @@ fn changes_by_editors_git_and_kubernetes_are_all_seen() {
     .unwrap();
     assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
 
-    // git removes and writes anew.
+    // git removes the file and writes a new file.
     fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
     let folder = folder.file("tenants.d/acme.toml", tenant("acme", ""));
     assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
 
-    // Permissions alone.
+    // Only the permissions change.
     let path = folder.path("secrets/acme.key");
     fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
@@ -150,7 +150,7 @@ fn a_file_that_changes_while_it_is_read_is_not_used() {
     let changed = watch.changed_files();
     let folder = folder.tenant("acme", "limits = { in_flight = 2 }\n");
     assert!(!watch.settled(&changed), "somebody still writes it");
-    // Of two that belong together the second comes later.
+    // Of two files that belong together, the second is written later.
     let changed = watch.changed_files();
     watch.read(&changed, &folder.env());
     let folder = folder.tenant("zeta", "limits = { in_flight = 2 }");
@@ -246,7 +246,7 @@ fn proxy_toml_may_name_other_folders_and_operators() {
     let folder = folder.proxy("tenants = 'other.d'");
     let changed = watch.changed_files();
     watch.read(&changed, &folder.env());
-    // Now it knows of the other folder, and has seen nothing of it yet, nor of the one before.
+    // The watch now knows the other folder, and has read neither its files nor the previous folder's.
     assert_eq!(again_ids(&mut watch, &folder), ["zeta"]);
 
     let folder = folder

@@ -44,7 +44,7 @@ async fn a_connection_that_says_nothing_is_late_after_the_heads_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn between_requests_it_may_idle_but_the_next_head_may_not_dawdle() {
+async fn a_connection_may_idle_between_requests_but_a_begun_head_has_a_deadline() {
     let activity = verified();
     activity.read(1);
     drop(activity.request());
@@ -64,7 +64,7 @@ async fn a_request_in_flight_is_not_a_slow_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_nobody_takes_is_stalled_whatever_else_goes_on() {
+async fn an_unread_answer_counts_as_stalled_during_other_activity() {
     let activity = ConnectionActivity::new(LIMITS);
     activity.http2();
     let mut stalled = activity.request();

@@ -190,7 +190,7 @@ fn arrived(
     };
     Err(match explain::arrived(&request, received) {
         Some(what) => {
-            format!("the body changed before it reached the proxy; what arrived is {what}")
+            format!("the body changed before it reached the proxy; the proxy received {what}")
         }
         None => {
             "the proxy received other bytes: another body, timestamp or nonce than these".to_owned()

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_editor_adds_after_the_body_is_not_the_body() {
+    fn a_line_feed_added_by_an_editor_is_not_part_of_the_body() {
         let input = parse(b"POST / HTTP/1.1\nContent-Length: 2\n\n{}\n").unwrap();
         assert_eq!(input.body, b"{}");
         let input = parse(b"GET / HTTP/1.1\n\n").unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_by_line() {
+    fn a_malformed_request_file_is_refused_with_the_line_number() {
         for (raw, error) in [
             (&b""[..], "there is no request in it"),
             (b"\n", "there is no request in it"),

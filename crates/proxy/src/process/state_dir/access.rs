@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_everybody_may_write_is_refused_and_one_of_a_group_is_not() {
+    fn a_world_writable_folder_is_refused_and_a_group_writable_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         for mode in [0o777, 0o1777, 0o702, 0o703] {
             set_mode(folder.path(), mode);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_ours_that_is_a_link_or_no_file_or_open_to_everybody_is_refused() {
+    fn a_state_file_that_is_a_link_or_no_file_or_world_accessible_is_refused() {
         for name in super::super::names::FILES {
             for name in [name.to_owned(), file_access::unfinished(name)] {
                 let folder = tempfile::tempdir().unwrap();

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_read_by_the_next_process_and_by_commands_beside_it() {
+    fn kept_suspensions_are_read_by_the_next_process_and_by_commands() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(folder.path()).unwrap();
         let file = state.suspensions();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_files_that_are_open_to_everybody_are_refused_by_commands_too() {
+    fn links_and_world_accessible_files_are_refused_by_commands_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SUSPENDED);
         kept(folder.path(), &list(&["acme"]));

@@ -103,7 +103,7 @@ fn a_copy_of_a_marked_folder_is_a_first_use() {
 }
 
 #[test]
-fn what_is_handed_over_is_used_once() {
+fn a_handed_over_replay_memory_is_used_once() {
     let folder = tempfile::tempdir().unwrap();
     run(folder.path(), b"memory");
     drop(StateDir::open(folder.path()).unwrap());
@@ -244,7 +244,7 @@ fn a_folder_that_was_exchanged_meanwhile_gets_no_memory() {
 }
 
 #[test]
-fn nobody_else_may_read_what_is_left() {
+fn the_state_file_is_readable_by_its_owner_only() {
     let folder = tempfile::tempdir().unwrap();
     init(folder.path(), true).unwrap();
     let mode = |name| fs::metadata(folder.path().join(name)).unwrap().mode();

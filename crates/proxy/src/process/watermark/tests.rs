@@ -19,7 +19,7 @@ fn open(path: &Path) -> StampWatermark {
 }
 
 #[test]
-fn it_outlives_the_process_and_never_goes_back() {
+fn the_watermark_outlives_the_process_and_never_goes_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mark");
     let watermark = open(&path);
@@ -39,7 +39,7 @@ fn it_outlives_the_process_and_never_goes_back() {
 }
 
 #[test]
-fn it_is_not_moved_where_the_next_process_would_not_find_it() {
+fn the_watermark_is_not_moved_in_a_folder_that_was_exchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mark");
     let watermark = open(&path);
@@ -58,7 +58,7 @@ fn it_is_not_moved_where_the_next_process_would_not_find_it() {
 }
 
 #[test]
-fn it_is_moved_while_stamps_that_are_not_far_ahead_are_covered_still() {
+fn the_watermark_moves_before_stamps_near_the_clock_reach_it() {
     let folder = tempfile::tempdir().unwrap();
     let watermark = open(&folder.path().join("mark"));
     assert!(watermark.is_due(NOW, 10_000));
@@ -72,7 +72,7 @@ fn it_is_moved_while_stamps_that_are_not_far_ahead_are_covered_still() {
 }
 
 #[test]
-fn whatever_becomes_of_one_place_the_other_counts() {
+fn damage_to_one_place_of_the_watermark_leaves_the_other_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mark");
     let watermark = open(&path);
@@ -139,7 +139,7 @@ fn a_file_that_cannot_be_read_is_no_mark_of_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stamp_above_it_waits_and_goes_on_once_it_has_moved() {
+async fn a_stamp_above_the_watermark_waits_until_the_watermark_has_moved() {
     let folder = tempfile::tempdir().unwrap();
     let watermark = open(&folder.path().join("mark"));
     watermark.advance(NOW, 10_000).unwrap();

@@ -22,7 +22,7 @@ fn a_trace_is_answered_with_our_own_part_of_it() {
 }
 
 #[test]
-fn of_a_later_version_the_part_that_is_known_is_read() {
+fn the_known_part_of_a_later_traceparent_version_is_read() {
     let later = GOOD.replace("00-0", "cc-0");
     assert_eq!(parse(&later), parse(GOOD));
     assert_eq!(
@@ -33,7 +33,7 @@ fn of_a_later_version_the_part_that_is_known_is_read() {
 }
 
 #[test]
-fn what_the_standard_forbids_says_nothing() {
+fn a_traceparent_that_the_standard_forbids_is_ignored() {
     for bad in [
         "",
         "00",
@@ -53,7 +53,7 @@ fn what_the_standard_forbids_says_nothing() {
 }
 
 #[test]
-fn one_that_stands_twice_says_nothing() {
+fn a_repeated_traceparent_is_ignored() {
     let read = |lines: &[&str]| {
         let request = lines
             .iter()
@@ -69,7 +69,7 @@ fn one_that_stands_twice_says_nothing() {
 
 proptest! {
     #[test]
-    fn whatever_is_sent_what_is_answered_is_well_formed(text in "[0-9a-fg]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.{0,3}") {
+    fn the_traceresponse_is_well_formed_for_any_traceparent(text in "[0-9a-fg]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.{0,3}") {
         if let Some(trace) = parse(&text) {
             let answer = trace.answer([7; 8]);
             prop_assert_eq!(TraceContext::parse(&answer).unwrap().id, trace.id);

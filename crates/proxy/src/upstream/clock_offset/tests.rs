@@ -84,7 +84,7 @@ fn a_gatepay_that_moves_is_believed_once_most_answers_say_so() {
 }
 
 #[test]
-fn only_who_follows_is_corrected_and_only_when_answers_agree() {
+fn only_a_following_clock_is_corrected_and_only_when_answers_agree() {
     let clock = Clock::manual(T0);
     let (local, follows) = (guardian(&clock, false), guardian(&clock, true));
     for guardian in [&local, &follows] {
@@ -102,7 +102,7 @@ fn only_who_follows_is_corrected_and_only_when_answers_agree() {
 }
 
 #[test]
-fn it_warns_at_half_of_what_is_tolerated() {
+fn the_clock_warning_comes_at_half_of_the_tolerated_offset() {
     let clock = Clock::manual(T0);
     for (follow, offset_ms, state) in [
         (false, 4_999, ClockHealth::InSync),
@@ -141,7 +141,7 @@ fn a_clock_that_steps_or_stands_still_is_noticed() {
 }
 
 #[test]
-fn what_no_date_says_changes_nothing() {
+fn an_answer_without_a_valid_date_does_not_change_the_offset() {
     let clock = Clock::manual(T0);
     let guardian = guardian(&clock, true);
     for date in ["", "yesterday", "Thu, 99 Jan 2026 00:00:00 GMT"] {

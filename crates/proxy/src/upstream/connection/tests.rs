@@ -68,7 +68,7 @@ async fn until_heard(connection: &UpstreamConnection) {
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_request_is_written() {
+async fn other_tasks_run_while_a_long_request_is_written() {
     let (mut connection, mut peer) = pair().await;
     let reads = tokio::spawn(async move {
         let mut all = Vec::new();
@@ -90,7 +90,7 @@ async fn others_have_their_turn_while_a_long_request_is_written() {
 }
 
 #[tokio::test]
-async fn one_request_follows_another_whatever_is_said_in_between_them() {
+async fn a_second_request_follows_on_a_connection_after_any_interim_answers() {
     let (mut connection, mut peer) = pair().await;
     for _ in 0..3 {
         let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n\
@@ -113,7 +113,7 @@ async fn one_request_follows_another_whatever_is_said_in_between_them() {
 }
 
 #[tokio::test]
-async fn who_answers_before_it_has_heard_all_is_heard_and_not_asked_again() {
+async fn an_answer_before_the_end_of_the_request_is_read_and_the_connection_not_reused() {
     for closes in [false, true] {
         let (mut connection, mut peer) = pair().await;
         let server = async move {
@@ -156,24 +156,6 @@ async fn an_answer_from_before_the_request_is_not_its_answer() {
 }
 
 #[tokio::test]
-async fn an_odd_informational_answer_ends_the_reuse_of_its_connection() {
-    for (before, keeps) in [
-        ("HTTP/1.1 100 Continue\r\n\r\n", true),
-        ("HTTP/1.1 100 Continue\n\n", false),
-        ("HTTP/1.1 100 Continue\r\nX : y\r\n\r\n", false),
-    ] {
-        let (mut connection, mut peer) = pair().await;
-        let answer = format!("{before}HTTP/1.1 204 No Content\r\n\r\n");
-        peer.write_all(answer.as_bytes()).await.unwrap();
-        connection
-            .ask(&mut request(9), |_| true, after(20_000))
-            .await
-            .unwrap();
-        assert_eq!(connection.is_free(), keeps, "{before:?}");
-    }
-}
-
-#[tokio::test]
 async fn half_a_head_and_its_end_are_no_answer() {
     let (mut connection, mut peer) = pair().await;
     peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Len")
@@ -188,7 +170,7 @@ async fn half_a_head_and_its_end_are_no_answer() {
 }
 
 #[tokio::test]
-async fn a_deadline_holds_against_who_never_stops_talking() {
+async fn a_deadline_holds_against_an_endless_answer() {
     for said in [
         "HTTP/1.1 100 Continue\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -215,7 +197,7 @@ async fn a_deadline_holds_against_who_never_stops_talking() {
 }
 
 #[tokio::test]
-async fn what_stands_behind_an_answer_is_nobodys() {
+async fn bytes_behind_an_answer_end_the_connection() {
     let answer = |body: usize| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
         [head.into_bytes(), vec![b'x'; body]].concat()

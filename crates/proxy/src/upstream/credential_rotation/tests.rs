@@ -76,7 +76,7 @@ fn prove(
 }
 
 #[tokio::test]
-async fn it_takes_over_at_its_time_once_it_is_accepted_and_stays() {
+async fn a_new_institution_credential_takes_over_at_its_time_once_gatepay_accepts_it() {
     let both = institution(&[("old", "o", None), ("new", "n", Some(1_000))]);
     let world = World::at(999, &both);
     assert_eq!(world.look(&both, &["old", "new"]).await, "old");
@@ -161,7 +161,7 @@ async fn a_command_is_obeyed_after_the_same_proof_and_not_undone() {
 }
 
 #[tokio::test]
-async fn one_that_is_gone_from_the_files_goes_on_until_another_is_accepted() {
+async fn a_removed_institution_credential_signs_on_until_another_is_accepted() {
     let old = institution(&[("old", "o", None)]);
     let world = World::at(1_000, &old);
     let again = institution(&[("old", "o", None)]);

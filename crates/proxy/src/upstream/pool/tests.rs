@@ -36,7 +36,7 @@ fn soon() -> Instant {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_so() {
+async fn a_call_that_waits_in_vain_for_a_connection_gets_an_error() {
     let pool = pool(1).await;
     let held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
     let begun = Instant::now();
@@ -84,7 +84,7 @@ async fn places_and_connections_go_to_the_first_in_line() {
 }
 
 #[tokio::test]
-async fn what_is_needed_in_turns_is_kept_for_a_moment_and_no_longer() {
+async fn surplus_idle_connections_close_after_one_second() {
     let pool = pool(10).await;
     let pool = Pool::new(
         Arc::clone(&pool.upstream),
@@ -176,7 +176,7 @@ async fn money_uses_no_connection_that_has_idled_for_half_of_its_time() {
 }
 
 #[tokio::test]
-async fn who_left_the_line_is_passed_over() {
+async fn a_call_that_left_the_queue_is_passed_over() {
     let pool = pool(1).await;
     let held = pool.connect(LineClaim::OWN, soon()).await.unwrap();
     let line = |pool: &Arc<Pool>| {
@@ -194,7 +194,7 @@ async fn who_left_the_line_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_is_given_to_nobody_its_place_is() {
+async fn a_closed_connection_is_given_to_no_call_but_its_place_is() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let limit = Duration::from_secs(5);

@@ -91,7 +91,7 @@ fn the_first_call_of_a_party_is_behind_one_of_another_partys_however_many_that_h
 }
 
 #[test]
-fn what_left_the_line_is_not_served_and_not_remembered() {
+fn a_call_that_left_the_queue_is_not_served_and_is_forgotten() {
     let mut line = Line::default();
     for _ in 0..5 {
         line.join("gone", Kind::Read, 1);

@@ -75,7 +75,7 @@ fn refusal(input: &ExplainInput) -> Option<String> {
 }
 
 #[test]
-fn what_is_wrong_first_is_what_the_proxy_says() {
+fn the_first_failed_check_is_the_refusal_of_the_proxy() {
     let (digits, signature) = ("a".repeat(128), "a".repeat(127));
     for (wrong, value) in [
         ("-none", None),
@@ -135,14 +135,14 @@ fn everything_right_is_seen_as_right() {
 }
 
 #[test]
-fn what_the_proxy_hashed_tells_whether_the_bytes_changed() {
+fn the_received_digest_shows_whether_the_bytes_changed() {
     let stamp = Stamp::parse(b"1767225600000", b"k64").unwrap();
     for (arrived, seen) in [
         (&b"{}"[..], Ok("the proxy received exactly these bytes")),
         (
             b"{}\n",
             Err(
-                "the body changed before it reached the proxy; what arrived is the body with a line feed after it",
+                "the body changed before it reached the proxy; the proxy received the body with a line feed after it",
             ),
         ),
         (
