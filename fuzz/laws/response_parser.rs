@@ -82,16 +82,20 @@ pub(crate) fn response_parser(bytes: &[u8]) {
 fn read(pieces: &[&[u8]]) -> Result<Option<Reading>, ()> {
     let (mut received, mut seen, mut all) = (BytesMut::new(), 0, 0);
     let mut found: Option<(ParsedHead, Vec<u8>)> = None;
+    let mut keeps = true;
     for piece in pieces {
         all += piece.len();
         received.extend_from_slice(piece);
         while found.is_none() {
-            let Some(head) =
+            let Some(mut head) =
                 response_parser::head(&mut received, seen, |_| true).map_err(|_| ())?
             else {
                 break;
             };
             seen = 0;
+            // One odd informational answer is enough.
+            keeps &= head.keeps;
+            head.keeps = keeps;
             let status = head.parts.status.as_u16();
             if !(100..200).contains(&status) || status == 101 {
                 found = Some((head, Vec::new()));

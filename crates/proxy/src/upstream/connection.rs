@@ -148,7 +148,7 @@ impl UpstreamConnection {
             loop {
                 self.send_more(&mut sending, cx)?;
                 if let Some(head) = response_parser::head(&mut self.received, searched, passes)? {
-                    if self.begin_answer(&head, &sending)? {
+                    if self.begin_answer(&head, &mut sending)? {
                         return Poll::Ready(Ok(head.parts));
                     }
                     searched = 0;
@@ -258,18 +258,19 @@ impl UpstreamConnection {
     fn begin_answer(
         &mut self,
         head: &ParsedHead,
-        sending: &RequestWriter,
+        sending: &mut RequestWriter,
     ) -> Result<bool, ExchangeError> {
         if !sending.is_over && self.written() == sending.written_before {
             return Err(ExchangeError::Unasked);
         }
         let status = head.parts.status;
         if status.is_informational() && status.as_u16() != 101 {
+            sending.keeps &= head.keeps;
             return Ok(false);
         }
         self.rest = head.rest;
         // An answer that came before the whole request was written ends the reuse of its connection.
-        self.keeps = head.keeps && sending.is_over;
+        self.keeps = head.keeps && sending.keeps && sending.is_over;
         self.idle = head.idle.or(self.idle);
         Ok(true)
     }
@@ -323,6 +324,8 @@ struct RequestWriter {
     written_before: u64,
     /// Whether the whole request is written.
     is_over: bool,
+    /// Whether every informational answer so far keeps the connection.
+    keeps: bool,
     /// Why the peer takes no more of the request, which it took in part.
     refused: Option<io::Error>,
 }
@@ -335,6 +338,7 @@ impl RequestWriter {
             since_yield: SinceYield::default(),
             written_before,
             is_over: false,
+            keeps: true,
             refused: None,
         }
     }

@@ -156,6 +156,24 @@ async fn an_answer_from_before_the_request_is_not_its_answer() {
 }
 
 #[tokio::test]
+async fn an_odd_informational_answer_ends_the_reuse_of_its_connection() {
+    for (before, keeps) in [
+        ("HTTP/1.1 100 Continue\r\n\r\n", true),
+        ("HTTP/1.1 100 Continue\n\n", false),
+        ("HTTP/1.1 100 Continue\r\nX : y\r\n\r\n", false),
+    ] {
+        let (mut connection, mut peer) = pair().await;
+        let answer = format!("{before}HTTP/1.1 204 No Content\r\n\r\n");
+        peer.write_all(answer.as_bytes()).await.unwrap();
+        connection
+            .ask(&mut request(9), |_| true, after(20_000))
+            .await
+            .unwrap();
+        assert_eq!(connection.is_free(), keeps, "{before:?}");
+    }
+}
+
+#[tokio::test]
 async fn half_a_head_and_its_end_are_no_answer() {
     let (mut connection, mut peer) = pair().await;
     peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Len")
