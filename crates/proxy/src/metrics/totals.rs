@@ -55,7 +55,6 @@ impl MetricTotals {
             (&mut since.own, &earlier.own),
         ] {
             for ((_, now), (_, before)) in now.0.iter_mut().zip(&before.0) {
-                // Other threads count during the reading, so a bucket may be older than the next bucket.
                 *now = now.saturating_sub(*before);
             }
         }

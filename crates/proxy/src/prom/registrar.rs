@@ -2,7 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 /// Upper bounds in seconds, from the proxy's own tenths of a millisecond to GatePay's slowest answers.
@@ -63,6 +64,21 @@ impl Registrar<'_> {
     /// Makes gauges of numbers with decimals, with these labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         self.register(GaugeVec::new(opts(name, help), labels))
+    }
+
+    /// Makes histograms with these upper bounds and labels.
+    pub fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        bounds: &[f64],
+        labels: &[&str],
+    ) -> HistogramVec {
+        let opts = HistogramOpts {
+            common_opts: opts(name, help),
+            buckets: bounds.to_vec(),
+        };
+        self.register(HistogramVec::new(opts, labels))
     }
 }
 

@@ -126,25 +126,26 @@ impl RequestMeters {
 
 impl LatencyHistograms {
     fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
+        let by_operation = |name, help, bounds: &[f64]| {
+            let family = make.histograms(name, help, bounds, &["operation"]);
+            LatencyHistogram::new(&family, catalogue)
+        };
         Self {
-            whole: make.register(LatencyHistogram::new(
+            whole: by_operation(
                 "request_duration_seconds",
                 "Seconds from the head of a request to the end of its answer, by operation.",
                 &SECONDS,
-                catalogue,
-            )),
-            upstream: make.register(LatencyHistogram::new(
+            ),
+            upstream: by_operation(
                 "upstream_duration_seconds",
                 "Seconds from sending a request to GatePay until its answer, by operation.",
                 &SECONDS,
-                catalogue,
-            )),
-            own: make.register(LatencyHistogram::new(
+            ),
+            own: by_operation(
                 "own_duration_seconds",
                 "Seconds of a request that the proxy itself used, without waiting for the caller or GatePay, by operation.",
                 &OWN_SECONDS,
-                catalogue,
-            )),
+            ),
         }
     }
 }
