@@ -127,11 +127,6 @@ impl EnvelopeCode {
         Some(Self { bytes, length })
     }
 
-    /// The code's characters, padded with zeros: the form that is fastest to compare.
-    pub fn padded(&self) -> [u8; LONGEST_CODE] {
-        self.bytes
-    }
-
     /// The code.
     ///
     /// # Panics
