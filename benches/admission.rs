@@ -93,7 +93,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
         }
         let permit = admit::enter(limits, &replay, &clock, Kind::Read, print, NOW);
         if let Ok(mut permit) = black_box(permit) {
-            permit.spend(true);
+            permit.commit();
             admitted += 1;
         }
     }

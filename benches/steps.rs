@@ -110,7 +110,7 @@ fn single_use(criterion: &mut Criterion, world: &World) {
             let limits = tenant_limits.next().expect("there are tenants");
             let now_ms = stamps.now.get();
             let permit = admit::enter(limits, memory, &world.app.clock, Kind::Read, print, now_ms);
-            permit.expect("limits are far away").spend(true);
+            permit.expect("limits are far away").commit();
         };
         bencher.iter_batched(|| stamps.next(), step, BatchSize::SmallInput);
     });
@@ -128,7 +128,7 @@ fn journey(criterion: &mut Criterion, world: &World) {
                 let begun = Instant::now();
                 let mut admitted = world.enter(&parts, &mut record);
                 let stamp = FreshStamp::new(NOW, clock::random());
-                admitted.spend(true);
+                admitted.commit();
                 head.clear();
                 let outbound = admitted.outbound();
                 black_box(outbound.attempt(&world.institution, &stamp, &mut head));

@@ -197,8 +197,8 @@ async fn call(
         return Err(Refusal::Internal(CallOutcome::NotExecuted));
     };
     let now = app.clock.instant(record.enter_phase(RequestPhase::Connect));
-    admitted.spend(true);
-    let road = UpstreamCall {
+    admitted.commit();
+    let call = UpstreamCall {
         gzip: admitted.outbound().accepts_gzip(),
         ..worker.upstream_call(CallOwner::Party(admitted.tenant_limits()))
     };
@@ -209,7 +209,7 @@ async fn call(
         record,
     };
     let limit = app.settings.upstream.deadline;
-    let sent = forward::send(road, admitted.kind(), now, limit, attempts).await;
+    let sent = forward::send(call, admitted.kind(), now, limit, attempts).await;
     record.enter_phase(RequestPhase::Own);
     let means = LookUpMeans {
         upstream: worker.upstream_call(CallOwner::Proxy),

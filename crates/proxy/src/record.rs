@@ -181,8 +181,8 @@ impl RequestRecord {
             let used = generation.used(position, credential);
             used.note(self.line.time);
             // A reload changes positions but keeps each party's `TenantLimits`, so its address identifies the party.
-            let lane = NonNull::from(&**generation.tenant_limits(position));
-            self.busy.verified(lane.addr());
+            let limits = NonNull::from(&**generation.tenant_limits(position));
+            self.busy.verified(limits.addr());
         }
     }
 
@@ -296,14 +296,14 @@ impl RequestRecord {
         let wanted = self.telemetry.ratelimit_headers && self.in_force;
         let kind = self.kind.filter(|_| wanted)?;
         let now = self.telemetry.clock.elapsed();
-        self.tenant_limits().map(|lane| lane.left(kind, now))
+        self.tenant_limits().map(|limits| limits.left(kind, now))
     }
 
     /// The party's `TenantLimits`, once a credential is known to have signed the request.
     fn tenant_limits(&self) -> Option<&TenantLimits> {
         let (generation, party) = self.generation.as_ref().zip(self.line.party)?;
-        let lane = generation.tenant_limits(party as usize);
-        self.line.credential.map(|_| &**lane)
+        let limits = generation.tenant_limits(party as usize);
+        self.line.credential.map(|_| &**limits)
     }
 
     /// An upstream attempt begins, signed as this client under this stamp.
@@ -382,8 +382,8 @@ impl RequestRecord {
             (Blame::Us, _) => LineLevel::Error,
         };
         self.telemetry.requests.refused(slug);
-        if let Some(lane) = self.tenant_limits() {
-            lane.refusals.count(slug, self.line.time);
+        if let Some(limits) = self.tenant_limits() {
+            limits.refusals.count(slug, self.line.time);
         }
         let (telemetry, detail) = (&self.telemetry, self.detail.as_deref());
         let digits = self.id();
@@ -470,8 +470,8 @@ impl Drop for RequestRecord {
         let line = &self.line;
         if let Some((position, kind)) = line.operation.zip(self.kind) {
             requests.took(position as usize, &line.timings, line.attempts > 0);
-            if let Some(lane) = self.tenant_limits() {
-                lane.meters().ended(kind, line.end);
+            if let Some(limits) = self.tenant_limits() {
+                limits.meters().ended(kind, line.end);
             }
         }
         // Sampling may leave out routine successes only. Always logged: money calls, failures, callers that left,

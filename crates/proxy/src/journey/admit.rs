@@ -83,9 +83,14 @@ impl Admitted {
         self.permit.tenant_limits()
     }
 
-    /// Sets whether the call goes ahead, as [`Permit::spend`].
-    pub fn spend(&mut self, goes_ahead: bool) {
-        self.permit.spend(goes_ahead);
+    /// Spends the tokens and the grant of the call, as [`Permit::commit`].
+    pub fn commit(&mut self) {
+        self.permit.commit();
+    }
+
+    /// Takes [`commit`](Self::commit) back, for a call of which no attempt was sent.
+    pub fn roll_back(&mut self) {
+        self.permit.roll_back();
     }
 
     /// The journal entry that is still to be written.
@@ -101,12 +106,12 @@ impl Admitted {
 
 /// A request's permit to be in flight, until dropped.
 pub struct Permit {
-    lane: Arc<TenantLimits>,
+    limits: Arc<TenantLimits>,
     tokens: Option<TakenTokens>,
     grant: Option<QuotaGrant>,
     clock: Clock,
     seated: bool,
-    spent: bool,
+    committed: bool,
     /// Limits that would have refused the call, had they been enforced.
     pub shadow: LimitSet,
 }
@@ -114,33 +119,38 @@ pub struct Permit {
 impl Permit {
     /// The limits of the party that makes the call.
     pub fn tenant_limits(&self) -> &TenantLimits {
-        &self.lane
+        &self.limits
     }
 
-    /// Sets whether the call goes ahead. A permit that is dropped before that gives back its tokens and its grant.
-    pub fn spend(&mut self, goes_ahead: bool) {
-        self.spent = goes_ahead;
+    /// Spends the tokens and the grant, since the call goes ahead. A permit that is dropped uncommitted gives them back.
+    pub fn commit(&mut self) {
+        self.committed = true;
+    }
+
+    /// Takes [`commit`](Self::commit) back, for a call of which no attempt was sent.
+    pub fn roll_back(&mut self) {
+        self.committed = false;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let lane = &self.lane;
+        let limits = &self.limits;
         if self.seated {
-            lane.leave_seat();
+            limits.leave_seat();
         }
-        if self.spent {
+        if self.committed {
             if let Some(grant) = self.grant {
-                lane.share.vacate(grant);
+                limits.share.vacate(grant);
             }
             return;
         }
         let now = self.clock.elapsed();
         if let Some(grant) = self.grant {
-            lane.share.give_back(grant, now);
+            limits.share.give_back(grant, now);
         }
         if let Some(tokens) = self.tokens {
-            lane.give_back(tokens, now);
+            limits.give_back(tokens, now);
         }
     }
 }
@@ -179,14 +189,14 @@ pub async fn admit(
     if journal.is_some_and(|journal| !journal.is_available()) {
         return Err(Refusal::JournalUnavailable);
     }
-    let lane = routed
+    let limits = routed
         .generation()
         .tenant_limits(verified.caller().position);
     let fingerprint = verified.stamp().fingerprint();
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = gate.clock.unix_ms();
     let permit = enter(
-        lane,
+        limits,
         gate.replay,
         gate.clock,
         operation.kind,
@@ -221,7 +231,7 @@ const UNMARKED: &str =
 
 /// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
 pub fn enter(
-    lane: &Arc<TenantLimits>,
+    limits: &Arc<TenantLimits>,
     replay: &Replay,
     clock: &Clock,
     kind: Kind,
@@ -229,31 +239,31 @@ pub fn enter(
     now_ms: u64,
 ) -> Result<Permit, Refusal> {
     let met = |limit, refusal| {
-        lane.refused(limit);
+        limits.refused(limit);
         refusal
     };
     // The party may have been suspended while the body was read.
-    if lane.is_suspended() {
+    if limits.is_suspended() {
         return Err(Refusal::TenantSuspended);
     }
     let now = clock.elapsed();
     // Holds the tokens and the grant taken so far: a refusal below drops the permit, which gives them back.
     let mut permit = Permit {
-        lane: Arc::clone(lane),
+        limits: Arc::clone(limits),
         tokens: None,
         grant: None,
         clock: clock.clone(),
         seated: false,
-        spent: false,
+        committed: false,
         shadow: LimitSet::default(),
     };
-    let tokens = lane.take(kind, now, &mut permit.shadow);
+    let tokens = limits.take(kind, now, &mut permit.shadow);
     permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
         // After the wait the caller needs a free token under every limit, not only under the limit met first.
-        spent.wait = spent.wait.max(lane.share.wait(kind, now));
+        spent.wait = spent.wait.max(limits.share.wait(kind, now));
         met(limit, Refusal::RateLimited(spent))
     })?);
-    let grant = lane.share.take(kind, now).map_err(|denied| {
+    let grant = limits.share.take(kind, now).map_err(|denied| {
         let limit = match denied {
             QuotaDenied::Rate(_) => LimitName::Institution,
             QuotaDenied::Places { .. } => LimitName::InstitutionInFlight,
@@ -261,7 +271,7 @@ pub fn enter(
         met(limit, Refusal::InstitutionQuota(denied))
     })?;
     permit.grant = Some(grant);
-    permit.seated = lane
+    permit.seated = limits
         .take_seat(&mut permit.shadow)
         .map_err(|seats| met(LimitName::InFlight, Refusal::TooManyInFlight { seats }))?;
     replay
@@ -273,7 +283,7 @@ pub fn enter(
     if grant.is_crowded() {
         permit.shadow.add(LimitName::InstitutionInFlight);
     }
-    lane.admitted(grant.is_borrowed(), permit.shadow);
+    limits.admitted(grant.is_borrowed(), permit.shadow);
     Ok(permit)
 }
 
@@ -296,7 +306,7 @@ mod tests {
     struct World {
         clock: Clock,
         quota: InstitutionQuota,
-        lane: Arc<TenantLimits>,
+        limits: Arc<TenantLimits>,
         replay: Replay,
     }
 
@@ -322,7 +332,7 @@ mod tests {
                 ..PartyLimits::default()
             };
             Self {
-                lane: TenantLimits::new(
+                limits: TenantLimits::new(
                     PartyBreaker::new(PartyId::parse("acme").unwrap(), BreakerEra::default()),
                     &limits,
                     NonZeroU32::MIN,
@@ -341,7 +351,7 @@ mod tests {
             let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
             let print = self.replay.fingerprint("c", &stamp, ReplayRule::Pair);
             let permit = enter(
-                &self.lane,
+                &self.limits,
                 &self.replay,
                 &self.clock,
                 Kind::Read,
@@ -353,8 +363,8 @@ mod tests {
 
         /// The party's tokens left and seats taken, then the same two figures of the institution.
         fn stands(&self) -> [i64; 4] {
-            let (lane, quota) = (self.lane.view(self.clock.elapsed()), self.quota.view());
-            let (left, in_flight) = (lane.left.into(), lane.in_flight.into());
+            let (limits, quota) = (self.limits.view(self.clock.elapsed()), self.quota.view());
+            let (left, in_flight) = (limits.left.into(), limits.in_flight.into());
             [left, in_flight, quota.left, quota.in_flight.into()]
         }
     }
@@ -382,7 +392,7 @@ mod tests {
         let world = World::new();
         for number in 1..=3 {
             let mut permit = world.enter(&number.to_string()).unwrap();
-            permit.spend(true);
+            permit.commit();
             drop(permit);
             assert_eq!(world.stands(), [3 - number, 0, 12 - number, 0]);
         }

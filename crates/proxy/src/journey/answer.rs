@@ -41,7 +41,7 @@ pub async fn judge(
             return Err(Refusal::UpstreamUnreachable);
         }
         Err(CallFailure::Unavailable(open)) => {
-            admitted.spend(false);
+            admitted.roll_back();
             return Err(Refusal::UpstreamUnavailable(open));
         }
         Err(CallFailure::Lost { what, detail }) => {

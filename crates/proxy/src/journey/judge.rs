@@ -113,8 +113,8 @@ async fn judge_call<'g>(
     let (routed, caller) = (verified.routed(), verified.caller());
     let (generation, position) = (routed.generation(), routed.position());
     let (operation, owner) = (routed.operation(), caller.owner);
-    let lane = generation.tenant_limits(caller.position);
-    allowed(owner, lane, position, operation, claims.address)?;
+    let limits = generation.tenant_limits(caller.position);
+    allowed(owner, limits, position, operation, claims.address)?;
     let (registry, institution) = (&generation.registry, &generation.institution);
     let acting = acting(owner, operation, claims.on_behalf_of, registry, institution)?;
     let own = match owner {
@@ -133,14 +133,14 @@ async fn judge_call<'g>(
 /// Whether this party may make this call from this address at all, apart from rates and stamps.
 pub fn allowed(
     who: PartyRef<'_>,
-    lane: &TenantLimits,
+    limits: &TenantLimits,
     position: usize,
     operation: &Operation,
     peer: IpAddr,
 ) -> Result<(), Refusal> {
     let party = who.party();
     let refuse = |why: Cow<'static, str>| Err(Refusal::OperationNotAllowed(why));
-    if party.standing == Standing::Suspended || lane.is_suspended() {
+    if party.standing == Standing::Suspended || limits.is_suspended() {
         return Err(Refusal::TenantSuspended);
     }
     if !party.allows_address(peer) {

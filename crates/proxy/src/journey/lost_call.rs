@@ -125,12 +125,12 @@ async fn look_up(
     };
     let ask =
         |head: &mut Vec<u8>| outbound.attempt(means.credential, &upstream.clock.stamp(), head);
-    let road = UpstreamCall {
+    let call = UpstreamCall {
         owner: CallOwner::LookUp(admitted.tenant_limits()),
         ..upstream
     };
     tokio::select! {
-        () = resolve::resolve(road, &question, schedule, means.within, &mut seen, ask) => {}
+        () = resolve::resolve(call, &question, schedule, means.within, &mut seen, ask) => {}
         // The drain deadline is near: answer with the observation so far while there is time.
         () = means.drain.before_deadline(means.drain_deadline) => {}
     }
