@@ -30,7 +30,7 @@ use gatepay_proxy::journey::ingress::{self, RequestBody};
 use gatepay_proxy::journey::judge::{self, BodyRules, CallerClaims};
 use gatepay_proxy::journey::route::{self, Routed};
 use gatepay_proxy::journey::sign::{self as outbound, OutboundRules};
-use gatepay_proxy::journey::stamp::ArrivedStamp;
+use gatepay_proxy::journey::stamp::ClaimedCall;
 use gatepay_proxy::journey::verify::{self, Upload, UploadBounds};
 use gatepay_proxy::process::clock::{self, Clock};
 use gatepay_proxy::process::state_dir::PreviousRun;
@@ -164,7 +164,6 @@ fn record(criterion: &mut Criterion, world: &World, parts: &request::Parts) {
                         activity.request(),
                     );
                     record.operation(position, &world.generation, false);
-                    record.claimed(caller.position);
                     record.body(BODY.len());
                     record.verified(caller.position, caller.credential_index);
                     let judgement = envelope::judge(Kind::Read, 200, &answer);
@@ -333,9 +332,8 @@ impl World {
         let lines = KnownHeaders::read(head.lines());
         let (caller, routed) = self.route(parts);
         record.operation(routed.position(), &self.generation, false);
-        record.claimed(caller.position);
         let mut body = ArrivedBody(Full::new(Bytes::from_static(BODY)));
-        let upload = Upload {
+        let mut upload = Upload {
             body: &mut body,
             reserved: admission.body_memory.hold(None),
             head_bytes: lines.bytes,
@@ -343,8 +341,8 @@ impl World {
         };
         let origin = app.listener.trusted_proxies.origin(HERE);
         let bounds = UploadBounds::new(&app.settings.listen, &admission.auth_throttle, origin);
-        let stamp = ArrivedStamp::arrive(&caller, &admission.replay, record);
-        let verified = verify::receive(routed, caller, stamp, upload, &bounds, record);
+        let claim = ClaimedCall::arrive(routed, caller, &admission.replay, record);
+        let verified = verify::receive(&claim, &mut upload, &bounds, record);
         let Ok(verified) = at_once(verified) else {
             unreachable!("it is signed");
         };
@@ -353,16 +351,18 @@ impl World {
         let judged = judge::judge(verified, claims, rules, &admission.offload, record);
         let judged = at_once(judged).expect("a good body");
         let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
-        let composed = at_once(outbound::compose(judged, head, &rules, record));
+        let translation = at_once(outbound::translate(&judged, &rules));
+        let composed = outbound::compose(judged, translation, &head, &rules, record);
+        let stamp = at_once(claim.covered(&admission.watermark, record));
         let gate = AdmissionGate {
-            watermark: &admission.watermark,
             journal: None,
             replay: &admission.replay,
             clock: &app.clock,
             address: HERE,
         };
-        let admitted = admit::admit(composed.expect("it can be sent"), &gate, record);
-        at_once(admitted).expect("limits are far away")
+        let (composed, stamp) = (composed.expect("it can be sent"), stamp.expect("covered"));
+        let admitted = admit::admit(composed, &stamp, upload.reserved, &gate, record);
+        admitted.expect("limits are far away")
     }
 }
 

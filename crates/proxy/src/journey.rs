@@ -1,7 +1,7 @@
 //! A request's journey, top to bottom. This file holds the order of the steps; its submodules hold the steps.
 //!
-//! A request is [`Routed`](route::Routed), then [`Verified`](verify::Verified), [`Judged`](judge::Judged),
-//! [`Composed`](sign::Composed) and [`Admitted`]. Each state can be made only from the state before it, so that no step
+//! A request is [`Routed`](route::Routed), then a [`ClaimedCall`], [`Verified`](verify::Verified),
+//! [`Judged`](judge::Judged), [`Composed`](sign::Composed) and [`Admitted`]. Each state can be made only from the state before it, so that no step
 //! can be left out.
 
 pub mod admit;
@@ -40,7 +40,7 @@ use crate::journey::lost_call::LookUpMeans;
 use crate::journey::refuse::refuse;
 use crate::journey::relay::Reply;
 use crate::journey::sign::{OutboundRules, SignedAttempts};
-use crate::journey::stamp::ArrivedStamp;
+use crate::journey::stamp::ClaimedCall;
 use crate::journey::verify::{Upload, UploadBounds};
 use crate::process::drain::{DrainPhase, EntryGuard, RunningGuard};
 use crate::record::RequestRecord;
@@ -127,7 +127,7 @@ async fn enter(
     let routed = route::operation(&generation, &target, claimed.map(|claimed| claimed.owner))?;
     record.operation(routed.position(), &generation, routed.is_by_operator());
 
-    let upload = Upload {
+    let mut upload = Upload {
         body,
         reserved,
         head_bytes: target.bytes,
@@ -137,29 +137,30 @@ async fn enter(
     let caller = match authenticate::identify(claimed, lines, record.began_unix_ms())? {
         IdentifiedCaller::InForce(caller) => caller,
         IdentifiedCaller::NotInForce(caller) => {
-            let recognized = verify::recognize(routed, &caller, upload, &bounds, record);
+            let recognized = verify::recognize(routed, &caller, &mut upload, &bounds, record);
             return Err(Box::pin(recognized).await);
         }
     };
-    record.claimed(caller.position);
-    let stamp = ArrivedStamp::arrive(&caller, &admission.replay, record);
-    let verified = verify::receive(routed, caller, stamp, upload, &bounds, record).await?;
+    let claim = ClaimedCall::arrive(routed, caller, &admission.replay, record);
+    let verified = verify::receive(&claim, &mut upload, &bounds, record).await?;
 
     let claims = CallerClaims::new(origin.address, lines);
     let rules = BodyRules::of(&app.settings, app.journal.is_some());
     let judged = judge::judge(verified, claims, rules, &admission.offload, record).await?;
 
     let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
-    let composed = sign::compose(judged, *head, &rules, record).await?;
+    let translation = sign::translate(&judged, &rules).await;
+    let composed = sign::compose(judged, translation, head, &rules, record)?;
 
+    let stamp = claim.covered(&admission.watermark, record).await?;
     let gate = AdmissionGate {
-        watermark: &admission.watermark,
         journal: app.journal.as_ref(),
         replay: &admission.replay,
         clock: &app.clock,
         address: origin.address,
     };
-    Ok(admit::admit(composed, &gate, record).await?)
+    let admitted = admit::admit(composed, &stamp, upload.reserved, &gate, record);
+    Ok(admitted?)
 }
 
 /// Takes a call from its permit to its answer.

@@ -14,10 +14,10 @@ use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
 use crate::journal::entry::CallIntent;
+use crate::journey::intent;
 use crate::journey::sign::{Composed, Outbound};
-use crate::journey::{intent, stamp};
+use crate::journey::stamp::{self, CoveredStamp};
 use crate::process::clock::Clock;
-use crate::process::watermark::StampWatermark;
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
 
@@ -155,10 +155,8 @@ impl Drop for Permit {
     }
 }
 
-/// What admission consults, in this order: the watermark, the journal, the limits and the replay memory.
+/// What admission consults, in this order: the journal, the limits and the replay memory.
 pub struct AdmissionGate<'a> {
-    /// The watermark of admitted stamps.
-    pub watermark: &'a StampWatermark,
     /// The audit journal, if configured.
     pub journal: Option<&'a Journal>,
     /// The replay memory.
@@ -169,30 +167,23 @@ pub struct AdmissionGate<'a> {
     pub address: IpAddr,
 }
 
-/// Admits a call, or refuses it for now. An admitted call has spent its stamp.
-pub async fn admit(
+/// Admits a call, or refuses it for now. An admitted call has spent its stamp, and keeps the memory reserved for its body.
+pub fn admit(
     composed: Composed<'_>,
+    stamp: &CoveredStamp,
+    reserved: BodyReservation,
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
 ) -> Result<Box<Admitted>, Refusal> {
-    let verified = composed.judged().verified();
-    if !gate
-        .watermark
-        .covers(verified.caller().stamp.millis())
-        .await
-    {
-        record.detail("the state folder cannot be written".to_owned());
-        return Err(Refusal::Overloaded(UNMARKED));
-    }
-    let (routed, operation) = (verified.routed(), verified.routed().operation());
+    let claim = composed.judged().verified().claim();
+    let (routed, caller) = (claim.routed(), claim.caller());
+    let operation = routed.operation();
     let journal = gate.journal.filter(|_| operation.kind != Kind::Read);
     if journal.is_some_and(|journal| !journal.is_available()) {
         return Err(Refusal::JournalUnavailable);
     }
-    let limits = routed
-        .generation()
-        .tenant_limits(verified.caller().position);
-    let fingerprint = verified.stamp().fingerprint();
+    let limits = routed.generation().tenant_limits(caller.position);
+    let fingerprint = stamp.fingerprint();
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = gate.clock.unix_ms();
     let permit = enter(
@@ -206,8 +197,7 @@ pub async fn admit(
     record.admitted();
     let acting = composed.judged().acting();
     let (judged, outbound, translated) = composed.into_parts();
-    let (verified, amounts) = judged.into_parts();
-    let (caller, reserved) = verified.into_parts();
+    let (_, amounts) = judged.into_parts();
     let intent = journal.map(|_| {
         let call = (operation, &acting, amounts);
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
@@ -224,10 +214,6 @@ pub async fn admit(
         _reserved: reserved,
     }))
 }
-
-/// The refusal text while admissions cannot be stored for the next process.
-const UNMARKED: &str =
-    "admissions cannot be recorded at present; send the same bytes again after Retry-After";
 
 /// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
 pub fn enter(

@@ -25,6 +25,8 @@ pub struct Caller<'a> {
     pub stamp: Stamp<'a>,
     key: &'a SigningKey,
     signature: Signature,
+    /// The header value that `signature` was parsed from.
+    signature_text: &'a [u8],
 }
 
 /// A well-formed claim, by whether its credential is in force.
@@ -98,7 +100,7 @@ pub fn identify<'a>(
 /// The claim of a request, if the claim is well formed and fresh.
 fn claim<'a>(
     found: &CredentialMatch<'a>,
-    (timestamp, nonce, signature): (&'a [u8], &'a [u8], &'a [u8]),
+    (timestamp, nonce, signature_text): (&'a [u8], &'a [u8], &'a [u8]),
     now_ms: u64,
 ) -> Result<Caller<'a>, Refusal> {
     let CredentialMatch {
@@ -115,7 +117,7 @@ fn claim<'a>(
             Refusal::MalformedNonce(error)
         }
     })?;
-    let signature = Signature::parse(signature)
+    let signature = Signature::parse(signature_text)
         .map_err(|error| Refusal::SignatureMismatch(SignatureMismatch::Form(error)))?;
     let window = owner.party().window;
     window
@@ -130,6 +132,7 @@ fn claim<'a>(
         stamp,
         key,
         signature,
+        signature_text,
     })
 }
 
@@ -169,10 +172,12 @@ fn mismatch(body: &Bytes, digest: [u8; 32]) -> Refusal {
     })
 }
 
-/// The signature that proves the claim, for the journal alone.
-impl From<Caller<'_>> for Signature {
-    fn from(caller: Caller<'_>) -> Self {
-        caller.signature
+/// The signature that proves the claim, for the journal alone. It is read from the head again: a `Signature` cannot be
+/// copied.
+impl From<&Caller<'_>> for Signature {
+    fn from(caller: &Caller<'_>) -> Self {
+        Self::parse(caller.signature_text)
+            .expect("a caller is made only from a text that has parsed")
     }
 }
 

@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 /// The entry about an admitted call.
 pub fn of(
     record: &RequestRecord,
-    caller: Caller<'_>,
+    caller: &Caller<'_>,
     peer: IpAddr,
     (operation, acting, amounts): (&Operation, &Acting<'_>, BodyAmounts),
     outbound: &Outbound,

@@ -78,7 +78,7 @@ pub async fn judge<'g>(
     offload: &OffloadThreads,
     record: &mut RequestRecord,
 ) -> Result<Judged<'g>, Refusal> {
-    let judged = match verified.stamp().usable(record.began_unix_ms()) {
+    let judged = match verified.claim().usable(record.began_unix_ms()) {
         Ok(()) => judge_call(&verified, claims, rules, offload).await,
         Err(refusal) => Err(refusal),
     };

@@ -25,7 +25,7 @@ use crate::upstream::connection::MakeAttempt;
 pub struct Composed<'g> {
     judged: Judged<'g>,
     outbound: Outbound,
-    translated: bool,
+    is_translated: bool,
 }
 
 impl<'g> Composed<'g> {
@@ -36,7 +36,7 @@ impl<'g> Composed<'g> {
 
     /// The judged request without its body, the request to GatePay, and whether GatePay's answer has to be translated.
     pub fn into_parts(self) -> (Judged<'g>, Outbound, bool) {
-        (self.judged, self.outbound, self.translated)
+        (self.judged, self.outbound, self.is_translated)
     }
 }
 
@@ -64,66 +64,69 @@ impl<'a> OutboundRules<'a> {
     }
 }
 
-/// Makes the request to GatePay for a judged call. Each attempt signs it.
-pub async fn compose<'g>(
-    mut judged: Judged<'g>,
-    head: RequestHead<'_>,
-    rules: &OutboundRules<'_>,
-    record: &mut RequestRecord,
-) -> Result<Composed<'g>, Refusal> {
-    let routed = judged.verified().routed();
-    let operation = routed.operation();
-    // Operators already use the institution's form.
-    let translated = !routed.is_by_operator() && !operation.is_verbatim();
-    let inbound = InboundRequest {
-        query: routed.query(),
-        head,
-        body: judged.take_body(),
-        // Only a read whose caller accepts gzip may be answered in gzip.
-        gzip: !translated
-            && rules.gzip
-            && operation.kind == Kind::Read
-            && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str())),
-    };
-    let outbound = if translated {
-        let body = balance_request(&judged, &inbound, rules).await;
-        Outbound::balance(operation, &inbound, judged.acting(), rules.host, body)
-    } else {
-        Outbound::verbatim(operation, inbound, judged.acting(), rules.host)
-    };
-    let outbound = outbound.map_err(|error| {
-        record.detail(error.to_string());
-        Refusal::Internal(CallOutcome::NotExecuted)
-    })?;
-    Ok(Composed {
-        judged,
-        outbound,
-        translated,
-    })
-}
+/// The body of the institution's balance query, if a judged call is a merchant's; [`translate()`] alone makes one.
+pub struct Translation(Option<Vec<u8>>);
 
-/// The body of the institution's balance query for a merchant's query. A long query is read on another thread.
-async fn balance_request(
-    judged: &Judged<'_>,
-    inbound: &InboundRequest<'_>,
-    rules: &OutboundRules<'_>,
-) -> Vec<u8> {
+/// Translates the body of a judged call if its operation demands it. A long body is read on another thread.
+pub async fn translate(judged: &Judged<'_>, rules: &OutboundRules<'_>) -> Translation {
     let routed = judged.verified().routed();
+    // Operators already use the institution's form.
+    if routed.is_by_operator() || routed.operation().is_verbatim() {
+        return Translation(None);
+    }
+    let (query, body) = (routed.query(), judged.verified().body());
     let currencies = rules.balance_currencies;
-    if inbound.body.len() <= YIELD_AFTER {
-        let reading = BodyReading::read(routed.operation(), inbound.query, &inbound.body);
-        return translate::balance_request(&reading, currencies);
+    if body.len() <= YIELD_AFTER {
+        let reading = BodyReading::read(routed.operation(), query, body);
+        return Translation(Some(translate::balance_request(&reading, currencies)));
     }
     let catalogue = Arc::clone(&routed.generation().catalogue);
-    let (position, body) = (routed.position(), inbound.body.clone());
-    let query = inbound.query.map(str::to_owned);
-    let currencies = currencies.to_vec();
+    let (position, body) = (routed.position(), body.clone());
+    let (query, currencies) = (query.map(str::to_owned), currencies.to_vec());
     let read = move || {
         let row = &catalogue.rows()[position];
         let reading = BodyReading::read(row, query.as_deref(), &body);
         translate::balance_request(&reading, &currencies)
     };
-    Box::pin(rules.offload.run(read)).await
+    Translation(Some(Box::pin(rules.offload.run(read)).await))
+}
+
+/// Makes the request to GatePay for a judged call. Each attempt signs it.
+pub fn compose<'g>(
+    mut judged: Judged<'g>,
+    Translation(translated): Translation,
+    head: &RequestHead<'_>,
+    rules: &OutboundRules<'_>,
+    record: &mut RequestRecord,
+) -> Result<Composed<'g>, Refusal> {
+    let routed = judged.verified().routed();
+    let operation = routed.operation();
+    let inbound = InboundRequest {
+        query: routed.query(),
+        head,
+        body: judged.take_body(),
+        // Only a read whose caller accepts gzip may be answered in gzip.
+        gzip: translated.is_none()
+            && rules.gzip
+            && operation.kind == Kind::Read
+            && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str())),
+    };
+    let is_translated = translated.is_some();
+    let outbound = match translated {
+        Some(body) => Outbound::balance(operation, head, judged.acting(), rules.host, body),
+        None => Outbound::verbatim(operation, inbound, judged.acting(), rules.host),
+    };
+    match outbound {
+        Ok(outbound) => Ok(Composed {
+            judged,
+            outbound,
+            is_translated,
+        }),
+        Err(error) => {
+            record.detail(error.to_string());
+            Err(Refusal::Internal(CallOutcome::NotExecuted))
+        }
+    }
 }
 
 /// The request to GatePay, apart from the parts that each attempt makes fresh.
@@ -149,7 +152,7 @@ struct InboundRequest<'a> {
     /// The query behind `?`.
     query: Option<&'a str>,
     /// The head, of which only allow-listed lines are taken.
-    head: RequestHead<'a>,
+    head: &'a RequestHead<'a>,
     /// The body that was verified.
     body: Bytes,
     /// Whether the answer may be in gzip.
@@ -187,13 +190,13 @@ impl Outbound {
     /// merchant's question ([`gatepay_core::translate::balance_request`]).
     fn balance(
         operation: &Operation,
-        inbound: &InboundRequest<'_>,
+        inbound: &RequestHead<'_>,
         acting: Acting<'_>,
         host: &HeaderValue,
         body: Vec<u8>,
     ) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(operation, None, [JSON], body.into())?;
-        outbound.lines(Some(inbound.head), acting, host)?;
+        outbound.lines(Some(inbound), acting, host)?;
         Ok(outbound)
     }
 
@@ -268,7 +271,7 @@ impl Outbound {
     /// Adds the allow-listed lines of a caller's head, and the account that the call is for.
     fn lines(
         &mut self,
-        inbound: Option<RequestHead<'_>>,
+        inbound: Option<&RequestHead<'_>>,
         acting: Acting<'_>,
         host: &HeaderValue,
     ) -> Result<(), UnsendableHead> {
@@ -277,7 +280,7 @@ impl Outbound {
         // Without this line any coding is allowed (RFC 9110, 12.5.3), and the proxy cannot judge a coded answer.
         let coding: &[u8] = if self.gzip { b"gzip" } else { b"identity" };
         wire_lines::write(head, &header::ACCEPT_ENCODING, coding);
-        for (name, value) in inbound.iter().flat_map(RequestHead::lines) {
+        for (name, value) in inbound.into_iter().flat_map(RequestHead::lines) {
             if let Some(name) = headers::to_gatepay(name) {
                 wire_lines::write(head, name, value);
             }
@@ -393,7 +396,7 @@ mod tests {
         let (parts, ()) = http::Request::new(()).into_parts();
         let inbound = InboundRequest {
             query: None,
-            head: RequestHead::of_parts(&parts),
+            head: &RequestHead::of_parts(&parts),
             body: vec![b'x'; 16 * YIELD_AFTER].into(),
             gzip: false,
         };
@@ -421,7 +424,7 @@ mod tests {
         let outbound = |query, account| {
             let inbound = InboundRequest {
                 query: Some(query),
-                head: RequestHead::of_parts(&parts),
+                head: &RequestHead::of_parts(&parts),
                 body: Bytes::new(),
                 gzip: false,
             };

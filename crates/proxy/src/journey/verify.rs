@@ -13,7 +13,7 @@ use crate::headers::AtMostOnce;
 use crate::journey::authenticate::{self, Caller};
 use crate::journey::ingress::{self, BodyTime, RequestBody, StopReason, unless_gone};
 use crate::journey::route::Routed;
-use crate::journey::stamp::ArrivedStamp;
+use crate::journey::stamp::ClaimedCall;
 use crate::process::yielding::{YIELD_AFTER, in_pieces};
 use crate::record::RequestRecord;
 use crate::record::access_line::RequestPhase;
@@ -21,27 +21,24 @@ use crate::refusal::Refusal;
 
 /// A request that its caller has signed, with exactly this body. [`receive`] alone makes one.
 pub struct Verified<'g> {
-    routed: Routed<'g>,
-    caller: Caller<'g>,
-    stamp: ArrivedStamp,
+    claim: &'g ClaimedCall<'g>,
     body: Bytes,
-    reserved: BodyReservation,
 }
 
 impl<'g> Verified<'g> {
+    /// The call, which is proved now.
+    pub fn claim(&self) -> &'g ClaimedCall<'g> {
+        self.claim
+    }
+
     /// The operation, and the generation that judges the request.
     pub fn routed(&self) -> Routed<'g> {
-        self.routed
+        self.claim.routed()
     }
 
     /// The proved caller.
-    pub fn caller(&self) -> &Caller<'g> {
-        &self.caller
-    }
-
-    /// The stamp that the caller signed.
-    pub fn stamp(&self) -> &ArrivedStamp {
-        &self.stamp
+    pub fn caller(&self) -> &'g Caller<'g> {
+        self.claim.caller()
     }
 
     /// The body that the caller signed.
@@ -52,11 +49,6 @@ impl<'g> Verified<'g> {
     /// Moves the body out, for the request to GatePay.
     pub(super) fn take_body(&mut self) -> Bytes {
         std::mem::take(&mut self.body)
-    }
-
-    /// The caller, for the journal, and the memory reserved for the body, which lasts as long as the call.
-    pub(super) fn into_parts(self) -> (Caller<'g>, BodyReservation) {
-        (self.caller, self.reserved)
     }
 }
 
@@ -99,29 +91,22 @@ impl<'a> UploadBounds<'a> {
 
 /// Reads the body and verifies the caller's signature over it. An unverified body is never used.
 pub async fn receive<'g>(
-    routed: Routed<'g>,
-    caller: Caller<'g>,
-    stamp: ArrivedStamp,
-    mut upload: Upload<'_, impl RequestBody>,
+    claim: &'g ClaimedCall<'g>,
+    upload: &mut Upload<'_, impl RequestBody>,
     bounds: &UploadBounds<'_>,
     record: &mut RequestRecord,
 ) -> Result<Verified<'g>, StopReason> {
+    let (operation, caller) = (claim.routed().operation(), claim.caller());
     if !upload.body.is_end_stream() {
         let announced = upload.body.size_hint().lower();
         let begun = upload.reserved.begin(upload.head_bytes, announced);
         begun.map_err(Refusal::from)?;
-        ingress::media_type(upload.content_type, routed.operation().media)?;
+        ingress::media_type(upload.content_type, operation.media)?;
     }
-    let body = read(routed.operation(), &caller, &mut upload, bounds, record).await?;
+    let body = read(operation, caller, upload, bounds, record).await?;
     record.verified(caller.position, caller.credential_index);
     upload.reserved.authenticated();
-    Ok(Verified {
-        routed,
-        caller,
-        stamp,
-        body,
-        reserved: upload.reserved,
-    })
+    Ok(Verified { claim, body })
 }
 
 /// Refuses a credential that is not in force. The body is read and verified within the same bounds as any other body,
@@ -129,14 +114,14 @@ pub async fn receive<'g>(
 pub async fn recognize(
     routed: Routed<'_>,
     caller: &Caller<'_>,
-    mut upload: Upload<'_, impl RequestBody>,
+    upload: &mut Upload<'_, impl RequestBody>,
     bounds: &UploadBounds<'_>,
     record: &mut RequestRecord,
 ) -> StopReason {
     let announced = upload.body.size_hint().lower();
     let (head, reserved) = (upload.head_bytes, &mut upload.reserved);
     if upload.body.is_end_stream() || reserved.begin(head, announced).is_ok() {
-        match read(routed.operation(), caller, &mut upload, bounds, record).await {
+        match read(routed.operation(), caller, upload, bounds, record).await {
             Ok(_) => record.not_in_force(caller.position, caller.credential_index),
             Err(StopReason::Refused(_)) => {}
             Err(StopReason::Gone) => return StopReason::Gone,
