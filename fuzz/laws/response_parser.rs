@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use gatepay_http1::response_parser::{self, ParsedHead, ResponseEvent};
+use gatepay_http1::response_parser::{self, ParsedHead, ResponseEvent, ResponseFraming};
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
@@ -34,6 +34,7 @@ struct Reading {
     answer: Answer,
     /// Whether the body is complete.
     is_over: bool,
+    is_chunked: bool,
     keeps: bool,
     /// How many bytes of the stream the answer has.
     bytes: usize,
@@ -58,8 +59,7 @@ pub(crate) fn response_parser(bytes: &[u8]) {
     let bytes = &bytes[..ours.bytes];
     let text = String::from_utf8_lossy(bytes);
     // hyper reads trailers, which are dropped here, and refuses them or waits for another end.
-    let mut lines = ours.answer.lines.iter();
-    let may_have_trailers = lines.any(|(name, _)| name == "transfer-encoding");
+    let may_have_trailers = ours.is_chunked;
     let Some((status, lines, body)) = read_by_hyper(bytes) else {
         assert!(
             may_have_trailers,
@@ -132,6 +132,7 @@ fn reading(head: &ParsedHead, body: &[u8], is_over: bool, bytes: usize) -> Readi
     Reading {
         answer,
         is_over,
+        is_chunked: matches!(head.rest, ResponseFraming::Chunked(_)),
         keeps: head.keeps,
         // Bytes of an unfinished chunk may stay behind.
         bytes: if is_over { bytes } else { 0 },
