@@ -86,6 +86,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_name_is_read_whole_and_names_no_field() {
+        for (disposition, field, value) in [
+            ("filename=\"x; name=q\"; name=\"file\"", "file", "x; name=q"),
+            ("name=\"a; filename=z\"", "a; filename=z", "%PDF"),
+            (
+                "name=\"file\"; filename*=UTF-8''%C3%A4; filename=\"a\"",
+                "file",
+                "a",
+            ),
+        ] {
+            let form = format!(
+                "--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n%PDF\r\n--b--"
+            );
+            assert_eq!(
+                fields("multipart/form-data; boundary=b", form.as_bytes()).map(Value::Object),
+                Ok(json!({ field: value })),
+                "{disposition}"
+            );
+        }
+    }
+
+    #[test]
     fn a_form_without_a_boundary_or_an_end_is_refused() {
         let without = fields("multipart/form-data", FORM.as_bytes());
         assert_eq!(without, Err(ApiFailure::UnsupportedContentType));
