@@ -130,8 +130,6 @@ impl ReloadThread {
                     if !changed.is_empty() || self.unbuilt {
                         if self.read(changed, settle) {
                             self.build(None);
-                        } else {
-                            self.restrict_ahead();
                         }
                     }
                 }
@@ -145,23 +143,27 @@ impl ReloadThread {
         if self.read(changed, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
-            self.restrict_ahead();
             ReloadReport::unsettled()
         }
     }
 
-    /// Reads the files that differ, until one pass read them all while none changed.
+    /// Reads the files that differ, each once it has settled, until none differs. Files that keep changing delay the whole,
+    /// and not the restrictions in other files.
     fn read(&mut self, mut changed: ChangedFiles, settle: Duration) -> bool {
         for _ in 0..TRIES {
             if changed.is_empty() {
                 return true;
             }
             thread::sleep(settle);
-            if self.watch.settled(&changed) {
-                self.watch.read(&changed, &self.env);
+            let settled = self.watch.settled(&changed);
+            if !settled.is_empty() {
+                self.watch.read(&settled, &self.env);
                 self.unbuilt = true;
             }
             changed = self.watch.changed_files();
+            if !changed.is_empty() {
+                self.restrict_ahead();
+            }
         }
         tracing::warn!(
             files = changed.len(),
@@ -171,10 +173,12 @@ impl ReloadThread {
     }
 
     fn build(&mut self, confirm: Option<&str>) -> ReloadReport {
-        let next = match self.watch.next(&self.env) {
+        let next = match self.watch.next() {
             Ok(next) => next,
-            Err(problems) => {
+            Err(invalid) => {
+                // First, because invalid files are read once more for their problems, and there may be many.
                 self.restrict_ahead();
+                let problems = self.watch.problems(&invalid, &self.env);
                 return self.failed(&problems);
             }
         };
@@ -221,7 +225,7 @@ impl ReloadThread {
     /// table need not wait for the table of another party.
     fn restrict_ahead(&mut self) -> Option<Arc<Generation>> {
         let before = self.app.generation.load_full();
-        let registry = before.registry.restricted(self.watch.restrictions())?;
+        let registry = self.watch.restricted(&before.registry)?;
         let app = &self.app;
         let generation = Arc::new(Generation::new(
             Some(&before),
@@ -400,6 +404,7 @@ impl ReloadThread {
         *settings = in_force(&settings, &facts::of_settings(&next.settings));
         drop(settings);
         self.show_applied(restart, hash, now_ms);
+        self.watch.now_in_force();
         self.leftover.push(Arc::clone(before));
     }
 

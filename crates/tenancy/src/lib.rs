@@ -37,7 +37,6 @@ pub use model::party::{
 };
 pub use model::permissions::Permissions;
 pub use model::registry::{CredentialMatch, PartyRef, Registry};
-pub use model::restriction::Restrictions;
 pub use model::settings::Settings;
 pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};

@@ -11,7 +11,7 @@
 //! read.
 //!
 //! The caller decides how often: [`ConfigWatch::changed_files`] takes the stamps, [`ConfigWatch::settled`] takes those of
-//! the changed files again, [`ConfigWatch::read`] reads the changed files, and [`ConfigWatch::next`] builds.
+//! the changed files again, [`ConfigWatch::read`] reads the settled files, and [`ConfigWatch::next`] builds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -33,7 +33,6 @@ use crate::model::configuration::Configuration;
 use crate::model::operator::Operator;
 use crate::model::party::DatedCredential;
 use crate::model::registry::Registry;
-use crate::model::restriction::Restrictions;
 use crate::model::settings::{SecretText, Settings};
 use crate::model::tenant::Tenant;
 use crate::syntax::problem::Problem;
@@ -101,6 +100,10 @@ pub struct NextConfiguration {
     pub registry: Registry,
 }
 
+/// The files of tenants and operators that keep a configuration from being used; none if only `proxy.toml` or a folder
+/// does.
+pub struct InvalidFiles(BTreeSet<PathBuf>);
+
 impl ConfigWatch {
     /// Reads everything for the first time.
     pub fn open(
@@ -157,7 +160,11 @@ impl ConfigWatch {
             ..ChangedFiles::default()
         };
         watch.read(&everything, env);
-        let registry = watch.next(env)?.registry;
+        let next = watch.next();
+        let registry = next
+            .map_err(|invalid| watch.problems(&invalid, env))?
+            .registry;
+        watch.now_in_force();
         let configuration = Configuration {
             settings,
             registry,
@@ -194,15 +201,19 @@ impl ConfigWatch {
         }
     }
 
-    /// Whether the changed files still have the same stamps, so that none is being written.
-    pub fn settled(&self, changed: &ChangedFiles) -> bool {
-        let mut others = changed.others.iter();
-        changed
-            .proxy
-            .is_none_or(|look| self.proxy.now(&self.proxy_toml) == look)
-            && others.all(|(path, look)| FileStamp::at(path) == *look)
-            && self.tenants.settled(&changed.tenants)
-            && self.operators.settled(&changed.operators)
+    /// Those of the changed files that still have the same stamps, so that none of these is being written.
+    pub fn settled(&self, changed: &ChangedFiles) -> ChangedFiles {
+        let proxy = changed.proxy;
+        let others = changed.others.iter();
+        ChangedFiles {
+            proxy: proxy.filter(|stamp| self.proxy.now(&self.proxy_toml) == *stamp),
+            others: others
+                .filter(|(path, stamp)| FileStamp::at(path) == **stamp)
+                .map(|(path, stamp)| (path.clone(), *stamp))
+                .collect(),
+            tenants: self.tenants.settled(&changed.tenants),
+            operators: self.operators.settled(&changed.operators),
+        }
     }
 
     /// Reads the changed files.
@@ -259,9 +270,8 @@ impl ConfigWatch {
         }
     }
 
-    /// The configuration that was read, or its problems. With no problem at all, the fault has
-    /// passed meanwhile, and they have to be looked at again.
-    pub fn next(&mut self, env: &Environment<'_>) -> Result<NextConfiguration, Vec<Problem>> {
+    /// The configuration that was read, unless files are invalid.
+    pub fn next(&self) -> Result<NextConfiguration, InvalidFiles> {
         let mut wrong: BTreeSet<PathBuf> = self.tenants.invalid_files().collect();
         wrong.extend(self.operators.invalid_files());
         if let Some(said) = &self.proxy.parsed
@@ -281,21 +291,36 @@ impl ConfigWatch {
                 });
             }
         }
-        let problems = load::problems(&self.proxy_toml, &wrong, env);
+        Err(InvalidFiles(wrong))
+    }
+
+    /// Reads invalid files again for their problems. If there is no problem, the fault was transient, and the files have
+    /// to be read again.
+    pub fn problems(
+        &mut self,
+        InvalidFiles(files): &InvalidFiles,
+        env: &Environment<'_>,
+    ) -> Vec<Problem> {
+        let problems = load::problems(&self.proxy_toml, files, env);
         if problems.is_empty() {
             // A file was missing for a moment, or there were no descriptors to open it.
             self.proxy.stamp = FileStamp::NOTHING;
-            self.tenants.forget(&wrong);
-            self.operators.forget(&wrong);
+            self.tenants.forget(files);
+            self.operators.forget(files);
         }
-        Err(problems)
+        problems
     }
 
-    /// The restrictions in the files, as far as these were read, whether or not they can be used as a whole.
-    pub fn restrictions(&self) -> impl Iterator<Item = &Restrictions> {
-        self.tenants
-            .restrictions()
-            .chain(self.operators.restrictions())
+    /// Records that the configuration which [`next`](Self::next) last returned is in force.
+    pub fn now_in_force(&mut self) {
+        self.tenants.now_in_force();
+        self.operators.now_in_force();
+    }
+
+    /// The registry in force with the rights taken away that the files take away, as far as these were read, whether or
+    /// not they can be used as a whole. `None` if nothing changes.
+    pub fn restricted(&self, in_force: &Registry) -> Option<Registry> {
+        in_force.restricted(self.tenants.restrictions(), self.operators.restrictions())
     }
 
     /// Adds the files that hold something only one may hold.

@@ -8,8 +8,8 @@ use crate::syntax::document::{ConfigTable, ConfigValue};
 use crate::syntax::table_reader::{TableReader, ValueFault};
 use crate::syntax::value;
 
-/// The restrictions of a table that names its party. Values that are wrong restrict nothing; the reader of the whole table
-/// reports them.
+/// The restrictions of a table that names its party, or none at all. Values that are wrong restrict nothing; the reader of
+/// the whole table reports them.
 pub(crate) fn read(table: &TableReader<'_>) -> Option<Restrictions> {
     let id = table.peek("id")?;
     let id = value::text(PartyId::parse)(id).ok()?;
@@ -20,12 +20,11 @@ pub(crate) fn read(table: &TableReader<'_>) -> Option<Restrictions> {
         }
         _ => Box::default(),
     };
-    let restrictions = Restrictions {
+    Some(Restrictions {
         id,
         standing: standing.and_then(Result::ok).unwrap_or(Standing::Active),
         credentials,
-    };
-    restrictions.restricts().then_some(restrictions)
+    })
 }
 
 /// The dates of a `[[credential]]`, if it has any.

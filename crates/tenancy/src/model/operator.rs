@@ -12,6 +12,12 @@ pub struct Operator {
     pub party: Party,
 }
 
+impl AsRef<Party> for Operator {
+    fn as_ref(&self) -> &Party {
+        &self.party
+    }
+}
+
 impl Operator {
     /// An operator with everything at its default, for operators made in a process instead of a file.
     pub fn new(id: PartyId, catalogue: &Catalogue, credentials: Vec<DatedCredential>) -> Self {

@@ -228,26 +228,22 @@ impl Registry {
         registry
     }
 
-    /// The same registry with fewer rights: the parties that these restrictions name lose what they take away. `None` if
-    /// no party has more than they leave.
-    pub fn restricted<'a>(
+    /// The same registry with fewer rights: the tenants and the operators that these restrictions name lose what they take
+    /// away. `None` if no party has more than they leave.
+    pub(crate) fn restricted<'a>(
         &self,
-        restrictions: impl IntoIterator<Item = &'a Restrictions>,
+        tenants: impl IntoIterator<Item = &'a Restrictions>,
+        operators: impl IntoIterator<Item = &'a Restrictions>,
     ) -> Option<Self> {
-        let (mut tenants, mut operators) = (self.tenants.clone(), self.operators.clone());
-        let mut changed = false;
-        for by in restrictions {
-            let Some(position) = self.position(by.id.as_str()) else {
-                continue;
-            };
-            if let Some(tenant) = tenants.get_mut(position) {
-                changed |= replace(tenant, tenant.restricted(by));
-            } else {
-                let operator = &mut operators[position - self.tenants.len()];
-                changed |= replace(operator, operator.restricted(by));
-            }
+        let tenants = fewer_rights(&self.tenants, tenants, Tenant::restricted);
+        let operators = fewer_rights(&self.operators, operators, Operator::restricted);
+        if tenants.is_none() && operators.is_none() {
+            return None;
         }
-        changed.then(|| Self::index(tenants, operators))
+        Some(Self::index(
+            tenants.unwrap_or_else(|| self.tenants.clone()),
+            operators.unwrap_or_else(|| self.operators.clone()),
+        ))
     }
 
     /// The position of a party in [`parties`](Self::parties), by name.
@@ -310,11 +306,24 @@ impl Registry {
     }
 }
 
-/// Puts a new value in the place of the old one, if there is a new one; says whether there was.
-fn replace<T>(place: &mut Arc<T>, new: Option<T>) -> bool {
-    let is_new = new.is_some();
-    if let Some(new) = new {
-        *place = Arc::new(new);
+/// These parties with the restrictions that name them; `None` if none of them has more rights than the restrictions leave.
+fn fewer_rights<'a, T: AsRef<Party>>(
+    parties: &[Arc<T>],
+    restrictions: impl IntoIterator<Item = &'a Restrictions>,
+    restricted: fn(&T, &Restrictions) -> Option<T>,
+) -> Option<Vec<Arc<T>>> {
+    let mut changed: Option<Vec<Arc<T>>> = None;
+    for by in restrictions {
+        let id = |party: &Arc<T>| T::as_ref(party).id.cmp(&by.id);
+        let Ok(at) = parties.binary_search_by(id) else {
+            continue;
+        };
+        let before = changed
+            .as_ref()
+            .map_or(&parties[at], |changed| &changed[at]);
+        if let Some(party) = restricted(before, by) {
+            changed.get_or_insert_with(|| parties.to_vec())[at] = Arc::new(party);
+        }
     }
-    is_new
+    changed
 }

@@ -10,7 +10,7 @@ use crate::model::party::{DatedCredential, Party, PartyId, Standing};
 ///
 /// Every statement is explicit. A credential or a party that a file no longer names is no restriction, for the other half
 /// of a move may stand in a file that is not read yet.
-pub struct Restrictions {
+pub(crate) struct Restrictions {
     pub(crate) id: PartyId,
     pub(crate) standing: Standing,
     pub(crate) credentials: Box<[CredentialDates]>,

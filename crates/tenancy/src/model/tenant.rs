@@ -25,6 +25,12 @@ pub struct Tenant {
     pub shared_sub_account: bool,
 }
 
+impl AsRef<Party> for Tenant {
+    fn as_ref(&self) -> &Party {
+        &self.party
+    }
+}
+
 impl Tenant {
     /// A tenant with everything at its default, for tenants made in a process instead of a file.
     pub fn new(

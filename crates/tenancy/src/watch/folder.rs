@@ -1,6 +1,6 @@
 //! The files of tenants or operators: their changes, and the parties that were read from them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::hash::RandomState;
 use std::num::NonZeroUsize;
@@ -16,6 +16,7 @@ use crate::files::restrictions;
 use crate::files::secrets::{Environment, SecretSources};
 use crate::load::ConfigReading;
 use crate::model::claims::UniqueClaims;
+use crate::model::party::PartyId;
 use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
 use crate::syntax::table_reader::{SourceLocation, TableReader};
@@ -43,8 +44,11 @@ pub(super) struct PartyFile<T> {
     /// As seen from the file.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
-    /// Of all its tables, also those from which no party was read. Most files have none.
+    /// Of the tables that restrict their party, and of those from which no party was read. Most files have none.
     restrictions: Box<[Restrictions]>,
+    /// The parties that the configuration in force has from this file, if the file was read again since; `None` if they
+    /// are those in `parties`.
+    owned_before: Option<Box<[PartyId]>>,
     /// A hash of each of their unique keys, since some take long to compute.
     pub(super) key_hashes: Box<[u64]>,
     /// Whether nothing is wrong with it by itself.
@@ -137,11 +141,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
             return FolderChanges::default();
         };
         let Ok(names) = party_names(folder) else {
-            // A folder that cannot be listed has not lost its files: their state is unknown.
-            return FolderChanges {
-                listed: self.listed.then_some(false),
-                files: Vec::new(),
-            };
+            return self.changes_of_known_files(folder);
         };
         // Both are sorted: one walk along the two.
         let mut known = self.files.iter().peekable();
@@ -178,18 +178,38 @@ impl<T: UniqueKeys> PartyFolder<T> {
         }
     }
 
-    /// Whether the changed files still have the same stamps.
-    pub(super) fn settled(&self, differ: &FolderChanges) -> bool {
+    /// The changes of a folder that cannot be listed. It has not lost its files, so a file that cannot be found is no
+    /// change, but a file that can be read may suspend its party.
+    fn changes_of_known_files(&self, folder: &Path) -> FolderChanges {
+        let present = self.files.iter().map(|known| {
+            let stamp = present_stamp(folder, &known.name, &known.secrets);
+            (known, stamp)
+        });
+        let changed =
+            present.filter(|(known, stamp)| *stamp != FileStamp::NOTHING && *stamp != known.stamp);
+        FolderChanges {
+            listed: self.listed.then_some(false),
+            files: changed
+                .map(|(known, stamp)| (known.name.clone(), Some(stamp)))
+                .collect(),
+        }
+    }
+
+    /// Those of the changes that still have the same stamps.
+    pub(super) fn settled(&self, changes: &FolderChanges) -> FolderChanges {
         let Some(folder) = self.path.as_deref() else {
-            return true;
+            return FolderChanges::default();
         };
-        let listed = |listed: bool| party_names(folder).is_ok() == listed;
-        differ.listed.is_none_or(listed)
-            && differ.files.iter().all(|(name, look)| {
-                let known = self.files.binary_search_by(|file| file.name.cmp(name));
-                let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
-                present_stamp(folder, name, secrets) == look.unwrap_or(FileStamp::NOTHING)
-            })
+        let is_listed = |listed: &bool| party_names(folder).is_ok() == *listed;
+        let is_settled = |(name, stamp): &&(Box<OsStr>, Option<FileStamp>)| {
+            let known = self.files.binary_search_by(|file| file.name.cmp(name));
+            let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
+            present_stamp(folder, name, secrets) == stamp.unwrap_or(FileStamp::NOTHING)
+        };
+        FolderChanges {
+            listed: changes.listed.filter(is_listed),
+            files: changes.files.iter().filter(is_settled).cloned().collect(),
+        }
     }
 
     /// Reads the changed files. Each file is looked at anew when it is opened.
@@ -211,8 +231,13 @@ impl<T: UniqueKeys> PartyFolder<T> {
         };
         let here = differ.files.iter().filter(|(_, look)| look.is_some());
         let here: Vec<&OsStr> = here.map(|(name, _)| &**name).collect();
+        let known = &self.files;
         let files = on_threads(&here, READ_BY_A_THREAD, |name| {
-            PartyFile::read(folder, name, word, by, &read)
+            let before = known.binary_search_by(|file| (*file.name).cmp(name));
+            PartyFile {
+                owned_before: Some(before.map_or_else(|_| Box::default(), |at| known[at].owned())),
+                ..PartyFile::read(folder, name, word, by, &read)
+            }
         });
         let differs = |file: &PartyFile<T>| {
             let files = &differ.files;
@@ -244,9 +269,38 @@ impl<T: UniqueKeys> PartyFolder<T> {
         parties
     }
 
-    /// The restrictions in all files, also of tables that have problems.
+    /// The parties of the files as they are read now are in force.
+    pub(super) fn now_in_force(&mut self) {
+        for file in &mut self.files {
+            file.owned_before = None;
+        }
+    }
+
+    /// The restrictions of parties in force, also of tables that have problems.
+    ///
+    /// A party is restricted by the file it was read from. Another file that names it too is a mistake, such as a copy
+    /// whose id is not edited yet, and restricts it only once its own file no longer names it.
     pub(super) fn restrictions(&self) -> impl Iterator<Item = &Restrictions> {
-        self.files.iter().flat_map(|file| &file.restrictions)
+        let all = self.files.iter().flat_map(|file| {
+            let restrictions = file.restrictions.iter().filter(|it| it.restricts());
+            restrictions.map(move |it| (it, file.owns(&it.id)))
+        });
+        let elsewhere: HashSet<&str> = all
+            .clone()
+            .filter(|(_, is_own)| !is_own)
+            .map(|(restriction, _)| restriction.id.as_str())
+            .collect();
+        let mut with_own_file = HashSet::new();
+        if !elsewhere.is_empty() {
+            for file in &self.files {
+                let named = file.named().filter(|id| elsewhere.contains(id.as_str()));
+                with_own_file.extend(named.filter(|id| file.owns(id)).map(PartyId::as_str));
+            }
+        }
+        all.filter(move |(restriction, is_own)| {
+            *is_own || !with_own_file.contains(restriction.id.as_str())
+        })
+        .map(|(restriction, _)| restriction)
     }
 
     pub(super) fn invalid_files(&self) -> impl Iterator<Item = PathBuf> {
@@ -268,6 +322,32 @@ impl<T: UniqueKeys> PartyFolder<T> {
 }
 
 impl<T: UniqueKeys> PartyFile<T> {
+    /// Whether the configuration in force has this party from this file.
+    fn owns(&self, id: &PartyId) -> bool {
+        match &self.owned_before {
+            Some(ids) => ids.contains(id),
+            None => self.parties.iter().any(|party| party.id() == id),
+        }
+    }
+
+    /// The parties that the configuration in force has from this file.
+    fn owned(&self) -> Box<[PartyId]> {
+        match &self.owned_before {
+            Some(ids) => ids.clone(),
+            None => self
+                .parties
+                .iter()
+                .map(|party| party.id().clone())
+                .collect(),
+        }
+    }
+
+    /// The parties that the file names now. A party may come twice.
+    fn named(&self) -> impl Iterator<Item = &PartyId> {
+        let read = self.parties.iter().map(|party| party.id());
+        read.chain(self.restrictions.iter().map(|it| &it.id))
+    }
+
     fn read(
         folder: &Path,
         name: &OsStr,
@@ -286,8 +366,10 @@ impl<T: UniqueKeys> PartyFile<T> {
         let mut claims = UniqueClaims::default();
         let mut stated = Vec::new();
         let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
-            stated.extend(restrictions::read(&table));
-            read(table, sources, &mut claims).map(Arc::new)
+            let restrictions = restrictions::read(&table);
+            let party = read(table, sources, &mut claims).map(Arc::new);
+            stated.extend(restrictions.filter(|it| it.restricts() || party.is_none()));
+            party
         });
         let fine = reading.problems.is_empty();
         let (look, seen) = reads.into_seen();
@@ -302,6 +384,7 @@ impl<T: UniqueKeys> PartyFile<T> {
             key_hashes: ownership::key_hashes(&parties, by.hasher),
             parties: parties.into(),
             restrictions: stated.into(),
+            owned_before: None,
             is_valid: fine,
         }
     }

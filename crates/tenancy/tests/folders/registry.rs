@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
@@ -7,7 +8,7 @@ use gatepay_tenancy::{
 };
 use zeroize::Zeroizing;
 
-use crate::support::{Folder, folder, lines, tenant};
+use crate::support::{Folder, folder, lines, operator, tenant};
 
 pub(crate) fn ids(registry: &Registry) -> Vec<&str> {
     registry
@@ -47,7 +48,7 @@ fn a_tenant_is_found_by_each_of_its_client_ids() {
 /// Reads the files again, and applies their restrictions to a registry.
 fn restricted(watch: &mut ConfigWatch, folder: &Folder, registry: &Registry) -> Option<Registry> {
     watch.read(&watch.changed_files(), &folder.env());
-    registry.restricted(watch.restrictions())
+    watch.restricted(registry)
 }
 
 #[test]
@@ -120,6 +121,59 @@ fn a_restriction_takes_from_the_parties_it_names_and_leaves_all_else_as_it_was()
     assert!(
         end(&earlier) < end(&after),
         "of a table without a good account and without a secret"
+    );
+}
+
+#[test]
+fn a_party_is_restricted_by_its_own_file_and_not_by_another_that_names_it_too() {
+    let suspends = |id: &str| tenant(id, "standing = 'suspended'");
+    let read_only = |id: &str| operator(id, "standing = 'read_only'");
+    let folder = folder()
+        .tenant("acme", "")
+        .tenant("globex", "")
+        .operator("desk", "")
+        .proxy("operators = 'operators.d'");
+    let (mut watch, configuration) =
+        ConfigWatch::open(&folder.path("proxy.toml"), &folder.env()).unwrap_or_else(|_| panic!());
+    let before = &configuration.registry;
+    // Copies whose id is not edited yet: a tenant's of another kind of party too.
+    let folder = folder
+        .file("tenants.d/aaaa.toml", suspends("acme"))
+        .file(
+            "tenants.d/zzzz.toml",
+            suspends("globex").replace("sub_account", "sub"),
+        )
+        .file("tenants.d/desk.toml", suspends("desk"))
+        .file("operators.d/acme.toml", read_only("acme"));
+    assert!(restricted(&mut watch, &folder, before).is_none(), "copies");
+
+    let folder = folder.file("tenants.d/acme.toml", tenant("acme", "weight = 2"));
+    assert!(
+        restricted(&mut watch, &folder, before).is_none(),
+        "read again, it is its own file still"
+    );
+    let folder = folder.file(
+        "tenants.d/acme.toml",
+        tenant("acme", "standing = 'read_only'").replace("sub_account", "sub"),
+    );
+    let standings = |registry: &Registry| {
+        let parties = registry.parties().map(|it| it.party().standing.as_str());
+        parties.collect::<Vec<_>>()
+    };
+    let own = restricted(&mut watch, &folder, before).unwrap();
+    assert_eq!(
+        standings(&own),
+        ["read_only", "active", "active"],
+        "its own file"
+    );
+
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    let folder = folder.file("tenants.d/globex.toml", tenant("initech", ""));
+    let moved = restricted(&mut watch, &folder, before).unwrap();
+    assert_eq!(
+        standings(&moved),
+        ["suspended", "suspended", "active"],
+        "its own file is gone, or names it no longer"
     );
 }
 

@@ -2,9 +2,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use gatepay_tenancy::watch::NextConfiguration;
-use gatepay_tenancy::{ConfigWatch, Registry};
+use gatepay_tenancy::{ConfigWatch, Registry, Standing};
 
 use crate::registry::ids;
 use crate::support::{Folder, folder, lines, operator, tenant};
@@ -20,15 +21,20 @@ fn open(folder: &Folder) -> (ConfigWatch, Registry) {
 fn again(watch: &mut ConfigWatch, folder: &Folder) -> Result<NextConfiguration, Vec<String>> {
     let changed = watch.changed_files();
     assert!(!changed.is_empty(), "the change is not seen");
-    assert!(watch.settled(&changed));
+    assert!(watch.settled(&changed) == changed);
     watch.read(&changed, &folder.env());
     assert!(
         watch.changed_files().is_empty(),
         "what was read still differs"
     );
-    watch
-        .next(&folder.env())
-        .map_err(|problems| lines(&problems))
+    next(watch, folder)
+}
+
+fn next(watch: &mut ConfigWatch, folder: &Folder) -> Result<NextConfiguration, Vec<String>> {
+    watch.next().map_err(|invalid| {
+        let problems = watch.problems(&invalid, &folder.env());
+        lines(&problems)
+    })
 }
 
 fn again_ids(watch: &mut ConfigWatch, folder: &Folder) -> Vec<String> {
@@ -149,13 +155,70 @@ fn a_file_that_changes_while_it_is_read_is_not_used() {
     let folder = folder.tenant("acme", "limits = { in_flight = 1 }");
     let changed = watch.changed_files();
     let folder = folder.tenant("acme", "limits = { in_flight = 2 }\n");
-    assert!(!watch.settled(&changed), "somebody still writes it");
+    assert!(
+        watch.settled(&changed).is_empty(),
+        "the file is still being written"
+    );
     // Of two files that belong together, the second is written later.
     let changed = watch.changed_files();
     watch.read(&changed, &folder.env());
     let folder = folder.tenant("zeta", "limits = { in_flight = 2 }");
     assert!(!watch.changed_files().is_empty());
     drop(folder);
+}
+
+#[test]
+fn a_file_that_has_settled_is_read_while_another_keeps_changing() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, registry) = open(&folder);
+    let folder = folder
+        .tenant("acme", "standing = 'suspended'")
+        .tenant("zeta", "limits = { in_flight = 1 }");
+    let changed = watch.changed_files();
+    let folder = folder.tenant("zeta", "limits = { in_flight = 2 }\n");
+    let settled = watch.settled(&changed);
+    assert_eq!([settled.len(), changed.len()], [1, 2]);
+    watch.read(&settled, &folder.env());
+    assert_eq!(watch.changed_files().len(), 1, "the other is still unread");
+    let restricted = watch.restricted(&registry).unwrap();
+    assert_eq!(restricted.tenants()[0].party.standing, Standing::Suspended);
+    assert_eq!(restricted.tenants()[1].party.standing, Standing::Active);
+}
+
+#[test]
+fn a_file_is_read_although_its_folder_can_no_longer_be_listed() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, registry) = open(&folder);
+    let folder = folder.tenant("acme", "standing = 'suspended'");
+    fs::remove_file(folder.path("tenants.d/zeta.toml")).unwrap();
+    // It may be entered and not listed.
+    for name in ["", "tenants.d"] {
+        fs::set_permissions(folder.path(name), fs::Permissions::from_mode(0o311)).unwrap();
+    }
+    without_privileges(|| {
+        let changed = watch.changed_files();
+        assert_eq!(changed.len(), 2, "the folder, and one file that is there");
+        watch.read(&watch.settled(&changed), &folder.env());
+    });
+    for name in ["", "tenants.d"] {
+        fs::set_permissions(folder.path(name), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let restricted = watch.restricted(&registry).unwrap();
+    assert_eq!(restricted.tenants()[0].party.standing, Standing::Suspended);
+    assert_eq!(restricted.tenants()[1].party.standing, Standing::Active);
+}
+
+/// Runs this as another user if the tests run as root, whom permissions do not hold.
+fn without_privileges(run: impl FnOnce() + Send) {
+    let run = || {
+        if rustix::process::geteuid().is_root() {
+            // In Linux this changes the one thread, which ends here.
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        run();
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap());
 }
 
 #[test]
@@ -168,8 +231,8 @@ fn problems_at_a_reload_read_as_at_the_start_and_end_once_fixed() {
     let said = again(&mut watch, &folder).err().unwrap();
     assert_eq!(said, folder.problems());
     assert!(said[0].starts_with("tenants.d/zeta.toml:"), "{said:?}");
-    let same = watch.next(&folder.env()).err().unwrap();
-    assert_eq!(lines(&same), said, "asked again, it says the same");
+    let same = next(&mut watch, &folder).err().unwrap();
+    assert_eq!(same, said, "asked again, it says the same");
 
     let folder = folder.file("tenants.d/zeta.toml", good.replace("'zeta'", "'acme'"));
     let said = again(&mut watch, &folder).err().unwrap();
