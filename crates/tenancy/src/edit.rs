@@ -28,12 +28,14 @@ pub use files::{ConfigFiles, EditError};
 pub use new_credential::RandomBytes;
 
 use files::{FileFormat, LockedFolder, ProblemPolicy, TenantTable, at, load_edited};
-use new_credential::{NewCredential, draw};
+use new_credential::{EndingCredential, NewCredential, UneditableText, draw};
 
 /// The result of setting a tenant's standing.
 pub struct StandingChange {
     /// The file that says it.
     pub file: PathBuf,
+    /// Further files that name the tenant by mistake, in which its standing was lowered as well.
+    pub also: Vec<PathBuf>,
     /// Whether it had to be changed.
     pub changed: bool,
     /// The problems of the configuration that were there before.
@@ -54,6 +56,8 @@ pub struct RotatedCredential {
     pub ending: Vec<String>,
     /// When they end.
     pub ends: String,
+    /// Further files that name the tenant by mistake, in which credentials end as well.
+    pub also: Vec<PathBuf>,
     /// The problems of the configuration that were there before.
     pub problems: Vec<Problem>,
 }
@@ -87,31 +91,62 @@ pub fn set_standing(
     };
     let folder = LockedFolder::judging(files, judging)?;
     let tenant = folder.find(id)?;
-    let word = standing.as_str();
-    let says = document::text(tenant.table(), "standing").unwrap_or(Standing::Active.as_str());
-    let changed = says != word;
-    let mut problems = Vec::new();
-    if changed {
-        let edited = match tenant.form {
-            FileFormat::Json => json::stand(&tenant.text, tenant.index, word),
-            FileFormat::Toml => toml::stand(&tenant.text, tenant.index, word),
-        };
-        // From `suspended` even `read_only` gives rights.
-        let before = Standing::WORDS.iter().find(|(word, _)| *word == says);
-        let judging = match before {
-            Some((_, before)) if *before < standing => ProblemPolicy::Whole,
-            _ => judging,
-        };
-        problems = tenant.rewrite(files, edited, judging)?;
+    let (mut changed, mut problems) = stand(files, &tenant, standing)?;
+    let mut also = Vec::new();
+    if standing < Standing::Active {
+        for place in folder.others_like(&tenant, id) {
+            let file = place.file.clone();
+            if let Some(other) = TenantTable::at(place)
+                && standing_of(&other) > standing
+            {
+                (_, problems) = stand(files, &other, standing)?;
+                changed = true;
+                also.push(file);
+            }
+        }
     }
     Ok(StandingChange {
         file: tenant.file,
+        also,
         changed,
         problems,
     })
 }
 
-/// Gives a tenant one more credential, and lets those it has end after a time in which both are good.
+/// The standing in a table; one that is wrong may have been meant as any.
+fn standing_of(tenant: &TenantTable) -> Standing {
+    let says = document::text(tenant.table(), "standing");
+    let known = Standing::WORDS.iter().find(|(word, _)| Some(*word) == says);
+    known.map_or(Standing::Active, |(_, standing)| *standing)
+}
+
+/// Sets the standing in one table. Returns whether that changed it, and the problems that were there before.
+fn stand(
+    files: &ConfigFiles<'_>,
+    tenant: &TenantTable,
+    standing: Standing,
+) -> Result<(bool, Vec<Problem>), EditError> {
+    let word = standing.as_str();
+    let says = document::text(tenant.table(), "standing").unwrap_or(Standing::Active.as_str());
+    if says == word {
+        return Ok((false, Vec::new()));
+    }
+    let edited = match tenant.form {
+        FileFormat::Json => json::stand(&tenant.text, tenant.index, word),
+        FileFormat::Toml => toml::stand(&tenant.text, tenant.index, word),
+    };
+    // From `suspended` even `read_only` gives rights.
+    let gives_rights = standing == Standing::Active || standing_of(tenant) < standing;
+    let judging = if gives_rights {
+        ProblemPolicy::Whole
+    } else {
+        ProblemPolicy::NoNewProblem
+    };
+    Ok((true, tenant.rewrite(files, edited, judging)?))
+}
+
+/// Gives a tenant one more credential, and lets those it has end after a time in which both are good. Without such a time
+/// all of them end, also those that are not valid yet.
 ///
 /// # Panics
 /// Never: a UUID is visible ASCII.
@@ -133,7 +168,7 @@ pub fn rotate(
     // Whole seconds, which read better in a file.
     let ends_ms = now_ms.saturating_add(overlap_ms) / 1_000 * 1_000;
     let ends = facts::time(ends_ms);
-    let (dated, ending) = outlasting(&tenant, ends_ms);
+    let (dated, mut ending) = outlasting(&tenant, ends_ms, overlap.is_zero());
     let (client_id, secret) = draw(random);
     let name = format!("{id}-{}.key", &client_id.as_str()[..8]);
     let named = tenant.secret_folder(&folder).join(name);
@@ -144,15 +179,28 @@ pub fn rotate(
             .to_str()
             .ok_or_else(|| EditError::Misshapen(tenant.file.clone()))?,
     };
-    let edited = match tenant.form {
-        FileFormat::Json => json::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
-        FileFormat::Toml => toml::rotate(&tenant.text, tenant.index, &dated, &ends, &new),
-    };
+    let edited = end_credentials(&tenant, &dated, &ends, Some(&new));
     write_secret(&tenant, &secret_file, &secret)?;
-    let problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
+    let mut problems = tenant.rewrite(files, edited, judging).inspect_err(|_| {
         // This process made it a moment ago, and no file names it.
         let _unremoved = fs::remove_file(&secret_file);
     })?;
+    let mut also = Vec::new();
+    if overlap.is_zero() {
+        for place in folder.others_like(&tenant, id) {
+            let file = place.file.clone();
+            let Some(other) = TenantTable::at(place) else {
+                continue;
+            };
+            let (dated, more) = outlasting(&other, ends_ms, true);
+            if !dated.is_empty() {
+                let edited = end_credentials(&other, &dated, &ends, None);
+                problems = other.rewrite(files, edited, judging)?;
+                ending.extend(more);
+                also.push(file);
+            }
+        }
+    }
     Ok(RotatedCredential {
         client_id,
         secret,
@@ -160,27 +208,49 @@ pub fn rotate(
         secret_file,
         ending,
         ends,
+        also,
         problems,
     })
 }
 
-/// The credentials that are valid before and after a time: their indexes and client ids.
-fn outlasting(tenant: &TenantTable, ends_ms: u64) -> (Vec<usize>, Vec<String>) {
+/// The text in which these credentials of a tenant end, and one is added.
+fn end_credentials(
+    tenant: &TenantTable,
+    ending: &[EndingCredential],
+    ends: &str,
+    new: Option<&NewCredential<'_>>,
+) -> Result<String, UneditableText> {
+    let edit = match tenant.form {
+        FileFormat::Json => json::rotate,
+        FileFormat::Toml => toml::rotate,
+    };
+    edit(&tenant.text, tenant.index, ending, ends, new)
+}
+
+/// The credentials that are valid after a time, and their client ids. Those that begin after it count only if all end.
+fn outlasting(
+    tenant: &TenantTable,
+    ends_ms: u64,
+    all_end: bool,
+) -> (Vec<EndingCredential>, Vec<String>) {
     let date = |table: &ConfigTable, key| {
         table
             .get(key)
             .and_then(|entry| value::time(&entry.node.value).ok())
     };
-    let outlasts = |table: &ConfigTable| {
-        date(table, "not_before").is_none_or(|begin| begin < ends_ms)
-            && date(table, "not_after").is_none_or(|end| end > ends_ms)
-    };
     let client_id = |table| document::text(table, "client_id").unwrap_or_default();
     let credentials = tenant.credentials().into_iter().enumerate();
-    credentials
-        .filter(|(_, table)| outlasts(table))
-        .map(|(index, table)| (index, client_id(table).to_owned()))
-        .unzip()
+    let ending = credentials.filter_map(|(index, table)| {
+        let begins_later = date(table, "not_before").is_some_and(|begin| begin >= ends_ms);
+        let outlasts = date(table, "not_after").is_none_or(|end| end > ends_ms);
+        let ending = EndingCredential {
+            index,
+            // A table has to begin before it ends.
+            not_before: begins_later.then(|| facts::time(ends_ms.saturating_sub(1_000))),
+        };
+        (outlasts && (all_end || !begins_later)).then(|| (ending, client_id(table).to_owned()))
+    });
+    ending.unzip()
 }
 
 /// Writes the secret to a new file with the owner and mode of the tenant's newest secret file.

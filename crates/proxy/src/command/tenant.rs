@@ -15,7 +15,7 @@ use gatepay_proxy::process::clock;
 use gatepay_tenancy::edit::{ConfigFiles, EditError, RandomBytes};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{WhatIf, load_readable};
-use gatepay_tenancy::{Configuration, DatedCredential, Problem};
+use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Problem};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -134,14 +134,25 @@ fn print_other_problems(problems: &[Problem], what: &str) {
     }
 }
 
+/// The lines about further files that named the tenant by mistake.
+fn also_changed<'a>(files: &'a [PathBuf], id: &PartyId) -> impl Iterator<Item = String> + use<'a> {
+    let id = id.clone();
+    let line = move |file: &PathBuf| {
+        let file = file.display();
+        format!("changed {file}, which names {id} too; a tenant has one table: remove the others")
+    };
+    files.iter().map(line)
+}
+
 /// A credential without its key.
 fn credential(dated: &DatedCredential, now_ms: u64) -> Value {
-    let state = if dated.not_before.is_some_and(|begin| now_ms < begin) {
-        "coming"
+    // A credential that was ended before it began has both dates.
+    let state = if dated.not_after.is_some_and(|end| end <= now_ms) {
+        "ended"
     } else if dated.valid_at(now_ms) {
         "valid"
     } else {
-        "ended"
+        "coming"
     };
     json!({
         "client_id": dated.credential.client_id.as_str(),

@@ -28,8 +28,8 @@ pub struct ConfigFiles<'a> {
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// No file has such a tenant.
-    #[error("there is no tenant {id} in {}{}", tenants.display(), meant(closest.as_deref()))]
+    /// No readable file has such a tenant.
+    #[error("there is no tenant {id} in {}{}", tenants.display(), meant(closest.as_deref(), unreadable))]
     Unknown {
         /// The name.
         id: PartyId,
@@ -37,6 +37,8 @@ pub enum EditError {
         tenants: PathBuf,
         /// One that is there, and may have been meant.
         closest: Option<String>,
+        /// The files that cannot be read, of which one may have it.
+        unreadable: Vec<PathBuf>,
     },
     /// The problems after the edit, new or old.
     #[error("{} problems", _0.len())]
@@ -58,8 +60,19 @@ pub enum EditError {
     },
 }
 
-fn meant(closest: Option<&str>) -> String {
-    closest.map_or_else(String::new, |id| format!("; did you mean {id}?"))
+fn meant(closest: Option<&str>, unreadable: &[PathBuf]) -> String {
+    let Some(first) = unreadable.first() else {
+        return closest.map_or_else(String::new, |id| format!("; did you mean {id}?"));
+    };
+    let first = first.display();
+    let more = match unreadable.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "; its file may be {first}{more}, which cannot be read: correct it (`check` prints its problems), or suspend the \
+         tenant without files by POST /-/suspend on the admin address"
+    )
 }
 
 /// How much of the configuration has to be right for an edit.
@@ -124,31 +137,61 @@ impl LockedFolder {
 
     /// Looks first where `onboard` puts it.
     pub(super) fn find(&self, id: &PartyId) -> Result<TenantTable, EditError> {
-        let likely = ["toml", "json"].map(|form| self.tenants.join(format!("{id}.{form}")));
-        if let Some(found) = likely
-            .into_iter()
-            .find_map(|file| TenantTable::in_file(file, id))
+        if let Some(found) = self
+            .likely_files(id)
+            .find_map(|file| TenantTable::first_in(file, id))
         {
             return Ok(found);
         }
         let files = party_files(&self.tenants).map_err(at(&self.tenants))?;
         if let Some(found) = files
             .iter()
-            .find_map(|file| TenantTable::in_file(file.clone(), id))
+            .find_map(|file| TenantTable::first_in(file.clone(), id))
         {
             return Ok(found);
         }
-        let roots: Vec<_> = files
-            .iter()
-            .filter_map(|file| document::read(file).ok())
-            .collect();
+        let (mut roots, mut unreadable) = (Vec::new(), Vec::new());
+        for file in files {
+            match document::read(&file) {
+                Ok(root) => roots.push(root),
+                Err(_) => unreadable.push(file),
+            }
+        }
+        // The likely files first.
+        unreadable.sort_by_key(|file| file.file_stem().is_none_or(|stem| stem != id.as_str()));
         let ids = roots.iter().flat_map(document::tenants);
         let ids = ids.filter_map(|table| document::text(table, "id"));
         Err(EditError::Unknown {
             id: id.clone(),
             tenants: self.tenants.clone(),
             closest: closest(id.as_str(), ids).map(str::to_owned),
+            unreadable,
         })
+    }
+
+    fn likely_files(&self, id: &PartyId) -> impl Iterator<Item = PathBuf> {
+        let name = |form| self.tenants.join(format!("{id}.{form}"));
+        ["toml", "json"].map(name).into_iter()
+    }
+
+    /// All tables of this name but one. More than one is a mistake, and a running proxy may have its tenant from any of
+    /// them: what takes rights away has to be said in all.
+    pub(super) fn others_like(&self, one: &TenantTable, id: &PartyId) -> Vec<TablePosition> {
+        // Of a folder that cannot be listed, the likely files can still be read.
+        let files = party_files(&self.tenants);
+        let files = files.unwrap_or_else(|_| self.likely_files(id).collect());
+        let places = files.into_iter().flat_map(|file| {
+            let root = document::read(&file);
+            let positions = root.map_or_else(|_| Vec::new(), |root| positions(&root, id));
+            let place = move |position| TablePosition {
+                file: file.clone(),
+                position,
+            };
+            positions.into_iter().map(place)
+        });
+        places
+            .filter(|place| place.file != one.file || place.position != one.position)
+            .collect()
     }
 
     /// A file that names this one.
@@ -173,9 +216,17 @@ impl LockedFolder {
     }
 }
 
+/// The place of a tenant's table.
+pub(super) struct TablePosition {
+    pub(super) file: PathBuf,
+    position: usize,
+}
+
 /// A tenant's table in its file.
 pub(super) struct TenantTable {
     pub(super) file: PathBuf,
+    /// Its place among all tables of tenants in the file.
+    position: usize,
     pub(super) form: FileFormat,
     pub(super) text: String,
     pub(super) root: ConfigTable,
@@ -190,16 +241,25 @@ pub(super) enum FileFormat {
 }
 
 impl TenantTable {
-    fn in_file(file: PathBuf, id: &PartyId) -> Option<Self> {
+    fn first_in(file: PathBuf, id: &PartyId) -> Option<Self> {
         let root = document::read(&file).ok()?;
+        let position = *positions(&root, id).first()?;
+        Self::read(file, root, position)
+    }
+
+    /// The table at a place, as it is now.
+    pub(super) fn at(place: TablePosition) -> Option<Self> {
+        let root = document::read(&place.file).ok()?;
+        Self::read(place.file, root, place.position)
+    }
+
+    fn read(file: PathBuf, root: ConfigTable, position: usize) -> Option<Self> {
         let text = fs::read_to_string(&file).ok()?;
         // Written again it has none.
         let text = text
             .strip_prefix('\u{feff}')
             .map(str::to_owned)
             .unwrap_or(text);
-        let mut tables = document::tenants(&root).into_iter();
-        let position = tables.position(|table| document::text(table, "id") == Some(id.as_str()))?;
         let json = file
             .extension()
             .is_some_and(|extension| extension == "json");
@@ -210,6 +270,7 @@ impl TenantTable {
                 FileFormat::Toml
             },
             index: root.contains_key("tenant").then_some(position),
+            position,
             file,
             text,
             root,
@@ -297,6 +358,15 @@ impl TenantTable {
             ReplaceResult::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
         }
     }
+}
+
+/// The places of the tables with this name.
+fn positions(root: &ConfigTable, id: &PartyId) -> Vec<usize> {
+    let tables = document::tenants(root).into_iter().enumerate();
+    tables
+        .filter(|(_, table)| document::text(table, "id") == Some(id.as_str()))
+        .map(|(position, _)| position)
+        .collect()
 }
 
 /// Reads everything as it would be with one file saying this, or gone.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::edit::new_credential::{NewCredential, UneditableText};
+use crate::edit::new_credential::{EndingCredential, NewCredential, UneditableText};
 
 /// Says a tenant's standing.
 pub(super) fn stand(
@@ -18,21 +18,30 @@ pub(super) fn stand(
     set(text, at, "standing", standing)
 }
 
-/// Dates these of a tenant's credentials, and adds one.
+/// Dates these of a tenant's credentials, and adds one if there is a new one.
 pub(super) fn rotate(
     text: &str,
     tenant: Option<usize>,
-    dated: &[usize],
+    ending: &[EndingCredential],
     not_after: &str,
-    new: &NewCredential<'_>,
+    new: Option<&NewCredential<'_>>,
 ) -> Result<String, UneditableText> {
     let mut edited = text.to_owned();
-    for index in dated {
+    for end in ending {
         // Each edit moves the text after it.
-        let credentials = credentials(&edited, tenant)?;
-        let at = items(&edited, credentials)?.get(*index).cloned();
-        edited = set(&edited, at.ok_or(UneditableText)?, "not_after", not_after)?;
+        let credential = |edited: &str| {
+            let credentials = credentials(edited, tenant)?;
+            let at = items(edited, credentials)?.get(end.index).cloned();
+            at.ok_or(UneditableText)
+        };
+        if let Some(not_before) = &end.not_before {
+            edited = set(&edited, credential(&edited)?, "not_before", not_before)?;
+        }
+        edited = set(&edited, credential(&edited)?, "not_after", not_after)?;
     }
+    let Some(new) = new else {
+        return Ok(edited);
+    };
     let at = credentials(&edited, tenant)?;
     push(&edited, at, new)
 }
@@ -179,6 +188,13 @@ mod tests {
         secret_file: "../secrets/new.key",
     };
 
+    fn end(index: usize) -> EndingCredential {
+        EndingCredential {
+            index,
+            not_before: None,
+        }
+    }
+
     const PRETTY: &str = r#"{
   "id": "globex",
   "standing"  :  "active",
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_credential_added_to_json_follows_the_format_of_the_others() {
-        let edited = rotate(PRETTY, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+        let edited = rotate(PRETTY, None, &[end(0)], "2026-01-01T00:00:00Z", Some(&NEW))
             .ok()
             .unwrap();
         let old = "      \"secret\": { \"file\": \"../secrets/old.key\" }\n    }";
@@ -219,7 +235,7 @@ mod tests {
         assert_eq!(edited, PRETTY.replace(old, new));
         let short = r#"{"credential":[{"client_id":"old","not_after":"2027-01-01T00:00:00Z"}]}"#;
         assert_eq!(
-            rotate(short, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+            rotate(short, None, &[end(0)], "2026-01-01T00:00:00Z", Some(&NEW))
                 .ok()
                 .unwrap(),
             r#"{"credential":[{"client_id":"old","not_after":"2026-01-01T00:00:00Z"}, { "client_id": "new", "secret": { "file": "../secrets/new.key" } }]}"#

@@ -7,6 +7,14 @@ use zeroize::Zeroizing;
 #[derive(Debug)]
 pub(super) struct UneditableText;
 
+/// A credential that ends, by its place among the tenant's.
+#[derive(Debug)]
+pub(super) struct EndingCredential {
+    pub(super) index: usize,
+    /// For one that begins later than it ends: another beginning, in RFC 3339.
+    pub(super) not_before: Option<String>,
+}
+
 /// The credential that is added to a tenant's table.
 pub(super) struct NewCredential<'a> {
     pub(super) client_id: &'a str,

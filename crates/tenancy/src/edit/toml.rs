@@ -2,7 +2,7 @@
 
 use toml_edit::{Array, Datetime, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-use crate::edit::new_credential::{NewCredential, UneditableText};
+use crate::edit::new_credential::{EndingCredential, NewCredential, UneditableText};
 
 /// Says a tenant's standing.
 pub(super) fn stand(
@@ -15,34 +15,44 @@ pub(super) fn stand(
     Ok(document.to_string())
 }
 
-/// Dates these of a tenant's credentials, and adds one.
+/// Dates these of a tenant's credentials, and adds one if there is a new one.
 pub(super) fn rotate(
     text: &str,
     tenant: Option<usize>,
-    dated: &[usize],
+    ending: &[EndingCredential],
     not_after: &str,
-    new: &NewCredential<'_>,
+    new: Option<&NewCredential<'_>>,
 ) -> Result<String, UneditableText> {
     let not_after: Datetime = not_after.parse().map_err(|_| UneditableText)?;
+    let date = |credential: &mut dyn TableLike, end: &EndingCredential| {
+        if let Some(not_before) = &end.not_before {
+            let not_before: Datetime = not_before.parse().map_err(|_| UneditableText)?;
+            set(credential, "not_before", not_before.into());
+        }
+        set(credential, "not_after", not_after.into());
+        Ok(())
+    };
     let mut document = parse(text)?;
     match table(&mut document, tenant)?.get_mut("credential") {
         Some(Item::ArrayOfTables(tables)) => {
-            for index in dated {
-                let credential = tables.get_mut(*index).ok_or(UneditableText)?;
-                set(credential, "not_after", not_after.into());
+            for end in ending {
+                let credential = tables.get_mut(end.index).ok_or(UneditableText)?;
+                date(credential, end)?;
             }
-            tables.push(credential(new));
+            if let Some(new) = new {
+                tables.push(credential(new));
+            }
         }
         Some(Item::Value(Value::Array(tables))) => {
-            for index in dated {
-                let credential = tables.get_mut(*index).and_then(Value::as_inline_table_mut);
-                set(
-                    credential.ok_or(UneditableText)?,
-                    "not_after",
-                    not_after.into(),
-                );
+            for end in ending {
+                let credential = tables
+                    .get_mut(end.index)
+                    .and_then(Value::as_inline_table_mut);
+                date(credential.ok_or(UneditableText)?, end)?;
             }
-            push(tables, credential(new).into_inline_table());
+            if let Some(new) = new {
+                push(tables, credential(new).into_inline_table());
+            }
         }
         _ => return Err(UneditableText),
     }
@@ -166,6 +176,13 @@ mod tests {
         secret_file: "../secrets/new.key",
     };
 
+    fn end(index: usize) -> EndingCredential {
+        EndingCredential {
+            index,
+            not_before: None,
+        }
+    }
+
     const MANY: &str = "# Our tenants.
 
 # The first one.
@@ -228,7 +245,7 @@ client_id = 'b'
     fn a_credential_added_to_toml_follows_the_format_of_the_others() {
         let tables = "id = 'a'\n[[credential]]\nclient_id = 'old' # theirs\n\n# More.\n[limits]\nburst = 1\n";
         assert_eq!(
-            rotate(tables, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+            rotate(tables, None, &[end(0)], "2026-01-01T00:00:00Z", Some(&NEW))
                 .ok()
                 .unwrap(),
             "id = 'a'\n[[credential]]\nclient_id = 'old' # theirs\nnot_after = 2026-01-01T00:00:00Z\n\n\
@@ -237,7 +254,7 @@ client_id = 'b'
         let inline =
             "credential = [\n    { client_id = 'old', not_after = 2027-01-01T00:00:00Z },\n]\n";
         assert_eq!(
-            rotate(inline, None, &[0], "2026-01-01T00:00:00Z", &NEW)
+            rotate(inline, None, &[end(0)], "2026-01-01T00:00:00Z", Some(&NEW))
                 .ok()
                 .unwrap(),
             "credential = [\n    { client_id = 'old', not_after = 2026-01-01T00:00:00Z },\n    \
@@ -245,7 +262,7 @@ client_id = 'b'
         );
         let short = "credential = [{ client_id = 'old' }]\n";
         assert_eq!(
-            rotate(short, None, &[], "2026-01-01T00:00:00Z", &NEW)
+            rotate(short, None, &[], "2026-01-01T00:00:00Z", Some(&NEW))
                 .ok()
                 .unwrap(),
             "credential = [{ client_id = 'old' }, { client_id = \"new\", secret = { file = \"../secrets/new.key\" } }]\n"
@@ -255,8 +272,8 @@ client_id = 'b'
     #[test]
     fn an_edit_of_a_tenant_index_that_is_missing_is_an_error() {
         assert!(stand(MANY, Some(2), "active").is_err());
-        assert!(rotate(MANY, Some(0), &[], "2026-01-01T00:00:00Z", &NEW).is_err());
-        assert!(rotate(MANY, Some(1), &[7], "2026-01-01T00:00:00Z", &NEW).is_err());
+        assert!(rotate(MANY, Some(0), &[], "2026-01-01T00:00:00Z", Some(&NEW)).is_err());
+        assert!(rotate(MANY, Some(1), &[end(7)], "2026-01-01T00:00:00Z", Some(&NEW)).is_err());
         assert!(remove(MANY, 2, &[4, 14]).is_err());
     }
 }

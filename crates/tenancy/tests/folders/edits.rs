@@ -1,12 +1,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gatepay_tenancy::edit::onboard::{self, AddError, NewTenant, TenantDestination};
 use gatepay_tenancy::edit::{
     self, ConfigFiles, EditError, RandomBytes, RemovedTenant, RotatedCredential,
 };
-use gatepay_tenancy::{PartyId, Standing, SubAccount};
+use gatepay_tenancy::{PartyId, Standing, SubAccount, facts};
 use zeroize::Zeroizing;
 
 use crate::support::{Folder, PROXY, folder, lines, operator, tenant};
@@ -240,6 +241,113 @@ fn a_key_that_ends_sooner_or_begins_later_keeps_its_dates() {
 }
 
 #[test]
+fn without_an_overlap_every_credential_ends_also_one_that_begins_later_or_now() {
+    let toml = "id = 'acme'\nsub_account = '1'\n[[credential]]\nclient_id = 'old'\nsecret = { file = '../secrets/1.key' }\n\
+         [[credential]]\nclient_id = 'planned'\nsecret = { file = '../secrets/2.key' }\nnot_before = 2027-06-01T00:00:00Z\n\
+         not_after = 2027-07-01T00:00:00Z\n[[credential]]\nclient_id = 'begins'\nsecret = { file = '../secrets/3.key' }\n\
+         not_before = BEGIN\n";
+    let begin = facts::time(NOW_MS / 1_000 * 1_000);
+    let toml = toml.replace("BEGIN", &begin);
+    let json = format!(
+        r#"{{"id": "acme", "sub_account": "1", "credential": [
+            {{"client_id": "old", "secret": {{"file": "../secrets/1.key"}}}},
+            {{"client_id": "planned", "not_before": "2027-06-01T00:00:00Z", "secret": {{"file": "../secrets/2.key"}}}},
+            {{"not_before": "{begin}", "client_id": "begins", "secret": {{"file": "../secrets/3.key"}}}}
+        ]}}"#
+    );
+    let inline = "id = 'acme'\nsub_account = '1'\ncredential = [{ client_id = 'old', secret = { file = '../secrets/1.key' } }, \
+         { client_id = 'planned', secret = { file = '../secrets/2.key' }, not_before = 2027-06-01T00:00:00Z }, \
+         { client_id = 'begins', secret = { file = '../secrets/3.key' }, not_before = BEGIN }]\n";
+    let inline = inline.replace("BEGIN", &begin);
+    for (name, text) in [
+        ("acme.toml", toml),
+        ("acme.json", json),
+        ("acme.toml", inline),
+    ] {
+        let folder = folder()
+            .file(&format!("tenants.d/{name}"), &text)
+            .secret("1", "made-up-1")
+            .secret("2", "made-up-2")
+            .secret("3", "made-up-3");
+        folder.loads();
+        let rotated = folder
+            .edit(|files| edit::rotate(files, &id("acme"), NOW_MS, Duration::ZERO, &random()))
+            .unwrap();
+        assert_eq!(rotated.ending, ["old", "planned", "begins"], "{text}");
+        let registry = folder.loads().registry;
+        for old in ["old", "planned", "begins"] {
+            let credential = registry.find(old).unwrap().credential;
+            let end = credential.not_after.unwrap();
+            assert!(
+                end <= NOW_MS && credential.not_before < Some(end),
+                "{text}: {old}"
+            );
+        }
+        let new = registry
+            .find(rotated.client_id.as_str())
+            .unwrap()
+            .credential;
+        assert_eq!((new.not_before, new.not_after), (None, None));
+    }
+}
+
+#[test]
+fn what_takes_rights_away_is_said_in_every_table_that_names_the_tenant() {
+    let many = |secret| {
+        let table = |account, secret| {
+            format!(
+                "[[tenant]]\nid = 'acme'\nsub_account = '{account}'\n\
+                 [[tenant.credential]]\nclient_id = 'many-{secret}'\nsecret = {{ file = '../secrets/{secret}.key' }}\n"
+            )
+        };
+        [table(7, secret), table(8, secret + 1)].concat()
+    };
+    let copies = || {
+        folder()
+            .tenant("acme", "")
+            .file("tenants.d/aaaa.toml", many(1))
+            .file(
+                "tenants.d/zzzz.json",
+                r#"{"id": "acme", "sub_account": "9", "standing": "suspended", "credential": [
+                    {"client_id": "json", "secret": {"file": "../secrets/3.key"}}]}"#,
+            )
+            .secret("1", "made-up-1")
+            .secret("2", "made-up-2")
+            .secret("3", "made-up-3")
+    };
+    let folder = copies();
+    let suspended = folder
+        .edit(|files| edit::set_standing(files, &id("acme"), Standing::Suspended))
+        .unwrap();
+    let names = |files: &[PathBuf]| -> Vec<String> {
+        let names = files.iter().map(|file| file.file_name().unwrap());
+        names
+            .map(|name| name.to_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&[suspended.file]), ["acme.toml"]);
+    assert_eq!(names(&suspended.also), ["aaaa.toml", "aaaa.toml"]);
+    let said = ["acme.toml", "aaaa.toml", "zzzz.json"].map(|name| {
+        folder
+            .text(&format!("tenants.d/{name}"))
+            .matches("\"suspended\"")
+            .count()
+    });
+    assert_eq!(said, [1, 2, 1]);
+    assert!(!suspended.problems.is_empty());
+
+    let folder = copies();
+    let rotated = folder
+        .edit(|files| edit::rotate(files, &id("acme"), NOW_MS, Duration::ZERO, &random()))
+        .unwrap();
+    assert_eq!(rotated.ending, ["client-acme", "many-1", "many-2", "json"]);
+    assert_eq!(
+        names(&rotated.also),
+        ["aaaa.toml", "aaaa.toml", "zzzz.json"]
+    );
+}
+
+#[test]
 fn removing_a_tenant_removes_the_secret_files_that_no_other_file_names() {
     for (folder, file) in many() {
         let removed = folder.remove("a").unwrap();
@@ -448,4 +556,25 @@ fn a_tenant_with_a_problem_of_its_own_can_be_suspended_too() {
             .text("tenants.d/acme.toml")
             .contains("standing = \"suspended\"")
     );
+}
+
+#[test]
+fn a_tenant_that_is_not_found_may_be_in_a_file_that_cannot_be_read() {
+    let folder = folder()
+        .tenant("acme", "")
+        .file("tenants.d/globex.json", "{")
+        .file("tenants.d/aaaa.toml", "id = ");
+    let error = |id| {
+        folder
+            .stand(id, Standing::Suspended)
+            .unwrap_err()
+            .to_string()
+    };
+    let globex = error("globex");
+    assert!(
+        globex.contains("globex.json and 1 more, which cannot be read"),
+        "{globex}"
+    );
+    assert!(globex.contains("POST /-/suspend"), "{globex}");
+    assert!(error("initech").contains("aaaa.toml and 1 more"));
 }

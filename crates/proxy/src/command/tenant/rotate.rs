@@ -7,7 +7,9 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
-use super::{TenantArguments, credential_lines, not_edited, print_other_problems, random};
+use super::{
+    TenantArguments, also_changed, credential_lines, not_edited, print_other_problems, random,
+};
 use crate::command::ExitStatus;
 
 /// Give a tenant a new credential, and let the old ones end after an overlap.
@@ -18,7 +20,8 @@ pub(crate) struct TenantRotate {
     /// The tenant.
     #[arg(value_parser = PartyId::parse)]
     id: PartyId,
-    /// The time for which the old credentials stay valid: 90s, 45m, 12h or 7d. With 0s they end now.
+    /// The time for which the old credentials stay valid: 90s, 45m, 12h or 7d. With 0s all of them end now, also those that
+    /// are not valid yet.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = overlap)]
     overlap: Duration,
     #[command(flatten)]
@@ -43,14 +46,14 @@ impl TenantRotate {
             "client_id": rotated.client_id.as_str(),
             "secret": rotated.secret.as_str(),
             "tenant_file": rotated.tenant_file,
+            "also_changed": rotated.also,
             "secret_file": rotated.secret_file,
             "ending": rotated.ending,
             "ends": rotated.ends,
         });
-        let wrote = [
-            format!("changed {}", rotated.tenant_file.display()),
-            format!("wrote {}", rotated.secret_file.display()),
-        ];
+        let mut wrote = vec![format!("changed {}", rotated.tenant_file.display())];
+        wrote.extend(also_changed(&rotated.also, &self.id));
+        wrote.push(format!("wrote {}", rotated.secret_file.display()));
         let ending = rotated.ending.iter();
         let ending: Vec<_> = ending
             .map(|old| format!("{old} ends {}", rotated.ends))

@@ -4,7 +4,7 @@ use clap::Args;
 use gatepay_tenancy::{PartyId, Standing, edit};
 use serde_json::json;
 
-use super::{TenantArguments, not_edited, print_other_problems};
+use super::{TenantArguments, also_changed, not_edited, print_other_problems};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -65,17 +65,19 @@ fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitS
         "id": id.as_str(),
         "standing": word,
         "tenant_file": stood.file,
+        "also_changed": stood.also,
         "changed": stood.changed,
     });
     let file = stood.file.display();
-    let line = if stood.changed {
+    let mut lines = vec![if stood.changed {
         format!("changed {file}: {id} is {word}")
     } else {
         format!("{file}: {id} is {word} already")
-    };
+    }];
+    lines.extend(also_changed(&stood.also, id));
     print_other_problems(
         &stood.problems,
         "the file is changed, and a running proxy suspends at once; other changes wait until the configuration is corrected, which has",
     );
-    arguments.print(&json, &[line])
+    arguments.print(&json, &lines)
 }
