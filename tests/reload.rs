@@ -8,6 +8,7 @@ use gatepay_proxy::process::clock::Clock;
 use rustls::version::TLS13;
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The polling interval, far longer than a test that asks for its reloads.
@@ -295,6 +296,43 @@ async fn credentials_ended_ahead(program: &Program) -> (Value, String) {
     let state = program.admin("GET", "/-/reload").await.json();
     let count = program.metric("reload_credentials_ended_ahead").await;
     (state["credentials_ended_ahead"].clone(), count)
+}
+
+#[tokio::test]
+async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, SOON);
+    let program = Program::serve(&folder).await;
+    let file = folder.path("tenants.d/globex.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let running = Arc::new(());
+    let stop = Arc::downgrade(&running);
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut writes = 0_u32;
+        while stop.strong_count() > 0 {
+            writes += 1;
+            fs::write(&file, format!("{text}\n# {writes}\n")).unwrap();
+        }
+        writes
+    });
+    until("the proxy sees the writer", || {
+        program.stderr().contains("files keep changing")
+    })
+    .await;
+    folder.tenant(&acme(), "standing = 'suspended'");
+    becomes(&program, &acme(), 403).await;
+    let ahead = suspended_ahead(&program).await;
+    assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
+    folder.tenant(&acme(), "standing = 'suspended'\nweight = 2");
+    let (asked, _) = program.reload("").await;
+    assert_ne!(asked, 200, "the whole is not read");
+    drop(running);
+    assert!(writer.await.unwrap() > 10);
+    until("all files are read", || {
+        program.stderr().contains("\"reloaded\"")
+    })
+    .await;
+    assert_eq!(status(&program, &globex()).await, 200);
 }
 
 #[tokio::test]
