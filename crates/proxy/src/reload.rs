@@ -127,10 +127,8 @@ impl ReloadThread {
                     let changed = self.watch.changed_files_on_this_thread();
                     let cost = cpu_time().saturating_sub(began);
                     pause = interval.max(cost.saturating_mul(SHARE));
-                    if !changed.is_empty() || self.unbuilt {
-                        if self.read(changed, settle) {
-                            self.build(None);
-                        }
+                    if (!changed.is_empty() || self.unbuilt) && self.read(changed, settle) {
+                        self.build(None);
                     }
                 }
             }
