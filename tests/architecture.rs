@@ -52,7 +52,15 @@ const PROXY_FLOORS: [&[&str]; 14] = [
     &["main"],
 ];
 
-const CRATES: [&str; 6] = ["core", "http1", "tenancy", "admission", "proxy", "sandbox"];
+const CRATES: [&str; 7] = [
+    "core",
+    "http1",
+    "tenancy",
+    "admission",
+    "store",
+    "proxy",
+    "sandbox",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
@@ -116,6 +124,7 @@ fn arrows_between_crates_point_one_way() {
         ("http1", &[]),
         ("tenancy", &["gatepay-core"]),
         ("admission", &["gatepay-core", "gatepay-tenancy"]),
+        ("store", &["gatepay-core"]),
         ("sandbox", &["gatepay-core"]),
         (
             "proxy",
@@ -394,6 +403,14 @@ fn admission_names_no_runtime_no_http_no_metrics_and_no_log() {
     let named = dependencies("admission");
     assert!(named.is_disjoint(&never.map(str::to_owned).into()));
     assert!(named.contains("governor"), "they are read right");
+}
+
+#[test]
+fn the_store_names_no_http_no_metrics_and_no_log() {
+    let never = ["hyper", "h2", "http", "prometheus", "tracing", "log"];
+    let named = dependencies("store");
+    assert!(named.is_disjoint(&never.map(str::to_owned).into()));
+    assert!(named.contains("tokio-postgres"), "they are read right");
 }
 
 #[test]

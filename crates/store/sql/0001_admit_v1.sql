@@ -1,0 +1,115 @@
+-- Decides a batch of requests in one transaction. The verdicts count once the commit is acknowledged.
+--
+-- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
+-- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (not by this version); 5 is SQLite's.
+--
+-- A stamp that is recorded is `replayed`, whatever else would refuse it. Guard and horizon come before halts, so that
+-- the later verdicts prove that no copy was admitted.
+--
+-- Order of locks, the same in every transaction: the shared lock, life, slots by number, nonces by print, stamps by
+-- (slot, print), the ledger by key.
+CREATE FUNCTION admit_v1(
+    c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
+    future_ms bigint, guard_ms bigint, lossless boolean,
+    prints bytea[], nonces bytea[], stamps bigint[], parties text[], accounts text[], kinds smallint[],
+    modules text[], operations text[],
+    intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
+    -- For caps, which come with a later schema under the same name and arguments.
+    spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
+    OUT verdicts smallint[], OUT details bigint[], OUT scopes text[],
+    OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
+    OUT o_renewed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    ring bigint;
+    fresh bytea[];
+BEGIN
+    IF (SELECT count(DISTINCT p) FROM unnest(prints) AS p) <> cardinality(prints) THEN
+        RAISE EXCEPTION 'a stamp stands twice in one batch';
+    END IF;
+    PERFORM admitting();
+    SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed
+    INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
+    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
+    SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
+    o_at := now_ms();
+
+    -- Judge. A slot that was taken out of use in between is opened again.
+    LOOP
+        PERFORM open_slots(stamps, ring, o_guarded, o_at + future_ms);
+        SELECT array_agg(j.verdict ORDER BY j.n), array_agg(j.detail ORDER BY j.n), array_agg(j.scope ORDER BY j.n)
+        INTO verdicts, details, scopes
+        FROM (
+            SELECT r.n, h.scope,
+                CASE WHEN s.slice > r.stamp / ring THEN 3
+                    WHEN r.stamp <= o_guarded THEN 4
+                    WHEN h.scope IS NOT NULL THEN 6
+                    WHEN r.stamp > o_at + future_ms THEN 7
+                    WHEN NOT s.filling THEN -1
+                    ELSE 0 END::smallint AS verdict,
+                CASE WHEN s.slice > r.stamp / ring THEN 0
+                    WHEN r.stamp <= o_guarded THEN o_guarded - r.stamp + 1
+                    WHEN h.scope IS NULL AND r.stamp > o_at + future_ms THEN r.stamp - o_at - future_ms
+                    ELSE 0 END AS detail
+            FROM unnest(stamps, parties, kinds, modules) WITH ORDINALITY AS r(stamp, party, kind, module, n)
+            JOIN slot AS s ON s.slot = ((r.stamp / ring) % 8)::smallint
+            LEFT JOIN LATERAL (
+                SELECT min(t.scope COLLATE "C") AS scope FROM halt AS t
+                WHERE t.scope IN ('all', 'suspended:' || r.party)
+                    OR r.kind = 2 AND t.scope = 'money'
+                    OR r.kind > 0 AND t.scope IN ('module:' || r.module, 'party:' || r.party)
+            ) AS h ON true
+        ) AS j;
+        EXIT WHEN NOT (-1 = ANY (verdicts));
+    END LOOP;
+
+    -- Nonces of their own.
+    IF EXISTS (SELECT FROM unnest(nonces, verdicts) AS r(nonce, verdict) WHERE r.nonce IS NOT NULL AND r.verdict = 0) THEN
+        WITH used AS (
+            INSERT INTO nonce AS n (print, admitted, until)
+            SELECT r.nonce, o_at, r.stamp + 8 * ring FROM unnest(nonces, verdicts, stamps) AS r(nonce, verdict, stamp)
+            WHERE r.nonce IS NOT NULL AND r.verdict = 0 ORDER BY r.nonce
+            ON CONFLICT (print) DO UPDATE SET admitted = excluded.admitted, until = excluded.until
+            WHERE n.until < excluded.admitted
+            RETURNING n.print
+        )
+        SELECT array_agg(u.print) INTO fresh FROM used AS u;
+        SELECT array_agg(CASE WHEN r.verdict = 0 AND r.nonce <> ALL (coalesce(fresh, '{}')) THEN 2::smallint ELSE r.verdict END
+                ORDER BY r.n),
+            array_agg(CASE WHEN r.verdict = 0 AND r.nonce <> ALL (coalesce(fresh, '{}')) THEN e.admitted ELSE r.detail END
+                ORDER BY r.n)
+        INTO verdicts, details
+        FROM unnest(nonces, verdicts, details) WITH ORDINALITY AS r(nonce, verdict, detail, n)
+        LEFT JOIN nonce AS e ON e.print = r.nonce;
+    END IF;
+
+    -- Stamps: of any number of racing copies one is inserted.
+    WITH used AS (
+        INSERT INTO stamp AS t (slot, print, admitted)
+        SELECT (r.stamp / ring) % 8, r.print, o_at FROM unnest(prints, stamps, verdicts) AS r(print, stamp, verdict)
+        WHERE r.verdict = 0 ORDER BY (r.stamp / ring) % 8, r.print
+        ON CONFLICT DO NOTHING
+        RETURNING t.print
+    )
+    SELECT coalesce(array_agg(u.print), '{}') INTO fresh FROM used AS u;
+    -- What was not inserted is looked up, whatever refused it.
+    IF cardinality(fresh) < cardinality(prints) THEN
+        SELECT array_agg(CASE WHEN r.print = ANY (fresh) THEN 0::smallint WHEN t.admitted IS NOT NULL THEN 1::smallint
+                ELSE nullif(r.verdict, 0::smallint) END ORDER BY r.n),
+            array_agg(coalesce(CASE WHEN r.print = ANY (fresh) THEN 0 ELSE t.admitted END, r.detail) ORDER BY r.n)
+        INTO verdicts, details
+        FROM unnest(prints, stamps, verdicts, details) WITH ORDINALITY AS r(print, stamp, verdict, detail, n)
+        LEFT JOIN stamp AS t ON r.print <> ALL (fresh) AND t.slot = ((r.stamp / ring) % 8)::smallint AND t.print = r.print;
+    END IF;
+
+    IF cardinality(intent_rows) > 0 THEN
+        INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
+        SELECT i.kind, i.key, parties[i.n], accounts[i.n], o_at, i.currency, operations[i.n], 'call'
+        FROM unnest(intent_rows, intent_kinds, intent_keys, intent_currencies) AS i(n, kind, key, currency)
+        WHERE verdicts[i.n] = 0
+        ORDER BY i.kind COLLATE "C", i.key COLLATE "C", 3, 4
+        ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$;

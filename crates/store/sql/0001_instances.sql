@@ -1,0 +1,120 @@
+-- Instances: joining, signs of life, leaving. The ring of slots, halts, and distrust by hand.
+
+-- The length of slices for a window: seven of eight slots cover it, with half a slice to prepare the eighth.
+CREATE FUNCTION fit_ring(past_ms bigint, guard_ms bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    wanted bigint := (ceil((past_ms + guard_ms) / 6500.0) * 1000)::bigint;
+BEGIN
+    IF (SELECT k.slice_ms FROM cluster AS k) >= wanted THEN
+        RETURN false;
+    END IF;
+    PERFORM admitting_nothing();
+    UPDATE cluster AS k SET slice_ms = greatest(k.slice_ms, wanted);
+    -- The slots hold slices of the old length: a guard covers what is in them.
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard_ms);
+    UPDATE slot AS s SET slice = 0, filling = true;
+    RETURN true;
+END
+$$;
+
+-- Joins, or gives a sign of life: both write the same row.
+CREATE FUNCTION join_v1(
+    c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
+    guard_ms bigint, lossless boolean,
+    n_id bigint, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint, n_in_force integer,
+    past_ms bigint,
+    OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
+    OUT o_renewed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    fitted boolean := fit_ring(past_ms, guard_ms);
+BEGIN
+    SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed OR fitted
+    INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
+    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
+    o_at := now_ms();
+    INSERT INTO instance AS n VALUES
+        (n_id, o_at, o_at, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force)
+    ON CONFLICT (id) DO UPDATE SET seen = o_at, version = excluded.version, config_hash = excluded.config_hash,
+        journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, in_force = excluded.in_force;
+    -- Those that ended without leaving. They stay listed for a day, to be asked about.
+    DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
+    DELETE FROM nonce AS n WHERE n.print IN (SELECT m.print FROM nonce AS m WHERE m.until < o_at LIMIT 1000);
+END
+$$;
+
+CREATE FUNCTION leave_v1(n_id bigint) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+    DELETE FROM instance AS n WHERE n.id = n_id
+$$;
+
+-- Takes the slot of the next slice out of use ahead of time: from this commit on its old slice is refused. Returns the
+-- slots that `empty_slot_v1` has to empty.
+CREATE FUNCTION turn_ring_v1(future_ms bigint) RETURNS SETOF smallint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    ring bigint;
+    next_slice bigint;
+BEGIN
+    SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
+    next_slice := (now_ms() + future_ms + ring / 2) / ring;
+    UPDATE slot AS s SET slice = next_slice, filling = false WHERE s.slot = next_slice % 8 AND s.slice < next_slice;
+    RETURN QUERY SELECT s.slot FROM slot AS s WHERE NOT s.filling ORDER BY s.slot;
+END
+$$;
+
+-- Empties the partition of a slot that is out of use. It waits 50 ms at most for admissions, and not at all for other
+-- readers of the partition, such as a dump: it raises 55P03 and is called again later, or the slot is used as it is.
+CREATE FUNCTION empty_slot_v1(which smallint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET lock_timeout = '50ms' AS $$
+BEGIN
+    PERFORM admitting_nothing();
+    PERFORM FROM slot AS s WHERE s.slot = which AND NOT s.filling FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE gatepay.stamp_%s IN ACCESS EXCLUSIVE MODE NOWAIT', which);
+    EXECUTE format('TRUNCATE gatepay.stamp_%s', which);
+    UPDATE slot AS s SET filling = true WHERE s.slot = which;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION halt_v1(h_scope text, h_by text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    epoch bigint;
+BEGIN
+    PERFORM admitting_nothing();
+    INSERT INTO halt VALUES (h_scope, now_ms(), h_by) ON CONFLICT (scope) DO NOTHING;
+    UPDATE cluster AS k SET halt_epoch = k.halt_epoch + 1 RETURNING k.halt_epoch INTO STRICT epoch;
+    RETURN epoch;
+END
+$$;
+
+CREATE FUNCTION resume_v1(h_scope text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    epoch bigint;
+BEGIN
+    DELETE FROM halt AS h WHERE h.scope = h_scope;
+    UPDATE cluster AS k SET halt_epoch = k.halt_epoch + 1 RETURNING k.halt_epoch INTO STRICT epoch;
+    RETURN epoch;
+END
+$$;
+
+-- A guard by hand.
+CREATE FUNCTION distrust_v1(guard_ms bigint, lossless boolean) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    guarded bigint;
+BEGIN
+    PERFORM admitting_nothing();
+    PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard_ms);
+    SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
+    RETURN guarded;
+END
+$$;

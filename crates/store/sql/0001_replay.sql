@@ -1,0 +1,212 @@
+-- Schema 1: identity, instances, single use of stamps, halts, the ledger's intents.
+--
+-- Times are milliseconds since 1970 by this server's clock, if nothing else is said. Tables belong to the role that
+-- migrates; the role that serves reads them and executes the functions, nothing more.
+
+-- One life of the store: no acknowledged commit is lost within it, as far as anybody knows.
+CREATE TABLE life (
+    system_id bigint NOT NULL,
+    timeline bigint NOT NULL,
+    began bigint NOT NULL,
+    -- Stamps up to here are refused: an earlier life may have admitted them and lost it.
+    guarded_until bigint NOT NULL,
+    -- The start of the server (microseconds since 1970) of which it is known that nothing was lost by then.
+    confirmed_start bigint NOT NULL,
+    PRIMARY KEY (system_id, timeline)
+);
+
+CREATE TABLE cluster (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    fingerprint_key bytea NOT NULL CHECK (length(fingerprint_key) = 16),
+    -- How long a slot of the ring is, in milliseconds of stamps.
+    slice_ms bigint NOT NULL DEFAULT 60000 CHECK (slice_ms >= 1000),
+    -- The number of changes of `halt`.
+    halt_epoch bigint NOT NULL DEFAULT 0
+);
+-- 122 bits of it are random.
+INSERT INTO cluster (fingerprint_key) VALUES (uuid_send(gen_random_uuid()));
+
+CREATE TABLE instance (
+    id bigint PRIMARY KEY,
+    began bigint NOT NULL,
+    seen bigint NOT NULL,
+    version text NOT NULL,
+    config_hash text NOT NULL,
+    journal_head text,
+    halt_epoch bigint NOT NULL DEFAULT 0,
+    in_force integer
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 100);
+
+-- Which slice of time the partition of a slot holds. A slice that is not `filling` is still to be emptied.
+CREATE TABLE slot (
+    slot smallint PRIMARY KEY CHECK (slot BETWEEN 0 AND 7),
+    slice bigint NOT NULL,
+    filling boolean NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO slot SELECT n, 0, true FROM generate_series(0, 7) AS n;
+
+CREATE TABLE stamp (
+    slot smallint NOT NULL,
+    print bytea NOT NULL,
+    admitted bigint NOT NULL,
+    PRIMARY KEY (slot, print)
+) PARTITION BY LIST (slot);
+CREATE TABLE stamp_0 PARTITION OF stamp FOR VALUES IN (0);
+CREATE TABLE stamp_1 PARTITION OF stamp FOR VALUES IN (1);
+CREATE TABLE stamp_2 PARTITION OF stamp FOR VALUES IN (2);
+CREATE TABLE stamp_3 PARTITION OF stamp FOR VALUES IN (3);
+CREATE TABLE stamp_4 PARTITION OF stamp FOR VALUES IN (4);
+CREATE TABLE stamp_5 PARTITION OF stamp FOR VALUES IN (5);
+CREATE TABLE stamp_6 PARTITION OF stamp FOR VALUES IN (6);
+CREATE TABLE stamp_7 PARTITION OF stamp FOR VALUES IN (7);
+
+-- Nonces of parties with `replay = "nonce"`.
+CREATE TABLE nonce (
+    print bytea PRIMARY KEY,
+    admitted bigint NOT NULL,
+    until bigint NOT NULL
+);
+CREATE INDEX nonce_until ON nonce (until);
+
+CREATE TABLE halt (
+    scope text PRIMARY KEY,
+    since bigint NOT NULL,
+    set_by text NOT NULL
+);
+
+-- The ledger: whose number this is.
+CREATE TABLE owner (
+    kind text NOT NULL,
+    key text NOT NULL,
+    tenant text NOT NULL,
+    account text NOT NULL,
+    at bigint NOT NULL,
+    currency text,
+    operation text NOT NULL,
+    source text NOT NULL,
+    PRIMARY KEY (kind, key, tenant, account)
+);
+
+-- Room for money caps; no function of this schema writes here.
+CREATE TABLE spend (
+    tenant text NOT NULL,
+    account text NOT NULL,
+    operation text NOT NULL,
+    key text NOT NULL,
+    currency text NOT NULL,
+    amount numeric(38, 18) NOT NULL,
+    state text NOT NULL,
+    at bigint NOT NULL,
+    instance bigint NOT NULL,
+    PRIMARY KEY (tenant, account, operation, key, currency)
+);
+
+CREATE FUNCTION now_ms() RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+$$;
+
+-- The server that answers. The timeline of the control file may lag behind a promotion; that of the log does not.
+CREATE FUNCTION identity(OUT system_id bigint, OUT timeline bigint, OUT wal bigint, OUT started bigint)
+LANGUAGE sql VOLATILE AS $$
+    SELECT c.system_identifier,
+        ('x' || substr(pg_walfile_name(w.flushed), 1, 8))::bit(32)::bigint,
+        (w.flushed - '0/0'::pg_lsn)::bigint,
+        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
+    FROM pg_control_system() AS c, pg_current_wal_flush_lsn() AS w(flushed)
+$$;
+
+-- Shared by everything that admits; taken alone by what empties a partition, halts, or distrusts. Its holder sees what
+-- all admissions before it did, and all admissions after it see what it did.
+CREATE FUNCTION admitting() RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock_shared(1734437989, 1) $$;
+CREATE FUNCTION admitting_nothing() RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 1) $$;
+
+-- Whether a contact shows that acknowledged commits are missing.
+CREATE FUNCTION contact_is_missed(
+    c_system_id bigint, c_timeline bigint, c_wal bigint, c_print bytea, c_stamp bigint,
+    i_system_id bigint, i_timeline bigint, i_wal bigint
+) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    here record;
+BEGIN
+    IF c_system_id <> i_system_id OR c_timeline <> i_timeline OR i_wal < c_wal THEN
+        RETURN true;
+    ELSIF c_print IS NULL THEN
+        RETURN false;
+    END IF;
+    SELECT s.slot, s.slice, c_stamp / k.slice_ms AS wanted INTO STRICT here
+    FROM cluster AS k JOIN slot AS s ON s.slot = (c_stamp / k.slice_ms) % 8;
+    RETURN here.slice < here.wanted OR here.slice = here.wanted
+        AND NOT EXISTS (SELECT FROM stamp AS t WHERE t.slot = here.slot AND t.print = c_print);
+END
+$$;
+
+-- Compares the server with an instance's last contact, and sets a guard if acknowledged commits may be lost. A contact
+-- from before the guard tells nothing new: the guard covers all that it can have seen.
+CREATE FUNCTION recognize(
+    c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
+    guard_ms bigint, lossless boolean,
+    OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint, OUT o_renewed boolean
+)
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    server record;
+    known life%ROWTYPE;
+    at_ms bigint := now_ms();
+    newer boolean;
+BEGIN
+    IF lossless THEN
+        SELECT 0::bigint AS system_id, 0::bigint AS timeline, 0::bigint AS wal, 0::bigint AS started INTO server;
+    ELSE
+        SELECT * INTO STRICT server FROM identity();
+    END IF;
+    SELECT * INTO known FROM life AS l WHERE l.system_id = server.system_id AND l.timeline = server.timeline;
+    o_renewed := NOT FOUND;
+    IF NOT o_renewed AND NOT lossless THEN
+        newer := c_at IS NOT NULL AND c_at > known.guarded_until - guard_ms;
+        o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp,
+            server.system_id, server.timeline, server.wal);
+        IF NOT o_renewed AND known.confirmed_start <> server.started THEN
+            -- Only an instance that was there lately knows that nothing is missing.
+            o_renewed := c_at IS NULL OR c_at < (SELECT coalesce(max(n.seen), 0) FROM instance AS n) - 5000;
+            IF NOT o_renewed THEN
+                UPDATE life AS l SET confirmed_start = server.started
+                WHERE l.system_id = server.system_id AND l.timeline = server.timeline;
+            END IF;
+        END IF;
+    END IF;
+    IF o_renewed THEN
+        INSERT INTO life AS l VALUES (server.system_id, server.timeline, at_ms, at_ms + guard_ms, server.started)
+        ON CONFLICT (system_id, timeline) DO UPDATE
+        SET guarded_until = greatest(l.guarded_until, excluded.guarded_until),
+            confirmed_start = excluded.confirmed_start;
+    END IF;
+    SELECT max(l.guarded_until) INTO STRICT o_guarded FROM life AS l;
+    o_system_id := server.system_id;
+    o_timeline := server.timeline;
+    o_wal := server.wal;
+END
+$$;
+
+-- Opens the slices of stamps that can be admitted, if `turn_ring_v1` has not done so ahead of time. What is left of the
+-- older slice stays until the slot's next turn: it can refuse nothing, since fingerprints are of whole stamps.
+CREATE FUNCTION open_slots(stamps bigint[], slice_ms bigint, above bigint, latest bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    due record;
+BEGIN
+    FOR due IN
+        SELECT s.slot, max(w.slice) AS slice
+        FROM (SELECT DISTINCT ms / slice_ms AS slice FROM unnest(stamps) AS ms WHERE ms > above AND ms <= latest) AS w
+        JOIN slot AS s ON s.slot = w.slice % 8
+        WHERE s.slice < w.slice OR s.slice = w.slice AND NOT s.filling
+        GROUP BY s.slot ORDER BY s.slot
+    LOOP
+        UPDATE slot AS s SET slice = due.slice, filling = true
+        WHERE s.slot = due.slot AND (s.slice < due.slice OR s.slice = due.slice AND NOT s.filling);
+    END LOOP;
+END
+$$;

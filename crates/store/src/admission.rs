@@ -1,0 +1,221 @@
+//! What is asked of a store before a request is sent to GatePay, and what the store answers.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use gatepay_core::Kind;
+
+/// A keyed 128-bit fingerprint, of a whole stamp or of a nonce alone. The key is the store's
+/// ([`InstanceJoined::fingerprint_key`](crate::instance::InstanceJoined::fingerprint_key)), so that all instances
+/// make the same one.
+pub type Fingerprint = [u8; 16];
+
+/// The largest number of requests in one [`AdmissionBatch`].
+pub const MOST_ROWS: usize = 256;
+
+/// One request to be admitted: its stamp, what a halt asks about it, and what the ledger remembers of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmissionRow {
+    /// The fingerprint of client id, nonce and timestamp.
+    pub stamp: Fingerprint,
+    /// The fingerprint of client id and nonce, if the nonce may not come again with another timestamp.
+    pub nonce: Option<Fingerprint>,
+    /// The stamp's time, in milliseconds since 1970.
+    pub stamp_ms: u64,
+    /// The id of the tenant or operator.
+    pub party: String,
+    /// The sub-account that the call is made for. A tenant id that is used again with another one is another tenant.
+    pub account: String,
+    /// Whether the call reads, writes or moves money.
+    pub kind: Kind,
+    /// The module of the call, as `[operations] allow` spells it: `payout`.
+    pub module: &'static str,
+    /// The operation's name in the catalogue.
+    pub operation: &'static str,
+    /// What the ledger writes down before the call is sent.
+    pub intents: Vec<LedgerIntent>,
+    /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.
+    pub spend_key: Option<String>,
+    /// The call's amounts. Not judged yet: carried from the first version on, so that instances of two versions count
+    /// alike during a rolling upgrade.
+    pub spends: Vec<SpendAmount>,
+}
+
+/// A number by which a notification can be led back to the party that made the call.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LedgerIntent {
+    /// The name of the number: `merchantTradeNo`, `refundRequestId`.
+    pub key_kind: &'static str,
+    /// The number as the body spells it.
+    pub key: String,
+    /// The currency of the call, if it has one.
+    pub currency: Option<String>,
+}
+
+/// An amount of a call, as an exact decimal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpendAmount {
+    /// The currency as the body spells it.
+    pub currency: String,
+    /// The amount as a plain decimal without exponent.
+    pub decimal: String,
+}
+
+/// Requests that one transaction decides: at most [`MOST_ROWS`], no fingerprint twice.
+#[derive(Debug, Default)]
+pub struct AdmissionBatch {
+    rows: Vec<AdmissionRow>,
+    prints: HashSet<Fingerprint>,
+}
+
+/// Why a row does not go into this batch; it may go into the next one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// The batch has [`MOST_ROWS`] rows.
+    Full(Box<AdmissionRow>),
+    /// A row with the same stamp or nonce is in the batch, and is decided first.
+    Duplicate(Box<AdmissionRow>),
+}
+
+/// What a store decided about one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdmissionVerdict {
+    /// The stamp is recorded and committed: no other copy will be admitted, by any instance.
+    Admitted,
+    /// A copy of the stamp was admitted.
+    Replayed {
+        /// When the first copy was admitted, in milliseconds since 1970 by the store's clock.
+        admitted_ms: u64,
+    },
+    /// The nonce was admitted with another timestamp.
+    NonceReplayed {
+        /// When that request was admitted, in milliseconds since 1970 by the store's clock.
+        admitted_ms: u64,
+    },
+    /// The stamp is older than the oldest remembered minute of its slot.
+    Forgotten,
+    /// A copy may have been admitted in a life of the store whose last commits may be lost.
+    Guarded {
+        /// How far the stamp lies below the first usable one, in milliseconds.
+        wait_ms: u64,
+    },
+    /// The store is a restored file: money is refused until an operator accepts it (`store distrust`).
+    Restored,
+    /// A halt covers the call.
+    Halted(HaltScope),
+    /// The stamp lies too far ahead of the store's clock.
+    Premature {
+        /// How far beyond the latest usable stamp, in milliseconds.
+        ahead_ms: u64,
+    },
+    /// A money cap has no room for it. No function of this version answers so; the next may, beside this one.
+    CapExceeded,
+}
+
+/// The calls that a halt covers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HaltScope {
+    /// Every call, reads too.
+    All,
+    /// Calls that move money.
+    Money,
+    /// Writes and money calls of one module: `payout`.
+    Module(String),
+    /// Writes and money calls of one party.
+    Party(String),
+    /// Every call of a suspended party, reads too.
+    Suspended(String),
+}
+
+/// What a store answered to a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdmissionReply {
+    /// The verdicts, in the order of the batch's rows.
+    pub verdicts: Vec<AdmissionVerdict>,
+    /// The store's clock when it decided, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Stamps up to here are refused as [guarded](AdmissionVerdict::Guarded), in milliseconds since 1970.
+    pub guarded_until: u64,
+    /// Whether this batch found that the store may have lost commits, and set a new guard.
+    pub new_guard: bool,
+}
+
+impl AdmissionBatch {
+    /// Puts a row at the end, or returns it.
+    pub fn push(&mut self, row: AdmissionRow) -> Result<(), BatchRefusal> {
+        if self.rows.len() == MOST_ROWS {
+            return Err(BatchRefusal::Full(Box::new(row)));
+        }
+        let has = |print: &Fingerprint| self.prints.contains(print);
+        if has(&row.stamp) || row.nonce.as_ref().is_some_and(has) {
+            return Err(BatchRefusal::Duplicate(Box::new(row)));
+        }
+        self.prints.insert(row.stamp);
+        self.prints.extend(row.nonce);
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// The rows, in the order in which they came.
+    pub fn rows(&self) -> &[AdmissionRow] {
+        &self.rows
+    }
+
+    /// Whether it has no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl AdmissionVerdict {
+    /// Whether the store proves that no copy of the stamp was admitted or will be by this request. Otherwise the outcome
+    /// of a refused write or money call is unknown.
+    pub fn proves_no_copy(&self) -> bool {
+        match self {
+            Self::Restored | Self::Halted(_) | Self::Premature { .. } | Self::CapExceeded => true,
+            Self::Admitted
+            | Self::Replayed { .. }
+            | Self::NonceReplayed { .. }
+            | Self::Forgotten
+            | Self::Guarded { .. } => false,
+        }
+    }
+}
+
+impl HaltScope {
+    /// Whether it covers a call.
+    pub fn covers(&self, row: &AdmissionRow) -> bool {
+        let changes = row.kind != Kind::Read;
+        match self {
+            Self::All => true,
+            Self::Money => row.kind == Kind::Money,
+            Self::Module(module) => changes && row.module == module,
+            Self::Party(party) => changes && row.party == *party,
+            Self::Suspended(party) => row.party == *party,
+        }
+    }
+
+    /// The scope that a text of [`Display`](fmt::Display) states; `None` for any other text.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "all" => Some(Self::All),
+            None if text == "money" => Some(Self::Money),
+            Some(("module", name)) => Some(Self::Module(name.to_owned())),
+            Some(("party", name)) => Some(Self::Party(name.to_owned())),
+            Some(("suspended", name)) => Some(Self::Suspended(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HaltScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Money => f.write_str("money"),
+            Self::Module(name) => write!(f, "module:{name}"),
+            Self::Party(name) => write!(f, "party:{name}"),
+            Self::Suspended(name) => write!(f, "suspended:{name}"),
+        }
+    }
+}

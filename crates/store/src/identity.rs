@@ -1,0 +1,168 @@
+//! Which store this is, and how far it had come: by what a failover, a restore and a snapshot put back are recognized.
+//!
+//! A store that lost acknowledged commits would admit their stamps again. Four things show that it may have:
+//!
+//! - another system id or timeline: a failover, or a dump restored into a fresh server;
+//! - a position in the write-ahead log below the last one seen: a snapshot put back;
+//! - a stamp that the store acknowledged and no longer has: the same, even if the log has grown past that position;
+//! - a start of the server that no instance with a recent memory of it has confirmed: nothing is known.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use crate::admission::Fingerprint;
+
+/// The engine that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct StoreIdentity {
+    /// The system identifier that a server got when it was initialized; random for a SQLite file.
+    pub system_id: i64,
+    /// The timeline: one more after each promotion. A SQLite file's counts the times it was distrusted.
+    pub timeline: i64,
+}
+
+/// The last contact of this instance with its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreContact {
+    /// The engine that answered.
+    pub identity: StoreIdentity,
+    /// How far its log was flushed, in bytes. A SQLite file counts its commits.
+    pub position: i64,
+    /// The store's clock, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// The last stamp that the store acknowledged, and its time in milliseconds since 1970.
+    pub stamp: Option<(Fingerprint, i64)>,
+}
+
+/// The first line of a contact file; it names the format.
+const FORMAT: &str = "gatepay-proxy store contact 1";
+
+impl StoreContact {
+    /// Whether another answer is the later one. Answers of two connections may arrive crosswise.
+    pub fn is_before(&self, other: &Self) -> bool {
+        self.identity != other.identity || self.at_ms <= other.at_ms
+    }
+
+    /// The contact as a text of a few lines.
+    pub fn to_text(&self) -> String {
+        let Self {
+            identity,
+            position,
+            at_ms,
+            stamp,
+        } = self;
+        let mut text = format!(
+            "{FORMAT}\nsystem {}\ntimeline {}\nposition {position}\nat {at_ms}\n",
+            identity.system_id, identity.timeline
+        );
+        if let Some((print, at)) = stamp {
+            text.push_str("stamp ");
+            for byte in print {
+                let _ = write!(text, "{byte:02x}");
+            }
+            let _ = writeln!(text, " {at}");
+        }
+        text.push_str("end\n");
+        text
+    }
+
+    /// The contact that [`to_text`](Self::to_text) wrote; `None` if the text is damaged or of another format.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        if lines.next()? != FORMAT {
+            return None;
+        }
+        let mut number = |name: &str| {
+            let (key, value) = lines.next()?.split_once(' ')?;
+            (key == name).then(|| value.parse::<i64>().ok())?
+        };
+        let mut contact = Self {
+            identity: StoreIdentity {
+                system_id: number("system")?,
+                timeline: number("timeline")?,
+            },
+            position: number("position")?,
+            at_ms: number("at")?,
+            stamp: None,
+        };
+        let mut line = lines.next()?;
+        if let Some(stamp) = line.strip_prefix("stamp ") {
+            let (print, at) = stamp.split_once(' ')?;
+            contact.stamp = Some((fingerprint(print)?, at.parse().ok()?));
+            line = lines.next()?;
+        }
+        (line == "end" && lines.next().is_none()).then_some(contact)
+    }
+
+    /// The contact in a file; `None` if there is no such file or it is damaged, which counts as no memory at all.
+    pub fn read(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read_to_string(path) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the file as a whole, on disk before this returns.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut next = path.as_os_str().to_owned();
+        next.push(".next");
+        let mut file = fs::File::create(&next)?;
+        file.write_all(self.to_text().as_bytes())?;
+        file.sync_data()?;
+        fs::rename(&next, path)?;
+        let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+        fs::File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_data()
+    }
+}
+
+fn fingerprint(hex: &str) -> Option<Fingerprint> {
+    let mut print = [0; 16];
+    if hex.len() != 32 || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in print.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(print)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contact() -> StoreContact {
+        StoreContact {
+            identity: StoreIdentity {
+                system_id: -7,
+                timeline: 2,
+            },
+            position: 1_234,
+            at_ms: 1_767_225_600_000,
+            stamp: Some(([0xab; 16], 1_767_225_599_000)),
+        }
+    }
+
+    #[test]
+    fn a_contact_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.contact");
+        assert_eq!(StoreContact::read(&path).unwrap(), None);
+        for contact in [contact(), StoreContact::default()] {
+            contact.write(&path).unwrap();
+            assert_eq!(StoreContact::read(&path).unwrap(), Some(contact));
+        }
+    }
+
+    #[test]
+    fn a_contact_file_that_was_cut_counts_as_no_memory() {
+        let text = contact().to_text();
+        for end in 0..text.len() - 1 {
+            assert_eq!(StoreContact::parse(&text[..end]), None, "{end}");
+        }
+        assert!(StoreContact::parse(&text).is_some());
+    }
+}

@@ -1,0 +1,110 @@
+//! Instances of one store: joining, signs of life, leaving.
+
+use zeroize::Zeroizing;
+
+use crate::admission::HaltScope;
+
+/// What an instance tells the store about itself when it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceIntroduction {
+    /// A random number that is drawn at each start.
+    pub id: i64,
+    /// The program's version.
+    pub version: String,
+    /// The fingerprint of the configuration in force.
+    pub config_hash: String,
+    /// The widest window of any party, back into the past, in milliseconds: how long stamps are remembered.
+    pub past_ms: u64,
+}
+
+/// What the store answers to an instance that joins.
+pub struct InstanceJoined {
+    /// The key of every instance's [`Fingerprint`](crate::admission::Fingerprint)s. It is random and made by the first
+    /// migration.
+    pub fingerprint_key: Zeroizing<[u8; 16]>,
+    /// The schema of the store.
+    pub schema: u32,
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Stamps up to here are refused, in milliseconds since 1970.
+    pub guarded_until: u64,
+}
+
+/// What an instance tells the store each second or so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceBeat {
+    /// The fingerprint of the configuration in force.
+    pub config_hash: String,
+    /// The newest head of the audit journal's chain.
+    pub journal_head: Option<String>,
+    /// The newest [epoch](ClusterView::halt_epoch) of halts that every worker of the instance obeys.
+    pub halt_epoch: i64,
+    /// The institution's rate that GatePay's push-back allows, in requests per second; `None` without push-back.
+    pub in_force: Option<u32>,
+}
+
+/// What the store knows of all instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterView {
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// Stamps up to here are refused, in milliseconds since 1970.
+    pub guarded_until: u64,
+    /// The instances that left no later than [`LOST_AFTER_MS`] ago, by id.
+    pub instances: Vec<InstanceView>,
+    /// The halts in force, by scope.
+    pub halts: Vec<HaltInForce>,
+    /// The number of changes of halts so far.
+    pub halt_epoch: i64,
+    /// The standbys of the engine.
+    pub replication: Replication,
+}
+
+/// One instance of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceView {
+    /// The number with which it joined.
+    pub id: i64,
+    /// When it joined, in milliseconds since 1970.
+    pub began_ms: u64,
+    /// When it last gave a sign of life, in milliseconds since 1970.
+    pub seen_ms: u64,
+    /// The program's version.
+    pub version: String,
+    /// The fingerprint of its configuration.
+    pub config_hash: String,
+    /// The head of its audit journal's chain.
+    pub journal_head: Option<String>,
+    /// The newest epoch of halts that it obeys.
+    pub halt_epoch: i64,
+    /// The institution's rate that it measured under push-back, in requests per second.
+    pub in_force: Option<u32>,
+}
+
+/// A halt in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaltInForce {
+    /// The calls it covers.
+    pub scope: HaltScope,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// The operator that set it.
+    pub by: String,
+}
+
+/// Whether an acknowledged commit survives the loss of the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replication {
+    /// The engine has no standby, or tells nothing about them.
+    None,
+    /// Standbys are attached, and a commit waits for none of them.
+    Asynchronous {
+        /// Their number.
+        standbys: u32,
+    },
+    /// A commit waits for standbys (`synchronous_standby_names`).
+    Synchronous,
+}
+
+/// An instance without a sign of life for this long counts as gone, in milliseconds.
+pub const LOST_AFTER_MS: u64 = 5_000;

@@ -1,0 +1,24 @@
+//! The store: what the instances of one institution share, in one PostgreSQL database.
+//!
+//! An instance asks the store before it sends a request to GatePay. The store records the request's stamp, and commits,
+//! so that no other instance admits a copy; in the same transaction it applies halts and writes down the numbers by which
+//! a notification is led back to its tenant. An answer counts only after the server's `ReadyForQuery`, without an error
+//! and without a notice.
+//!
+//! A failover, a restore or a snapshot put back may lose commits that were acknowledged. The store's functions compare the
+//! server with the instance's last contact ([`identity`]); if commits may be missing, they refuse every stamp that may
+//! have been admitted before.
+//!
+//! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
+//! (`crates/store/sql`), so that two versions of the program run side by side during an upgrade.
+//!
+//! Read [`admission`] first, then [`identity`], then the SQL.
+
+pub mod admission;
+pub mod identity;
+pub mod instance;
+
+pub mod error;
+pub mod settings;
+
+pub mod postgres;

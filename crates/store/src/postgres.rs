@@ -1,0 +1,136 @@
+//! The store in PostgreSQL.
+
+mod admit;
+mod connector;
+mod instances;
+mod migrations;
+mod session;
+
+pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+
+use parking_lot::Mutex;
+use tokio_postgres::types::ToSql;
+use zeroize::Zeroizing;
+
+use crate::error::StoreError;
+use crate::identity::StoreContact;
+use crate::settings::{Failover, PostgresSettings, StoreTerms};
+use connector::PgConnector;
+use session::PgSession;
+
+/// A PostgreSQL server, with three connections: two that admit, one for everything else.
+///
+/// Connections are made when they are needed. After an error, a time-out, a notice or a call that was dropped, the
+/// connection of that call is closed, and the next call connects anew, to the first host that is writable.
+pub struct PostgresStore {
+    connector: PgConnector,
+    terms: StoreTerms,
+    admitting: [tokio::sync::Mutex<Option<PgSession>>; 2],
+    control: tokio::sync::Mutex<Option<PgSession>>,
+    contact: Mutex<Option<StoreContact>>,
+    introduction: Mutex<Option<crate::instance::InstanceIntroduction>>,
+    contact_file: Option<std::path::PathBuf>,
+}
+
+impl PostgresStore {
+    /// A store that is not connected yet. Reads the contact file.
+    pub fn new(settings: &PostgresSettings, terms: StoreTerms) -> Result<Self, StoreError> {
+        let contact_file = settings.contact_file.clone();
+        let contact = match &contact_file {
+            Some(path) => StoreContact::read(path).map_err(|source| file_error(path, source))?,
+            None => None,
+        };
+        Ok(Self {
+            connector: PgConnector::new(settings)?,
+            terms,
+            admitting: Default::default(),
+            control: tokio::sync::Mutex::default(),
+            contact: Mutex::new(contact),
+            introduction: Mutex::new(None),
+            contact_file,
+        })
+    }
+
+    /// Runs a function of the schema on the connection that does not admit, within the time limit: for the limits that
+    /// instances share. `statement` is prepared once per connection.
+    pub(crate) async fn control(
+        &self,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        self.within_timeout(async {
+            let mut line = self.control.lock().await;
+            let mut session = match line.take() {
+                Some(session) => session,
+                None => self.connector.connect().await?,
+            };
+            let rows = session.query(statement, parameters).await?;
+            *line = Some(session);
+            Ok(rows)
+        })
+        .await
+    }
+
+    async fn within_timeout<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.terms.timeout;
+        let ended = tokio::time::timeout(limit, call).await;
+        ended.unwrap_or_else(|_| Err(StoreError::TimedOut(limit.as_millis())))
+    }
+
+    fn lossless(&self) -> bool {
+        self.terms.failover == Failover::Lossless
+    }
+
+    /// Remembers an answer, unless a later one of the same engine is remembered already.
+    fn remember(&self, mut answered: StoreContact, new_guard: bool) {
+        let mut contact = self.contact.lock();
+        match *contact {
+            Some(last) if !new_guard && !last.is_before(&answered) => {}
+            last => {
+                let same = last.filter(|last| last.identity == answered.identity && !new_guard);
+                answered.stamp = answered.stamp.or_else(|| same.and_then(|last| last.stamp));
+                *contact = Some(answered);
+            }
+        }
+    }
+
+    /// The last contact with the store.
+    pub fn contact(&self) -> Option<StoreContact> {
+        *self.contact.lock()
+    }
+
+    /// Writes the last contact to its file, beside the async threads.
+    async fn save_contact(&self) -> Result<(), StoreError> {
+        let (Some(path), Some(contact)) = (self.contact_file.clone(), self.contact()) else {
+            return Ok(());
+        };
+        let writing = tokio::task::spawn_blocking(move || {
+            contact
+                .write(&path)
+                .map_err(|source| file_error(&path, source))
+        });
+        writing
+            .await
+            .unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
+    }
+}
+
+fn file_error(path: &Path, source: io::Error) -> StoreError {
+    let path = path.display().to_string();
+    StoreError::File { path, source }
+}
+
+/// A secret of a row, wiped when it is dropped.
+fn key_of(bytes: Vec<u8>) -> Result<Zeroizing<[u8; 16]>, StoreError> {
+    let bytes = Zeroizing::new(bytes);
+    let key = <[u8; 16]>::try_from(bytes.as_slice());
+    key.map(Zeroizing::new)
+        .map_err(|_| StoreError::Unexpected("the fingerprint key has not 16 bytes".to_owned()))
+}

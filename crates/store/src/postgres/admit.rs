@@ -1,0 +1,267 @@
+//! `admit_v1`: a batch as parameters, and its answer as verdicts.
+
+use gatepay_core::Kind;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::PostgresStore;
+use super::session::PgSession;
+use crate::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
+use crate::error::StoreError;
+use crate::identity::{StoreContact, StoreIdentity};
+
+const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+
+impl PostgresStore {
+    /// Decides a batch in one transaction. Two batches may be under way at once.
+    ///
+    /// After an error, or if the call is dropped, it is unknown whether the stamps were recorded; nothing may be sent
+    /// for them. The same rows must not be asked about again: they would be their own replay.
+    pub async fn admit(&self, batch: &AdmissionBatch) -> Result<AdmissionReply, StoreError> {
+        if batch.is_empty() {
+            return Err(StoreError::Unexpected("an empty batch".to_owned()));
+        }
+        let reply = self.within_timeout(self.admit_on_a_line(batch)).await?;
+        let (reply, contact) = reply;
+        self.remember(contact, reply.new_guard);
+        Ok(reply)
+    }
+
+    async fn admit_on_a_line(
+        &self,
+        batch: &AdmissionBatch,
+    ) -> Result<(AdmissionReply, StoreContact), StoreError> {
+        let [first, second] = &self.admitting;
+        let mut line = match (first.try_lock(), second.try_lock()) {
+            (Ok(line), _) | (Err(_), Ok(line)) => line,
+            (Err(_), Err(_)) => first.lock().await,
+        };
+        let mut session = match line.take() {
+            Some(session) => session,
+            None => self.connector.connect().await?,
+        };
+        let answer = self.ask(&mut session, batch).await?;
+        *line = Some(session);
+        Ok(answer)
+    }
+
+    async fn ask(
+        &self,
+        session: &mut PgSession,
+        batch: &AdmissionBatch,
+    ) -> Result<(AdmissionReply, StoreContact), StoreError> {
+        let known = KnownContact::from(self.contact());
+        let [future_ms, guard_ms] = [self.terms.future_ms, self.terms.guard_ms()].map(millis);
+        let lossless = self.lossless();
+        let columns = BatchColumns::from(batch.rows());
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = known.parameters().to_vec();
+        parameters.extend([&future_ms as &(dyn ToSql + Sync), &guard_ms, &lossless]);
+        parameters.extend(columns.parameters());
+        let rows = session.query(ADMIT, &parameters).await?;
+        let [row] = &rows[..] else {
+            return Err(StoreError::Unexpected(format!("{} rows", rows.len())));
+        };
+        read(row, batch.rows())
+    }
+}
+
+/// The last contact, as the functions take it.
+pub(super) struct KnownContact {
+    system_id: Option<i64>,
+    timeline: Option<i64>,
+    wal: Option<i64>,
+    at: Option<i64>,
+    print: Option<Vec<u8>>,
+    stamp: Option<i64>,
+}
+
+impl From<Option<StoreContact>> for KnownContact {
+    fn from(contact: Option<StoreContact>) -> Self {
+        Self {
+            system_id: contact.map(|it| it.identity.system_id),
+            timeline: contact.map(|it| it.identity.timeline),
+            wal: contact.map(|it| it.position),
+            at: contact.map(|it| it.at_ms),
+            print: contact.and_then(|it| it.stamp).map(|it| it.0.to_vec()),
+            stamp: contact.and_then(|it| it.stamp).map(|it| it.1),
+        }
+    }
+}
+
+impl KnownContact {
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        let Self {
+            system_id,
+            timeline,
+            wal,
+            at,
+            print,
+            stamp,
+        } = self;
+        [system_id, timeline, wal, at, print, stamp]
+    }
+}
+
+/// A batch by columns. Numbers of rows count from 1, as SQL's arrays do.
+#[derive(Default)]
+struct BatchColumns<'a> {
+    prints: Vec<&'a [u8]>,
+    nonces: Vec<Option<&'a [u8]>>,
+    stamps: Vec<i64>,
+    parties: Vec<&'a str>,
+    accounts: Vec<&'a str>,
+    kinds: Vec<i16>,
+    modules: Vec<&'a str>,
+    operations: Vec<&'a str>,
+    intent_rows: Vec<i32>,
+    intent_kinds: Vec<&'a str>,
+    intent_keys: Vec<&'a str>,
+    intent_currencies: Vec<Option<&'a str>>,
+    spend_keys: Vec<Option<&'a str>>,
+    spend_rows: Vec<i32>,
+    spend_currencies: Vec<&'a str>,
+    spend_amounts: Vec<&'a str>,
+}
+
+impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
+    fn from(rows: &'a [AdmissionRow]) -> Self {
+        let mut columns = Self::default();
+        for (number, row) in (1..).zip(rows) {
+            columns.prints.push(&row.stamp);
+            columns
+                .nonces
+                .push(row.nonce.as_ref().map(<[u8; 16]>::as_slice));
+            columns.stamps.push(millis(row.stamp_ms));
+            columns.parties.push(&row.party);
+            columns.accounts.push(&row.account);
+            columns.kinds.push(kind(row.kind));
+            columns.modules.push(row.module);
+            columns.operations.push(row.operation);
+            for intent in &row.intents {
+                columns.intent_rows.push(number);
+                columns.intent_kinds.push(intent.key_kind);
+                columns.intent_keys.push(&intent.key);
+                columns.intent_currencies.push(intent.currency.as_deref());
+            }
+            columns.spend_keys.push(row.spend_key.as_deref());
+            for spend in &row.spends {
+                columns.spend_rows.push(number);
+                columns.spend_currencies.push(&spend.currency);
+                columns.spend_amounts.push(&spend.decimal);
+            }
+        }
+        columns
+    }
+}
+
+impl BatchColumns<'_> {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 16] {
+        [
+            &self.prints,
+            &self.nonces,
+            &self.stamps,
+            &self.parties,
+            &self.accounts,
+            &self.kinds,
+            &self.modules,
+            &self.operations,
+            &self.intent_rows,
+            &self.intent_kinds,
+            &self.intent_keys,
+            &self.intent_currencies,
+            &self.spend_keys,
+            &self.spend_rows,
+            &self.spend_currencies,
+            &self.spend_amounts,
+        ]
+    }
+}
+
+/// A time for a `bigint`. No clock of the next million years is beyond it.
+pub(super) fn millis(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX / 4)
+}
+
+fn kind(kind: Kind) -> i16 {
+    match kind {
+        Kind::Read => 0,
+        Kind::Write => 1,
+        Kind::Money => 2,
+    }
+}
+
+fn read(row: &Row, asked: &[AdmissionRow]) -> Result<(AdmissionReply, StoreContact), StoreError> {
+    let verdicts: Vec<i16> = cell(row, "verdicts")?;
+    let details: Vec<i64> = cell(row, "details")?;
+    let scopes: Vec<Option<String>> = cell(row, "scopes")?;
+    if [verdicts.len(), details.len(), scopes.len()] != [asked.len(); 3] {
+        return Err(StoreError::Unexpected("verdicts are missing".to_owned()));
+    }
+    let verdicts = verdicts.iter().zip(&details).zip(&scopes);
+    let verdicts =
+        verdicts.map(|((verdict, detail), scope)| one(*verdict, *detail, scope.as_deref()));
+    let verdicts = verdicts.collect::<Result<Vec<_>, _>>()?;
+    let (mut contact, guarded_until, new_guard) = contact(row)?;
+    let admitted = asked
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, it)| **it == AdmissionVerdict::Admitted);
+    // The newest one is remembered longest.
+    let newest = admitted.map(|(row, _)| row).max_by_key(|row| row.stamp_ms);
+    contact.stamp = newest.map(|row| (row.stamp, millis(row.stamp_ms)));
+    let reply = AdmissionReply {
+        verdicts,
+        now_ms: contact.at_ms.unsigned_abs(),
+        guarded_until,
+        new_guard,
+    };
+    Ok((reply, contact))
+}
+
+/// The columns about the store itself, which every function returns.
+pub(super) fn contact(row: &Row) -> Result<(StoreContact, u64, bool), StoreError> {
+    let contact = StoreContact {
+        identity: StoreIdentity {
+            system_id: cell(row, "o_system_id")?,
+            timeline: cell(row, "o_timeline")?,
+        },
+        position: cell(row, "o_wal")?,
+        at_ms: cell(row, "o_at")?,
+        stamp: None,
+    };
+    let guarded: i64 = cell(row, "o_guarded")?;
+    Ok((contact, guarded.unsigned_abs(), cell(row, "o_renewed")?))
+}
+
+fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdict, StoreError> {
+    let detail = detail.unsigned_abs();
+    Ok(match verdict {
+        0 => AdmissionVerdict::Admitted,
+        1 => AdmissionVerdict::Replayed {
+            admitted_ms: detail,
+        },
+        2 => AdmissionVerdict::NonceReplayed {
+            admitted_ms: detail,
+        },
+        3 => AdmissionVerdict::Forgotten,
+        4 => AdmissionVerdict::Guarded { wait_ms: detail },
+        6 => {
+            let scope = scope.and_then(HaltScope::parse);
+            AdmissionVerdict::Halted(scope.unwrap_or(HaltScope::All))
+        }
+        7 => AdmissionVerdict::Premature { ahead_ms: detail },
+        8 => AdmissionVerdict::CapExceeded,
+        other => return Err(StoreError::Unexpected(format!("verdict {other}"))),
+    })
+}
+
+/// A column of a row; an error if it has another type or is null.
+pub(super) fn cell<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a Row,
+    name: &str,
+) -> Result<T, StoreError> {
+    let unexpected =
+        |error: tokio_postgres::Error| StoreError::Unexpected(super::session::chain(&error));
+    row.try_get(name).map_err(unexpected)
+}

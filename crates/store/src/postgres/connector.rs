@@ -1,0 +1,183 @@
+//! How a connection is made: the first host that is writable and keeps its commits.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::session::{PgSession, Socket, chain, failed};
+use crate::error::StoreError;
+use crate::settings::PostgresSettings;
+
+/// Everything that is needed to connect.
+pub(super) struct PgConnector {
+    config: Config,
+    tls: MakeRustlsConnect,
+    encrypted: bool,
+    plaintext: bool,
+    hosts: Vec<(Host, u16)>,
+    per_host: Duration,
+}
+
+/// The settings of a server that decide whether it may admit.
+const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
+    current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')";
+
+impl PgConnector {
+    pub(super) fn new(settings: &PostgresSettings) -> Result<Self, StoreError> {
+        let unusable = |error: &dyn std::error::Error| StoreError::Settings(chain(error));
+        // The text of a parse error may quote the string, which may hold a password by mistake.
+        let mut config: Config = settings
+            .conninfo
+            .parse()
+            .map_err(|_| StoreError::Settings("the connection string is not valid".to_owned()))?;
+        if config.get_password().is_some() {
+            let text = "the connection string holds a password; use `password`";
+            return Err(StoreError::Settings(text.to_owned()));
+        }
+        if let Some(password) = &settings.password {
+            config.password(password.as_str());
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("gatepay-proxy");
+        }
+        let hosts = hosts(&config)?;
+        let encrypted = !settings.trusted.is_empty();
+        Ok(Self {
+            tls: MakeRustlsConnect::new(tls(settings).map_err(|error| unusable(&error))?),
+            encrypted,
+            plaintext: settings.plaintext,
+            per_host: config
+                .get_connect_timeout()
+                .copied()
+                .unwrap_or(Duration::from_millis(300)),
+            config,
+            hosts,
+        })
+    }
+
+    /// A connection to the first writable host.
+    pub(super) async fn connect(&self) -> Result<PgSession, StoreError> {
+        let mut reasons = Vec::new();
+        for (host, port) in &self.hosts {
+            let name = host_name(host);
+            let attempt = tokio::time::timeout(self.per_host, self.connect_to(host, *port));
+            match attempt.await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(error @ (StoreError::Unsafe(_) | StoreError::Settings(_)))) => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => reasons.push(format!("{name}:{port}: {error}")),
+                Err(_) => reasons.push(format!("{name}:{port}: no answer")),
+            }
+        }
+        Err(StoreError::Unreachable(reasons.join("; ")))
+    }
+
+    async fn connect_to(&self, host: &Host, port: u16) -> Result<PgSession, StoreError> {
+        let (socket, name, local) = open(host, port).await?;
+        let mut config = self.config.clone();
+        if self.encrypted && !matches!(host, Host::Unix(_)) {
+            config.ssl_mode(SslMode::Require);
+        } else if local || self.plaintext {
+            config.ssl_mode(SslMode::Disable);
+        } else {
+            let text = "the host is not local: set `ca`, or `plaintext`";
+            return Err(StoreError::Settings(text.to_owned()));
+        }
+        let mut tls = self.tls.clone();
+        let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, &name);
+        let connected = config.connect_raw(socket, tls).await;
+        let (client, connection) = connected.map_err(|error| failed(&error))?;
+        let mut session = PgSession::new(client, connection);
+        check_settings(&mut session).await?;
+        Ok(session)
+    }
+}
+
+async fn open(host: &Host, port: u16) -> Result<(Socket, String, bool), StoreError> {
+    let lost = |error: std::io::Error| StoreError::Lost(error.to_string());
+    match host {
+        Host::Unix(folder) => {
+            let path = folder.join(format!(".s.PGSQL.{port}"));
+            let socket = UnixStream::connect(path).await.map_err(lost)?;
+            Ok((Box::pin(socket), "localhost".to_owned(), true))
+        }
+        Host::Tcp(name) => {
+            let socket = TcpStream::connect((name.as_str(), port)).await;
+            let socket = socket.map_err(lost)?;
+            socket.set_nodelay(true).map_err(lost)?;
+            let local = socket.peer_addr().is_ok_and(|peer| is_local(peer.ip()));
+            Ok((Box::pin(socket), name.clone(), local))
+        }
+    }
+}
+
+fn is_local(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Refuses a server that cannot write, or that may lose an acknowledged commit by its settings.
+async fn check_settings(session: &mut PgSession) -> Result<(), StoreError> {
+    let rows = session.query(SETTINGS, &[]).await?;
+    let row = rows.first().expect("a SELECT without FROM has one row");
+    if row.get(0) {
+        return Err(StoreError::ReadOnly);
+    }
+    let setting = |column: usize| row.get::<_, &str>(column);
+    for (name, found, wanted) in [
+        ("fsync", setting(1), &["on"][..]),
+        ("full_page_writes", setting(2), &["on"]),
+        ("synchronous_commit", setting(3), &["on", "remote_apply"]),
+    ] {
+        if !wanted.contains(&found) {
+            return Err(StoreError::Unsafe(format!("{name} = {found}")));
+        }
+    }
+    Ok(())
+}
+
+fn hosts(config: &Config) -> Result<Vec<(Host, u16)>, StoreError> {
+    let (hosts, ports) = (config.get_hosts(), config.get_ports());
+    if hosts.is_empty() || ports.len() > 1 && ports.len() != hosts.len() {
+        let text = "the connection string must name hosts, and one port or a port for each";
+        return Err(StoreError::Settings(text.to_owned()));
+    }
+    let port = |index: usize| match ports {
+        [] => 5432,
+        [one] => *one,
+        _ => ports[index],
+    };
+    let hosts = hosts.iter().enumerate();
+    Ok(hosts
+        .map(|(index, host)| (host.clone(), port(index)))
+        .collect())
+}
+
+fn host_name(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    }
+}
+
+fn tls(settings: &PostgresSettings) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in &settings.trusted {
+        roots.add(certificate.clone())?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    match &settings.client {
+        Some((chain, key)) => builder.with_client_auth_cert(chain.clone(), key.clone_key()),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}

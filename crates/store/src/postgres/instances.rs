@@ -1,0 +1,217 @@
+//! Joining, signs of life and leaving; the ring of slots; halts.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::admit::{KnownContact, cell, contact, millis};
+use super::{PostgresStore, key_of};
+use crate::admission::HaltScope;
+use crate::error::StoreError;
+use crate::instance::{
+    ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
+    LOST_AFTER_MS, Replication,
+};
+
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
+const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
+const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
+const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
+const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
+const RESUME: &str = "SELECT gatepay.resume_v1($1)";
+const DISTRUST: &str = "SELECT gatepay.distrust_v1($1, $2)";
+const INSTANCES: &str =
+    "SELECT id, began, seen, version, config_hash, journal_head, halt_epoch, in_force
+    FROM gatepay.instance WHERE seen >= $1 ORDER BY id";
+const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by
+    FROM gatepay.cluster AS k LEFT JOIN gatepay.halt AS h ON true ORDER BY h.scope";
+const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
+    (SELECT count(*) FROM pg_stat_replication)";
+
+impl PostgresStore {
+    /// Joins the store: refuses a schema that this version does not work with, compares the store with the last
+    /// contact, and makes the ring long enough for `past_ms`.
+    pub async fn join(
+        &self,
+        introduction: &InstanceIntroduction,
+    ) -> Result<InstanceJoined, StoreError> {
+        let schema = self.usable_schema().await?;
+        let beat = InstanceBeat {
+            config_hash: introduction.config_hash.clone(),
+            journal_head: None,
+            halt_epoch: 0,
+            in_force: None,
+        };
+        *self.introduction.lock() = Some(introduction.clone());
+        let (now_ms, guarded_until) = self.sign_of_life(introduction, &beat).await?;
+        let rows = self.control(KEY, &[]).await?;
+        let row = rows.first().ok_or(StoreError::NotMigrated)?;
+        Ok(InstanceJoined {
+            fingerprint_key: key_of(cell(row, "fingerprint_key")?)?,
+            schema,
+            now_ms,
+            guarded_until,
+        })
+    }
+
+    /// Gives a sign of life, prepares the next slot of the ring, writes the contact file, and returns what the store
+    /// knows of all instances. Called each second.
+    pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
+        let introduction = self.introduction.lock().clone();
+        let introduction = introduction
+            .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
+        let (now_ms, guarded_until) = self.sign_of_life(&introduction, beat).await?;
+        self.turn_ring().await?;
+        self.view(now_ms, guarded_until).await
+    }
+
+    /// Ends the membership: what the instance held is free at once.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        let introduction = self.introduction.lock().take();
+        if let Some(introduction) = introduction {
+            self.control(LEAVE, &[&introduction.id]).await?;
+        }
+        self.save_contact().await
+    }
+
+    async fn sign_of_life(
+        &self,
+        introduction: &InstanceIntroduction,
+        beat: &InstanceBeat,
+    ) -> Result<(u64, u64), StoreError> {
+        let known = KnownContact::from(self.contact());
+        let guard_ms = millis(self.terms.guard_ms());
+        let past_ms = millis(introduction.past_ms);
+        let lossless = self.lossless();
+        let in_force = beat
+            .in_force
+            .map(|it| i32::try_from(it).unwrap_or(i32::MAX));
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = known.parameters().to_vec();
+        parameters.extend([
+            &guard_ms as &(dyn ToSql + Sync),
+            &lossless,
+            &introduction.id,
+            &introduction.version,
+            &beat.config_hash,
+            &beat.journal_head,
+            &beat.halt_epoch,
+            &in_force,
+            &past_ms,
+        ]);
+        let rows = self.control(JOIN, &parameters).await?;
+        let (answered, guarded_until, new_guard) = contact(only(&rows)?)?;
+        self.remember(answered, new_guard);
+        self.save_contact().await?;
+        Ok((answered.at_ms.unsigned_abs(), guarded_until))
+    }
+
+    /// Takes the next slot out of use and empties what is out of use. A slot that is being read stays for the next turn.
+    async fn turn_ring(&self) -> Result<(), StoreError> {
+        let future_ms = millis(self.terms.future_ms);
+        for row in self.control(TURN, &[&future_ms]).await? {
+            let slot: i16 = cell(&row, "turn_ring_v1")?;
+            match self.control(EMPTY, &[&slot]).await {
+                Ok(_) => {}
+                Err(StoreError::Refused { code, .. }) if code == "55P03" => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store knows of all instances, without being one of them.
+    pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
+        const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now,
+            (SELECT coalesce(max(guarded_until), 0) FROM gatepay.life) AS guarded";
+        let rows = self.control(NOW, &[]).await?;
+        let row = only(&rows)?;
+        let (now, guarded): (i64, i64) = (cell(row, "now")?, cell(row, "guarded")?);
+        self.view(now.unsigned_abs(), guarded.unsigned_abs()).await
+    }
+
+    async fn view(&self, now_ms: u64, guarded_until: u64) -> Result<ClusterView, StoreError> {
+        let since = millis(now_ms.saturating_sub(LOST_AFTER_MS));
+        let instances = self.control(INSTANCES, &[&since]).await?;
+        let halts = self.control(HALTS, &[]).await?;
+        let standbys = self.control(STANDBYS, &[]).await?;
+        Ok(ClusterView {
+            now_ms,
+            guarded_until,
+            instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            halt_epoch: halts.first().map_or(Ok(0), |row| cell(row, "halt_epoch"))?,
+            halts: halts
+                .iter()
+                .filter_map(|row| halt(row).transpose())
+                .collect::<Result<_, _>>()?,
+            replication: replication(only(&standbys)?),
+        })
+    }
+
+    /// Halts calls, on all instances: once this returns, none that the scope covers is admitted any more. Returns the
+    /// epoch that each instance's [`halt_epoch`](InstanceView::halt_epoch) must reach before no admitted one is still
+    /// to be sent.
+    pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
+        let rows = self.control(HALT, &[&scope.to_string(), &by]).await?;
+        cell(only(&rows)?, "halt_v1")
+    }
+
+    /// Ends a halt.
+    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
+        let rows = self.control(RESUME, &[&scope.to_string()]).await?;
+        cell(only(&rows)?, "resume_v1")
+    }
+
+    /// Sets a guard by hand: the store may have lost commits, and no instance can know. Returns until when stamps are
+    /// refused, in milliseconds since 1970.
+    pub async fn distrust(&self) -> Result<u64, StoreError> {
+        let guard_ms = millis(self.terms.guard_ms());
+        let rows = self
+            .control(DISTRUST, &[&guard_ms, &self.lossless()])
+            .await?;
+        let guarded: i64 = cell(only(&rows)?, "distrust_v1")?;
+        Ok(guarded.unsigned_abs())
+    }
+}
+
+fn only(rows: &[Row]) -> Result<&Row, StoreError> {
+    let missing = || StoreError::Unexpected("an answer without a row".to_owned());
+    rows.first().ok_or_else(missing)
+}
+
+fn instance(row: &Row) -> Result<InstanceView, StoreError> {
+    let in_force: Option<i32> = cell(row, "in_force")?;
+    Ok(InstanceView {
+        id: cell(row, "id")?,
+        began_ms: cell::<i64>(row, "began")?.unsigned_abs(),
+        seen_ms: cell::<i64>(row, "seen")?.unsigned_abs(),
+        version: cell(row, "version")?,
+        config_hash: cell(row, "config_hash")?,
+        journal_head: cell(row, "journal_head")?,
+        halt_epoch: cell(row, "halt_epoch")?,
+        in_force: in_force.map(i32::unsigned_abs),
+    })
+}
+
+/// A halt. A scope that this version does not know covers everything.
+fn halt(row: &Row) -> Result<Option<HaltInForce>, StoreError> {
+    let Some(scope): Option<String> = cell(row, "scope")? else {
+        return Ok(None);
+    };
+    Ok(Some(HaltInForce {
+        scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
+        since_ms: cell::<i64>(row, "since")?.unsigned_abs(),
+        by: cell(row, "set_by")?,
+    }))
+}
+
+fn replication(row: &Row) -> Replication {
+    let (synchronous, standbys): (bool, i64) = (row.get(0), row.get(1));
+    if synchronous {
+        Replication::Synchronous
+    } else if standbys > 0 {
+        let standbys = u32::try_from(standbys).unwrap_or(u32::MAX);
+        Replication::Asynchronous { standbys }
+    } else {
+        Replication::None
+    }
+}

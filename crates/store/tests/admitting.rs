@@ -1,0 +1,195 @@
+//! Verdicts, halts, guards and the ring of one server.
+
+use gatepay_core::Kind;
+use gatepay_store::admission::{AdmissionVerdict, HaltScope, LedgerIntent};
+use gatepay_store::error::StoreError;
+
+use crate::postgres;
+use crate::support::{ask, beat, introduction, now_ms, ready, row, row_at, store, verdict};
+
+#[tokio::test]
+async fn a_stamp_is_admitted_once_on_any_connection() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, first) = ready().await;
+    let second = store(&[server.port]);
+    let rows = [row(), row(), row()];
+    let reply = ask(&first, &rows).await.unwrap();
+    assert_eq!(reply.verdicts, [const { AdmissionVerdict::Admitted }; 3]);
+    let admitted_ms = reply.now_ms;
+    for store in [&first, &second] {
+        let again = ask(store, &rows[1..]).await.unwrap();
+        assert_eq!(
+            again.verdicts,
+            vec![AdmissionVerdict::Replayed { admitted_ms }; 2]
+        );
+        assert!(!again.new_guard);
+    }
+}
+
+#[tokio::test]
+async fn the_first_life_is_guarded() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = postgres::PgServer::start();
+    let store = store(&[server.port]);
+    assert!(matches!(
+        store.join(&introduction(1)).await,
+        Err(StoreError::NotMigrated)
+    ));
+    store.migrate(None).await.unwrap();
+    let early = row();
+    let reply = ask(&store, std::slice::from_ref(&early)).await.unwrap();
+    assert!(reply.new_guard);
+    assert_eq!(reply.guarded_until, reply.now_ms.max(reply.guarded_until));
+    assert!(matches!(reply.verdicts[0], AdmissionVerdict::Guarded { wait_ms } if wait_ms >= 400));
+    // A second migration lifts nothing.
+    store.migrate(None).await.unwrap();
+    assert!(matches!(
+        verdict(&store, &early).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+    tokio::time::sleep(std::time::Duration::from_millis(450)).await;
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+    assert!(matches!(
+        verdict(&store, &early).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (_server, store) = ready().await;
+    let before = row();
+    assert_eq!(verdict(&store, &before).await, AdmissionVerdict::Admitted);
+    let (money, read) = (
+        row(),
+        gatepay_store::admission::AdmissionRow {
+            kind: Kind::Read,
+            ..row()
+        },
+    );
+    for scope in [
+        HaltScope::Money,
+        HaltScope::Module("payout".to_owned()),
+        HaltScope::Party("acme".to_owned()),
+    ] {
+        store.halt(&scope, "operator").await.unwrap();
+        assert_eq!(
+            verdict(&store, &money).await,
+            AdmissionVerdict::Halted(scope.clone())
+        );
+        assert!(matches!(
+            verdict(&store, &before).await,
+            AdmissionVerdict::Replayed { .. }
+        ));
+        let read = gatepay_store::admission::AdmissionRow {
+            kind: Kind::Read,
+            ..row()
+        };
+        assert_eq!(verdict(&store, &read).await, AdmissionVerdict::Admitted);
+        store.resume(&scope).await.unwrap();
+    }
+    for scope in [HaltScope::All, HaltScope::Suspended("acme".to_owned())] {
+        store.halt(&scope, "operator").await.unwrap();
+        assert_eq!(
+            verdict(&store, &read).await,
+            AdmissionVerdict::Halted(scope.clone())
+        );
+        store.resume(&scope).await.unwrap();
+    }
+    store
+        .halt(&HaltScope::Party("other".to_owned()), "operator")
+        .await
+        .unwrap();
+    let view = store.beat(&beat()).await.unwrap();
+    assert_eq!(view.halts.len(), 1);
+    assert_eq!(view.instances.len(), 1);
+    // A refused stamp stays unspent.
+    assert_eq!(verdict(&store, &money).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_stamp_beyond_the_stores_clock_and_one_from_long_ago_are_refused() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (_server, store) = ready().await;
+    let ahead = verdict(&store, &row_at(now_ms() + 60_000)).await;
+    assert!(
+        matches!(ahead, AdmissionVerdict::Premature { ahead_ms } if (59_000..60_000).contains(&ahead_ms))
+    );
+    // Recorded nowhere, and older than the guard.
+    assert!(matches!(
+        verdict(&store, &row_at(1)).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_nonce_is_used_once_with_any_timestamp() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (_server, store) = ready().await;
+    let with = |nonce: u8| gatepay_store::admission::AdmissionRow {
+        nonce: Some([nonce; 16]),
+        ..row()
+    };
+    let [first, second, other] = [with(1), with(1), with(2)];
+    let reply = ask(&store, &[first.clone(), other]).await.unwrap();
+    assert_eq!(reply.verdicts, [const { AdmissionVerdict::Admitted }; 2]);
+    let admitted_ms = reply.now_ms;
+    assert_eq!(
+        verdict(&store, &second).await,
+        AdmissionVerdict::NonceReplayed { admitted_ms }
+    );
+    assert_eq!(
+        verdict(&store, &first).await,
+        AdmissionVerdict::Replayed { admitted_ms }
+    );
+}
+
+#[tokio::test]
+async fn the_ledger_remembers_what_was_admitted_and_nothing_else() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let with = |key: &str| {
+        let mut row = row();
+        row.intents.push(LedgerIntent {
+            key_kind: "merchant_batch_no",
+            key: key.to_owned(),
+            currency: Some("USDT".to_owned()),
+        });
+        row
+    };
+    let first = with("a");
+    assert_eq!(verdict(&store, &first).await, AdmissionVerdict::Admitted);
+    let reply = ask(
+        &store,
+        &[first, with("b"), row_at(now_ms() + 60_000), with("a")],
+    )
+    .await
+    .unwrap();
+    assert!(matches!(
+        reply.verdicts[..],
+        [
+            AdmissionVerdict::Replayed { .. },
+            AdmissionVerdict::Admitted,
+            AdmissionVerdict::Premature { .. },
+            AdmissionVerdict::Admitted
+        ]
+    ));
+    let rows = server.sql("SELECT kind, key, tenant, account, currency, operation, source FROM gatepay.owner ORDER BY key");
+    assert_eq!(
+        rows,
+        "merchant_batch_no|a|acme|100|USDT|payout_create|call\nmerchant_batch_no|b|acme|100|USDT|payout_create|call"
+    );
+}

@@ -1,0 +1,159 @@
+//! Connections that break at every message, commits that fail or are local only, servers that stop answering.
+
+use std::time::{Duration, Instant};
+
+use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, LedgerIntent};
+use gatepay_store::error::StoreError;
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::StoreTerms;
+
+use crate::postgres::{self, StandbyMode, until};
+use crate::postgres_relay::{CutPoint, PgRelay};
+use crate::support::{TERMS, ask, ready, row, settings, store, verdict};
+
+#[tokio::test]
+async fn an_answer_that_is_cut_before_its_end_admits_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, other) = ready().await;
+    let relay = PgRelay::start(server.port);
+    let store = store(&[relay.port]);
+    for point in [
+        CutPoint::AfterDataRow,
+        CutPoint::AfterCommandComplete,
+        CutPoint::BeforeReadyForQuery,
+    ] {
+        // The statement is prepared, so that the next answer is the verdict's.
+        assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+        relay.cut(point);
+        let lost = row();
+        let answer = ask(&store, std::slice::from_ref(&lost)).await;
+        assert!(relay.has_cut());
+        assert!(
+            matches!(answer, Err(StoreError::Lost(_))),
+            "{point:?}: {answer:?}"
+        );
+        // The commit was made or not; a second copy is not admitted beside it.
+        let again = verdict(&other, &lost).await;
+        assert!(
+            matches!(again, AdmissionVerdict::Replayed { .. }),
+            "{point:?}: {again:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_after_the_rows_were_sent_admits_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    server.sql(
+        "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'at commit' USING ERRCODE = 'GP001'; END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER INSERT ON gatepay.owner
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.fail()",
+    );
+    let intent = LedgerIntent {
+        key_kind: "merchantTradeNo",
+        key: "1".to_owned(),
+        currency: None,
+    };
+    let row = AdmissionRow {
+        intents: vec![intent],
+        ..row()
+    };
+    let answer = ask(&store, std::slice::from_ref(&row)).await;
+    assert!(
+        matches!(answer, Err(StoreError::Refused { ref code, .. }) if code == "GP001"),
+        "{answer:?}"
+    );
+    server.sql("DROP TRIGGER late ON gatepay.owner");
+    assert_eq!(verdict(&store, &row).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_only_local_admits_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let standby = server.standby(StandbyMode::Synchronous);
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+    standby.pause();
+    let local = row();
+    let (answer, ()) = tokio::join!(ask(&store, std::slice::from_ref(&local)), async {
+        let canceled = tokio::task::spawn_blocking(move || {
+            until("the wait for the standby is canceled", || {
+                let canceled = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+                server.sql(canceled) == "t"
+            });
+            server
+        });
+        drop(canceled.await.unwrap());
+    });
+    assert!(matches!(answer, Err(StoreError::Noticed(_))), "{answer:?}");
+    standby.resume();
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_given_up_in_time_and_the_next_call_connects_anew() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    let relay = PgRelay::start(server.port);
+    let terms = StoreTerms {
+        timeout: Duration::from_millis(300),
+        ..TERMS
+    };
+    let store = PostgresStore::new(&settings(&[relay.port]), terms).unwrap();
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+    relay.hold(true);
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let answer = ask(&store, &[row()]).await;
+        assert!(
+            matches!(answer, Err(StoreError::TimedOut(300))),
+            "{answer:?}"
+        );
+        let waited = asked.elapsed();
+        assert!(waited < Duration::from_millis(400), "{waited:?}");
+    }
+    relay.hold(false);
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_commits_by_its_settings_is_refused() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    for (setting, value) in [
+        ("synchronous_commit", "off"),
+        ("synchronous_commit", "local"),
+        ("fsync", "off"),
+    ] {
+        server.sql(&format!("ALTER SYSTEM SET {setting} = {value}"));
+        server.sql("SELECT pg_reload_conf()");
+        until("the setting is in force", || {
+            server.sql(&format!("SHOW {setting}")) == value
+        });
+        let answer = ask(&store(&[server.port]), &[row()]).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unsafe(ref text)) if text.starts_with(setting)),
+            "{answer:?}"
+        );
+        server.sql(&format!("ALTER SYSTEM RESET {setting}"));
+        server.sql("SELECT pg_reload_conf()");
+        until("the setting is undone", || {
+            server.sql(&format!("SHOW {setting}")) == "on"
+        });
+    }
+    assert_eq!(
+        verdict(&store(&[server.port]), &row()).await,
+        AdmissionVerdict::Admitted
+    );
+}

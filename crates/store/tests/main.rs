@@ -1,0 +1,22 @@
+//! Tests of the store against real PostgreSQL servers, in one binary, so that linking happens once.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::large_futures,
+    reason = "a test that cannot be set up has failed, or says that it is skipped"
+)]
+
+#[path = "../../../tests/support/postgres.rs"]
+mod postgres;
+#[path = "../../../tests/support/postgres_relay.rs"]
+mod postgres_relay;
+mod support;
+
+// Verdicts, halts, guards and the ledger of one server.
+mod admitting;
+// Failovers, restarts and restores: a stamp that was admitted is not admitted again.
+mod failover;
+// A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.
+mod failures;

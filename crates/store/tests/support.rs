@@ -1,0 +1,124 @@
+//! A small language for tests of the store.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gatepay_core::Kind;
+use gatepay_store::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict};
+use gatepay_store::error::StoreError;
+use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::{PostgresSettings, StoreTerms};
+
+use crate::postgres::PgServer;
+
+/// Short guards, so that tests can wait for their end.
+pub(crate) const TERMS: StoreTerms = StoreTerms {
+    future_ms: 300,
+    max_skew_ms: 100,
+    timeout: Duration::from_secs(5),
+    failover: gatepay_store::settings::Failover::Guarded,
+};
+
+/// Settings for servers on these ports, which are tried in this order.
+pub(crate) fn settings(ports: &[u16]) -> PostgresSettings {
+    let hosts = vec!["127.0.0.1"; ports.len()].join(",");
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    PostgresSettings {
+        conninfo: format!(
+            "host={hosts} port={} dbname=postgres user=postgres connect_timeout=2",
+            ports.join(",")
+        ),
+        password: None,
+        trusted: Vec::new(),
+        client: None,
+        plaintext: false,
+        contact_file: None,
+    }
+}
+
+pub(crate) fn store(ports: &[u16]) -> PostgresStore {
+    PostgresStore::new(&settings(ports), TERMS).unwrap()
+}
+
+/// A migrated server, and a store that has joined and whose first guard is over.
+pub(crate) async fn ready() -> (PgServer, PostgresStore) {
+    let server = PgServer::start();
+    let store = store(&[server.port]);
+    store.migrate(None).await.unwrap();
+    let joined = store.join(&introduction(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(
+        joined.guarded_until - joined.now_ms + 1,
+    ))
+    .await;
+    (server, store)
+}
+
+pub(crate) fn introduction(id: i64) -> InstanceIntroduction {
+    InstanceIntroduction {
+        id,
+        version: "1".to_owned(),
+        config_hash: "c".to_owned(),
+        past_ms: 300_000,
+    }
+}
+
+pub(crate) fn beat() -> InstanceBeat {
+    InstanceBeat {
+        config_hash: "c".to_owned(),
+        journal_head: None,
+        halt_epoch: 0,
+        in_force: None,
+    }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    u64::try_from(now.as_millis()).unwrap()
+}
+
+/// A row with a stamp that no other row has, made at this time.
+pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut stamp = [0; 16];
+    stamp[..8].copy_from_slice(&number.to_be_bytes());
+    stamp[8..].copy_from_slice(&stamp_ms.to_be_bytes());
+    AdmissionRow {
+        stamp,
+        nonce: None,
+        stamp_ms,
+        party: "acme".to_owned(),
+        account: "100".to_owned(),
+        kind: Kind::Money,
+        module: "payout",
+        operation: "payout_create",
+        intents: Vec::new(),
+        spend_key: None,
+        spends: Vec::new(),
+    }
+}
+
+pub(crate) fn row() -> AdmissionRow {
+    row_at(now_ms())
+}
+
+pub(crate) fn batch(rows: &[AdmissionRow]) -> AdmissionBatch {
+    let mut batch = AdmissionBatch::default();
+    for row in rows {
+        batch.push(row.clone()).unwrap();
+    }
+    batch
+}
+
+pub(crate) async fn ask(
+    store: &PostgresStore,
+    rows: &[AdmissionRow],
+) -> Result<AdmissionReply, StoreError> {
+    store.admit(&batch(rows)).await
+}
+
+pub(crate) async fn verdict(store: &PostgresStore, row: &AdmissionRow) -> AdmissionVerdict {
+    let reply = ask(store, std::slice::from_ref(row)).await.unwrap();
+    reply.verdicts.into_iter().next().unwrap()
+}
