@@ -13,15 +13,7 @@ const ABUSER: &str = "127.0.0.8";
 
 /// A request that gets as far as a request without a secret can, in the fields of HTTP/2.
 fn fields(proxy: &Proxy, method: &str, path: &str, call: &Call) -> Vec<(&'static str, String)> {
-    let mut fields = vec![
-        (":method", method.to_owned()),
-        (":path", path.to_owned()),
-        (":authority", "pay.example".to_owned()),
-    ];
-    let lines = call.lines(&proxy.clock).into_iter();
-    let lines = lines.filter(|(name, _)| name != "host");
-    fields.extend(lines.map(|(name, value)| (&*name.leak(), value)));
-    fields
+    http2_fields(method, path, call.lines(&proxy.clock).leak())
 }
 
 fn unproved(proxy: &Proxy) -> Vec<(&'static str, String)> {

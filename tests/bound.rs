@@ -145,14 +145,7 @@ fn call(method: &str, path: &str) -> Vec<u8> {
 
 /// A head with these lines, encoded for HTTP/2.
 fn with_lines(method: &str, path: &str, lines: &[(String, String)]) -> Vec<u8> {
-    let mut fields = vec![
-        (":method", method.to_owned()),
-        (":path", path.to_owned()),
-        (":authority", "pay.example".to_owned()),
-    ];
-    let own = lines.iter().filter(|(name, _)| name != "host");
-    fields.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
-    head(&fields)
+    head(&http2_fields(method, path, lines))
 }
 
 /// Memory of a stream with these frames, measured on sixty connections with a hundred streams each: bytes and streams.

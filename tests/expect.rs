@@ -166,14 +166,8 @@ async fn a_body_that_has_arrived_or_ended_gets_no_100_continue() {
     let proxy = Proxy::before(&gatepay).start();
     // Head and body in one write.
     let call = announcing(acme().post(QUERY, BY_NUMBER), BY_NUMBER.len());
-    let mut fields = vec![
-        (":method", "POST".to_owned()),
-        (":path", QUERY.to_owned()),
-        (":authority", "pay.example".to_owned()),
-    ];
     let lines = call.lines(&proxy.clock);
-    let own = lines.iter().filter(|(name, _)| name != "host");
-    fields.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
+    let fields = http2_fields("POST", QUERY, &lines);
     let mut caller = proxy.raw().await;
     let begin = [PREFACE, &frame(4, 0, 0, &[]), &frame(4, 1, 0, &[])].concat();
     let request = [

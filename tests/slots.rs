@@ -4,9 +4,7 @@ use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
 use gatepay_proxy::tls::certificate::CertificateRenewal;
 use gatepay_tenancy::settings::Settings;
-use rcgen::{BasicConstraints, IsCa};
 use rustls::version::TLS13;
-use std::fs;
 use std::time::Duration;
 
 /// The connection limit in most of these tests.
@@ -26,14 +24,8 @@ fn slots(slots: usize) -> impl FnOnce(&mut Settings) {
 
 /// The same call over HTTP/2, on the stream of this number.
 fn stream(number: u32, method: &str, path: &str, lines: &[(String, String)]) -> Vec<u8> {
-    let mut fields = vec![
-        (":method", method.to_owned()),
-        (":path", path.to_owned()),
-        (":authority", "pay.example".to_owned()),
-    ];
-    let own = lines.iter().filter(|(name, _)| name != "host");
-    fields.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
-    frame(HEADERS, END_HEADERS | END_STREAM, number, &head(&fields))
+    let head = head(&http2_fields(method, path, lines));
+    frame(HEADERS, END_HEADERS | END_STREAM, number, &head)
 }
 
 /// An HTTP/2 client's first bytes.
@@ -337,14 +329,10 @@ async fn a_connection_ends_with_its_age_once_no_request_is_under_way() {
 async fn connections_let_in_by_a_client_ca_that_was_removed_end() {
     let gatepay = GatePay::start();
     let pair = Pair::new();
-    let authority =
-        || Pair::with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-    let (theirs, others) = (authority(), authority());
+    let (theirs, others) = (Pair::authority(), Pair::authority());
     let files = Files::of(&pair);
-    let path = files.path().join("ca.pem");
-    fs::write(&path, theirs.certificate.pem()).unwrap();
-    let mut named = files.named();
-    named.client_ca = Some(path.clone());
+    files.client_ca(&theirs);
+    let named = files.named_with_client_ca();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| {
             settings.listen.tls = Some(named);
@@ -368,7 +356,7 @@ async fn connections_let_in_by_a_client_ca_that_was_removed_end() {
     assert_eq!(unchanged, Ok(CertificateRenewal::Unchanged));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!http2.is_closed());
-    fs::write(&path, others.certificate.pem()).unwrap();
+    files.client_ca(&others);
     assert_eq!(
         proxy.app().renew_certificate(),
         Ok(CertificateRenewal::Renewed)

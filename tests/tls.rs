@@ -2,7 +2,7 @@ use crate::support::program::{Folder, printed};
 use crate::support::tls::{Caller, Files, Pair};
 use crate::support::*;
 use gatepay_proxy::tls::certificate::CertificateRenewal;
-use rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use rcgen::date_time_ymd;
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -102,14 +102,10 @@ async fn a_renewed_certificate_is_shown_without_a_restart_and_cuts_no_connection
 async fn with_client_ca_only_its_callers_get_in_also_after_it_changed() {
     let gatepay = GatePay::start();
     let pair = Pair::new();
-    let authority =
-        || Pair::with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-    let (theirs, others) = (authority(), authority());
+    let (theirs, others) = (Pair::authority(), Pair::authority());
     let files = Files::of(&pair);
-    let path = files.path().join("ca.pem");
-    fs::write(&path, theirs.certificate.pem()).unwrap();
-    let mut named = files.named();
-    named.client_ca = Some(path.clone());
+    files.client_ca(&theirs);
+    let named = files.named_with_client_ca();
     let proxy = Proxy::before(&gatepay)
         .with(|settings| settings.listen.tls = Some(named))
         .start();
@@ -128,7 +124,7 @@ async fn with_client_ca_only_its_callers_get_in_also_after_it_changed() {
     assert!(!gets_in(&unknown).await && !gets_in(&caller(None)).await);
 
     // An earlier TLS session does not outlive the trust in its client certificate.
-    fs::write(&path, others.certificate.pem()).unwrap();
+    files.client_ca(&others);
     assert_eq!(
         proxy.app().renew_certificate(),
         Ok(CertificateRenewal::Renewed)

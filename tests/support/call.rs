@@ -166,3 +166,19 @@ impl Call {
         text.into_bytes()
     }
 }
+
+/// The fields of an HTTP/2 request with these header lines: the pseudo-header fields, then the lines without `host`.
+pub(crate) fn http2_fields<'l>(
+    method: &str,
+    path: &str,
+    lines: &'l [(String, String)],
+) -> Vec<(&'l str, String)> {
+    let mut fields = vec![
+        (":method", method.to_owned()),
+        (":path", path.to_owned()),
+        (":authority", "pay.example".to_owned()),
+    ];
+    let own = lines.iter().filter(|(name, _)| name != "host");
+    fields.extend(own.map(|(name, value)| (name.as_str(), value.clone())));
+    fields
+}

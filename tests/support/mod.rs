@@ -39,7 +39,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 pub(crate) use answer::Answer;
-pub(crate) use call::Call;
+pub(crate) use call::{Call, http2_fields};
 pub(crate) use catalogue::{changed, configured, everything_on};
 pub(crate) use connection::{Connection, Http2};
 pub(crate) use counting::Counting;

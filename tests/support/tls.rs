@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gatepay_tenancy::settings::ListenTls;
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
@@ -42,6 +42,11 @@ impl Pair {
         }
     }
 
+    /// The self-signed certificate of an authority.
+    pub(crate) fn authority() -> Self {
+        Self::with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))
+    }
+
     /// A certificate signed by this one, with its key.
     pub(crate) fn signs(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let params = CertificateParams::new(vec!["caller.example".to_owned()]).expect("a name");
@@ -74,6 +79,11 @@ impl Files {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("ours");
     }
 
+    /// Writes the authority whose client certificates the listener accepts.
+    pub(crate) fn client_ca(&self, authority: &Pair) {
+        fs::write(self.0.path().join("ca.pem"), authority.certificate.pem()).expect("a file");
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -83,6 +93,13 @@ impl Files {
             certificate: self.0.path().join("cert.pem"),
             key: self.0.path().join("key.pem"),
             client_ca: None,
+        }
+    }
+
+    pub(crate) fn named_with_client_ca(&self) -> ListenTls {
+        ListenTls {
+            client_ca: Some(self.0.path().join("ca.pem")),
+            ..self.named()
         }
     }
 }
