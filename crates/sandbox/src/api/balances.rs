@@ -152,18 +152,35 @@ pub(crate) fn fund(
         id: "",
         number: "",
     };
-    let movement = MoneyMovement {
-        from: MoneyHolder::Outside,
-        to: MoneyHolder::account(call.account),
-        currency,
-        amount,
-    };
+    let movement = MoneyMovement::deposit(call.account, currency, amount);
     balances.post(call.now, reason, &[movement])
 }
 
 impl MoneyHolder {
     pub(crate) fn account(id: &str) -> Self {
         Self::Account(id.to_owned())
+    }
+}
+
+impl<'a> MoneyMovement<'a> {
+    /// From outside into an account.
+    pub(crate) fn deposit(account: &str, currency: &'a str, amount: Amount) -> Self {
+        Self {
+            from: MoneyHolder::Outside,
+            to: MoneyHolder::account(account),
+            currency,
+            amount,
+        }
+    }
+
+    /// Out of an account.
+    pub(crate) fn withdrawal(account: &str, currency: &'a str, amount: Amount) -> Self {
+        Self {
+            from: MoneyHolder::account(account),
+            to: MoneyHolder::Outside,
+            currency,
+            amount,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
 use crate::rules::page::ListPage;
@@ -131,12 +131,7 @@ pub(crate) fn deposit(
         id: &id,
         number: &saved.channel_id,
     };
-    let movement = MoneyMovement {
-        from: MoneyHolder::Outside,
-        to: MoneyHolder::account(&saved.account),
-        currency,
-        amount,
-    };
+    let movement = MoneyMovement::deposit(&saved.account, currency, amount);
     balances.post(now, reason, &[movement])?;
     saved.deposits.push(json!({
         "chain": saved.chain,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::AnswerForms;
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::wire::failure::ApiFailure;
@@ -62,12 +62,8 @@ pub(crate) fn create(
 
     let GiftCards(cards) = gift_cards;
     let first = FIRST_NUMBER + cards.len() as u64;
-    let movement = MoneyMovement {
-        from: MoneyHolder::account(call.account),
-        to: MoneyHolder::Outside,
-        currency,
-        amount: amount.times(count).ok_or(ApiFailure::WrongAmount)?,
-    };
+    let total = amount.times(count).ok_or(ApiFailure::WrongAmount)?;
+    let movement = MoneyMovement::withdrawal(call.account, currency, total);
     let reason = MovementReason {
         kind: "GIFT_CARD",
         id: &first.to_string(),

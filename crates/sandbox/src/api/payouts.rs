@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::numbers::OncePerNumber;
@@ -178,12 +178,7 @@ impl SubOrder {
     }
 
     fn movement(&self, call: LedgerCall<'_>) -> MoneyMovement<'_> {
-        MoneyMovement {
-            from: MoneyHolder::account(call.account),
-            to: MoneyHolder::Outside,
-            currency: &self.currency,
-            amount: self.amount,
-        }
+        MoneyMovement::withdrawal(call.account, &self.currency, self.amount)
     }
 
     fn describe(

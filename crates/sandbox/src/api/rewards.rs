@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::numbers::OncePerNumber;
@@ -144,12 +144,7 @@ impl GiftReward {
     }
 
     fn movement(&self, call: LedgerCall<'_>) -> MoneyMovement<'_> {
-        MoneyMovement {
-            from: MoneyHolder::account(call.account),
-            to: MoneyHolder::Outside,
-            currency: &self.currency,
-            amount: self.amount,
-        }
+        MoneyMovement::withdrawal(call.account, &self.currency, self.amount)
     }
 
     /// A reward in the form of client libraries' types: the currency is present only if it differs from the batch's.

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
+use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::api::plans::PlanBook;
 use crate::config::NumbersUniquePer;
 use crate::rules::call::{LedgerCall, Outcome};
@@ -118,12 +118,7 @@ pub(crate) fn deduct(
         id: &id,
         number,
     };
-    let movement = MoneyMovement {
-        from: MoneyHolder::Outside,
-        to: MoneyHolder::account(call.account),
-        currency,
-        amount,
-    };
+    let movement = MoneyMovement::deposit(call.account, currency, amount);
     balances.post(call.now, reason, &[movement])?;
     let deduction = json!({
         "deductOrderNo": id,
