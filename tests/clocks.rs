@@ -61,34 +61,27 @@ async fn at_half_of_what_is_tolerated_it_warns_and_serves() {
     .await;
 }
 
-#[tokio::test]
-async fn a_proxy_that_follows_stamps_gatepays_time() {
-    let gatepay = GatePay::ahead(Duration::from_secs(8));
+/// A program that follows GatePay's clock, which is ahead by this much: stamps have GatePay's time, and the log says so.
+async fn follows(ahead: Duration, log: &str) -> Program {
+    let gatepay = GatePay::ahead(ahead);
     let program = before(&gatepay, "follow").await;
     until_known(&program).await;
     assert_eq!(create(&program, "A-0001").await.status, 200);
     assert!(behind(&gatepay) < 2_500, "{} ms", behind(&gatepay));
-    until("it says so", || {
-        let said = program.stderr();
-        said.contains("off GatePay's: requests to GatePay are stamped with GatePay's time")
-    })
-    .await;
+    until("the log says so", || program.stderr().contains(log)).await;
+    program
+}
+
+#[tokio::test]
+async fn a_proxy_that_follows_stamps_gatepays_time() {
+    let log = "off GatePay's: requests to GatePay are stamped with GatePay's time";
+    follows(Duration::from_secs(8), log).await;
 }
 
 #[tokio::test]
 async fn half_a_minute_is_followed_too_and_is_an_alarm() {
-    let gatepay = GatePay::ahead(Duration::from_secs(30));
-    let program = before(&gatepay, "follow").await;
-    until_known(&program).await;
-    assert_eq!(create(&program, "A-0001").await.status, 200);
-    assert!(behind(&gatepay) < 2_500, "{} ms", behind(&gatepay));
-    until("it says so", || {
-        let said = program.stderr();
-        said.contains(
-            "by more than is tolerated: requests to GatePay are stamped with GatePay's time",
-        )
-    })
-    .await;
+    let log = "by more than is tolerated: requests to GatePay are stamped with GatePay's time";
+    let program = follows(Duration::from_secs(30), log).await;
     let offset = metric(&program, "clock_offset_seconds").await;
     assert!((29.0..=31.0).contains(&offset), "{offset}");
 }

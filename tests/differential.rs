@@ -128,12 +128,7 @@ async fn judge_front(kind: ServerKind, mixtures: usize) {
         "{kind:?} before: {} cases, {count} requests read, {reached} at GatePay",
         cases.len()
     ));
-    assert!(
-        faults.is_empty(),
-        "{kind:?}: {}\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    assert_none(kind, &faults);
     assert!(
         reached >= cases.len() / 8,
         "{kind:?}: {reached} reached GatePay"
@@ -225,13 +220,13 @@ async fn judge_back(kind: ServerKind, mixtures: usize) {
         "{kind:?} behind: {} cases, {count} requests passed on",
         cases.len()
     ));
-    assert!(
-        faults.is_empty(),
-        "{kind:?}: {}\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    assert_none(kind, &faults);
     assert!(count >= cases.len() / 8, "{kind:?}: {count} passed on");
+}
+
+fn assert_none(kind: ServerKind, faults: &[String]) {
+    let count = faults.len();
+    assert!(count == 0, "{kind:?}: {count}\n{}", faults.join("\n"));
 }
 
 fn occurrences(text: &[u8], what: &[u8]) -> usize {

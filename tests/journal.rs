@@ -10,6 +10,7 @@ use crate::support::*;
 use gatepay_core::{ChainLink, SecretKey, SigningKey};
 use gatepay_proxy::process::clock::Clock;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 /// A folder whose proxy keeps a journal.
 fn folder(url: &str) -> Folder {
@@ -84,24 +85,33 @@ async fn audit_show_finds_a_calls_party_content_and_outcome_by_its_key() {
     assert!(log.contains(head), "its end is in the log: {head}");
 }
 
+/// A call that GatePay has read and has not answered.
+async fn call_at_gatepay(
+    program: &Program,
+    upstream: &Scripted,
+) -> JoinHandle<hyper::Result<Answer>> {
+    let call = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let mut connection = Connection::open(program.address).await;
+    let caller = tokio::spawn(async move { connection.try_send(call).await });
+    until("the call is at GatePay", || upstream.count() == 1).await;
+    caller
+}
+
 #[tokio::test]
 async fn every_write_and_money_call_at_gatepay_is_in_the_journal() {
     let upstream = Scripted::held();
     let folder = folder(&upstream.url());
     let program = Program::serve(&folder).await;
-    let call = acme()
-        .post(CREATE, order("A-0001"))
-        .request(&Clock::system());
-    let mut connection = Connection::open(program.address).await;
-    let caller = tokio::spawn(async move { connection.send(call).await });
-    until("the call is at GatePay", || upstream.count() == 1).await;
+    let caller = call_at_gatepay(&program, &upstream).await;
     let text = folder.journal();
     assert!(
         text.contains("\"key\":\"A-0001\"") && !text.contains("\"record\":\"after\""),
         "{text}"
     );
     upstream.release();
-    caller.await.unwrap();
+    caller.await.unwrap().unwrap();
     end(program).await;
 }
 
@@ -110,12 +120,7 @@ async fn a_journal_outlives_a_kill_and_shows_what_was_in_flight() {
     let upstream = Scripted::held();
     let folder = folder(&upstream.url());
     let program = Program::serve(&folder).await;
-    let call = acme()
-        .post(CREATE, order("A-0001"))
-        .request(&Clock::system());
-    let mut connection = Connection::open(program.address).await;
-    let caller = tokio::spawn(async move { connection.try_send(call).await });
-    until("the call is at GatePay", || upstream.count() == 1).await;
+    let caller = call_at_gatepay(&program, &upstream).await;
     // A killed process writes nothing more.
     drop(program);
     let _cut = caller.await.unwrap();

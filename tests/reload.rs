@@ -236,10 +236,11 @@ async fn a_tenant_is_not_moved_to_another_account_by_accident_and_is_suspended_a
     assert_eq!(program.reload("").await.0, 200, "nobody wants to be asked");
 }
 
-async fn suspended_ahead(program: &Program) -> (Value, String) {
+/// The parties on which a withdrawal of rights is in force ahead of the rest, and their number in the metric.
+async fn ahead_of_the_rest(program: &Program, list: &str) -> (Value, String) {
     let state = program.admin("GET", "/-/reload").await.json();
-    let count = program.metric("reload_suspended_ahead").await;
-    (state["suspended_ahead"].clone(), count)
+    let count = program.metric(&format!("reload_{list}")).await;
+    (state[list].clone(), count)
 }
 
 #[tokio::test]
@@ -259,7 +260,7 @@ async fn a_suspension_does_not_wait_until_other_files_are_corrected() {
         program.stderr().contains("suspended at once")
     })
     .await;
-    let ahead = suspended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "suspended_ahead").await;
     assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
     assert_eq!(program.metric("reload_in_step").await, "0");
     let seen = program.admin("GET", "/tenants/acme").await.json();
@@ -281,7 +282,7 @@ async fn a_suspension_does_not_wait_until_other_files_are_corrected() {
     folder.remove("secrets/globex.key");
     assert_eq!(program.reload("").await.0, 422);
     assert_eq!(status(&program, &globex()).await, 403);
-    let ahead = suspended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "suspended_ahead").await;
     assert_eq!(ahead, (json!(["acme", "globex"]), "2".to_owned()));
 
     folder.tenant(&globex(), "");
@@ -289,13 +290,10 @@ async fn a_suspension_does_not_wait_until_other_files_are_corrected() {
     for shop in [acme(), globex()] {
         assert_eq!(status(&program, &shop).await, 200);
     }
-    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
-}
-
-async fn credentials_ended_ahead(program: &Program) -> (Value, String) {
-    let state = program.admin("GET", "/-/reload").await.json();
-    let count = program.metric("reload_credentials_ended_ahead").await;
-    (state["credentials_ended_ahead"].clone(), count)
+    assert_eq!(
+        ahead_of_the_rest(&program, "suspended_ahead").await,
+        (json!([]), "0".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -321,7 +319,7 @@ async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
     .await;
     folder.tenant(&acme(), "standing = 'suspended'");
     becomes(&program, &acme(), 403).await;
-    let ahead = suspended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "suspended_ahead").await;
     assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
     folder.tenant(&acme(), "standing = 'suspended'\nweight = 2");
     let (asked, _) = program.reload("").await;
@@ -373,9 +371,12 @@ async fn a_key_that_is_rotated_without_overlap_ends_while_other_files_are_broken
         program.stderr().contains("credentials end at once")
     })
     .await;
-    let ahead = credentials_ended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "credentials_ended_ahead").await;
     assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
-    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
+    assert_eq!(
+        ahead_of_the_rest(&program, "suspended_ahead").await,
+        (json!([]), "0".to_owned())
+    );
 
     let kept = fs::read_to_string(folder.path("tenants.d/acme.toml")).unwrap();
     // Neither a later end, nor a broken or missing table gives the key back.
@@ -394,7 +395,7 @@ async fn a_key_that_is_rotated_without_overlap_ends_while_other_files_are_broken
     assert_eq!(program.reload("").await.0, 200);
     assert_eq!(status(&program, &new).await, 200);
     assert_eq!(status(&program, &acme()).await, 401);
-    let ahead = credentials_ended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "credentials_ended_ahead").await;
     assert_eq!(ahead, (json!([]), "0".to_owned()));
 }
 
@@ -424,7 +425,7 @@ async fn a_key_ends_by_a_table_that_is_wrong_in_every_other_key_and_not_by_its_a
     );
     assert_eq!(program.reload("").await.0, 422);
     assert_eq!(status(&program, &globex()).await, 401);
-    let ahead = credentials_ended_ahead(&program).await;
+    let ahead = ahead_of_the_rest(&program, "credentials_ended_ahead").await;
     assert_eq!(ahead, (json!(["globex"]), "1".to_owned()));
 }
 
@@ -460,7 +461,10 @@ async fn a_suspension_does_not_wait_until_another_change_is_confirmed() {
     let hash = said["plan"]["hash"].as_str().unwrap();
     assert_eq!(program.reload(&format!("?confirm={hash}")).await.0, 200);
     assert_eq!(status(&program, &acme()).await, 403);
-    assert_eq!(suspended_ahead(&program).await, (json!([]), "0".to_owned()));
+    assert_eq!(
+        ahead_of_the_rest(&program, "suspended_ahead").await,
+        (json!([]), "0".to_owned())
+    );
     program.terminate();
     assert_eq!(program.end().await.0, Some(0));
     let journal = fs::read_to_string(folder.path("audit/audit-000001-0001.jsonl")).unwrap();

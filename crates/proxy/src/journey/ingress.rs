@@ -335,10 +335,14 @@ mod tests {
         target.err().map(|refusal| refusal.slug())
     }
 
-    /// A body of this many pieces of one byte each.
-    struct Bytewise(usize);
+    /// A body in pieces of this length, with its total length announced or not.
+    struct Chunked {
+        whole: Bytes,
+        piece: usize,
+        announced: bool,
+    }
 
-    impl Body for Bytewise {
+    impl Body for Chunked {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -346,11 +350,17 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let left = self.0.checked_sub(1);
-            Poll::Ready(left.map(|left| {
-                self.0 = left;
-                Ok(Frame::data(Bytes::from_static(b"x")))
-            }))
+            let now = self.piece.min(self.whole.len());
+            let piece = self.whole.split_to(now);
+            Poll::Ready((now > 0).then(|| Ok(Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            if self.announced {
+                http_body::SizeHint::with_exact(self.whole.len() as u64)
+            } else {
+                http_body::SizeHint::default()
+            }
         }
     }
 
@@ -365,7 +375,12 @@ mod tests {
         assert_eq!((turns, all.unwrap().len()), (17, whole.len()));
         assert_eq!(since, whole.len());
 
-        let (mut bytewise, mut held) = (Bytewise(16 * 1024), BodyMemory::default().hold(None));
+        let mut bytewise = Chunked {
+            whole: Bytes::from(vec![b'x'; 16 * 1024]),
+            piece: 1,
+            announced: false,
+        };
+        let mut held = BodyMemory::default().hold(None);
         let read = body(&mut bytewise, most, &TIME, &mut held, |_| {});
         let (turns, _) = polls(read);
         assert_eq!(turns, 17, "every 1024 pieces");
@@ -417,35 +432,6 @@ mod tests {
         let refusal = body(&mut Never, 5, &TIME, &mut held, |_| {}).await;
         let refusal = refusal.unwrap_err();
         assert_eq!(refusal.slug(), "request_timeout");
-    }
-
-    /// A body in pieces of this length, with its total length announced or not.
-    struct Chunked {
-        whole: Bytes,
-        piece: usize,
-        announced: bool,
-    }
-
-    impl Body for Chunked {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let now = self.piece.min(self.whole.len());
-            let piece = self.whole.split_to(now);
-            Poll::Ready((now > 0).then(|| Ok(Frame::data(piece))))
-        }
-
-        fn size_hint(&self) -> http_body::SizeHint {
-            if self.announced {
-                http_body::SizeHint::with_exact(self.whole.len() as u64)
-            } else {
-                http_body::SizeHint::default()
-            }
-        }
     }
 
     #[tokio::test]

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::prom::registrar::Registrar;
     use prometheus::proto::{Bucket, Metric};
-    use prometheus::{Encoder as _, Registry, TextEncoder};
+    use prometheus::{Registry, TextEncoder};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     const BOUNDS: [f64; 3] = [0.25, 0.5, 2.0];
@@ -66,11 +66,8 @@ mod tests {
     }
 
     fn scrape(registry: &Registry) -> String {
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&registry.gather(), &mut text)
-            .unwrap();
-        String::from_utf8(text).unwrap()
+        let families = registry.gather();
+        TextEncoder::new().encode_to_string(&families).unwrap()
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl LatencyHistograms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus::{Encoder as _, Registry, TextEncoder};
+    use prometheus::{Registry, TextEncoder};
 
     fn made() -> (Registry, RequestMeters) {
         let registry = Registry::new();
@@ -147,11 +147,8 @@ mod tests {
     }
 
     fn scrape(registry: &Registry) -> String {
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&registry.gather(), &mut text)
-            .unwrap();
-        String::from_utf8(text).unwrap()
+        let families = registry.gather();
+        TextEncoder::new().encode_to_string(&families).unwrap()
     }
 
     #[test]
