@@ -23,9 +23,9 @@ pub struct AdmissionRow {
     /// The stamp's time, in milliseconds since 1970.
     pub stamp_ms: u64,
     /// The id of the tenant or operator.
-    pub party: String,
+    pub party: StoredText,
     /// The sub-account that the call is made for. A tenant id that is used again with another one is another tenant.
-    pub account: String,
+    pub account: StoredText,
     /// Whether the call reads, writes or moves money.
     pub kind: Kind,
     /// The module of the call, as `[operations] allow` spells it: `payout`.
@@ -35,7 +35,7 @@ pub struct AdmissionRow {
     /// What the ledger writes down before the call is sent.
     pub intents: Vec<LedgerIntent>,
     /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.
-    pub spend_key: Option<String>,
+    pub spend_key: Option<StoredText>,
     /// The call's amounts. Not judged yet: carried from the first version on, so that instances of two versions count
     /// alike during a rolling upgrade.
     pub spends: Vec<SpendAmount>,
@@ -47,19 +47,28 @@ pub struct LedgerIntent {
     /// The name of the number: `merchantTradeNo`, `refundRequestId`.
     pub key_kind: &'static str,
     /// The number as the body spells it.
-    pub key: String,
+    pub key: StoredText,
     /// The currency of the call, if it has one.
-    pub currency: Option<String>,
+    pub currency: Option<StoredText>,
 }
 
 /// An amount of a call, as an exact decimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpendAmount {
     /// The currency as the body spells it.
-    pub currency: String,
+    pub currency: StoredText,
     /// The amount as a plain decimal without exponent.
-    pub decimal: String,
+    pub decimal: StoredText,
 }
+
+/// A text that an engine can store and index: at most [`LONGEST_TEXT`] bytes, none of them zero.
+///
+/// One text that is not would fail its whole batch, and so other parties' requests.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoredText(String);
+
+/// The longest text that is stored, in bytes. GatePay's own numbers have 64 at most.
+pub const LONGEST_TEXT: usize = 256;
 
 /// Requests that one transaction decides: at most [`MOST_ROWS`], no fingerprint twice.
 #[derive(Debug, Default)]
@@ -140,6 +149,19 @@ pub struct AdmissionReply {
     pub new_guard: bool,
 }
 
+impl StoredText {
+    /// A text, if it can be stored.
+    pub fn parse(text: &str) -> Option<Self> {
+        let stored = text.len() <= LONGEST_TEXT && !text.contains('\0');
+        stored.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl AdmissionBatch {
     /// Puts a row at the end, or returns it.
     pub fn push(&mut self, row: AdmissionRow) -> Result<(), BatchRefusal> {
@@ -190,8 +212,8 @@ impl HaltScope {
             Self::All => true,
             Self::Money => row.kind == Kind::Money,
             Self::Module(module) => changes && row.module == module,
-            Self::Party(party) => changes && row.party == *party,
-            Self::Suspended(party) => row.party == *party,
+            Self::Party(party) => changes && row.party.as_str() == party,
+            Self::Suspended(party) => row.party.as_str() == party,
         }
     }
 

@@ -41,8 +41,22 @@ const FORMAT: &str = "gatepay-proxy store contact 1";
 
 impl StoreContact {
     /// Whether another answer is the later one. Answers of two connections may arrive crosswise.
-    pub fn is_before(&self, other: &Self) -> bool {
+    fn is_before(&self, other: &Self) -> bool {
         self.identity != other.identity || self.at_ms <= other.at_ms
+    }
+
+    /// The contact after another answer. An older answer changes nothing, unless the store has set a new guard with it: then
+    /// all that was known before counts no more. The last acknowledged stamp is kept within one life.
+    #[must_use]
+    pub fn after(last: Option<Self>, mut answer: Self, new_guard: bool) -> Self {
+        match last {
+            Some(last) if !new_guard && !last.is_before(&answer) => last,
+            Some(last) if !new_guard && last.identity == answer.identity => {
+                answer.stamp = answer.stamp.or(last.stamp);
+                answer
+            }
+            _ => answer,
+        }
     }
 
     /// The contact as a text of a few lines.

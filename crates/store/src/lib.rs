@@ -22,3 +22,6 @@ pub mod error;
 pub mod settings;
 
 pub mod postgres;
+
+pub mod model;
+pub mod ring;

@@ -10,7 +10,7 @@ pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use tokio_postgres::types::ToSql;
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 use crate::identity::StoreContact;
+use crate::instance::InstanceIntroduction;
 use crate::settings::{Failover, PostgresSettings, StoreTerms};
 use connector::PgConnector;
 use session::PgSession;
@@ -32,8 +33,8 @@ pub struct PostgresStore {
     admitting: [tokio::sync::Mutex<Option<PgSession>>; 2],
     control: tokio::sync::Mutex<Option<PgSession>>,
     contact: Mutex<Option<StoreContact>>,
-    introduction: Mutex<Option<crate::instance::InstanceIntroduction>>,
-    contact_file: Option<std::path::PathBuf>,
+    introduction: Mutex<Option<InstanceIntroduction>>,
+    contact_file: Option<PathBuf>,
 }
 
 impl PostgresStore {
@@ -88,17 +89,9 @@ impl PostgresStore {
         self.terms.failover == Failover::Lossless
     }
 
-    /// Remembers an answer, unless a later one of the same engine is remembered already.
-    fn remember(&self, mut answered: StoreContact, new_guard: bool) {
+    fn remember(&self, answer: StoreContact, new_guard: bool) {
         let mut contact = self.contact.lock();
-        match *contact {
-            Some(last) if !new_guard && !last.is_before(&answered) => {}
-            last => {
-                let same = last.filter(|last| last.identity == answered.identity && !new_guard);
-                answered.stamp = answered.stamp.or_else(|| same.and_then(|last| last.stamp));
-                *contact = Some(answered);
-            }
-        }
+        *contact = Some(StoreContact::after(*contact, answer, new_guard));
     }
 
     /// The last contact with the store.

@@ -5,7 +5,7 @@ use gatepay_store::admission::{AdmissionVerdict, HaltScope, LedgerIntent};
 use gatepay_store::error::StoreError;
 
 use crate::postgres;
-use crate::support::{ask, beat, introduction, now_ms, ready, row, row_at, store, verdict};
+use crate::support::{ask, beat, introduction, now_ms, ready, row, row_at, store, text, verdict};
 
 #[tokio::test]
 async fn a_stamp_is_admitted_once_on_any_connection() {
@@ -165,8 +165,8 @@ async fn the_ledger_remembers_what_was_admitted_and_nothing_else() {
         let mut row = row();
         row.intents.push(LedgerIntent {
             key_kind: "merchant_batch_no",
-            key: key.to_owned(),
-            currency: Some("USDT".to_owned()),
+            key: text(key),
+            currency: Some(text("USDT")),
         });
         row
     };

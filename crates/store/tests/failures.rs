@@ -9,7 +9,7 @@ use gatepay_store::settings::StoreTerms;
 
 use crate::postgres::{self, StandbyMode, until};
 use crate::postgres_relay::{CutPoint, PgRelay};
-use crate::support::{TERMS, ask, ready, row, settings, store, verdict};
+use crate::support::{TERMS, ask, ready, row, settings, store, text, verdict};
 
 #[tokio::test]
 async fn an_answer_that_is_cut_before_its_end_admits_nothing() {
@@ -57,7 +57,7 @@ async fn a_commit_that_fails_after_the_rows_were_sent_admits_nothing() {
     );
     let intent = LedgerIntent {
         key_kind: "merchantTradeNo",
-        key: "1".to_owned(),
+        key: text("1"),
         currency: None,
     };
     let row = AdmissionRow {

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_core::Kind;
-use gatepay_store::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict};
+use gatepay_store::admission::{
+    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, StoredText,
+};
 use gatepay_store::error::StoreError;
 use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use gatepay_store::postgres::PostgresStore;
@@ -88,8 +90,8 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         stamp,
         nonce: None,
         stamp_ms,
-        party: "acme".to_owned(),
-        account: "100".to_owned(),
+        party: text("acme"),
+        account: text("100"),
         kind: Kind::Money,
         module: "payout",
         operation: "payout_create",
@@ -97,6 +99,10 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         spend_key: None,
         spends: Vec::new(),
     }
+}
+
+pub(crate) fn text(text: &str) -> StoredText {
+    StoredText::parse(text).unwrap()
 }
 
 pub(crate) fn row() -> AdmissionRow {

@@ -6,7 +6,9 @@ use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::session::PgSession;
-use crate::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
+use crate::admission::{
+    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope, StoredText,
+};
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 
@@ -133,22 +135,26 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
                 .nonces
                 .push(row.nonce.as_ref().map(<[u8; 16]>::as_slice));
             columns.stamps.push(millis(row.stamp_ms));
-            columns.parties.push(&row.party);
-            columns.accounts.push(&row.account);
+            columns.parties.push(row.party.as_str());
+            columns.accounts.push(row.account.as_str());
             columns.kinds.push(kind(row.kind));
             columns.modules.push(row.module);
             columns.operations.push(row.operation);
             for intent in &row.intents {
                 columns.intent_rows.push(number);
                 columns.intent_kinds.push(intent.key_kind);
-                columns.intent_keys.push(&intent.key);
-                columns.intent_currencies.push(intent.currency.as_deref());
+                columns.intent_keys.push(intent.key.as_str());
+                columns
+                    .intent_currencies
+                    .push(intent.currency.as_ref().map(StoredText::as_str));
             }
-            columns.spend_keys.push(row.spend_key.as_deref());
+            columns
+                .spend_keys
+                .push(row.spend_key.as_ref().map(StoredText::as_str));
             for spend in &row.spends {
                 columns.spend_rows.push(number);
-                columns.spend_currencies.push(&spend.currency);
-                columns.spend_amounts.push(&spend.decimal);
+                columns.spend_currencies.push(spend.currency.as_str());
+                columns.spend_amounts.push(spend.decimal.as_str());
             }
         }
         columns

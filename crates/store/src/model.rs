@@ -1,0 +1,267 @@
+//! A model of the store in plain Rust: what `admit_v1` and its like must answer. Property tests drive both.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::admission::{
+    AdmissionReply, AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope, LedgerIntent,
+    StoredText,
+};
+use crate::identity::{StoreContact, StoreIdentity};
+use crate::ring::{RingSlot, SHORTEST_SLICE_MS, SLOTS, StampRules};
+use crate::settings::{Failover, StoreTerms};
+
+/// The store's content. Lost commits are stamps that a test [removes](Self::lose).
+#[derive(Debug, Clone)]
+pub struct StoreModel {
+    terms: StoreTerms,
+    lives: HashMap<StoreIdentity, ModelLife>,
+    slots: [RingSlot; SLOTS as usize],
+    stamps: HashMap<(usize, Fingerprint), u64>,
+    nonces: HashMap<Fingerprint, (u64, u64)>,
+    halts: BTreeSet<HaltScope>,
+    owners: BTreeSet<(LedgerIntent, StoredText)>,
+    instances: BTreeMap<i64, i64>,
+}
+
+/// The server's side at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelServer {
+    /// The engine.
+    pub identity: StoreIdentity,
+    /// How far its log is flushed.
+    pub position: i64,
+    /// When the server was started; any number that differs from start to start.
+    pub started: i64,
+    /// The server's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ModelLife {
+    guarded_until: u64,
+    confirmed_start: i64,
+}
+
+impl StoreModel {
+    /// A store after its first migration.
+    pub fn new(terms: StoreTerms) -> Self {
+        let slot = RingSlot {
+            slice: 0,
+            filling: true,
+        };
+        Self {
+            terms,
+            lives: HashMap::new(),
+            slots: [slot; SLOTS as usize],
+            stamps: HashMap::new(),
+            nonces: HashMap::new(),
+            halts: BTreeSet::new(),
+            owners: BTreeSet::new(),
+            instances: BTreeMap::new(),
+        }
+    }
+
+    /// Decides rows with distinct fingerprints.
+    pub fn admit(
+        &mut self,
+        server: &ModelServer,
+        contact: Option<&StoreContact>,
+        rows: &[AdmissionRow],
+    ) -> (AdmissionReply, StoreContact) {
+        let new_guard = self.recognize(server, contact);
+        let rules = self.rules(server);
+        rules.open(&mut self.slots, rows.iter().map(|row| row.stamp_ms));
+        let refusals = rows
+            .iter()
+            .map(|row| rules.refusal(row, &self.slots, self.halts.iter()));
+        let refusals: Vec<_> = refusals.collect();
+        let verdicts = rows.iter().zip(refusals);
+        let verdicts = verdicts
+            .map(|(row, refusal)| self.record(&rules, row, refusal))
+            .collect();
+        let reply = AdmissionReply {
+            verdicts,
+            now_ms: server.now_ms,
+            guarded_until: rules.guarded_until,
+            new_guard,
+        };
+        let admitted = rows
+            .iter()
+            .zip(&reply.verdicts)
+            .filter(|(_, it)| **it == AdmissionVerdict::Admitted);
+        let newest = admitted.map(|(row, _)| row).max_by_key(|row| row.stamp_ms);
+        let mut answered = answer(server);
+        answered.stamp = newest.map(|row| (row.stamp, row.stamp_ms.cast_signed()));
+        (
+            reply,
+            StoreContact::after(contact.copied(), answered, new_guard),
+        )
+    }
+
+    /// A sign of life of an instance.
+    pub fn beat(
+        &mut self,
+        server: &ModelServer,
+        contact: Option<&StoreContact>,
+        id: i64,
+    ) -> (bool, StoreContact) {
+        let new_guard = self.recognize(server, contact);
+        self.instances.insert(id, server.now_ms.cast_signed());
+        (
+            new_guard,
+            StoreContact::after(contact.copied(), answer(server), new_guard),
+        )
+    }
+
+    /// Takes the next slot out of use, and empties what is out of use.
+    pub fn turn_ring(&mut self, server: &ModelServer) {
+        self.rules(server).turn(&mut self.slots);
+        for (slot, of) in self
+            .slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, of)| !of.filling)
+        {
+            self.stamps.retain(|(in_slot, _), _| *in_slot != slot);
+            of.filling = true;
+        }
+    }
+
+    /// Halts calls.
+    pub fn halt(&mut self, scope: HaltScope) {
+        self.halts.insert(scope);
+    }
+
+    /// Ends a halt.
+    pub fn resume(&mut self, scope: &HaltScope) {
+        self.halts.remove(scope);
+    }
+
+    /// Sets a guard by hand.
+    pub fn distrust(&mut self, server: &ModelServer) {
+        self.recognize(server, None);
+        let until = server.now_ms + self.terms.guard_ms();
+        for life in self.lives.values_mut() {
+            life.guarded_until = life.guarded_until.max(until);
+        }
+    }
+
+    /// Loses the stamps admitted at or after a time of the store's clock.
+    pub fn lose(&mut self, since_ms: u64) {
+        self.stamps.retain(|_, admitted| *admitted < since_ms);
+    }
+
+    /// Whether the ledger has a number of a party.
+    pub fn owns(&self, party: &StoredText, intent: &LedgerIntent) -> bool {
+        self.owners.contains(&(intent.clone(), party.clone()))
+    }
+
+    fn rules(&self, server: &ModelServer) -> StampRules {
+        let guards = self.lives.values().map(|life| life.guarded_until);
+        StampRules {
+            now_ms: server.now_ms,
+            future_ms: self.terms.future_ms,
+            guarded_until: guards.max().unwrap_or(0),
+            slice_ms: SHORTEST_SLICE_MS,
+            restored: false,
+        }
+    }
+
+    /// Records a row that may be admitted; what is recorded already is `replayed` whatever else refuses it.
+    fn record(
+        &mut self,
+        rules: &StampRules,
+        row: &AdmissionRow,
+        refusal: Option<AdmissionVerdict>,
+    ) -> AdmissionVerdict {
+        let (slot, _) = rules.place(row.stamp_ms);
+        if let Some(admitted_ms) = self.stamps.get(&(slot, row.stamp)) {
+            return AdmissionVerdict::Replayed {
+                admitted_ms: *admitted_ms,
+            };
+        }
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
+        if let Some(nonce) = row.nonce {
+            match self.nonces.get(&nonce) {
+                Some((admitted_ms, until)) if *until >= rules.now_ms => {
+                    return AdmissionVerdict::NonceReplayed {
+                        admitted_ms: *admitted_ms,
+                    };
+                }
+                _ => {
+                    let until = row.stamp_ms + SLOTS * rules.slice_ms;
+                    self.nonces.insert(nonce, (rules.now_ms, until));
+                }
+            }
+        }
+        self.stamps.insert((slot, row.stamp), rules.now_ms);
+        let intents = row
+            .intents
+            .iter()
+            .map(|intent| (intent.clone(), row.party.clone()));
+        self.owners.extend(intents);
+        AdmissionVerdict::Admitted
+    }
+
+    /// Compares the server with a contact. Returns whether it set a guard.
+    fn recognize(&mut self, server: &ModelServer, contact: Option<&StoreContact>) -> bool {
+        let lossless = self.terms.failover == Failover::Lossless;
+        let seen = if lossless {
+            StoreIdentity::default()
+        } else {
+            server.identity
+        };
+        let renewed = match self.lives.get(&seen) {
+            None => true,
+            Some(_) if lossless => false,
+            Some(life) => {
+                let guard_set = life.guarded_until - self.terms.guard_ms();
+                let newer = contact.filter(|it| it.at_ms.unsigned_abs() > guard_set);
+                let recent = self
+                    .instances
+                    .values()
+                    .max()
+                    .map_or(i64::MIN, |seen| seen - 5_000);
+                newer.is_some_and(|contact| self.misses(server, contact))
+                    || life.confirmed_start != server.started
+                        && contact.is_none_or(|it| it.at_ms < recent)
+            }
+        };
+        let until = if renewed {
+            server.now_ms + self.terms.guard_ms()
+        } else {
+            0
+        };
+        let life = self.lives.entry(seen).or_insert(ModelLife {
+            guarded_until: 0,
+            confirmed_start: 0,
+        });
+        life.guarded_until = life.guarded_until.max(until);
+        life.confirmed_start = if lossless { 0 } else { server.started };
+        renewed
+    }
+
+    /// Whether commits that the contact knows are missing.
+    fn misses(&self, server: &ModelServer, contact: &StoreContact) -> bool {
+        if contact.identity != server.identity || server.position < contact.position {
+            return true;
+        }
+        let Some((print, stamp_ms)) = contact.stamp else {
+            return false;
+        };
+        let (slot, slice) = self.rules(server).place(stamp_ms.unsigned_abs());
+        let here = self.slots[slot].slice;
+        here < slice || here == slice && !self.stamps.contains_key(&(slot, print))
+    }
+}
+
+fn answer(server: &ModelServer) -> StoreContact {
+    StoreContact {
+        identity: server.identity,
+        position: server.position,
+        at_ms: server.now_ms.cast_signed(),
+        stamp: None,
+    }
+}
