@@ -74,11 +74,11 @@ BEGIN
             WHERE n.until < excluded.admitted
             RETURNING n.print
         )
-        SELECT array_agg(u.print) INTO fresh FROM used AS u;
-        SELECT array_agg(CASE WHEN r.verdict = 0 AND r.nonce <> ALL (coalesce(fresh, '{}')) THEN 2::smallint ELSE r.verdict END
-                ORDER BY r.n),
-            array_agg(CASE WHEN r.verdict = 0 AND r.nonce <> ALL (coalesce(fresh, '{}')) THEN e.admitted ELSE r.detail END
-                ORDER BY r.n)
+        SELECT coalesce(array_agg(u.print), '{}') INTO fresh FROM used AS u;
+        SELECT array_agg(CASE WHEN r.verdict = 0 AND r.nonce IS NOT NULL AND r.nonce <> ALL (fresh) THEN 2::smallint
+                ELSE r.verdict END ORDER BY r.n),
+            array_agg(CASE WHEN r.verdict = 0 AND r.nonce IS NOT NULL AND r.nonce <> ALL (fresh) THEN e.admitted
+                ELSE r.detail END ORDER BY r.n)
         INTO verdicts, details
         FROM unnest(nonces, verdicts, details) WITH ORDINALITY AS r(nonce, verdict, detail, n)
         LEFT JOIN nonce AS e ON e.print = r.nonce;

@@ -7,7 +7,7 @@ use crate::admission::{
     StoredText,
 };
 use crate::identity::{StoreContact, StoreIdentity};
-use crate::ring::{RingSlot, SHORTEST_SLICE_MS, SLOTS, StampRules};
+use crate::ring::{SHORTEST_SLICE_MS, SLOTS, SlotRing, StampRules, UNUSED_RING};
 use crate::settings::{Failover, StoreTerms};
 
 /// The store's content. Lost commits are stamps that a test [removes](Self::lose).
@@ -15,7 +15,7 @@ use crate::settings::{Failover, StoreTerms};
 pub struct StoreModel {
     terms: StoreTerms,
     lives: HashMap<StoreIdentity, ModelLife>,
-    slots: [RingSlot; SLOTS as usize],
+    slots: SlotRing,
     stamps: HashMap<(usize, Fingerprint), u64>,
     nonces: HashMap<Fingerprint, (u64, u64)>,
     halts: BTreeSet<HaltScope>,
@@ -45,14 +45,10 @@ struct ModelLife {
 impl StoreModel {
     /// A store after its first migration.
     pub fn new(terms: StoreTerms) -> Self {
-        let slot = RingSlot {
-            slice: 0,
-            filling: true,
-        };
         Self {
             terms,
             lives: HashMap::new(),
-            slots: [slot; SLOTS as usize],
+            slots: UNUSED_RING,
             stamps: HashMap::new(),
             nonces: HashMap::new(),
             halts: BTreeSet::new(),

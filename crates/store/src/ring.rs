@@ -17,6 +17,15 @@ pub struct RingSlot {
     pub filling: bool,
 }
 
+/// All slots, by number.
+pub type SlotRing = [RingSlot; 8];
+
+/// A ring that has never held a stamp.
+pub const UNUSED_RING: SlotRing = [RingSlot {
+    slice: 0,
+    filling: true,
+}; 8];
+
 /// What a stamp is judged by, at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct StampRules {
@@ -80,7 +89,7 @@ impl StampRules {
         }
         // The engines name the first scope by its text.
         let covering = halts.filter(|scope| scope.covers(row));
-        if let Some(scope) = covering.min_by_key(|scope| scope.to_string()) {
+        if let Some(scope) = covering.min_by_key(ToString::to_string) {
             return Some(AdmissionVerdict::Halted(scope.clone()));
         }
         let ahead_ms = row.stamp_ms.saturating_sub(self.latest());

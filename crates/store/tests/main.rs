@@ -16,6 +16,8 @@ mod support;
 
 // Verdicts, halts, guards and the ledger of one server.
 mod admitting;
+// The SQL functions answer as the model in Rust does.
+mod agreement;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
 // A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.
