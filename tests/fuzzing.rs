@@ -212,6 +212,22 @@ fn the_laws_hold_for_many_changes_of_the_seeds() {
     }
 }
 
+/// hyper reads as many trailers as header lines, so more of them would be one request to us and none to hyper.
+#[test]
+fn a_body_has_at_most_as_many_trailers_as_a_head_has_lines() {
+    let request = |trailers: usize| {
+        let head =
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n";
+        [head, &"x:y\r\n".repeat(trailers), "\r\n"].concat()
+    };
+    for trailers in [0, 1, 63, 64, 65, 100, 101, 400] {
+        let bytes = request(trailers).into_bytes();
+        laws::request_parser(&bytes);
+        let whole = laws::read([bytes]).whole.len();
+        assert_eq!(whole, usize::from(trailers <= 64), "{trailers}");
+    }
+}
+
 /// The cases of the framing corpus serve as seeds too.
 #[test]
 fn hyper_and_the_gate_agree_on_every_case_of_framing_and_on_changes_of_them() {

@@ -22,7 +22,7 @@
 //! | a length beside a transfer coding | parsers differ about which counts | 9112, 6.1 and 6.3 |
 //! | a transfer coding that is not `chunked` once, or any in HTTP/1.0 | parsers skip a coding they do not know | 9112, 6.1 |
 //! | chunk extensions, blanks in a chunk's size, more than 8 digits, a bare LF | parsers differ about where they end | 9112, 7.1 and 7.1.1 |
-//! | trailers that would be refused as header lines | they are read by the rules of the head and dropped | 9112, 7.1.2 |
+//! | trailers that would be refused as header lines | they are read by the rules of the head, its number of lines included, and dropped | 9112, 7.1.2 |
 //! | an expectation besides one `100-continue` | the proxy cannot meet it | 9110, 10.1.1 |
 //! | `CONNECT` and `TRACE` | bytes after `CONNECT` are no message; `TRACE` returns secrets | 9110, 9.3.6 and 9.3.8 |
 //! | a head over 16 KiB or 64 lines | memory | 9110, 5.4 |

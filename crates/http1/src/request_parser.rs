@@ -379,8 +379,8 @@ pub enum ChunkPosition {
     DataCr,
     /// Behind a chunk, before the LF.
     DataLf,
-    /// Behind the last chunk, in the trailers or their end, with the number of trailer bytes read.
-    Trailer(TrailerPart, u16),
+    /// Behind the last chunk, in the trailers or their end, with the number of trailer bytes read and of lines begun.
+    Trailer(TrailerPart, u16, u8),
     /// Behind the whole body.
     End,
 }
@@ -436,15 +436,16 @@ impl ChunkPosition {
                 Self::Size(size << 4 | digit, digits + 1)
             }
             (Self::Size(size, 1..), b'\r') => Self::SizeLf(size),
-            (Self::SizeLf(0), b'\n') => Self::Trailer(Start, 0),
+            (Self::SizeLf(0), b'\n') => Self::Trailer(Start, 0, 0),
             (Self::SizeLf(size), b'\n') => Self::Data(size),
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::FIRST,
-            (Self::Trailer(LastLf, _), b'\n') => Self::End,
-            (Self::Trailer(_, TRAILER_LIMIT), _) => return None,
-            (Self::Trailer(part, read), byte) => {
+            (Self::Trailer(LastLf, ..), b'\n') => Self::End,
+            (Self::Trailer(_, TRAILER_LIMIT, _), _) => return None,
+            (Self::Trailer(part, read, lines), byte) => {
                 let part = match (part, byte) {
                     (Start, b'\r') => LastLf,
+                    (Start, _) if usize::from(lines) == HEAD_LINES => return None,
                     (Start | Name, byte) if TOKEN[usize::from(byte)] => Name,
                     (Name, b':') => Value,
                     (Value, b'\r') => Lf,
@@ -452,14 +453,15 @@ impl ChunkPosition {
                     (Lf, b'\n') => Start,
                     _ => return None,
                 };
-                Self::Trailer(part, read + 1)
+                let lines = lines + u8::from(part == Start);
+                Self::Trailer(part, read + 1, lines)
             }
             _ => return None,
         })
     }
 }
 
-/// Maximum bytes of trailers, which are read and dropped.
+/// Maximum bytes of trailers, which are read and dropped. They have at most [`HEAD_LINES`] lines.
 const TRAILER_LIMIT: u16 = 4096;
 
 impl FramingError {
