@@ -1,4 +1,32 @@
--- Schema 1: limits across instances. Unlogged: a crash empties them, and then nothing is lent until old leases ended.
+-- Schema 1: limits across instances: stocks of tokens, seats, and leases of the institution's rate.
+--
+-- All tables are unlogged, so that commits wait neither for the disk nor for a standby. A crash, a failover or a restore
+-- empties them or brings them back as they were; either begins another era, in which nothing is lent until the loans of
+-- the last one have ended. `crates/store/src/limits/model.rs` is the same rules in Rust, held to this by tests.
+--
+-- Every call locks the one row of `limit_clock` first: calls follow each other, and none waits for a second lock.
+
+-- The clock of the limits, in milliseconds since the era began. Instances call several times a second, so a step of
+-- `wall` backward, or of more than 500 ms forward, is a step of the server's clock or a silence. Neither counts as time:
+-- no bucket fills by it, and no loan ends by it.
+CREATE UNLOGGED TABLE limit_clock (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    era bigint NOT NULL,
+    life text NOT NULL,
+    wall bigint NOT NULL,
+    ticked bigint NOT NULL,
+    swept bigint NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
+-- The instances that use limits: the number of their last call, and when it came.
+CREATE UNLOGGED TABLE limit_member (
+    id bigint PRIMARY KEY,
+    serial bigint NOT NULL,
+    seen bigint NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
+-- The tokens of a limit that are not lent, and the figures in force since `at`. The tokens and all that is held are
+-- never more than the burst.
 CREATE UNLOGGED TABLE bucket (
     tenant text NOT NULL,
     lim text NOT NULL,
@@ -7,33 +35,423 @@ CREATE UNLOGGED TABLE bucket (
     rate double precision NOT NULL,
     burst double precision NOT NULL,
     PRIMARY KEY (tenant, lim)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
+-- What an instance holds of a bucket at most, and the figures of its configuration. Void once the instance has been
+-- silent for 2 s.
 CREATE UNLOGGED TABLE stock (
     tenant text NOT NULL,
     lim text NOT NULL,
     instance bigint NOT NULL,
     held double precision NOT NULL,
-    until bigint NOT NULL,
+    rate double precision NOT NULL,
+    burst double precision NOT NULL,
     PRIMARY KEY (tenant, lim, instance)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
+-- The seats that an instance holds of a tenant, and the number of seats by its configuration. Void once the instance has
+-- been silent for 5 s.
 CREATE UNLOGGED TABLE seat (
     tenant text NOT NULL,
     instance bigint NOT NULL,
     held integer NOT NULL,
-    until bigint NOT NULL,
+    seats integer NOT NULL,
     PRIMARY KEY (tenant, instance)
-) WITH (fillfactor = 50);
-CREATE UNLOGGED TABLE demand (
-    tenant text NOT NULL,
-    instance bigint NOT NULL,
-    asked double precision NOT NULL,
-    seen bigint NOT NULL,
-    PRIMARY KEY (tenant, instance)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
+-- An instance's part of the institution's rate until `until`, and what it reported. Until `old_until` it may still use
+-- the part that it had before.
 CREATE UNLOGGED TABLE lease (
     instance bigint PRIMARY KEY,
+    serial bigint NOT NULL,
     rate double precision NOT NULL,
     burst double precision NOT NULL,
-    places integer NOT NULL,
-    until bigint NOT NULL
-) WITH (fillfactor = 50);
+    until bigint NOT NULL,
+    old_rate double precision NOT NULL,
+    old_burst double precision NOT NULL,
+    old_until bigint NOT NULL,
+    whole_rate double precision NOT NULL,
+    whole_burst double precision NOT NULL,
+    in_force double precision,
+    tenants text[] NOT NULL,
+    weights double precision[] NOT NULL,
+    asked double precision[] NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+-- What the limits' rows belong to: the server, its timeline and its guard. NULL if it is not known whether this start of
+-- the server has lost anything; the next sign of life of an instance finds out.
+CREATE FUNCTION limits_life(lossless boolean) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
+    SELECT CASE
+        WHEN lossless THEN '0/0/' || (SELECT max(l.guarded_until) FROM life AS l)
+        ELSE (
+            SELECT l.system_id || '/' || l.timeline || '/' || (SELECT max(k.guarded_until) FROM life AS k)
+            FROM identity() AS i
+            JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
+        )
+    END
+$$;
+
+-- Locks the limits, and advances their clock. `t_wall` is NULL but in tests, which bring their own time.
+CREATE FUNCTION tick_limits(t_life text, t_wall bigint, OUT o_era bigint, OUT o_now bigint)
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    clock limit_clock%ROWTYPE;
+    read_wall bigint;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, '', 0, 0, 0) ON CONFLICT DO NOTHING;
+    SELECT * INTO STRICT clock FROM limit_clock FOR UPDATE;
+    -- Read after the lock, so that later calls have later times.
+    read_wall := coalesce(t_wall, now_ms());
+    o_era := clock.era;
+    o_now := clock.ticked;
+    IF clock.life <> t_life THEN
+        DELETE FROM limit_member;
+        DELETE FROM bucket;
+        DELETE FROM stock;
+        DELETE FROM seat;
+        DELETE FROM lease;
+        o_era := floor(random() * 9e15)::bigint + 1;
+        o_now := 0;
+        UPDATE limit_clock SET swept = 0;
+    ELSIF read_wall - clock.wall BETWEEN 0 AND 500 THEN
+        o_now := o_now + read_wall - clock.wall;
+    END IF;
+    UPDATE limit_clock AS c SET era = o_era, life = t_life, wall = read_wall, ticked = o_now;
+END
+$$;
+
+-- Notes a call of an instance. Returns when its last one came. A call that was overtaken by a later one is an error: its
+-- figures are those of the past, and nobody waits for its answer.
+CREATE FUNCTION note_member(n_id bigint, n_serial bigint, at bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known limit_member%ROWTYPE;
+BEGIN
+    SELECT * INTO known FROM limit_member AS m WHERE m.id = n_id;
+    IF known.serial >= n_serial THEN
+        RAISE EXCEPTION 'a later call of the instance came first' USING ERRCODE = '55000';
+    END IF;
+    INSERT INTO limit_member AS m VALUES (n_id, n_serial, at)
+    ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, seen = excluded.seen;
+    RETURN coalesce(known.seen, -10000);
+END
+$$;
+
+-- Takes tokens of buckets and seats for an instance. Each question says what the instance holds by now at most, so an
+-- answer that was lost costs tokens and never makes any.
+--
+-- A stock gets what it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than four tokens
+-- an instance) lends only for requests that wait.
+CREATE FUNCTION take_at(
+    t_life text, t_wall bigint, n_id bigint, n_serial bigint,
+    tenants text[], lims text[], rates double precision[], bursts double precision[],
+    wants integer[], waitings integer[], helds integer[], backs integer[],
+    seat_tenants text[], seat_alls integer[], seat_wants integer[], seat_helds integer[],
+    OUT o_era bigint, OUT o_instances integer,
+    OUT kepts integer[], OUT lents integer[], OUT waits bigint[], OUT smalls boolean[],
+    OUT seat_kepts integer[], OUT seat_lents integer[], OUT seat_smalls boolean[]
+)
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint;
+    last_seen bigint;
+BEGIN
+    SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
+    last_seen := note_member(n_id, n_serial, at_ms);
+    SELECT count(*) INTO STRICT o_instances FROM limit_member AS m WHERE m.seen > at_ms - 2000;
+
+    WITH question AS (
+        SELECT * FROM unnest(tenants, lims, rates, bursts, wants, waitings, helds, backs) WITH ORDINALITY
+            AS q(tenant, lim, rate, burst, want, waiting, held, back, n)
+    ), loan AS (
+        SELECT q.n, coalesce(sum(s.held), 0) AS before,
+            coalesce(sum(s.held) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000), 0) AS others,
+            coalesce(sum(s.held) FILTER (WHERE s.instance = n_id AND last_seen > at_ms - 2000), 0) AS mine,
+            min(s.rate) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000) AS rate,
+            min(s.burst) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000) AS burst
+        FROM question AS q
+        LEFT JOIN stock AS s ON s.tenant = q.tenant AND s.lim = q.lim
+        LEFT JOIN limit_member AS m ON m.id = s.instance
+        GROUP BY q.n
+    ), agreed AS (
+        SELECT q.tenant, q.lim, q.n, q.want, q.waiting, q.rate AS own_rate, q.burst AS own_burst,
+            least(q.rate, l.rate) AS rate, least(q.burst, l.burst) AS burst, l.before, l.others,
+            least(q.held, l.mine) AS kept, least(q.back, l.mine - least(q.held, l.mine)) AS back
+        FROM question AS q JOIN loan AS l ON l.n = q.n
+    ), filled AS (
+        -- With what was out meanwhile and the figures of that time: also with loans that became void in between.
+        SELECT a.*, CASE
+                WHEN b.tenant IS NULL THEN least(a.burst, a.rate * at_ms / 1000)
+                ELSE greatest(b.tokens, least(b.burst - a.before, b.tokens + b.rate * (at_ms - b.at) / 1000))
+            END AS tokens
+        FROM agreed AS a LEFT JOIN bucket AS b ON b.tenant = a.tenant AND b.lim = a.lim
+    ), capped AS (
+        SELECT f.tenant, f.lim, f.n, f.own_rate, f.own_burst, f.rate, f.burst, f.kept,
+            greatest(0, least(f.tokens + f.back, f.burst - f.others - f.kept)) AS tokens,
+            f.burst < 4 * o_instances AS small,
+            CASE
+                WHEN f.burst < 4 * o_instances THEN f.waiting
+                ELSE least(greatest(f.want, f.waiting), greatest(1, floor(f.burst / 10), floor(f.rate / 20)))
+            END AS wanted
+        FROM filled AS f
+    ), lent AS (
+        SELECT c.*, CASE WHEN at_ms < 2000 THEN 0 ELSE least(c.wanted, floor(c.tokens + 1e-9)) END AS lent
+        FROM capped AS c
+    ), put_bucket AS (
+        INSERT INTO bucket AS b (tenant, lim, tokens, at, rate, burst)
+        SELECT l.tenant, l.lim, l.tokens - l.lent, at_ms, l.rate, l.burst FROM lent AS l
+        ON CONFLICT (tenant, lim) DO UPDATE SET tokens = excluded.tokens, at = excluded.at, rate = excluded.rate,
+            burst = excluded.burst
+    ), put_stock AS (
+        INSERT INTO stock AS s (tenant, lim, instance, held, rate, burst)
+        SELECT l.tenant, l.lim, n_id, l.kept + l.lent, l.own_rate, l.own_burst FROM lent AS l
+        ON CONFLICT (tenant, lim, instance) DO UPDATE SET held = excluded.held, rate = excluded.rate,
+            burst = excluded.burst
+    ), void_stock AS (
+        DELETE FROM stock AS s USING question AS q
+        WHERE s.tenant = q.tenant AND s.lim = q.lim AND s.instance <> n_id
+            AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000)
+    )
+    SELECT coalesce(array_agg(l.kept::integer ORDER BY l.n), '{}'), coalesce(array_agg(l.lent::integer ORDER BY l.n), '{}'),
+        coalesce(array_agg(l.small ORDER BY l.n), '{}'),
+        -- If there is no token left: until there is one, and until the bucket is half full, but no longer than 50 ms for
+        -- that.
+        coalesce(array_agg(CASE
+            WHEN l.lent >= l.wanted AND l.tokens - l.lent >= 1 THEN 0
+            ELSE ceil(greatest(2000 - at_ms, (1 - l.tokens + l.lent) * 1000 / l.rate,
+                least(50, (l.burst / 2 - l.tokens + l.lent) * 1000 / l.rate)))
+        END::bigint ORDER BY l.n), '{}')
+    INTO kepts, lents, smalls, waits FROM lent AS l;
+
+    WITH question AS (
+        SELECT * FROM unnest(seat_tenants, seat_alls, seat_wants, seat_helds) WITH ORDINALITY
+            AS q(tenant, seats, want, held, n)
+    ), loan AS (
+        SELECT q.n, coalesce(sum(s.held) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 5000), 0) AS others,
+            coalesce(sum(s.held) FILTER (WHERE s.instance = n_id AND last_seen > at_ms - 5000), 0) AS mine,
+            min(s.seats) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 5000) AS seats
+        FROM question AS q
+        LEFT JOIN seat AS s ON s.tenant = q.tenant
+        LEFT JOIN limit_member AS m ON m.id = s.instance
+        GROUP BY q.n
+    ), agreed AS (
+        -- In the first 5 s of an era instances say what they hold since the last one.
+        SELECT q.tenant, q.n, q.want, q.seats AS own_seats, least(q.seats, l.seats) AS seats, l.others,
+            CASE WHEN at_ms < 5000 THEN q.held ELSE least(q.held, l.mine) END AS kept
+        FROM question AS q JOIN loan AS l ON l.n = q.n
+    ), lent AS (
+        SELECT a.tenant, a.n, a.own_seats, a.seats, a.kept,
+            CASE WHEN at_ms < 5000 THEN 0 ELSE greatest(0, least(a.want, a.seats - a.others - a.kept)) END AS lent
+        FROM agreed AS a
+    ), put_seat AS (
+        INSERT INTO seat AS s (tenant, instance, held, seats)
+        SELECT l.tenant, n_id, l.kept + l.lent, l.own_seats FROM lent AS l
+        ON CONFLICT (tenant, instance) DO UPDATE SET held = excluded.held, seats = excluded.seats
+    ), void_seat AS (
+        DELETE FROM seat AS s USING question AS q
+        WHERE s.tenant = q.tenant AND s.instance <> n_id
+            AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 5000)
+    )
+    SELECT coalesce(array_agg(l.kept::integer ORDER BY l.n), '{}'), coalesce(array_agg(l.lent::integer ORDER BY l.n), '{}'),
+        coalesce(array_agg(l.seats < 4 * o_instances ORDER BY l.n), '{}')
+    INTO seat_kepts, seat_lents, seat_smalls FROM lent AS l;
+END
+$$;
+
+CREATE FUNCTION take_v1(
+    lossless boolean, n_id bigint, n_serial bigint,
+    tenants text[], lims text[], rates double precision[], bursts double precision[],
+    wants integer[], waitings integer[], helds integer[], backs integer[],
+    seat_tenants text[], seat_alls integer[], seat_wants integer[], seat_helds integer[],
+    -- NULL: this start of the server is not confirmed yet, and nothing was done.
+    OUT o_era bigint, OUT o_instances integer,
+    OUT kepts integer[], OUT lents integer[], OUT waits bigint[], OUT smalls boolean[],
+    OUT seat_kepts integer[], OUT seat_lents integer[], OUT seat_smalls boolean[]
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known text := limits_life(lossless);
+BEGIN
+    IF known IS NOT NULL THEN
+        SELECT a.* INTO STRICT o_era, o_instances, kepts, lents, waits, smalls, seat_kepts, seat_lents, seat_smalls
+        FROM take_at(known, NULL, n_id, n_serial, tenants, lims, rates, bursts, wants, waitings, helds, backs,
+            seat_tenants, seat_alls, seat_wants, seat_helds) AS a;
+    END IF;
+END
+$$;
+
+-- Lends an instance its part of the institution's rate for 2 s, by what its tenants ask for: weighted max-min over all
+-- tenants that any instance reports. What nobody asks for is lent in equal parts.
+--
+-- The lent rates are never more than the whole rate, and the lent bursts never more than the whole burst. An instance may
+-- use its old lease for 100 ms after it asked (`old_until`), and no longer; `n_applied` is the number of the last exchange
+-- whose answer it uses.
+CREATE FUNCTION exchange_at(
+    t_life text, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint,
+    n_rate double precision, n_burst double precision, n_in_force double precision,
+    n_tenants text[], n_weights double precision[], n_asked double precision[],
+    OUT o_era bigint, OUT o_instances integer,
+    OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
+    OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
+    OUT o_fractions double precision[]
+)
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint;
+    known lease%ROWTYPE;
+    level double precision;
+    allotted double precision;
+    others_rate double precision;
+    others_burst double precision;
+    configured double precision;
+BEGIN
+    SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
+    PERFORM note_member(n_id, n_serial, at_ms);
+    PERFORM sweep_limits(at_ms);
+
+    SELECT * INTO known FROM lease AS l WHERE l.instance = n_id;
+    IF known.until > at_ms AND known.serial = n_applied THEN
+        known.old_rate := known.rate;
+        known.old_burst := known.burst;
+        known.old_until := least(known.until, at_ms + 100);
+    END IF;
+    INSERT INTO lease AS l VALUES (n_id, n_serial, 0, 0, at_ms + 2000, coalesce(known.old_rate, 0),
+        coalesce(known.old_burst, 0), coalesce(known.old_until, 0), n_rate, n_burst, n_in_force, n_tenants, n_weights,
+        n_asked)
+    ON CONFLICT (instance) DO UPDATE SET serial = excluded.serial, rate = 0, burst = 0, until = excluded.until,
+        old_rate = excluded.old_rate, old_burst = excluded.old_burst, old_until = excluded.old_until,
+        whole_rate = excluded.whole_rate, whole_burst = excluded.whole_burst, in_force = excluded.in_force,
+        tenants = excluded.tenants, weights = excluded.weights, asked = excluded.asked;
+
+    -- The smallest figures that living instances report. A push-back is remembered for 10 s after its instance's end.
+    SELECT count(*), min(l.whole_rate), min(l.whole_burst),
+        coalesce(sum(greatest(l.rate, CASE WHEN l.old_until > at_ms THEN l.old_rate ELSE 0 END))
+            FILTER (WHERE l.instance <> n_id), 0),
+        coalesce(sum(greatest(l.burst, CASE WHEN l.old_until > at_ms THEN l.old_burst ELSE 0 END))
+            FILTER (WHERE l.instance <> n_id), 0)
+    INTO STRICT o_instances, configured, o_whole_burst, others_rate, others_burst
+    FROM lease AS l WHERE l.until > at_ms;
+    SELECT least(configured, min(l.in_force)) INTO STRICT o_whole_rate FROM lease AS l WHERE l.until > at_ms - 10000;
+    o_whole_burst := o_whole_burst * o_whole_rate / configured;
+
+    WITH report AS (
+        SELECT d.tenant, min(d.weight) AS weight, sum(d.asked) AS asked, count(*) AS reports
+        FROM lease AS l CROSS JOIN LATERAL unnest(l.tenants, l.weights, l.asked) AS d(tenant, weight, asked)
+        WHERE l.until > at_ms
+        GROUP BY d.tenant
+    ), line AS (
+        SELECT r.*, r.asked / r.weight AS ratio,
+            coalesce(sum(r.asked) OVER below, 0) AS asked_below, coalesce(sum(r.weight) OVER below, 0) AS weight_below
+        FROM report AS r
+        WINDOW below AS (ORDER BY r.asked / r.weight, r.tenant COLLATE "C"
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    ), whole AS (
+        SELECT coalesce(sum(r.weight), 0) AS weight FROM report AS r
+    ), water AS (
+        -- The rate for a unit of weight of all who ask for more; infinite if all get what they ask for.
+        SELECT coalesce((
+            SELECT (o_whole_rate - i.asked_below) / (w.weight - i.weight_below) FROM line AS i
+            WHERE (o_whole_rate - i.asked_below) / (w.weight - i.weight_below) <= i.ratio
+            ORDER BY i.ratio, i.tenant COLLATE "C" LIMIT 1
+        ), 'Infinity') AS level, w.weight FROM whole AS w
+    ), mine AS (
+        SELECT m.n, CASE WHEN r.asked > 0 THEN m.asked / r.asked ELSE 1.0 / r.reports END AS fraction,
+            least(r.asked, w.level * r.weight) AS allotted
+        FROM unnest(n_tenants, n_asked) WITH ORDINALITY AS m(tenant, asked, n)
+        JOIN report AS r ON r.tenant = m.tenant CROSS JOIN water AS w
+    )
+    SELECT w.weight, w.level, (SELECT coalesce(sum(least(r.asked, w.level * r.weight)), 0) FROM report AS r),
+        (SELECT coalesce(sum(m.fraction * m.allotted), 0) FROM mine AS m),
+        (SELECT coalesce(array_agg(m.fraction ORDER BY m.n), '{}') FROM mine AS m)
+    INTO STRICT o_weight, level, allotted, o_target, o_fractions FROM water AS w;
+    o_target := o_target + greatest(0, o_whole_rate - allotted) / o_instances;
+
+    o_rate := 0;
+    o_burst := 0;
+    -- Leases of the last era may be in use.
+    IF at_ms >= 2000 THEN
+        o_rate := greatest(0, least(o_target, o_whole_rate - others_rate));
+        -- A token for each instance if there are as many: with less than one, an instance could never admit.
+        o_burst := CASE
+            WHEN o_whole_burst > o_instances THEN 1 + (o_whole_burst - o_instances) * o_rate / o_whole_rate
+            ELSE o_whole_burst * o_rate / o_whole_rate
+        END;
+        o_burst := greatest(0, least(o_burst, o_whole_burst - others_burst));
+    END IF;
+    UPDATE lease AS l SET rate = o_rate, burst = o_burst WHERE l.instance = n_id;
+END
+$$;
+
+CREATE FUNCTION exchange_v1(
+    lossless boolean, n_id bigint, n_serial bigint, n_applied bigint,
+    n_rate double precision, n_burst double precision, n_in_force double precision,
+    n_tenants text[], n_weights double precision[], n_asked double precision[],
+    -- NULL: this start of the server is not confirmed yet, and nothing was done.
+    OUT o_era bigint, OUT o_instances integer,
+    OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
+    OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
+    OUT o_fractions double precision[]
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known text := limits_life(lossless);
+BEGIN
+    IF known IS NOT NULL THEN
+        SELECT a.* INTO STRICT o_era, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst, o_weight,
+            o_fractions
+        FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_rate, n_burst, n_in_force, n_tenants, n_weights,
+            n_asked) AS a;
+    END IF;
+END
+$$;
+
+-- Deletes, every 10 s, the rows that say nothing more: buckets that are full again with nothing lent, and instances that
+-- are gone.
+CREATE FUNCTION sweep_limits(at_ms bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    UPDATE limit_clock AS c SET swept = at_ms WHERE c.swept <= at_ms - 10000;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    DELETE FROM limit_member AS m WHERE m.seen <= at_ms - 10000;
+    DELETE FROM lease AS l WHERE l.until <= at_ms - 10000;
+    DELETE FROM seat AS s WHERE s.held = 0 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance);
+    -- Loans of silent instances become void once their buckets are filled for the time until now.
+    UPDATE bucket AS b
+    SET tokens = greatest(b.tokens, least(b.burst - o.held, b.tokens + b.rate * (at_ms - b.at) / 1000)), at = at_ms
+    FROM (
+        SELECT s.tenant, s.lim, sum(s.held) AS held
+        FROM stock AS s LEFT JOIN limit_member AS m ON m.id = s.instance AND m.seen > at_ms - 2000
+        GROUP BY s.tenant, s.lim HAVING bool_or(m.id IS NULL AND s.held > 0)
+    ) AS o
+    WHERE b.tenant = o.tenant AND b.lim = o.lim;
+    DELETE FROM stock AS s
+    WHERE NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000);
+    DELETE FROM bucket AS b WHERE at_ms - b.at > b.burst * 1000 / b.rate
+        AND NOT EXISTS (SELECT FROM stock AS s WHERE s.tenant = b.tenant AND s.lim = b.lim AND s.held > 0);
+    DELETE FROM stock AS s WHERE NOT EXISTS (SELECT FROM bucket AS b WHERE b.tenant = s.tenant AND b.lim = s.lim);
+END
+$$;
+
+-- Frees all that an instance holds. Its push-back stays for others.
+CREATE FUNCTION leave_limits_at(t_life text, t_wall bigint, n_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint;
+BEGIN
+    SELECT k.o_now INTO STRICT at_ms FROM tick_limits(t_life, t_wall) AS k;
+    DELETE FROM seat AS s WHERE s.instance = n_id;
+    UPDATE lease AS l SET rate = 0, burst = 0, old_rate = 0, old_burst = 0, until = at_ms, tenants = '{}', weights = '{}',
+        asked = '{}' WHERE l.instance = n_id;
+    -- The stocks become void at the next question about their buckets.
+    UPDATE limit_member AS m SET seen = at_ms - 10000 WHERE m.id = n_id;
+END
+$$;
+
+CREATE FUNCTION leave_limits_v1(lossless boolean, n_id bigint) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+    SELECT leave_limits_at(k.life, NULL, n_id) FROM limits_life(lossless) AS k(life) WHERE k.life IS NOT NULL
+$$;

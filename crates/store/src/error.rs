@@ -34,6 +34,10 @@ pub enum StoreError {
         /// The server's message; it holds no parameters.
         message: String,
     },
+    /// It is not known yet whether this start of the server has lost anything. The next sign of life, or the next
+    /// admission, of any instance finds out.
+    #[error("store: this start of the server is not confirmed yet")]
+    Unconfirmed,
     /// The answer is not one of this version's functions.
     #[error("store: unexpected answer: {0}")]
     Unexpected(String),

@@ -9,14 +9,17 @@
 //! server with the instance's last contact ([`identity`]); if commits may be missing, they refuse every stamp that may
 //! have been admitted before.
 //!
+//! Limits hold over all instances together: the store lends tokens, seats and parts of the institution's rate ([`limits`]).
+//!
 //! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
 //! (`crates/store/sql`), so that two versions of the program run side by side during an upgrade.
 //!
-//! Read [`admission`] first, then [`identity`], then the SQL.
+//! Read [`admission`] first, then [`identity`], then [`limits`], then the SQL.
 
 pub mod admission;
 pub mod identity;
 pub mod instance;
+pub mod limits;
 
 pub mod error;
 pub mod settings;

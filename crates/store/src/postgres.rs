@@ -3,6 +3,7 @@
 mod admit;
 mod connector;
 mod instances;
+mod limits;
 mod migrations;
 mod session;
 

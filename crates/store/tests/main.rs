@@ -8,6 +8,8 @@
     reason = "a test that cannot be set up has failed, or says that it is skipped"
 )]
 
+mod limit_cluster;
+mod limit_stores;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 #[path = "../../../tests/support/postgres_relay.rs"]
@@ -22,3 +24,5 @@ mod agreement;
 mod failover;
 // A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.
 mod failures;
+// Limits across instances, in simulated time: the model and the SQL functions, driven by the same scripts.
+mod limits;

@@ -69,6 +69,7 @@ impl PostgresStore {
     pub async fn leave(&self) -> Result<(), StoreError> {
         let introduction = self.introduction.lock().take();
         if let Some(introduction) = introduction {
+            self.leave_limits(introduction.id).await?;
             self.control(LEAVE, &[&introduction.id]).await?;
         }
         self.save_contact().await

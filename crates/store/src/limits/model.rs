@@ -1,0 +1,491 @@
+//! The store's side of limits, as `sql/0001_limits.sql` has it: the same rules in Rust, for tests of either.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::max_min::water_line;
+use super::messages::{
+    DemandReport, LeaseGrant, LimitAnswers, LimitQuestions, SeatAnswer, SeatQuestion, TokenAnswer,
+    TokenQuestion,
+};
+
+/// The limits of all instances, in memory.
+///
+/// Its calls take the identity of the store's life, another one after a failover, and the store's clock.
+#[derive(Debug, Clone, Default)]
+pub struct LimitModel {
+    life: String,
+    era: i64,
+    wall_ms: i64,
+    now: i64,
+    swept: i64,
+    members: BTreeMap<i64, LimitMember>,
+    buckets: BTreeMap<BucketKey, LimitBucket>,
+    seats: BTreeMap<Arc<str>, BTreeMap<i64, SeatLoan>>,
+    leases: BTreeMap<i64, LeaseLoan>,
+}
+
+/// A call that was overtaken by a later one of its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OvertakenCall;
+
+type BucketKey = (Arc<str>, &'static str);
+
+#[derive(Debug, Clone, Copy)]
+struct LimitMember {
+    number: i64,
+    seen: i64,
+}
+
+#[derive(Debug, Clone)]
+struct LimitBucket {
+    tokens: f64,
+    at: i64,
+    rate: f64,
+    burst: f64,
+    stocks: BTreeMap<i64, StockLoan>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct StockLoan {
+    held: f64,
+    rate: f64,
+    burst: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SeatLoan {
+    held: u32,
+    seats: u32,
+}
+
+#[derive(Debug, Clone)]
+struct LeaseLoan {
+    number: i64,
+    rate: f64,
+    burst: f64,
+    until: i64,
+    old_rate: f64,
+    old_burst: f64,
+    old_until: i64,
+    report: DemandReport,
+}
+
+const LOAN_MS: i64 = 2_000;
+const SEAT_MS: i64 = 5_000;
+const GRACE_MS: i64 = 100;
+const FORGET_MS: i64 = 10_000;
+/// A longer step of the clock is no time.
+const STEP_MS: i64 = 500;
+
+impl LimitModel {
+    /// Answers questions about tokens and seats.
+    pub fn take(
+        &mut self,
+        life: &str,
+        wall_ms: i64,
+        questions: &LimitQuestions,
+    ) -> Result<LimitAnswers, OvertakenCall> {
+        let before = self.clone();
+        self.tick(life, wall_ms);
+        let Some(last_seen) = self.note_member(questions.instance, questions.number) else {
+            *self = before;
+            return Err(OvertakenCall);
+        };
+        let members = self.members.values();
+        let living = members.filter(|it| it.seen > self.now - LOAN_MS).count();
+        let instances = u32::try_from(living).unwrap_or(u32::MAX);
+        let tokens = questions.tokens.iter();
+        let seats = questions.seats.iter();
+        Ok(LimitAnswers {
+            era: self.era,
+            instances,
+            tokens: tokens
+                .map(|it| self.take_tokens(questions.instance, last_seen, instances, it))
+                .collect(),
+            seats: seats
+                .map(|it| self.take_seats(questions.instance, last_seen, instances, it))
+                .collect(),
+        })
+    }
+
+    fn take_tokens(
+        &mut self,
+        instance: i64,
+        last_seen: i64,
+        instances: u32,
+        question: &TokenQuestion,
+    ) -> TokenAnswer {
+        let now = self.now;
+        let key = (Arc::clone(&question.tenant), question.limit);
+        let known = self.buckets.remove(&key);
+        let is_living = living(&self.members, now - LOAN_MS);
+        let mut bucket = LimitBucket::agreed(known, question, instance, now, is_living);
+        let mine = bucket.stocks.remove(&instance).map_or(0.0, |it| it.held);
+        let mine = if last_seen > now - LOAN_MS { mine } else { 0.0 };
+        let kept = f64::from(question.held).min(mine);
+        let returned = f64::from(question.returned).min(mine - kept);
+        let room = bucket.burst - bucket.held() - kept;
+        bucket.tokens = (bucket.tokens + returned).min(room).max(0.0);
+
+        let small = bucket.burst < 4.0 * f64::from(instances);
+        let wanted = bucket.wanted(question, small);
+        let lent = if now < LOAN_MS {
+            0.0
+        } else {
+            wanted.min((bucket.tokens + 1e-9).floor())
+        };
+        bucket.tokens -= lent;
+        let stock = StockLoan {
+            held: kept + lent,
+            rate: question.rate,
+            burst: question.burst,
+        };
+        bucket.stocks.insert(instance, stock);
+        let wait = if lent >= wanted && bucket.tokens >= 1.0 {
+            0.0
+        } else {
+            bucket.wait_ms().max(real(LOAN_MS - now))
+        };
+        self.buckets.insert(key, bucket);
+        TokenAnswer {
+            kept: whole(kept),
+            lent: whole(lent),
+            wait_ms: u64::from(whole(wait.ceil())),
+            small,
+        }
+    }
+
+    fn take_seats(
+        &mut self,
+        instance: i64,
+        last_seen: i64,
+        instances: u32,
+        question: &SeatQuestion,
+    ) -> SeatAnswer {
+        let now = self.now;
+        let living = living(&self.members, now - SEAT_MS);
+        let loans = self.seats.entry(Arc::clone(&question.tenant)).or_default();
+        let mine = loans.get(&instance).map_or(0, |it| it.held);
+        loans.retain(|id, _| *id != instance && living(*id));
+        let others: u32 = loans.values().map(|it| it.held).sum();
+        let seats = loans.values().map(|it| it.seats);
+        let seats = seats.fold(question.seats, u32::min);
+        let kept = if now < SEAT_MS {
+            question.held
+        } else if last_seen > now - SEAT_MS {
+            question.held.min(mine)
+        } else {
+            0
+        };
+        let free = seats.saturating_sub(others).saturating_sub(kept);
+        let lent = if now < SEAT_MS {
+            0
+        } else {
+            question.want.min(free)
+        };
+        loans.insert(
+            instance,
+            SeatLoan {
+                held: kept + lent,
+                seats: question.seats,
+            },
+        );
+        SeatAnswer {
+            kept,
+            lent,
+            small: seats < 4 * instances,
+        }
+    }
+
+    /// Lends a part of the institution's rate.
+    pub fn exchange(
+        &mut self,
+        life: &str,
+        wall_ms: i64,
+        report: &DemandReport,
+    ) -> Result<LeaseGrant, OvertakenCall> {
+        let before = self.clone();
+        self.tick(life, wall_ms);
+        if self.note_member(report.instance, report.number).is_none() {
+            *self = before;
+            return Err(OvertakenCall);
+        }
+        self.sweep();
+        let now = self.now;
+        self.renew(report);
+        let living: Vec<&LeaseLoan> = self.leases.values().filter(|it| it.until > now).collect();
+        let smallest = |figure: fn(&DemandReport) -> f64| {
+            let figures = living.iter().map(|it| figure(&it.report));
+            figures.fold(f64::INFINITY, f64::min)
+        };
+        let (configured, burst) = (smallest(|it| it.rate), smallest(|it| it.burst));
+        let remembered = self.leases.values().filter(|it| it.until > now - FORGET_MS);
+        let pushed_back = remembered.filter_map(|it| it.report.in_force);
+        let whole_rate = pushed_back.fold(configured, f64::min);
+        let whole_burst = burst * whole_rate / configured;
+
+        let (target, weight, fractions) = target(report, &living, whole_rate);
+        let others = living
+            .iter()
+            .filter(|it| it.report.instance != report.instance);
+        let (others_rate, others_burst) = together(others.copied(), now);
+        let instances = living.len();
+        let (mut rate, mut burst) = (0.0, 0.0);
+        if now >= LOAN_MS {
+            rate = target.min(whole_rate - others_rate).max(0.0);
+            let each = f64::from(u32::try_from(instances).unwrap_or(u32::MAX));
+            burst = if whole_burst > each {
+                1.0 + (whole_burst - each) * rate / whole_rate
+            } else {
+                whole_burst * rate / whole_rate
+            };
+            burst = burst.min(whole_burst - others_burst).max(0.0);
+        }
+        let loan = self
+            .leases
+            .get_mut(&report.instance)
+            .expect("renewed above");
+        (loan.rate, loan.burst) = (rate, burst);
+        Ok(LeaseGrant {
+            number: report.number,
+            era: self.era,
+            instances: u32::try_from(instances).unwrap_or(u32::MAX),
+            rate,
+            burst,
+            target,
+            whole_rate,
+            whole_burst,
+            weight,
+            fractions,
+        })
+    }
+
+    /// Notes a report. Its instance may use its last lease for a moment.
+    fn renew(&mut self, report: &DemandReport) {
+        let now = self.now;
+        let known = self.leases.get(&report.instance);
+        let old = known.map_or((0.0, 0.0, 0), |it| {
+            if it.until > now && it.number == report.applied {
+                (it.rate, it.burst, it.until.min(now + GRACE_MS))
+            } else {
+                (it.old_rate, it.old_burst, it.old_until)
+            }
+        });
+        self.leases.insert(
+            report.instance,
+            LeaseLoan {
+                number: report.number,
+                rate: 0.0,
+                burst: 0.0,
+                until: now + LOAN_MS,
+                old_rate: old.0,
+                old_burst: old.1,
+                old_until: old.2,
+                report: report.clone(),
+            },
+        );
+    }
+
+    /// Frees all that an instance holds.
+    pub fn leave(&mut self, life: &str, wall_ms: i64, instance: i64) {
+        self.tick(life, wall_ms);
+        for loans in self.seats.values_mut() {
+            loans.remove(&instance);
+        }
+        if let Some(lease) = self.leases.get_mut(&instance) {
+            (lease.rate, lease.burst, lease.until) = (0.0, 0.0, self.now);
+            (lease.old_rate, lease.old_burst) = (0.0, 0.0);
+            lease.report.tenants.clear();
+        }
+        if let Some(member) = self.members.get_mut(&instance) {
+            member.seen = self.now - FORGET_MS;
+        }
+    }
+
+    /// Advances the clock of the limits.
+    fn tick(&mut self, life: &str, wall_ms: i64) {
+        let step = wall_ms - self.wall_ms;
+        if self.life != life {
+            *self = Self {
+                life: life.to_owned(),
+                era: self.era + 1,
+                ..Self::default()
+            };
+        } else if (0..=STEP_MS).contains(&step) {
+            self.now += step;
+        }
+        self.wall_ms = wall_ms;
+    }
+
+    /// Notes a call, and returns when the last one came; `None` if it was overtaken.
+    fn note_member(&mut self, instance: i64, number: i64) -> Option<i64> {
+        let known = self.members.get(&instance).copied();
+        if known.is_some_and(|it| it.number >= number) {
+            return None;
+        }
+        let seen = self.now;
+        self.members.insert(instance, LimitMember { number, seen });
+        Some(known.map_or(-FORGET_MS, |it| it.seen))
+    }
+
+    /// Deletes what says nothing more.
+    fn sweep(&mut self) {
+        let now = self.now;
+        if self.swept > now - FORGET_MS {
+            return;
+        }
+        self.swept = now;
+        self.members.retain(|_, it| it.seen > now - FORGET_MS);
+        self.leases.retain(|_, it| it.until > now - FORGET_MS);
+        let known = living(&self.members, i64::MIN);
+        for loans in self.seats.values_mut() {
+            loans.retain(|id, it| it.held > 0 && known(*id));
+        }
+        let living = living(&self.members, now - LOAN_MS);
+        for bucket in self.buckets.values_mut() {
+            let mut stocks = bucket.stocks.iter();
+            if stocks.any(|(id, it)| !living(*id) && it.held > 0.0) {
+                bucket.tokens = bucket.filled(now);
+                bucket.at = now;
+            }
+            bucket.stocks.retain(|id, _| living(*id));
+        }
+        self.buckets.retain(|_, it| {
+            let mut stocks = it.stocks.values();
+            real(now - it.at) <= it.burst * 1000.0 / it.rate || stocks.any(|it| it.held > 0.0)
+        });
+    }
+
+    /// The clock of the limits, in milliseconds since the era began.
+    pub fn now_ms(&self) -> i64 {
+        self.now
+    }
+
+    /// The tokens of a bucket, and those that are lent, with the largest burst that they may have together.
+    pub fn tokens_of(&self, tenant: &str, limit: &'static str) -> Option<(f64, f64, f64)> {
+        let bucket = self.buckets.get(&(Arc::from(tenant), limit))?;
+        Some((bucket.tokens, bucket.held(), bucket.burst))
+    }
+
+    /// The rate and the burst that all instances together may use now.
+    pub fn lent(&self) -> (f64, f64) {
+        let living = self.leases.values().filter(|it| it.until > self.now);
+        together(living, self.now)
+    }
+}
+
+/// What leases may use together: each its new part or its old one, whichever is more.
+fn together<'a>(leases: impl Iterator<Item = &'a LeaseLoan>, now: i64) -> (f64, f64) {
+    leases.fold((0.0, 0.0), |(rate, burst), it| {
+        let old = if it.old_until > now {
+            (it.old_rate, it.old_burst)
+        } else {
+            (0.0, 0.0)
+        };
+        (rate + it.rate.max(old.0), burst + it.burst.max(old.1))
+    })
+}
+
+impl LimitBucket {
+    /// The bucket with the inflow until now and without void loans, at the smallest figures that are reported.
+    fn agreed(
+        known: Option<Self>,
+        question: &TokenQuestion,
+        instance: i64,
+        now: i64,
+        is_living: impl Fn(i64) -> bool,
+    ) -> Self {
+        let mut stocks = known
+            .as_ref()
+            .map_or_else(BTreeMap::new, |it| it.stocks.clone());
+        stocks.retain(|id, _| *id == instance || is_living(*id));
+        let others = || stocks.iter().filter(|it| *it.0 != instance).map(|it| it.1);
+        let rate = others().map(|it| it.rate).fold(question.rate, f64::min);
+        let burst = others().map(|it| it.burst).fold(question.burst, f64::min);
+        Self {
+            // With what was out meanwhile, and the figures of that time.
+            tokens: known.map_or(burst.min(rate * real(now) / 1000.0), |it| it.filled(now)),
+            at: now,
+            rate,
+            burst,
+            stocks,
+        }
+    }
+
+    /// What a question gets at most.
+    fn wanted(&self, question: &TokenQuestion, small: bool) -> f64 {
+        if small {
+            return f64::from(question.waiting);
+        }
+        let most = (self.burst / 10.0).floor().max((self.rate / 20.0).floor());
+        f64::from(question.want.max(question.waiting)).min(most.max(1.0))
+    }
+
+    /// Until there is a token, and until the bucket is half full, but no longer than 50 ms for that.
+    fn wait_ms(&self) -> f64 {
+        let one = (1.0 - self.tokens) * 1000.0 / self.rate;
+        let half = (self.burst / 2.0 - self.tokens) * 1000.0 / self.rate;
+        one.max(half.min(50.0))
+    }
+
+    fn held(&self) -> f64 {
+        self.stocks.values().map(|it| it.held).sum()
+    }
+
+    /// The tokens after the time since the last call.
+    fn filled(&self, now: i64) -> f64 {
+        let flowed = self.rate * real(now - self.at) / 1000.0;
+        let room = self.burst - self.held();
+        (self.tokens + flowed).min(room).max(self.tokens)
+    }
+}
+
+/// The rate that an instance should have, the weight of all tenants, and the fractions of the instance's.
+fn target(report: &DemandReport, living: &[&LeaseLoan], whole_rate: f64) -> (f64, f64, Vec<f64>) {
+    let mut totals: BTreeMap<&str, (f64, f64, f64)> = BTreeMap::new();
+    for demand in living.iter().flat_map(|it| &it.report.tenants) {
+        let total = totals
+            .entry(&demand.tenant)
+            .or_insert((0.0, demand.weight, 0.0));
+        total.0 += demand.asked;
+        total.1 = total.1.min(demand.weight);
+        total.2 += 1.0;
+    }
+    let demands: Vec<(f64, f64)> = totals.values().map(|it| (it.0, it.1)).collect();
+    let line = water_line(whole_rate, &demands);
+    let mut target = 0.0;
+    let mut fractions = Vec::new();
+    for own in &report.tenants {
+        let (asked, weight, reports) = totals[&*own.tenant];
+        let fraction = if asked > 0.0 {
+            own.asked / asked
+        } else {
+            1.0 / reports
+        };
+        target += fraction * line.part(asked, weight);
+        fractions.push(fraction);
+    }
+    let instances = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
+    target += (whole_rate - line.allotted).max(0.0) / instances;
+    (target, line.weight, fractions)
+}
+
+fn living(members: &BTreeMap<i64, LimitMember>, since: i64) -> impl Fn(i64) -> bool + '_ {
+    move |id| members.get(&id).is_some_and(|it| it.seen > since)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of an era")]
+fn real(ms: i64) -> f64 {
+    ms as f64
+}
+
+/// A figure that is a whole number already, and not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast saturates"
+)]
+fn whole(figure: f64) -> u32 {
+    figure as u32
+}

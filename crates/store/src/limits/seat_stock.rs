@@ -1,0 +1,227 @@
+//! The seats of one tenant, at the instance that holds them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::messages::{LOAN_ENDS, SEATS_END, SeatAnswer, SeatQuestion};
+
+/// The seats that an instance holds of one tenant: a call in flight takes one.
+///
+/// Seats stay with the instance while it gives signs of life ([`StoreHeard`]).
+#[derive(Debug, Clone, Default)]
+pub struct SeatStock {
+    held: u32,
+    taken: u32,
+    era: i64,
+    small: bool,
+    waiting: u32,
+    /// The most that were taken at once in this period and in the one before.
+    peak: u32,
+    last_peak: u32,
+    turned_at: Duration,
+    closed_until: Duration,
+    asking: bool,
+    /// A question has no answer: the store may count seats here that are not held.
+    unsure: bool,
+}
+
+/// When the store last answered a call about limits, in this era and in the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreHeard {
+    era: i64,
+    at: Duration,
+    last_era: i64,
+    last_at: Duration,
+}
+
+/// Why there is no seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeatsTaken {
+    /// The store may have one: the request can wait for the answer to the next question.
+    Ask,
+    /// All are taken, over all instances.
+    Full,
+}
+
+/// A period of peaks: seats that were free for one or two are given back.
+const PERIOD: Duration = Duration::from_millis(500);
+/// How long the store is not asked again after it had no seat, or did not answer.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl StoreHeard {
+    /// Notes an answer of an era to a call that was made at `asked_at`.
+    pub fn note(&mut self, era: i64, asked_at: Duration) {
+        if era != self.era {
+            (self.last_era, self.last_at) = (self.era, self.at);
+            (self.era, self.at) = (era, asked_at);
+        }
+        self.at = self.at.max(asked_at);
+    }
+
+    /// The newest era.
+    pub fn era(&self) -> i64 {
+        self.era
+    }
+
+    /// How long the store counts seats that were lent or confirmed in an era, at least.
+    fn counted_until(&self, era: i64) -> Duration {
+        self.heard_in(era)
+            .map_or(Duration::ZERO, |at| at + SEATS_END)
+    }
+
+    /// How long such seats may be taken: earlier, so that the calls which take them have time to end.
+    fn taken_until(&self, era: i64) -> Duration {
+        self.heard_in(era)
+            .map_or(Duration::ZERO, |at| at + LOAN_ENDS)
+    }
+
+    fn heard_in(&self, era: i64) -> Option<Duration> {
+        if era == 0 {
+            None
+        } else if era == self.era {
+            Some(self.at)
+        } else {
+            (era == self.last_era).then_some(self.last_at)
+        }
+    }
+}
+
+impl SeatStock {
+    /// Takes a seat for a request, which must [`leave`](Self::leave) it.
+    pub fn take(&mut self, heard: &StoreHeard, now: Duration) -> Result<(), SeatsTaken> {
+        let taken = self.take_after_answer(heard, now);
+        if taken == Err(SeatsTaken::Ask) {
+            self.waiting = self.waiting.saturating_add(1);
+        }
+        taken
+    }
+
+    /// Takes a seat for a request that has waited for an answer.
+    pub fn take_after_answer(
+        &mut self,
+        heard: &StoreHeard,
+        now: Duration,
+    ) -> Result<(), SeatsTaken> {
+        self.turn(now);
+        if self.taken < self.held && now < heard.taken_until(self.era) {
+            self.taken += 1;
+            self.peak = self.peak.max(self.taken);
+            Ok(())
+        } else if now < self.closed_until {
+            Err(SeatsTaken::Full)
+        } else {
+            Err(SeatsTaken::Ask)
+        }
+    }
+
+    /// Frees a seat that was taken.
+    pub fn leave(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+
+    /// The next question to the store, if there is one. Its answer goes to [`answered`](Self::answered), or its failure
+    /// to [`failed`](Self::failed).
+    pub fn question(
+        &mut self,
+        tenant: &Arc<str>,
+        seats: u32,
+        heard: &StoreHeard,
+        now: Duration,
+    ) -> Option<SeatQuestion> {
+        if self.asking {
+            return None;
+        }
+        self.turn(now);
+        if now >= heard.counted_until(self.era) {
+            self.held = 0;
+        }
+        let before = self.held;
+        self.held = self.held.min(self.kept());
+        let mut want = 0;
+        if self.waiting > 0 && now >= self.closed_until {
+            let ahead = (self.taken / 4).min(seats / 10);
+            want = std::mem::take(&mut self.waiting).max(ahead);
+            // Calls that went on without a seat, since the loan ended, count first.
+            want = want.saturating_add(self.taken.saturating_sub(self.held));
+        }
+        let declare = self.unsure || self.era != heard.era() && self.held > 0;
+        if want == 0 && self.held == before && !declare {
+            return None;
+        }
+        self.asking = true;
+        self.unsure = false;
+        Some(SeatQuestion {
+            tenant: Arc::clone(tenant),
+            seats,
+            want,
+            held: self.held,
+        })
+    }
+
+    /// Whether [`question`](Self::question) has something to ask now or at a later time. Seats that are held are looked
+    /// at each half second.
+    pub fn due(&self, heard: &StoreHeard) -> Option<Duration> {
+        if self.asking {
+            None
+        } else if self.waiting > 0 || self.unsure {
+            Some(self.closed_until)
+        } else if self.held > self.kept() || self.held > 0 && self.era != heard.era() {
+            Some(Duration::ZERO)
+        } else {
+            (self.held > self.taken).then(|| self.turned_at + PERIOD)
+        }
+    }
+
+    /// Reads the answer to the open question; `want` is what it asked for.
+    pub fn answered(&mut self, answer: SeatAnswer, want: u32, era: i64, now: Duration) {
+        self.asking = false;
+        self.held = self.held.min(answer.kept) + answer.lent;
+        self.era = era;
+        self.small = answer.small;
+        self.closed_until = if answer.lent < want {
+            now + PAUSE
+        } else {
+            Duration::ZERO
+        };
+        self.peak = self.peak.max(self.held.min(self.taken + answer.lent));
+    }
+
+    /// Notes that the open question has no answer.
+    pub fn failed(&mut self, now: Duration) {
+        self.asking = false;
+        self.unsure = true;
+        self.closed_until = now + PAUSE;
+    }
+
+    /// Whether the stock is as good as a new one, so that it can be dropped.
+    pub fn is_idle(&self) -> bool {
+        let Self { held, taken, .. } = self;
+        *held == 0 && *taken == 0 && self.waiting == 0 && !self.asking && !self.unsure
+    }
+
+    /// The seats that are held and the seats that are taken.
+    pub fn held_and_taken(&self) -> (u32, u32) {
+        (self.held, self.taken)
+    }
+
+    /// The seats that are not given back now.
+    fn kept(&self) -> u32 {
+        if self.small {
+            self.taken
+        } else {
+            self.peak.max(self.last_peak).max(self.taken)
+        }
+    }
+
+    fn turn(&mut self, now: Duration) {
+        if now >= self.turned_at + PERIOD {
+            self.last_peak = if now < self.turned_at + 2 * PERIOD {
+                self.peak
+            } else {
+                self.taken
+            };
+            self.peak = self.taken;
+            self.turned_at = now;
+        }
+    }
+}

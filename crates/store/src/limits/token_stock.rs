@@ -1,0 +1,255 @@
+//! A stock of tokens of one limit, at the instance that holds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::messages::{LOAN_ENDS, TokenAnswer, TokenQuestion};
+
+/// The tokens that an instance holds of one tenant's limit.
+///
+/// A call takes a token without asking the store. When the stock runs low, [`question`](Self::question) asks for more;
+/// when the bucket is empty, calls are refused here until the answer's wait is over, and the store is not asked.
+#[derive(Debug, Clone, Default)]
+pub struct TokenStock {
+    left: u32,
+    /// The end of the loan.
+    until: Duration,
+    /// The bucket has too few tokens to lend in advance.
+    small: bool,
+    /// When a token was last taken or lent.
+    used_at: Duration,
+    /// Tokens were spent, or lost, that no question has reported.
+    unreported: bool,
+    reported_at: Duration,
+    /// The bucket is empty until then.
+    closed_until: Duration,
+    asking: Option<OpenQuestion>,
+    waiting: u32,
+    recent: RecentAsks,
+    /// The number of questions: a token that was taken before the last one is reported as spent.
+    questions: u64,
+}
+
+/// A token that was taken from a stock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct StockToken {
+    questions: u64,
+}
+
+/// Why a stock has no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StockEmpty {
+    /// The store may have one: the request can wait for the answer to the next question, and then
+    /// [take again](TokenStock::take_after_answer).
+    Ask,
+    /// The bucket is empty; there may be a token after this time.
+    Wait(Duration),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct OpenQuestion {
+    at: Duration,
+    held: u32,
+}
+
+/// The requests of this period and of the one before.
+#[derive(Debug, Clone, Copy, Default)]
+struct RecentAsks {
+    period: u128,
+    now: u32,
+    before: u32,
+}
+
+/// Unspent tokens are given back after this time.
+const IDLE: Duration = Duration::from_secs(1);
+/// The same for tokens of a small bucket, whose requests wait already.
+const IDLE_SMALL: Duration = Duration::from_millis(50);
+/// How often spent tokens are reported if there is nothing else to ask.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// How long a question is not asked again after it failed.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The period whose requests are the forecast for the next one, in milliseconds.
+const PERIOD_MS: u128 = 200;
+
+impl TokenStock {
+    /// Takes a token for a request.
+    pub fn take(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
+        self.recent.note(now);
+        let taken = self.spend(now);
+        if taken == Err(StockEmpty::Ask) {
+            self.waiting = self.waiting.saturating_add(1);
+        }
+        taken
+    }
+
+    /// Takes a token for a request that has waited for an answer. There is nothing more to wait for.
+    pub fn take_after_answer(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
+        let pause = |_| StockEmpty::Wait(self.closed_until.saturating_sub(now).max(PAUSE));
+        let mut spent = self.clone();
+        let taken = spent.spend(now).map_err(pause)?;
+        *self = spent;
+        Ok(taken)
+    }
+
+    fn spend(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
+        self.expire(now);
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            self.used_at = now;
+            self.unreported = true;
+            let questions = self.questions;
+            return Ok(StockToken { questions });
+        }
+        match self.closed_until.checked_sub(now) {
+            Some(wait) if wait > Duration::ZERO => Err(StockEmpty::Wait(wait)),
+            _ => Err(StockEmpty::Ask),
+        }
+    }
+
+    /// Puts a token back whose request did not go ahead. A token that was reported as spent meanwhile is forfeit.
+    pub fn give_back(&mut self, token: StockToken, now: Duration) {
+        if token.questions == self.questions && now < self.until {
+            self.left += 1;
+        }
+    }
+
+    /// The next question to the store, if there is one. Its answer goes to [`answered`](Self::answered), or its failure
+    /// to [`failed`](Self::failed).
+    pub fn question(
+        &mut self,
+        tenant: &Arc<str>,
+        limit: &'static str,
+        rate: f64,
+        burst: f64,
+        now: Duration,
+    ) -> Option<TokenQuestion> {
+        if self.asking.is_some() {
+            return None;
+        }
+        self.expire(now);
+        let (mut want, mut waiting) = (0, 0);
+        if self.needs_more() && now >= self.closed_until {
+            want = self.forecast().saturating_sub(self.left).max(1);
+            waiting = std::mem::take(&mut self.waiting);
+        }
+        let returned = if want == 0 && waiting == 0 && now >= self.used_at + self.idle() {
+            std::mem::take(&mut self.left)
+        } else {
+            0
+        };
+        let report = self.unreported && now >= self.report_due();
+        if want == 0 && returned == 0 && !report {
+            return None;
+        }
+        let held = self.left;
+        self.asking = Some(OpenQuestion { at: now, held });
+        self.reported_at = now;
+        self.unreported = false;
+        self.questions += 1;
+        Some(TokenQuestion {
+            tenant: Arc::clone(tenant),
+            limit,
+            rate,
+            burst,
+            want,
+            waiting,
+            held,
+            returned,
+        })
+    }
+
+    /// When [`question`](Self::question) will have something to ask, if nothing changes.
+    pub fn due(&self) -> Option<Duration> {
+        if self.asking.is_some() {
+            return None;
+        }
+        let more = self.needs_more().then_some(self.closed_until);
+        let report = self.unreported.then(|| self.report_due());
+        let idle = (self.left > 0).then(|| self.used_at + self.idle());
+        [more, report, idle].into_iter().flatten().min()
+    }
+
+    /// Reads the answer to the open question.
+    pub fn answered(&mut self, answer: TokenAnswer, now: Duration) {
+        let Some(asked) = self.asking.take() else {
+            return;
+        };
+        if answer.kept < asked.held {
+            self.left = self.left.min(answer.kept);
+        }
+        self.left += answer.lent;
+        self.until = asked.at + LOAN_ENDS;
+        self.small = answer.small;
+        if answer.lent > 0 {
+            self.used_at = now;
+        }
+        self.closed_until = now + Duration::from_millis(answer.wait_ms);
+        self.expire(now);
+    }
+
+    /// Notes that the open question has no answer. What was lent is lost, and what is held stays until its end.
+    pub fn failed(&mut self, now: Duration) {
+        if self.asking.take().is_some() {
+            self.unreported = true;
+            self.closed_until = now + PAUSE;
+        }
+    }
+
+    /// The tokens that are left.
+    pub fn left(&self, now: Duration) -> u32 {
+        if now < self.until { self.left } else { 0 }
+    }
+
+    /// Whether the stock is as good as a new one, so that it can be dropped.
+    pub fn is_idle(&self, now: Duration) -> bool {
+        self.left(now) == 0
+            && self.waiting == 0
+            && self.asking.is_none()
+            && !self.unreported
+            && now >= self.closed_until
+    }
+
+    fn expire(&mut self, now: Duration) {
+        if now >= self.until && self.left > 0 {
+            self.left = 0;
+            self.unreported = true;
+        }
+    }
+
+    fn needs_more(&self) -> bool {
+        self.waiting > 0 || !self.small && self.unreported && self.left <= self.forecast() / 2
+    }
+
+    fn forecast(&self) -> u32 {
+        self.recent.now.max(self.recent.before).max(1)
+    }
+
+    fn idle(&self) -> Duration {
+        if self.small { IDLE_SMALL } else { IDLE }
+    }
+
+    fn report_due(&self) -> Duration {
+        if self.small {
+            Duration::ZERO
+        } else {
+            self.reported_at + REPORT_EVERY
+        }
+    }
+}
+
+impl RecentAsks {
+    fn note(&mut self, now: Duration) {
+        let period = now.as_millis() / PERIOD_MS;
+        if period != self.period {
+            self.before = if period == self.period + 1 {
+                self.now
+            } else {
+                0
+            };
+            self.now = 0;
+            self.period = period;
+        }
+        self.now = self.now.saturating_add(1);
+    }
+}

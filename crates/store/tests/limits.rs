@@ -1,0 +1,598 @@
+//! Limits across instances: many instances in simulated time, against the model and the SQL functions at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_store::error::StoreError;
+use gatepay_store::limits::{
+    DemandReport, LeaseGrant, LimitQuestions, RateLease, TenantDemand, TokenQuestion, TokenStock,
+    water_line,
+};
+use gatepay_store::postgres::PostgresStore;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use crate::limit_cluster::{BUCKETS, LimitCluster, LimitEvent, QUOTA, event};
+use crate::limit_stores::{LimitStores, limit_server};
+use crate::postgres;
+use crate::support::{beat, ready};
+
+/// The most calls that any period has beyond its inflow; never more than the burst.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds and counts of a test"
+)]
+fn most_beyond(admitted: &[u64], rate: f64) -> f64 {
+    let mut least = f64::INFINITY;
+    let mut most = 0.0_f64;
+    for (count, ms) in admitted.iter().enumerate() {
+        let line = count as f64 - rate * *ms as f64 / 1000.0;
+        least = least.min(line);
+        most = most.max(line + 1.0 - least);
+    }
+    most
+}
+
+async fn run(stores: LimitStores, events: Vec<LimitEvent>) -> Result<LimitCluster, TestCaseError> {
+    let mut cluster = LimitCluster::new(stores, 3);
+    // Without this no scenario would lend anything.
+    cluster.happen(LimitEvent::Pass(2_100)).await;
+    for event in events {
+        cluster.happen(event).await;
+    }
+    for ((tenant, rate, burst), admitted) in BUCKETS.iter().zip(&cluster.admitted) {
+        let beyond = most_beyond(admitted, *rate);
+        prop_assert!(
+            beyond <= burst + 1e-6,
+            "{tenant}: {beyond} beyond the inflow"
+        );
+    }
+    let beyond = most_beyond(&cluster.by_quota, QUOTA.0);
+    prop_assert!(
+        beyond <= QUOTA.1 + 1e-6,
+        "quota: {beyond} beyond the inflow"
+    );
+    prop_assert!(cluster.stores.excess_in_tables().await <= 1e-6);
+    Ok(cluster)
+}
+
+fn scenarios(cases: u32, length: usize, with_sql: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let server = if with_sql {
+        runtime.block_on(limit_server())
+    } else {
+        None
+    };
+    if with_sql && server.is_none() {
+        return;
+    }
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..Config::default()
+    });
+    let life = std::cell::Cell::new(1);
+    let scenario = prop::collection::vec(event(), 1..length);
+    let tried = runner.run(&scenario, |events| {
+        life.set(life.get() + 1);
+        runtime.block_on(async {
+            let stores = LimitStores::new(server.as_ref(), life.get()).await;
+            run(stores, events).await.map(|_| ())
+        })
+    });
+    tried.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn no_limit_is_exceeded_whatever_happens_to_instances_and_store() {
+    scenarios(60, 60, false);
+}
+
+#[test]
+fn the_functions_of_the_store_answer_as_the_model_does() {
+    scenarios(6, 40, true);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn no_limit_is_exceeded_in_many_scenarios() {
+    scenarios(5_000, 120, false);
+    scenarios(200, 60, true);
+}
+
+#[tokio::test]
+async fn three_instances_admit_what_one_process_would() {
+    let mut cluster = LimitCluster::new(LimitStores::new(None, 1).await, 3);
+    cluster.happen(LimitEvent::Pass(12_000)).await;
+    // Nothing is lent in the first two seconds; a bucket fills in them.
+    for ((tenant, rate, burst), admitted) in BUCKETS.iter().zip(&cluster.admitted) {
+        let (admitted, due) = (admitted.len(), rate * 10.0 + burst.min(rate * 2.0));
+        eprintln!("{tenant}: {admitted} of {due}");
+        assert!(u32::try_from(admitted).is_ok_and(|it| f64::from(it) >= 0.93 * due));
+    }
+    assert!(cluster.by_quota.len() > 4_900, "{}", cluster.by_quota.len());
+}
+
+/// A question of an instance about one bucket.
+fn one_token(instance: i64, number: i64, held: u32, (rate, burst): (f64, f64)) -> LimitQuestions {
+    LimitQuestions {
+        instance,
+        number,
+        tokens: vec![TokenQuestion {
+            tenant: Arc::from("t"),
+            limit: "rate",
+            rate,
+            burst,
+            want: 1,
+            waiting: 1,
+            held,
+            returned: 0,
+        }],
+        seats: Vec::new(),
+    }
+}
+
+fn report(instance: i64, number: i64, tenants: &[(&str, f64, f64)]) -> DemandReport {
+    let tenants = tenants.iter().map(|(tenant, weight, asked)| TenantDemand {
+        tenant: Arc::from(*tenant),
+        weight: *weight,
+        asked: *asked,
+    });
+    DemandReport {
+        instance,
+        number,
+        applied: number - 1,
+        rate: QUOTA.0,
+        burst: QUOTA.1,
+        in_force: None,
+        tenants: tenants.collect(),
+    }
+}
+
+/// Lets time pass for these instances.
+async fn pass(stores: &mut LimitStores, instances: &[i64], number: &mut i64, ms: i64) {
+    for _ in 0..ms / 100 {
+        stores.wall_ms += 100;
+        for instance in instances {
+            *number += 1;
+            stores
+                .exchange(&report(*instance, *number, &[]))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_dead_instance_come_back_at_the_rate_after_its_loan() {
+    let server = limit_server().await;
+    let mut stores = LimitStores::new(server.as_ref(), 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1, 2], &mut number, 3_000).await;
+    for held in 0..10 {
+        number += 1;
+        let answers = stores
+            .take(&one_token(1, number, held, (10.0, 10.0)))
+            .await
+            .unwrap();
+        assert_eq!((answers.tokens[0].kept, answers.tokens[0].lent), (held, 1));
+    }
+    pass(&mut stores, &[2], &mut number, 2_100).await;
+    number += 1;
+    let answers = stores
+        .take(&one_token(2, number, 0, (10.0, 10.0)))
+        .await
+        .unwrap();
+    let (tokens, held, _) = stores.model.tokens_of("t", "rate").unwrap();
+    assert!(tokens + held <= 1.0 + 1e-6, "{tokens} {held}");
+    assert_eq!(answers.tokens[0].lent, 0);
+    pass(&mut stores, &[2], &mut number, 500).await;
+    number += 1;
+    assert_eq!(
+        stores
+            .take(&one_token(2, number, 0, (10.0, 10.0)))
+            .await
+            .unwrap()
+            .tokens[0]
+            .lent,
+        1
+    );
+}
+
+#[tokio::test]
+async fn the_smallest_figures_of_living_instances_are_in_force() {
+    let server = limit_server().await;
+    let mut stores = LimitStores::new(server.as_ref(), 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1, 2], &mut number, 3_000).await;
+    stores
+        .take(&one_token(1, number + 1, 0, (100.0, 50.0)))
+        .await
+        .unwrap();
+    stores
+        .take(&one_token(2, number + 1, 0, (10.0, 20.0)))
+        .await
+        .unwrap();
+    stores
+        .take(&one_token(1, number + 2, 0, (100.0, 50.0)))
+        .await
+        .unwrap();
+    assert!(stores.model.tokens_of("t", "rate").unwrap().2 <= 20.0);
+    number += 2;
+    // The institution's figures too, and a push-back for all.
+    let mut small = report(2, number + 1, &[]);
+    (small.rate, small.in_force) = (400.0, Some(200.0));
+    stores.exchange(&small).await.unwrap();
+    let grant = stores
+        .exchange(&report(1, number + 1, &[("t", 1.0, 1_000.0)]))
+        .await
+        .unwrap();
+    assert!((grant.whole_rate - 200.0).abs() < 1e-6);
+    assert!((grant.whole_burst - 50.0).abs() < 1e-6);
+}
+
+#[tokio::test]
+async fn tokens_of_the_last_era_are_void_in_the_next() {
+    let mut stores = LimitStores::new(None, 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1], &mut number, 3_000).await;
+    let mut stock = TokenStock::default();
+    let tenant = Arc::from("t");
+    let at = Duration::from_millis;
+    for _ in 0..10 {
+        let _ = stock.take(at(1));
+    }
+    let mut ask = async |stores: &mut LimitStores, stock: &mut TokenStock, ms: u64| {
+        number += 1;
+        let question = stock
+            .question(&tenant, "rate", 100.0, 100.0, at(ms))
+            .unwrap();
+        let questions = LimitQuestions {
+            instance: 1,
+            number,
+            tokens: vec![question],
+            seats: Vec::new(),
+        };
+        stock.answered(stores.take(&questions).await.unwrap().tokens[0], at(ms + 1));
+    };
+    ask(&mut stores, &mut stock, 2).await;
+    assert_eq!(stock.left(at(3)), 10);
+    stores.life += 1;
+    // Given back only after a second; until then reported, after one was spent.
+    let _token = stock.take(at(400)).unwrap();
+    ask(&mut stores, &mut stock, 401).await;
+    assert_eq!(stock.left(at(402)), 0);
+}
+
+#[tokio::test]
+async fn a_million_refusals_cost_twenty_questions_a_second() {
+    let mut stores = LimitStores::new(None, 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1, 2, 3, 4], &mut number, 3_000).await;
+    let tenant = Arc::from("t");
+    for (rate, burst) in [
+        (100.0, 100.0),
+        (1.0, 60.0),
+        (5.0, 3.0),
+        (1_000.0, 2_000.0),
+        (1_000.0, 100.0),
+    ] {
+        let mut stock = TokenStock::default();
+        let (mut admitted, mut refused, mut questions) = (0_u32, 0_u32, Vec::new());
+        // A second passes for what the burst answers; then a million requests in ten seconds.
+        for request in 0..1_100_000_u64 {
+            let now = Duration::from_micros(10 * request);
+            if request % 100 == 0 {
+                stores.wall_ms += 1;
+            }
+            if request % 20_000 == 0 {
+                number += 1;
+                stores.exchange(&report(1, number, &[])).await.unwrap();
+            }
+            let taken = stock.take(now);
+            admitted += u32::from(taken.is_ok());
+            refused += u32::from(taken.is_err());
+            let due = stock.due().is_some_and(|due| due <= now);
+            if let Some(question) = due
+                .then(|| stock.question(&tenant, "rate", rate, burst, now))
+                .flatten()
+            {
+                number += 1;
+                let asked = LimitQuestions {
+                    instance: 1,
+                    number,
+                    tokens: vec![question],
+                    seats: Vec::new(),
+                };
+                stock.answered(stores.take(&asked).await.unwrap().tokens[0], now);
+                if taken.is_err() && stock.take_after_answer(now).is_ok() {
+                    (admitted, refused) = (admitted + 1, refused - 1);
+                }
+                questions.push(now);
+            }
+        }
+        let steady = questions
+            .iter()
+            .filter(|it| **it >= Duration::from_secs(1))
+            .count();
+        eprintln!(
+            "{rate}/s, burst {burst}: {admitted} admitted, {refused} refused, {steady} questions in 10 s"
+        );
+        assert!(refused > 1_000_000 || rate > 99.0);
+        assert!(steady <= 200, "{steady}");
+        assert!(f64::from(admitted) >= 0.9 * rate * 11.0, "{admitted}");
+        stores.life += 1;
+        pass(&mut stores, &[1, 2, 3, 4], &mut number, 3_000).await;
+    }
+}
+
+/// A tenant, its weight, and the requests per second that it asks for.
+type SteadyDemand = (&'static str, f64, f64);
+
+/// An instance that reports the same demand each time.
+struct SteadyInstance {
+    id: i64,
+    lease: RateLease,
+    next: u64,
+    demand: Vec<SteadyDemand>,
+}
+
+/// Runs exchanges with a jitter, and returns the least part of its right that any tenant had at any time from 0.4 s after
+/// a change on. Each phase is the demand at each instance, for two seconds.
+async fn least_share(stores: &mut LimitStores, phases: &[&[&[SteadyDemand]]]) -> f64 {
+    let mut number = 0;
+    let ids = 1..=i64::try_from(phases[0].len()).unwrap();
+    let started = ids.clone().collect::<Vec<_>>();
+    pass(stores, &started, &mut number, 2_500).await;
+    let steady = ids.map(|id| SteadyInstance {
+        id,
+        lease: RateLease::default(),
+        next: 0,
+        demand: Vec::new(),
+    });
+    let mut instances: Vec<SteadyInstance> = steady.collect();
+    let mut least = f64::INFINITY;
+    let mut ms = 0_u64;
+    for phase in phases {
+        let began = ms;
+        for (instance, demand) in instances.iter_mut().zip(*phase) {
+            let new = demand
+                .iter()
+                .any(|it| instance.demand.iter().all(|known| known.0 != it.0));
+            instance.demand = demand.to_vec();
+            if new {
+                instance.next = instance.next.min(ms + 50);
+            }
+        }
+        while ms < began + 2_000 {
+            ms += 1;
+            stores.wall_ms += 1;
+            let now = Duration::from_millis(ms);
+            for instance in &mut instances {
+                if ms >= instance.next {
+                    number += 1;
+                    instance.lease.ask(now);
+                    let asked =
+                        instance
+                            .lease
+                            .report(report(instance.id, number, &instance.demand));
+                    let grant = stores.exchange(&asked).await.unwrap();
+                    instance.lease.answered(grant, now);
+                    let jitter = u64::try_from(number * 7 % 11).unwrap();
+                    let due = u64::try_from(instance.lease.due().as_millis()).unwrap();
+                    instance.next = due - jitter;
+                }
+            }
+            if ms >= began + 400 {
+                least = least.min(share_now(&instances, now));
+            }
+        }
+    }
+    least
+}
+
+/// The least part of its right that an instance has: of what weighted max-min gives its tenants.
+fn share_now(instances: &[SteadyInstance], now: Duration) -> f64 {
+    let mut totals = std::collections::BTreeMap::new();
+    for (tenant, weight, asked) in instances.iter().flat_map(|it| &it.demand) {
+        totals.entry(*tenant).or_insert((0.0, *weight)).0 += asked;
+    }
+    let demands: Vec<(f64, f64)> = totals.values().copied().collect();
+    let line = water_line(QUOTA.0, &demands);
+    let parts = instances.iter().filter_map(|it| {
+        let right = it.demand.iter().map(|(tenant, weight, asked)| {
+            let total = totals[tenant].0;
+            line.part(total, *weight) * asked / total
+        });
+        let right: f64 = right.sum();
+        (right > 0.0).then(|| it.lease.rate(now) / right)
+    });
+    parts.fold(f64::INFINITY, f64::min)
+}
+
+#[tokio::test]
+async fn tenants_have_their_shares_wherever_they_are() {
+    let server = limit_server().await;
+    let flood = 10_000.0;
+    let all = |name| [(name, 1.0, flood)];
+    let mut stores = LimitStores::new(server.as_ref(), 1).await;
+    let three: &[_] = &[("a", 1.0, flood), ("b", 1.0, flood), ("c", 1.0, flood)];
+    let heavy: &[_] = &[("d", 3.0, flood)];
+    let small: &[_] = &[("b", 1.0, 60.0), ("c", 1.0, 60.0), ("a", 1.0, flood)];
+    let phases: [&[&[_]]; 6] = [
+        &[three, &all("d"), &[], &[]],
+        &[three, heavy, &[], &[]],
+        &[&all("a"), &all("a"), &all("a"), small],
+        // New at an instance of its own while another floods all others.
+        &[&all("a"), &all("a"), &all("a"), &all("d")],
+        &[&[], &[], &[], &all("a")],
+        &[&all("a"), &[], &[("b", 5.0, flood), ("e", 1.0, 3.0)], &[]],
+    ];
+    let least = least_share(&mut stores, &phases).await;
+    eprintln!("least share {least:.3}");
+    assert!(least >= 0.95, "{least}");
+}
+
+/// Exchanges until the instance has a lease, five times a second. Returns the last grant.
+async fn until_leased(store: &PostgresStore, number: &mut i64) -> LeaseGrant {
+    for _ in 0..25 {
+        *number += 1;
+        let grant = store
+            .exchange(&report(1, *number, &[("acme", 1.0, 10.0)]))
+            .await
+            .unwrap();
+        if grant.rate > 0.0 {
+            return grant;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("nothing was lent within five seconds");
+}
+
+/// Waits until the server answers, confirmed or not.
+async fn until_up(store: &PostgresStore, number: &mut i64) -> Result<LeaseGrant, StoreError> {
+    loop {
+        *number += 1;
+        match store.exchange(&report(1, *number, &[])).await {
+            Err(StoreError::Lost(_) | StoreError::Unreachable(_)) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answered => return answered,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_of_the_server_begins_an_era_and_an_orderly_restart_does_not() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (mut server, store) = ready().await;
+    let mut number = 0;
+    let before = until_leased(&store, &mut number).await;
+    assert!((before.rate - QUOTA.0).abs() < 1e-6 && (before.burst - QUOTA.1).abs() < 1e-6);
+    number += 1;
+    let answers = store
+        .take(&one_token(1, number, 0, (100.0, 100.0)))
+        .await
+        .unwrap();
+    assert_eq!((answers.era, answers.tokens[0].lent), (before.era, 1));
+    // An old call that comes late changes nothing.
+    let late = store
+        .take(&one_token(1, number - 1, 0, (100.0, 100.0)))
+        .await;
+    assert!(matches!(late, Err(StoreError::Refused { .. })), "{late:?}");
+
+    server.stop();
+    server.start_again();
+    let unconfirmed = until_up(&store, &mut number).await;
+    assert!(
+        matches!(unconfirmed, Err(StoreError::Unconfirmed)),
+        "{unconfirmed:?}"
+    );
+    store.beat(&beat()).await.unwrap();
+    number += 1;
+    let same = store.exchange(&report(1, number, &[])).await.unwrap();
+    assert_eq!((same.era, same.rate > 0.0), (before.era, true));
+
+    server.kill();
+    server.start_again();
+    let unconfirmed = until_up(&store, &mut number).await;
+    assert!(
+        matches!(unconfirmed, Err(StoreError::Unconfirmed)),
+        "{unconfirmed:?}"
+    );
+    store.beat(&beat()).await.unwrap();
+    number += 1;
+    let next = store.exchange(&report(1, number, &[])).await.unwrap();
+    assert!(next.era != before.era && next.rate < 1e-6, "{next:?}");
+    until_leased(&store, &mut number).await;
+}
+
+#[tokio::test]
+async fn what_an_instance_held_is_free_once_it_left() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let mut number = 0;
+    until_leased(&store, &mut number).await;
+    let second = crate::support::store(&[server.port]);
+    let grant = second
+        .exchange(&report(2, 1, &[("acme", 1.0, 1_000.0)]))
+        .await
+        .unwrap();
+    assert!(grant.rate < 1e-6 && grant.target > 200.0, "{grant:?}");
+    store.leave_limits(1).await.unwrap();
+    let grant = second
+        .exchange(&report(2, 2, &[("acme", 1.0, 1_000.0)]))
+        .await
+        .unwrap();
+    assert!((grant.rate - QUOTA.0).abs() < 1e-6, "{grant:?}");
+}
+
+#[tokio::test]
+async fn the_role_that_serves_calls_limits_and_cannot_change_them_otherwise() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    server.sql("CREATE ROLE serve");
+    store.migrate(Some("serve")).await.unwrap();
+    let call =
+        |function: &str| server.try_sql(&format!("SET ROLE serve; SELECT gatepay.{function}"));
+    call("leave_limits_v1(false, 1)").unwrap();
+    assert!(
+        call("leave_limits_at('x', 1, 1)")
+            .unwrap_err()
+            .contains("permission denied")
+    );
+    let update = server.try_sql("SET ROLE serve; UPDATE gatepay.bucket SET tokens = 1");
+    assert!(update.unwrap_err().contains("permission denied"));
+}
+
+/// What calls cost the server: eight instances with a thousand active tenants.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_an_exchange_costs() {
+    let (_server, store) = ready().await;
+    for tenants in [10, 100, 1_000] {
+        let names: Vec<String> = (0..tenants).map(|it| format!("tenant-{it}")).collect();
+        let demands: Vec<(&str, f64, f64)> =
+            names.iter().map(|it| (it.as_str(), 1.0, 5.0)).collect();
+        let mut times = Vec::new();
+        for round in 1..=50 {
+            for instance in 1..=8 {
+                let asked = report(instance, tenants * 1_000 + round, &demands);
+                let began = std::time::Instant::now();
+                store.exchange(&asked).await.unwrap();
+                times.push(began.elapsed());
+            }
+        }
+        times.sort();
+        eprintln!(
+            "{tenants} tenants: p50 {:?}, p99 {:?}",
+            times[200], times[396]
+        );
+        let mut times = Vec::new();
+        for round in 1..=200 {
+            let mut asked = one_token(1, tenants * 1_000 + 100 + round, 0, (100.0, 100.0));
+            asked.tokens = names[..10]
+                .iter()
+                .map(|it| TokenQuestion {
+                    tenant: Arc::from(it.as_str()),
+                    ..asked.tokens[0].clone()
+                })
+                .collect();
+            let began = std::time::Instant::now();
+            store.take(&asked).await.unwrap();
+            times.push(began.elapsed());
+        }
+        times.sort();
+        eprintln!("10 buckets: p50 {:?}, p99 {:?}", times[100], times[198]);
+    }
+}
