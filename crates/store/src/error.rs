@@ -1,6 +1,7 @@
 //! Every way in which a store does not answer.
 
 use std::io;
+use std::path::Path;
 
 /// Why a call to the store has no result.
 ///
@@ -65,10 +66,20 @@ pub enum StoreError {
         /// What went wrong.
         source: io::Error,
     },
+    /// SQLite refused a statement.
+    #[error("store: SQLite: {0}")]
+    Sqlite(#[from] rusqlite::Error),
     /// The queue in front of the store has no room, or the store's thread has ended.
     #[error("store: the queue takes no more requests")]
     QueueFull,
     /// The store failed lately, and is not asked again before its next probe.
     #[error("store: failed lately; the next probe is due in {0} ms")]
     BreakerOpen(u128),
+}
+
+impl StoreError {
+    pub(crate) fn file(path: &Path, source: io::Error) -> Self {
+        let path = path.display().to_string();
+        Self::File { path, source }
+    }
 }

@@ -19,7 +19,7 @@ use crate::admission::Fingerprint;
 pub struct StoreIdentity {
     /// The system identifier that a server got when it was initialized; random for a SQLite file.
     pub system_id: i64,
-    /// The timeline: one more after each promotion. A SQLite file's counts the times it was distrusted.
+    /// The timeline: one more after each promotion. A SQLite file's is drawn at each start of the process that uses it.
     pub timeline: i64,
 }
 

@@ -1,4 +1,5 @@
-//! The store: what the instances of one institution share, in one PostgreSQL database.
+//! The store: what the instances of one institution share, in one PostgreSQL database, or what one process
+//! keeps in a SQLite file.
 //!
 //! An instance asks the store before it sends a request to GatePay. The store records the request's stamp, and commits,
 //! so that no other instance admits a copy; in the same transaction it applies halts and writes down the numbers by which
@@ -14,7 +15,7 @@
 //! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
 //! (`crates/store/sql`), so that two versions of the program run side by side during an upgrade.
 //!
-//! Read [`admission`] first, then [`identity`], then [`limits`], then the SQL.
+//! Read [`admission`] first, then [`engine`], [`identity`], [`limits`], and the SQL.
 
 pub mod admission;
 pub mod identity;
@@ -24,7 +25,9 @@ pub mod limits;
 pub mod error;
 pub mod settings;
 
+pub mod engine;
 pub mod postgres;
+pub mod sqlite;
 
 pub mod model;
 pub mod ring;

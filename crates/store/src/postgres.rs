@@ -10,8 +10,7 @@ mod session;
 pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
 
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use parking_lot::Mutex;
 use tokio_postgres::types::ToSql;
@@ -43,7 +42,9 @@ impl PostgresStore {
     pub fn new(settings: &PostgresSettings, terms: StoreTerms) -> Result<Self, StoreError> {
         let contact_file = settings.contact_file.clone();
         let contact = match &contact_file {
-            Some(path) => StoreContact::read(path).map_err(|source| file_error(path, source))?,
+            Some(path) => {
+                StoreContact::read(path).map_err(|source| StoreError::file(path, source))?
+            }
             None => None,
         };
         Ok(Self {
@@ -108,17 +109,12 @@ impl PostgresStore {
         let writing = tokio::task::spawn_blocking(move || {
             contact
                 .write(&path)
-                .map_err(|source| file_error(&path, source))
+                .map_err(|source| StoreError::file(&path, source))
         });
         writing
             .await
             .unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
     }
-}
-
-fn file_error(path: &Path, source: io::Error) -> StoreError {
-    let path = path.display().to_string();
-    StoreError::File { path, source }
 }
 
 /// A secret of a row, wiped when it is dropped.

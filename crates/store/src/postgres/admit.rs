@@ -1,6 +1,7 @@
 //! `admit_v1`: a batch as parameters, and its answer as verdicts.
 
 use gatepay_core::Kind;
+use tokio::sync::MutexGuard;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -30,15 +31,34 @@ impl PostgresStore {
         Ok(reply)
     }
 
+    /// Whether the server answers, on a connection that admits.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.within_timeout(async {
+            let mut line = self.free_line().await;
+            let mut session = match line.take() {
+                Some(session) => session,
+                None => self.connector.connect().await?,
+            };
+            session.query("SELECT 1", &[]).await?;
+            *line = Some(session);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn free_line(&self) -> MutexGuard<'_, Option<PgSession>> {
+        let [first, second] = &self.admitting;
+        match (first.try_lock(), second.try_lock()) {
+            (Ok(line), _) | (Err(_), Ok(line)) => line,
+            (Err(_), Err(_)) => first.lock().await,
+        }
+    }
+
     async fn admit_on_a_line(
         &self,
         batch: &AdmissionBatch,
     ) -> Result<(AdmissionReply, StoreContact), StoreError> {
-        let [first, second] = &self.admitting;
-        let mut line = match (first.try_lock(), second.try_lock()) {
-            (Ok(line), _) | (Err(_), Ok(line)) => line,
-            (Err(_), Err(_)) => first.lock().await,
-        };
+        let mut line = self.free_line().await;
         let mut session = match line.take() {
             Some(session) => session,
             None => self.connector.connect().await?,

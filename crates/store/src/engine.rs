@@ -1,0 +1,108 @@
+//! One store over two engines.
+
+use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
+use crate::error::StoreError;
+use crate::instance::{ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined};
+use crate::postgres::PostgresStore;
+use crate::settings::{EngineSettings, StoreTerms};
+use crate::sqlite::SqliteStore;
+
+/// A store: PostgreSQL for any number of instances, or a SQLite file for one process.
+pub enum Store {
+    /// A PostgreSQL server.
+    Postgres(Box<PostgresStore>),
+    /// A SQLite file.
+    Sqlite(SqliteStore),
+}
+
+impl Store {
+    /// A store by its settings. PostgreSQL is connected at the first call; a SQLite file is opened here.
+    pub fn open(engine: &EngineSettings, terms: StoreTerms) -> Result<Self, StoreError> {
+        Ok(match engine {
+            EngineSettings::Postgres(settings) => {
+                Self::Postgres(Box::new(PostgresStore::new(settings, terms)?))
+            }
+            EngineSettings::Sqlite(settings) => Self::Sqlite(SqliteStore::open(settings, terms)?),
+        })
+    }
+
+    /// How many batches may be under way at once.
+    pub fn lines(&self) -> usize {
+        match self {
+            Self::Postgres(_) => 2,
+            Self::Sqlite(_) => 1,
+        }
+    }
+
+    /// Decides a batch in one transaction, committed when this returns.
+    ///
+    /// After an error, or if the call is dropped, it is unknown whether the stamps were recorded; nothing may be sent
+    /// for them. The same rows must not be asked about again: they would be their own replay.
+    pub async fn admit(&self, batch: &AdmissionBatch) -> Result<AdmissionReply, StoreError> {
+        match self {
+            Self::Postgres(store) => store.admit(batch).await,
+            Self::Sqlite(store) => store.admit(batch).await,
+        }
+    }
+
+    /// Whether the store answers, on a connection that admits.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.probe().await,
+            Self::Sqlite(store) => store.schema().await.map(|_| ()),
+        }
+    }
+
+    /// Joins the store. Refuses a schema that this version does not work with.
+    pub async fn join(
+        &self,
+        introduction: &InstanceIntroduction,
+    ) -> Result<InstanceJoined, StoreError> {
+        match self {
+            Self::Postgres(store) => store.join(introduction).await,
+            Self::Sqlite(store) => store.join(introduction).await,
+        }
+    }
+
+    /// Gives a sign of life, makes room for the stamps of the next minutes, and writes the contact file. Called each
+    /// second.
+    pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
+        match self {
+            Self::Postgres(store) => store.beat(beat).await,
+            Self::Sqlite(store) => store.beat(beat).await,
+        }
+    }
+
+    /// Leaves the store, after the last answer was used.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.leave().await,
+            Self::Sqlite(store) => store.leave().await,
+        }
+    }
+
+    /// The instances and halts, for one that has not joined too.
+    pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
+        match self {
+            Self::Postgres(store) => store.cluster().await,
+            Self::Sqlite(store) => store.cluster().await,
+        }
+    }
+
+    /// Halts calls: once this returns, none that the scope covers is admitted any more. Returns the epoch that each
+    /// instance must confirm in its [beat](InstanceBeat::halt_epoch) before none that was admitted is still to be sent.
+    pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
+        match self {
+            Self::Postgres(store) => store.halt(scope, by).await,
+            Self::Sqlite(store) => store.halt(scope, by).await,
+        }
+    }
+
+    /// Ends a halt. Returns the new epoch.
+    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
+        match self {
+            Self::Postgres(store) => store.resume(scope).await,
+            Self::Sqlite(store) => store.resume(scope).await,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The store in a SQLite file, of one process.
+//!
+//! One connection writes, in exclusive mode, so a second process cannot open the file. A commit is on disk before it is
+//! acknowledged (`synchronous = FULL`). A file that was put back is recognized by the contact file beside it: each start
+//! draws a number for its run and writes it to both.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
+use crate::error::StoreError;
+use crate::identity::StoreContact;
+use crate::instance::{
+    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, Replication,
+};
+use crate::settings::{SqliteSettings, StoreTerms};
+use file::StoreFile;
+
+/// A SQLite file. Calls run on tokio's blocking threads, one after another.
+pub struct SqliteStore {
+    file: Arc<Mutex<StoreFile>>,
+    path: PathBuf,
+    contact_file: PathBuf,
+    introduction: Mutex<Option<InstanceIntroduction>>,
+}
+
+/// The schema of the file that this version makes and works with.
+pub const SQLITE_SCHEMA: u32 = 1;
+
+impl SqliteStore {
+    /// Opens the file, or makes an empty one.
+    pub fn open(settings: &SqliteSettings, terms: StoreTerms) -> Result<Self, StoreError> {
+        Ok(Self {
+            file: Arc::new(Mutex::new(StoreFile::open(&settings.path, terms)?)),
+            path: settings.path.clone(),
+            contact_file: settings.contact_file.clone(),
+            introduction: Mutex::new(None),
+        })
+    }
+
+    /// Decides a batch in one transaction, on disk when this returns. Nothing is admitted before [`join`](Self::join).
+    pub async fn admit(&self, batch: &AdmissionBatch) -> Result<AdmissionReply, StoreError> {
+        if self.introduction.lock().is_none() {
+            return Err(StoreError::Unexpected(
+                "admission before joining".to_owned(),
+            ));
+        }
+        let rows = batch.rows().to_vec();
+        self.run(move |file| file.admit(&rows)).await
+    }
+
+    /// Joins: refuses another schema, compares the file with the contact file, and draws a number for this run. A file
+    /// that was put back refuses money from here on, until [`distrust`](Self::distrust).
+    pub async fn join(
+        &self,
+        introduction: &InstanceIntroduction,
+    ) -> Result<InstanceJoined, StoreError> {
+        let contact = self.read_contact().await?;
+        let asked = introduction.clone();
+        let (joined, contact) = self.run(move |file| file.join(&asked, contact)).await?;
+        self.write_contact(contact).await?;
+        *self.introduction.lock() = Some(introduction.clone());
+        Ok(joined)
+    }
+
+    /// Forgets what is out of the ring, and writes the contact file. Called each second.
+    pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
+        let introduction = self.introduction.lock().clone();
+        let introduction = introduction
+            .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
+        let beat = beat.clone();
+        let contact = self
+            .run(move |file| file.beat(&introduction, &beat))
+            .await?;
+        self.write_contact(contact).await?;
+        self.cluster().await
+    }
+
+    /// Ends the run: the next start knows that nothing is missing.
+    pub async fn leave(&self) -> Result<(), StoreError> {
+        let introduction = self.introduction.lock().take();
+        let Some(introduction) = introduction else {
+            return Ok(());
+        };
+        let contact = self.run(move |file| file.leave(introduction.id)).await?;
+        self.write_contact(contact).await
+    }
+
+    /// What the file says of its instance and of halts.
+    pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
+        let view = self.run(|file| file.view()).await?;
+        Ok(ClusterView {
+            replication: Replication::None,
+            ..view
+        })
+    }
+
+    /// Halts calls: once this returns, none that the scope covers is admitted any more.
+    pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
+        let (scope, by) = (scope.to_string(), by.to_owned());
+        self.run(move |file| file.halt(&scope, &by)).await
+    }
+
+    /// Ends a halt.
+    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
+        let scope = scope.to_string();
+        self.run(move |file| file.resume(&scope)).await
+    }
+
+    /// Accepts the file as it is, with a guard: the contact file is written anew. Returns until when stamps are refused,
+    /// in milliseconds since 1970.
+    pub async fn distrust(&self) -> Result<u64, StoreError> {
+        let (guarded_until, contact) = self.run(StoreFile::distrust).await?;
+        self.write_contact(contact).await?;
+        Ok(guarded_until)
+    }
+
+    /// Makes the tables of a file without any. Returns the schema before.
+    pub async fn migrate(&self) -> Result<u32, StoreError> {
+        self.run(StoreFile::migrate).await
+    }
+
+    /// The schema of the file; 0 if it has none.
+    pub async fn schema(&self) -> Result<u32, StoreError> {
+        self.run(|file| file.schema()).await
+    }
+
+    /// Whether the file was put back, and no operator has accepted it.
+    pub async fn is_restored(&self) -> Result<bool, StoreError> {
+        self.run(|file| file.is_restored()).await
+    }
+
+    async fn read_contact(&self) -> Result<Option<StoreContact>, StoreError> {
+        let path = self.contact_file.clone();
+        blocking(move || {
+            let contact = StoreContact::read(&path);
+            contact.map_err(|source| StoreError::file(&path, source))
+        })
+        .await
+    }
+
+    async fn write_contact(&self, contact: StoreContact) -> Result<(), StoreError> {
+        let path = self.contact_file.clone();
+        blocking(move || {
+            let written = contact.write(&path);
+            written.map_err(|source| StoreError::file(&path, source))
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let file = Arc::clone(&self.file);
+        blocking(move || call(&mut file.lock())).await
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(call).await;
+    done.unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
+}

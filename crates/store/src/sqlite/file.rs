@@ -1,0 +1,480 @@
+//! The file's statements. Each public call is one transaction.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use zeroize::Zeroizing;
+
+use super::SQLITE_SCHEMA;
+use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
+use crate::error::StoreError;
+use crate::identity::{StoreContact, StoreIdentity};
+use crate::instance::{
+    ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
+    Replication,
+};
+use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms};
+use crate::settings::StoreTerms;
+
+const SCHEMA: &str = include_str!("../../sql/sqlite_0001.sql");
+const PRAGMAS: &str =
+    "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;";
+
+/// The only connection to a file.
+pub(super) struct StoreFile {
+    connection: Connection,
+    terms: StoreTerms,
+    /// The clock of tests, in milliseconds since 1970.
+    #[cfg(test)]
+    pub(super) now_ms: Option<u64>,
+}
+
+/// The row of `cluster`.
+struct FileState {
+    system_id: i64,
+    run: i64,
+    previous_run: i64,
+    position: i64,
+    slice_ms: u64,
+    guarded_until: u64,
+    restored: bool,
+}
+
+impl StoreFile {
+    pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
+        let connection = Connection::open(path)?;
+        connection.execute_batch(PRAGMAS)?;
+        let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+        if synchronous < 2 {
+            return Err(StoreError::Unsafe(format!("synchronous = {synchronous}")));
+        }
+        Ok(Self {
+            connection,
+            terms,
+            #[cfg(test)]
+            now_ms: None,
+        })
+    }
+
+    pub(super) fn schema(&self) -> Result<u32, StoreError> {
+        let version = self
+            .connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok(version)
+    }
+
+    pub(super) fn migrate(&mut self) -> Result<u32, StoreError> {
+        let before = self.schema()?;
+        if before == 0 {
+            let change = self.begin()?;
+            change.execute_batch(SCHEMA)?;
+            change.commit()?;
+        }
+        self.check_schema()?;
+        Ok(before)
+    }
+
+    fn check_schema(&self) -> Result<u32, StoreError> {
+        match self.schema()? {
+            0 => Err(StoreError::NotMigrated),
+            SQLITE_SCHEMA => Ok(SQLITE_SCHEMA),
+            found => Err(StoreError::Schema {
+                found,
+                oldest: SQLITE_SCHEMA,
+                newest: SQLITE_SCHEMA,
+            }),
+        }
+    }
+
+    pub(super) fn is_restored(&self) -> Result<bool, StoreError> {
+        self.check_schema()?;
+        Ok(state(&self.connection)?.restored)
+    }
+
+    pub(super) fn join(
+        &mut self,
+        introduction: &InstanceIntroduction,
+        contact: Option<StoreContact>,
+    ) -> Result<(InstanceJoined, StoreContact), StoreError> {
+        let schema = self.check_schema()?;
+        let now_ms = self.now()?;
+        let guard_ms = self.terms.guard_ms();
+        let change = self.begin()?;
+        let file = state(&change)?;
+        let known = contact.filter(|it| it.identity == file.identity());
+        // The process ended at its start, before it wrote the contact file and so before it admitted anything.
+        let started = contact.is_some_and(|it| file.was_only_started_since(&it));
+        // A commit after the last contact is what a crash leaves; it may also be another copy's.
+        let whole = started || known.is_some_and(|it| it.position == file.position);
+        let restored = match known {
+            _ if started => false,
+            Some(contact) => file.position < contact.position,
+            None => file.position > 0 || contact.is_some(),
+        };
+        let wider = slice_ms(introduction.past_ms, guard_ms) > file.slice_ms;
+        if wider {
+            let slice_ms = slice_ms(introduction.past_ms, guard_ms);
+            change.execute("UPDATE cluster SET slice_ms = ?1", [to_sql(slice_ms)])?;
+            change.execute("DELETE FROM stamp", [])?;
+            change.execute("UPDATE slot SET slice = 0, filling = 1", [])?;
+        }
+        let guard = if whole && !restored && !wider {
+            0
+        } else {
+            now_ms + guard_ms
+        };
+        change.execute(
+            "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1), restored = max(restored, ?2)",
+            params![to_sql(guard), restored],
+        )?;
+        change.execute("DELETE FROM instance", [])?;
+        change.execute(
+            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, NULL, 0, NULL)",
+            params![
+                introduction.id,
+                to_sql(now_ms),
+                introduction.version,
+                introduction.config_hash
+            ],
+        )?;
+        let key: Vec<u8> =
+            change.query_row("SELECT fingerprint_key FROM cluster", [], |row| row.get(0))?;
+        let contact = committed(change, now_ms)?;
+        let key = Zeroizing::new(key);
+        let joined = InstanceJoined {
+            fingerprint_key: Zeroizing::new(
+                key.as_slice()
+                    .try_into()
+                    .expect("the table checks its length"),
+            ),
+            schema,
+            now_ms,
+            guarded_until: state(&self.connection)?.guarded_until,
+        };
+        Ok((joined, contact))
+    }
+
+    pub(super) fn admit(&mut self, rows: &[AdmissionRow]) -> Result<AdmissionReply, StoreError> {
+        let now_ms = self.now()?;
+        let future_ms = self.terms.future_ms;
+        let change = self.begin()?;
+        let file = state(&change)?;
+        let rules = file.rules(now_ms, future_ms);
+        let before = slots(&change)?;
+        let mut ring = before;
+        rules.open(&mut ring, rows.iter().map(|row| row.stamp_ms));
+        write_slots(&change, &before, &ring)?;
+        let halts = halts(&change)?;
+        let scopes: Vec<&HaltScope> = halts.iter().map(|halt| &halt.scope).collect();
+        let mut verdicts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let refusal = rules.refusal(row, &ring, scopes.iter().copied());
+            verdicts.push(record(&change, &rules, row, refusal)?);
+        }
+        committed(change, now_ms)?;
+        Ok(AdmissionReply {
+            verdicts,
+            now_ms,
+            guarded_until: file.guarded_until,
+            new_guard: false,
+        })
+    }
+
+    pub(super) fn beat(
+        &mut self,
+        introduction: &InstanceIntroduction,
+        beat: &InstanceBeat,
+    ) -> Result<StoreContact, StoreError> {
+        let now_ms = self.now()?;
+        let future_ms = self.terms.future_ms;
+        let change = self.begin()?;
+        let rules = state(&change)?.rules(now_ms, future_ms);
+        let before = slots(&change)?;
+        let mut ring = before;
+        rules.turn(&mut ring);
+        for (slot, of) in ring.iter_mut().enumerate().filter(|(_, of)| !of.filling) {
+            change.execute("DELETE FROM stamp WHERE slot = ?1", [number(slot)])?;
+            of.filling = true;
+        }
+        write_slots(&change, &before, &ring)?;
+        change.execute("DELETE FROM nonce WHERE until < ?1", [to_sql(now_ms)])?;
+        change.execute(
+            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, in_force = ?6
+            WHERE id = ?1",
+            params![
+                introduction.id,
+                to_sql(now_ms),
+                beat.config_hash,
+                beat.journal_head,
+                beat.halt_epoch,
+                beat.in_force
+            ],
+        )?;
+        committed(change, now_ms)
+    }
+
+    pub(super) fn leave(&mut self, id: i64) -> Result<StoreContact, StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        change.execute("DELETE FROM instance WHERE id = ?1", [id])?;
+        committed(change, now_ms)
+    }
+
+    pub(super) fn halt(&mut self, scope: &str, by: &str) -> Result<i64, StoreError> {
+        let now_ms = to_sql(self.now()?);
+        let change = self.begin()?;
+        change.execute(
+            "INSERT OR IGNORE INTO halt VALUES (?1, ?2, ?3)",
+            params![scope, now_ms, by],
+        )?;
+        next_epoch(change, now_ms)
+    }
+
+    pub(super) fn resume(&mut self, scope: &str) -> Result<i64, StoreError> {
+        let now_ms = to_sql(self.now()?);
+        let change = self.begin()?;
+        change.execute("DELETE FROM halt WHERE scope = ?1", [scope])?;
+        next_epoch(change, now_ms)
+    }
+
+    pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
+        self.check_schema()?;
+        let now_ms = self.now()?;
+        let guard = now_ms + self.terms.guard_ms();
+        let change = self.begin()?;
+        change.execute(
+            "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1)",
+            [to_sql(guard)],
+        )?;
+        let contact = committed(change, now_ms)?;
+        Ok((state(&self.connection)?.guarded_until, contact))
+    }
+
+    pub(super) fn view(&self) -> Result<ClusterView, StoreError> {
+        let epoch = "SELECT halt_epoch FROM cluster";
+        let mut instances = self.connection.prepare_cached(
+            "SELECT id, began, seen, version, config_hash, journal_head, halt_epoch, in_force FROM instance ORDER BY id",
+        )?;
+        let instances = instances.query_map([], |row| {
+            Ok(InstanceView {
+                id: row.get(0)?,
+                began_ms: row.get::<_, i64>(1)?.unsigned_abs(),
+                seen_ms: row.get::<_, i64>(2)?.unsigned_abs(),
+                version: row.get(3)?,
+                config_hash: row.get(4)?,
+                journal_head: row.get(5)?,
+                halt_epoch: row.get(6)?,
+                in_force: row.get(7)?,
+            })
+        })?;
+        Ok(ClusterView {
+            now_ms: self.now()?,
+            guarded_until: state(&self.connection)?.guarded_until,
+            instances: instances.collect::<Result<_, _>>()?,
+            halts: halts(&self.connection)?,
+            halt_epoch: self.connection.query_row(epoch, [], |row| row.get(0))?,
+            replication: Replication::None,
+        })
+    }
+
+    /// The store's clock, in milliseconds since 1970.
+    fn now(&self) -> Result<u64, StoreError> {
+        #[cfg(test)]
+        if let Some(now_ms) = self.now_ms {
+            return Ok(now_ms);
+        }
+        let now = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+        let now: i64 = self.connection.query_row(now, [], |row| row.get(0))?;
+        Ok(now.unsigned_abs())
+    }
+
+    fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+        let behavior = TransactionBehavior::Immediate;
+        Ok(self.connection.transaction_with_behavior(behavior)?)
+    }
+}
+
+impl FileState {
+    fn identity(&self) -> StoreIdentity {
+        StoreIdentity {
+            system_id: self.system_id,
+            timeline: self.run,
+        }
+    }
+
+    fn was_only_started_since(&self, contact: &StoreContact) -> bool {
+        let before = StoreIdentity {
+            system_id: self.system_id,
+            timeline: self.previous_run,
+        };
+        contact.identity == before && contact.position + 1 == self.position
+    }
+
+    fn rules(&self, now_ms: u64, future_ms: u64) -> StampRules {
+        StampRules {
+            now_ms,
+            future_ms,
+            guarded_until: self.guarded_until,
+            slice_ms: self.slice_ms,
+            restored: self.restored,
+        }
+    }
+}
+
+fn state(connection: &Connection) -> Result<FileState, StoreError> {
+    let statement = "SELECT system_id, run, previous_run, position, slice_ms, guarded_until, restored FROM cluster";
+    let state = connection.query_row(statement, [], |row| {
+        Ok(FileState {
+            system_id: row.get(0)?,
+            run: row.get(1)?,
+            previous_run: row.get(2)?,
+            position: row.get(3)?,
+            slice_ms: row.get::<_, i64>(4)?.unsigned_abs(),
+            guarded_until: row.get::<_, i64>(5)?.unsigned_abs(),
+            restored: row.get(6)?,
+        })
+    })?;
+    Ok(state)
+}
+
+fn slots(connection: &Connection) -> Result<SlotRing, StoreError> {
+    let mut ring = UNUSED_RING;
+    let mut statement = connection.prepare_cached("SELECT slot, slice, filling FROM slot")?;
+    let rows = statement.query_map([], |row| {
+        let slice: i64 = row.get(1)?;
+        let slot: i64 = row.get(0)?;
+        Ok((
+            usize::try_from(slot).unwrap_or(0),
+            slice.unsigned_abs(),
+            row.get(2)?,
+        ))
+    })?;
+    for row in rows {
+        let (slot, slice, filling) = row?;
+        ring[slot] = RingSlot { slice, filling };
+    }
+    Ok(ring)
+}
+
+fn write_slots(
+    change: &Transaction<'_>,
+    before: &SlotRing,
+    after: &SlotRing,
+) -> Result<(), StoreError> {
+    let changed = before
+        .iter()
+        .zip(after)
+        .enumerate()
+        .filter(|(_, (before, after))| before != after);
+    for (slot, (_, after)) in changed {
+        change.execute(
+            "UPDATE slot SET slice = ?2, filling = ?3 WHERE slot = ?1",
+            params![number(slot), to_sql(after.slice), after.filling],
+        )?;
+    }
+    Ok(())
+}
+
+/// The halts in force. A scope that this version does not know covers everything.
+fn halts(connection: &Connection) -> Result<Vec<HaltInForce>, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT scope, since, set_by FROM halt ORDER BY scope")?;
+    let halts = statement.query_map([], |row| {
+        let scope: String = row.get(0)?;
+        Ok(HaltInForce {
+            scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
+            since_ms: row.get::<_, i64>(1)?.unsigned_abs(),
+            by: row.get(2)?,
+        })
+    })?;
+    Ok(halts.collect::<Result<_, _>>()?)
+}
+
+/// Records a row that may be admitted; what is recorded already is `replayed`, whatever else refuses it.
+fn record(
+    change: &Transaction<'_>,
+    rules: &StampRules,
+    row: &AdmissionRow,
+    refusal: Option<AdmissionVerdict>,
+) -> Result<AdmissionVerdict, StoreError> {
+    let (slot, _) = rules.place(row.stamp_ms);
+    let now_ms = to_sql(rules.now_ms);
+    let mut seen =
+        change.prepare_cached("SELECT admitted FROM stamp WHERE slot = ?1 AND print = ?2")?;
+    let seen: Option<i64> = seen
+        .query_row(params![number(slot), row.stamp], |row| row.get(0))
+        .optional()?;
+    if let Some(admitted) = seen {
+        let admitted_ms = admitted.unsigned_abs();
+        return Ok(AdmissionVerdict::Replayed { admitted_ms });
+    }
+    if let Some(refusal) = refusal {
+        return Ok(refusal);
+    }
+    if let Some(nonce) = row.nonce {
+        let mut seen =
+            change.prepare_cached("SELECT admitted FROM nonce WHERE print = ?1 AND until >= ?2")?;
+        let seen: Option<i64> = seen
+            .query_row(params![nonce, now_ms], |row| row.get(0))
+            .optional()?;
+        if let Some(admitted) = seen {
+            let admitted_ms = admitted.unsigned_abs();
+            return Ok(AdmissionVerdict::NonceReplayed { admitted_ms });
+        }
+        let until = to_sql(row.stamp_ms + SLOTS * rules.slice_ms);
+        let mut insert =
+            change.prepare_cached("INSERT OR REPLACE INTO nonce VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![nonce, now_ms, until])?;
+    }
+    let mut insert = change.prepare_cached("INSERT INTO stamp VALUES (?1, ?2, ?3)")?;
+    insert.execute(params![number(slot), row.stamp, now_ms])?;
+    for intent in &row.intents {
+        let mut insert = change.prepare_cached(
+            "INSERT OR IGNORE INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'call')",
+        )?;
+        insert.execute(params![
+            intent.key_kind,
+            intent.key.as_str(),
+            row.party.as_str(),
+            row.account.as_str(),
+            now_ms,
+            intent
+                .currency
+                .as_ref()
+                .map(crate::admission::StoredText::as_str),
+            row.operation,
+        ])?;
+    }
+    Ok(AdmissionVerdict::Admitted)
+}
+
+fn next_epoch(change: Transaction<'_>, now_ms: i64) -> Result<i64, StoreError> {
+    change.execute("UPDATE cluster SET halt_epoch = halt_epoch + 1", [])?;
+    let epoch = change.query_row("SELECT halt_epoch FROM cluster", [], |row| row.get(0))?;
+    committed(change, now_ms.unsigned_abs())?;
+    Ok(epoch)
+}
+
+/// Counts the commit, and makes it.
+fn committed(change: Transaction<'_>, now_ms: u64) -> Result<StoreContact, StoreError> {
+    change.execute("UPDATE cluster SET position = position + 1", [])?;
+    let file = state(&change)?;
+    change.commit()?;
+    Ok(StoreContact {
+        identity: file.identity(),
+        position: file.position,
+        at_ms: to_sql(now_ms),
+        stamp: None,
+    })
+}
+
+/// A number for a column. No clock of the next million years is beyond it.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The number of a slot.
+fn number(slot: usize) -> i64 {
+    i64::try_from(slot).expect("a slot's number is small")
+}

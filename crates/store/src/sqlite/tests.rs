@@ -1,0 +1,369 @@
+use super::*;
+use crate::admission::{AdmissionRow, AdmissionVerdict, StoredText};
+use crate::identity::StoreIdentity;
+use crate::model::{ModelServer, StoreModel};
+use gatepay_core::Kind;
+use proptest::prelude::*;
+use std::fs;
+use tempfile::TempDir;
+
+const START_MS: u64 = 1_767_225_600_000;
+
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn settings(&self) -> SqliteSettings {
+        SqliteSettings {
+            path: self.folder.path().join("gatepay.db"),
+            contact_file: self.folder.path().join("store.contact"),
+        }
+    }
+
+    /// A migrated store at this time that has not joined.
+    async fn open(&self, now_ms: u64) -> SqliteStore {
+        let store = SqliteStore::open(&self.settings(), StoreTerms::default()).unwrap();
+        store.file.lock().now_ms = Some(now_ms);
+        store.migrate().await.unwrap();
+        store
+    }
+
+    async fn joined(&self, now_ms: u64) -> SqliteStore {
+        let store = self.open(now_ms).await;
+        store.join(&introduction()).await.unwrap();
+        store
+    }
+
+    /// A joined store whose first guard is over.
+    async fn ready(&self) -> SqliteStore {
+        let store = self.joined(START_MS).await;
+        store.file.lock().now_ms = Some(START_MS + 60_000);
+        store
+    }
+
+    fn save(&self) {
+        for end in ["db", "db-wal"] {
+            let from = self.folder.path().join(format!("gatepay.{end}"));
+            if from.exists() {
+                fs::copy(&from, from.with_extension(format!("{end}.saved"))).unwrap();
+            }
+        }
+    }
+
+    fn restore(&self) {
+        for end in ["db", "db-wal"] {
+            let to = self.folder.path().join(format!("gatepay.{end}"));
+            let _ = fs::remove_file(&to);
+            let saved = to.with_extension(format!("{end}.saved"));
+            if saved.exists() {
+                fs::copy(saved, &to).unwrap();
+            }
+        }
+    }
+}
+
+fn introduction() -> InstanceIntroduction {
+    InstanceIntroduction {
+        id: 1,
+        version: "1".to_owned(),
+        config_hash: "c".to_owned(),
+        past_ms: 300_000,
+    }
+}
+
+fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
+    let text = |text: &str| StoredText::parse(text).unwrap();
+    AdmissionRow {
+        stamp: [number; 16],
+        nonce: None,
+        stamp_ms,
+        party: text("acme"),
+        account: text("100"),
+        kind,
+        module: "payout",
+        operation: "made_up",
+        intents: Vec::new(),
+        spend_key: None,
+        spends: Vec::new(),
+    }
+}
+
+async fn verdict(store: &SqliteStore, row: &AdmissionRow) -> AdmissionVerdict {
+    let mut batch = AdmissionBatch::default();
+    batch.push(row.clone()).unwrap();
+    store.admit(&batch).await.unwrap().verdicts.remove(0)
+}
+
+#[tokio::test]
+async fn the_first_run_is_guarded_and_an_orderly_restart_is_not() {
+    let files = Files::new();
+    let store = files.joined(START_MS).await;
+    let early = row(1, Kind::Money, START_MS);
+    assert!(matches!(
+        verdict(&store, &early).await,
+        AdmissionVerdict::Guarded { wait_ms: 11_001 }
+    ));
+    store.file.lock().now_ms = Some(START_MS + 20_000);
+    let late = row(2, Kind::Money, START_MS + 20_000);
+    assert_eq!(verdict(&store, &late).await, AdmissionVerdict::Admitted);
+    store.leave().await.unwrap();
+    drop(store);
+
+    let store = files.joined(START_MS + 21_000).await;
+    let admitted_ms = START_MS + 20_000;
+    assert_eq!(
+        verdict(&store, &late).await,
+        AdmissionVerdict::Replayed { admitted_ms }
+    );
+    assert_eq!(
+        verdict(&store, &row(3, Kind::Money, START_MS + 21_000)).await,
+        AdmissionVerdict::Admitted
+    );
+    assert!(!store.is_restored().await.unwrap());
+}
+
+#[tokio::test]
+async fn after_a_crash_there_is_a_guard_and_money_goes_on_after_it() {
+    let files = Files::new();
+    let store = files.ready().await;
+    let admitted = row(1, Kind::Money, START_MS + 60_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    // No beat and no leave: the contact file is older than the file.
+    drop(store);
+    let store = files.joined(START_MS + 61_000).await;
+    assert!(!store.is_restored().await.unwrap());
+    let fresh = row(2, Kind::Money, START_MS + 61_000);
+    assert!(matches!(
+        verdict(&store, &fresh).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+    store.file.lock().now_ms = Some(START_MS + 80_000);
+    assert_eq!(
+        verdict(&store, &row(3, Kind::Money, START_MS + 80_000)).await,
+        AdmissionVerdict::Admitted
+    );
+    assert!(matches!(
+        verdict(&store, &admitted).await,
+        AdmissionVerdict::Replayed { .. }
+    ));
+}
+
+/// Admits after a copy was put back, and after the guard: reads and writes only, until the file is distrusted.
+async fn is_recognized(files: &Files, lost: &AdmissionRow) {
+    let now_ms = START_MS + 70_000;
+    let store = files.joined(now_ms).await;
+    assert!(store.is_restored().await.unwrap());
+    assert!(matches!(
+        verdict(&store, lost).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+    let later = now_ms + 20_000;
+    store.file.lock().now_ms = Some(later);
+    assert_eq!(
+        verdict(&store, &row(7, Kind::Money, later)).await,
+        AdmissionVerdict::Restored
+    );
+    assert_eq!(
+        verdict(&store, &row(8, Kind::Write, later)).await,
+        AdmissionVerdict::Admitted
+    );
+    // A restart changes nothing.
+    store.leave().await.unwrap();
+    drop(store);
+    let store = files.joined(later).await;
+    assert_eq!(
+        verdict(&store, &row(9, Kind::Money, later)).await,
+        AdmissionVerdict::Restored
+    );
+    store.distrust().await.unwrap();
+    store.file.lock().now_ms = Some(later + 20_000);
+    assert_eq!(
+        verdict(&store, &row(10, Kind::Money, later + 20_000)).await,
+        AdmissionVerdict::Admitted
+    );
+    assert!(!matches!(
+        verdict(&store, lost).await,
+        AdmissionVerdict::Admitted
+    ));
+}
+
+#[tokio::test]
+async fn a_copy_of_an_earlier_run_is_recognized() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    files.save();
+    let store = files.joined(START_MS + 60_000).await;
+    let lost = row(1, Kind::Money, START_MS + 60_000);
+    assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
+    store.leave().await.unwrap();
+    drop(store);
+    files.restore();
+    is_recognized(&files, &lost).await;
+}
+
+#[tokio::test]
+async fn a_copy_of_the_same_run_is_recognized() {
+    let files = Files::new();
+    let store = files.ready().await;
+    files.save();
+    let lost = row(1, Kind::Money, START_MS + 60_000);
+    assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
+    store.leave().await.unwrap();
+    drop(store);
+    files.restore();
+    is_recognized(&files, &lost).await;
+}
+
+#[tokio::test]
+async fn a_file_without_its_contact_file_and_a_contact_file_without_its_file_are_recognized() {
+    for lost in ["store.contact", "gatepay.db"] {
+        let files = Files::new();
+        let store = files.ready().await;
+        store.leave().await.unwrap();
+        drop(store);
+        fs::remove_file(files.folder.path().join(lost)).unwrap();
+        let store = files.joined(START_MS + 60_000).await;
+        assert!(store.is_restored().await.unwrap(), "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_ended_between_its_two_writes_is_no_restore() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    let contact = fs::read(files.settings().contact_file).unwrap();
+    drop(files.joined(START_MS + 60_000).await);
+    fs::write(files.settings().contact_file, contact).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    assert!(!store.is_restored().await.unwrap());
+    assert_eq!(
+        verdict(&store, &row(1, Kind::Money, START_MS + 61_000)).await,
+        AdmissionVerdict::Admitted
+    );
+}
+
+#[tokio::test]
+async fn a_second_process_cannot_open_the_file() {
+    let files = Files::new();
+    let _first = files.ready().await;
+    let second = SqliteStore::open(&files.settings(), StoreTerms::default());
+    assert!(matches!(second, Err(StoreError::Sqlite(_))));
+}
+
+#[tokio::test]
+async fn nothing_is_admitted_before_joining() {
+    let files = Files::new();
+    let store = files.open(START_MS).await;
+    let mut batch = AdmissionBatch::default();
+    batch.push(row(1, Kind::Read, START_MS)).unwrap();
+    assert!(store.admit(&batch).await.is_err());
+}
+
+/// Steps of the comparison with the model.
+#[derive(Debug, Clone)]
+enum Step {
+    Admit(Vec<(u8, i64, u8, Option<u8>)>),
+    Advance(u64),
+    Beat,
+    Halt(bool),
+    Resume(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let row = (
+        any::<u8>(),
+        -400_000_i64..15_000,
+        0_u8..3,
+        prop::option::of(0_u8..4),
+    );
+    prop_oneof![
+        6 => prop::collection::vec(row, 1..6).prop_map(Step::Admit),
+        2 => prop_oneof![0_u64..5_000, 50_000_u64..500_000].prop_map(Step::Advance),
+        1 => Just(Step::Beat),
+        1 => any::<bool>().prop_map(Step::Halt),
+        1 => any::<bool>().prop_map(Step::Resume),
+    ]
+}
+
+fn scope(all: bool) -> HaltScope {
+    if all {
+        HaltScope::All
+    } else {
+        HaltScope::Money
+    }
+}
+
+async fn agrees(steps: Vec<Step>) {
+    let files = Files::new();
+    let store = files.joined(START_MS).await;
+    let mut model = StoreModel::new(StoreTerms::default());
+    let mut server = ModelServer {
+        identity: StoreIdentity::default(),
+        position: 0,
+        started: 0,
+        now_ms: START_MS,
+    };
+    let (_, contact) = model.beat(&server, None, 1);
+    let contact = Some(contact);
+    let beat = InstanceBeat {
+        config_hash: String::new(),
+        journal_head: None,
+        halt_epoch: 0,
+        in_force: None,
+    };
+    for step in steps {
+        store.file.lock().now_ms = Some(server.now_ms);
+        match step {
+            Step::Admit(rows) => {
+                let mut batch = AdmissionBatch::default();
+                for (number, offset_ms, kind, nonce) in rows {
+                    let kind = [Kind::Read, Kind::Write, Kind::Money][usize::from(kind)];
+                    let mut row = row(number, kind, server.now_ms.saturating_add_signed(offset_ms));
+                    // A fingerprint covers the time.
+                    row.stamp[..8].copy_from_slice(&row.stamp_ms.to_be_bytes());
+                    row.nonce = nonce.map(|nonce| [nonce; 16]);
+                    let _ = batch.push(row);
+                }
+                for _ in 0..2 {
+                    let answered = store.admit(&batch).await.unwrap();
+                    let (expected, _) = model.admit(&server, contact.as_ref(), batch.rows());
+                    assert_eq!(answered, expected);
+                }
+            }
+            Step::Advance(ms) => server.now_ms += ms,
+            Step::Beat => {
+                store.beat(&beat).await.unwrap();
+                model.turn_ring(&server);
+            }
+            Step::Halt(all) => {
+                store.halt(&scope(all), "o").await.unwrap();
+                model.halt(scope(all));
+            }
+            Step::Resume(all) => {
+                store.resume(&scope(all)).await.unwrap();
+                model.resume(&scope(all));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_file_and_the_model_agree(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(agrees(steps));
+    }
+}
