@@ -25,8 +25,10 @@ pub mod limits;
 pub mod error;
 pub mod settings;
 
+pub mod breaker;
 pub mod engine;
 pub mod postgres;
+pub mod queue;
 pub mod sqlite;
 
 pub mod model;

@@ -22,6 +22,8 @@ mod admitting;
 mod agreement;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
+// Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.
+mod queueing;
 // A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.
 mod failures;
 // Limits across instances, in simulated time: the model and the SQL functions, driven by the same scripts.

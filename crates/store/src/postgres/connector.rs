@@ -10,6 +10,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::either::Either;
 
 use super::session::{PgSession, Socket, chain, failed};
 use crate::error::StoreError;
@@ -107,14 +108,14 @@ async fn open(host: &Host, port: u16) -> Result<(Socket, String, bool), StoreErr
         Host::Unix(folder) => {
             let path = folder.join(format!(".s.PGSQL.{port}"));
             let socket = UnixStream::connect(path).await.map_err(lost)?;
-            Ok((Box::pin(socket), "localhost".to_owned(), true))
+            Ok((Either::Right(socket), "localhost".to_owned(), true))
         }
         Host::Tcp(name) => {
             let socket = TcpStream::connect((name.as_str(), port)).await;
             let socket = socket.map_err(lost)?;
             socket.set_nodelay(true).map_err(lost)?;
             let local = socket.peer_addr().is_ok_and(|peer| is_local(peer.ip()));
-            Ok((Box::pin(socket), name.clone(), local))
+            Ok((Either::Left(socket), name.clone(), local))
         }
     }
 }

@@ -3,25 +3,22 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::either::Either;
 
 use crate::error::StoreError;
 
 /// A TCP connection or a Unix socket.
-pub(super) type Socket = Pin<Box<dyn DuplexStream>>;
+pub(super) type Socket = Either<TcpStream, UnixStream>;
 type TlsSocket = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-
-/// What a connection needs of its socket.
-pub(super) trait DuplexStream: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> DuplexStream for T {}
 
 /// A connection whose every answer so far counts.
 ///

@@ -1,0 +1,255 @@
+//! The way of single requests into batches: what came while the last batch was under way is the next one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::admission::{
+    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, BatchRefusal,
+};
+use crate::breaker::StoreBreaker;
+use crate::engine::Store;
+use crate::error::StoreError;
+
+/// The entrance of a queue before a store. Any thread may ask; [`AdmissionRunner::run`] answers.
+#[derive(Clone)]
+pub struct AdmissionQueue {
+    sender: mpsc::Sender<WaitingRow>,
+    health: watch::Receiver<StoreHealth>,
+}
+
+/// The other end of the queue, for the thread that talks to the store.
+pub struct AdmissionRunner {
+    receiver: mpsc::Receiver<WaitingRow>,
+    health: watch::Sender<StoreHealth>,
+    breaker: StoreBreaker,
+    waiting: VecDeque<WaitingRow>,
+    began: Instant,
+}
+
+/// How the store answered lately.
+#[derive(Debug, Clone, Default)]
+pub struct StoreHealth {
+    /// Since when no call has succeeded, if the last one failed.
+    pub away_since: Option<Instant>,
+    /// Why the last call failed, until one succeeds.
+    pub error: Option<Arc<StoreError>>,
+    /// Stamps up to here are refused, in milliseconds since 1970.
+    pub guarded_until: u64,
+    /// Number of guards that were set because commits may have been lost.
+    pub new_guards: u64,
+    /// Number of batches that were asked for.
+    pub batches: u64,
+    /// Number of rows in them.
+    pub rows: u64,
+    /// The time of the last batch, from asking to the committed answer or the error.
+    pub last_batch: Duration,
+}
+
+type VerdictSender = oneshot::Sender<Result<AdmissionVerdict, Arc<StoreError>>>;
+
+struct WaitingRow {
+    row: AdmissionRow,
+    answer: VerdictSender,
+}
+
+/// The answer to a batch, with those who wait for it.
+struct AnsweredBatch {
+    answers: Vec<VerdictSender>,
+    reply: Result<AdmissionReply, StoreError>,
+    took: Duration,
+}
+
+/// What the runner waits for.
+enum QueueEvent {
+    Arrived(Option<WaitingRow>),
+    Answered(AnsweredBatch),
+    Probed(Result<(), StoreError>),
+}
+
+impl AdmissionQueue {
+    /// A queue for `capacity` waiting requests. Instances with different seeds do not probe a store that is away in step.
+    pub fn new(capacity: usize, seed: u64) -> (Self, AdmissionRunner) {
+        let (sender, receiver) = mpsc::channel(capacity);
+        let (health, watched) = watch::channel(StoreHealth::default());
+        let runner = AdmissionRunner {
+            receiver,
+            health,
+            breaker: StoreBreaker::new(seed),
+            waiting: VecDeque::new(),
+            began: Instant::now(),
+        };
+        let queue = Self {
+            sender,
+            health: watched,
+        };
+        (queue, runner)
+    }
+
+    /// The store's verdict on a request. An error means that nothing may be sent, and that the stamp may be recorded.
+    ///
+    /// A request whose call is dropped may be admitted all the same.
+    pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, Arc<StoreError>> {
+        let (answer, answered) = oneshot::channel();
+        let full = || Arc::new(StoreError::QueueFull);
+        let waiting = WaitingRow { row, answer };
+        self.sender.try_send(waiting).map_err(|_| full())?;
+        answered.await.unwrap_or_else(|_| Err(full()))
+    }
+
+    /// How the store answered lately; changes can be waited for.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.health.clone()
+    }
+}
+
+impl AdmissionRunner {
+    /// Takes requests to the store until every [`AdmissionQueue`] is dropped and all are answered.
+    pub async fn run(mut self, store: Arc<Store>) {
+        let mut under_way: FuturesUnordered<BoxFuture<'static, AnsweredBatch>> =
+            FuturesUnordered::new();
+        let mut probes: FuturesUnordered<BoxFuture<'static, Result<(), StoreError>>> =
+            FuturesUnordered::new();
+        let mut open = true;
+        while open || !self.waiting.is_empty() || !under_way.is_empty() {
+            while under_way.len() < store.lines() && !self.waiting.is_empty() {
+                let (batch, answers) = self.next_batch();
+                under_way.push(Box::pin(ask(Arc::clone(&store), batch, answers)));
+            }
+            if let Some(pause) = self.breaker.wait(self.began.elapsed())
+                && probes.is_empty()
+            {
+                probes.push(Box::pin(probe_after(Arc::clone(&store), pause)));
+            }
+            let room = self.waiting.len() < self.receiver.max_capacity();
+            let event = tokio::select! {
+                biased;
+                Some(answered) = under_way.next() => QueueEvent::Answered(answered),
+                arrived = self.receiver.recv(), if open && room => QueueEvent::Arrived(arrived),
+                Some(probed) = probes.next() => QueueEvent::Probed(probed),
+            };
+            match event {
+                QueueEvent::Arrived(Some(row)) => self.arrived(row),
+                QueueEvent::Arrived(None) => open = false,
+                QueueEvent::Answered(answered) => self.answered(answered),
+                QueueEvent::Probed(probed) => self.heard(probed.err().map(Arc::new)),
+            }
+        }
+    }
+
+    /// Queues a request, and all that came with it; refuses it while the breaker is open.
+    fn arrived(&mut self, first: WaitingRow) {
+        let mut next = Some(first);
+        while let Some(waiting) = next {
+            match self.breaker.wait(self.began.elapsed()) {
+                None => self.waiting.push_back(waiting),
+                Some(wait) => {
+                    let open = StoreError::BreakerOpen(wait.as_millis());
+                    let _ = waiting.answer.send(Err(Arc::new(open)));
+                }
+            }
+            next = self.receiver.try_recv().ok();
+        }
+    }
+
+    /// The next batch, of the requests that wait longest. A copy of one in the batch waits for the next.
+    fn next_batch(&mut self) -> (AdmissionBatch, Vec<VerdictSender>) {
+        let mut batch = AdmissionBatch::default();
+        let mut answers = Vec::new();
+        let mut later = VecDeque::new();
+        while let Some(WaitingRow { row, answer }) = self.waiting.pop_front() {
+            match batch.push(row) {
+                Ok(()) => answers.push(answer),
+                Err(BatchRefusal::Duplicate(row)) => {
+                    later.push_back(WaitingRow { row: *row, answer });
+                }
+                Err(BatchRefusal::Full(row)) => {
+                    later.push_back(WaitingRow { row: *row, answer });
+                    break;
+                }
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+        (batch, answers)
+    }
+
+    fn answered(&mut self, answered: AnsweredBatch) {
+        let AnsweredBatch {
+            answers,
+            reply,
+            took,
+        } = answered;
+        let rows = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+        self.health.send_modify(|health| {
+            health.batches += 1;
+            health.rows += rows;
+            health.last_batch = took;
+        });
+        match reply {
+            Ok(reply) => {
+                self.health.send_modify(|health| {
+                    health.guarded_until = reply.guarded_until;
+                    health.new_guards += u64::from(reply.new_guard);
+                });
+                self.heard(None);
+                for (answer, verdict) in answers.into_iter().zip(reply.verdicts) {
+                    let _ = answer.send(Ok(verdict));
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                self.heard(Some(Arc::clone(&error)));
+                for answer in answers {
+                    let _ = answer.send(Err(Arc::clone(&error)));
+                }
+            }
+        }
+    }
+
+    /// A call or a probe has ended. If it failed, what waits is refused at once.
+    fn heard(&mut self, error: Option<Arc<StoreError>>) {
+        match &error {
+            None => self.breaker.succeeded(),
+            // The server answers, and refused this statement.
+            Some(error) if matches!(**error, StoreError::Refused { .. }) => {}
+            Some(error) => {
+                self.breaker.failed(self.began.elapsed());
+                for waiting in self.waiting.drain(..) {
+                    let _ = waiting.answer.send(Err(Arc::clone(error)));
+                }
+            }
+        }
+        self.health.send_modify(|health| {
+            let since = health.away_since.unwrap_or_else(Instant::now);
+            health.away_since = error.is_some().then_some(since);
+            health.error = error;
+        });
+    }
+}
+
+async fn ask(
+    store: Arc<Store>,
+    batch: AdmissionBatch,
+    answers: Vec<VerdictSender>,
+) -> AnsweredBatch {
+    let asked = Instant::now();
+    let reply = store.admit(&batch).await;
+    AnsweredBatch {
+        answers,
+        reply,
+        took: asked.elapsed(),
+    }
+}
+
+/// Asks the store after a pause.
+async fn probe_after(store: Arc<Store>, pause: Duration) -> Result<(), StoreError> {
+    sleep(pause).await;
+    store.probe().await
+}

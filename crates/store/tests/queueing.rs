@@ -1,0 +1,117 @@
+//! Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gatepay_store::admission::AdmissionVerdict;
+use gatepay_store::engine::Store;
+use gatepay_store::error::StoreError;
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::queue::AdmissionQueue;
+use gatepay_store::settings::StoreTerms;
+
+use crate::postgres;
+use crate::postgres_relay::PgRelay;
+use crate::support::{TERMS, ready, row, settings};
+
+fn queue(port: u16, timeout: Duration) -> AdmissionQueue {
+    let terms = StoreTerms { timeout, ..TERMS };
+    let store = PostgresStore::new(&settings(&[port]), terms).unwrap();
+    let (queue, runner) = AdmissionQueue::new(10_000, 7);
+    tokio::spawn(runner.run(Arc::new(Store::Postgres(Box::new(store)))));
+    queue
+}
+
+#[tokio::test]
+async fn of_raced_copies_at_two_instances_one_is_admitted_and_batches_are_large() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    let queues = [(); 2].map(|()| queue(server.port, Duration::from_secs(20)));
+    let mut asked = Vec::new();
+    for _ in 0..2_000 {
+        let row = row();
+        // Two copies at each instance.
+        for queue in queues.iter().chain(&queues) {
+            let (queue, row) = (queue.clone(), row.clone());
+            asked.push((
+                row.stamp,
+                tokio::spawn(async move { queue.admit(row).await }),
+            ));
+        }
+    }
+    let mut admitted = std::collections::HashMap::new();
+    for (stamp, answer) in asked {
+        let count: &mut u32 = admitted.entry(stamp).or_default();
+        match answer.await.unwrap().unwrap() {
+            AdmissionVerdict::Admitted => *count += 1,
+            AdmissionVerdict::Replayed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(admitted.len(), 2_000);
+    assert!(admitted.values().all(|count| *count == 1));
+    for queue in queues {
+        let health = queue.health().borrow().clone();
+        assert_eq!(health.rows, 4_000);
+        assert!(health.batches < 400, "{health:?}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_store_is_silent_requests_are_refused_at_once_and_a_probe_finds_it_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    let relay = PgRelay::start(server.port);
+    let queue = queue(relay.port, Duration::from_millis(300));
+    assert_eq!(
+        queue.admit(row()).await.unwrap(),
+        AdmissionVerdict::Admitted
+    );
+    relay.hold(true);
+    let first = queue.admit(row()).await.unwrap_err();
+    assert!(matches!(*first, StoreError::TimedOut(300)), "{first}");
+    for _ in 0..50 {
+        let asked = Instant::now();
+        let later = queue.admit(row()).await.unwrap_err();
+        assert!(matches!(*later, StoreError::BreakerOpen(_)), "{later}");
+        assert!(
+            asked.elapsed() < Duration::from_millis(20),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+    assert!(queue.health().borrow().away_since.is_some());
+    relay.hold(false);
+    let mut health = queue.health();
+    let found = health.wait_for(|health| health.away_since.is_none());
+    tokio::time::timeout(Duration::from_secs(3), found)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        queue.admit(row()).await.unwrap(),
+        AdmissionVerdict::Admitted
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_a_dropped_queue_ends_its_runner() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    let store = PostgresStore::new(&settings(&[server.port]), TERMS).unwrap();
+    let (queue, runner) = AdmissionQueue::new(1, 7);
+    let (first, second) = (queue.clone(), queue.clone());
+    let waiting = tokio::spawn(async move { first.admit(row()).await });
+    tokio::task::yield_now().await;
+    let refused = second.admit(row()).await.unwrap_err();
+    assert!(matches!(*refused, StoreError::QueueFull), "{refused}");
+    drop((queue, second));
+    runner.run(Arc::new(Store::Postgres(Box::new(store)))).await;
+    assert_eq!(waiting.await.unwrap().unwrap(), AdmissionVerdict::Admitted);
+}
