@@ -4,7 +4,7 @@
 //! with the thread that started them if the process is killed.
 
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -276,6 +276,33 @@ impl PgServer {
             .args(connection(other.port))
             .args(["-Xq", "-v", "ON_ERROR_STOP=1", "-f"])
             .arg(&dump));
+    }
+
+    /// Lets every role but the superuser in with its password only.
+    pub(crate) fn require_passwords(&self) {
+        let rules =
+            "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(self.data().join("pg_hba.conf"), rules).unwrap();
+        self.sql("SELECT pg_reload_conf()");
+        until("passwords are required", || {
+            self.sql("SELECT count(*) FROM pg_hba_file_rules WHERE auth_method = 'scram-sha-256'")
+                == "1"
+        });
+    }
+
+    /// Answers TLS with this certificate and key, both in PEM, from the next connection on.
+    pub(crate) fn encrypt(&self, certificate: &str, key: &str) {
+        for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            fs::write(&path, pem).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = unprivileged() {
+                chown(&path, Some(user), Some(group)).unwrap();
+            }
+        }
+        self.sql("ALTER SYSTEM SET ssl = on");
+        self.sql("SELECT pg_reload_conf()");
+        until("TLS is on", || self.sql("SHOW ssl") == "on");
     }
 
     /// The server's data directory.

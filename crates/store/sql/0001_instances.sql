@@ -118,3 +118,24 @@ BEGIN
     RETURN guarded;
 END
 $$;
+
+-- For `store check`: what the guard judges by, and who asks.
+CREATE FUNCTION check_v1(
+    OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_known boolean,
+    OUT o_confirmed boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    server record;
+BEGIN
+    SELECT * INTO STRICT server FROM identity();
+    o_at := now_ms();
+    o_system_id := server.system_id;
+    o_timeline := server.timeline;
+    o_wal := server.wal;
+    SELECT l.confirmed_start = server.started INTO o_confirmed
+    FROM life AS l WHERE l.system_id = server.system_id AND l.timeline = server.timeline;
+    o_known := FOUND;
+    o_confirmed := coalesce(o_confirmed, false);
+END
+$$;

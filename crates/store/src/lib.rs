@@ -26,9 +26,11 @@ pub mod error;
 pub mod settings;
 
 pub mod breaker;
+pub mod check;
 pub mod engine;
 pub mod postgres;
 pub mod queue;
+mod server_facts;
 pub mod sqlite;
 
 pub mod model;

@@ -22,6 +22,8 @@ mod admitting;
 mod agreement;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
+// Roles, TLS, migrations, the ring of partitions, and what `store check` says.
+mod operating;
 // Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.
 mod queueing;
 // A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.

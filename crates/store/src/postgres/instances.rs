@@ -11,6 +11,7 @@ use crate::instance::{
     ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
     LOST_AFTER_MS, Replication,
 };
+use crate::server_facts::{GuardFacts, ServerFacts};
 
 const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
@@ -20,6 +21,11 @@ const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
 const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
 const RESUME: &str = "SELECT gatepay.resume_v1($1)";
 const DISTRUST: &str = "SELECT gatepay.distrust_v1($1, $2)";
+const CHECK: &str = "SELECT * FROM gatepay.check_v1()";
+const SERVER: &str = "SELECT current_setting('server_version_num')::integer AS version,
+    coalesce((SELECT s.ssl FROM pg_stat_ssl AS s WHERE s.pid = pg_backend_pid()), false) AS encrypted,
+    current_setting('is_superuser') = 'on' AS superuser,
+    coalesce(inet_server_addr() <<= '127.0.0.0/8'::inet OR inet_server_addr() = '::1'::inet, true) AS local";
 const INSTANCES: &str =
     "SELECT id, began, seen, version, config_hash, journal_head, halt_epoch, in_force
     FROM gatepay.instance WHERE seen >= $1 ORDER BY id";
@@ -171,6 +177,33 @@ impl PostgresStore {
             .await?;
         let guarded: i64 = cell(only(&rows)?, "distrust_v1")?;
         Ok(guarded.unsigned_abs())
+    }
+}
+
+impl PostgresStore {
+    /// What the server says of itself.
+    pub(crate) async fn server_facts(&self) -> Result<ServerFacts, StoreError> {
+        let rows = self.control(SERVER, &[]).await?;
+        let row = only(&rows)?;
+        Ok(ServerFacts {
+            version: cell::<i32>(row, "version")?.unsigned_abs(),
+            encrypted: cell(row, "encrypted")?,
+            superuser: cell(row, "superuser")?,
+            local: cell(row, "local")?,
+        })
+    }
+
+    /// What the guard judges by.
+    pub(crate) async fn guard_facts(&self) -> Result<GuardFacts, StoreError> {
+        let rows = self.control(CHECK, &[]).await?;
+        let row = only(&rows)?;
+        Ok(GuardFacts {
+            at_ms: cell::<i64>(row, "o_at")?.unsigned_abs(),
+            system_id: cell(row, "o_system_id")?,
+            timeline: cell(row, "o_timeline")?,
+            known: cell(row, "o_known")?,
+            confirmed: cell(row, "o_confirmed")?,
+        })
     }
 }
 

@@ -79,7 +79,7 @@ impl PostgresStore {
     }
 
     /// The schema of the store, if this version works with it: its own, and one newer.
-    pub(super) async fn usable_schema(&self) -> Result<u32, StoreError> {
+    pub(crate) async fn usable_schema(&self) -> Result<u32, StoreError> {
         let found = self.schema().await?;
         let newest = NEWEST_SCHEMA + 1;
         if (OLDEST_SCHEMA..=newest).contains(&found) {

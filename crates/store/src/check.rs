@@ -1,0 +1,218 @@
+//! `store check`: what an operator must know about a store before instances depend on it.
+
+use std::fmt;
+
+use crate::engine::Store;
+use crate::error::StoreError;
+use crate::instance::{ClusterView, Replication};
+use crate::postgres::PostgresStore;
+use crate::server_facts::{GuardFacts, ServerFacts};
+use crate::settings::{Failover, StoreTerms};
+use crate::sqlite::SqliteStore;
+
+/// Everything that was found, in the order in which it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoreCheck {
+    /// The findings.
+    pub findings: Vec<StoreFinding>,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFinding {
+    /// How grave it is.
+    pub severity: FindingSeverity,
+    /// What it is, in a sentence without a full stop.
+    pub text: String,
+}
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FindingSeverity {
+    /// As it should be.
+    Fine,
+    /// It works; the operator should know.
+    Warning,
+    /// Instances cannot serve with it.
+    Problem,
+}
+
+/// The oldest PostgreSQL that is supported: `server_version_num`.
+const OLDEST_SERVER: u32 = 140_000;
+
+impl Store {
+    /// Asks the store for all that instances depend on. `now_ms` is this machine's clock, in milliseconds since 1970.
+    /// Changes nothing.
+    pub async fn check(&self, terms: &StoreTerms, now_ms: u64) -> StoreCheck {
+        match self {
+            Self::Postgres(store) => check_postgres(store, terms, now_ms).await,
+            Self::Sqlite(store) => check_sqlite(store).await,
+        }
+    }
+}
+
+async fn check_postgres(store: &PostgresStore, terms: &StoreTerms, now_ms: u64) -> StoreCheck {
+    let mut check = StoreCheck::default();
+    match store.server_facts().await {
+        Ok(facts) => check.server(&facts),
+        Err(error) => {
+            check.problem(error.to_string());
+            return check;
+        }
+    }
+    match store.usable_schema().await {
+        Ok(schema) => check.fine(format!("schema {schema}")),
+        Err(error) => {
+            check.problem(error.to_string());
+            return check;
+        }
+    }
+    match (store.guard_facts().await, terms.failover) {
+        (Ok(facts), failover) => check.guard(&facts, failover, terms, now_ms),
+        (Err(error), Failover::Lossless) => {
+            check.warning(format!("the server's identity cannot be read ({error}); failover = \"lossless\" does not need it"));
+        }
+        (Err(StoreError::Refused { code, message }), Failover::Guarded) => check.problem(format!(
+            "the server's identity cannot be read (SQLSTATE {code}: {message}): failover = \"guarded\" needs it"
+        )),
+        (Err(error), Failover::Guarded) => check.problem(error.to_string()),
+    }
+    match store.cluster().await {
+        Ok(view) => check.cluster(&view, terms.failover),
+        Err(error) => check.problem(error.to_string()),
+    }
+    check
+}
+
+async fn check_sqlite(store: &SqliteStore) -> StoreCheck {
+    let mut check = StoreCheck::default();
+    match store.is_restored().await {
+        Ok(false) => check.fine("the file is readable".to_owned()),
+        Ok(true) => check
+            .problem("the file was put back: money is refused until `store distrust`".to_owned()),
+        Err(error) => {
+            check.problem(error.to_string());
+            return check;
+        }
+    }
+    match store.cluster().await {
+        Ok(view) => check.halts(&view),
+        Err(error) => check.problem(error.to_string()),
+    }
+    check
+}
+
+impl StoreCheck {
+    /// The gravest finding.
+    pub fn severity(&self) -> FindingSeverity {
+        let severities = self.findings.iter().map(|finding| finding.severity);
+        severities.max().unwrap_or(FindingSeverity::Fine)
+    }
+
+    fn fine(&mut self, text: String) {
+        self.add(FindingSeverity::Fine, text);
+    }
+
+    fn warning(&mut self, text: String) {
+        self.add(FindingSeverity::Warning, text);
+    }
+
+    fn problem(&mut self, text: String) {
+        self.add(FindingSeverity::Problem, text);
+    }
+
+    fn add(&mut self, severity: FindingSeverity, text: String) {
+        self.findings.push(StoreFinding { severity, text });
+    }
+
+    fn server(&mut self, facts: &ServerFacts) {
+        let version = format!(
+            "PostgreSQL {}.{}",
+            facts.version / 10_000,
+            facts.version % 10_000
+        );
+        if facts.version < OLDEST_SERVER {
+            self.problem(format!("{version}: 14 is the oldest that is supported"));
+        } else {
+            self.fine(version);
+        }
+        match (facts.encrypted, facts.local) {
+            (true, _) => self.fine("the connection is encrypted".to_owned()),
+            (false, true) => self.fine("the connection is plain, on this machine".to_owned()),
+            (false, false) => self.warning("the connection is not encrypted".to_owned()),
+        }
+        if facts.superuser {
+            self.warning(
+                "the role is a superuser; `serve` needs one that only executes the functions"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn guard(&mut self, facts: &GuardFacts, failover: Failover, terms: &StoreTerms, now_ms: u64) {
+        let GuardFacts {
+            system_id,
+            timeline,
+            ..
+        } = facts;
+        self.fine(format!("system {system_id}, timeline {timeline}"));
+        if failover == Failover::Guarded && !(facts.known && facts.confirmed) {
+            let guard_ms = terms.guard_ms();
+            self.warning(format!(
+                "no instance has confirmed this start of the server; one that does not remember an earlier one refuses \
+                 stamps for {guard_ms} ms"
+            ));
+        }
+        let offset_ms = facts.at_ms.abs_diff(now_ms);
+        let text = format!(
+            "clocks differ by {offset_ms} ms; at most {} are allowed",
+            terms.max_skew_ms
+        );
+        match offset_ms {
+            _ if offset_ms > terms.max_skew_ms => self.problem(text),
+            _ if offset_ms > terms.max_skew_ms / 2 => self.warning(text),
+            _ => self.fine(text),
+        }
+    }
+
+    fn cluster(&mut self, view: &ClusterView, failover: Failover) {
+        match (view.replication, failover) {
+            (Replication::Synchronous, _) => self.fine("commits wait for a standby".to_owned()),
+            (Replication::None, _) => self.fine("no standby is attached".to_owned()),
+            (Replication::Asynchronous { standbys }, Failover::Guarded) => self.warning(format!(
+                "{standbys} standbys are asynchronous: a failover loses the last ledger rows, and stamps may be admitted \
+                 twice if the old primary still answers"
+            )),
+            (Replication::Asynchronous { standbys }, Failover::Lossless) => self.problem(format!(
+                "{standbys} standbys are asynchronous, and failover = \"lossless\" sets no guard: stamps may be admitted \
+                 twice after a failover"
+            )),
+        }
+        self.halts(view);
+    }
+
+    fn halts(&mut self, view: &ClusterView) {
+        let wait_ms = view.guarded_until.saturating_sub(view.now_ms);
+        if wait_ms > 0 {
+            self.warning(format!("stamps are refused for {wait_ms} ms more"));
+        }
+        for halt in &view.halts {
+            self.warning(format!("halted: {} (by {})", halt.scope, halt.by));
+        }
+        self.fine(format!("instances: {}", view.instances.len()));
+    }
+}
+
+impl fmt::Display for StoreCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for StoreFinding { severity, text } in &self.findings {
+            let mark = match severity {
+                FindingSeverity::Fine => "fine",
+                FindingSeverity::Warning => "warning",
+                FindingSeverity::Problem => "problem",
+            };
+            writeln!(f, "{mark}: {text}")?;
+        }
+        Ok(())
+    }
+}

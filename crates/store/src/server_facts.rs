@@ -1,0 +1,19 @@
+//! What `store check` asks a server about.
+
+/// What a server says of itself.
+pub(crate) struct ServerFacts {
+    /// `server_version_num`.
+    pub(crate) version: u32,
+    pub(crate) encrypted: bool,
+    pub(crate) superuser: bool,
+    pub(crate) local: bool,
+}
+
+/// What the guard judges by, on this server.
+pub(crate) struct GuardFacts {
+    pub(crate) at_ms: u64,
+    pub(crate) system_id: i64,
+    pub(crate) timeline: i64,
+    pub(crate) known: bool,
+    pub(crate) confirmed: bool,
+}

@@ -1,0 +1,225 @@
+//! Roles, TLS, migrations, the ring of partitions, and what `store check` says.
+
+use std::time::{Duration, Instant};
+
+use gatepay_store::admission::{AdmissionVerdict, HaltScope};
+use gatepay_store::check::FindingSeverity;
+use gatepay_store::engine::Store;
+use gatepay_store::error::StoreError;
+use gatepay_store::postgres::{NEWEST_SCHEMA, PostgresStore};
+use gatepay_store::settings::PostgresSettings;
+use zeroize::Zeroizing;
+
+use crate::postgres::{self, PgServer, StandbyMode, until};
+use crate::support::{
+    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, settings, store, verdict,
+};
+
+/// Settings of another role, which needs its password.
+fn role(server: &PgServer, name: &str) -> PostgresSettings {
+    let mut settings = settings(&[server.port]);
+    settings.conninfo = settings
+        .conninfo
+        .replace("user=postgres", &format!("user={name}"));
+    settings.password = Some(Zeroizing::new(format!("password of {name}")));
+    settings
+}
+
+#[tokio::test]
+async fn the_role_that_serves_executes_the_functions_and_changes_no_table() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::start();
+    server.sql(
+        "CREATE ROLE gatepay_owner LOGIN PASSWORD 'password of gatepay_owner';
+        CREATE ROLE gatepay_serve LOGIN PASSWORD 'password of gatepay_serve';
+        GRANT CREATE ON DATABASE postgres TO gatepay_owner",
+    );
+    server.require_passwords();
+    let owner = PostgresStore::new(&role(&server, "gatepay_owner"), TERMS).unwrap();
+    let report = owner.migrate(Some("gatepay_serve")).await.unwrap();
+    assert_eq!((report.before, report.now), (0, NEWEST_SCHEMA));
+    let again = owner.migrate(Some("gatepay_serve")).await.unwrap();
+    assert!(again.to_string().contains("nothing to do"));
+
+    let serve = PostgresStore::new(&role(&server, "gatepay_serve"), TERMS).unwrap();
+    serve.join(&introduction(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    let admitted = row();
+    assert_eq!(verdict(&serve, &admitted).await, AdmissionVerdict::Admitted);
+    serve.beat(&beat()).await.unwrap();
+    serve.halt(&HaltScope::Money, "operator").await.unwrap();
+    serve.distrust().await.unwrap();
+    serve.leave().await.unwrap();
+    for statement in [
+        "DELETE FROM gatepay.stamp",
+        "INSERT INTO gatepay.halt VALUES ('all', 0, 'x')",
+        "TRUNCATE gatepay.stamp_0",
+        "SELECT gatepay.recognize(NULL, NULL, NULL, NULL, NULL, NULL, 0, true)",
+        "CREATE TABLE gatepay.mine (x integer)",
+    ] {
+        let as_serve = format!("SET ROLE gatepay_serve; {statement}");
+        let refused = server.try_sql(&as_serve).unwrap_err();
+        assert!(
+            refused.contains("permission denied"),
+            "{statement}: {refused}"
+        );
+    }
+    let mut wrong = role(&server, "gatepay_serve");
+    wrong.password = Some(Zeroizing::new("another".to_owned()));
+    let refused = PostgresStore::new(&wrong, TERMS).unwrap();
+    let error = ask(&refused, &[row()]).await.unwrap_err().to_string();
+    assert!(
+        error.contains("password authentication failed") && !error.contains("another"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_servers_certificate_is_verified() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    let name = vec!["127.0.0.1".to_owned()];
+    let right = rcgen::generate_simple_self_signed(name.clone()).unwrap();
+    let other = rcgen::generate_simple_self_signed(name).unwrap();
+    server.encrypt(&right.cert.pem(), &right.signing_key.serialize_pem());
+    let mut settings = settings(&[server.port]);
+    settings.trusted = vec![other.cert.der().clone()];
+    let error = ask(&PostgresStore::new(&settings, TERMS).unwrap(), &[row()])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+    settings.trusted = vec![right.cert.der().clone()];
+    let store = PostgresStore::new(&settings, TERMS).unwrap();
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+    let check = Store::Postgres(Box::new(store))
+        .check(&TERMS, now_ms())
+        .await;
+    assert!(
+        check
+            .to_string()
+            .contains("fine: the connection is encrypted"),
+        "{check}"
+    );
+}
+
+#[tokio::test]
+async fn an_older_and_a_much_newer_schema_are_refused() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    for (newer, works) in [(1, true), (2, false)] {
+        server.sql(&format!(
+            "INSERT INTO gatepay.schema_version VALUES ({})",
+            NEWEST_SCHEMA + newer
+        ));
+        let joined = store.join(&introduction(1)).await;
+        match joined {
+            Ok(joined) => assert!(works && joined.schema == NEWEST_SCHEMA + newer),
+            Err(error) => assert!(
+                !works && matches!(error, StoreError::Schema { .. }),
+                "{error}"
+            ),
+        }
+    }
+    assert!(store.migrate(None).await.is_ok(), "nothing is left to do");
+}
+
+#[tokio::test]
+async fn slots_are_emptied_ahead_of_time_unless_somebody_reads_them() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    // Stamps of eight slices ago, in the slot that is needed next.
+    let slice = (now_ms() + TERMS.future_ms + 30_000) / 60_000;
+    let slot = slice % 8;
+    let held = |slot: u64| server.sql(&format!("SELECT count(*) FROM gatepay.stamp_{slot}"));
+    server.sql(&format!(
+        "UPDATE gatepay.slot SET slice = {old}, filling = true WHERE slot = {slot};
+        INSERT INTO gatepay.stamp SELECT {slot}, uuid_send(gen_random_uuid()), 0 FROM generate_series(1, 1000)",
+        old = slice - 8
+    ));
+    // A dump reads the partition: the turn goes on without it, and does not wait.
+    let dump = std::thread::scope(|scope| {
+        let dump = scope.spawn(|| {
+            server.sql(&format!(
+                "BEGIN; SELECT count(*) FROM gatepay.stamp_{slot}; SELECT pg_sleep(1); COMMIT"
+            ))
+        });
+        until("it reads", || {
+            server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+        });
+        let beaten = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let store = store(&[server.port]);
+            runtime.block_on(async {
+                store.join(&introduction(3)).await.unwrap();
+                let asked = Instant::now();
+                store.beat(&beat()).await.unwrap();
+                asked.elapsed()
+            })
+        });
+        let took = beaten.join().unwrap();
+        assert!(took < Duration::from_millis(700), "{took:?}");
+        dump.join().unwrap()
+    });
+    assert!(dump.contains("1000"));
+    assert_eq!(held(slot), "1000");
+    let after = store(&[server.port]);
+    after.join(&introduction(4)).await.unwrap();
+    after.beat(&beat()).await.unwrap();
+    assert_eq!(held(slot), "0");
+    // What the slot held is refused from then on.
+    let old = row_at((slice - 8) * 60_000 + 1);
+    assert_eq!(verdict(&after, &old).await, AdmissionVerdict::Forgotten);
+}
+
+#[tokio::test]
+async fn check_says_what_an_operator_must_know() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::start();
+    let checked = Store::Postgres(Box::new(store(&[server.port])));
+    let check = checked.check(&TERMS, now_ms()).await;
+    assert_eq!(check.severity(), FindingSeverity::Problem);
+    assert!(
+        check.to_string().contains("problem: store: not migrated"),
+        "{check}"
+    );
+
+    let (server, instance) = ready().await;
+    let checked = Store::Postgres(Box::new(store(&[server.port])));
+    let check = checked.check(&TERMS, now_ms()).await.to_string();
+    for line in [
+        "fine: PostgreSQL ",
+        "fine: schema 1",
+        "fine: no standby is attached",
+        "fine: instances: 1",
+        "warning: the role is a superuser",
+    ] {
+        assert!(check.contains(line), "{line}: {check}");
+    }
+    let check = checked.check(&TERMS, now_ms() + 5_000).await.to_string();
+    assert!(check.contains("problem: clocks differ by"), "{check}");
+    instance.halt(&HaltScope::Money, "operator").await.unwrap();
+    let standby = server.standby(StandbyMode::Asynchronous);
+    let check = checked.check(&TERMS, now_ms()).await.to_string();
+    assert!(
+        check.contains("warning: halted: money (by operator)"),
+        "{check}"
+    );
+    assert!(
+        check.contains("warning: 1 standbys are asynchronous"),
+        "{check}"
+    );
+    drop(standby);
+}
