@@ -354,7 +354,9 @@ impl World {
         let translation = at_once(outbound::translate(&judged, &rules));
         let composed = outbound::compose(judged, translation, &head, &rules, record);
         let stamp = at_once(claim.covered(&admission.watermark, record));
+        let in_force = app.generation.load();
         let gate = AdmissionGate {
+            in_force: &in_force,
             journal: None,
             replay: &admission.replay,
             clock: &app.clock,

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// The polling interval, far longer than a test that asks for its reloads.
 const NEVER: &str = "poll_ms = 3_600_000";
@@ -297,6 +299,51 @@ async fn a_suspension_does_not_wait_until_other_files_are_corrected() {
 }
 
 #[tokio::test]
+async fn a_call_whose_body_comes_after_its_party_lost_the_right_is_refused() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    folder.tenant(&initech(), SHARED);
+    folder.tenant(&acme(), SHARED);
+    let program = Program::serve(&folder).await;
+    let begin = async |shop: &Shop| {
+        let bytes = shop.post(QUERY, BY_NUMBER).bytes(&Clock::system());
+        let mut caller = TcpStream::connect(program.address).await.unwrap();
+        let (first, last) = bytes.split_at(bytes.len() - 1);
+        caller.write_all(first).await.unwrap();
+        (caller, last.to_vec())
+    };
+    let suspended = begin(&acme()).await;
+    let ended = begin(&globex()).await;
+    let unchanged = begin(&initech()).await;
+    let began = Instant::now();
+    loop {
+        let metrics = program.admin("GET", "/metrics").await;
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        if text.contains("gatepay_proxy_in_flight 3") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "three bodies are awaited");
+    }
+    folder.tenant(&acme(), &format!("standing = 'suspended'\n{SHARED}"));
+    let file = folder.path("tenants.d/globex.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let dated = text.replace("secret = ", "not_after = 2026-01-01T00:00:00Z, secret = ");
+    assert_ne!(text, dated);
+    fs::write(file, dated).unwrap();
+    assert_eq!(program.reload("").await.0, 200);
+    let finish = async |(mut caller, last): (TcpStream, Vec<u8>)| {
+        caller.write_all(&last).await.unwrap();
+        let mut answer = [0; 12];
+        caller.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[9..]).into_owned()
+    };
+    assert_eq!(finish(suspended).await, "403");
+    assert_eq!(finish(ended).await, "401");
+    assert_eq!(finish(unchanged).await, "200");
+    assert_eq!(gatepay.count(), 1);
+}
+
+#[tokio::test]
 async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, SOON);
@@ -319,6 +366,10 @@ async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
     .await;
     folder.tenant(&acme(), "standing = 'suspended'");
     becomes(&program, &acme(), 403).await;
+    until("the log names the party", || {
+        program.stderr().contains("suspended at once")
+    })
+    .await;
     let ahead = ahead_of_the_rest(&program, "suspended_ahead").await;
     assert_eq!(ahead, (json!(["acme"]), "1".to_owned()));
     folder.tenant(&acme(), "standing = 'suspended'\nweight = 2");

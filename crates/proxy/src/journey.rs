@@ -153,7 +153,9 @@ async fn enter(
     let composed = sign::compose(judged, translation, head, &rules, record)?;
 
     let stamp = claim.covered(&admission.watermark, record).await?;
+    let in_force = app.generation.load();
     let gate = AdmissionGate {
+        in_force: &in_force,
         journal: app.journal.as_ref(),
         replay: &admission.replay,
         clock: &app.clock,

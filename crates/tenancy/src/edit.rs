@@ -34,12 +34,24 @@ use new_credential::{EndingCredential, NewCredential, UneditableText, draw};
 pub struct StandingChange {
     /// The file that says it.
     pub file: PathBuf,
-    /// Further files that name the tenant by mistake, in which its standing was lowered as well.
-    pub also: Vec<PathBuf>,
+    /// The further files that name the tenant by mistake.
+    pub copies: EditedCopies,
     /// Whether it had to be changed.
     pub changed: bool,
     /// The problems of the configuration that were there before.
     pub problems: Vec<Problem>,
+}
+
+/// Files that name a tenant besides the one that was edited first. A tenant has one table, and a running proxy may have it
+/// from any of them.
+#[derive(Default)]
+pub struct EditedCopies {
+    /// Edited in the same way.
+    pub edited: Vec<PathBuf>,
+    /// Not edited, each with the reason.
+    pub failed: Vec<(PathBuf, EditError)>,
+    /// Named after the tenant, and not readable.
+    pub unreadable: Option<PathBuf>,
 }
 
 /// The new credential, for the tenant, and the files it was written to.
@@ -56,8 +68,8 @@ pub struct RotatedCredential {
     pub ending: Vec<String>,
     /// When they end.
     pub ends: String,
-    /// Further files that name the tenant by mistake, in which credentials end as well.
-    pub also: Vec<PathBuf>,
+    /// The further files that name the tenant by mistake.
+    pub copies: EditedCopies,
     /// The problems of the configuration that were there before.
     pub problems: Vec<Problem>,
 }
@@ -91,26 +103,48 @@ pub fn set_standing(
     };
     let folder = LockedFolder::judging(files, judging)?;
     let tenant = folder.find(id)?;
-    let (mut changed, mut problems) = stand(files, &tenant, standing)?;
-    let mut also = Vec::new();
+    let (changed, mut problems) = stand(files, &tenant, standing)?;
+    let mut copies = EditedCopies::default();
     if standing < Standing::Active {
-        for place in folder.others_like(&tenant, id) {
-            let file = place.file.clone();
-            if let Some(other) = TenantTable::at(place)
-                && standing_of(&other) > standing
-            {
-                (_, problems) = stand(files, &other, standing)?;
-                changed = true;
-                also.push(file);
+        copies = edit_copies(&folder, &tenant, id, |copy| {
+            if standing_of(copy) <= standing {
+                return Ok(false);
             }
-        }
+            (_, problems) = stand(files, copy, standing)?;
+            Ok(true)
+        });
     }
     Ok(StandingChange {
         file: tenant.file,
-        also,
-        changed,
+        changed: changed || !copies.edited.is_empty(),
+        copies,
         problems,
     })
+}
+
+/// Edits the other tables that name a tenant. A table that cannot be edited does not stop the others.
+fn edit_copies(
+    folder: &LockedFolder,
+    first: &TenantTable,
+    id: &PartyId,
+    mut edit: impl FnMut(&TenantTable) -> Result<bool, EditError>,
+) -> EditedCopies {
+    let mut copies = EditedCopies {
+        unreadable: folder.unreadable_file(id),
+        ..EditedCopies::default()
+    };
+    for place in folder.others_like(first, id) {
+        let file = place.file.clone();
+        let Some(copy) = TenantTable::at(place) else {
+            continue;
+        };
+        match edit(&copy) {
+            Ok(true) => copies.edited.push(file),
+            Ok(false) => {}
+            Err(error) => copies.failed.push((file, error)),
+        }
+    }
+    copies
 }
 
 /// The standing in a table; one that is wrong may have been meant as any.
@@ -185,21 +219,18 @@ pub fn rotate(
         // This process made it a moment ago, and no file names it.
         let _unremoved = fs::remove_file(&secret_file);
     })?;
-    let mut also = Vec::new();
+    let mut copies = EditedCopies::default();
     if overlap.is_zero() {
-        for place in folder.others_like(&tenant, id) {
-            let file = place.file.clone();
-            let Some(other) = TenantTable::at(place) else {
-                continue;
-            };
-            let (dated, more) = outlasting(&other, ends_ms, true);
-            if !dated.is_empty() {
-                let edited = end_credentials(&other, &dated, &ends, None);
-                problems = other.rewrite(files, edited, judging)?;
-                ending.extend(more);
-                also.push(file);
+        copies = edit_copies(&folder, &tenant, id, |copy| {
+            let (dated, more) = outlasting(copy, ends_ms, true);
+            if dated.is_empty() {
+                return Ok(false);
             }
-        }
+            let edited = end_credentials(copy, &dated, &ends, None);
+            problems = copy.rewrite(files, edited, judging)?;
+            ending.extend(more);
+            Ok(true)
+        });
     }
     Ok(RotatedCredential {
         client_id,
@@ -208,7 +239,7 @@ pub fn rotate(
         secret_file,
         ending,
         ends,
-        also,
+        copies,
         problems,
     })
 }
@@ -239,7 +270,7 @@ fn outlasting(
             .and_then(|entry| value::time(&entry.node.value).ok())
     };
     let client_id = |table| document::text(table, "client_id").unwrap_or_default();
-    let credentials = tenant.credentials().into_iter().enumerate();
+    let credentials = tenant.credentials().into_iter();
     let ending = credentials.filter_map(|(index, table)| {
         let begins_later = date(table, "not_before").is_some_and(|begin| begin >= ends_ms);
         let outlasts = date(table, "not_after").is_none_or(|end| end > ends_ms);

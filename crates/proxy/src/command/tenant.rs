@@ -8,11 +8,11 @@ mod show;
 mod standing;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use gatepay_proxy::process::clock;
-use gatepay_tenancy::edit::{ConfigFiles, EditError, RandomBytes};
+use gatepay_tenancy::edit::{ConfigFiles, EditError, EditedCopies, RandomBytes};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::load::{WhatIf, load_readable};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Problem};
@@ -127,21 +127,70 @@ fn print_problems(problems: &[Problem], why: &str) {
     complain(format_args!("{why} {} problem{plural}", problems.len()));
 }
 
-/// Prints the problems in the rest of the configuration, if there are any.
-fn print_other_problems(problems: &[Problem], what: &str) {
-    if !problems.is_empty() {
+/// Prints why rights were not taken away, and another way to do it.
+fn not_restricted(error: EditError, id: &PartyId) -> ExitStatus {
+    let exit = not_edited(error);
+    complain(without_files(id));
+    exit
+}
+
+/// The way that no file can prevent. It is the way for operators, too.
+fn without_files(id: &PartyId) -> String {
+    format!(
+        "to suspend a tenant or an operator without files: POST /-/suspend?tenant={id} on the admin address"
+    )
+}
+
+impl TenantArguments {
+    /// Prints the problems in the rest of the configuration, if there are any, and what they mean for an edit that takes
+    /// rights away.
+    fn print_other_problems(&self, problems: &[Problem], id: &PartyId, what: &str) {
+        if problems.is_empty() {
+            return;
+        }
         print_problems(problems, what);
+        let own = self.config.file_name().map(Path::new);
+        if problems.iter().any(|problem| Some(&*problem.file) == own) {
+            complain(format_args!(
+                "proxy.toml is invalid, so a running proxy may still read other files than the ones it names now: make sure \
+                 that {id} is refused; {}",
+                without_files(id)
+            ));
+        }
     }
 }
 
 /// The lines about further files that named the tenant by mistake.
-fn also_changed<'a>(files: &'a [PathBuf], id: &PartyId) -> impl Iterator<Item = String> + use<'a> {
+fn changed_copies<'a>(
+    copies: &'a EditedCopies,
+    id: &PartyId,
+) -> impl Iterator<Item = String> + use<'a> {
     let id = id.clone();
     let line = move |file: &PathBuf| {
         let file = file.display();
         format!("changed {file}, which names {id} too; a tenant has one table: remove the others")
     };
-    files.iter().map(line)
+    copies.edited.iter().map(line)
+}
+
+/// Prints the files that name the tenant too and could not be edited. The exit status says whether there are any.
+fn print_unchanged_copies(copies: EditedCopies, id: &PartyId, exit: ExitStatus) -> ExitStatus {
+    if let Some(file) = &copies.unreadable {
+        complain(format_args!(
+            "{} cannot be read; if a running proxy has {id} from it, {id} is not restricted; {}",
+            file.display(),
+            without_files(id)
+        ));
+    }
+    let mut exit = exit;
+    for (file, error) in copies.failed {
+        complain(format_args!(
+            "{} names {id} too, and was not changed",
+            file.display()
+        ));
+        exit = not_restricted(error, id);
+    }
+    exit
 }
 
 /// A credential without its key.

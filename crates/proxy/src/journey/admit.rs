@@ -14,9 +14,9 @@ use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
 use crate::journal::entry::CallIntent;
-use crate::journey::intent;
 use crate::journey::sign::{Composed, Outbound};
 use crate::journey::stamp::{self, CoveredStamp};
+use crate::journey::{authenticate, intent};
 use crate::process::clock::Clock;
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
@@ -155,8 +155,10 @@ impl Drop for Permit {
     }
 }
 
-/// What admission consults, in this order: the journal, the limits and the replay memory.
+/// What admission consults, in this order: the configuration in force, the journal, the limits and the replay memory.
 pub struct AdmissionGate<'a> {
+    /// The generation in force now. The call was judged by the one of its arrival.
+    pub in_force: &'a Generation,
     /// The audit journal, if configured.
     pub journal: Option<&'a Journal>,
     /// The replay memory.
@@ -186,6 +188,10 @@ pub fn admit(
     let fingerprint = stamp.fingerprint();
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = gate.clock.unix_ms();
+    if !std::ptr::eq(gate.in_force, &**routed.generation()) {
+        let registry = &gate.in_force.registry;
+        authenticate::still_in_force(caller, registry, operation.kind, now_ms)?;
+    }
     let permit = enter(
         limits,
         gate.replay,

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use gatepay_core::payload::PayloadDigest;
 use gatepay_core::stamp::StampError;
-use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
-use gatepay_tenancy::{CredentialMatch, PartyRef, Registry};
+use gatepay_core::{ClientId, Credential, Kind, Payload, Signature, SigningKey, Stamp, payload};
+use gatepay_tenancy::{CredentialMatch, PartyRef, Registry, Standing};
 use http::HeaderName;
 
 use crate::headers::{self, AtMostOnce, KnownHeaders};
+use crate::journey::judge;
 use crate::process::yielding::in_pieces;
 use crate::refusal::{Refusal, SignatureMismatch, StaleStamp};
 
@@ -52,6 +53,31 @@ impl<'a> IdentifiedCaller<'a> {
 /// answer.
 pub fn not_in_force() -> Refusal {
     Refusal::UnknownClient("this client id is not valid yet, or no longer")
+}
+
+/// Whether a verified caller may still call, by the registry in force now. Reading the body takes time: meanwhile the
+/// party may have been suspended, and its credential ended.
+pub fn still_in_force(
+    caller: &Caller<'_>,
+    registry: &Registry,
+    kind: Kind,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let found = registry.find(caller.client_id.as_str());
+    let same = found.filter(|found| {
+        let dated = found.credential;
+        found.owner.word() == caller.owner.word()
+            && found.owner.party().id == caller.owner.party().id
+            && dated.credential.key.same_secret(caller.key)
+            && dated.valid_at(now_ms)
+    });
+    let party = same.ok_or_else(not_in_force)?.owner.party();
+    match party.standing {
+        Standing::Active => Ok(()),
+        Standing::ReadOnly if kind == Kind::Read => Ok(()),
+        Standing::ReadOnly => Err(judge::reads_only()),
+        Standing::Suspended => Err(Refusal::TenantSuspended),
+    }
 }
 
 /// The owner of the client id in a head, if known. It is found first, since the valid paths depend on it.

@@ -161,9 +161,14 @@ pub fn allowed(
         return refuse(format!("you may not call {}", operation.name).into());
     }
     if party.standing == Standing::ReadOnly && operation.kind != Kind::Read {
-        return refuse("this tenant may only read at present".into());
+        return Err(reads_only());
     }
     Ok(())
+}
+
+/// The refusal of a write or money call of a party that may only read.
+pub fn reads_only() -> Refusal {
+    Refusal::OperationNotAllowed("this tenant may only read at present".into())
 }
 
 /// The account that GatePay is told a call is for. These headers are unsigned, so a tenant cannot choose them.

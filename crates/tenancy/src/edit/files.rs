@@ -11,7 +11,7 @@ use crate::files::secrets::Environment;
 use crate::load::{WhatIf, load_readable, load_what_if};
 use crate::model::configuration::Configuration;
 use crate::model::party::PartyId;
-use crate::syntax::document::{self, ConfigTable, ConfigValue, SpannedValue};
+use crate::syntax::document::{self, ConfigTable, ConfigValue};
 use crate::syntax::problem::{Problem, closest};
 
 /// Which files are edited, and how they are read.
@@ -153,8 +153,8 @@ impl LockedFolder {
         let (mut roots, mut unreadable) = (Vec::new(), Vec::new());
         for file in files {
             match document::read(&file) {
-                Ok(root) => roots.push(root),
-                Err(_) => unreadable.push(file),
+                Ok(root) if !document::tenants(&root).is_empty() => roots.push(root),
+                Ok(_) | Err(_) => unreadable.push(file),
             }
         }
         // The likely files first.
@@ -194,6 +194,12 @@ impl LockedFolder {
             .collect()
     }
 
+    /// The file that is named after the tenant, if it cannot be read: it may be the one that a running proxy has.
+    pub(super) fn unreadable_file(&self, id: &PartyId) -> Option<PathBuf> {
+        let unreadable = |file: &PathBuf| file.exists() && document::read(file).is_err();
+        self.likely_files(id).find(unreadable)
+    }
+
     /// A file that names this one.
     pub(super) fn file_naming(&self, files: &ConfigFiles<'_>, named: &Path) -> Option<PathBuf> {
         let real = |path: &Path| fs::canonicalize(path).ok();
@@ -228,7 +234,10 @@ pub(super) struct TenantTable {
     /// Its place among all tables of tenants in the file.
     position: usize,
     pub(super) form: FileFormat,
+    /// The text that is edited, without a byte order mark.
     pub(super) text: String,
+    /// The content of the file as it was read.
+    on_disk: String,
     pub(super) root: ConfigTable,
     /// Its place among the `[[tenant]]` of the file, if it has those.
     pub(super) index: Option<usize>,
@@ -254,12 +263,10 @@ impl TenantTable {
     }
 
     fn read(file: PathBuf, root: ConfigTable, position: usize) -> Option<Self> {
-        let text = fs::read_to_string(&file).ok()?;
-        // Written again it has none.
-        let text = text
-            .strip_prefix('\u{feff}')
-            .map(str::to_owned)
-            .unwrap_or(text);
+        let on_disk = fs::read_to_string(&file).ok()?;
+        // Written again it has no byte order mark.
+        let text = on_disk.strip_prefix('\u{feff}').unwrap_or(&on_disk);
+        let text = text.to_owned();
         let json = file
             .extension()
             .is_some_and(|extension| extension == "json");
@@ -273,31 +280,32 @@ impl TenantTable {
             position,
             file,
             text,
+            on_disk,
             root,
         })
     }
 
+    /// # Panics
+    /// Never: the position is that of a table.
     pub(super) fn table(&self) -> &ConfigTable {
-        document::tenants(&self.root)[self.index.unwrap_or_default()]
+        let tables = document::tenants_by_position(&self.root).into_iter();
+        let mut own = tables.filter(|(position, _)| *position == self.position);
+        own.next().expect("the table at this position was read").1
     }
 
-    pub(super) fn credentials(&self) -> Vec<&ConfigTable> {
-        let list = self
-            .table()
-            .get("credential")
-            .map(|entry| &entry.node.value);
-        let Some(ConfigValue::List(nodes)) = list else {
-            return Vec::new();
-        };
-        nodes.iter().filter_map(SpannedValue::table).collect()
+    /// The credentials, each with its place in the list.
+    pub(super) fn credentials(&self) -> Vec<(usize, &ConfigTable)> {
+        document::tables_of(self.table(), "credential")
     }
 
     /// The files its secrets are in, as they are written.
     fn secrets(&self) -> impl Iterator<Item = &Path> {
-        self.credentials().into_iter().filter_map(|credential| {
-            let source = credential.get("secret")?.node.table()?;
-            document::text(source, "file").map(Path::new)
-        })
+        self.credentials()
+            .into_iter()
+            .filter_map(|(_, credential)| {
+                let source = credential.get("secret")?.node.table()?;
+                document::text(source, "file").map(Path::new)
+            })
     }
 
     pub(super) fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
@@ -332,7 +340,7 @@ impl TenantTable {
 
     pub(super) fn unchanged(&self) -> Result<(), EditError> {
         let now = fs::read(&self.file).map_err(at(&self.file))?;
-        if now == self.text.as_bytes() {
+        if now == self.on_disk.as_bytes() {
             Ok(())
         } else {
             Err(EditError::Changed(self.file.clone()))
@@ -353,7 +361,7 @@ impl TenantTable {
             }
             ProblemPolicy::NoNewProblem => new_problems(files, &self.file, &edited)?,
         };
-        match durable_write::replace(&self.file, &self.text, &edited).map_err(at(&self.file))? {
+        match durable_write::replace(&self.file, &self.on_disk, &edited).map_err(at(&self.file))? {
             ReplaceResult::Done => Ok(problems),
             ReplaceResult::ChangedMeanwhile => Err(EditError::Changed(self.file.clone())),
         }
@@ -362,7 +370,7 @@ impl TenantTable {
 
 /// The places of the tables with this name.
 fn positions(root: &ConfigTable, id: &PartyId) -> Vec<usize> {
-    let tables = document::tenants(root).into_iter().enumerate();
+    let tables = document::tenants_by_position(root).into_iter();
     tables
         .filter(|(_, table)| document::text(table, "id") == Some(id.as_str()))
         .map(|(position, _)| position)

@@ -119,13 +119,29 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<ConfigTable, Vec<SyntaxFa
 
 /// The tables of a file's tenants, for questions that are no reading.
 pub(crate) fn tenants(root: &ConfigTable) -> Vec<&ConfigTable> {
-    let Some(TableEntry { node, .. }) = root.get("tenant") else {
-        return vec![root];
-    };
-    let ConfigValue::List(nodes) = &node.value else {
+    let tables = tenants_by_position(root).into_iter();
+    tables.map(|(_, table)| table).collect()
+}
+
+/// The same, each with its place among all items of the list: an item may be no table.
+pub(crate) fn tenants_by_position(root: &ConfigTable) -> Vec<(usize, &ConfigTable)> {
+    if root.contains_key("tenant") {
+        tables_of(root, "tenant")
+    } else {
+        vec![(0, root)]
+    }
+}
+
+/// The tables in a list, each with its place among all items.
+pub(crate) fn tables_of<'a>(table: &'a ConfigTable, key: &str) -> Vec<(usize, &'a ConfigTable)> {
+    let list = table.get(key).map(|entry| &entry.node.value);
+    let Some(ConfigValue::List(nodes)) = list else {
         return Vec::new();
     };
-    nodes.iter().filter_map(SpannedValue::table).collect()
+    let tables = nodes.iter().map(SpannedValue::table).enumerate();
+    tables
+        .filter_map(|(position, table)| Some((position, table?)))
+        .collect()
 }
 
 /// The text under a key, likewise.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
+use std::fs;
 use std::hash::RandomState;
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
@@ -113,13 +114,20 @@ impl<T: UniqueKeys> PartyFolder<T> {
         }
     }
 
-    /// Another folder is another beginning, of which nothing was seen yet. Says whether it is another.
+    /// Another folder is another beginning, of which nothing was seen yet. Says whether it is another. Another path to
+    /// the same folder is not.
     pub(super) fn follow(&mut self, path: Option<&Path>) -> bool {
-        let other = self.path.as_deref() != path;
-        if other {
-            *self = Self::at(path);
+        if self.path.as_deref() == path {
+            return false;
         }
-        other
+        let real = |path: Option<&Path>| path.and_then(|path| fs::canonicalize(path).ok());
+        let before = real(self.path.as_deref());
+        if before.is_some() && before == real(path) {
+            self.path = path.map(Path::to_owned);
+            return false;
+        }
+        *self = Self::at(path);
+        true
     }
 
     /// Everything there is, without looking at it: for the first reading, which looks for itself.

@@ -326,7 +326,7 @@ fn what_takes_rights_away_is_said_in_every_table_that_names_the_tenant() {
             .collect()
     };
     assert_eq!(names(&[suspended.file]), ["acme.toml"]);
-    assert_eq!(names(&suspended.also), ["aaaa.toml", "aaaa.toml"]);
+    assert_eq!(names(&suspended.copies.edited), ["aaaa.toml", "aaaa.toml"]);
     let said = ["acme.toml", "aaaa.toml", "zzzz.json"].map(|name| {
         folder
             .text(&format!("tenants.d/{name}"))
@@ -342,7 +342,7 @@ fn what_takes_rights_away_is_said_in_every_table_that_names_the_tenant() {
         .unwrap();
     assert_eq!(rotated.ending, ["client-acme", "many-1", "many-2", "json"]);
     assert_eq!(
-        names(&rotated.also),
+        names(&rotated.copies.edited),
         ["aaaa.toml", "aaaa.toml", "zzzz.json"]
     );
 }
@@ -577,4 +577,83 @@ fn a_tenant_that_is_not_found_may_be_in_a_file_that_cannot_be_read() {
     );
     assert!(globex.contains("POST /-/suspend"), "{globex}");
     assert!(error("initech").contains("aaaa.toml and 1 more"));
+}
+
+#[test]
+fn a_file_with_a_byte_order_mark_is_edited_and_loses_it() {
+    for (name, text) in [
+        ("acme.toml", tenant("acme", "")),
+        (
+            "acme.json",
+            r#"{"id": "acme", "sub_account": "1", "credential": [
+                {"client_id": "client", "secret": {"file": "../secrets/acme.key"}}]}"#
+                .to_owned(),
+        ),
+    ] {
+        let folder = folder()
+            .file(&format!("tenants.d/{name}"), format!("\u{feff}{text}"))
+            .secret("acme", "made-up-acme");
+        assert!(folder.stand("acme", Standing::Suspended).unwrap(), "{name}");
+        let standing = folder.loads().registry.tenants()[0].party.standing;
+        assert_eq!(standing, Standing::Suspended);
+        assert!(
+            !folder
+                .text(&format!("tenants.d/{name}"))
+                .contains('\u{feff}')
+        );
+    }
+}
+
+#[test]
+fn of_a_json_key_that_comes_twice_the_edit_changes_the_one_that_counts() {
+    let credentials = |id: &str| {
+        format!(
+            r#"[{{"client_id": "{id}", "secret": {{"file": "../secrets/acme.key"}}, "not_after": "2030-01-01T00:00:00Z",
+            "not_after": "2031-01-01T00:00:00Z"}}]"#
+        )
+    };
+    let text = format!(
+        r#"{{"id": "acme", "sub_account": "1", "standing": "suspended", "standing": "active",
+            "credential": {}, "credential": {}}}"#,
+        credentials("first"),
+        credentials("last")
+    );
+    let folder = folder()
+        .file("tenants.d/acme.json", text)
+        .secret("acme", "made-up-acme");
+    let rotated = folder
+        .edit(|files| edit::rotate(files, &id("acme"), NOW_MS, Duration::ZERO, &random()))
+        .unwrap();
+    assert_eq!(rotated.ending, ["last"]);
+    assert!(folder.stand("acme", Standing::Suspended).unwrap());
+    let text = folder.text("tenants.d/acme.json");
+    let later = |one: &str, other: &str| text.rfind(one).unwrap() > text.find(other).unwrap();
+    assert!(later("2026-01-01", "\"last\""), "{text}");
+    assert!(!text.contains("active"), "{text}");
+    assert_eq!(text.matches("2031-01-01").count(), 1, "{text}");
+}
+
+#[test]
+fn an_item_that_is_no_table_does_not_shift_the_edit_to_another_tenant() {
+    let table = |id: &str| {
+        format!(
+            "{{ id = '{id}', sub_account = '{id}', credential = [1, {{ client_id = '{id}', secret = {{ file = '../secrets/{id}.key' }} }}] }}"
+        )
+    };
+    let text = format!("tenant = ['x', {}, {}]\n", table("a"), table("b"));
+    let folder = folder()
+        .file("tenants.d/many.toml", text)
+        .secret("a", "made-up-a")
+        .secret("b", "made-up-b");
+    assert!(folder.stand("b", Standing::Suspended).unwrap());
+    let text = folder.text("tenants.d/many.toml");
+    let [a, b] = ["id = 'a'", "id = 'b'"].map(|id| text.find(id).unwrap());
+    let suspended = text.find("suspended").unwrap();
+    assert!(a < b && b < suspended, "{text}");
+    let rotated = folder
+        .edit(|files| edit::rotate(files, &id("b"), NOW_MS, Duration::ZERO, &random()))
+        .unwrap();
+    assert_eq!(rotated.ending, ["b"]);
+    let text = folder.text("tenants.d/many.toml");
+    assert!(text.find("not_after").unwrap() > text.find("client_id = 'b'").unwrap());
 }

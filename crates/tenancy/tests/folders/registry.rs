@@ -167,6 +167,11 @@ fn a_party_is_restricted_by_its_own_file_and_not_by_another_that_names_it_too() 
         "its own file"
     );
 
+    let folder = folder.proxy("operators = 'operators.d'\ntenants = './tenants.d/../tenants.d'");
+    assert!(
+        restricted(&mut watch, &folder, &own).is_none(),
+        "another path to the same folder"
+    );
     fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
     let folder = folder.file("tenants.d/globex.toml", tenant("initech", ""));
     let moved = restricted(&mut watch, &folder, before).unwrap();

@@ -8,7 +8,8 @@ use gatepay_tenancy::{PartyId, edit};
 use serde_json::json;
 
 use super::{
-    TenantArguments, also_changed, credential_lines, not_edited, print_other_problems, random,
+    TenantArguments, changed_copies, credential_lines, not_edited, not_restricted,
+    print_unchanged_copies, random,
 };
 use crate::command::ExitStatus;
 
@@ -34,10 +35,12 @@ impl TenantRotate {
         let files = self.arguments.files();
         let rotated = match edit::rotate(&files, &self.id, now_ms, self.overlap, &random()) {
             Ok(rotated) => rotated,
+            Err(error) if self.overlap.is_zero() => return not_restricted(error, &self.id),
             Err(error) => return not_edited(error),
         };
-        print_other_problems(
+        self.arguments.print_other_problems(
             &rotated.problems,
+            &self.id,
             "the file is changed; a running proxy ends the old credentials by it, but accepts the new one only once the \
              configuration is corrected, which has",
         );
@@ -46,21 +49,23 @@ impl TenantRotate {
             "client_id": rotated.client_id.as_str(),
             "secret": rotated.secret.as_str(),
             "tenant_file": rotated.tenant_file,
-            "also_changed": rotated.also,
+            "also_changed": rotated.copies.edited,
             "secret_file": rotated.secret_file,
             "ending": rotated.ending,
             "ends": rotated.ends,
         });
         let mut wrote = vec![format!("changed {}", rotated.tenant_file.display())];
-        wrote.extend(also_changed(&rotated.also, &self.id));
+        wrote.extend(changed_copies(&rotated.copies, &self.id));
         wrote.push(format!("wrote {}", rotated.secret_file.display()));
         let ending = rotated.ending.iter();
         let ending: Vec<_> = ending
             .map(|old| format!("{old} ends {}", rotated.ends))
             .collect();
         let credential = credential_lines(&self.id, &rotated.client_id, &rotated.secret);
-        self.arguments
-            .print(&arguments, &[&wrote[..], &ending, &credential].concat())
+        let exit = self
+            .arguments
+            .print(&arguments, &[&wrote[..], &ending, &credential].concat());
+        print_unchanged_copies(rotated.copies, &self.id, exit)
     }
 }
 

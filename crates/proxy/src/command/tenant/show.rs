@@ -5,7 +5,7 @@ use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::{ConfigSnapshot, PartyId, PartyRef, edit, facts};
 use serde_json::{Value, json};
 
-use super::{TenantArguments, credential, not_edited, print_other_problems, refuse};
+use super::{TenantArguments, credential, not_edited, print_problems, refuse};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -66,7 +66,9 @@ impl TenantShow {
             .notes(std::iter::once(&self.id))
             .iter()
             .for_each(complain);
-        print_other_problems(&problems, "the configuration has");
+        if !problems.is_empty() {
+            print_problems(&problems, "the configuration has");
+        }
         self.arguments.print(&json, &lines)
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use gatepay_tenancy::{PartyId, Standing, edit};
 use serde_json::json;
 
-use super::{TenantArguments, also_changed, not_edited, print_other_problems};
+use super::{TenantArguments, changed_copies, not_edited, not_restricted, print_unchanged_copies};
 use crate::command::suspended::SuspendedByHand;
 use crate::command::{ExitStatus, complain};
 
@@ -58,6 +58,7 @@ impl TenantResume {
 fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitStatus {
     let stood = match edit::set_standing(&arguments.files(), id, standing) {
         Ok(stood) => stood,
+        Err(error) if standing < Standing::Active => return not_restricted(error, id),
         Err(error) => return not_edited(error),
     };
     let word = standing.as_str();
@@ -65,7 +66,7 @@ fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitS
         "id": id.as_str(),
         "standing": word,
         "tenant_file": stood.file,
-        "also_changed": stood.also,
+        "also_changed": stood.copies.edited,
         "changed": stood.changed,
     });
     let file = stood.file.display();
@@ -74,10 +75,12 @@ fn stand(arguments: &TenantArguments, id: &PartyId, standing: Standing) -> ExitS
     } else {
         format!("{file}: {id} is {word} already")
     }];
-    lines.extend(also_changed(&stood.also, id));
-    print_other_problems(
+    lines.extend(changed_copies(&stood.copies, id));
+    arguments.print_other_problems(
         &stood.problems,
+        id,
         "the file is changed, and a running proxy suspends at once; other changes wait until the configuration is corrected, which has",
     );
-    arguments.print(&json, &lines)
+    let exit = arguments.print(&json, &lines);
+    print_unchanged_copies(stood.copies, id, exit)
 }
