@@ -70,8 +70,7 @@ fn meant(closest: Option<&str>, unreadable: &[PathBuf]) -> String {
         more => format!(" and {more} more"),
     };
     format!(
-        "; its file may be {first}{more}, which cannot be read: correct it (`check` prints its problems), or suspend the \
-         tenant without files by POST /-/suspend on the admin address"
+        "; its file may be {first}{more}, which cannot be read: correct it (`check` prints its problems)"
     )
 }
 
