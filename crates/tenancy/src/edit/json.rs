@@ -127,8 +127,8 @@ fn quoted(text: &str) -> String {
 /// Where the value of a key stands. Of a key that comes twice the last counts, as for the reader of the file.
 fn value(text: &str, object: Range<usize>, key: &str) -> Result<Range<usize>, UneditableText> {
     let entries = entries(text, object)?.into_iter();
-    let found = entries.filter(|(name, _)| name == key);
-    found.last().map(|(_, at)| at).ok_or(UneditableText)
+    let mut found = entries.filter(|(name, _)| name == key);
+    found.next_back().map(|(_, at)| at).ok_or(UneditableText)
 }
 
 fn entries(
