@@ -188,7 +188,7 @@ pub fn admit(
     let fingerprint = stamp.fingerprint();
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = gate.clock.unix_ms();
-    if !std::ptr::eq(gate.in_force, &**routed.generation()) {
+    if !std::ptr::eq(gate.in_force, Arc::as_ptr(routed.generation())) {
         let registry = &gate.in_force.registry;
         authenticate::still_in_force(caller, registry, operation.kind, now_ms)?;
     }
