@@ -342,7 +342,7 @@ fn agree(cases: u32, steps: usize) {
 
 #[test]
 fn the_functions_and_the_model_agree() {
-    agree(60, 40);
+    agree(30, 40);
 }
 
 #[test]

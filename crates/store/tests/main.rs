@@ -20,6 +20,8 @@ mod support;
 mod admitting;
 // The SQL functions answer as the model in Rust does.
 mod agreement;
+// The long forms: many failovers under load, a million raced copies, throughput and latency.
+mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
 // Roles, TLS, migrations, the ring of partitions, and what `store check` says.
