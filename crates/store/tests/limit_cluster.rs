@@ -197,14 +197,14 @@ impl LimitInstance {
         let now = self.clock(ms);
         match call.call {
             LimitCall::Exchange(_, Some(grant)) => {
-                self.heard.note(grant.era, call.asked_at);
+                self.heard.note(grant.era, call.asked_at, now);
                 self.lease.answered(grant, now);
                 vec![0; self.stocks.len()]
             }
             LimitCall::Exchange(_, None) => vec![0; self.stocks.len()],
             LimitCall::Take(questions, answers) => {
                 if let Some(answers) = &answers {
-                    self.heard.note(answers.era, call.asked_at);
+                    self.heard.note(answers.era, call.asked_at, now);
                 }
                 self.end_seats(&questions, answers.as_ref(), ms);
                 self.end_tokens(&questions, answers.as_ref(), now)
@@ -241,7 +241,7 @@ impl LimitInstance {
             let which = self.seats.iter().position(is_asked).unwrap();
             let stock = &mut self.seats[which].1;
             match answers {
-                Some(it) => stock.answered(it.seats[n], question.want, it.era, now),
+                Some(it) => stock.answered(it.seats[n], &self.heard, now),
                 None => stock.failed(now),
             }
             for _ in 0..std::mem::take(&mut self.seat_waiters[which]) {
@@ -454,6 +454,20 @@ impl LimitCluster {
             lost: instance.lose.take().or(parted.then_some(false)),
             call,
         });
+    }
+
+    /// The tokens and seats that living instances still hold after a time without load and without trouble.
+    pub(crate) async fn held_after_a_rest(&mut self) -> (f64, u32) {
+        for instance in &mut self.instances {
+            (instance.load, instance.delay, instance.lose) = (0, 0, None);
+            (instance.frozen_until, instance.parted_until) = (0, 0);
+        }
+        self.happen(LimitEvent::Pass(4_000)).await;
+        let held = self
+            .instances
+            .iter()
+            .map(|it| self.stores.model.held_by(it.id));
+        held.fold((0.0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1))
     }
 
     /// What holds at every moment.

@@ -53,6 +53,7 @@ async fn run(stores: LimitStores, events: Vec<LimitEvent>) -> Result<LimitCluste
         "quota: {beyond} beyond the inflow"
     );
     prop_assert!(cluster.stores.excess_in_tables().await <= 1e-6);
+    prop_assert_eq!(cluster.held_after_a_rest().await, (0.0, 0));
     Ok(cluster)
 }
 
@@ -170,37 +171,43 @@ async fn pass(stores: &mut LimitStores, instances: &[i64], number: &mut i64, ms:
 #[tokio::test]
 async fn the_tokens_of_a_dead_instance_come_back_at_the_rate_after_its_loan() {
     let server = limit_server().await;
-    let mut stores = LimitStores::new(server.as_ref(), 1).await;
-    let mut number = 0;
-    pass(&mut stores, &[1, 2], &mut number, 3_000).await;
-    for held in 0..10 {
+    // The second time rows are swept meanwhile, as they are every ten seconds.
+    for (life, before, after, most) in [(1, 3_000, 2_100, 1.0), (2, 17_800, 2_300, 3.0)] {
+        let mut stores = LimitStores::new(server.as_ref(), life).await;
+        let mut number = 0;
+        pass(&mut stores, &[1, 2], &mut number, before).await;
+        for held in 0..10 {
+            number += 1;
+            let question = one_token(1, number, held, (10.0, 10.0));
+            let answer = stores.take(&question).await.unwrap().tokens[0];
+            assert_eq!((answer.kept, answer.lent), (held, 1));
+        }
+        pass(&mut stores, &[2], &mut number, after).await;
         number += 1;
-        let answers = stores
-            .take(&one_token(1, number, held, (10.0, 10.0)))
+        let question = one_token(2, number, 0, (10.0, 10.0));
+        stores.take(&question).await.unwrap();
+        let (tokens, held, _) = stores.model.tokens_of("t", "rate").unwrap();
+        assert!(tokens + held <= most + 1e-6, "{tokens} {held}");
+        pass(&mut stores, &[2], &mut number, 500).await;
+        number += 1;
+        let question = one_token(2, number, 0, (10.0, 10.0));
+        assert_eq!(stores.take(&question).await.unwrap().tokens[0].lent, 1);
+        // A bucket that is full with nothing lent is forgotten, and full when it is asked again.
+        stores
+            .take(&one_token(2, number + 1, 0, (10.0, 10.0)))
             .await
             .unwrap();
-        assert_eq!((answers.tokens[0].kept, answers.tokens[0].lent), (held, 1));
-    }
-    pass(&mut stores, &[2], &mut number, 2_100).await;
-    number += 1;
-    let answers = stores
-        .take(&one_token(2, number, 0, (10.0, 10.0)))
-        .await
-        .unwrap();
-    let (tokens, held, _) = stores.model.tokens_of("t", "rate").unwrap();
-    assert!(tokens + held <= 1.0 + 1e-6, "{tokens} {held}");
-    assert_eq!(answers.tokens[0].lent, 0);
-    pass(&mut stores, &[2], &mut number, 500).await;
-    number += 1;
-    assert_eq!(
+        stores.leave(2).await;
+        number += 1;
+        pass(&mut stores, &[3], &mut number, 25_000).await;
+        assert_eq!(stores.model.tokens_of("t", "rate"), None);
         stores
-            .take(&one_token(2, number, 0, (10.0, 10.0)))
+            .take(&one_token(3, number + 1, 0, (10.0, 10.0)))
             .await
-            .unwrap()
-            .tokens[0]
-            .lent,
-        1
-    );
+            .unwrap();
+        let (tokens, held, _) = stores.model.tokens_of("t", "rate").unwrap();
+        assert!((tokens + held - 10.0).abs() < 1e-6, "{tokens} {held}");
+    }
 }
 
 #[tokio::test]
@@ -233,6 +240,17 @@ async fn the_smallest_figures_of_living_instances_are_in_force() {
         .unwrap();
     assert!((grant.whole_rate - 200.0).abs() < 1e-6);
     assert!((grant.whole_burst - 50.0).abs() < 1e-6);
+    // The push-back stays for a while when its instance leaves; its configuration does not.
+    stores.leave(2).await;
+    number += 1;
+    pass(&mut stores, &[1], &mut number, 5_000).await;
+    let grant = stores.exchange(&report(1, number + 1, &[])).await.unwrap();
+    assert!((grant.whole_rate - 200.0).abs() < 1e-6);
+    assert!((grant.whole_burst - 40.0).abs() < 1e-6);
+    number += 1;
+    pass(&mut stores, &[1], &mut number, 6_000).await;
+    let grant = stores.exchange(&report(1, number + 1, &[])).await.unwrap();
+    assert!((grant.rate - QUOTA.0).abs() < 1e-6);
 }
 
 #[tokio::test]

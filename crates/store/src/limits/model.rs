@@ -357,6 +357,19 @@ impl LimitModel {
         });
     }
 
+    /// The tokens and seats that an instance holds, over all tenants.
+    pub fn held_by(&self, instance: i64) -> (f64, u32) {
+        let stocks = self
+            .buckets
+            .values()
+            .filter_map(|it| it.stocks.get(&instance));
+        let seats = self.seats.values().filter_map(|it| it.get(&instance));
+        (
+            stocks.map(|it| it.held).sum(),
+            seats.map(|it| it.held).sum(),
+        )
+    }
+
     /// The clock of the limits, in milliseconds since the era began.
     pub fn now_ms(&self) -> i64 {
         self.now

@@ -12,7 +12,7 @@ use super::messages::{LOAN_ENDS, SEATS_END, SeatAnswer, SeatQuestion};
 pub struct SeatStock {
     held: u32,
     taken: u32,
-    era: i64,
+    stretch: u64,
     small: bool,
     waiting: u32,
     /// The most that were taken at once in this period and in the one before.
@@ -20,17 +20,21 @@ pub struct SeatStock {
     last_peak: u32,
     turned_at: Duration,
     closed_until: Duration,
-    asking: bool,
+    /// What the open question wants.
+    asking: Option<u32>,
     /// A question has no answer: the store may count seats here that are not held.
     unsure: bool,
 }
 
-/// When the store last answered a call about limits, in this era and in the one before.
+/// When the store last answered a call about limits.
+///
+/// A *stretch* is a time in one era without a silence in which the store may have lent an instance's seats to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreHeard {
     era: i64,
+    stretch: u64,
     at: Duration,
-    last_era: i64,
+    /// The end of the stretch before.
     last_at: Duration,
 }
 
@@ -47,41 +51,28 @@ pub enum SeatsTaken {
 const PERIOD: Duration = Duration::from_millis(500);
 /// How long the store is not asked again after it had no seat, or did not answer.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long seats are declared: less than [`SEATS_END`] by the time that a question may be under way.
+const DECLARED: Duration = Duration::from_secs(4);
 
 impl StoreHeard {
-    /// Notes an answer of an era to a call that was made at `asked_at`.
-    pub fn note(&mut self, era: i64, asked_at: Duration) {
-        if era != self.era {
-            (self.last_era, self.last_at) = (self.era, self.at);
-            (self.era, self.at) = (era, asked_at);
+    /// Notes an answer of an era that came `now` to a call that was made at `asked_at`.
+    pub fn note(&mut self, era: i64, asked_at: Duration, now: Duration) {
+        if era != self.era || now >= self.at + SEATS_END {
+            self.era = era;
+            self.stretch += 1;
+            (self.last_at, self.at) = (self.at, asked_at);
         }
         self.at = self.at.max(asked_at);
     }
 
-    /// The newest era.
-    pub fn era(&self) -> i64 {
-        self.era
-    }
-
-    /// How long the store counts seats that were lent or confirmed in an era, at least.
-    fn counted_until(&self, era: i64) -> Duration {
-        self.heard_in(era)
-            .map_or(Duration::ZERO, |at| at + SEATS_END)
-    }
-
-    /// How long such seats may be taken: earlier, so that the calls which take them have time to end.
-    fn taken_until(&self, era: i64) -> Duration {
-        self.heard_in(era)
-            .map_or(Duration::ZERO, |at| at + LOAN_ENDS)
-    }
-
-    fn heard_in(&self, era: i64) -> Option<Duration> {
-        if era == 0 {
+    /// The last answer in a stretch, if its seats can still count.
+    fn heard_in(&self, stretch: u64) -> Option<Duration> {
+        if stretch == 0 {
             None
-        } else if era == self.era {
+        } else if stretch == self.stretch {
             Some(self.at)
         } else {
-            (era == self.last_era).then_some(self.last_at)
+            (stretch + 1 == self.stretch).then_some(self.last_at)
         }
     }
 }
@@ -103,7 +94,7 @@ impl SeatStock {
         now: Duration,
     ) -> Result<(), SeatsTaken> {
         self.turn(now);
-        if self.taken < self.held && now < heard.taken_until(self.era) {
+        if self.taken < self.held && now < self.taken_until(heard) {
             self.taken += 1;
             self.peak = self.peak.max(self.taken);
             Ok(())
@@ -128,15 +119,16 @@ impl SeatStock {
         heard: &StoreHeard,
         now: Duration,
     ) -> Option<SeatQuestion> {
-        if self.asking {
+        if self.asking.is_some() {
             return None;
         }
         self.turn(now);
-        if now >= heard.counted_until(self.era) {
-            self.held = 0;
-        }
         let before = self.held;
-        self.held = self.held.min(self.kept());
+        self.held = if now < self.declared_until(heard) {
+            before.min(self.kept())
+        } else {
+            0
+        };
         let mut want = 0;
         if self.waiting > 0 && now >= self.closed_until {
             let ahead = (self.taken / 4).min(seats / 10);
@@ -144,11 +136,11 @@ impl SeatStock {
             // Calls that went on without a seat, since the loan ended, count first.
             want = want.saturating_add(self.taken.saturating_sub(self.held));
         }
-        let declare = self.unsure || self.era != heard.era() && self.held > 0;
+        let declare = self.unsure || self.stretch != heard.stretch && self.held > 0;
         if want == 0 && self.held == before && !declare {
             return None;
         }
-        self.asking = true;
+        self.asking = Some(want);
         self.unsure = false;
         Some(SeatQuestion {
             tenant: Arc::clone(tenant),
@@ -161,22 +153,24 @@ impl SeatStock {
     /// Whether [`question`](Self::question) has something to ask now or at a later time. Seats that are held are looked
     /// at each half second.
     pub fn due(&self, heard: &StoreHeard) -> Option<Duration> {
-        if self.asking {
+        if self.asking.is_some() {
             None
         } else if self.waiting > 0 || self.unsure {
             Some(self.closed_until)
-        } else if self.held > self.kept() || self.held > 0 && self.era != heard.era() {
+        } else if self.held > self.kept() || self.held > 0 && self.stretch != heard.stretch {
             Some(Duration::ZERO)
         } else {
             (self.held > self.taken).then(|| self.turned_at + PERIOD)
         }
     }
 
-    /// Reads the answer to the open question; `want` is what it asked for.
-    pub fn answered(&mut self, answer: SeatAnswer, want: u32, era: i64, now: Duration) {
-        self.asking = false;
+    /// Reads the answer to the open question, which `heard` has noted.
+    pub fn answered(&mut self, answer: SeatAnswer, heard: &StoreHeard, now: Duration) {
+        let Some(want) = self.asking.take() else {
+            return;
+        };
         self.held = self.held.min(answer.kept) + answer.lent;
-        self.era = era;
+        self.stretch = heard.stretch;
         self.small = answer.small;
         self.closed_until = if answer.lent < want {
             now + PAUSE
@@ -188,20 +182,34 @@ impl SeatStock {
 
     /// Notes that the open question has no answer.
     pub fn failed(&mut self, now: Duration) {
-        self.asking = false;
-        self.unsure = true;
-        self.closed_until = now + PAUSE;
+        if self.asking.take().is_some() {
+            self.unsure = true;
+            self.closed_until = now + PAUSE;
+        }
     }
 
     /// Whether the stock is as good as a new one, so that it can be dropped.
     pub fn is_idle(&self) -> bool {
         let Self { held, taken, .. } = self;
-        *held == 0 && *taken == 0 && self.waiting == 0 && !self.asking && !self.unsure
+        *held == 0 && *taken == 0 && self.waiting == 0 && self.asking.is_none() && !self.unsure
     }
 
     /// The seats that are held and the seats that are taken.
     pub fn held_and_taken(&self) -> (u32, u32) {
         (self.held, self.taken)
+    }
+
+    /// How long seats may be taken: no longer than two seconds of silence, so that their calls have time to end before
+    /// the store counts them no more.
+    fn taken_until(&self, heard: &StoreHeard) -> Duration {
+        let at = heard.heard_in(self.stretch);
+        at.map_or(Duration::ZERO, |at| at + LOAN_ENDS)
+    }
+
+    /// How long seats may be declared as held.
+    fn declared_until(&self, heard: &StoreHeard) -> Duration {
+        let at = heard.heard_in(self.stretch);
+        at.map_or(Duration::ZERO, |at| at + DECLARED)
     }
 
     /// The seats that are not given back now.

@@ -253,3 +253,37 @@ impl RecentAsks {
         self.now = self.now.saturating_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_given_back_unless_it_was_reported_as_spent() {
+        let at = Duration::from_millis;
+        let tenant: Arc<str> = Arc::from("acme");
+        let mut stock = TokenStock::default();
+        assert_eq!(stock.take(at(0)), Err(StockEmpty::Ask));
+        let asked = stock.question(&tenant, "rate", 10.0, 100.0, at(0)).unwrap();
+        assert_eq!((asked.want, asked.waiting, asked.held), (1, 1, 0));
+        let answer = TokenAnswer {
+            kept: 0,
+            lent: 3,
+            wait_ms: 0,
+            small: false,
+        };
+        stock.answered(answer, at(1));
+        let token = stock.take(at(2)).unwrap();
+        stock.give_back(token, at(3));
+        assert_eq!(stock.left(at(3)), 3);
+        let token = stock.take(at(4)).unwrap();
+        let report = stock
+            .question(&tenant, "rate", 10.0, 100.0, at(205))
+            .unwrap();
+        assert_eq!(report.held, 2);
+        stock.give_back(token, at(206));
+        assert_eq!(stock.left(at(206)), 2);
+        // The loan has ended.
+        assert_eq!(stock.left(at(2_000)), 0);
+    }
+}
