@@ -233,3 +233,72 @@ impl SeatStock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Ten seats that were lent at 1,000 ms, in era 1; one of them is taken.
+    fn lent() -> (SeatStock, StoreHeard) {
+        let (mut stock, mut heard) = (SeatStock::default(), StoreHeard::default());
+        assert_eq!(stock.take(&heard, at(1_000)), Err(SeatsTaken::Ask));
+        let asked = stock.question(&Arc::from("acme"), 20, &heard, at(1_000));
+        assert_eq!(asked.unwrap().want, 1);
+        heard.note(1, at(1_000), at(1_001));
+        let answer = SeatAnswer {
+            kept: 0,
+            lent: 10,
+            small: false,
+        };
+        stock.answered(answer, &heard, at(1_001));
+        stock.take_after_answer(&heard, at(1_001)).unwrap();
+        (stock, heard)
+    }
+
+    #[test]
+    fn seats_are_not_taken_after_two_seconds_of_silence_nor_held_across_five() {
+        let (mut stock, mut heard) = lent();
+        stock.take(&heard, at(2_999)).unwrap();
+        assert!(stock.take(&heard, at(3_000)).is_err());
+        // An answer soon enough: the store still counts them.
+        heard.note(1, at(5_000), at(5_001));
+        stock.take(&heard, at(5_001)).unwrap();
+        // One that may have come after the store lent them to others.
+        heard.note(1, at(9_999), at(10_000));
+        assert!(stock.take(&heard, at(10_000)).is_err());
+        let asked = stock.question(&Arc::from("acme"), 20, &heard, at(10_000));
+        assert_eq!(asked.unwrap().held, 0);
+    }
+
+    #[test]
+    fn seats_of_the_last_era_are_declared_while_they_count() {
+        for (ms, held) in [(4_999, 1), (5_000, 0)] {
+            let (mut stock, mut heard) = lent();
+            heard.note(2, at(2_000), at(2_001));
+            assert_eq!(stock.due(&heard), Some(Duration::ZERO));
+            let asked = stock.question(&Arc::from("acme"), 20, &heard, at(ms));
+            assert_eq!(asked.unwrap().held, held, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_followed_by_what_is_held() {
+        let (mut stock, mut heard) = lent();
+        let tenant = Arc::from("acme");
+        heard.note(1, at(3_000), at(3_001));
+        // Nine free seats go back after a second or so; this question gets no answer.
+        assert_eq!(
+            stock.question(&tenant, 20, &heard, at(3_001)).unwrap().held,
+            1
+        );
+        stock.failed(at(3_002));
+        assert!(!stock.is_idle());
+        assert_eq!(stock.due(&heard), Some(at(3_052)));
+        let asked = stock.question(&tenant, 20, &heard, at(3_052)).unwrap();
+        assert_eq!((asked.want, asked.held), (0, 1));
+    }
+}

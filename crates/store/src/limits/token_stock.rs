@@ -283,7 +283,22 @@ mod tests {
         assert_eq!(report.held, 2);
         stock.give_back(token, at(206));
         assert_eq!(stock.left(at(206)), 2);
-        // The loan has ended.
-        assert_eq!(stock.left(at(2_000)), 0);
+        stock.answered(
+            TokenAnswer {
+                kept: 2,
+                lent: 0,
+                ..answer
+            },
+            at(207),
+        );
+        // The loan has ended, and the store hears of it.
+        assert_eq!(stock.left(at(2_205)), 0);
+        assert_eq!(stock.take(at(2_205)), Err(StockEmpty::Ask));
+        stock.waiting = 0;
+        assert!(!stock.is_idle(at(2_205)));
+        let report = stock
+            .question(&tenant, "rate", 10.0, 100.0, at(2_405))
+            .unwrap();
+        assert_eq!((report.held, report.returned), (0, 0));
     }
 }
