@@ -352,7 +352,7 @@ impl World {
         let judged = at_once(judged).expect("a good body");
         let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
         let translation = at_once(outbound::translate(&judged, &rules));
-        let composed = outbound::compose(judged, translation, &head, &rules, record);
+        let composed = outbound::compose(judged, translation, (&head, &lines), &rules, record);
         let stamp = at_once(claim.covered(&admission.watermark, record));
         let in_force = app.generation.load();
         let gate = AdmissionGate {

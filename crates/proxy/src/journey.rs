@@ -150,7 +150,7 @@ async fn enter(
 
     let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
     let translation = sign::translate(&judged, &rules).await;
-    let composed = sign::compose(judged, translation, head, &rules, record)?;
+    let composed = sign::compose(judged, translation, (head, lines), &rules, record)?;
 
     let stamp = claim.covered(&admission.watermark, record).await?;
     let in_force = app.generation.load();

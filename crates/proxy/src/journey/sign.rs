@@ -13,7 +13,7 @@ use gatepay_http1::{content_coding, request_encoder, wire_lines};
 use gatepay_tenancy::settings::{AcceptEncoding, Settings};
 use http::header::{self, HeaderValue};
 
-use crate::headers;
+use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
 use crate::record::RequestRecord;
@@ -95,7 +95,7 @@ pub async fn translate(judged: &Judged<'_>, rules: &OutboundRules<'_>) -> Transl
 pub fn compose<'g>(
     mut judged: Judged<'g>,
     Translation(translated): Translation,
-    head: &RequestHead<'_>,
+    (head, lines): (&RequestHead<'_>, &KnownHeaders<'_>),
     rules: &OutboundRules<'_>,
     record: &mut RequestRecord,
 ) -> Result<Composed<'g>, Refusal> {
@@ -104,6 +104,7 @@ pub fn compose<'g>(
     let inbound = InboundRequest {
         query: routed.query(),
         head,
+        content_type: lines.content_type,
         body: judged.take_body(),
         // Only a read whose caller accepts gzip may be answered in gzip.
         gzip: translated.is_none()
@@ -153,6 +154,8 @@ struct InboundRequest<'a> {
     query: Option<&'a str>,
     /// The head, of which only allow-listed lines are taken.
     head: &'a RequestHead<'a>,
+    /// The media type in that head.
+    content_type: AtMostOnce<'a>,
     /// The body that was verified.
     body: Bytes,
     /// Whether the answer may be in gzip.
@@ -179,7 +182,11 @@ impl Outbound {
         acting: Acting<'_>,
         host: &HeaderValue,
     ) -> Result<Self, UnsendableHead> {
-        let media = inbound.head.all(header::CONTENT_TYPE.as_str());
+        let once = inbound.content_type.ok().flatten();
+        // Only a request without a body can have got here with several.
+        let several = inbound.content_type.is_err().then_some(inbound.head);
+        let several = several.map(|head| head.all(header::CONTENT_TYPE.as_str()));
+        let media = once.into_iter().chain(several.into_iter().flatten());
         let mut outbound = Self::begin(operation, inbound.query, media, inbound.body)?;
         outbound.gzip = inbound.gzip;
         outbound.lines(Some(inbound.head), acting, host)?;
@@ -397,6 +404,7 @@ mod tests {
         let inbound = InboundRequest {
             query: None,
             head: &RequestHead::of_parts(&parts),
+            content_type: Ok(None),
             body: vec![b'x'; 16 * YIELD_AFTER].into(),
             gzip: false,
         };
@@ -425,6 +433,7 @@ mod tests {
             let inbound = InboundRequest {
                 query: Some(query),
                 head: &RequestHead::of_parts(&parts),
+                content_type: Ok(None),
                 body: Bytes::new(),
                 gzip: false,
             };
