@@ -153,9 +153,8 @@ async fn enter(
     let composed = sign::compose(judged, translation, (head, lines), &rules, record)?;
 
     let stamp = claim.covered(&admission.watermark, record).await?;
-    let in_force = app.generation.load();
     let gate = AdmissionGate {
-        in_force: &in_force,
+        in_force: &app.generation.load(),
         journal: app.journal.as_ref(),
         replay: &admission.replay,
         clock: &app.clock,

@@ -16,7 +16,7 @@ use crate::journal::Journal;
 use crate::journal::entry::CallIntent;
 use crate::journey::sign::{Composed, Outbound};
 use crate::journey::stamp::{self, CoveredStamp};
-use crate::journey::{authenticate, intent};
+use crate::journey::{intent, judge};
 use crate::process::clock::Clock;
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
@@ -190,7 +190,7 @@ pub fn admit(
     let now_ms = gate.clock.unix_ms();
     if !std::ptr::eq(gate.in_force, Arc::as_ptr(routed.generation())) {
         let registry = &gate.in_force.registry;
-        authenticate::still_in_force(caller, registry, operation.kind, now_ms)?;
+        judge::still_allowed(caller, registry, operation.kind, now_ms)?;
     }
     let permit = enter(
         limits,

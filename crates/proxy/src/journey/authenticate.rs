@@ -3,12 +3,11 @@
 use bytes::Bytes;
 use gatepay_core::payload::PayloadDigest;
 use gatepay_core::stamp::StampError;
-use gatepay_core::{ClientId, Credential, Kind, Payload, Signature, SigningKey, Stamp, payload};
-use gatepay_tenancy::{CredentialMatch, PartyRef, Registry, Standing};
+use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
+use gatepay_tenancy::{CredentialMatch, Party, PartyRef, Registry};
 use http::HeaderName;
 
 use crate::headers::{self, AtMostOnce, KnownHeaders};
-use crate::journey::judge;
 use crate::process::yielding::in_pieces;
 use crate::refusal::{Refusal, SignatureMismatch, StaleStamp};
 
@@ -28,6 +27,19 @@ pub struct Caller<'a> {
     signature: Signature,
     /// The header value that `signature` was parsed from.
     signature_text: &'a [u8],
+}
+
+impl Caller<'_> {
+    /// The caller's party in a registry, if it has the credential there that the caller signed with, and the credential is
+    /// valid at `now_ms`.
+    pub fn party_in<'r>(&self, registry: &'r Registry, now_ms: u64) -> Option<&'r Party> {
+        let found = registry.find(self.client_id.as_str())?;
+        let (dated, party) = (found.credential, found.owner.party());
+        let is_same = found.owner.word() == self.owner.word()
+            && party.id == self.owner.party().id
+            && dated.credential.key.same_secret(self.key);
+        (is_same && dated.valid_at(now_ms)).then_some(party)
+    }
 }
 
 /// A well-formed claim, by whether its credential is in force.
@@ -53,31 +65,6 @@ impl<'a> IdentifiedCaller<'a> {
 /// answer.
 pub fn not_in_force() -> Refusal {
     Refusal::UnknownClient("this client id is not valid yet, or no longer")
-}
-
-/// Whether a verified caller may still call, by the registry in force now. Reading the body takes time: meanwhile the
-/// party may have been suspended, and its credential ended.
-pub fn still_in_force(
-    caller: &Caller<'_>,
-    registry: &Registry,
-    kind: Kind,
-    now_ms: u64,
-) -> Result<(), Refusal> {
-    let found = registry.find(caller.client_id.as_str());
-    let same = found.filter(|found| {
-        let dated = found.credential;
-        found.owner.word() == caller.owner.word()
-            && found.owner.party().id == caller.owner.party().id
-            && dated.credential.key.same_secret(caller.key)
-            && dated.valid_at(now_ms)
-    });
-    let party = same.ok_or_else(not_in_force)?.owner.party();
-    match party.standing {
-        Standing::Active => Ok(()),
-        Standing::ReadOnly if kind == Kind::Read => Ok(()),
-        Standing::ReadOnly => Err(judge::reads_only()),
-        Standing::Suspended => Err(Refusal::TenantSuspended),
-    }
 }
 
 /// The owner of the client id in a head, if known. It is found first, since the valid paths depend on it.

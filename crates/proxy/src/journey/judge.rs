@@ -16,6 +16,7 @@ use gatepay_tenancy::{PartyRef, Registry, Standing};
 
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
+use crate::journey::authenticate::{self, Caller};
 use crate::journey::verify::Verified;
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
 use crate::record::RequestRecord;
@@ -166,8 +167,25 @@ pub fn allowed(
     Ok(())
 }
 
+/// Whether a verified caller may still call, by the registry in force now. Reading the body takes time: meanwhile the
+/// party may have been suspended, and its credential ended.
+pub fn still_allowed(
+    caller: &Caller<'_>,
+    registry: &Registry,
+    kind: Kind,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let party = caller.party_in(registry, now_ms);
+    match party.ok_or_else(authenticate::not_in_force)?.standing {
+        Standing::Active => Ok(()),
+        Standing::ReadOnly if kind == Kind::Read => Ok(()),
+        Standing::ReadOnly => Err(reads_only()),
+        Standing::Suspended => Err(Refusal::TenantSuspended),
+    }
+}
+
 /// The refusal of a write or money call of a party that may only read.
-pub fn reads_only() -> Refusal {
+fn reads_only() -> Refusal {
     Refusal::OperationNotAllowed("this tenant may only read at present".into())
 }
 
