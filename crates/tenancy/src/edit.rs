@@ -149,9 +149,9 @@ fn edit_copies(
 
 /// The standing in a table; one that is wrong may have been meant as any.
 fn standing_of(tenant: &TenantTable) -> Standing {
-    let says = document::text(tenant.table(), "standing");
-    let known = Standing::WORDS.iter().find(|(word, _)| Some(*word) == says);
-    known.map_or(Standing::Active, |(_, standing)| *standing)
+    let says = tenant.table().get("standing");
+    let standing = says.map(|entry| value::word(Standing::WORDS)(&entry.node.value));
+    standing.and_then(Result::ok).unwrap_or(Standing::Active)
 }
 
 /// Sets the standing in one table. Returns whether that changed it, and the problems that were there before.

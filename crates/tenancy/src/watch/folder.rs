@@ -242,8 +242,9 @@ impl<T: UniqueKeys> PartyFolder<T> {
         let known = &self.files;
         let files = on_threads(&here, READ_BY_A_THREAD, |name| {
             let before = known.binary_search_by(|file| (*file.name).cmp(name));
+            let owned = before.map(|at| known[at].owned().cloned().collect());
             PartyFile {
-                owned_before: Some(before.map_or_else(|_| Box::default(), |at| known[at].owned())),
+                owned_before: Some(owned.unwrap_or_default()),
                 ..PartyFile::read(folder, name, word, by, &read)
             }
         });
@@ -286,29 +287,29 @@ impl<T: UniqueKeys> PartyFolder<T> {
 
     /// The restrictions of parties in force, also of tables that have problems.
     ///
-    /// A party is restricted by the file it was read from. Another file that names it too is a mistake, such as a copy
-    /// whose id is not edited yet, and restricts it only once its own file no longer names it.
-    pub(super) fn restrictions(&self) -> impl Iterator<Item = &Restrictions> {
-        let all = self.files.iter().flat_map(|file| {
+    /// A party is restricted by its own file, the one it was loaded from. Another file with the same id is a mistake, such
+    /// as a copy with the id still to be edited, and restricts the party only once its own file no longer names it.
+    pub(super) fn restrictions(&self) -> Vec<&Restrictions> {
+        let (mut valid, mut elsewhere) = (Vec::new(), Vec::new());
+        for file in self.files.iter().filter(|file| file.restricts()) {
+            let owned: HashSet<_> = file.owned().collect();
             let restrictions = file.restrictions.iter().filter(|it| it.restricts());
-            restrictions.map(move |it| (it, file.owns(&it.id)))
-        });
-        let elsewhere: HashSet<&str> = all
-            .clone()
-            .filter(|(_, is_own)| !is_own)
-            .map(|(restriction, _)| restriction.id.as_str())
-            .collect();
-        let mut with_own_file = HashSet::new();
-        if !elsewhere.is_empty() {
-            for file in &self.files {
-                let named = file.named().filter(|id| elsewhere.contains(id.as_str()));
-                with_own_file.extend(named.filter(|id| file.owns(id)).map(PartyId::as_str));
-            }
+            let (own, other): (Vec<_>, Vec<_>) =
+                restrictions.partition(|it| owned.contains(&it.id));
+            valid.extend(own);
+            elsewhere.extend(other);
         }
-        all.filter(move |(restriction, is_own)| {
-            *is_own || !with_own_file.contains(restriction.id.as_str())
-        })
-        .map(|(restriction, _)| restriction)
+        let ids: HashSet<_> = elsewhere.iter().map(|it| &it.id).collect();
+        let files = self.files.iter().filter(|_| !ids.is_empty());
+        let with_own_file: HashSet<_> = files
+            .flat_map(|file| {
+                let owned: HashSet<_> = file.owned().filter(|id| ids.contains(id)).collect();
+                file.named().filter(move |id| owned.contains(id))
+            })
+            .collect();
+        elsewhere.retain(|it| !with_own_file.contains(&it.id));
+        valid.append(&mut elsewhere);
+        valid
     }
 
     pub(super) fn invalid_files(&self) -> impl Iterator<Item = PathBuf> {
@@ -330,29 +331,25 @@ impl<T: UniqueKeys> PartyFolder<T> {
 }
 
 impl<T: UniqueKeys> PartyFile<T> {
-    /// Whether the configuration in force has this party from this file.
-    fn owns(&self, id: &PartyId) -> bool {
-        match &self.owned_before {
-            Some(ids) => ids.contains(id),
-            None => self.parties.iter().any(|party| party.id() == id),
-        }
+    /// Whether a table of the file takes a right away.
+    fn restricts(&self) -> bool {
+        self.restrictions.iter().any(Restrictions::restricts)
     }
 
     /// The parties that the configuration in force has from this file.
-    fn owned(&self) -> Box<[PartyId]> {
-        match &self.owned_before {
-            Some(ids) => ids.clone(),
-            None => self
-                .parties
-                .iter()
-                .map(|party| party.id().clone())
-                .collect(),
-        }
+    fn owned(&self) -> impl Iterator<Item = &PartyId> {
+        let before = self.owned_before.iter().flatten();
+        let still = self.owned_before.is_none().then_some(&self.parties);
+        before.chain(still.into_iter().flatten().map(Self::id))
+    }
+
+    fn id(party: &Arc<T>) -> &PartyId {
+        &T::as_ref(party).id
     }
 
     /// The parties that the file names now. A party may come twice.
     fn named(&self) -> impl Iterator<Item = &PartyId> {
-        let read = self.parties.iter().map(|party| party.id());
+        let read = self.parties.iter().map(Self::id);
         read.chain(self.restrictions.iter().map(|it| &it.id))
     }
 

@@ -11,7 +11,7 @@ use gatepay_core::Credential;
 
 use crate::disk::party_files::in_folder;
 use crate::model::operator::Operator;
-use crate::model::party::{DatedCredential, Party, PartyId};
+use crate::model::party::{DatedCredential, Party};
 use crate::model::tenant::Tenant;
 
 /// One thing that has one owner.
@@ -24,18 +24,12 @@ pub(super) enum UniqueKey<'a> {
 }
 
 /// A tenant or an operator.
-pub(super) trait UniqueKeys: Send + Sync {
-    fn id(&self) -> &PartyId;
-
+pub(super) trait UniqueKeys: AsRef<Party> + Send + Sync {
     /// Shows everything it holds, and whether that may be shared.
     fn visit_keys<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool));
 }
 
 impl UniqueKeys for Tenant {
-    fn id(&self) -> &PartyId {
-        &self.party.id
-    }
-
     fn visit_keys<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
         let account = UniqueKey::SubAccount(self.sub_account.as_str());
         visit(account, self.shared_sub_account);
@@ -44,10 +38,6 @@ impl UniqueKeys for Tenant {
 }
 
 impl UniqueKeys for Operator {
-    fn id(&self) -> &PartyId {
-        &self.party.id
-    }
-
     fn visit_keys<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
         visit_party_keys(&self.party, visit);
     }
