@@ -100,7 +100,7 @@ fn judge(what: &str, bytes: usize, of: usize, most: usize) {
     assert!(each > 1024, "{what}: {each} bytes cannot be all of it");
 }
 
-/// The same of parts so small that all of them may fit into what the heap has already: it grows by up to 4 MiB at once.
+/// The same of parts so small that all of them may fit into the present heap: it grows by up to 4 MiB at once.
 fn at_most(what: &str, bytes: usize, of: usize, most: usize) {
     let each = bytes / of;
     say(format_args!("{what}: {each} bytes, at most {most}"));

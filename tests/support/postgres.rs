@@ -55,7 +55,7 @@ pub(crate) fn is_missing() -> bool {
 }
 
 impl PgServer {
-    /// A fresh server with the superuser `postgres`, who needs no password.
+    /// A fresh server with the superuser `postgres`, without a password.
     pub(crate) fn start() -> Self {
         let folder = folder();
         copy(template(), &folder.path().join("data"));
@@ -234,7 +234,7 @@ impl PgServer {
             .unwrap_or_else(|error| panic!("{statement}: {error}"))
     }
 
-    /// Like [`sql`](Self::sql); the error is what `psql` wrote.
+    /// Like [`sql`](Self::sql); the error is the text that `psql` wrote.
     pub(crate) fn try_sql(&self, statement: &str) -> Result<String, String> {
         let port = self.port.to_string();
         let output = Command::new("psql")
@@ -321,7 +321,7 @@ impl PgServer {
         copy(&self.folder.path().join(name), &self.data());
     }
 
-    /// What the server wrote to its log.
+    /// The server's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -342,7 +342,7 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A data directory that each server gets a copy of, since `initdb` takes a second. It is kept with what is built.
+/// A data directory that each server gets a copy of, since `initdb` takes a second. It is kept with the build's files.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {

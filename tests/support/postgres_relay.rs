@@ -75,7 +75,7 @@ impl PgRelay {
         self.state.held.store(held, Ordering::SeqCst);
     }
 
-    /// Closes every connection without passing on what it holds.
+    /// Closes every connection without passing on the bytes it holds.
     pub(crate) fn sever(&self) {
         self.state.ended.store(true, Ordering::SeqCst);
     }

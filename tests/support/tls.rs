@@ -79,7 +79,7 @@ impl Files {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("ours");
     }
 
-    /// Writes the authority whose client certificates the listener accepts.
+    /// Writes the authority of the client certificates that the listener accepts.
     pub(crate) fn client_ca(&self, authority: &Pair) {
         fs::write(self.0.path().join("ca.pem"), authority.certificate.pem()).expect("a file");
     }

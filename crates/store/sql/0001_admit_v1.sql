@@ -3,7 +3,7 @@
 -- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
 -- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (not by this version); 5 is SQLite's.
 --
--- A stamp that is recorded is `replayed`, whatever else would refuse it. Guard and horizon come before halts, so that
+-- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, so that
 -- the later verdicts prove that no copy was admitted.
 --
 -- Order of locks, the same in every transaction: the shared lock, life, slots by number, nonces by print, stamps by
@@ -93,7 +93,7 @@ BEGIN
         RETURNING t.print
     )
     SELECT coalesce(array_agg(u.print), '{}') INTO fresh FROM used AS u;
-    -- What was not inserted is looked up, whatever refused it.
+    -- Stamps that were not inserted are looked up, for any verdict.
     IF cardinality(fresh) < cardinality(prints) THEN
         SELECT array_agg(CASE WHEN r.print = ANY (fresh) THEN 0::smallint WHEN t.admitted IS NOT NULL THEN 1::smallint
                 ELSE nullif(r.verdict, 0::smallint) END ORDER BY r.n),

@@ -11,7 +11,7 @@ BEGIN
     END IF;
     PERFORM admitting_nothing();
     UPDATE cluster AS k SET slice_ms = greatest(k.slice_ms, wanted);
-    -- The slots hold slices of the old length: a guard covers what is in them.
+    -- The slots hold slices of the old length: a guard covers their content.
     UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard_ms);
     UPDATE slot AS s SET slice = 0, filling = true;
     RETURN true;
@@ -119,7 +119,7 @@ BEGIN
 END
 $$;
 
--- For `store check`: what the guard judges by, and who asks.
+-- For `store check`: the inputs of the guard, and the role that asks.
 CREATE FUNCTION check_v1(
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_known boolean,
     OUT o_confirmed boolean

@@ -37,8 +37,8 @@ CREATE UNLOGGED TABLE bucket (
     PRIMARY KEY (tenant, lim)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
--- What an instance holds of a bucket at most, and the figures of its configuration. Void once the instance has been
--- silent for 2 s.
+-- The most tokens of a bucket that an instance holds, and the figures of its configuration. Void once the instance has
+-- been silent for 2 s.
 CREATE UNLOGGED TABLE stock (
     tenant text NOT NULL,
     lim text NOT NULL,
@@ -59,7 +59,7 @@ CREATE UNLOGGED TABLE seat (
     PRIMARY KEY (tenant, instance)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
--- An instance's part of the institution's rate until `until`, and what it reported. Until `old_until` it may still use
+-- An instance's part of the institution's rate until `until`, and its last report. Until `old_until` it may still use
 -- the part that it had before.
 CREATE UNLOGGED TABLE lease (
     instance bigint PRIMARY KEY,
@@ -78,7 +78,7 @@ CREATE UNLOGGED TABLE lease (
     asked double precision[] NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
--- What the limits' rows belong to: the server, its timeline and its guard. NULL if it is not known whether this start of
+-- The owner of the limits' rows: the server, its timeline and its guard. NULL if it is not known whether this start of
 -- the server has lost anything; the next sign of life of an instance finds out.
 CREATE FUNCTION limits_life(lossless boolean) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
@@ -123,7 +123,7 @@ END
 $$;
 
 -- Notes a call of an instance. Returns when its last one came. A call that was overtaken by a later one is an error: its
--- figures are those of the past, and nobody waits for its answer.
+-- figures are those of the past, and its answer is not awaited.
 CREATE FUNCTION note_member(n_id bigint, n_serial bigint, at bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -139,11 +139,11 @@ BEGIN
 END
 $$;
 
--- Takes tokens of buckets and seats for an instance. Each question says what the instance holds by now at most, so an
--- answer that was lost costs tokens and never makes any.
+-- Takes tokens of buckets and seats for an instance. Each question states the most that the instance holds by now, so a
+-- lost answer costs tokens and never makes any.
 --
--- A stock gets what it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than four tokens
--- an instance) lends only for requests that wait.
+-- A stock gets the tokens it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than four
+-- tokens an instance) lends only for requests that wait.
 CREATE FUNCTION take_at(
     t_life text, t_wall bigint, n_id bigint, n_serial bigint,
     tenants text[], lims text[], rates double precision[], bursts double precision[],
@@ -181,7 +181,7 @@ BEGIN
             least(q.held, l.mine) AS kept, least(q.back, l.mine - least(q.held, l.mine)) AS back
         FROM question AS q JOIN loan AS l ON l.n = q.n
     ), filled AS (
-        -- With what was out meanwhile and the figures of that time: also with loans that became void in between.
+        -- With the tokens that were out meanwhile and the figures of that time, loans that became void included.
         SELECT a.*, CASE
                 WHEN b.tenant IS NULL THEN least(a.burst, a.rate * at_ms / 1000)
                 ELSE greatest(b.tokens, least(b.burst - a.before, b.tokens + b.rate * (at_ms - b.at) / 1000))
@@ -237,7 +237,7 @@ BEGIN
         LEFT JOIN limit_member AS m ON m.id = s.instance
         GROUP BY q.n
     ), agreed AS (
-        -- In the first 5 s of an era instances say what they hold since the last one.
+        -- In the first 5 s of an era instances state their holdings since the last one.
         SELECT q.tenant, q.n, q.want, q.seats AS own_seats, least(q.seats, l.seats) AS seats, l.others,
             CASE WHEN at_ms < 5000 THEN q.held ELSE least(q.held, l.mine) END AS kept
         FROM question AS q JOIN loan AS l ON l.n = q.n
@@ -282,12 +282,12 @@ BEGIN
 END
 $$;
 
--- Lends an instance its part of the institution's rate for 2 s, by what its tenants ask for: weighted max-min over all
--- tenants that any instance reports. What nobody asks for is lent in equal parts.
+-- Lends an instance its part of the institution's rate for 2 s, by the demand of its tenants: weighted max-min over all
+-- tenants that any instance reports. The rate without demand is lent in equal parts.
 --
 -- The lent rates are never more than the whole rate, and the lent bursts never more than the whole burst. An instance may
 -- use its old lease for 100 ms after it asked (`old_until`), and no longer; `n_applied` is the number of the last exchange
--- whose answer it uses.
+-- with an answer in use.
 CREATE FUNCTION exchange_at(
     t_life text, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint,
     n_rate double precision, n_burst double precision, n_in_force double precision,
@@ -350,7 +350,7 @@ BEGIN
     ), whole AS (
         SELECT coalesce(sum(r.weight), 0) AS weight FROM report AS r
     ), water AS (
-        -- The rate for a unit of weight of all who ask for more; infinite if all get what they ask for.
+        -- The rate for a unit of weight of each tenant that asks for more; infinite if all demands are met.
         SELECT coalesce((
             SELECT (o_whole_rate - i.asked_below) / (w.weight - i.weight_below) FROM line AS i
             WHERE (o_whole_rate - i.asked_below) / (w.weight - i.weight_below) <= i.ratio

@@ -3,7 +3,7 @@
 -- Times are milliseconds since 1970 by this server's clock, if nothing else is said. Tables belong to the role that
 -- migrates; the role that serves reads them and executes the functions, nothing more.
 
--- One life of the store: no acknowledged commit is lost within it, as far as anybody knows.
+-- One life of the store: no acknowledged commit is known to be lost within it.
 CREATE TABLE life (
     system_id bigint NOT NULL,
     timeline bigint NOT NULL,
@@ -74,7 +74,7 @@ CREATE TABLE halt (
     set_by text NOT NULL
 );
 
--- The ledger: whose number this is.
+-- The ledger: the tenant that each number belongs to.
 CREATE TABLE owner (
     kind text NOT NULL,
     key text NOT NULL,
@@ -116,8 +116,8 @@ LANGUAGE sql VOLATILE AS $$
     FROM pg_control_system() AS c, pg_current_wal_flush_lsn() AS w(flushed)
 $$;
 
--- Shared by everything that admits; taken alone by what empties a partition, halts, or distrusts. Its holder sees what
--- all admissions before it did, and all admissions after it see what it did.
+-- Shared by all admissions; taken alone to empty a partition, to halt, or to distrust. Its holder sees the effects of
+-- all admissions before it, and all admissions after it see the holder's effects.
 CREATE FUNCTION admitting() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock_shared(1734437989, 1) $$;
 CREATE FUNCTION admitting_nothing() RETURNS void
@@ -191,7 +191,7 @@ BEGIN
 END
 $$;
 
--- Opens the slices of stamps that can be admitted, if `turn_ring_v1` has not done so ahead of time. What is left of the
+-- Opens the slices of stamps that can be admitted, if `turn_ring_v1` has not done so ahead of time. The rest of the
 -- older slice stays until the slot's next turn: it can refuse nothing, since fingerprints are of whole stamps.
 CREATE FUNCTION open_slots(stamps bigint[], slice_ms bigint, above bigint, latest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$

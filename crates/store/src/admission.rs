@@ -1,4 +1,4 @@
-//! What is asked of a store before a request is sent to GatePay, and what the store answers.
+//! The question to a store before a request is sent to GatePay, and the store's answer.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,7 +13,7 @@ pub type Fingerprint = [u8; 16];
 /// The largest number of requests in one [`AdmissionBatch`].
 pub const MOST_ROWS: usize = 256;
 
-/// One request to be admitted: its stamp, what a halt asks about it, and what the ledger remembers of it.
+/// One request to be admitted: its stamp, the facts that halts apply to, and the numbers for the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionRow {
     /// The fingerprint of client id, nonce and timestamp.
@@ -32,7 +32,7 @@ pub struct AdmissionRow {
     pub module: &'static str,
     /// The operation's name in the catalogue.
     pub operation: &'static str,
-    /// What the ledger writes down before the call is sent.
+    /// A ledger entry that is written before the call is sent.
     pub intents: Vec<LedgerIntent>,
     /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.
     pub spend_key: Option<StoredText>,
@@ -86,7 +86,7 @@ pub enum BatchRefusal {
     Duplicate(Box<AdmissionRow>),
 }
 
-/// What a store decided about one request.
+/// A store's decision about one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdmissionVerdict {
     /// The stamp is recorded and committed: no other copy will be admitted, by any instance.
@@ -103,7 +103,7 @@ pub enum AdmissionVerdict {
     },
     /// The stamp is older than the oldest remembered minute of its slot.
     Forgotten,
-    /// A copy may have been admitted in a life of the store whose last commits may be lost.
+    /// A copy may have been admitted in a life of the store of which the last commits may be lost.
     Guarded {
         /// How far the stamp lies below the first usable one, in milliseconds.
         wait_ms: u64,
@@ -136,7 +136,7 @@ pub enum HaltScope {
     Suspended(String),
 }
 
-/// What a store answered to a batch.
+/// A store's answer to a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionReply {
     /// The verdicts, in the order of the batch's rows.

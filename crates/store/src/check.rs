@@ -1,4 +1,4 @@
-//! `store check`: what an operator must know about a store before instances depend on it.
+//! `store check`: the facts about a store that an operator must know before instances depend on it.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ pub struct StoreCheck {
 pub struct StoreFinding {
     /// How grave it is.
     pub severity: FindingSeverity,
-    /// What it is, in a sentence without a full stop.
+    /// The finding, in a sentence without a full stop.
     pub text: String,
 }
 

@@ -63,7 +63,7 @@ pub enum StoreError {
     File {
         /// The file.
         path: String,
-        /// What went wrong.
+        /// The cause.
         source: io::Error,
     },
     /// SQLite refused a statement.

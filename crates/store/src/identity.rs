@@ -1,4 +1,4 @@
-//! Which store this is, and how far it had come: by what a failover, a restore and a snapshot put back are recognized.
+//! The identity and the position of a store, by which a failover, a restore and a snapshot put back are recognized.
 //!
 //! A store that lost acknowledged commits would admit their stamps again. Four things show that it may have:
 //!

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::admission::HaltScope;
 
-/// What an instance tells the store about itself when it joins.
+/// An instance's statement about itself when it joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceIntroduction {
     /// A random number that is drawn at each start.
@@ -17,7 +17,7 @@ pub struct InstanceIntroduction {
     pub past_ms: u64,
 }
 
-/// What the store answers to an instance that joins.
+/// The store's answer to an instance that joins.
 pub struct InstanceJoined {
     /// The key of every instance's [`Fingerprint`](crate::admission::Fingerprint)s. It is random and made by the first
     /// migration.
@@ -30,7 +30,7 @@ pub struct InstanceJoined {
     pub guarded_until: u64,
 }
 
-/// What an instance tells the store each second or so.
+/// An instance's sign of life, about once a second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceBeat {
     /// The fingerprint of the configuration in force.
@@ -43,7 +43,7 @@ pub struct InstanceBeat {
     pub in_force: Option<u32>,
 }
 
-/// What the store knows of all instances.
+/// The store's view of all instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterView {
     /// The store's clock, in milliseconds since 1970.

@@ -1,4 +1,4 @@
-//! The store: what the instances of one institution share, in one PostgreSQL database, or what one process
+//! The store: the state that the instances of one institution share, in one PostgreSQL database, or that one process
 //! keeps in a SQLite file.
 //!
 //! An instance asks the store before it sends a request to GatePay. The store records the request's stamp, and commits,

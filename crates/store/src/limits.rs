@@ -4,7 +4,7 @@
 //! without asking. Tokens that are out count as not refilled, so that the tokens in the store and in all stocks are never
 //! more than the burst: calls admitted in any period are at most rate × time and one burst, over all instances together,
 //! as they are in one process. *Seats* (calls in flight) are lent in the same way. The institution's rate is lent in parts
-//! (*leases*), by what the tenants at each instance ask for; the parts are never more than the whole.
+//! (*leases*), by the demand of the tenants at each instance; the parts are never more than the whole.
 //!
 //! A loan ends by itself if its instance falls silent: at the instance by its monotonic clock, counted from before it
 //! asked, and at the store by the database's clock, counted from when it answered. So the instance is always the earlier.

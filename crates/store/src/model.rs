@@ -1,4 +1,4 @@
-//! A model of the store in plain Rust: what `admit_v1` and its like must answer. Property tests drive both.
+//! A model of the store in plain Rust: the answers that `admit_v1` and its like must give. Property tests drive both.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -109,7 +109,7 @@ impl StoreModel {
         )
     }
 
-    /// Takes the next slot out of use, and empties what is out of use.
+    /// Takes the next slot out of use, and empties the slots out of use.
     pub fn turn_ring(&mut self, server: &ModelServer) {
         self.rules(server).turn(&mut self.slots);
         for (slot, of) in self
@@ -163,7 +163,7 @@ impl StoreModel {
         }
     }
 
-    /// Records a row that may be admitted; what is recorded already is `replayed` whatever else refuses it.
+    /// Records a row that may be admitted; a recorded stamp is `replayed`, also if something else refuses it.
     fn record(
         &mut self,
         rules: &StampRules,

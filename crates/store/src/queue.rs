@@ -1,4 +1,4 @@
-//! The way of single requests into batches: what came while the last batch was under way is the next one.
+//! Batches of single requests: the requests that came while the last batch was under way are the next one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,14 +59,14 @@ struct WaitingRow {
     answer: VerdictSender,
 }
 
-/// The answer to a batch, with those who wait for it.
+/// The answer to a batch, with the requests that wait for it.
 struct AnsweredBatch {
     answers: Vec<VerdictSender>,
     reply: Result<AdmissionReply, StoreError>,
     took: Duration,
 }
 
-/// What the runner waits for.
+/// An event that the runner waits for.
 enum QueueEvent {
     Arrived(Option<WaitingRow>),
     Answered(AnsweredBatch),
@@ -94,7 +94,7 @@ impl AdmissionQueue {
 
     /// The store's verdict on a request. An error means that nothing may be sent, and that the stamp may be recorded.
     ///
-    /// A request whose call is dropped may be admitted all the same.
+    /// If the call is dropped, its request may be admitted all the same.
     pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, Arc<StoreError>> {
         let (answer, answered) = oneshot::channel();
         let full = || Arc::new(StoreError::QueueFull);
@@ -213,7 +213,7 @@ impl AdmissionRunner {
         }
     }
 
-    /// A call or a probe has ended. If it failed, what waits is refused at once.
+    /// A call or a probe has ended. If it failed, the waiting requests are refused at once.
     fn heard(&mut self, error: Option<Arc<StoreError>>) {
         match &error {
             None => self.breaker.succeeded(),

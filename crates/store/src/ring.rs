@@ -26,7 +26,7 @@ pub const UNUSED_RING: SlotRing = [RingSlot {
     filling: true,
 }; 8];
 
-/// What a stamp is judged by, at one moment.
+/// The rules for a stamp, at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct StampRules {
     /// The store's clock, in milliseconds since 1970.
@@ -68,8 +68,8 @@ impl StampRules {
         }
     }
 
-    /// Why a stamp that is not recorded is refused; `None` if it may be recorded. What cannot be looked up completely comes
-    /// first, so that the other verdicts prove that no copy was admitted.
+    /// Why a stamp that is not recorded is refused; `None` if it may be recorded. Stamps that cannot be looked up completely
+    /// come first, so that the other verdicts prove that no copy was admitted.
     pub fn refusal<'a>(
         &self,
         row: &AdmissionRow,

@@ -1,6 +1,6 @@
-//! What `store check` asks a server about.
+//! The facts that `store check` asks a server for.
 
-/// What a server says of itself.
+/// A server's own facts.
 pub(crate) struct ServerFacts {
     /// `server_version_num`.
     pub(crate) version: u32,
@@ -9,7 +9,7 @@ pub(crate) struct ServerFacts {
     pub(crate) local: bool,
 }
 
-/// What the guard judges by, on this server.
+/// The inputs of the guard, on this server.
 pub(crate) struct GuardFacts {
     pub(crate) at_ms: u64,
     pub(crate) system_id: i64,

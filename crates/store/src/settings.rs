@@ -19,7 +19,7 @@ pub enum EngineSettings {
 /// How to reach PostgreSQL.
 pub struct PostgresSettings {
     /// A libpq connection string without a password, such as `host=db1,db2 dbname=gatepay user=gatepay_serve`. Hosts
-    /// are tried in their order until one is writable, whatever `target_session_attrs` says: the store writes.
+    /// are tried in their order until one is writable, with any `target_session_attrs`: the store writes.
     pub conninfo: String,
     /// The password, from a file of its own.
     pub password: Option<Zeroizing<String>>,
@@ -40,7 +40,7 @@ pub struct SqliteSettings {
     /// The database file. Its folder also gets the files of the write-ahead log.
     pub path: PathBuf,
     /// The file that remembers the last contact with the database, in `state_dir`. It must not be restored together
-    /// with the database: the difference between the two is what shows a restore.
+    /// with the database: the difference between the two shows a restore.
     pub contact_file: PathBuf,
 }
 
@@ -53,11 +53,11 @@ pub struct StoreTerms {
     pub max_skew_ms: u64,
     /// The limit of one call to the store, connecting included.
     pub timeout: Duration,
-    /// What the operator promises about failovers of the engine.
+    /// The operator's promise about failovers of the engine.
     pub failover: Failover,
 }
 
-/// What a change of the engine's identity means.
+/// The meaning of a change of the engine's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Failover {
     /// Acknowledged commits may be lost: stamps that may have been admitted before are refused.

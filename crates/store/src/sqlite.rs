@@ -69,7 +69,7 @@ impl SqliteStore {
         Ok(joined)
     }
 
-    /// Forgets what is out of the ring, and writes the contact file. Called each second.
+    /// Forgets the slots out of the ring, and writes the contact file. Called each second.
     pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
         let introduction = self.introduction.lock().clone();
         let introduction = introduction
@@ -92,7 +92,7 @@ impl SqliteStore {
         self.write_contact(contact).await
     }
 
-    /// What the file says of its instance and of halts.
+    /// The instance and the halts in the file.
     pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
         let view = self.run(|file| file.view()).await?;
         Ok(ClusterView {

@@ -91,7 +91,7 @@ fn scope(number: usize) -> HaltScope {
     }
 }
 
-/// A real server whose clock and identity are those of a table, beside the model.
+/// A real server with the clock and identity of a table, beside the model.
 struct Pair {
     runtime: Runtime,
     admin: Client,

@@ -27,7 +27,7 @@ fn instance(port: u16) -> AdmissionQueue {
     queue
 }
 
-/// Admits about 2,000 stamps a second until the store fails, and returns what was acknowledged.
+/// Admits about 2,000 stamps a second until the store fails, and returns the acknowledged ones.
 async fn admit_until_it_fails(store: Arc<PostgresStore>) -> Vec<AdmissionRow> {
     let mut admitted = Vec::new();
     let mut turn = interval(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! Failovers, restarts, restores: what was admitted is not admitted again.
+//! Failovers, restarts, restores: an admitted stamp is not admitted again.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ async fn stamps_that_an_asynchronous_failover_lost_are_not_admitted_again() {
     }
     let (lost, twice) = asynchronous_failover(Failover::Guarded, 4).await;
     assert_eq!((lost, twice), (4 * MOST_ROWS, 0));
-    // The operator's word was wrong: the test can see what the guard is for.
+    // The operator's promise was wrong: the test can see the purpose of the guard.
     let (lost, twice) = asynchronous_failover(Failover::Lossless, 4).await;
     assert_eq!((lost, twice), (4 * MOST_ROWS, 4 * MOST_ROWS));
 }
@@ -198,7 +198,7 @@ async fn an_instance_without_memory_guards_a_start_that_no_other_has_confirmed()
     server.start_again();
     assert!(!until_it_answers(&first).await);
     assert!(!until_it_answers(&store(&[server.port])).await);
-    // One that nobody knows.
+    // One that no instance knows.
     server.stop();
     server.start_again();
     assert!(until_it_answers(&store(&[server.port])).await);

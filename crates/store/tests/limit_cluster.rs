@@ -23,7 +23,7 @@ pub(crate) const BUCKETS: [(&str, f64, f64); 4] = [
 pub(crate) const SEATS: [(&str, u32); 2] = [("many", 40), ("few", 2)];
 pub(crate) const QUOTA: (f64, f64) = (500.0, 100.0);
 
-/// What happens in a scenario.
+/// An event of a scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LimitEvent {
     Pass(u64),
@@ -148,7 +148,7 @@ impl LimitInstance {
         self.offset + Duration::from_millis(ms)
     }
 
-    /// What is to be asked now: an exchange when it is due, else tokens and seats.
+    /// The question that is due now: an exchange at its time, else tokens and seats.
     fn next_call(&mut self, now: Duration) -> Option<LimitCall> {
         let due = self.lease.due();
         if now >= due || self.hurry && now + Duration::from_millis(150) >= due {
@@ -470,7 +470,7 @@ impl LimitCluster {
         held.fold((0.0, 0), |sum, held| (sum.0 + held.0, sum.1 + held.1))
     }
 
-    /// What holds at every moment.
+    /// The laws that hold at every moment.
     fn hold(&self) {
         for (tenant, _, _) in BUCKETS {
             if let Some((tokens, held, burst)) = self.stores.model.tokens_of(tenant, "rate") {

@@ -301,7 +301,7 @@ async fn a_million_refusals_cost_twenty_questions_a_second() {
     ] {
         let mut stock = TokenStock::default();
         let (mut admitted, mut refused, mut questions) = (0_u32, 0_u32, Vec::new());
-        // A second passes for what the burst answers; then a million requests in ten seconds.
+        // A second passes for the calls that the burst answers; then a million requests in ten seconds.
         for request in 0..1_100_000_u64 {
             let now = Duration::from_micros(10 * request);
             if request % 100 == 0 {
@@ -413,7 +413,7 @@ async fn least_share(stores: &mut LimitStores, phases: &[&[&[SteadyDemand]]]) ->
     least
 }
 
-/// The least part of its right that an instance has: of what weighted max-min gives its tenants.
+/// The least part of its right that an instance has, of its tenants' shares by weighted max-min.
 fn share_now(instances: &[SteadyInstance], now: Duration) -> f64 {
     let mut totals = std::collections::BTreeMap::new();
     for (tenant, weight, asked) in instances.iter().flat_map(|it| &it.demand) {
@@ -573,7 +573,7 @@ async fn the_role_that_serves_calls_limits_and_cannot_change_them_otherwise() {
     assert!(update.unwrap_err().contains("permission denied"));
 }
 
-/// What calls cost the server: eight instances with a thousand active tenants.
+/// The server's cost of calls: eight instances with a thousand active tenants.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn what_an_exchange_costs() {

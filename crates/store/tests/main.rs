@@ -24,7 +24,7 @@ mod agreement;
 mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
-// Roles, TLS, migrations, the ring of partitions, and what `store check` says.
+// Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 mod operating;
 // Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.
 mod queueing;

@@ -1,4 +1,4 @@
-//! Roles, TLS, migrations, the ring of partitions, and what `store check` says.
+//! Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 
 use std::time::{Duration, Instant};
 
@@ -177,7 +177,7 @@ async fn slots_are_emptied_ahead_of_time_unless_somebody_reads_them() {
     after.join(&introduction(4)).await.unwrap();
     after.beat(&beat()).await.unwrap();
     assert_eq!(held(slot), "0");
-    // What the slot held is refused from then on.
+    // The slot's stamps are refused from then on.
     let old = row_at((slice - 8) * 60_000 + 1);
     assert_eq!(verdict(&after, &old).await, AdmissionVerdict::Forgotten);
 }

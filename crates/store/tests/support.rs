@@ -43,7 +43,7 @@ pub(crate) fn store(ports: &[u16]) -> PostgresStore {
     PostgresStore::new(&settings(ports), TERMS).unwrap()
 }
 
-/// A migrated server, and a store that has joined and whose first guard is over.
+/// A migrated server, and a store that has joined, after its first guard.
 pub(crate) async fn ready() -> (PgServer, PostgresStore) {
     let server = PgServer::start();
     let store = store(&[server.port]);

@@ -142,8 +142,8 @@ fn without_files(id: &PartyId) -> String {
 }
 
 impl TenantArguments {
-    /// Prints the problems in the rest of the configuration, if there are any, and what they mean for an edit that takes
-    /// rights away.
+    /// Prints the problems in the rest of the configuration, if there are any, and their consequence for an edit that
+    /// takes rights away.
     fn print_other_problems(&self, problems: &[Problem], id: &PartyId, what: &str) {
         if problems.is_empty() {
             return;

@@ -155,7 +155,7 @@ impl Drop for Permit {
     }
 }
 
-/// What admission consults, in this order: the configuration in force, the journal, the limits and the replay memory.
+/// The inputs of admission, in the order of their checks: journal, configuration in force, limits and replay memory.
 pub struct AdmissionGate<'a> {
     /// The generation in force now. The call was judged by the one of its arrival.
     pub in_force: &'a Generation,

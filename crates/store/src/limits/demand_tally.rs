@@ -1,4 +1,4 @@
-//! What the tenants at one instance ask for.
+//! The demand of the tenants at one instance.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl DemandTally {
         new
     }
 
-    /// What the tenants asked for since the last report: the present rate or the smoothed one, whichever is more.
+    /// The tenants' demand since the last report: the present rate or the smoothed one, whichever is more.
     pub fn report(&mut self, now: Duration) -> Vec<TenantDemand> {
         // A shorter time would take one request for a flood.
         let past = now.saturating_sub(self.reported_at);

@@ -3,23 +3,23 @@
 /// The result of [`water_line`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WaterLine {
-    /// The rate that a unit of weight gets at most; infinite if all get what they ask for.
+    /// The rate that a unit of weight gets at most; infinite if all demands are met.
     pub level: f64,
     /// The sum of all weights.
     pub weight: f64,
-    /// The sum of what all get.
+    /// The sum of all parts.
     pub allotted: f64,
 }
 
 impl WaterLine {
-    /// What a tenant gets.
+    /// A tenant's part.
     pub fn part(&self, asked: f64, weight: f64) -> f64 {
         asked.min(self.level * weight)
     }
 }
 
-/// Divides `whole` among demands, given as what is asked for and its weight: each gets what it asks for, or as much for a
-/// unit of weight as every other that gets less than it asks for.
+/// Divides `whole` among demands, given as a rate and its weight: each is met, or gets as much for a unit of weight as
+/// every other that is not met.
 ///
 /// ```
 /// let line = gatepay_store::limits::water_line(100.0, &[(10.0, 1.0), (1_000.0, 1.0), (1_000.0, 2.0)]);

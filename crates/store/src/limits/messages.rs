@@ -1,11 +1,11 @@
-//! What an instance and the store tell each other about limits, and for how long it holds.
+//! The messages between an instance and the store about limits, and their times of validity.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a stock of tokens and a lease may be used without a sign of life, counted from before the instance asked.
 pub const LOAN_ENDS: Duration = Duration::from_secs(2);
-/// The same for seats, whose calls last longer.
+/// The same for seats: their calls last longer.
 pub const SEATS_END: Duration = Duration::from_secs(5);
 /// How long a lease is used while the question for the next one has no answer.
 pub const LEASE_GRACE: Duration = Duration::from_millis(100);
@@ -14,7 +14,7 @@ pub const EXCHANGE_EVERY: Duration = Duration::from_millis(200);
 /// How often it does so at most: if a tenant asks that did not lately, or if the lease is below its target.
 pub const EXCHANGE_AT_MOST: Duration = Duration::from_millis(50);
 
-/// What an instance asks about its tenants' limits in one call.
+/// An instance's questions about its tenants' limits in one call.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LimitQuestions {
     /// The number with which the instance joined.
@@ -59,7 +59,7 @@ pub struct TokenAnswer {
     /// If no token is left in the store: for how long it should not ask again, in milliseconds.
     pub wait_ms: u64,
     /// The bucket has less than four tokens an instance. It lends only for requests that wait, and an instance reports
-    /// at once what it has spent.
+    /// spent tokens at once.
     pub small: bool,
 }
 
@@ -100,14 +100,14 @@ pub struct LimitAnswers {
     pub seats: Vec<SeatAnswer>,
 }
 
-/// What an instance reports in an exchange.
+/// An instance's report in an exchange.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DemandReport {
     /// The number with which the instance joined.
     pub instance: i64,
     /// The number of the call, one sequence with that of [`LimitQuestions`].
     pub number: i64,
-    /// The number of the last exchange whose answer is in use; 0 before the first.
+    /// The number of the last exchange with an answer in use; 0 before the first.
     pub applied: i64,
     /// The institution's rate by this instance's configuration, in requests per second.
     pub rate: f64,
@@ -119,7 +119,7 @@ pub struct DemandReport {
     pub tenants: Vec<TenantDemand>,
 }
 
-/// What one tenant asks for at one instance.
+/// One tenant's demand at one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TenantDemand {
     /// The tenant.
@@ -143,7 +143,7 @@ pub struct LeaseGrant {
     pub rate: f64,
     /// The part of the burst.
     pub burst: f64,
-    /// The rate that the instance should have. It is more than `rate` until the others have given up what is too much.
+    /// The rate that the instance should have. It is more than `rate` until the others have given up their excess.
     pub target: f64,
     /// The institution's rate in force over all instances: the configured one, or less after a push-back.
     pub whole_rate: f64,
@@ -151,7 +151,7 @@ pub struct LeaseGrant {
     pub whole_burst: f64,
     /// The total weight of all tenants that are active at any instance.
     pub weight: f64,
-    /// For each reported tenant, which part of what it asks for it asks for here.
+    /// For each reported tenant, the part of its demand that it has here.
     pub fractions: Vec<f64>,
 }
 

@@ -329,7 +329,7 @@ impl LimitModel {
         Some(known.map_or(-FORGET_MS, |it| it.seen))
     }
 
-    /// Deletes what says nothing more.
+    /// Deletes entries without effect.
     fn sweep(&mut self) {
         let now = self.now;
         if self.swept > now - FORGET_MS {
@@ -388,7 +388,7 @@ impl LimitModel {
     }
 }
 
-/// What leases may use together: each its new part or its old one, whichever is more.
+/// The rate that leases may use together: each its new part or its old one, the larger of both.
 fn together<'a>(leases: impl Iterator<Item = &'a LeaseLoan>, now: i64) -> (f64, f64) {
     leases.fold((0.0, 0.0), |(rate, burst), it| {
         let old = if it.old_until > now {
@@ -417,7 +417,7 @@ impl LimitBucket {
         let rate = others().map(|it| it.rate).fold(question.rate, f64::min);
         let burst = others().map(|it| it.burst).fold(question.burst, f64::min);
         Self {
-            // With what was out meanwhile, and the figures of that time.
+            // With the tokens that were out meanwhile, and the figures of that time.
             tokens: known.map_or(burst.min(rate * real(now) / 1000.0), |it| it.filled(now)),
             at: now,
             rate,
@@ -426,7 +426,7 @@ impl LimitBucket {
         }
     }
 
-    /// What a question gets at most.
+    /// The most that a question gets.
     fn wanted(&self, question: &TokenQuestion, small: bool) -> f64 {
         if small {
             return f64::from(question.waiting);

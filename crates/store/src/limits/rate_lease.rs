@@ -66,7 +66,7 @@ impl RateLease {
         self.grant.as_ref()
     }
 
-    /// The end of its use: a lease whose exchange has no answer may have been lent to others already.
+    /// The end of its use: while its exchange has no answer, it may have been lent to others already.
     pub fn usable_until(&self) -> Duration {
         let grace = self.unanswered.map(|asked| asked + LEASE_GRACE);
         grace.map_or(self.until, |grace| grace.min(self.until))
@@ -147,7 +147,7 @@ mod tests {
         granted(&mut lease, 100.0, 50.0, 9_000);
         assert_eq!(admitted(&mut lease, 9_000), 0);
         granted(&mut lease, 100.0, 10.0, 10_000);
-        // The smaller burst took what was beyond it; the larger one brings nothing.
+        // The smaller burst took the tokens beyond it; the larger one brings none.
         granted(&mut lease, 100.0, 50.0, 10_000);
         assert_eq!(admitted(&mut lease, 10_000), 10);
         assert_eq!(admitted(&mut lease, 10_100), 10);
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(admitted(&mut lease, 255), 25);
         assert_eq!(admitted(&mut lease, 300), 0);
         granted(&mut lease, 100.0, 50.0, 1_000);
-        // What flowed until 300 ms, and no longer.
+        // The inflow until 300 ms, and no longer.
         assert_eq!(admitted(&mut lease, 1_000), 5);
     }
 }

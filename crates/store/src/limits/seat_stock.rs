@@ -20,7 +20,7 @@ pub struct SeatStock {
     last_peak: u32,
     turned_at: Duration,
     closed_until: Duration,
-    /// What the open question wants.
+    /// The seats that the open question asks for.
     asking: Option<u32>,
     /// A question has no answer: the store may count seats here that are not held.
     unsure: bool,

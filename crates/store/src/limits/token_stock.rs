@@ -63,13 +63,13 @@ struct RecentAsks {
 
 /// Unspent tokens are given back after this time.
 const IDLE: Duration = Duration::from_secs(1);
-/// The same for tokens of a small bucket, whose requests wait already.
+/// The same for tokens of a small bucket: its requests wait already.
 const IDLE_SMALL: Duration = Duration::from_millis(50);
 /// How often spent tokens are reported if there is nothing else to ask.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a question is not asked again after it failed.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The period whose requests are the forecast for the next one, in milliseconds.
+/// The period, in milliseconds. Its requests are the forecast for the next one.
 const PERIOD_MS: u128 = 200;
 
 impl TokenStock {
@@ -107,7 +107,7 @@ impl TokenStock {
         }
     }
 
-    /// Puts a token back whose request did not go ahead. A token that was reported as spent meanwhile is forfeit.
+    /// Puts back the token of a request that did not go ahead. A token that was reported as spent meanwhile is forfeit.
     pub fn give_back(&mut self, token: StockToken, now: Duration) {
         if token.questions == self.questions && now < self.until {
             self.left += 1;
@@ -188,7 +188,7 @@ impl TokenStock {
         self.expire(now);
     }
 
-    /// Notes that the open question has no answer. What was lent is lost, and what is held stays until its end.
+    /// Notes that the open question has no answer. Lent tokens are lost, and held tokens stay until their end.
     pub fn failed(&mut self, now: Duration) {
         if self.asking.take().is_some() {
             self.unreported = true;

@@ -60,8 +60,8 @@ impl PostgresStore {
         })
     }
 
-    /// Gives a sign of life, prepares the next slot of the ring, writes the contact file, and returns what the store
-    /// knows of all instances. Called each second.
+    /// Gives a sign of life, prepares the next slot of the ring, writes the contact file, and returns the store's
+    /// view of all instances. Called each second.
     pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
         let introduction = self.introduction.lock().clone();
         let introduction = introduction
@@ -71,7 +71,7 @@ impl PostgresStore {
         self.view(now_ms, guarded_until).await
     }
 
-    /// Ends the membership: what the instance held is free at once.
+    /// Ends the membership: the instance's holdings are free at once.
     pub async fn leave(&self) -> Result<(), StoreError> {
         let introduction = self.introduction.lock().take();
         if let Some(introduction) = introduction {
@@ -112,7 +112,7 @@ impl PostgresStore {
         Ok((answered.at_ms.unsigned_abs(), guarded_until))
     }
 
-    /// Takes the next slot out of use and empties what is out of use. A slot that is being read stays for the next turn.
+    /// Takes the next slot out of use and empties the slots out of use. A slot that is being read stays for later.
     async fn turn_ring(&self) -> Result<(), StoreError> {
         let future_ms = millis(self.terms.future_ms);
         for row in self.control(TURN, &[&future_ms]).await? {
@@ -126,7 +126,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// What the store knows of all instances, without being one of them.
+    /// The store's view of all instances, for a caller outside of them.
     pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
         const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now,
             (SELECT coalesce(max(guarded_until), 0) FROM gatepay.life) AS guarded";
@@ -181,7 +181,7 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
-    /// What the server says of itself.
+    /// The server's own facts.
     pub(crate) async fn server_facts(&self) -> Result<ServerFacts, StoreError> {
         let rows = self.control(SERVER, &[]).await?;
         let row = only(&rows)?;
@@ -193,7 +193,7 @@ impl PostgresStore {
         })
     }
 
-    /// What the guard judges by.
+    /// The inputs of the guard.
     pub(crate) async fn guard_facts(&self) -> Result<GuardFacts, StoreError> {
         let rows = self.control(CHECK, &[]).await?;
         let row = only(&rows)?;

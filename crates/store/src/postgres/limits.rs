@@ -61,7 +61,7 @@ impl PostgresStore {
         answers(confirmed(&rows)?, questions)
     }
 
-    /// Reports what tenants ask for, and gets a part of the institution's rate. After an error the last lease may be
+    /// Reports the tenants' demand, and gets a part of the institution's rate. After an error the last lease may be
     /// used for [`LEASE_GRACE`](crate::limits::LEASE_GRACE) after the call began, and no longer.
     pub async fn exchange(&self, report: &DemandReport) -> Result<LeaseGrant, StoreError> {
         let tenants: Vec<&str> = report.tenants.iter().map(|it| &*it.tenant).collect();

@@ -11,7 +11,7 @@ pub const NEWEST_SCHEMA: u32 = 1;
 /// The oldest schema that this version works with.
 pub const OLDEST_SCHEMA: u32 = 1;
 
-/// The scripts of each schema, from 1 on. A script that was released never changes: what follows is a new schema, whose
+/// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
 const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [&[
     include_str!("../../sql/0001_replay.sql"),
@@ -29,12 +29,12 @@ const BASE: &str = "CREATE SCHEMA IF NOT EXISTS gatepay;
     )";
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM gatepay.schema_version";
 const ROLE: &str = "SELECT quote_ident($1)";
-/// The functions that `serve` calls; what they call themselves runs as their owner.
+/// The functions that `serve` calls; the functions called by these run as their owner.
 const CALLED: &str = "SELECT coalesce(string_agg(p.oid::regprocedure::text, ', '), '')
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname = 'gatepay' AND p.proname ~ '_v[0-9]+$'";
 
-/// What a migration did.
+/// The result of a migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationReport {
     /// The schema before; 0 if there was none.

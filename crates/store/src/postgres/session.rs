@@ -20,7 +20,7 @@ use crate::error::StoreError;
 pub(super) type Socket = Either<TcpStream, UnixStream>;
 type TlsSocket = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
-/// A connection whose every answer so far counts.
+/// A connection on which every answer so far counts.
 ///
 /// No task drives it: each call polls the connection beside its own answer, and so sees every notice before the
 /// `ReadyForQuery` that the notice came before. A call that fails or is dropped leaves the session in an unknown state,
@@ -31,7 +31,7 @@ pub(super) struct PgSession {
     prepared: HashMap<&'static str, Statement>,
 }
 
-/// What to do with a server's notice.
+/// The treatment of a server's notice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Notices {
     /// It voids the answer: `pg_cancel_backend` ends a wait for a synchronous standby with nothing else.

@@ -105,7 +105,7 @@ impl StoreFile {
         let known = contact.filter(|it| it.identity == file.identity());
         // The process ended at its start, before it wrote the contact file and so before it admitted anything.
         let started = contact.is_some_and(|it| file.was_only_started_since(&it));
-        // A commit after the last contact is what a crash leaves; it may also be another copy's.
+        // A crash leaves a commit after the last contact; it may also be another copy's.
         let whole = started || known.is_some_and(|it| it.position == file.position);
         let restored = match known {
             _ if started => false,
@@ -391,7 +391,7 @@ fn halts(connection: &Connection) -> Result<Vec<HaltInForce>, StoreError> {
     Ok(halts.collect::<Result<_, _>>()?)
 }
 
-/// Records a row that may be admitted; what is recorded already is `replayed`, whatever else refuses it.
+/// Records a row that may be admitted; a recorded stamp is `replayed`, also if something else refuses it.
 fn record(
     change: &Transaction<'_>,
     rules: &StampRules,

@@ -41,7 +41,7 @@ impl Files {
         store
     }
 
-    /// A joined store whose first guard is over.
+    /// A joined store after its first guard.
     async fn ready(&self) -> SqliteStore {
         let store = self.joined(START_MS).await;
         store.file.lock().now_ms = Some(START_MS + 60_000);

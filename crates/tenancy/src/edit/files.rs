@@ -174,7 +174,7 @@ impl LockedFolder {
     }
 
     /// All tables of this name but one. More than one is a mistake, and a running proxy may have its tenant from any of
-    /// them: what takes rights away has to be said in all.
+    /// them, so all of them have to state a restriction.
     pub(super) fn others_like(&self, one: &TenantTable, id: &PartyId) -> Vec<TablePosition> {
         // Of a folder that cannot be listed, the likely files can still be read.
         let files = party_files(&self.tenants);

@@ -228,8 +228,8 @@ impl Registry {
         registry
     }
 
-    /// The same registry with fewer rights: the tenants and the operators that these restrictions name lose what they take
-    /// away. `None` if no party has more than they leave.
+    /// The same registry with fewer rights: the tenants and the operators that these restrictions name lose the rights
+    /// that these take away. `None` if no party has more than they leave.
     pub(crate) fn restricted<'a>(
         &self,
         tenants: impl IntoIterator<Item = &'a Restrictions>,

@@ -136,7 +136,7 @@ fn a_party_is_restricted_by_its_own_file_and_not_by_another_that_names_it_too() 
     let (mut watch, configuration) =
         ConfigWatch::open(&folder.path("proxy.toml"), &folder.env()).unwrap_or_else(|_| panic!());
     let before = &configuration.registry;
-    // Copies whose id is not edited yet: a tenant's of another kind of party too.
+    // Copies with the id still to be edited, also one of another kind of party.
     let folder = folder
         .file("tenants.d/aaaa.toml", suspends("acme"))
         .file(

@@ -208,7 +208,7 @@ fn a_file_is_read_although_its_folder_can_no_longer_be_listed() {
     assert_eq!(restricted.tenants()[1].party.standing, Standing::Active);
 }
 
-/// Runs this as another user if the tests run as root, whom permissions do not hold.
+/// Runs this as another user if the tests run as root, since permissions do not hold root.
 fn without_privileges(run: impl FnOnce() + Send) {
     let run = || {
         if rustix::process::geteuid().is_root() {
