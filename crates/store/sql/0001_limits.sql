@@ -142,8 +142,8 @@ $$;
 -- Takes tokens of buckets and seats for an instance. Each question states the most that the instance holds by now, so a
 -- lost answer costs tokens and never makes any.
 --
--- A stock gets the tokens it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than four
--- tokens an instance) lends only for requests that wait.
+-- A stock gets the tokens it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than
+-- four tokens an instance) lends only for requests that wait.
 CREATE FUNCTION take_at(
     t_life text, t_wall bigint, n_id bigint, n_serial bigint,
     tenants text[], lims text[], rates double precision[], bursts double precision[],

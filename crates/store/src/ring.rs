@@ -68,8 +68,8 @@ impl StampRules {
         }
     }
 
-    /// Why a stamp that is not recorded is refused; `None` if it may be recorded. Stamps that cannot be looked up completely
-    /// come first, so that the other verdicts prove that no copy was admitted.
+    /// Why a stamp that is not recorded is refused; `None` if it may be recorded. Stamps that cannot be looked up
+    /// completely come first, so that the other verdicts prove that no copy was admitted.
     pub fn refusal<'a>(
         &self,
         row: &AdmissionRow,

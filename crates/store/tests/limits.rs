@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use crate::limit_cluster::{BUCKETS, LimitCluster, LimitEvent, QUOTA, event};
 use crate::limit_stores::{LimitStores, limit_server};
-use crate::postgres;
+use crate::postgres::{self, PgServer};
 use crate::support::{beat, ready};
 
 /// The most calls that any period has beyond its inflow; never more than the burst.
@@ -471,6 +471,24 @@ async fn until_leased(store: &PostgresStore, number: &mut i64) -> LeaseGrant {
     panic!("nothing was lent within five seconds");
 }
 
+/// Starts the server again. Limits are refused until a sign of life has confirmed the start; returns the first lease after
+/// that.
+async fn after_a_start(
+    server: &mut PgServer,
+    store: &PostgresStore,
+    number: &mut i64,
+) -> LeaseGrant {
+    server.start_again();
+    let unconfirmed = until_up(store, number).await;
+    assert!(
+        matches!(unconfirmed, Err(StoreError::Unconfirmed)),
+        "{unconfirmed:?}"
+    );
+    store.beat(&beat()).await.unwrap();
+    *number += 1;
+    store.exchange(&report(1, *number, &[])).await.unwrap()
+}
+
 /// Waits until the server answers, confirmed or not.
 async fn until_up(store: &PostgresStore, number: &mut i64) -> Result<LeaseGrant, StoreError> {
     loop {
@@ -506,27 +524,11 @@ async fn a_crash_of_the_server_begins_an_era_and_an_orderly_restart_does_not() {
     assert!(matches!(late, Err(StoreError::Refused { .. })), "{late:?}");
 
     server.stop();
-    server.start_again();
-    let unconfirmed = until_up(&store, &mut number).await;
-    assert!(
-        matches!(unconfirmed, Err(StoreError::Unconfirmed)),
-        "{unconfirmed:?}"
-    );
-    store.beat(&beat()).await.unwrap();
-    number += 1;
-    let same = store.exchange(&report(1, number, &[])).await.unwrap();
+    let same = after_a_start(&mut server, &store, &mut number).await;
     assert_eq!((same.era, same.rate > 0.0), (before.era, true));
 
     server.kill();
-    server.start_again();
-    let unconfirmed = until_up(&store, &mut number).await;
-    assert!(
-        matches!(unconfirmed, Err(StoreError::Unconfirmed)),
-        "{unconfirmed:?}"
-    );
-    store.beat(&beat()).await.unwrap();
-    number += 1;
-    let next = store.exchange(&report(1, number, &[])).await.unwrap();
+    let next = after_a_start(&mut server, &store, &mut number).await;
     assert!(next.era != before.era && next.rate < 1e-6, "{next:?}");
     until_leased(&store, &mut number).await;
 }

@@ -202,12 +202,7 @@ async fn a_copy_of_an_earlier_run_is_recognized() {
     drop(store);
     files.save();
     let store = files.joined(START_MS + 60_000).await;
-    let lost = row(1, Kind::Money, START_MS + 60_000);
-    assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
-    store.leave().await.unwrap();
-    drop(store);
-    files.restore();
-    is_recognized(&files, &lost).await;
+    a_restore_after_an_admission_is_recognized(&files, store).await;
 }
 
 #[tokio::test]
@@ -215,12 +210,17 @@ async fn a_copy_of_the_same_run_is_recognized() {
     let files = Files::new();
     let store = files.ready().await;
     files.save();
+    a_restore_after_an_admission_is_recognized(&files, store).await;
+}
+
+/// Admits a stamp, and puts the saved file back, which lacks the stamp.
+async fn a_restore_after_an_admission_is_recognized(files: &Files, store: SqliteStore) {
     let lost = row(1, Kind::Money, START_MS + 60_000);
     assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
     store.leave().await.unwrap();
     drop(store);
     files.restore();
-    is_recognized(&files, &lost).await;
+    is_recognized(files, &lost).await;
 }
 
 #[tokio::test]
