@@ -154,12 +154,13 @@ impl ReloadThread {
             }
             thread::sleep(settle);
             let settled = self.watch.settled(&changed);
-            if !settled.is_empty() {
+            let any_settled = !settled.is_empty();
+            if any_settled {
                 self.watch.read(&settled, &self.env);
                 self.unbuilt = true;
             }
             changed = self.watch.changed_files();
-            if !changed.is_empty() {
+            if any_settled && !changed.is_empty() {
                 self.restrict_ahead();
             }
         }
