@@ -72,11 +72,7 @@ impl StoreContact {
             identity.system_id, identity.timeline
         );
         if let Some((print, at)) = stamp {
-            text.push_str("stamp ");
-            for byte in print {
-                let _ = write!(text, "{byte:02x}");
-            }
-            let _ = writeln!(text, " {at}");
+            let _ = writeln!(text, "stamp {} {at}", hex::encode(print));
         }
         text.push_str("end\n");
         text
@@ -133,14 +129,9 @@ impl StoreContact {
     }
 }
 
-fn fingerprint(hex: &str) -> Option<Fingerprint> {
-    let mut print = [0; 16];
-    if hex.len() != 32 || !hex.is_ascii() {
-        return None;
-    }
-    for (index, byte) in print.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).ok()?;
-    }
+fn fingerprint(digits: &str) -> Option<Fingerprint> {
+    let mut print = Fingerprint::default();
+    hex::decode_to_slice(digits, &mut print).ok()?;
     Some(print)
 }
 
