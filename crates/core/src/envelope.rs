@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use arrayvec::ArrayString;
 use serde::Serialize;
 
 use crate::codes::{self, CodeMeaning};
@@ -109,30 +110,19 @@ fn is_unsettled(code: &str) -> bool {
 
 /// A code as GatePay printed it: 1 to 16 visible ASCII characters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EnvelopeCode {
-    bytes: [u8; LONGEST_CODE],
-    length: u8,
-}
+pub struct EnvelopeCode(ArrayString<LONGEST_CODE>);
 
 impl EnvelopeCode {
     /// Accepts a code that is fit for logs and metrics.
     pub fn new(text: &str) -> Option<Self> {
-        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-        let length = u8::try_from(text.len()).ok()?;
-        if !visible || text.is_empty() || text.len() > LONGEST_CODE {
-            return None;
-        }
-        let mut bytes = [0; LONGEST_CODE];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        Some(Self { bytes, length })
+        let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let code = ArrayString::from(text).ok().filter(|_| is_visible)?;
+        Some(Self(code))
     }
 
     /// The code.
-    ///
-    /// # Panics
-    /// Never: its characters are ASCII.
     pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("visible ASCII was kept")
+        &self.0
     }
 }
 
