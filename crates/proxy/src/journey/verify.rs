@@ -3,7 +3,7 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use gatepay_core::{Operation, Payload};
+use gatepay_core::Operation;
 use gatepay_tenancy::settings::ListenSettings;
 
 use crate::callers::auth_throttle::AuthThrottle;
@@ -159,25 +159,22 @@ async fn read(
         body = read.unwrap_or(Err(Refusal::Overloaded(GIVES_WAY)))?;
         record.body(body.len());
     }
-    if let Some(address) = failing {
+    let _turn = if let Some(address) = failing {
         // Waits only now, so that a slow body does not hold up other callers at the same address.
         let turn = pin!(throttle.permit(address));
         let turn = unless_gone(upload.body, turn);
-        let _turn = record.wait_in(RequestPhase::Body, pin!(turn)).await?;
+        let turn = record.wait_in(RequestPhase::Body, pin!(turn)).await?;
         in_pieces(&body, |piece| payload.body(piece)).await;
-        verify(caller, payload, &body).await?;
+        Some(turn)
     } else {
-        verify(caller, payload, &body).await?;
+        None
+    };
+    if body.len() <= YIELD_AFTER {
+        caller.verify(payload, &body)?;
+    } else {
+        Box::pin(caller.verify_in_pieces(payload, &body)).await?;
     }
     Ok(body)
-}
-
-/// Verifies the caller's signature over a body of any length.
-async fn verify(caller: &Caller<'_>, payload: Payload, body: &Bytes) -> Result<(), Refusal> {
-    if body.len() <= YIELD_AFTER {
-        return caller.verify(payload, body);
-    }
-    Box::pin(caller.verify_in_pieces(payload, body)).await
 }
 
 /// The refusal text for a body that arrives too slowly to keep its connection slot.
