@@ -81,8 +81,8 @@ struct WaitingGuard<'a> {
 
 /// A connection that belongs to one request until it is given back.
 pub struct PooledConnection {
-    /// The connection itself.
-    pub connection: UpstreamConnection,
+    /// The connection itself. It is boxed, since it moves between the pool and each step of a call.
+    pub connection: Box<UpstreamConnection>,
     /// When the connection reaches its maximum age.
     expires: Instant,
     idle_since: Instant,
@@ -175,7 +175,7 @@ impl Pool {
         let now = Instant::now();
         Ok(Acquired {
             pooled: PooledConnection {
-                connection,
+                connection: Box::new(connection),
                 expires: now + MAX_AGE,
                 idle_since: now,
                 idle_timeout: self.permits.limits.idle_timeout,

@@ -30,7 +30,8 @@ async fn connect(url: &str, tls: Option<Arc<rustls::ClientConfig>>) -> UpstreamC
         idle_timeout: limit,
     };
     let pool = Pool::new(Arc::new(upstream), Arc::new(meters), limits);
-    pool.connect(LineClaim::OWN, after(20_000))
+    *pool
+        .connect(LineClaim::OWN, after(20_000))
         .await
         .unwrap()
         .pooled
