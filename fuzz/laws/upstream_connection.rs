@@ -193,7 +193,7 @@ async fn calls(address: SocketAddr, body: usize, reads: u8) -> Vec<(Kind, Ended)
             head.resize(HEAD, name);
             Bytes::from(vec![name; body])
         };
-        let sent = forward::send(sender.call(), kind, Instant::now(), DEADLINE, attempt).await;
+        let sent = forward::send(&sender.call(), kind, Instant::now(), DEADLINE, attempt).await;
         let sent = match sent {
             Ok(_) => Ended::Answered,
             Err(CallFailure::Lost { .. }) => Ended::Lost,

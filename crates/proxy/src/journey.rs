@@ -211,7 +211,7 @@ async fn call(
         record,
     };
     let limit = app.settings.upstream.deadline;
-    let sent = forward::send(call, admitted.kind(), now, limit, attempts).await;
+    let sent = forward::send(&call, admitted.kind(), now, limit, attempts).await;
     record.enter_phase(RequestPhase::Own);
     let means = LookUpMeans {
         upstream: worker.upstream_call(CallOwner::Proxy),

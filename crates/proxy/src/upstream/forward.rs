@@ -105,7 +105,7 @@ impl<'a> CallOwner<'a> {
 
 /// Sends a request that `attempt` makes afresh for every try, and reads the answer, within `limit` from `now`.
 pub async fn send(
-    call: UpstreamCall<'_>,
+    call: &UpstreamCall<'_>,
     kind: Kind,
     now: Instant,
     limit: Duration,
@@ -164,7 +164,7 @@ pub async fn send(
 
 /// Reports the outcome of one attempt to the circuit breaker, and its push-back to the rate limit.
 fn judge_attempt(
-    call: UpstreamCall<'_>,
+    call: &UpstreamCall<'_>,
     pass: BreakerPass,
     outcome: &Result<UpstreamAnswer, CallFailure>,
 ) {
@@ -180,7 +180,7 @@ fn judge_attempt(
 }
 
 /// Takes one retry out of the budgets. Returns whether they allow it.
-fn affords_retry(call: UpstreamCall<'_>, claim: LineClaim, reason: RetryReason) -> bool {
+fn affords_retry(call: &UpstreamCall<'_>, claim: LineClaim, reason: RetryReason) -> bool {
     let was_sent = matches!(reason, RetryReason::Lost | RetryReason::Answer);
     // Calls of a party that keeps failing are not retried at the expense of the shared budget.
     if (was_sent && call.owner.keeps_failing()) || !call.budget.spend(claim.party) {
@@ -206,7 +206,7 @@ fn is_failing(outcome: &Result<UpstreamAnswer, CallFailure>) -> bool {
 
 /// Lowers the rate limit after an answer that asks for fewer calls: the party's, or the institution's after a call of
 /// the proxy's own.
-fn heed_pushback(call: UpstreamCall<'_>, answer: &UpstreamAnswer) {
+fn heed_pushback(call: &UpstreamCall<'_>, answer: &UpstreamAnswer) {
     let head = &answer.head;
     let code = match &answer.body {
         AnswerBody::Whole(_, judgement) => judgement.code.as_ref(),
@@ -229,7 +229,7 @@ fn heed_pushback(call: UpstreamCall<'_>, answer: &UpstreamAnswer) {
 }
 
 async fn exchange(
-    call: UpstreamCall<'_>,
+    call: &UpstreamCall<'_>,
     mut pooled: PooledConnection,
     kind: Kind,
     attempt: &mut impl MakeAttempt,
@@ -269,7 +269,7 @@ async fn exchange(
 
 /// Reads the body of an answer: whole, or for a long answer to a read its beginning.
 async fn read(
-    call: UpstreamCall<'_>,
+    call: &UpstreamCall<'_>,
     mut pooled: PooledConnection,
     kind: Kind,
     head: ResponseHead,

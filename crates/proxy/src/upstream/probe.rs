@@ -27,7 +27,7 @@ pub async fn prove(
     if call.quota.take_for(OwnCallPurpose::Probe).is_err() {
         return Err("the institution's quota is spent".to_owned());
     }
-    match forward::send(call, Kind::Read, Instant::now(), TIMEOUT, attempt).await {
+    match forward::send(&call, Kind::Read, Instant::now(), TIMEOUT, attempt).await {
         Ok(UpstreamAnswer {
             body: AnswerBody::Whole(_, judgement),
             head,
@@ -69,7 +69,7 @@ where
         if call.quota.take_for(OwnCallPurpose::Probe).is_ok() {
             call.breaker.asked();
             // `forward` reports the outcome to the breaker and the clock.
-            let _ = forward::send(call, Kind::Read, Instant::now(), TIMEOUT, attempt).await;
+            let _ = forward::send(&call, Kind::Read, Instant::now(), TIMEOUT, attempt).await;
         }
     }
 }

@@ -60,7 +60,7 @@ pub async fn resolve(
         }
         let now = Instant::now();
         let limit = TIMEOUT.min(until.saturating_duration_since(now));
-        let answer = forward::send(call, Kind::Read, now, limit, &mut ask).await;
+        let answer = forward::send(&call, Kind::Read, now, limit, &mut ask).await;
         if let Ok(UpstreamAnswer {
             head,
             body: AnswerBody::Whole(body, _),
