@@ -26,19 +26,30 @@ impl HeaderBlock {
 
     /// The value of the first line of this name.
     pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
-        let named = |(known, _): &(&[u8], _)| known.eq_ignore_ascii_case(name.as_str().as_bytes());
-        self.iter().find(named).map(|(_, value)| value)
+        let name = name.as_str().as_bytes();
+        self.lines().find_map(|line| {
+            let (known, value) = line.split_at_checked(name.len())?;
+            let value = value.strip_prefix(b": ")?;
+            known.eq_ignore_ascii_case(name).then_some(value)
+        })
     }
 
     /// Name and value of each line, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.lines().filter_map(|line| {
+            let colon = memchr(b':', line)?;
+            Some((&line[..colon], &line[colon + 2..]))
+        })
+    }
+
+    /// Each line without its line end.
+    fn lines(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let end = memchr(b'\n', rest)?;
             let (line, after) = (&rest[..end - 1], &rest[end + 1..]);
             rest = after;
-            let colon = memchr(b':', line)?;
-            Some((&line[..colon], &line[colon + 2..]))
+            Some(line)
         })
     }
 
@@ -80,6 +91,7 @@ mod tests {
             b"X-Empty: \r\nDate: a: b\r\nvary: x\r\nvary: y\r\n"
         );
         assert_eq!(fields.get(&header::DATE), Some(&b"a: b"[..]));
+        assert_eq!(fields.get(&HeaderName::from_static("x-emp")), None);
         let map = fields.to_map();
         assert_eq!(
             (map.len(), &map["x-empty"], &map["date"]),
