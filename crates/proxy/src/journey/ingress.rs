@@ -123,37 +123,26 @@ pub fn media_type(named: AtMostOnce<'_>, media: MediaType) -> Result<(), Refusal
     let named =
         named.map_err(|headers::RepeatedHeader| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
-    let essence = named
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
+    let mut parts = named.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let essence = parts.next().unwrap_or_default();
     let wanted = media.as_str();
-    if media == MediaType::Json && names_other_charset(named) {
-        // GatePay would read other characters than the proxy checked.
+    // With another charset GatePay would read other characters than the proxy checked.
+    if !essence.eq_ignore_ascii_case(wanted.as_bytes())
+        || (media == MediaType::Json && parts.any(is_other_charset))
+    {
         return Err(Refusal::UnsupportedMediaType { wanted });
     }
-    if essence.eq_ignore_ascii_case(wanted.as_bytes()) {
-        Ok(())
-    } else {
-        Err(Refusal::UnsupportedMediaType { wanted })
-    }
+    Ok(())
 }
 
-fn names_other_charset(value: &[u8]) -> bool {
-    let parameters = value
-        .split(|byte| *byte == b';')
-        .skip(1)
-        .map(<[u8]>::trim_ascii);
-    parameters
-        .filter(|parameter| parameter.to_ascii_lowercase().starts_with(b"charset"))
-        .any(|parameter| {
-            let lower = parameter.to_ascii_lowercase();
-            !matches!(
-                lower.as_slice(),
-                b"charset=utf-8" | b"charset=utf8" | b"charset=\"utf-8\"" | b"charset=\"utf8\""
-            )
-        })
+/// Whether a parameter of a media type names a charset other than UTF-8.
+fn is_other_charset(parameter: &[u8]) -> bool {
+    let lower = parameter.to_ascii_lowercase();
+    lower.starts_with(b"charset")
+        && !matches!(
+            lower.as_slice(),
+            b"charset=utf-8" | b"charset=utf8" | b"charset=\"utf-8\"" | b"charset=\"utf8\""
+        )
 }
 
 fn malformed(what: &'static str) -> Refusal {
