@@ -477,15 +477,11 @@ impl JsonWriter<'_> {
     }
 
     fn digits(&mut self, number: u64) {
-        if number < 1_000 {
-            let [a, b, c] = three_digits(number);
-            match number {
-                ..10 => self.0.push(&[c]),
-                10..100 => self.0.push(&[b, c]),
-                _ => self.0.push(&[a, b, c]),
-            }
-        } else {
-            self.raw(itoa::Buffer::new().format(number));
+        match number {
+            ..10 => self.0.push(&three_digits(number)[2..]),
+            10..100 => self.0.push(&three_digits(number)[1..]),
+            100..1_000 => self.0.push(&three_digits(number)),
+            _ => self.raw(itoa::Buffer::new().format(number)),
         }
     }
 
