@@ -31,7 +31,8 @@ pub fn is_canonical(path: &str) -> bool {
     let is_plain =
         |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#' | b';');
     path.as_bytes().strip_prefix(b"/").is_some_and(|segments| {
-        segments.iter().all(is_plain)
+        // All bytes are checked without a branch for each, which is several times cheaper.
+        segments.iter().fold(true, |all, byte| all & is_plain(byte))
             && segments
                 .split(|byte| *byte == b'/')
                 .all(|segment| !matches!(segment, b"" | b"." | b".."))

@@ -7,7 +7,8 @@ use crate::wire_lines;
 /// Whether no byte of this path, or of this query, can end the target or begin another part of it.
 pub fn is_target_part(part: &str) -> bool {
     let is_one = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'#';
-    part.bytes().all(is_one)
+    // One check of all bytes without a branch is several times cheaper than a branch for each byte.
+    part.bytes().fold(true, |all, byte| all & is_one(byte))
 }
 
 /// Writes a request line to the end of `head`, and returns the place of the query in `head`.
