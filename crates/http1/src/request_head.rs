@@ -84,6 +84,8 @@ impl<'a> RequestHead<'a> {
 impl<'a> Iterator for HeaderIter<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
+    // A request's head is iterated over three times.
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Text(text, lines) => lines.next().map(|line| {
