@@ -43,6 +43,9 @@ use crate::worker::Worker;
 const READ: usize = 4 * 1024;
 /// How many bytes are read at once of a longer body.
 const READ_MORE: usize = 16 * 1024;
+/// How many bytes are read at once while a request awaits its answer. Usually none arrive, so a new buffer for them is
+/// not worthwhile: the request's buffer is free again after the answer.
+const READ_AHEAD: usize = 128;
 /// Pieces of an answer up to this many bytes are written together with their head.
 const TOGETHER: usize = 8 * 1024;
 
@@ -518,7 +521,7 @@ impl RequestBody for Http1Body<'_> {
         if !self.remaining.is_over() || !self.received.is_empty() || self.is_half_closed {
             return Poll::Pending;
         }
-        match ready!(read_more(self.stream, self.received, READ, cx)) {
+        match ready!(read_more(self.stream, self.received, READ_AHEAD, cx)) {
             Ok(1..) => Poll::Pending,
             // A FIN, with TLS's close_notify before it or without: no more requests come, but the answer may be read
             // (RFC 9112, 9.6). A caller that closed both directions looks the same, until it resets the connection at
