@@ -36,10 +36,9 @@ impl Payload {
     }
 
     /// Ends the body and returns the signature.
-    pub fn sign(self) -> Signature {
-        let mut mac = self.0;
-        mac.update(b"\n");
-        Signature(mac.finalize_fixed().into())
+    pub fn sign(mut self) -> Signature {
+        self.0.update(b"\n");
+        Signature(self.0.finalize_fixed().into())
     }
 
     /// Ends the body and compares the signatures in constant time.
