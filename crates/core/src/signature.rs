@@ -24,19 +24,17 @@ pub enum SignatureError {
 impl Signature {
     /// Reads 128 hexadecimal digits of either case (protocol.md 1.3).
     pub fn parse(text: &[u8]) -> Result<Self, SignatureError> {
-        if text.len() != SIGNATURE_DIGITS {
-            return Err(SignatureError::Length(text.len()));
+        let digits: &[u8; SIGNATURE_DIGITS] = text
+            .try_into()
+            .map_err(|_| SignatureError::Length(text.len()))?;
+        let (mut bytes, mut any) = ([0; 64], 0);
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks().0) {
+            let [high, low]: [u8; 2] = pair.map(value);
+            any |= high | low;
+            *byte = (high << 4) | low;
         }
-        let mut bytes = [0; 64];
-        let (fours, _) = bytes.as_chunks_mut();
-        for (four, eight) in fours.iter_mut().zip(text.as_chunks().0) {
-            let digits = u64::from_be_bytes(*eight);
-            let read = worths(digits);
-            // Only hexadecimal digits are equal to their values written again.
-            if written(read) != lower_case(digits) {
-                return Err(SignatureError::NotHexadecimal);
-            }
-            *four = packed(read).to_be_bytes();
+        if any > 0xf {
+            return Err(SignatureError::NotHexadecimal);
         }
         Ok(Self(bytes))
     }
@@ -44,54 +42,32 @@ impl Signature {
     /// The 128 lower-case digits that go into the header.
     pub fn to_hex(&self) -> [u8; SIGNATURE_DIGITS] {
         let mut digits = [0; SIGNATURE_DIGITS];
-        let (eights, _) = digits.as_chunks_mut();
-        for (eight, four) in eights.iter_mut().zip(self.0.as_chunks().0) {
-            *eight = written(spread(u32::from_be_bytes(*four))).to_be_bytes();
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *pair = [digit(byte >> 4), digit(byte & 0xf)];
         }
         digits
     }
 }
 
-// Every request reads one signature and writes another, so that eight digits are read or written together, one in each
-// byte of a word. No byte of a sum below overflows into the next.
+// Every request reads one signature and writes another. Neither loop has a branch for a digit, so that many digits are
+// read or written together.
 
-const EACH: u64 = u64::MAX / 255;
-
-/// The value of each digit. A byte that is not a digit gets an arbitrary value.
-fn worths(digits: u64) -> u64 {
-    let letters = (digits >> 6) & EACH;
-    ((digits & (EACH * 0x0f)) + letters * 9) & (EACH * 0x0f)
+/// The value of a hexadecimal digit; more than 15 for another byte.
+fn value(digit: u8) -> u8 {
+    let number = digit.wrapping_sub(b'0');
+    let letter = (digit | 0x20).wrapping_sub(b'a');
+    if number < 10 {
+        number
+    } else if letter < 6 {
+        letter + 10
+    } else {
+        u8::MAX
+    }
 }
 
-/// The lower-case digits of these values.
-fn written(worths: u64) -> u64 {
-    let letters = ((worths + EACH * 6) >> 4) & EACH;
-    worths + EACH * u64::from(b'0') + letters * u64::from(b'a' - 10 - b'0')
-}
-
-/// The digits with their letters in lower case. Among the digits only letters have the bit `0x40`.
-fn lower_case(digits: u64) -> u64 {
-    digits | ((digits & (EACH * 0x40)) >> 1)
-}
-
-/// Spreads the two halves of each byte into a byte each.
-fn spread(bytes: u32) -> u64 {
-    let mut spread = u64::from(bytes);
-    spread = (spread | (spread << 16)) & 0x0000_ffff_0000_ffff;
-    spread = (spread | (spread << 8)) & 0x00ff_00ff_00ff_00ff;
-    (spread | (spread << 4)) & 0x0f0f_0f0f_0f0f_0f0f
-}
-
-/// The reverse of [`spread`].
-fn packed(mut spread: u64) -> u32 {
-    spread = (spread | (spread >> 4)) & 0x00ff_00ff_00ff_00ff;
-    spread = (spread | (spread >> 8)) & 0x0000_ffff_0000_ffff;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the other half is what was shifted"
-    )]
-    let packed = (spread | (spread >> 16)) as u32;
-    packed
+/// The lower-case digit of a value below 16.
+fn digit(value: u8) -> u8 {
+    value + if value < 10 { b'0' } else { b'a' - 10 }
 }
 
 /// Writes the 128 lower-case digits, for headers and the audit journal.
