@@ -114,6 +114,8 @@ pub enum EarlierCopy {
     UnderWay,
     /// The stamp cannot be read from the request head.
     Unreadable,
+    /// Another instance may have admitted a copy: the memory that all instances share was not asked, or did not answer.
+    OtherInstance,
 }
 
 struct ReplayShard {
@@ -480,6 +482,7 @@ impl fmt::Display for EarlierCopy {
             Self::Unreadable => {
                 "an earlier copy may have been admitted: the head does not show one timestamp and nonce"
             }
+            Self::OtherInstance => "another instance may have admitted a copy of this request",
         })
     }
 }

@@ -70,6 +70,11 @@ impl SecretKey {
         Some(value)
     }
 
+    /// The secret as the password of a connection that is no part of GatePay's API: a database's.
+    pub fn to_password(&self) -> Zeroizing<String> {
+        self.0.clone()
+    }
+
     /// The UTF-8 bytes that key the MAC.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()

@@ -118,7 +118,14 @@ pub enum Refusal {
     },
     /// The audit journal cannot be written.
     JournalUnavailable,
+    /// The store that all instances share did not answer in time.
+    StoreUnavailable,
+    /// A halt that the institution has set covers the call.
+    Halted,
 }
+
+/// How long a caller waits before it repeats a halted call: halts last for minutes.
+const HALTED_RETRY: Duration = Duration::from_secs(30);
 
 /// The facts about a signature that does not match: enough to find out which side is wrong.
 #[derive(Debug)]
@@ -261,6 +268,8 @@ impl Refusal {
             Self::InstitutionRejected => ("institution_rejected", "900018"),
             Self::Starting { .. } => ("starting", "900019"),
             Self::JournalUnavailable => ("journal_unavailable", "900020"),
+            Self::StoreUnavailable => ("store_unavailable", "900021"),
+            Self::Halted => ("halted", "900022"),
         }
     }
 
@@ -290,7 +299,9 @@ impl Refusal {
             Self::Overloaded(_)
             | Self::UpstreamUnavailable(_)
             | Self::Starting { .. }
-            | Self::JournalUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::JournalUnavailable
+            | Self::StoreUnavailable
+            | Self::Halted => StatusCode::SERVICE_UNAVAILABLE,
             Self::OutcomeUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -317,7 +328,9 @@ impl Refusal {
             | Self::BodyTooLarge { .. }
             | Self::AddressNotAllowed
             | Self::UnknownOperation(_)
-            | Self::HeadTooLarge => Blame::Caller,
+            | Self::HeadTooLarge
+            // The institution has set the halt: neither side is to be repaired.
+            | Self::Halted => Blame::Caller,
             Self::UpstreamUnreachable
             | Self::UpstreamUnavailable(_)
             | Self::OutcomeUnknown { .. } => Blame::Upstream,
@@ -325,7 +338,8 @@ impl Refusal {
             | Self::Internal(_)
             | Self::InstitutionRejected
             | Self::Starting { .. }
-            | Self::JournalUnavailable => Blame::Us,
+            | Self::JournalUnavailable
+            | Self::StoreUnavailable => Blame::Us,
         }
     }
 
@@ -369,7 +383,9 @@ impl Refusal {
             | Self::InstitutionQuota(QuotaDenied::Places { .. })
             | Self::Overloaded(_)
             | Self::UpstreamUnavailable(BreakerOpen::Institution)
-            | Self::JournalUnavailable => Duration::from_secs(1),
+            | Self::JournalUnavailable
+            | Self::StoreUnavailable => Duration::from_secs(1),
+            Self::Halted => HALTED_RETRY,
             _ => return None,
         };
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
@@ -429,6 +445,15 @@ impl Refusal {
             (Some(DuplicateDoubt { advice, .. }), Self::Replayed { .. }) => format!(
                 "{text}; if the answer was lost, {advice}; a new request needs a new nonce and signature"
             ),
+            (
+                Some(DuplicateDoubt {
+                    why: why @ EarlierCopy::OtherInstance,
+                    ..
+                }),
+                _,
+            ) if self.status() == StatusCode::TOO_MANY_REQUESTS => {
+                format!("{text}; outcome unknown: {why}; the same bytes are executed once at most")
+            }
             (Some(DuplicateDoubt { why, advice }), _) => {
                 format!("{text}; outcome unknown: {why}; {advice}")
             }
@@ -493,7 +518,7 @@ impl Refusal {
     }
 
     /// Every slug, for metrics that start at zero.
-    pub const SLUGS: [&'static str; 27] = [
+    pub const SLUGS: [&'static str; 29] = [
         "malformed_request",
         "invalid_body",
         "unsupported_media_type",
@@ -521,6 +546,8 @@ impl Refusal {
         "institution_rejected",
         "starting",
         "journal_unavailable",
+        "store_unavailable",
+        "halted",
     ];
 }
 
@@ -600,6 +627,10 @@ impl fmt::Display for Refusal {
                 f.write_str("starting: requests stamped before the last restart may be repeats")
             }
             Self::JournalUnavailable => f.write_str("journal unavailable: the audit journal cannot be written; nothing was sent"),
+            Self::StoreUnavailable => f.write_str(
+                "store unavailable: the store that all instances share does not answer; this request was not sent",
+            ),
+            Self::Halted => f.write_str("halted: your institution has stopped calls of this kind; this request was not sent"),
         }
     }
 }

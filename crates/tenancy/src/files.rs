@@ -9,5 +9,6 @@ pub(crate) mod permissions;
 pub(crate) mod proxy_file;
 pub(crate) mod restrictions;
 pub mod secrets;
+pub(crate) mod store_file;
 pub(crate) mod tenant_file;
 pub(crate) mod written;

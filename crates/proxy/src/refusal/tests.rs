@@ -51,6 +51,8 @@ fn one_of_each() -> Vec<Refusal> {
         Refusal::InstitutionRejected,
         Refusal::Starting { retry: second },
         Refusal::JournalUnavailable,
+        Refusal::StoreUnavailable,
+        Refusal::Halted,
     ]
 }
 
@@ -136,6 +138,30 @@ fn no_refusal_says_not_executed_of_a_call_another_copy_of_which_may_have_been() 
             "{body}"
         );
         assert!(!body.contains("sign anew"), "{body}");
+    }
+}
+
+#[test]
+fn of_a_call_that_another_instance_may_have_executed_only_a_429_asks_for_the_same_bytes() {
+    for refusal in one_of_each() {
+        let (slug, status) = (refusal.slug(), refusal.status());
+        if ["outcome_unknown", "replayed"].contains(&slug) {
+            continue; // Both have a text of their own.
+        }
+        let call = call(Some(Kind::Money), false, Some(EarlierCopy::OtherInstance));
+        let (_, lines, body) = refusal.into_answer(RefusalStatus::Http, &call);
+        assert_eq!(
+            lines.get(&headers::OUTCOME),
+            Some(&b"unknown"[..]),
+            "{slug}"
+        );
+        let body = String::from_utf8(body.into()).unwrap();
+        let again = status == StatusCode::TOO_MANY_REQUESTS;
+        assert_eq!(body.contains("ask X"), !again, "{body}");
+        assert!(
+            !again || body.contains("send the same bytes again"),
+            "{body}"
+        );
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::files::credentials;
 use crate::files::secrets::{self, SecretSources};
+use crate::files::store_file;
 use crate::model::claims::UniqueClaims;
 use crate::model::facts::ConfigFacts;
 use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
@@ -87,10 +88,17 @@ pub(crate) fn read(
         audit: reader
             .table("audit")
             .and_then(|table| audit(table, sources)),
+        store: reader
+            .table("store")
+            .and_then(|table| store_file::read(table, sources)),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: ConfigFacts::new(),
     };
+    if settings.store.is_some() && settings.state_dir.is_none() {
+        let text = "requires state_dir, which remembers the last contact with the store";
+        reader.problem("store", text);
+    }
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");
     }

@@ -57,6 +57,8 @@ pub struct Settings {
     pub secret_text: SecretText,
     /// The audit journal; without it nothing is written down.
     pub audit: Option<AuditSettings>,
+    /// The store that instances share; without it this process is the only one.
+    pub store: Option<StoreSettings>,
     /// The metrics' settings.
     pub metrics: MetricsSettings,
     /// How the log looks.
@@ -351,6 +353,102 @@ impl AuditSettings {
     pub const FILE_AGE: Duration = Duration::from_hours(24);
 }
 
+/// The store: what instances remember together.
+pub struct StoreSettings {
+    /// The engine that holds it.
+    pub engine: StoreEngine,
+    /// Whether a failover of the engine may lose an acknowledged commit.
+    pub failover: StoreFailover,
+    /// How long a call to the store may take, connecting included.
+    pub timeout: Duration,
+    /// How far clocks may differ, in milliseconds: those of the engine's machines from each other, and an instance's
+    /// from the engine's.
+    pub max_skew_ms: u64,
+    /// The number of instances by which an instance that is alone divides what all have together.
+    pub instances_max: NonZeroU32,
+    /// Whether reads without a body go on while the store is away. Writes without a body are then always refused.
+    pub reads_without_store: bool,
+}
+
+/// The engine of a store.
+pub enum StoreEngine {
+    /// A PostgreSQL server that any number of instances share.
+    Postgres(Box<PostgresServer>),
+    /// A SQLite file of one process.
+    File(PathBuf),
+}
+
+/// How to reach a PostgreSQL server.
+pub struct PostgresServer {
+    /// A libpq connection string of keys and values, without a password.
+    pub conninfo: String,
+    /// The password.
+    pub password: Option<StorePassword>,
+    /// Certificates to trust instead of the system's, PEM.
+    pub ca: Option<PathBuf>,
+    /// The client certificate.
+    pub client: Option<StoreClientFiles>,
+    /// Whether connections without TLS to other machines are meant.
+    pub plaintext: bool,
+}
+
+/// The files of a client certificate, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreClientFiles {
+    /// The certificate with its chain.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// The password of a database. It cannot be printed.
+pub struct StorePassword(Zeroizing<String>);
+
+impl StorePassword {
+    /// The password that a secret is.
+    pub fn new(secret: &SecretKey) -> Self {
+        Self(secret.to_password())
+    }
+
+    /// A copy for the connection.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        self.0.clone()
+    }
+}
+
+/// Whether a failover of the store's engine may lose an acknowledged commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFailover {
+    /// It may: after it, stamps that may have been admitted before are refused.
+    Guarded,
+    /// It never does, on the operator's word.
+    Lossless,
+}
+
+impl StoreFailover {
+    /// Its words in `proxy.toml`.
+    pub(crate) const WORDS: &[(&str, Self)] =
+        &[("guarded", Self::Guarded), ("lossless", Self::Lossless)];
+}
+
+impl StoreSettings {
+    /// A store in this engine, everything else at its default.
+    pub fn new(engine: StoreEngine) -> Self {
+        Self {
+            engine,
+            // An engine has to be known well before it may be trusted with this.
+            failover: StoreFailover::Guarded,
+            // A commit takes some milliseconds; callers should not wait longer for a database that is away.
+            timeout: Duration::from_secs(1),
+            // Machines that follow NTP differ by some milliseconds.
+            max_skew_ms: 1_000,
+            instances_max: NonZeroU32::new(8).expect("not zero"),
+            // Without the store a read can be repeated at another instance.
+            reads_without_store: false,
+        }
+    }
+}
+
 /// The metrics' settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsSettings {
@@ -415,6 +513,7 @@ impl Settings {
             drain: DrainSettings::default(),
             secret_text: SecretText::default(),
             audit: None,
+            store: None,
             metrics: MetricsSettings::default(),
             log: LogSettings::default(),
             written: ConfigFacts::new(),
@@ -580,6 +679,7 @@ mod tests {
     use std::fmt;
 
     assert_not_impl_any!(EgressCredentials: fmt::Debug, fmt::Display, serde::Serialize, Clone);
+    assert_not_impl_any!(StorePassword: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(AdminOperator: fmt::Debug, fmt::Display, serde::Serialize, Clone);
     assert_not_impl_any!(Settings: fmt::Debug, fmt::Display, serde::Serialize, Clone);
 

@@ -13,8 +13,8 @@ use crate::model::party::PartyId;
 use crate::model::settings::{
     AcceptEncoding, AdminSettings, AuditSettings, BreakerSettings, ClockSource, DrainSettings,
     EgressSettings, FixedAddressCallback, ListenSettings, ListenTls, LogFormat, LogSettings,
-    MetricsSettings, QuotaSettings, QuotaShadow, RefusalStatus, SecretText, Settings,
-    UpstreamSettings,
+    MetricsSettings, QuotaSettings, QuotaShadow, RefusalStatus, SecretText, Settings, StoreEngine,
+    StoreFailover, StoreSettings, UpstreamSettings,
 };
 use crate::model::url::UpstreamUrl;
 
@@ -42,6 +42,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         window,
         drain,
         audit,
+        store,
         metrics,
         log,
         written: _,
@@ -72,6 +73,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
     below(&mut facts, "upstream", of_egress(egress.as_ref()));
     below(&mut facts, "drain", of_drain(drain));
     below(&mut facts, "audit", of_audit(audit.as_ref()));
+    below(&mut facts, "store", of_store(store.as_ref()));
     below(&mut facts, "metrics", of_metrics(metrics));
     below(&mut facts, "log", of_log(log));
     facts
@@ -229,6 +231,53 @@ fn of_audit(audit: Option<&AuditSettings>) -> Vec<(&'static str, Value)> {
         (
             "file_hours",
             audit.map(|audit| audit.file_age.as_secs() / HOUR).into(),
+        ),
+    ]
+}
+
+fn of_store(store: Option<&StoreSettings>) -> Vec<(&'static str, Value)> {
+    let (server, file) = match store.map(|store| &store.engine) {
+        Some(StoreEngine::Postgres(server)) => (Some(&**server), None),
+        Some(StoreEngine::File(path)) => (None, Some(path)),
+        None => (None, None),
+    };
+    let client = server.and_then(|server| server.client.as_ref());
+    let has_password = server.is_some_and(|server| server.password.is_some());
+    vec![
+        ("path", maybe_path(file)),
+        (
+            "postgres",
+            server.map(|server| server.conninfo.as_str()).into(),
+        ),
+        ("password", secret(has_password)),
+        (
+            "ca",
+            maybe_path(server.and_then(|server| server.ca.as_ref())),
+        ),
+        (
+            "client.certificate",
+            maybe_path(client.map(|client| &client.certificate)),
+        ),
+        ("client.key", maybe_path(client.map(|client| &client.key))),
+        ("plaintext", server.map(|server| server.plaintext).into()),
+        (
+            "failover",
+            store.map_or(Value::Null, |store| {
+                word(StoreFailover::WORDS, &store.failover)
+            }),
+        ),
+        (
+            "timeout_ms",
+            store.map_or(Value::Null, |store| millis(store.timeout)),
+        ),
+        ("max_skew_ms", store.map(|store| store.max_skew_ms).into()),
+        (
+            "instances_max",
+            store.map(|store| store.instances_max.get()).into(),
+        ),
+        (
+            "reads_without_store",
+            store.map(|store| store.reads_without_store).into(),
         ),
     ]
 }

@@ -169,6 +169,7 @@ fn every_commented_key_of_the_example_proxy_toml_is_a_valid_key() {
         .file("secrets/admin.token", "made-up-token")
         .file("secrets/alice.token", "made-up-token-of-alice")
         .file("secrets/audit.key", "made-up-key")
+        .file("secrets/store.key", "made-up-password")
         .file("secrets/egress.key", "made-up:password");
     let problems = folder.problems();
     let coming = "is not supported by this version yet";
@@ -181,6 +182,7 @@ fn every_commented_key_of_the_example_proxy_toml_is_a_valid_key() {
             "admin.token.file",
             "admin.operator[0].token.file",
             "audit.key.file",
+            "store.password.file",
             "upstream.proxy_credentials.file",
         ]
         .contains(&key.trim())

@@ -24,6 +24,8 @@ mod registry;
 mod secrecy;
 /// The permitted and the forbidden places of secrets.
 mod secrets;
+/// `[store]`: engines, passwords.
+mod store;
 /// A change is noticed, read once, and applied as a whole or not at all.
 mod watch;
 
