@@ -359,12 +359,13 @@ impl World {
             in_force: &in_force,
             journal: None,
             replay: &admission.replay,
+            cluster: None,
             clock: &app.clock,
             address: HERE,
         };
         let (composed, stamp) = (composed.expect("it can be sent"), stamp.expect("covered"));
         let admitted = admit::admit(composed, &stamp, upload.reserved, &gate, record);
-        admitted.expect("limits are far away")
+        admitted.expect("limits are far away").alone()
     }
 }
 

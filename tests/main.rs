@@ -114,6 +114,8 @@ mod status;
 mod suspending;
 // A real Prometheus scrapes the proxy and finds the series of dashboard and rules.
 mod scraped;
+// Instances that share a store execute each request once, and refuse while the store is away.
+mod clusters;
 // The audit journal records each call before and after; any change of the journal is detected.
 mod journal;
 // Changed files take effect within the interval, whole or not at all, and no request fails.

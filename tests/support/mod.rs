@@ -20,6 +20,12 @@ mod gatepay;
 pub(crate) mod imports;
 mod load;
 mod log;
+#[expect(
+    dead_code,
+    clippy::print_stderr,
+    reason = "the store's own tests use more of it; without PostgreSQL it prints that a test is skipped"
+)]
+pub(crate) mod postgres;
 pub(crate) mod program;
 mod property;
 mod proxy;

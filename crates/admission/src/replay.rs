@@ -245,6 +245,24 @@ impl Replay {
         }
     }
 
+    /// Whether [`record`](Self::record) would admit the stamp now, for a stamp that another memory decides about first.
+    pub fn could_record(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
+        let shard = self.shard(print.pair);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(UnusableStamp::HandedOver);
+        }
+        self.judge(&shard, print)?;
+        self.has_room(print)
+    }
+
+    fn has_room(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
+        let new = 1 + usize::from(print.nonce.is_some());
+        if self.entries() + new > self.capacity.load(Ordering::Relaxed) {
+            return Err(UnusableStamp::Full);
+        }
+        Ok(())
+    }
+
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
     pub fn record(&self, print: StampFingerprint, now_ms: u64) -> Result<(), UnusableStamp> {
         let mut shard = self.shard(print.pair);
@@ -253,11 +271,8 @@ impl Replay {
         }
         // Judged under the lock: a thread that forgets moves the horizon first and takes the lock after.
         self.judge(&shard, print)?;
+        self.has_room(print)?;
         let prints = [Some(print.pair), print.nonce];
-        if self.entries() + prints.iter().flatten().count() > self.capacity.load(Ordering::Relaxed)
-        {
-            return Err(UnusableStamp::Full);
-        }
         let slice = print.stamp_ms / SLICE_MS;
         let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
             - i64::try_from(slice * SLICE_MS).unwrap_or(i64::MAX);

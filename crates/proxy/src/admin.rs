@@ -1,5 +1,6 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
+mod cluster_view;
 mod gate;
 pub mod operation_list;
 mod places;
@@ -36,6 +37,7 @@ use self::reply::{AdminResponse, answer_of, answer_text, json, text};
 use self::suspend::AdminActor;
 use crate::admin::status::SnapshotHistory;
 use crate::app::{App, Readiness};
+use crate::cluster::ClusterReadiness;
 use crate::generation::reload_status::{ReloadResult, ReloadState};
 use crate::upstream::credential_rotation::SwitchResult;
 
@@ -196,6 +198,7 @@ async fn look(
             }
         }
         (&Method::GET, "/config") => config(app),
+        (&Method::GET, "/cluster") => cluster_view::cluster(app),
         (&Method::GET, "/institution") => {
             let generation = app.generation.load();
             json(
@@ -331,6 +334,14 @@ fn ready(readiness: Readiness) -> AdminResponse {
         Readiness::Starting => text(
             StatusCode::SERVICE_UNAVAILABLE,
             "starting: waiting for stamps of the run before to go stale\n",
+        ),
+        Readiness::Cluster(ClusterReadiness::ClockSkew { offset_ms }) => answer_text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("clock: the store's clock is {offset_ms} ms ahead of this machine's\n"),
+        ),
+        Readiness::Cluster(_) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store: the store that instances share does not answer\n",
         ),
         Readiness::Stalled(stalled) => answer_text(
             StatusCode::SERVICE_UNAVAILABLE,

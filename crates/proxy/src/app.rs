@@ -18,6 +18,7 @@ use crate::app::admission_state::AdmissionState;
 use crate::app::lifecycle::Lifecycle;
 use crate::app::listener_state::ListenerState;
 use crate::app::upstream_state::UpstreamState;
+use crate::cluster::{Cluster, ClusterReadiness};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::reload_status::ReloadControl;
 use crate::generation::tenant_limits::TenantLimitsMap;
@@ -51,6 +52,8 @@ pub struct App {
     pub admission: AdmissionState,
     /// The audit journal of write and money calls, if configured.
     pub journal: Option<Journal>,
+    /// The store that instances share, if configured.
+    pub cluster: Option<Cluster>,
     /// What calls to GatePay use.
     pub upstream: UpstreamState,
     /// Counters and histograms.
@@ -72,6 +75,8 @@ pub enum Readiness {
     Draining,
     /// Requests of a stalled worker are not answered.
     Stalled(StalledWorkers),
+    /// The store that instances share does not answer, or this machine's clock differs too much from it.
+    Cluster(ClusterReadiness),
 }
 
 impl App {
@@ -103,17 +108,24 @@ impl App {
         let log = log.map_err(StartError::Thread)?;
         let listener = ListenerState::new(&settings.listen, &metrics, &clock)?;
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
+        let cluster = cluster(&settings, &clock, &metrics).map_err(StartError::Store)?;
         let registry = &generation.registry;
-        let admission = AdmissionState::new(&settings, registry, limits, &clock, inherit)?;
+        let cluster_of = cluster.as_ref();
+        let admission =
+            AdmissionState::new(&settings, registry, limits, &clock, (inherit, cluster_of))?;
         let lifecycle = Lifecycle::begin(reload, &metrics, &clock);
         Ok(Arc::new(Self {
-            telemetry: telemetry(&settings, &clock, &metrics, log, &admission, &lifecycle),
+            telemetry: Arc::new(Telemetry {
+                has_cluster: cluster.is_some(),
+                ..telemetry(&settings, &clock, &metrics, log, &admission, &lifecycle)
+            }),
             generation: ArcSwap::from_pointee(generation),
             clock,
             settings,
             listener,
             admission,
             journal,
+            cluster,
             upstream,
             metrics,
             lifecycle,
@@ -143,7 +155,8 @@ impl App {
     /// Whether stamps of this moment are refused: the previous run may have admitted them, or the clock was ahead and
     /// the replay memory expired them.
     pub fn is_starting(&self) -> bool {
-        self.clock.unix_ms() <= self.admission.replay.horizon()
+        let guarded = self.cluster.as_ref().map_or(0, Cluster::guarded_until);
+        self.clock.unix_ms() <= self.admission.replay.horizon().max(guarded)
     }
 
     /// Whether requests are answered, and the reason if not.
@@ -153,6 +166,10 @@ impl App {
         }
         if self.is_starting() {
             return Readiness::Starting;
+        }
+        match self.cluster.as_ref().map(Cluster::readiness) {
+            None | Some(ClusterReadiness::Ready) => {}
+            Some(not_ready) => return Readiness::Cluster(not_ready),
         }
         let stalled = self.lifecycle.heartbeats.stalled();
         stalled.map_or(Readiness::Ready, Readiness::Stalled)
@@ -173,8 +190,8 @@ fn telemetry(
     log: AccessLog,
     admission: &AdmissionState,
     lifecycle: &Lifecycle,
-) -> Arc<Telemetry> {
-    Arc::new(Telemetry {
+) -> Telemetry {
+    Telemetry {
         clock: clock.clone(),
         requests: Arc::clone(&metrics.requests),
         upstream: Arc::clone(&metrics.upstream),
@@ -182,8 +199,22 @@ fn telemetry(
         seldom: LogThrottle::default(),
         replay: Arc::clone(&admission.replay),
         drain: Arc::clone(&lifecycle.drain),
+        has_cluster: false,
         ratelimit_headers: settings.ratelimit_headers,
-    })
+    }
+}
+
+/// The store that instances share, not asked yet, if the settings name one.
+fn cluster(
+    settings: &Settings,
+    clock: &Clock,
+    metrics: &Metrics,
+) -> Result<Option<Cluster>, String> {
+    let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
+        return Ok(None);
+    };
+    let meters = metrics.cluster.clone();
+    Cluster::open(store, settings.window, state_dir, clock, meters).map(Some)
 }
 
 /// The audit journal, started, if the settings ask for one.

@@ -13,6 +13,7 @@ pub(crate) mod serve;
 pub(crate) mod sign;
 mod signals;
 pub(crate) mod state;
+pub(crate) mod store;
 mod suspended;
 pub(crate) mod tenant;
 

@@ -17,6 +17,7 @@ pub mod relay;
 pub mod route;
 pub mod sign;
 pub mod stamp;
+pub mod store_verdict;
 pub mod verify;
 
 use std::pin::pin;
@@ -157,11 +158,12 @@ async fn enter(
         in_force: &app.generation.load(),
         journal: app.journal.as_ref(),
         replay: &admission.replay,
+        cluster: app.cluster.as_ref(),
         clock: &app.clock,
         address: origin.address,
     };
-    let admitted = admit::admit(composed, &stamp, upload.reserved, &gate, record);
-    Ok(admitted?)
+    let local = admit::admit(composed, &stamp, upload.reserved, &gate, record)?;
+    Ok(store_verdict::confirm(local, (&claim, &stamp), &gate, record).await?)
 }
 
 /// Takes a call from its permit to its answer.
@@ -190,14 +192,12 @@ async fn call(
     record: &mut RequestRecord,
 ) -> Result<RelayableAnswer, Refusal> {
     let (app, upstream) = (&worker.app, &worker.app.upstream);
-    if let (Some(journal), Some(intent)) = (&app.journal, admitted.take_intent()) {
-        intent::write(journal, *intent, record).await?;
-    }
-    let rotation = &upstream.credential_rotation;
-    let Some(signing) = rotation.signing(admitted.institution()) else {
+    intent::write_if_any(app.journal.as_ref(), admitted.take_intent(), record).await?;
+    let Some(signing) = upstream.credential_rotation.signing(admitted.institution()) else {
         record.detail("no institution credential is valid at this time".to_owned());
         return Err(Refusal::Internal(CallOutcome::NotExecuted));
     };
+    store_verdict::ask_again(app.cluster.as_ref(), admitted)?;
     let now = app.clock.instant(record.enter_phase(RequestPhase::Connect));
     admitted.commit();
     let call = UpstreamCall {

@@ -28,6 +28,7 @@ pub mod upstream;
 
 pub mod generation;
 
+pub mod cluster;
 pub mod refusal;
 
 pub mod journal;

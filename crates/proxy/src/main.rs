@@ -34,6 +34,8 @@ enum Command {
     Schema(command::schema::SchemaCommand),
     #[command(subcommand)]
     State(command::state::StateCommand),
+    #[command(subcommand)]
+    Store(command::store::StoreCommand),
 }
 
 /// The allocator copes with many small strings: a hundred thousand tenants are about a million of them.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Audit(audit) => audit.run(),
         Command::Schema(schema) => schema.run(),
         Command::State(state) => state.run(),
+        Command::Store(store) => store.run(),
     };
     exit.into()
 }

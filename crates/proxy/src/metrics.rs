@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
+use crate::cluster::meters::ClusterMeters;
 use crate::generation::meters::ReloadMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
@@ -67,6 +68,8 @@ pub struct Metrics {
     pub process: ProcessUsage,
     /// Metrics of the audit journal. They stay at zero without a journal.
     pub journal: journal::meters::JournalMeters,
+    /// Metrics of the store that instances share. They stay at zero without a store.
+    pub cluster: ClusterMeters,
     /// Metrics of configuration reloads.
     pub reloads: ReloadMeters,
     /// Metrics of parties suspended by hand.
@@ -166,6 +169,7 @@ impl Metrics {
                 "1 while the process answers requests, 0 while it starts or drains or a worker has stalled.",
             ),
             journal: journal_meters(&make),
+            cluster: ClusterMeters::new(&make),
             reloads: ReloadMeters::new(&make),
             suspensions: SuspensionMeters::new(&make),
             signer: SignerMeters::new(&make),

@@ -56,6 +56,8 @@ pub struct RequestRecord {
     arrival: Option<StampFingerprint>,
     /// Why an earlier copy of the refused request may have been admitted.
     doubt: Option<EarlierCopy>,
+    /// Why another instance may have admitted a copy: of every request until the store has shown that none has.
+    elsewhere: Option<EarlierCopy>,
     /// Whether the request came by an operator's path.
     by_operator: bool,
     /// The current phase, and the elapsed time at which it began.
@@ -90,6 +92,7 @@ impl RequestRecord {
             kind: None,
             arrival: None,
             doubt: None,
+            elsewhere: telemetry.has_cluster.then_some(EarlierCopy::OtherInstance),
             by_operator: false,
             journal: None,
             in_force: true,
@@ -143,7 +146,8 @@ impl RequestRecord {
     /// Whether another copy of the refused request was or may be executed. Decided once.
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {
-            self.doubt = self.telemetry.replay.refused(print);
+            let here = self.telemetry.replay.refused(print);
+            self.doubt = here.or_else(|| self.elsewhere());
         }
         self.doubt.is_some()
     }
@@ -153,9 +157,20 @@ impl RequestRecord {
         if self.arrival.is_none() && self.doubt.is_none() {
             let replay = &self.telemetry.replay;
             self.doubt = head.doubt(|client_id, stamp| {
-                replay.doubt(replay.fingerprint(client_id, stamp, ReplayRule::Pair))
+                let here = replay.doubt(replay.fingerprint(client_id, stamp, ReplayRule::Pair));
+                here.or_else(|| self.elsewhere())
             });
         }
+    }
+
+    /// The store's verdict: why another instance may have admitted a copy, `None` if none has.
+    pub fn judged_elsewhere(&mut self, elsewhere: Option<EarlierCopy>) {
+        self.elsewhere = elsewhere;
+    }
+
+    /// Why another instance may have admitted a copy. A read may be repeated, whatever became of its copy.
+    fn elsewhere(&self) -> Option<EarlierCopy> {
+        self.elsewhere.filter(|_| self.kind != Some(Kind::Read))
     }
 
     /// Why a copy of the refused request may have been executed, if one may.

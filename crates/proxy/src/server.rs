@@ -21,6 +21,7 @@ use crate::admin;
 use crate::app::App;
 use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
+use crate::cluster::Cluster;
 use crate::listener::accept;
 use crate::process::clock::Clock;
 use crate::process::drain::{DrainPhase, EntryGate, cut_after};
@@ -203,6 +204,8 @@ impl Server {
             }
         }
         app.lifecycle.reload.end();
+        // Not before the workers have ended: until then a halt has to reach the calls in flight.
+        let store = app.cluster.as_ref().and_then(Cluster::leave);
         match lock_unless(&self.memory, until(end, LEFT_AFTER_MEMORY)) {
             Some(mut memory) => {
                 memory.hand_over(app);
@@ -214,6 +217,9 @@ impl Server {
             && !journal.end_unless(until(end, LEFT_AFTER_JOURNAL))
         {
             ended = ServerExit::Late;
+        }
+        if let Some(store) = store {
+            join_unless(store, until(end, LEFT_AFTER_JOURNAL));
         }
         if let Some(reload) = self.reload {
             // The files that the reload thread may still be reading are no longer needed.
@@ -510,6 +516,11 @@ async fn expire_stamps(app: Arc<App>) {
         let now = app.clock.unix_ms();
         app.admission.replay.forget(now);
         app.upstream.clock.look();
+        if let Some(cluster) = &app.cluster
+            && let Some(hash) = app.lifecycle.reload.state().hash
+        {
+            cluster.tell_configuration(&hash);
+        }
         if let Some(ahead) = app.admission.replay.horizon().checked_sub(now)
             && now > app.admission.replay.guarded_until()
         {

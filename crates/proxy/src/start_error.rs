@@ -20,6 +20,9 @@ pub enum StartError {
     /// The state folder.
     #[error("state_dir: {0}")]
     State(std::io::Error),
+    /// The store that instances share.
+    #[error("store: {0}")]
+    Store(String),
     /// The audit journal.
     #[error("audit: {0}")]
     Journal(std::io::Error),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::query_text;
+use gatepay_store::admission::HaltScope;
 use gatepay_tenancy::problem::closest;
 use gatepay_tenancy::{PartyId, Standing};
 use http::StatusCode;
@@ -186,14 +187,21 @@ async fn suspend_party(
         by: name.to_string(),
         peer,
     };
-    let (journaled, kept) = tokio::join!(journaled(app, act), kept(app));
+    let (journaled, kept, halted) =
+        tokio::join!(journaled(app, act), kept(app), halted(app, &id, &name));
     let mut notes = Vec::new();
+    if let Some(Err(error)) = &halted {
+        notes.push(format!(
+            "suspended on this instance only, ask again until all instances have it: {error}"
+        ));
+    }
     if journaled == Some(false) {
         notes.push(
             "the audit journal cannot be written: this is written there once it can be".to_owned(),
         );
     }
     let status = match &kept {
+        Ok(()) if matches!(halted, Some(Err(_))) => StatusCode::SERVICE_UNAVAILABLE,
         Ok(()) => StatusCode::OK,
         Err(NotKept::Closed) => StatusCode::SERVICE_UNAVAILABLE,
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -218,6 +226,13 @@ async fn resume_party(
     AdminActor { name, peer }: AdminActor,
 ) -> AdminResponse {
     let suspensions = &app.admission.tenant_limits.suspensions;
+    // First for all instances: if this fails, the party stays suspended on this one too.
+    if let Some(Err(error)) = resumed_everywhere(app, &id).await {
+        let notes = vec![format!("not resumed: {error}")];
+        let kept = !suspensions.are_unkept();
+        let reply = reply(app, &id, (false, kept, None), notes);
+        return json(StatusCode::SERVICE_UNAVAILABLE, &reply);
+    }
     if suspensions.of(id.as_str()).is_none() {
         let kept = !suspensions.are_unkept();
         return json(
@@ -326,6 +341,17 @@ fn note_failure(app: &App, act: SuspensionAct) {
     if let Some(journal) = &app.journal {
         journal.note_suspension(act);
     }
+}
+
+/// Suspends the party on all instances that share the store, if there is one.
+async fn halted(app: &App, id: &PartyId, by: &PartyId) -> Option<Result<i64, String>> {
+    let scope = HaltScope::Suspended(id.to_string());
+    Some(app.cluster.as_ref()?.halt(scope, by.as_str()).await)
+}
+
+async fn resumed_everywhere(app: &App, id: &PartyId) -> Option<Result<i64, String>> {
+    let scope = HaltScope::Suspended(id.to_string());
+    Some(app.cluster.as_ref()?.resume(scope).await)
 }
 
 async fn kept(app: &Arc<App>) -> Result<(), NotKept> {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use gatepay_admission::replay::Replay;
 use gatepay_admission::replay_capacity::replay_capacity;
+use gatepay_core::StampWindow;
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::settings::Settings;
 
 use crate::callers::auth_throttle::AuthThrottle;
 use crate::callers::body_memory::BodyMemory;
+use crate::cluster::Cluster;
+use crate::cluster::handover_marker::HandoverMarker;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimitsMap;
 use crate::process::clock::{self, Clock};
@@ -36,15 +39,28 @@ pub struct AdmissionState {
 }
 
 impl AdmissionState {
-    /// Builds the state. `inherit` takes the replay memory that the previous run left.
+    /// Builds the state. `inherit` takes the replay memory that the previous run left. Joins the store, if there is one,
+    /// since it may know what the previous run admitted.
     pub fn new(
         settings: &Settings,
         registry: &Registry,
         tenant_limits: TenantLimitsMap,
         clock: &Clock,
-        inherit: impl FnOnce() -> std::io::Result<(PreviousRun, StampWatermark)>,
+        (inherit, cluster): (
+            impl FnOnce() -> std::io::Result<(PreviousRun, StampWatermark)>,
+            Option<&Cluster>,
+        ),
     ) -> Result<Self, StartError> {
         let (previous, watermark) = inherit().map_err(StartError::State)?;
+        let previous = if let Some(cluster) = cluster {
+            cluster.start().map_err(StartError::Store)?;
+            known_to_store(previous, settings, clock, watermark.left_ms(), cluster)
+        } else {
+            let folder = settings.state_dir.as_deref();
+            let removed = folder.map_or(Ok(()), HandoverMarker::remove);
+            removed.map_err(StartError::State)?;
+            previous
+        };
         let capacity = replay_capacity(settings, &settings.upstream.quota, registry);
         let replay = replay_memory(previous, settings, capacity, clock, watermark.left_ms());
         let advanced = watermark.advance(clock.unix_ms(), settings.window.future_ms);
@@ -59,6 +75,31 @@ impl AdmissionState {
             offload: OffloadThreads::default(),
         })
     }
+}
+
+/// The previous run as the store completes it: if the store has every stamp that it admitted, this run need not wait for
+/// them to go stale. Of a folder in its first use there is no previous run, and the store's first life is guarded.
+fn known_to_store(
+    previous: PreviousRun,
+    settings: &Settings,
+    clock: &Clock,
+    mark_ms: u64,
+    cluster: &Cluster,
+) -> PreviousRun {
+    let covered = cluster.covers_previous_run();
+    let first = matches!(previous, PreviousRun::FirstUse | PreviousRun::NeverServed);
+    if covered || (first && cluster.key().is_some()) {
+        cluster.own_stamps_from(0);
+        return match previous {
+            PreviousRun::HandedOver(bytes) => PreviousRun::HandedOver(bytes),
+            _ => PreviousRun::NeverServed,
+        };
+    }
+    // Until every stamp of the previous run is stale, a start after this one must not rely on the store.
+    let StampWindow { past_ms, future_ms } = settings.window;
+    let last = clock.unix_ms().saturating_add(future_ms).max(mark_ms);
+    cluster.own_stamps_from(last.saturating_add(past_ms));
+    previous
 }
 
 /// The replay memory of this run. It is the one handed over, or an empty one if no run ever served. Otherwise it is

@@ -94,6 +94,11 @@ fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box
         address = %server.address(), admin = %server.admin_address(), upstream, tenants,
         version = env!("CARGO_PKG_VERSION"), "serving"
     );
+    if server.app().cluster.is_none() {
+        tracing::info!(
+            "no [store]: a second process with its own state_dir that fronts the same institution would admit the same requests again"
+        );
+    }
     systemd::tell(ServiceStage::Ready);
     if server.app().is_starting() {
         let guard = server.app().settings.window.future_ms;

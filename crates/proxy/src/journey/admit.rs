@@ -2,14 +2,17 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
-use gatepay_admission::replay::{Replay, StampFingerprint};
+use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
+use gatepay_core::operation::Method;
 use gatepay_core::{Kind, Operation};
 use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
+use crate::cluster::Cluster;
 use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
@@ -33,6 +36,8 @@ pub struct Admitted {
     permit: Permit,
     /// The journal entry that is written before the call is sent.
     intent: Option<Box<CallIntent>>,
+    /// When the store was asked for its verdict, in the clock's elapsed time; `None` without its verdict.
+    asked_store: Option<Duration>,
     /// The memory reserved for the body.
     _reserved: BodyReservation,
 }
@@ -93,6 +98,11 @@ impl Admitted {
         self.permit.roll_back();
     }
 
+    /// When the store was asked for its verdict, in the clock's elapsed time.
+    pub(super) fn asked_store(&self) -> Option<Duration> {
+        self.asked_store
+    }
+
     /// The journal entry that is still to be written.
     pub(super) fn take_intent(&mut self) -> Option<Box<CallIntent>> {
         self.intent.take()
@@ -101,6 +111,42 @@ impl Admitted {
     /// The permit, which lasts until the answer's end.
     pub fn into_permit(self: Box<Self>) -> Permit {
         self.permit
+    }
+}
+
+/// A call that has its tokens and its seat. [`admit`] alone makes one. It is [`Admitted`] once its stamp is recorded: here,
+/// or by the store that instances share.
+pub struct LocallyAdmitted {
+    admitted: Box<Admitted>,
+    /// What the store is asked, if there is one. The stamp is not recorded yet.
+    pub(super) question: Option<StoreQuestion>,
+}
+
+/// What the store is asked about a call.
+pub(super) struct StoreQuestion {
+    /// The sub-account that the call is made for; empty if it names none.
+    pub(super) account: String,
+    /// Whether it has neither a body nor an effect.
+    pub(super) is_bare_read: bool,
+}
+
+impl LocallyAdmitted {
+    /// The call, without a store.
+    pub fn alone(self) -> Box<Admitted> {
+        debug_assert!(self.question.is_none(), "the stamp is recorded");
+        self.admitted
+    }
+
+    /// The call whose stamp the caller of this function has recorded.
+    pub(super) fn confirmed(mut self, asked_store: Option<Duration>) -> Box<Admitted> {
+        self.admitted.asked_store = asked_store;
+        self.admitted.permit.count();
+        self.admitted
+    }
+
+    /// The call, for what is asked about it.
+    pub(super) fn call(&self) -> &Admitted {
+        &self.admitted
     }
 }
 
@@ -120,6 +166,12 @@ impl Permit {
     /// The limits of the party that makes the call.
     pub fn tenant_limits(&self) -> &TenantLimits {
         &self.limits
+    }
+
+    /// Counts the admission.
+    fn count(&self) {
+        let is_borrowed = self.grant.is_some_and(QuotaGrant::is_borrowed);
+        self.limits.admitted(is_borrowed, self.shadow);
     }
 
     /// Spends the tokens and the grant, since the call goes ahead. A permit that is dropped uncommitted gives them back.
@@ -163,20 +215,23 @@ pub struct AdmissionGate<'a> {
     pub journal: Option<&'a Journal>,
     /// The replay memory.
     pub replay: &'a Replay,
+    /// The store that instances share, if there is one. It records the stamp then.
+    pub cluster: Option<&'a Cluster>,
     /// The process's clock.
     pub clock: &'a Clock,
     /// The caller's address, for the journal.
     pub address: IpAddr,
 }
 
-/// Admits a call, or refuses it for now. An admitted call has spent its stamp, and keeps the memory reserved for its body.
+/// Admits a call as far as this process decides, or refuses it for now. Without a store the call has spent its stamp. It
+/// keeps the memory reserved for its body.
 pub fn admit(
     composed: Composed<'_>,
     stamp: &CoveredStamp,
     reserved: BodyReservation,
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
-) -> Result<Box<Admitted>, Refusal> {
+) -> Result<LocallyAdmitted, Refusal> {
     let claim = composed.judged().verified().claim();
     let (routed, caller) = (claim.routed(), claim.caller());
     let operation = routed.operation();
@@ -192,15 +247,21 @@ pub fn admit(
         let registry = &gate.in_force.registry;
         judge::still_allowed(caller, registry, operation.kind, now_ms)?;
     }
-    let permit = enter(
-        limits,
-        gate.replay,
-        gate.clock,
-        operation.kind,
-        fingerprint,
-        now_ms,
-    )?;
-    record.admitted();
+    let permit = if gate.cluster.is_some() {
+        let usable = || gate.replay.could_record(fingerprint);
+        take(limits, gate.clock, operation.kind, now_ms, usable)?
+    } else {
+        let permit = enter(
+            limits,
+            gate.replay,
+            gate.clock,
+            operation.kind,
+            fingerprint,
+            now_ms,
+        )?;
+        record.admitted();
+        permit
+    };
     let acting = composed.judged().acting();
     let (judged, outbound, translated) = composed.into_parts();
     let (_, amounts) = judged.into_parts();
@@ -209,7 +270,10 @@ pub fn admit(
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
     });
     record.shadow(permit.shadow);
-    Ok(Box::new(Admitted {
+    let question = gate
+        .cluster
+        .map(|_| question(operation, acting.account(), &outbound));
+    let admitted = Box::new(Admitted {
         generation: Arc::clone(routed.generation()),
         position: routed.position(),
         outbound,
@@ -217,8 +281,20 @@ pub fn admit(
         translated,
         permit,
         intent,
+        asked_store: None,
         _reserved: reserved,
-    }))
+    });
+    Ok(LocallyAdmitted { admitted, question })
+}
+
+/// What the store is asked about a call.
+fn question(operation: &Operation, account: Option<&str>, outbound: &Outbound) -> StoreQuestion {
+    // A read without a body is sent without one, so an empty body here is the body that was signed.
+    let is_bare = operation.method == Method::Get && outbound.body().is_empty();
+    StoreQuestion {
+        account: account.unwrap_or_default().to_owned(),
+        is_bare_read: operation.kind == Kind::Read && is_bare,
+    }
 }
 
 /// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
@@ -229,6 +305,20 @@ pub fn enter(
     kind: Kind,
     print: StampFingerprint,
     now_ms: u64,
+) -> Result<Permit, Refusal> {
+    let record = || replay.record(print, now_ms);
+    let permit = take(limits, clock, kind, now_ms, record)?;
+    permit.count();
+    Ok(permit)
+}
+
+/// Takes tokens and a seat, then asks whether the stamp is unused.
+fn take(
+    limits: &Arc<TenantLimits>,
+    clock: &Clock,
+    kind: Kind,
+    now_ms: u64,
+    use_stamp: impl FnOnce() -> Result<(), UnusableStamp>,
 ) -> Result<Permit, Refusal> {
     let met = |limit, refusal| {
         limits.refused(limit);
@@ -266,16 +356,13 @@ pub fn enter(
     permit.seated = limits
         .take_seat(&mut permit.shadow)
         .map_err(|seats| met(LimitName::InFlight, Refusal::TooManyInFlight { seats }))?;
-    replay
-        .record(print, now_ms)
-        .map_err(|unusable| stamp::refuse(unusable, now_ms))?;
+    use_stamp().map_err(|unusable| stamp::refuse(unusable, now_ms))?;
     if grant.is_beyond_share() {
         permit.shadow.add(LimitName::Institution);
     }
     if grant.is_crowded() {
         permit.shadow.add(LimitName::InstitutionInFlight);
     }
-    limits.admitted(grant.is_borrowed(), permit.shadow);
     Ok(permit)
 }
 

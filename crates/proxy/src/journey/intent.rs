@@ -39,14 +39,17 @@ pub fn of(
     }
 }
 
-/// Writes the entry. The call may be sent once the entry is on the disk.
-pub async fn write(
-    journal: &Journal,
-    intent: CallIntent,
+/// Writes the call's entry, if there is one to be written. The call may be sent once the entry is on the disk.
+pub async fn write_if_any(
+    journal: Option<&Journal>,
+    intent: Option<Box<CallIntent>>,
     record: &mut RequestRecord,
 ) -> Result<(), Refusal> {
+    let (Some(journal), Some(intent)) = (journal, intent) else {
+        return Ok(());
+    };
     record.enter_phase(RequestPhase::Journal);
-    let written = journal.before(intent).await;
+    let written = journal.before(*intent).await;
     record.enter_phase(RequestPhase::Own);
     let open = written.map_err(|JournalUnavailable| Refusal::JournalUnavailable)?;
     record.journaled(open);

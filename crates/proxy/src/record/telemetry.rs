@@ -26,6 +26,8 @@ pub struct Telemetry {
     pub replay: Arc<Replay>,
     /// The drain phase. Once it is over, an unfinished answer does not count as a caller that left.
     pub drain: Arc<Drain>,
+    /// Whether instances share a store: then another instance may have admitted a copy of any refused request.
+    pub has_cluster: bool,
     /// Whether every answer states the rest of the caller's rate limit.
     pub ratelimit_headers: bool,
 }

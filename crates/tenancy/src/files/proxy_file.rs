@@ -90,7 +90,7 @@ pub(crate) fn read(
             .and_then(|table| audit(table, sources)),
         store: reader
             .table("store")
-            .and_then(|table| store_file::read(table, sources)),
+            .map(|table| store_file::read(table, sources)),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: ConfigFacts::new(),

@@ -12,11 +12,8 @@ use crate::syntax::value;
 /// Clocks that follow NTP differ by less; a guard is longer by as much.
 const SKEW_MS: RangeInclusive<u64> = 1..=60_000;
 
-/// Reads the table. `None` after a problem without which there is no engine.
-pub(crate) fn read(
-    mut reader: TableReader<'_>,
-    sources: SecretSources<'_>,
-) -> Option<StoreSettings> {
+/// Reads the table. After a problem a default stands in.
+pub(crate) fn read(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> StoreSettings {
     let (in_file, on_server) = (reader.has("path"), reader.has("postgres"));
     let file = reader.optional("path", value::path(sources.folder));
     let server = server(&mut reader, sources);
@@ -49,7 +46,7 @@ pub(crate) fn read(
         engine: engine.unwrap_or(default.engine),
     };
     reader.finish();
-    Some(settings)
+    settings
 }
 
 fn server(reader: &mut TableReader<'_>, sources: SecretSources<'_>) -> Option<PostgresServer> {

@@ -384,7 +384,7 @@ pub struct PostgresServer {
     pub conninfo: String,
     /// The password.
     pub password: Option<StorePassword>,
-    /// Certificates to trust instead of the system's, PEM.
+    /// The certificates that the server's is verified with, PEM. Without them only plain connections are possible.
     pub ca: Option<PathBuf>,
     /// The client certificate.
     pub client: Option<StoreClientFiles>,

@@ -1,0 +1,64 @@
+//! Hand-over marker: a file in `state_dir` that says that this folder's last run admitted requests through one store only.
+//!
+//! The store then has every stamp that the run admitted, and the next start need not wait for them to go stale. A run
+//! without a store removes the file before it serves.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::cluster::fingerprint::FingerprintKey;
+
+/// The file's name.
+const NAME: &str = "store-joined";
+
+/// The marker in one folder.
+pub struct HandoverMarker {
+    folder: PathBuf,
+    /// From when on it may be written, in milliseconds since 1970: no stamp of a run without the store is fresh then.
+    from_ms: AtomicU64,
+}
+
+impl HandoverMarker {
+    /// The marker in this folder. It may not be written yet.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            from_ms: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Whether the file names the store of this key. An unreadable file names none.
+    pub fn names(&self, key: &FingerprintKey) -> bool {
+        let text = fs::read_to_string(self.folder.join(NAME));
+        text.is_ok_and(|text| text.trim_end() == key.store_name())
+    }
+
+    /// Allows the file from this time on.
+    pub fn may_be_written_from(&self, unix_ms: u64) {
+        self.from_ms.store(unix_ms, Ordering::Release);
+    }
+
+    /// Writes the file if it is time and was not done yet.
+    pub fn write(&self, key: &FingerprintKey, now_ms: u64) -> io::Result<()> {
+        if now_ms < self.from_ms.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let new = self.folder.join("store-joined.new");
+        fs::write(&new, format!("{}\n", key.store_name()))?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, self.folder.join(NAME))?;
+        self.from_ms.store(u64::MAX, Ordering::Release);
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Removes the file of a folder whose next run admits requests without a store.
+    pub fn remove(folder: &Path) -> io::Result<()> {
+        match fs::remove_file(folder.join(NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(folder)?.sync_all(),
+        }
+    }
+}
