@@ -214,6 +214,7 @@ fn cluster(
         return Ok(None);
     };
     let meters = metrics.cluster.clone();
+    meters.configured();
     Cluster::open(store, settings.window, state_dir, clock, meters).map(Some)
 }
 

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod fingerprint;
 pub mod handover_marker;
 pub mod meters;
+mod notes;
 mod store_thread;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::handover_marker::HandoverMarker;
 use crate::cluster::meters::ClusterMeters;
+use crate::cluster::notes::ClusterNotes;
 use crate::process::clock::{self, Clock};
 
 /// The store that instances share, as the workers use it.
@@ -41,6 +43,8 @@ pub struct Cluster {
 /// The state that the workers and the thread `store` share.
 struct ClusterShared {
     clock: Clock,
+    /// The store's place for people: hosts, database and user, or the file.
+    place: String,
     /// The random number of this instance.
     id: i64,
     window: StampWindow,
@@ -66,6 +70,7 @@ struct ClusterShared {
     view: ArcSwapOption<SeenCluster>,
     config_hash: ArcSwap<String>,
     marker: HandoverMarker,
+    notes: ClusterNotes,
     meters: ClusterMeters,
 }
 
@@ -139,6 +144,7 @@ impl Cluster {
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let shared = ClusterShared {
             clock: clock.clone(),
+            place: connection.place(),
             id: i64::from_le_bytes(clock::random()),
             window,
             timeout: settings.timeout,
@@ -156,6 +162,7 @@ impl Cluster {
             view: ArcSwapOption::empty(),
             config_hash: ArcSwap::default(),
             marker: HandoverMarker::in_folder(state_dir),
+            notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
         };
         Ok(Self {
@@ -268,9 +275,19 @@ impl Cluster {
         !self.shared.breaker_open.load(Ordering::Acquire)
     }
 
+    /// The store's place for people: hosts, database and user, or the file. Never a password.
+    pub fn place(&self) -> &str {
+        &self.shared.place
+    }
+
     /// The number of this instance.
     pub fn id(&self) -> i64 {
         self.shared.id
+    }
+
+    /// The name of this instance in the store and in logs.
+    pub fn name(&self) -> String {
+        instance_name(self.shared.id)
     }
 
     /// What the newest sign of life showed, and how long ago it was asked for.
@@ -339,6 +356,11 @@ impl ClusterShared {
         let at = Duration::from_millis(self.available_at.load(Ordering::Acquire));
         self.clock.elapsed().saturating_sub(at)
     }
+}
+
+/// The name of an instance for people: its number, which is longer than a number that every JSON reader keeps exact.
+pub fn instance_name(id: i64) -> String {
+    format!("{id:016x}")
 }
 
 /// Whether a halt covers a call. The store decides by the same rule when it admits.

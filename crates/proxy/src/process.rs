@@ -5,6 +5,7 @@ pub mod drain;
 pub(crate) mod file_access;
 pub mod files;
 pub mod heartbeat;
+pub mod host;
 pub mod panic_hook;
 pub mod shutdown;
 pub mod state_dir;

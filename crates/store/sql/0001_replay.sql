@@ -30,6 +30,7 @@ CREATE TABLE instance (
     id bigint PRIMARY KEY,
     began bigint NOT NULL,
     seen bigint NOT NULL,
+    host text NOT NULL,
     version text NOT NULL,
     config_hash text NOT NULL,
     journal_head text,

@@ -23,6 +23,7 @@ CREATE TABLE instance (
     id INTEGER PRIMARY KEY,
     began INTEGER NOT NULL,
     seen INTEGER NOT NULL,
+    host TEXT NOT NULL,
     version TEXT NOT NULL,
     config_hash TEXT NOT NULL,
     journal_head TEXT,

@@ -1,5 +1,6 @@
 //! The question to a store before a request is sent to GatePay, and the store's answer.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -31,7 +32,7 @@ pub struct AdmissionRow {
     /// The module of the call, as `[operations] allow` spells it: `payout`.
     pub module: &'static str,
     /// The operation's name in the catalogue.
-    pub operation: &'static str,
+    pub operation: Cow<'static, str>,
     /// A ledger entry that is written before the call is sent.
     pub intents: Vec<LedgerIntent>,
     /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.

@@ -70,10 +70,12 @@ async fn check_postgres(store: &PostgresStore, terms: &StoreTerms, now_ms: u64) 
     match (store.guard_facts().await, terms.failover) {
         (Ok(facts), failover) => check.guard(&facts, failover, terms, now_ms),
         (Err(error), Failover::Lossless) => {
-            check.warning(format!("the server's identity cannot be read ({error}); failover = \"lossless\" does not need it"));
+            check.warning(format!(
+                "the server's identity cannot be read, which failover = \"lossless\" does not need: {error}"
+            ));
         }
-        (Err(StoreError::Refused { code, message }), Failover::Guarded) => check.problem(format!(
-            "the server's identity cannot be read (SQLSTATE {code}: {message}): failover = \"guarded\" needs it"
+        (Err(error @ StoreError::Refused { .. }), Failover::Guarded) => check.problem(format!(
+            "the server's identity cannot be read, which failover = \"guarded\" needs: {error}"
         )),
         (Err(error), Failover::Guarded) => check.problem(error.to_string()),
     }

@@ -10,25 +10,29 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The connection string, a certificate or a key is unusable.
-    #[error("store: {0}")]
+    #[error("{0}")]
     Settings(String),
     /// No host accepted a connection. The text names each host with its reason.
-    #[error("store: no host is usable: {0}")]
+    #[error("no host is usable: {0}")]
     Unreachable(String),
     /// The call took longer than [`timeout`](crate::settings::StoreTerms::timeout).
-    #[error("store: no answer within {0} ms")]
+    #[error("no answer within {0} ms")]
     TimedOut(u128),
+    /// No host is usable, and one refused this program for a reason that lasts: its user, its password, its database. The
+    /// text names each host with its reason.
+    #[error("no host is usable: {0}")]
+    Denied(String),
     /// The connection broke, or the server answered with an error that ends it.
-    #[error("store: connection lost: {0}")]
+    #[error("connection lost: {0}")]
     Lost(String),
     /// The server is not, or is no longer, the primary.
-    #[error("store: the server is read-only")]
+    #[error("the server is read-only: a standby, or default_transaction_read_only is on")]
     ReadOnly,
     /// The server sent a notice, so its answer does not count: a commit may be local only.
-    #[error("store: the server warned, so its answer does not count: {0}")]
+    #[error("the server warned, so its answer does not count: {0}")]
     Noticed(String),
     /// The server refused a statement.
-    #[error("store: SQLSTATE {code}: {message}")]
+    #[error("SQLSTATE {code}: {message}{advice}", advice = advice(.code, .message))]
     Refused {
         /// The SQLSTATE.
         code: String,
@@ -37,16 +41,16 @@ pub enum StoreError {
     },
     /// It is not known yet whether this start of the server has lost anything. The next sign of life, or the next
     /// admission, of any instance finds out.
-    #[error("store: this start of the server is not confirmed yet")]
+    #[error("this start of the server is not confirmed yet")]
     Unconfirmed,
     /// The answer is not one of this version's functions.
-    #[error("store: unexpected answer: {0}")]
+    #[error("unexpected answer: {0}")]
     Unexpected(String),
     /// The database has no schema of the proxy.
-    #[error("store: not migrated; run `gatepay-proxy store migrate`")]
+    #[error("there are no tables yet; run `gatepay-proxy store migrate`")]
     NotMigrated,
     /// The schema is older than this version needs, or more than one newer than it knows.
-    #[error("store: schema {found}; this version works with {oldest} to {newest}")]
+    #[error("schema {found}; this version works with {oldest} to {newest}: {advice}", advice = schema_advice(*.found, *.oldest))]
     Schema {
         /// The schema of the store.
         found: u32,
@@ -56,10 +60,10 @@ pub enum StoreError {
         newest: u32,
     },
     /// The engine may lose an acknowledged commit by its own settings.
-    #[error("store: the engine may lose commits: {0}")]
+    #[error("the engine may lose commits: {0}")]
     Unsafe(String),
     /// A file of the store cannot be read or written.
-    #[error("store: {path}: {source}")]
+    #[error("{path}: {source}")]
     File {
         /// The file.
         path: String,
@@ -67,19 +71,74 @@ pub enum StoreError {
         source: io::Error,
     },
     /// SQLite refused a statement.
-    #[error("store: SQLite: {0}")]
+    #[error("SQLite: {0}{advice}", advice = sqlite_advice(.0))]
     Sqlite(#[from] rusqlite::Error),
     /// The queue in front of the store has no room, or the store's thread has ended.
-    #[error("store: the queue takes no more requests")]
+    #[error("the queue takes no more requests")]
     QueueFull,
     /// The store failed lately, and is not asked again before its next probe.
-    #[error("store: failed lately; the next probe is due in {0} ms")]
+    #[error("failed lately; the next probe is due in {0} ms")]
     BreakerOpen(u128),
 }
 
 impl StoreError {
+    /// Whether the cause lasts until an operator changes the store, its settings or this program.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Settings(_)
+            | Self::Denied(_)
+            | Self::NotMigrated
+            | Self::Schema { .. }
+            | Self::Unsafe(_) => true,
+            Self::Refused { code, .. } => is_lasting(code),
+            _ => false,
+        }
+    }
+
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         let path = path.display().to_string();
         Self::File { path, source }
+    }
+}
+
+/// Whether a server refuses a program for as long as nobody changes its rights, by SQLSTATE.
+pub(crate) fn is_lasting(code: &str) -> bool {
+    matches!(code, "28000" | "28P01" | "3D000" | "42501" | "42883")
+}
+
+/// The cure for a refusal by PostgreSQL, as the end of a sentence.
+fn advice(code: &str, message: &str) -> &'static str {
+    match code {
+        "28000" | "28P01" => "; check the user, its password and the server's pg_hba.conf",
+        "3D000" => "; create the database, or correct dbname",
+        "42501" if message.contains("pg_control") => {
+            "; let the owner of the tables execute pg_control_system() and pg_control_checkpoint(), or set failover = \"lossless\""
+        }
+        "42501" if message.contains("for database") => {
+            "; the user that migrates needs the right CREATE on the database"
+        }
+        "42501" => {
+            "; the owner of the tables must run `gatepay-proxy store migrate --serve-role` with this user"
+        }
+        "26000" => "; a connection pooler in transaction mode must keep prepared statements",
+        _ => "",
+    }
+}
+
+fn sqlite_advice(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+            "; a process that serves holds the file: stop it first"
+        }
+        Some(rusqlite::ErrorCode::CannotOpen) => "; its folder must exist and be writable",
+        _ => "",
+    }
+}
+
+fn schema_advice(found: u32, oldest: u32) -> &'static str {
+    if found < oldest {
+        "run `gatepay-proxy store migrate`"
+    } else {
+        "use a newer version of the program"
     }
 }

@@ -9,6 +9,8 @@ use crate::admission::HaltScope;
 pub struct InstanceIntroduction {
     /// A random number that is drawn at each start.
     pub id: i64,
+    /// The name of its machine or pod, for people.
+    pub host: String,
     /// The program's version.
     pub version: String,
     /// The fingerprint of the configuration in force.
@@ -44,7 +46,7 @@ pub struct InstanceBeat {
 }
 
 /// The store's view of all instances.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
     /// The store's clock, in milliseconds since 1970.
     pub now_ms: u64,
@@ -61,7 +63,7 @@ pub struct ClusterView {
 }
 
 /// One instance of a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InstanceView {
     /// The number with which it joined.
     pub id: i64,
@@ -69,6 +71,8 @@ pub struct InstanceView {
     pub began_ms: u64,
     /// When it last gave a sign of life, in milliseconds since 1970.
     pub seen_ms: u64,
+    /// The name of its machine or pod.
+    pub host: String,
     /// The program's version.
     pub version: String,
     /// The fingerprint of its configuration.
@@ -79,6 +83,8 @@ pub struct InstanceView {
     pub halt_epoch: i64,
     /// The institution's rate that it measured under push-back, in requests per second.
     pub in_force: Option<u32>,
+    /// The part of the institution's rate that it is lent, in requests per second; `None` where nothing is lent.
+    pub lease: Option<f64>,
 }
 
 /// A halt in force.

@@ -37,6 +37,13 @@ pub struct PostgresStore {
     contact_file: Option<PathBuf>,
 }
 
+impl PostgresSettings {
+    /// The server's place for people: hosts, database and user. Never a password.
+    pub fn place(&self) -> Result<String, StoreError> {
+        connector::place(&self.conninfo)
+    }
+}
+
 impl PostgresStore {
     /// A store that is not connected yet. Reads the contact file.
     pub fn new(settings: &PostgresSettings, terms: StoreTerms) -> Result<Self, StoreError> {

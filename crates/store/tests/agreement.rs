@@ -293,7 +293,7 @@ impl Trial<'_> {
             account: text("100"),
             kind: [Kind::Read, Kind::Write, Kind::Money][usize::from(*kind)],
             module: if *party == 0 { "payout" } else { "convert" },
-            operation: "made_up",
+            operation: "made_up".into(),
             intents: intent.into_iter().collect(),
             spend_key: None,
             spends: Vec::new(),

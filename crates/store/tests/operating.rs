@@ -192,7 +192,9 @@ async fn check_says_what_an_operator_must_know() {
     let check = checked.check(&TERMS, now_ms()).await;
     assert_eq!(check.severity(), FindingSeverity::Problem);
     assert!(
-        check.to_string().contains("problem: store: not migrated"),
+        check
+            .to_string()
+            .contains("problem: there are no tables yet"),
         "{check}"
     );
 

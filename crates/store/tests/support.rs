@@ -58,6 +58,7 @@ pub(crate) async fn ready() -> (PgServer, PostgresStore) {
 
 pub(crate) fn introduction(id: i64) -> InstanceIntroduction {
     InstanceIntroduction {
+        host: "machine".to_owned(),
         id,
         version: "1".to_owned(),
         config_hash: "c".to_owned(),
@@ -94,7 +95,7 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         account: text("100"),
         kind: Kind::Money,
         module: "payout",
-        operation: "payout_create",
+        operation: "payout_create".into(),
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),

@@ -6,10 +6,14 @@ use serde::Serialize;
 
 use super::reply::{AdminResponse, json, text};
 use crate::app::App;
+use crate::cluster::instance_name;
+use crate::cluster::meters::configurations;
 
-/// The cluster.
+/// The cluster. Fields are only ever added.
 #[derive(Serialize)]
 struct ClusterReport {
+    /// Hosts, database and user, or the file.
+    store: String,
     /// Whether the store answered this instance's last call.
     store_available: bool,
     /// The age of what follows, in milliseconds.
@@ -20,6 +24,8 @@ struct ClusterReport {
     guarded_ms: u64,
     /// `none`, `asynchronous` or `synchronous`.
     replication: &'static str,
+    /// The number of different configurations of the instances.
+    configurations: usize,
     instances: Vec<InstanceReport>,
     halts: Vec<HaltReport>,
 }
@@ -30,11 +36,19 @@ struct InstanceReport {
     id: String,
     /// Whether it is the one that answers.
     this: bool,
+    /// The name of its machine or pod.
+    host: String,
     version: String,
     configuration: String,
     up_ms: u64,
     /// The age of its last sign of life, in milliseconds.
     lag_ms: u64,
+    /// The part of the institution's rate that it is lent, in requests per second.
+    lease_requests_per_second: Option<f64>,
+    /// The newest change of the halts that it obeys.
+    halt_epoch: i64,
+    /// The newest head of its audit journal's chain that it told the store.
+    journal_head: Option<String>,
 }
 
 /// One halt in force.
@@ -57,13 +71,16 @@ pub(super) fn cluster(app: &App) -> AdminResponse {
         );
     };
     let instances = view.instances.iter().map(|instance| InstanceReport {
-        // Longer than a number that every JSON reader keeps exact.
-        id: format!("{:016x}", instance.id),
+        id: instance_name(instance.id),
         this: instance.id == cluster.id(),
+        host: instance.host.clone(),
         version: instance.version.clone(),
         configuration: instance.config_hash.clone(),
         up_ms: view.now_ms.saturating_sub(instance.began_ms),
         lag_ms: view.now_ms.saturating_sub(instance.seen_ms),
+        lease_requests_per_second: instance.lease,
+        halt_epoch: instance.halt_epoch,
+        journal_head: instance.journal_head.clone(),
     });
     let halts = view.halts.iter().map(|halt| HaltReport {
         scope: halt.scope.to_string(),
@@ -71,17 +88,24 @@ pub(super) fn cluster(app: &App) -> AdminResponse {
         by: halt.by.clone(),
     });
     let report = ClusterReport {
+        store: cluster.place().to_owned(),
         store_available: cluster.is_available(),
         seen_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         clock_offset_ms: cluster.offset_ms(),
         guarded_ms: view.guarded_until.saturating_sub(view.now_ms),
-        replication: match view.replication {
-            Replication::None => "none",
-            Replication::Asynchronous { .. } => "asynchronous",
-            Replication::Synchronous => "synchronous",
-        },
+        replication: replication(view.replication),
+        configurations: configurations(&view),
         instances: instances.collect(),
         halts: halts.collect(),
     };
     json(StatusCode::OK, &report)
+}
+
+/// The word for the store's standbys.
+pub(super) fn replication(replication: Replication) -> &'static str {
+    match replication {
+        Replication::None => "none",
+        Replication::Asynchronous { .. } => "asynchronous",
+        Replication::Synchronous => "synchronous",
+    }
 }

@@ -13,6 +13,7 @@ use gatepay_tenancy::settings::{
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// The file in `state_dir` that remembers the last contact with the store.
 const CONTACT: &str = "store-contact";
@@ -62,6 +63,47 @@ impl StoreConnection {
     /// Opens the store. Reads the contact file; a server is connected later.
     pub fn open(&self) -> Result<Store, String> {
         Store::open(&self.engine, self.terms).map_err(|error| error.to_string())
+    }
+
+    /// The same server, as another user of the database.
+    #[must_use]
+    pub fn as_user(mut self, user: &str, password: Option<Zeroizing<String>>) -> Self {
+        if let EngineSettings::Postgres(server) = &mut self.engine {
+            let quoted = user.replace('\\', r"\\").replace('\'', r"\'");
+            // The last of equal keys counts.
+            server.conninfo = format!("{} user='{quoted}'", server.conninfo);
+            server.password = password;
+        }
+        self
+    }
+
+    /// The SQLite file, if the store is one.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.engine {
+            EngineSettings::Sqlite(settings) => Some(&settings.path),
+            EngineSettings::Postgres(_) => None,
+        }
+    }
+
+    /// The faults that opening would find, without opening the file or connecting to the server.
+    pub fn inspect(&self) -> Result<(), String> {
+        match &self.engine {
+            EngineSettings::Postgres(_) => self.open().map(drop),
+            EngineSettings::Sqlite(settings) => match settings.path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                    Err(format!("{} is no folder", folder.display()))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The store's place for people: hosts, database and user, or the file. Never a password.
+    pub fn place(&self) -> String {
+        match &self.engine {
+            EngineSettings::Postgres(server) => server.place().unwrap_or_default(),
+            EngineSettings::Sqlite(settings) => format!("SQLite file {}", settings.path.display()),
+        }
     }
 
     /// The times that the store judges by.

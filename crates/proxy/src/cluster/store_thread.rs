@@ -1,6 +1,6 @@
 //! Store thread: owns the connections to the store.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use gatepay_store::admission::{AdmissionBatch, AdmissionReply, BatchRefusal, MOST_ROWS};
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
-use gatepay_store::instance::{ClusterView, InstanceBeat, InstanceIntroduction, Replication};
+use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::{ClusterShared, HaltOrder, SeenCluster, UnstartedThread, WaitingRow};
 use crate::process::clock;
+use crate::process::host;
 
 /// The interval of signs of life.
 const BEAT: Duration = Duration::from_secs(1);
@@ -87,8 +88,7 @@ async fn stay(shared: &Arc<ClusterShared>, store: &Store, tried: FirstAttempt) {
             }
             Err(error) => {
                 if let Some(first) = first {
-                    let unusable = is_unusable(&error);
-                    let said = if unusable {
+                    let said = if error.is_lasting() {
                         Err(error.to_string())
                     } else {
                         Ok(())
@@ -118,6 +118,7 @@ async fn stay(shared: &Arc<ClusterShared>, store: &Store, tried: FirstAttempt) {
 async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let introduction = InstanceIntroduction {
         id: shared.id,
+        host: host::name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_hash: shared.config_hash.load().to_string(),
         past_ms: shared.window.past_ms,
@@ -149,7 +150,10 @@ async fn beat(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let view = view?;
     raise_guard(shared, view.guarded_until);
     shared.see_clock(view.now_ms);
-    show(shared, &view);
+    shared.meters.show(&view);
+    shared
+        .notes
+        .hear(&view, shared.offset_ms.load(Ordering::Acquire));
     shared
         .view
         .store(Some(Arc::new(SeenCluster { view, asked })));
@@ -160,26 +164,6 @@ async fn beat(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
         tracing::warn!(%error, "state_dir cannot be written: the next start may refuse requests for timestamp.future_ms");
     }
     Ok(())
-}
-
-/// Shows the view in the metrics.
-fn show(shared: &ClusterShared, view: &ClusterView) {
-    let meters = &shared.meters;
-    let configurations: HashSet<&str> = view
-        .instances
-        .iter()
-        .map(|instance| instance.config_hash.as_str())
-        .filter(|hash| !hash.is_empty())
-        .collect();
-    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-    meters.instances.set(count(view.instances.len()));
-    meters.configurations.set(count(configurations.len()));
-    let synchronous = view.replication == Replication::Synchronous;
-    meters.synchronous.set(synchronous.into());
-    let left = view.guarded_until.saturating_sub(view.now_ms);
-    meters
-        .guarded_seconds
-        .set(Duration::from_millis(left).as_secs_f64());
 }
 
 /// Gathers what the workers bring while the last admissions are under way, and admits it together.
@@ -310,17 +294,6 @@ fn took(shared: &ClusterShared, call: &str, began: Duration) {
 fn jittered(pause: Duration) -> Duration {
     let [part] = clock::random();
     pause * (192 + u32::from(part) / 2) / 256
-}
-
-/// Whether asking again is in vain: the operator has to change the store or this program.
-fn is_unusable(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Settings(_)
-            | StoreError::NotMigrated
-            | StoreError::Schema { .. }
-            | StoreError::Unsafe(_)
-    )
 }
 
 impl ClusterShared {

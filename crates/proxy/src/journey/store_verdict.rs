@@ -120,10 +120,7 @@ fn row(
         account: StoredText::parse(&local.question.as_ref()?.account)?,
         kind: operation.kind,
         module: operation.module.as_str(),
-        operation: match &operation.name {
-            Cow::Borrowed(name) => name,
-            Cow::Owned(_) => ADDED,
-        },
+        operation: operation.name.clone(),
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),
@@ -193,7 +190,5 @@ fn doubt(verdict: &AdmissionVerdict) -> Option<EarlierCopy> {
     }
 }
 
-/// The name of an operation that the configuration has added.
-const ADDED: &str = "added";
 /// The refusal text of a write without a body while reads may go on without the store.
 const BODY_LESS: &str = "a write without a body is refused while reads go on without the store (store.reads_without_store)";

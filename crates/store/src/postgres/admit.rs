@@ -159,7 +159,7 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
             columns.accounts.push(row.account.as_str());
             columns.kinds.push(kind(row.kind));
             columns.modules.push(row.module);
-            columns.operations.push(row.operation);
+            columns.operations.push(&row.operation);
             for intent in &row.intents {
                 columns.intent_rows.push(number);
                 columns.intent_kinds.push(intent.key_kind);

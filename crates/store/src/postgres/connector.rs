@@ -33,11 +33,7 @@ const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transacti
 impl PgConnector {
     pub(super) fn new(settings: &PostgresSettings) -> Result<Self, StoreError> {
         let unusable = |error: &dyn std::error::Error| StoreError::Settings(chain(error));
-        // The text of a parse error may quote the string, which may hold a password by mistake.
-        let mut config: Config = settings
-            .conninfo
-            .parse()
-            .map_err(|_| StoreError::Settings("the connection string is not valid".to_owned()))?;
+        let mut config = parse(&settings.conninfo)?;
         if config.get_password().is_some() {
             let text = "the connection string holds a password; use `password`";
             return Err(StoreError::Settings(text.to_owned()));
@@ -65,7 +61,7 @@ impl PgConnector {
 
     /// A connection to the first writable host.
     pub(super) async fn connect(&self) -> Result<PgSession, StoreError> {
-        let mut reasons = Vec::new();
+        let (mut reasons, mut is_denied) = (Vec::new(), false);
         for (host, port) in &self.hosts {
             let name = host_name(host);
             let attempt = tokio::time::timeout(self.per_host, self.connect_to(host, *port));
@@ -74,11 +70,22 @@ impl PgConnector {
                 Ok(Err(error @ (StoreError::Unsafe(_) | StoreError::Settings(_)))) => {
                     return Err(error);
                 }
-                Ok(Err(error)) => reasons.push(format!("{name}:{port}: {error}")),
-                Err(_) => reasons.push(format!("{name}:{port}: no answer")),
+                Ok(Err(error)) => {
+                    is_denied |= error.is_lasting();
+                    reasons.push(format!("{name}:{port}: {error}"));
+                }
+                Err(_) => {
+                    let limit = self.per_host.as_millis();
+                    reasons.push(format!("{name}:{port}: no answer within {limit} ms"));
+                }
             }
         }
-        Err(StoreError::Unreachable(reasons.join("; ")))
+        let reasons = reasons.join("; ");
+        Err(if is_denied {
+            StoreError::Denied(reasons)
+        } else {
+            StoreError::Unreachable(reasons)
+        })
     }
 
     async fn connect_to(&self, host: &Host, port: u16) -> Result<PgSession, StoreError> {
@@ -89,8 +96,10 @@ impl PgConnector {
         } else if local || self.plaintext {
             config.ssl_mode(SslMode::Disable);
         } else {
-            let text = "the host is not local: set `ca`, or `plaintext`";
-            return Err(StoreError::Settings(text.to_owned()));
+            let name = host_name(host);
+            return Err(StoreError::Settings(format!(
+                "{name} is not this machine: set `ca` to encrypt the connection, or `plaintext = true`"
+            )));
         }
         let mut tls = self.tls.clone();
         let Ok(tls) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, &name);
@@ -100,6 +109,28 @@ impl PgConnector {
         check_settings(&mut session).await?;
         Ok(session)
     }
+}
+
+/// A connection string. The text of a parse error may quote the string, which may hold a password by mistake.
+fn parse(conninfo: &str) -> Result<Config, StoreError> {
+    let parsed = conninfo.parse();
+    parsed.map_err(|_| StoreError::Settings("the connection string is not valid".to_owned()))
+}
+
+/// The hosts, the database and the user of a connection string.
+pub(super) fn place(conninfo: &str) -> Result<String, StoreError> {
+    let config = parse(conninfo)?;
+    let hosts: Vec<_> = hosts(&config)?
+        .iter()
+        .map(|(host, port)| format!("{}:{port}", host_name(host)))
+        .collect();
+    let user = config.get_user().unwrap_or_default();
+    // A server takes the user's name for a database that is not named.
+    let database = config.get_dbname().unwrap_or(user);
+    Ok(format!(
+        "PostgreSQL at {}, database {database}, user {user}",
+        hosts.join(", ")
+    ))
 }
 
 async fn open(host: &Host, port: u16) -> Result<(Socket, String, bool), StoreError> {
@@ -138,7 +169,9 @@ async fn check_settings(session: &mut PgSession) -> Result<(), StoreError> {
         ("synchronous_commit", setting(3), &["on", "remote_apply"]),
     ] {
         if !wanted.contains(&found) {
-            return Err(StoreError::Unsafe(format!("{name} = {found}")));
+            return Err(StoreError::Unsafe(format!(
+                "{name} = {found}; set it to on for this server, database and user"
+            )));
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::instance::{
 };
 use crate::server_facts::{GuardFacts, ServerFacts};
 
-const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
@@ -27,8 +27,8 @@ const SERVER: &str = "SELECT current_setting('server_version_num')::integer AS v
     current_setting('is_superuser') = 'on' AS superuser,
     coalesce(inet_server_addr() <<= '127.0.0.0/8'::inet OR inet_server_addr() = '::1'::inet, true) AS local";
 const INSTANCES: &str =
-    "SELECT id, began, seen, version, config_hash, journal_head, halt_epoch, in_force
-    FROM gatepay.instance WHERE seen >= $1 ORDER BY id";
+    "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, i.in_force, l.rate AS lease
+    FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1 ORDER BY i.id";
 const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by
     FROM gatepay.cluster AS k LEFT JOIN gatepay.halt AS h ON true ORDER BY h.scope";
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
@@ -98,6 +98,7 @@ impl PostgresStore {
             &guard_ms as &(dyn ToSql + Sync),
             &lossless,
             &introduction.id,
+            &introduction.host,
             &introduction.version,
             &beat.config_hash,
             &beat.journal_head,
@@ -218,11 +219,13 @@ fn instance(row: &Row) -> Result<InstanceView, StoreError> {
         id: cell(row, "id")?,
         began_ms: cell::<i64>(row, "began")?.unsigned_abs(),
         seen_ms: cell::<i64>(row, "seen")?.unsigned_abs(),
+        host: cell(row, "host")?,
         version: cell(row, "version")?,
         config_hash: cell(row, "config_hash")?,
         journal_head: cell(row, "journal_head")?,
         halt_epoch: cell(row, "halt_epoch")?,
         in_force: in_force.map(i32::unsigned_abs),
+        lease: cell(row, "lease")?,
     })
 }
 

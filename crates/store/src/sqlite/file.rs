@@ -130,10 +130,11 @@ impl StoreFile {
         )?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
-            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, NULL, 0, NULL)",
+            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, NULL)",
             params![
                 introduction.id,
                 to_sql(now_ms),
+                introduction.host,
                 introduction.version,
                 introduction.config_hash
             ],
@@ -254,18 +255,20 @@ impl StoreFile {
     pub(super) fn view(&self) -> Result<ClusterView, StoreError> {
         let epoch = "SELECT halt_epoch FROM cluster";
         let mut instances = self.connection.prepare_cached(
-            "SELECT id, began, seen, version, config_hash, journal_head, halt_epoch, in_force FROM instance ORDER BY id",
+            "SELECT id, began, seen, host, version, config_hash, journal_head, halt_epoch, in_force FROM instance ORDER BY id",
         )?;
         let instances = instances.query_map([], |row| {
             Ok(InstanceView {
                 id: row.get(0)?,
                 began_ms: row.get::<_, i64>(1)?.unsigned_abs(),
                 seen_ms: row.get::<_, i64>(2)?.unsigned_abs(),
-                version: row.get(3)?,
-                config_hash: row.get(4)?,
-                journal_head: row.get(5)?,
-                halt_epoch: row.get(6)?,
-                in_force: row.get(7)?,
+                host: row.get(3)?,
+                version: row.get(4)?,
+                config_hash: row.get(5)?,
+                journal_head: row.get(6)?,
+                halt_epoch: row.get(7)?,
+                in_force: row.get(8)?,
+                lease: None,
             })
         })?;
         Ok(ClusterView {
@@ -443,7 +446,7 @@ fn record(
                 .currency
                 .as_ref()
                 .map(crate::admission::StoredText::as_str),
-            row.operation,
+            row.operation.as_ref(),
         ])?;
     }
     Ok(AdmissionVerdict::Admitted)

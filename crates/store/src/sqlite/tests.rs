@@ -71,6 +71,7 @@ impl Files {
 
 fn introduction() -> InstanceIntroduction {
     InstanceIntroduction {
+        host: "machine".to_owned(),
         id: 1,
         version: "1".to_owned(),
         config_hash: "c".to_owned(),
@@ -88,7 +89,7 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
         account: text("100"),
         kind,
         module: "payout",
-        operation: "made_up",
+        operation: "made_up".into(),
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),
