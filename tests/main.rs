@@ -116,6 +116,8 @@ mod suspending;
 mod scraped;
 // Instances that share a store execute each request once, and refuse while the store is away.
 mod clusters;
+// The commands about the store say in one line what is wrong with it and what to do.
+mod store_commands;
 // The audit journal records each call before and after; any change of the journal is detected.
 mod journal;
 // Changed files take effect within the interval, whole or not at all, and no request fails.

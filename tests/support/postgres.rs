@@ -280,8 +280,8 @@ impl PgServer {
 
     /// Lets every role but the superuser in with its password only.
     pub(crate) fn require_passwords(&self) {
-        let rules =
-            "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        let rules = "host all,replication postgres 127.0.0.1/32 trust\n\
+             host all all 127.0.0.1/32 scram-sha-256\n";
         fs::write(self.data().join("pg_hba.conf"), rules).unwrap();
         self.sql("SELECT pg_reload_conf()");
         until("passwords are required", || {

@@ -2,6 +2,7 @@
 
 use gatepay_tenancy::settings::Settings;
 
+use crate::cluster::connection::StoreConnection;
 use crate::journal::folder;
 use crate::journal::head::HeadFolder;
 use crate::process::state_dir;
@@ -34,8 +35,8 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
-/// The faults by which a start would fail, in the certificates, the keys, the state folder and the journal's folder
-/// that the settings name.
+/// The faults by which a start would fail, in the certificates, the keys, the folders of state and journal, and the store's
+/// connection that the settings name. The store itself is not asked.
 pub fn start_faults(settings: &Settings) -> Vec<StartError> {
     let upstream = settings
         .upstream
@@ -51,10 +52,16 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         HeadFolder::of(settings.state_dir.as_deref(), &audit.dir).inspect()
     });
     let journal = journal.and_then(Result::err).map(StartError::Journal);
+    let store = settings.store.as_ref().zip(settings.state_dir.as_deref());
+    let store = store.map(|(store, state_dir)| {
+        StoreConnection::in_folder(store, settings.window, state_dir)?.inspect()
+    });
+    let store = store.and_then(Result::err).map(StartError::Store);
     upstream
         .into_iter()
         .chain(folder)
         .chain(journal)
+        .chain(store)
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::callers::body_memory::UNPROVED;
+use gatepay_proxy::cluster::connection::StoreConnection;
 use gatepay_proxy::memory_bound::{self, MemoryBound};
 use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
 use gatepay_proxy::start_error::start_faults;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
-use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::settings::{Settings, StoreFailover};
 use gatepay_tenancy::{ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Registry};
 
 use super::suspended::SuspendedByHand;
@@ -144,7 +145,7 @@ fn report(name: &str, configuration: &Configuration) {
     startup_wait(settings);
 }
 
-/// Prints the addresses and the institution's quota.
+/// Prints the addresses, the institution's quota and the store.
 fn addresses(settings: &Settings) {
     say(format_args!(
         "tenants on {}, admin on {}, GatePay at {}",
@@ -157,6 +158,34 @@ fn addresses(settings: &Settings) {
         "institution: {} requests/s, burst {}",
         quota.per_second, quota.burst
     ));
+    store(settings);
+}
+
+/// Prints the store and what depends on it.
+fn store(settings: &Settings) {
+    let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
+        say(
+            "store: none; a second process with its own state_dir would admit the same requests again",
+        );
+        return;
+    };
+    // A fault in it was printed before.
+    let connection = StoreConnection::in_folder(store, settings.window, state_dir);
+    let place = connection.map_or_else(|fault| fault, |connection| connection.place());
+    let failover = match store.failover {
+        StoreFailover::Guarded => "guarded",
+        StoreFailover::Lossless => "lossless",
+    };
+    say(format_args!(
+        "store: {place}; failover {failover}, {} ms a call, clocks at most {} ms apart; `gatepay-proxy store check` asks it",
+        store.timeout.as_millis(),
+        store.max_skew_ms
+    ));
+    if store.reads_without_store {
+        say(
+            "note: while the store is away, reads without a body go on, and writes without a body are always refused (store.reads_without_store)",
+        );
+    }
 }
 
 /// Prints a row per tenant and operator, then notes on those suspended by hand.
@@ -226,6 +255,10 @@ fn metrics(configuration: &Configuration) {
 /// Prints whether a start waits before it admits requests.
 fn startup_wait(settings: &Settings) {
     let guard = settings.window.future_ms;
+    if settings.store.is_some() {
+        // The store has the stamps.
+        return;
+    }
     match &settings.state_dir {
         None => say(format_args!(
             "note: without state_dir every start waits {guard} ms before it admits requests"

@@ -1,0 +1,511 @@
+//! The commands about the store that instances share, and `serve` before a store that it cannot use.
+
+use std::net::{TcpListener, UdpSocket};
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::postgres::{self, PgServer, StandbyMode};
+use crate::support::program::{Folder, Program, printed, run};
+use crate::support::*;
+
+/// The password of every role but the superuser's.
+const PASSWORD: &str = "not-to-be-printed";
+
+/// The connection string of a role.
+fn conninfo(server: &PgServer, user: &str) -> String {
+    let port = server.port;
+    format!("host=127.0.0.1 port={port} dbname=postgres user={user}")
+}
+
+/// A folder with this table `[store]`, and the password in a file.
+fn folder(store: &str) -> Folder {
+    let folder = Folder::before(UNUSED);
+    folder.secret("store", PASSWORD);
+    folder.proxy(&format!(
+        "timestamp = {{ future_ms = 1_000 }}\nstore = {{ {store} }}"
+    ));
+    folder
+}
+
+/// A folder before this server, as this role with its password, with more keys for `[store]`.
+fn of(server: &PgServer, user: &str, more: &str) -> Folder {
+    let conninfo = conninfo(server, user);
+    folder(&format!(
+        "postgres = '{conninfo}', password = {{ file = 'secrets/store.key' }}{more}"
+    ))
+}
+
+/// A server with an owner of the tables and a role that serves, both with a password.
+fn with_roles() -> PgServer {
+    let server = PgServer::start();
+    server.sql(&format!(
+        "CREATE ROLE gatepay_owner LOGIN PASSWORD '{PASSWORD}';
+        CREATE ROLE gatepay_serve LOGIN PASSWORD '{PASSWORD}';
+        GRANT CREATE ON DATABASE postgres TO gatepay_owner"
+    ));
+    server.require_passwords();
+    server
+}
+
+fn store(folder: &Folder, words: &[&str]) -> Output {
+    let config = folder.name("proxy.toml");
+    run(&[&["store"], words, &["--config", &config]].concat())
+}
+
+/// What a command printed, and its exit code. The password is nowhere.
+fn said(folder: &Folder, words: &[&str]) -> (String, Option<i32>) {
+    let (text, code) = printed(&store(folder, words));
+    assert!(!text.contains(PASSWORD), "{text}");
+    (text, code)
+}
+
+/// Makes the tables as their owner, for the role that serves.
+fn migrate(folder: &Folder) -> (String, Option<i32>) {
+    let password = folder.name("secrets/store.key");
+    let owner = ["--user", "gatepay_owner", "--password-file", &password];
+    let serve = ["--serve-role", "gatepay_serve"];
+    said(folder, &[&["migrate"], &owner[..], &serve].concat())
+}
+
+/// `serve`, which must not start: the last line of its log, and its exit code.
+fn refused(folder: &Folder) -> (String, Option<i32>) {
+    let (text, code) = printed(&folder.run("serve"));
+    assert!(!text.contains(PASSWORD), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    (last.to_owned(), code)
+}
+
+#[tokio::test]
+async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let folder = of(&server, "gatepay_serve", "");
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    let missing = "problem: there are no tables yet; run `gatepay-proxy store migrate`";
+    assert!(text.contains(missing), "{text}");
+    let (line, code) = refused(&folder);
+    assert_eq!(code, Some(1), "{line}");
+    assert_eq!(
+        line,
+        "cannot start: store: there are no tables yet; run `gatepay-proxy store migrate`"
+    );
+
+    let (text, code) = migrate(&folder);
+    assert_eq!(code, Some(0), "{text}");
+    let place = format!(
+        "PostgreSQL at 127.0.0.1:{}, database postgres, user gatepay_owner",
+        server.port
+    );
+    for line in [
+        place.as_str(),
+        "schema 1 is made",
+        "gatepay_serve may execute the functions and read the tables",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let (text, code) = migrate(&folder);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("schema 1; nothing changes"), "{text}");
+    // The role that serves changes no table.
+    let (text, code) = said(&folder, &["migrate"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("the user that migrates needs the right CREATE on the database"),
+        "{text}"
+    );
+
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "fine: PostgreSQL ",
+        "fine: the connection is plain, on this machine",
+        "fine: schema 1",
+        "fine: no standby is attached",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!text.contains("problem: "), "{text}");
+    let json: Value = serde_json::from_slice(&store(&folder, &["check", "--json"]).stdout).unwrap();
+    assert_ne!(json["severity"], "problem", "{json}");
+    assert!(
+        json["store"].as_str().unwrap().contains("gatepay_serve"),
+        "{json}"
+    );
+    assert!(json["findings"][0]["text"].is_string(), "{json}");
+
+    let program = Program::serve(&folder).await;
+    let log = program.stderr();
+    let place = format!(
+        "PostgreSQL at 127.0.0.1:{}, database postgres, user gatepay_serve",
+        server.port
+    );
+    assert!(log.contains(&place), "the start names the store: {log}");
+    assert!(!log.contains(PASSWORD), "{log}");
+    let text = said(&folder, &["check"]).0;
+    assert!(text.contains("fine: instances: 1"), "{text}");
+}
+
+#[test]
+fn a_mistake_is_told_in_one_line_with_its_cure() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    server.sql(&format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'"));
+    assert_eq!(migrate(&of(&server, "gatepay_serve", "")).1, Some(0));
+    // One port is open, and nobody answers there; the other is closed.
+    let open = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = open.local_addr().unwrap().port();
+    let closed = {
+        let bound = TcpListener::bind("127.0.0.1:0").unwrap();
+        bound.local_addr().unwrap().port()
+    };
+    let keys = |conninfo: &str| {
+        folder(&format!(
+            "postgres = '{conninfo}', password = {{ file = 'secrets/store.key' }}"
+        ))
+    };
+    let right = conninfo(&server, "gatepay_serve");
+    let other_password = of(&server, "gatepay_serve", "");
+    other_password.secret("store", "another");
+    for (folder, wrong, cure) in [
+        (
+            other_password,
+            "password authentication failed for user \"gatepay_serve\"",
+            "check the user, its password and the server's pg_hba.conf",
+        ),
+        (
+            keys(&right.replace("user=gatepay_serve", "user=nobody_at_all")),
+            "password authentication failed for user \"nobody_at_all\"",
+            "check the user",
+        ),
+        (
+            keys(&right.replace("dbname=postgres", "dbname=elsewhere")),
+            "database \"elsewhere\" does not exist",
+            "create the database, or correct dbname",
+        ),
+        (
+            of(&server, "stranger", ""),
+            "permission denied for schema gatepay",
+            "the owner of the tables must run `gatepay-proxy store migrate --serve-role` with this user",
+        ),
+    ] {
+        let (text, code) = said(&folder, &["check"]);
+        assert_eq!(code, Some(1), "{text}");
+        let problem = text.lines().find(|line| line.starts_with("problem: "));
+        let problem = problem.unwrap_or_default();
+        assert!(
+            problem.contains(wrong) && problem.contains(cure),
+            "{wrong}: {text}"
+        );
+        // `serve` says the same at its start, for waiting would not help.
+        let (line, code) = refused(&folder);
+        assert_eq!(code, Some(1), "{line}");
+        assert!(
+            line.starts_with("cannot start: store: ") && line.contains(wrong),
+            "{line}"
+        );
+    }
+    for (folder, wrong) in [
+        (
+            keys(&right.replace("127.0.0.1", "no-such-host.invalid")),
+            "no host is usable: no-such-host.invalid:",
+        ),
+        (
+            keys(&right.replace(&server.port.to_string(), &silent.to_string())),
+            "no answer within 300 ms",
+        ),
+        (
+            keys(&right.replace(&server.port.to_string(), &closed.to_string())),
+            "Connection refused",
+        ),
+    ] {
+        for command in ["check", "migrate", "distrust"] {
+            let (text, code) = said(&folder, &[command]);
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains(wrong), "{wrong}: {text}");
+        }
+    }
+    let none = Folder::before(UNUSED);
+    assert_eq!(said(&none, &["check"]).1, Some(64), "there is no [store]");
+    let urls = folder("postgres = 'postgres://db1/gatepay'");
+    let (text, code) = said(&urls, &["check"]);
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("store.postgres: must be keys and values"),
+        "{text}"
+    );
+}
+
+/// An address of this machine that is not loopback, if it has one.
+fn own_address() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
+}
+
+#[test]
+fn a_plain_connection_leaves_the_machine_only_if_it_is_meant_to() {
+    let Some(address) = own_address() else {
+        say("SKIPPED: this machine has no address but loopback");
+        return;
+    };
+    let listener = TcpListener::bind((address.as_str(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = folder(&format!(
+        "postgres = 'host={address} port={port} dbname=gatepay user=gatepay_serve'"
+    ));
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    let line = format!(
+        "problem: {address} is not this machine: set `ca` to encrypt the connection, or `plaintext = true`"
+    );
+    assert!(text.contains(&line), "{text}");
+    assert!(refused(&folder).0.contains("is not this machine"));
+}
+
+#[test]
+fn a_server_that_may_lose_commits_is_refused_with_the_setting() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let folder = of(&server, "gatepay_serve", "");
+    assert_eq!(migrate(&folder).1, Some(0));
+    for (change, back, setting) in [
+        (
+            "ALTER SYSTEM SET fsync = off",
+            "ALTER SYSTEM RESET fsync",
+            "fsync = off",
+        ),
+        (
+            "ALTER ROLE gatepay_serve SET synchronous_commit = off",
+            "ALTER ROLE gatepay_serve RESET synchronous_commit",
+            "synchronous_commit = off",
+        ),
+        (
+            "ALTER ROLE gatepay_serve SET default_transaction_read_only = on",
+            "ALTER ROLE gatepay_serve RESET default_transaction_read_only",
+            "the server is read-only",
+        ),
+    ] {
+        server.sql(change);
+        server.sql("SELECT pg_reload_conf()");
+        let mut text = String::new();
+        postgres::until(setting, || {
+            text = said(&folder, &["check"]).0;
+            text.contains("problem: ")
+        });
+        assert!(text.contains(setting), "{text}");
+        server.sql(back);
+        server.sql("SELECT pg_reload_conf()");
+        postgres::until("it is put back", || said(&folder, &["check"]).1 == Some(0));
+    }
+}
+
+#[test]
+fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let folder = of(&server, "gatepay_serve", "");
+    assert_eq!(migrate(&folder).1, Some(0));
+    server.sql("INSERT INTO gatepay.schema_version VALUES (2)");
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(0), "one newer works: {text}");
+    server.sql("INSERT INTO gatepay.schema_version VALUES (3)");
+    let wrong = "schema 3; this version works with 1 to 2: use a newer version of the program";
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(wrong), "{text}");
+    let (line, code) = refused(&folder);
+    assert_eq!(code, Some(1), "{line}");
+    assert_eq!(line, format!("cannot start: store: {wrong}"));
+}
+
+#[tokio::test]
+async fn an_asynchronous_standby_is_warned_about_by_check_and_at_the_start() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let guarded = of(&server, "gatepay_serve", "");
+    assert_eq!(migrate(&guarded).1, Some(0));
+    let standby = server.standby(StandbyMode::Asynchronous);
+    let (text, code) = said(&guarded, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("warning: 1 standbys are asynchronous"),
+        "{text}"
+    );
+    let lossless = of(&server, "gatepay_serve", ", failover = 'lossless'");
+    let (text, code) = said(&lossless, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    let program = Program::serve(&guarded).await;
+    let warned = "the store's standbys are asynchronous";
+    postgres::until(warned, || program.stderr().contains(warned));
+    assert_eq!(program.metric("store_asynchronous_standbys").await, "1");
+    let status = program.admin("GET", "/status").await.json();
+    assert_eq!(status["store"]["asynchronous_standbys"], 1, "{status}");
+    drop(standby);
+}
+
+#[test]
+fn an_engine_that_hides_its_identity_needs_lossless() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let guarded = of(&server, "gatepay_serve", "");
+    assert_eq!(migrate(&guarded).1, Some(0));
+    // As some managed engines do.
+    server.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    let wrong = "permission denied for function pg_control_system";
+    let cure = "or set failover = \"lossless\"";
+    let (text, code) = said(&guarded, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(wrong) && text.contains(cure), "{text}");
+    let (line, code) = refused(&guarded);
+    assert_eq!(code, Some(1), "{line}");
+    assert!(line.contains(wrong) && line.contains(cure), "{line}");
+    let lossless = of(&server, "gatepay_serve", ", failover = 'lossless'");
+    let (text, code) = said(&lossless, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("warning: the server's identity"), "{text}");
+}
+
+#[tokio::test]
+async fn distrust_makes_all_instances_refuse_what_may_have_been_admitted() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let folder = of(&server, "gatepay_serve", ", max_skew_ms = 4_000");
+    assert_eq!(migrate(&folder).1, Some(0));
+    let program = Program::serve(&folder).await;
+    let is_ready = async |status: u16| {
+        for _ in 0..200 {
+            let answer = program.admin("GET", "/ready").await;
+            if answer.status == status {
+                return answer.text();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("/ready is not {status}: {}", program.stderr());
+    };
+    is_ready(200).await;
+    let (text, code) = said(&folder, &["distrust"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("stamps are refused for the next "), "{text}");
+    assert!(is_ready(503).await.contains("starting"));
+    let text = said(&folder, &["check"]).0;
+    assert!(text.contains("warning: stamps are refused for "), "{text}");
+    is_ready(200).await;
+}
+
+#[tokio::test]
+async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
+    let folder = folder("path = 'state/gatepay.db'");
+    for command in ["check", "distrust"] {
+        let (text, code) = said(&folder, &[command]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(
+            text.contains("gatepay.db is missing; run `gatepay-proxy store migrate`"),
+            "{text}"
+        );
+        assert!(!folder.path("state/gatepay.db").exists());
+    }
+    let (text, code) = said(&folder, &["migrate", "--serve-role", "gatepay_serve"]);
+    assert_eq!(code, Some(64), "{text}");
+    let (text, code) = said(&folder, &["migrate"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("SQLite file ") && text.contains("schema 1 is made"),
+        "{text}"
+    );
+    let text = said(&folder, &["migrate"]).0;
+    assert!(text.contains("schema 1; nothing changes"), "{text}");
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("fine: the file is readable"), "{text}");
+    let program = Program::serve(&folder).await;
+    assert!(program.stderr().contains("SQLite file "));
+    let (text, code) = said(&folder, &["check"]);
+    assert_eq!(code, Some(1), "{text}");
+    let held = "a process that serves holds the file: stop it first";
+    assert!(text.contains(held), "{text}");
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+    let (text, code) = said(&folder, &["distrust"]);
+    assert_eq!(code, Some(0), "{text}");
+    let gone = folder_without_parent();
+    let (text, code) = printed(&gone.run("check"));
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("store: ") && text.contains("is no folder"),
+        "{text}"
+    );
+}
+
+fn folder_without_parent() -> Folder {
+    folder("path = 'nowhere/gatepay.db'")
+}
+
+#[test]
+fn each_command_shows_an_example() {
+    for (command, shows) in [
+        (
+            "migrate",
+            "--user gatepay_owner --password-file owner.key --serve-role gatepay_serve",
+        ),
+        ("check", "gatepay-proxy store check --json | jq"),
+        ("distrust", "gatepay-proxy store distrust --config"),
+    ] {
+        let (text, code) = printed(&run(&["store", command, "--help"]));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains(shows), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn check_names_the_store_and_finds_its_faults_without_asking_it() {
+    let folder = folder(
+        "postgres = 'host=db1,db2 port=5433 dbname=gatepay user=gatepay_serve', ca = 'tls/store-ca.pem', failover = 'lossless', reads_without_store = true",
+    );
+    let (text, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("store: ") && text.contains("store-ca.pem"),
+        "{text}"
+    );
+    folder.edit("proxy.toml", ", ca = 'tls/store-ca.pem'", "");
+    let (text, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(0), "{text}");
+    for line in [
+        "store: PostgreSQL at db1:5433, db2:5433, database gatepay, user gatepay_serve; failover lossless, 1000 ms a call",
+        "writes without a body are always refused",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let alone = Folder::before(UNUSED);
+    let (text, _) = printed(&alone.run("check"));
+    let line =
+        "store: none; a second process with its own state_dir would admit the same requests again";
+    assert!(text.contains(line), "{text}");
+    // A store that is added is a change, and takes a restart.
+    let (config, before) = (folder.name("proxy.toml"), alone.name("."));
+    let (text, code) = printed(&run(&["check", "--config", &config, "--against", &before]));
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("store.postgres"), "{text}");
+    // Its start line says so too.
+    let program = Program::serve(&alone).await;
+    let line = "no [store]: a second process with its own state_dir";
+    postgres::until(line, || program.stderr().contains(line));
+}
