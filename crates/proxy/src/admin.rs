@@ -239,7 +239,7 @@ fn unsupported(path: &str) -> AdminResponse {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /institution, \
+            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
              /-/reload, /-/registry, /-/suspend, /-/resume and /-/institution/switch\n",
         ),
     }

@@ -19,10 +19,12 @@ use sha2::{Digest as _, Sha256};
 use crate::admin::status_report::{
     BusyTenant, ByHand, CredentialReport, JournalReport, KeyNotInForce, LatencyQuantiles,
     LatencyReport, OutcomeReport, ProcessReport, QuotaReport, RefusalCount, RefusedParty,
-    ReplayReport, StatusReport, SuspendedParty, TrafficReport, UpstreamReport, WorkerReport,
+    ReplayReport, StatusReport, StoreReport, SuspendedParty, TrafficReport, UpstreamReport,
+    WorkerReport,
 };
-use crate::admin::trouble;
+use crate::admin::{cluster_view, trouble};
 use crate::app::App;
+use crate::cluster::meters::{asynchronous, configurations};
 use crate::generation::Generation;
 use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};
 use crate::generation::suspension::Suspensions;
@@ -163,6 +165,7 @@ fn status(
             limit: app.admission.replay.capacity(),
         },
         journal: journal(app),
+        store: store(app, now_ms),
         workers: workers(app),
         suspensions: suspensions(&app.admission.tenant_limits.suspensions),
         reload: app.lifecycle.reload.state(),
@@ -240,6 +243,28 @@ fn journal(app: &App) -> Option<JournalReport> {
     app.journal.as_ref().map(|journal| JournalReport {
         available: journal.is_available(),
         records: metrics.journal.records.get(),
+    })
+}
+
+/// The store, as the newest sign of life showed it.
+fn store(app: &App, now_ms: u64) -> Option<StoreReport> {
+    let cluster = app.cluster.as_ref()?;
+    let view = cluster.view().map(|(view, _)| view);
+    let view = view.as_ref();
+    Some(StoreReport {
+        place: cluster.place().to_owned(),
+        available: cluster.is_available(),
+        guarded_ms: cluster.guarded_until().saturating_sub(now_ms),
+        replication: view.map(|view| cluster_view::replication(view.replication)),
+        asynchronous_standbys: view.map_or(0, |view| asynchronous(view.replication)),
+        instances: view.map_or(0, |view| view.instances.len()),
+        configurations: view.map_or(0, configurations),
+        clock_offset_ms: cluster.offset_ms(),
+        max_skew_ms: app.settings.store.as_ref()?.max_skew_ms,
+        halts: view.map_or_else(Vec::new, |view| {
+            let halts = view.halts.iter().take(BUSIEST);
+            halts.map(|halt| halt.scope.to_string()).collect()
+        }),
     })
 }
 

@@ -36,6 +36,9 @@ pub struct StatusReport {
     pub(super) replay: ReplayReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) journal: Option<JournalReport>,
+    /// The store that instances share, if one is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) store: Option<StoreReport>,
     pub(super) workers: WorkerReport,
     /// Tenants and operators that are suspended by hand.
     pub(super) suspensions: ByHand,
@@ -152,6 +155,28 @@ pub(super) struct ReplayReport {
 pub(super) struct JournalReport {
     pub(super) available: bool,
     pub(super) records: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct StoreReport {
+    /// Hosts, database and user, or the file.
+    pub(super) place: String,
+    pub(super) available: bool,
+    /// How long the store still refuses stamps, in milliseconds.
+    pub(super) guarded_ms: u64,
+    /// `none`, `asynchronous` or `synchronous`; `None` before the first sign of life.
+    pub(super) replication: Option<&'static str>,
+    /// Standbys that no commit waits for.
+    pub(super) asynchronous_standbys: u32,
+    pub(super) instances: usize,
+    /// The number of different configurations of the instances.
+    pub(super) configurations: usize,
+    /// The store's clock less this machine's, in milliseconds.
+    pub(super) clock_offset_ms: i64,
+    /// The most by which the clocks may differ, in milliseconds.
+    pub(super) max_skew_ms: u64,
+    /// The scopes of the halts in force.
+    pub(super) halts: Vec<String>,
 }
 
 #[derive(Default, Serialize)]

@@ -22,6 +22,7 @@ pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Ve
     let mut found = ProblemList(Vec::new());
     found.in_money(status, since);
     found.at_gatepay(status, since);
+    found.in_store(status);
     found.in_here(status, since, expiry);
     found.by_hand(status);
     found.in_files(status);
@@ -90,6 +91,41 @@ impl ProblemList {
         self.say(Warn, !pushed_back.is_empty(), text);
         let spent = since.refused("institution_quota") > 0;
         self.say(Warn, spent, "the institution's quota is spent");
+    }
+
+    fn in_store(&mut self, status: &StatusReport) {
+        let Some(store) = &status.store else {
+            return;
+        };
+        let away =
+            "the store that instances share does not answer: requests are refused and not sent";
+        self.say(Bad, !store.available, away);
+        let guarded = store.guarded_ms;
+        let text = format!(
+            "the store may have lost commits: it refuses requests for {} s more",
+            guarded.div_ceil(1_000)
+        );
+        self.say(Warn, guarded > 0, text);
+        let (offset, allowed) = (store.clock_offset_ms, store.max_skew_ms);
+        let text = format!(
+            "the store's clock and this machine's differ by {offset} ms; beyond {allowed} ms this instance is not ready"
+        );
+        let apart = offset.unsigned_abs();
+        let severity = if apart > allowed { Bad } else { Warn };
+        self.say(severity, apart > allowed / 2, text);
+        let standbys = store.asynchronous_standbys;
+        let text = format!(
+            "{standbys} standbys of the store are asynchronous: a failover can lose commits"
+        );
+        self.say(Warn, standbys > 0, text);
+        let configurations = store.configurations;
+        let text = format!(
+            "the instances have {configurations} different configurations: GET /cluster shows which"
+        );
+        self.say(Warn, configurations > 1, text);
+        for scope in &store.halts {
+            self.say(Warn, true, format!("halted on all instances: {scope}"));
+        }
     }
 
     fn in_here(&mut self, status: &StatusReport, since: &MetricTotals, expiry: i64) {
