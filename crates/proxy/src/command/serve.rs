@@ -94,13 +94,14 @@ fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box
         address = %server.address(), admin = %server.admin_address(), upstream, tenants,
         version = env!("CARGO_PKG_VERSION"), "serving"
     );
-    match &server.app().cluster {
-        Some(cluster) => tracing::info!(
-            store = cluster.place(), instance = %cluster.name(), "instances that share this store admit each request once"
-        ),
-        None => tracing::info!(
+    if let Some(cluster) = &server.app().cluster {
+        tracing::info!(
+            store = cluster.place(), instance = %cluster.name(), "all instances of this store together admit a request once"
+        );
+    } else {
+        tracing::info!(
             "no [store]: a second process with its own state_dir that fronts the same institution would admit the same requests again"
-        ),
+        );
     }
     systemd::tell(ServiceStage::Ready);
     if server.app().is_starting() {
