@@ -118,6 +118,8 @@ mod scraped;
 mod clusters;
 // The commands about the store say in one line what is wrong with it and what to do.
 mod store_commands;
+// The shipped files for HAProxy and Kubernetes run two instances; no call fails while one drains.
+mod deployments;
 // The audit journal records each call before and after; any change of the journal is detected.
 mod journal;
 // Changed files take effect within the interval, whole or not at all, and no request fails.

@@ -21,6 +21,7 @@ use crate::identity::StoreContact;
 use crate::instance::InstanceIntroduction;
 use crate::settings::{Failover, PostgresSettings, StoreTerms};
 use connector::PgConnector;
+pub use connector::place;
 use session::PgSession;
 
 /// A PostgreSQL server, with three connections: two that admit, one for everything else.
@@ -35,13 +36,6 @@ pub struct PostgresStore {
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
     contact_file: Option<PathBuf>,
-}
-
-impl PostgresSettings {
-    /// The server's place for people: hosts, database and user. Never a password.
-    pub fn place(&self) -> Result<String, StoreError> {
-        connector::place(&self.conninfo)
-    }
 }
 
 impl PostgresStore {

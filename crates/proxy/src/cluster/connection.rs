@@ -98,11 +98,11 @@ impl StoreConnection {
         }
     }
 
-    /// The store's place for people: hosts, database and user, or the file. Never a password.
+    /// The store's place for people.
     pub fn place(&self) -> String {
         match &self.engine {
-            EngineSettings::Postgres(server) => server.place().unwrap_or_default(),
-            EngineSettings::Sqlite(settings) => format!("SQLite file {}", settings.path.display()),
+            EngineSettings::Postgres(server) => server_place(&server.conninfo),
+            EngineSettings::Sqlite(settings) => file_place(&settings.path),
         }
     }
 
@@ -134,6 +134,22 @@ fn postgres(server: &PostgresServer, contact_file: PathBuf) -> Result<PostgresSe
         plaintext: server.plaintext,
         contact_file: Some(contact_file),
     })
+}
+
+/// The place for people of the store that these settings name: hosts, database and user, or the file. Never a password.
+pub fn place(settings: &StoreSettings) -> String {
+    match &settings.engine {
+        StoreEngine::Postgres(server) => server_place(&server.conninfo),
+        StoreEngine::File(path) => file_place(path),
+    }
+}
+
+fn server_place(conninfo: &str) -> String {
+    gatepay_store::postgres::place(conninfo).unwrap_or_default()
+}
+
+fn file_place(path: &Path) -> String {
+    format!("SQLite file {}", path.display())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_proxy::callers::body_memory::UNPROVED;
-use gatepay_proxy::cluster::connection::StoreConnection;
+use gatepay_proxy::cluster::connection::place;
 use gatepay_proxy::memory_bound::{self, MemoryBound};
 use gatepay_proxy::metrics::size::ScrapeSize;
 use gatepay_proxy::process::state_dir;
@@ -163,21 +163,19 @@ fn addresses(settings: &Settings) {
 
 /// Prints the store and what depends on it.
 fn store(settings: &Settings) {
-    let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
+    let Some(store) = &settings.store else {
         say(
             "store: none; a second process with its own state_dir would admit the same requests again",
         );
         return;
     };
-    // A fault in it was printed before.
-    let connection = StoreConnection::in_folder(store, settings.window, state_dir);
-    let place = connection.map_or_else(|fault| fault, |connection| connection.place());
     let failover = match store.failover {
         StoreFailover::Guarded => "guarded",
         StoreFailover::Lossless => "lossless",
     };
     say(format_args!(
-        "store: {place}; failover {failover}, {} ms a call, clocks at most {} ms apart; `gatepay-proxy store check` asks it",
+        "store: {}; failover {failover}, {} ms a call, clocks at most {} ms apart; `gatepay-proxy store check` asks it",
+        place(store),
         store.timeout.as_millis(),
         store.max_skew_ms
     ));

@@ -117,8 +117,8 @@ fn parse(conninfo: &str) -> Result<Config, StoreError> {
     parsed.map_err(|_| StoreError::Settings("the connection string is not valid".to_owned()))
 }
 
-/// The hosts, the database and the user of a connection string.
-pub(super) fn place(conninfo: &str) -> Result<String, StoreError> {
+/// The hosts, the database and the user of a connection string, for people.
+pub fn place(conninfo: &str) -> Result<String, StoreError> {
     let config = parse(conninfo)?;
     let hosts: Vec<_> = hosts(&config)?
         .iter()

@@ -1,0 +1,326 @@
+//! The shipped files for several instances: HAProxy before two machines, and Kubernetes.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gatepay_proxy::process::clock::Clock;
+use saphyr::{LoadableYamlNode as _, Yaml};
+use tempfile::TempDir;
+
+use crate::metrics::read;
+use crate::support::postgres::{self, PgServer};
+use crate::support::program::{Folder, Program, printed, run};
+use crate::support::tls::Pair;
+use crate::support::traffic::Traffic;
+use crate::support::*;
+
+/// A running HAProxy with the shipped file. It is killed with the test.
+struct Balancer {
+    child: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+/// The command, unless it is not installed: then the test prints that nothing was proved.
+fn haproxy() -> Option<Command> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    // Debian has it where only root looks.
+    let command = || {
+        let mut command = Command::new("haproxy");
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        command
+    };
+    let found = command().arg("-v").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        say("SKIPPED: there is no haproxy here");
+    }
+    found.then(command)
+}
+
+/// The shipped file with other values in some places. Each has to be there.
+fn shipped(changes: &[(&str, String)]) -> String {
+    let mut text = read("haproxy/haproxy.cfg");
+    for (from, to) in changes {
+        assert!(text.contains(from), "haproxy.cfg: no {from}");
+        text = text.replace(from, to);
+    }
+    text
+}
+
+impl Balancer {
+    fn before(instances: [&Program; 2]) -> Option<Self> {
+        let mut command = haproxy()?;
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.unwrap();
+        let [one, other] = instances.map(|program| {
+            let admin = program.admin;
+            format!(
+                "{} addr {} port {}",
+                program.address,
+                admin.ip(),
+                admin.port()
+            )
+        });
+        let text = shipped(&[
+            (
+                ":443 ssl crt /etc/haproxy/certs/pay.example.com.pem alpn h2,http/1.1",
+                address.to_string(),
+            ),
+            ("maxconn 20000", "maxconn 200".to_owned()),
+            ("10.0.0.11:8080", one),
+            ("10.0.0.12:8080", other),
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("haproxy.cfg");
+        fs::write(&file, text).unwrap();
+        let lines = fs::File::create(folder.path().join("lines")).unwrap();
+        let command = command.arg("-db").arg("-f").arg(&file).stdout(lines);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            let ended = child.try_wait().unwrap();
+            assert!(ended.is_none() && began.elapsed() < PATIENCE, "{ended:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(Self {
+            child,
+            address,
+            folder,
+        })
+    }
+
+    /// The number of requests that each instance answered.
+    fn answered(&self) -> [usize; 2] {
+        let lines = fs::read_to_string(self.folder.path().join("lines")).unwrap();
+        let by = |name: &str| {
+            let server = format!("instances/{name} ");
+            lines.lines().filter(|line| line.contains(&server)).count()
+        };
+        [by("proxy1"), by("proxy2")]
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Two folders of instances before one store whose tables are made.
+fn folders(gatepay: &GatePay, server: &PgServer) -> [Folder; 2] {
+    let folders = [0, 1].map(|_| {
+        let folder = Folder::before(&gatepay.url());
+        folder.edit("proxy.toml", "grace_ms = 1", "grace_ms = 3_000");
+        folder.edit(
+            "proxy.toml",
+            "listen = {",
+            "listen = { trusted_proxies = ['127.0.0.1/32'],",
+        );
+        folder.edit(
+            "proxy.toml",
+            "upstream = {",
+            "upstream = { quota = { requests_per_second = 10_000 },",
+        );
+        folder.proxy(&format!(
+            "timestamp = {{ future_ms = 300 }}\n\
+             store = {{ postgres = 'host=127.0.0.1 port={} dbname=postgres user=postgres' }}",
+            server.port
+        ));
+        folder
+    });
+    let config = folders[0].name("proxy.toml");
+    let (said, code) = printed(&run(&["store", "migrate", "--config", &config]));
+    assert_eq!(code, Some(0), "{said}");
+    folders
+}
+
+async fn ready(program: &Program) {
+    for _ in 0..400 {
+        if program.admin("GET", "/ready").await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("it is not ready: {}", program.stderr());
+}
+
+#[tokio::test]
+async fn no_call_fails_while_haproxy_takes_one_instance_out() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), PgServer::start());
+    let folders = folders(&gatepay, &server);
+    let one = Program::serve(&folders[0]).await;
+    let other = Program::serve(&folders[1]).await;
+    ready(&one).await;
+    ready(&other).await;
+    let Some(balancer) = Balancer::before([&one, &other]) else {
+        return;
+    };
+    let made = acme().post(CREATE, order("A-0001"));
+    let mut caller = Connection::open(balancer.address).await;
+    let made = caller.send(made.request(&Clock::system())).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+
+    let pause = Duration::from_millis(20);
+    let traffic = Traffic::of(&acme(), balancer.address, 8, pause);
+    traffic.more(300).await;
+    let [first, second] = balancer.answered();
+    assert!(first > 20 && second > 20, "both serve: {first}, {second}");
+    one.terminate();
+    let (code, _, log) = one.end().await;
+    assert_eq!(code, Some(0), "{log}");
+    // HAProxy writes its lines a moment later.
+    traffic.more(50).await;
+    let [first, second] = balancer.answered();
+    traffic.more(300).await;
+    let after = balancer.answered();
+    assert_eq!(after[0], first, "the one that has ended gets none");
+    assert!(after[1] > second + 200, "{after:?}");
+    let (tally, _) = traffic.end().await;
+    assert_eq!(tally.keys().collect::<Vec<_>>(), [&200], "{tally:?}");
+    let calls: usize = tally.values().sum();
+    assert_eq!(gatepay.count(), calls + 1, "each was executed once");
+    let view = other.admin("GET", "/cluster").await.json();
+    let instances = view["instances"].as_array().map(Vec::len);
+    assert_eq!(instances, Some(1), "it has left the store: {view}");
+}
+
+#[test]
+fn the_file_for_haproxy_is_accepted_as_it_is_shipped() {
+    let Some(mut command) = haproxy() else {
+        return;
+    };
+    let pair = Pair::new();
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("pay.example.com.pem");
+    let pem = pair.certificate.pem() + &pair.key.serialize_pem();
+    fs::write(&certificate, pem).unwrap();
+    let certificate = certificate.to_str().unwrap().to_owned();
+    let text = shipped(&[("/etc/haproxy/certs/pay.example.com.pem", certificate)]);
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, text).unwrap();
+    let checked = command.arg("-c").arg("-f").arg(&file).output().unwrap();
+    let (said, code) = printed(&checked);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("WARNING"), "{said}");
+}
+
+/// The manifest's objects.
+fn manifest(text: &str) -> Vec<Yaml<'_>> {
+    Yaml::load_from_str(text).unwrap()
+}
+
+/// The object of this kind.
+fn named<'m>(objects: &'m [Yaml<'_>], kind: &str, name: &str) -> &'m Yaml<'m> {
+    let found = objects.iter().find(|object| {
+        object["kind"].as_str() == Some(kind) && object["metadata"]["name"].as_str() == Some(name)
+    });
+    found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+#[test]
+fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
+    let text = read("kubernetes/gatepay-proxy.yaml");
+    let objects = manifest(&text);
+    let folder = Folder::before(UNUSED);
+    let config = &named(&objects, "ConfigMap", "gatepay-proxy")["data"]["proxy.toml"];
+    let state = folder.name("state");
+    let root = folder.name(".");
+    let proxy = config
+        .as_str()
+        .unwrap()
+        .replace("/state/gatepay-proxy", &state)
+        .replace("/etc/gatepay-proxy", &root);
+    let grace_ms = 10_000;
+    assert!(proxy.contains("grace_ms = 10_000") && proxy.contains("deadline_ms = 40_000"));
+    folder.file("proxy.toml", &proxy);
+    for shop in [acme(), globex()] {
+        folder.remove(&format!("tenants.d/{}.toml", shop.id));
+    }
+    let tenants = &named(&objects, "ConfigMap", "gatepay-proxy-tenants")["data"];
+    let tenant = tenants["acme.toml"].as_str().unwrap();
+    folder.file(
+        "tenants.d/acme.toml",
+        &tenant.replace("/etc/gatepay-proxy", &root),
+    );
+    let config = folder.name("proxy.toml");
+    let (said, code) = printed(&run(&["check", "--without-secrets", "--config", &config]));
+    assert_eq!(code, Some(0), "{said}");
+    for line in [
+        "acme",
+        "store: PostgreSQL at gatepay-db-rw:5432, database gatepay",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+
+    let deployment = named(&objects, "Deployment", "gatepay-proxy");
+    assert_eq!(deployment["spec"]["replicas"].as_integer(), Some(2));
+    let pod = &deployment["spec"]["template"]["spec"];
+    let patience = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
+    assert!(patience > 40, "longer than the drain's deadline");
+    let container = &pod["containers"][0];
+    let limit = container["resources"]["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    let wanted = said
+        .lines()
+        .find_map(|line| line.strip_prefix("memory limit: "));
+    let (wanted, _) = wanted.unwrap().split_once(' ').unwrap();
+    assert!(
+        limit >= wanted.parse().unwrap(),
+        "the pod needs {wanted} MiB"
+    );
+    for (probe, path) in [("readinessProbe", "/ready"), ("livenessProbe", "/live")] {
+        let get = &container[probe]["httpGet"];
+        assert_eq!(get["path"].as_str(), Some(path));
+    }
+    let period = container["readinessProbe"]["periodSeconds"]
+        .as_integer()
+        .unwrap();
+    assert!(
+        2 * period * 1_000 < grace_ms,
+        "the Service forgets it in the grace"
+    );
+    // The paths that the configuration names are mounted, and so is the command's own.
+    let mounts = container["volumeMounts"].as_sequence().unwrap();
+    let mounts: Vec<_> = mounts
+        .iter()
+        .map(|at| at["mountPath"].as_str().unwrap())
+        .collect();
+    for path in ["config", "tenants.d", "secrets"] {
+        assert!(
+            mounts.contains(&format!("/etc/gatepay-proxy/{path}").as_str()),
+            "{path}"
+        );
+    }
+    assert!(mounts.contains(&"/state"));
+    for container in [
+        container,
+        &named(&objects, "Job", "gatepay-proxy-migrate-1")["spec"]["template"]["spec"]["containers"]
+            [0],
+    ] {
+        let words = container["command"].as_sequence().unwrap();
+        let words: Vec<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
+        assert!(
+            words.contains(&"--config=/etc/gatepay-proxy/config/proxy.toml"),
+            "{words:?}"
+        );
+        // The program knows each option.
+        let (said, code) = printed(&run(&[&words[1..], &["--help"]].concat()));
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let budget = named(&objects, "PodDisruptionBudget", "gatepay-proxy");
+    assert_eq!(budget["spec"]["minAvailable"].as_integer(), Some(1));
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"]["app"];
+    for selector in [
+        &deployment["spec"]["selector"]["matchLabels"],
+        &budget["spec"]["selector"]["matchLabels"],
+        &named(&objects, "Service", "gatepay-proxy")["spec"]["selector"],
+    ] {
+        assert_eq!(selector["app"], *labels);
+    }
+}
