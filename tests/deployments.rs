@@ -1,4 +1,4 @@
-//! The shipped files for several instances: HAProxy before two machines, and Kubernetes.
+//! The shipped files for several instances: a load balancer before two machines, and Kubernetes.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use crate::support::tls::Pair;
 use crate::support::traffic::Traffic;
 use crate::support::*;
 
-/// A running HAProxy with the shipped file. It is killed with the test.
+/// A running load balancer with the shipped file. It is killed with the test.
 struct Balancer {
     child: Child,
     address: SocketAddr,
