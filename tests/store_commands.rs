@@ -271,6 +271,45 @@ fn a_plain_connection_leaves_the_machine_only_if_it_is_meant_to() {
 }
 
 #[test]
+fn a_certificate_that_is_not_trusted_is_told_with_its_cure() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let name = vec!["localhost".to_owned()];
+    let right = rcgen::generate_simple_self_signed(name.clone()).unwrap();
+    let other = rcgen::generate_simple_self_signed(name).unwrap();
+    server.encrypt(&right.cert.pem(), &right.signing_key.serialize_pem());
+    let at = |host: &str, pem: &str| {
+        let conninfo = conninfo(&server, "gatepay_serve").replace("127.0.0.1", host);
+        let folder = folder(&format!(
+            "postgres = '{conninfo}', password = {{ file = 'secrets/store.key' }}, ca = 'ca.pem'"
+        ));
+        folder.file("ca.pem", pem);
+        folder
+    };
+    let trusting = at("localhost", &right.cert.pem());
+    assert_eq!(migrate(&trusting).1, Some(0));
+    let (text, code) = said(&trusting, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("fine: the connection is encrypted"), "{text}");
+    for (folder, cure) in [
+        (
+            at("localhost", &other.cert.pem()),
+            "`ca` must hold the certificate of the authority that signed the server's",
+        ),
+        (
+            at("127.0.0.1", &right.cert.pem()),
+            "write the host as the server's certificate names it",
+        ),
+    ] {
+        let (text, code) = said(&folder, &["check"]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(cure), "{text}");
+    }
+}
+
+#[test]
 fn a_server_that_may_lose_commits_is_refused_with_the_setting() {
     if postgres::is_missing() {
         return;

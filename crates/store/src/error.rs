@@ -23,7 +23,7 @@ pub enum StoreError {
     #[error("no host is usable: {0}")]
     Denied(String),
     /// The connection broke, or the server answered with an error that ends it.
-    #[error("connection lost: {0}")]
+    #[error("connection lost: {0}{advice}", advice = lost_advice(.0))]
     Lost(String),
     /// The server is not, or is no longer, the primary.
     #[error("the server is read-only: a standby, or default_transaction_read_only is on")]
@@ -109,6 +109,9 @@ pub(crate) fn is_lasting(code: &str) -> bool {
 /// The cure for a refusal by PostgreSQL, as the end of a sentence.
 fn advice(code: &str, message: &str) -> &'static str {
     match code {
+        "28000" if message.contains("no encryption") => {
+            "; set `ca`: the server lets this user in over TLS only, or correct its pg_hba.conf"
+        }
         "28000" | "28P01" => "; check the user, its password and the server's pg_hba.conf",
         "3D000" => "; create the database, or correct dbname",
         "42501" if message.contains("pg_control") => {
@@ -120,8 +123,21 @@ fn advice(code: &str, message: &str) -> &'static str {
         "42501" => {
             "; the owner of the tables must run `gatepay-proxy store migrate --serve-role` with this user"
         }
-        "26000" => "; a connection pooler in transaction mode must keep prepared statements",
+        "26000" | "42P05" => {
+            "; a connection pooler in transaction mode must keep prepared statements: use session mode or no pooler"
+        }
         _ => "",
+    }
+}
+
+/// The cure for a certificate that is not accepted, as the end of a sentence.
+fn lost_advice(text: &str) -> &'static str {
+    if text.contains("UnknownIssuer") || text.contains("BadSignature") {
+        "; `ca` must hold the certificate of the authority that signed the server's"
+    } else if text.contains("not valid for name") {
+        "; write the host as the server's certificate names it"
+    } else {
+        ""
     }
 }
 
