@@ -548,3 +548,90 @@ async fn check_names_the_store_and_finds_its_faults_without_asking_it() {
     let line = "no [store]: a second process with its own state_dir";
     postgres::until(line, || program.stderr().contains(line));
 }
+
+#[tokio::test]
+async fn the_cluster_and_the_status_show_instances_and_their_configurations() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let folders = [0, 1].map(|_| of(&server, "gatepay_serve", ""));
+    assert_eq!(migrate(&folders[0]).1, Some(0));
+    let one = Program::serve(&folders[0]).await;
+    let other = Program::serve(&folders[1]).await;
+    let sees = async |instances: usize, configurations: usize| {
+        for _ in 0..200 {
+            let view = one.admin("GET", "/cluster").await.json();
+            let listed = view["instances"].as_array().map_or(0, Vec::len);
+            if listed == instances && view["configurations"] == configurations {
+                return view;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        let view = one.admin("GET", "/cluster").await.text();
+        panic!("not {instances} instances with {configurations} configurations: {view}");
+    };
+    let view = sees(2, 1).await;
+    let place = view["store"].as_str().unwrap();
+    assert!(
+        place.contains("database postgres, user gatepay_serve"),
+        "{view}"
+    );
+    assert_eq!(view["store_available"], true);
+    assert_eq!(view["replication"], "none");
+    let instances = view["instances"].as_array().unwrap();
+    let this: Vec<_> = instances.iter().filter(|one| one["this"] == true).collect();
+    assert_eq!(this.len(), 1, "{view}");
+    assert_eq!(this[0]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(!this[0]["host"].as_str().unwrap().is_empty(), "{view}");
+    assert!(this[0]["lag_ms"].as_u64().unwrap() < 5_000, "{view}");
+    // The hash is the one that `check` prints of the same files.
+    let said = printed(&folders[0].run("check")).0;
+    let hash = format!(
+        "configuration: {}",
+        this[0]["configuration"].as_str().unwrap()
+    );
+    assert!(said.contains(&hash), "{hash}: {said}");
+    let status = one.admin("GET", "/status").await.json();
+    let store = &status["store"];
+    assert_eq!(
+        (&store["instances"], &store["available"]),
+        (&2.into(), &true.into())
+    );
+    assert_eq!(store["place"], view["store"]);
+
+    // One instance gets another tenant.
+    folders[1].tenant(&acme(), "limits = { requests_per_second = 7 }");
+    let (code, answer) = other.reload("").await;
+    assert_eq!(code, 200, "{answer}");
+    sees(2, 2).await;
+    let status = one.admin("GET", "/status").await.json();
+    let differ = "the instances have 2 different configurations: GET /cluster shows which";
+    let problems = status["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|one| one["text"] == differ), "{status}");
+    other.terminate();
+    assert_eq!(other.end().await.0, Some(0));
+    sees(1, 1).await;
+    server.sql("SELECT gatepay.halt_v1('money', 'alice')");
+    let halted = "halted on all instances: money";
+    for _ in 0..200 {
+        let status = one.admin("GET", "/status").await.json();
+        let problems = status["problems"].as_array().unwrap().clone();
+        if problems.iter().any(|one| one["text"] == halted) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("no problem says: {halted}");
+}
+
+#[tokio::test]
+async fn a_process_without_a_store_has_no_cluster_to_show() {
+    let program = Program::serve(&Folder::before(UNUSED)).await;
+    let answer = program.admin("GET", "/cluster").await;
+    assert_eq!(answer.status, 404);
+    assert_eq!(answer.body, "no [store] is configured\n");
+    let status = program.admin("GET", "/status").await.json();
+    assert!(status.get("store").is_none(), "{status}");
+    assert_eq!(program.metric("store_configured").await, "0");
+}
