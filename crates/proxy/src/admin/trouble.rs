@@ -102,7 +102,7 @@ impl ProblemList {
         self.say(Bad, !store.available, away);
         let guarded = store.guarded_ms;
         let text = format!(
-            "the store may have lost commits: it refuses requests for {} s more",
+            "the store is guarded: it refuses requests for {} s more, since copies may have been admitted before",
             guarded.div_ceil(1_000)
         );
         self.say(Warn, guarded > 0, text);
