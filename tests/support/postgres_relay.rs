@@ -54,7 +54,7 @@ impl PgRelay {
         Self { port, state }
     }
 
-    /// Cuts one connection, the next that gets to the point.
+    /// Cuts one connection that admits, the next that gets to the point.
     pub(crate) fn cut(&self, point: CutPoint) {
         let (message, pass_it) = match point {
             CutPoint::AfterDataRow => (b'D', true),
@@ -92,13 +92,14 @@ impl Drop for PgRelay {
 fn pass(client: TcpStream, server: TcpStream, state: &Arc<RelayState>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    let shared = Arc::clone(state);
+    let admits = Arc::new(AtomicBool::new(false));
+    let (shared, asks) = (Arc::clone(state), Arc::clone(&admits));
     thread::spawn(move || {
-        let _ = requests(from_client, to_server, &shared);
+        let _ = requests(from_client, to_server, &shared, &asks);
     });
     let shared = Arc::clone(state);
     thread::spawn(move || {
-        let _ = answers(&server, &client, &shared);
+        let _ = answers(&server, &client, &shared, &admits);
         let _ = (
             client.shutdown(Shutdown::Both),
             server.shutdown(Shutdown::Both),
@@ -106,7 +107,15 @@ fn pass(client: TcpStream, server: TcpStream, state: &Arc<RelayState>) {
     });
 }
 
-fn requests(mut from: TcpStream, mut to: TcpStream, state: &RelayState) -> io::Result<()> {
+/// The function whose statement is prepared on connections that admit.
+const ADMIT: &[u8] = b"admit_v1";
+
+fn requests(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    state: &RelayState,
+    admits: &AtomicBool,
+) -> io::Result<()> {
     let mut buffer = [0; 16_384];
     loop {
         let read = from.read(&mut buffer)?;
@@ -114,12 +123,23 @@ fn requests(mut from: TcpStream, mut to: TcpStream, state: &RelayState) -> io::R
         if read == 0 {
             return to.shutdown(Shutdown::Write);
         }
+        if buffer[..read].windows(ADMIT.len()).any(|it| it == ADMIT) {
+            admits.store(true, Ordering::SeqCst);
+        }
         to.write_all(&buffer[..read])?;
     }
 }
 
+/// A type that no message has.
+const NEVER: u8 = u8::MAX;
+
 /// Passes whole messages on, up to the cut.
-fn answers(mut from: &TcpStream, mut to: &TcpStream, state: &RelayState) -> io::Result<()> {
+fn answers(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    state: &RelayState,
+    admits: &AtomicBool,
+) -> io::Result<()> {
     loop {
         let mut head = [0; 5];
         from.read_exact(&mut head)?;
@@ -128,9 +148,14 @@ fn answers(mut from: &TcpStream, mut to: &TcpStream, state: &RelayState) -> io::
         message.resize(usize::try_from(length).unwrap() + 1, 0);
         from.read_exact(&mut message[5..])?;
         wait_while_held(state)?;
+        let at = if admits.load(Ordering::SeqCst) {
+            head[0]
+        } else {
+            NEVER
+        };
         let cut = state
             .cut_at
-            .compare_exchange(head[0], 0, Ordering::SeqCst, Ordering::SeqCst);
+            .compare_exchange(at, 0, Ordering::SeqCst, Ordering::SeqCst);
         if cut.is_err() || state.pass_it.load(Ordering::SeqCst) {
             to.write_all(&message)?;
         }

@@ -31,12 +31,25 @@ pub struct AdmissionRunner {
     breaker: StoreBreaker,
     waiting: VecDeque<WaitingRow>,
     began: Instant,
+    observer: Option<BatchObserver>,
+}
+
+/// A function that is told of each batch once it has ended.
+pub type BatchObserver = Box<dyn FnMut(BatchFacts) + Send>;
+
+/// One batch that the store was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchFacts {
+    /// Number of rows.
+    pub rows: u32,
+    /// The time from asking to the committed answer or the error.
+    pub took: Duration,
 }
 
 /// How the store answered lately.
 #[derive(Debug, Clone, Default)]
 pub struct StoreHealth {
-    /// Since when no call has succeeded, if the last one failed.
+    /// Since when the store has not answered, if the last call got no answer. A refused statement is an answer.
     pub away_since: Option<Instant>,
     /// Why the last call failed, until one succeeds.
     pub error: Option<Arc<StoreError>>,
@@ -48,8 +61,6 @@ pub struct StoreHealth {
     pub batches: u64,
     /// Number of rows in them.
     pub rows: u64,
-    /// The time of the last batch, from asking to the committed answer or the error.
-    pub last_batch: Duration,
 }
 
 type VerdictSender = oneshot::Sender<Result<AdmissionVerdict, Arc<StoreError>>>;
@@ -84,6 +95,7 @@ impl AdmissionQueue {
             breaker: StoreBreaker::new(seed),
             waiting: VecDeque::new(),
             began: Instant::now(),
+            observer: None,
         };
         let queue = Self {
             sender,
@@ -94,7 +106,7 @@ impl AdmissionQueue {
 
     /// The store's verdict on a request. An error means that nothing may be sent, and that the stamp may be recorded.
     ///
-    /// If the call is dropped, its request may be admitted all the same.
+    /// If the call is dropped, its request may be admitted all the same, unless it still waits for a batch.
     pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, Arc<StoreError>> {
         let (answer, answered) = oneshot::channel();
         let full = || Arc::new(StoreError::QueueFull);
@@ -110,6 +122,13 @@ impl AdmissionQueue {
 }
 
 impl AdmissionRunner {
+    /// Tells a function of each batch.
+    #[must_use]
+    pub fn observed_by(mut self, observer: BatchObserver) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Takes requests to the store until every [`AdmissionQueue`] is dropped and all are answered.
     pub async fn run(mut self, store: Arc<Store>) {
         let mut under_way: FuturesUnordered<BoxFuture<'static, AnsweredBatch>> =
@@ -120,6 +139,9 @@ impl AdmissionRunner {
         while open || !self.waiting.is_empty() || !under_way.is_empty() {
             while under_way.len() < store.lines() && !self.waiting.is_empty() {
                 let (batch, answers) = self.next_batch();
+                if batch.is_empty() {
+                    break;
+                }
                 under_way.push(Box::pin(ask(Arc::clone(&store), batch, answers)));
             }
             if let Some(pause) = self.breaker.wait(self.began.elapsed())
@@ -158,12 +180,16 @@ impl AdmissionRunner {
         }
     }
 
-    /// The next batch, of the requests that wait longest. A copy of one in the batch waits for the next.
+    /// The next batch, of the requests that wait longest. A copy of one in the batch waits for the next. A request whose
+    /// caller has gone is left out, so that its stamp stays unspent; without the others the batch is empty.
     fn next_batch(&mut self) -> (AdmissionBatch, Vec<VerdictSender>) {
         let mut batch = AdmissionBatch::default();
         let mut answers = Vec::new();
         let mut later = VecDeque::new();
         while let Some(WaitingRow { row, answer }) = self.waiting.pop_front() {
+            if answer.is_closed() {
+                continue;
+            }
             match batch.push(row) {
                 Ok(()) => answers.push(answer),
                 Err(BatchRefusal::Duplicate(row)) => {
@@ -186,11 +212,13 @@ impl AdmissionRunner {
             reply,
             took,
         } = answered;
-        let rows = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+        let rows = u32::try_from(answers.len()).unwrap_or(u32::MAX);
+        if let Some(observer) = &mut self.observer {
+            observer(BatchFacts { rows, took });
+        }
         self.health.send_modify(|health| {
             health.batches += 1;
-            health.rows += rows;
-            health.last_batch = took;
+            health.rows += u64::from(rows);
         });
         match reply {
             Ok(reply) => {
@@ -215,20 +243,24 @@ impl AdmissionRunner {
 
     /// A call or a probe has ended. If it failed, the waiting requests are refused at once.
     fn heard(&mut self, error: Option<Arc<StoreError>>) {
-        match &error {
-            None => self.breaker.succeeded(),
+        let is_away = match &error {
+            None => {
+                self.breaker.succeeded();
+                false
+            }
             // The server answers, and refused this statement.
-            Some(error) if matches!(**error, StoreError::Refused { .. }) => {}
+            Some(error) if matches!(**error, StoreError::Refused { .. }) => false,
             Some(error) => {
                 self.breaker.failed(self.began.elapsed());
                 for waiting in self.waiting.drain(..) {
                     let _ = waiting.answer.send(Err(Arc::clone(error)));
                 }
+                true
             }
-        }
+        };
         self.health.send_modify(|health| {
             let since = health.away_since.unwrap_or_else(Instant::now);
-            health.away_since = error.is_some().then_some(since);
+            health.away_since = is_away.then_some(since);
             health.error = error;
         });
     }

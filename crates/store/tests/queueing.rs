@@ -115,3 +115,25 @@ async fn a_full_queue_refuses_and_a_dropped_queue_ends_its_runner() {
     runner.run(Arc::new(Store::Postgres(Box::new(store)))).await;
     assert_eq!(waiting.await.unwrap().unwrap(), AdmissionVerdict::Admitted);
 }
+
+#[tokio::test]
+async fn a_request_whose_caller_has_gone_before_its_batch_leaves_its_stamp_unspent() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let (queue, runner) = AdmissionQueue::new(10, 7);
+    let (gone, stays) = (row(), row());
+    let given_up = tokio::time::timeout(Duration::from_millis(1), queue.admit(gone.clone()));
+    assert!(given_up.await.is_err());
+    let health = queue.health();
+    let other = PostgresStore::new(&settings(&[server.port]), TERMS).unwrap();
+    tokio::spawn(runner.run(Arc::new(Store::Postgres(Box::new(other)))));
+    assert_eq!(
+        queue.admit(stays).await.unwrap(),
+        AdmissionVerdict::Admitted
+    );
+    assert_eq!(health.borrow().rows, 1);
+    let copy = crate::support::verdict(&store, &gone).await;
+    assert_eq!(copy, AdmissionVerdict::Admitted);
+}
