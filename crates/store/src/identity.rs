@@ -8,9 +8,12 @@
 //! - a start of the server that no instance with a recent memory of it has confirmed: nothing is known.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::admission::Fingerprint;
 
@@ -106,9 +109,13 @@ impl StoreContact {
         (line == "end" && lines.next().is_none()).then_some(contact)
     }
 
-    /// The contact in a file; `None` if there is no such file or it is damaged, which counts as no memory at all.
+    /// The contact in a file; `None` if there is no such file or it is damaged, which counts as no memory at all. A link is
+    /// an error.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
-        match fs::read_to_string(path) {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(NO_LINK);
+        let text = options.open(path).and_then(io::read_to_string);
+        match text {
             Ok(text) => Ok(Self::parse(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
@@ -116,18 +123,24 @@ impl StoreContact {
         }
     }
 
-    /// Replaces the file as a whole, on disk before this returns.
+    /// Replaces the file as a whole, on disk before this returns. The new file has a name that no other program can have
+    /// put a link at, and is readable by its owner alone.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let mut next = path.as_os_str().to_owned();
-        next.push(".next");
-        let mut file = fs::File::create(&next)?;
-        file.write_all(self.to_text().as_bytes())?;
-        file.sync_data()?;
-        fs::rename(&next, path)?;
         let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-        fs::File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_data()
+        let folder = folder.unwrap_or_else(|| Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".store-contact-")
+            .tempfile_in(folder)?;
+        file.write_all(self.to_text().as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        fs::File::open(folder)?.sync_all()
     }
 }
+
+/// A link at the path is not followed, and a pipe is not waited for.
+#[expect(clippy::cast_possible_wrap, reason = "C's flags are an int")]
+const NO_LINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits() as i32;
 
 fn fingerprint(digits: &str) -> Option<Fingerprint> {
     let mut print = Fingerprint::default();
@@ -138,6 +151,7 @@ fn fingerprint(digits: &str) -> Option<Fingerprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     fn contact() -> StoreContact {
         StoreContact {
@@ -160,6 +174,23 @@ mod tests {
             contact.write(&path).unwrap();
             assert_eq!(StoreContact::read(&path).unwrap(), Some(contact));
         }
+    }
+
+    #[test]
+    fn a_contact_file_is_its_owners_alone_and_no_link_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.contact");
+        let elsewhere = folder.path().join("elsewhere");
+        fs::write(&elsewhere, contact().to_text()).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        assert!(StoreContact::read(&path).is_err());
+        StoreContact::default().write(&path).unwrap();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert!(metadata.is_file());
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), contact().to_text());
+        let names = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 2, "nothing else is left");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The file's statements. Each public call is one transaction.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -43,6 +45,13 @@ struct FileState {
 
 impl StoreFile {
     pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
+        // It holds the fingerprints' key. SQLite gives its other files the same permissions.
+        let made = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path);
+        made.map_err(|source| StoreError::file(path, source))?;
         let connection = Connection::open(path)?;
         connection.execute_batch(PRAGMAS)?;
         let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
