@@ -1,5 +1,13 @@
-//! Instances of the program before one real PostgreSQL server.
+//! Instances of the program before one real PostgreSQL server, or one before a SQLite file.
 
+mod failovers;
+mod files;
+mod halts;
+mod lost_answers;
+mod reads;
+mod resends;
+
+use std::ops::Deref;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +16,6 @@ use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::{PostgresSettings, StoreTerms};
 use http::Request;
 use http_body_util::Full;
-use serde_json::Value;
 
 use crate::support::postgres::{self, PgServer};
 use crate::support::program::{Folder, Program};
@@ -17,10 +24,12 @@ use crate::support::*;
 /// The time limit of a call to the store in these tests.
 const LIMIT: Duration = Duration::from_millis(500);
 
-fn conninfo(server: &PgServer) -> String {
+fn conninfo(ports: &[u16]) -> String {
+    let hosts = vec!["127.0.0.1"; ports.len()].join(",");
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
     format!(
-        "host=127.0.0.1 port={} dbname=postgres user=postgres",
-        server.port
+        "host={hosts} port={} dbname=postgres user=postgres",
+        ports.join(",")
     )
 }
 
@@ -28,7 +37,7 @@ fn conninfo(server: &PgServer) -> String {
 async fn store() -> PgServer {
     let server = PgServer::start();
     let settings = PostgresSettings {
-        conninfo: conninfo(&server),
+        conninfo: conninfo(&[server.port]),
         password: None,
         trusted: Vec::new(),
         client: None,
@@ -42,8 +51,13 @@ async fn store() -> PgServer {
 
 /// The folder of an instance with this store, and more lines for the table `[store]`.
 fn folder(gatepay: &GatePay, server: &PgServer, more: &str) -> Folder {
-    let folder = Folder::before(&gatepay.url());
-    let (conninfo, limit) = (conninfo(server), LIMIT.as_millis());
+    folder_at(&gatepay.url(), &[server.port], more)
+}
+
+/// Like [`folder`], before the upstream at this URL, with a store on the first of these ports that is writable.
+fn folder_at(url: &str, ports: &[u16], more: &str) -> Folder {
+    let folder = Folder::before(url);
+    let (conninfo, limit) = (conninfo(ports), LIMIT.as_millis());
     folder.proxy(&format!(
         "timestamp = {{ future_ms = 300 }}\n\
          store = {{ postgres = '{conninfo}', timeout_ms = {limit}{more} }}"
@@ -73,6 +87,18 @@ async fn is(program: &Program, status: u16) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("/ready is not {status}: {}", program.stderr());
+}
+
+/// Sends reads until one is admitted.
+async fn admits(program: &Program) {
+    for _ in 0..200 {
+        let read = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+        if slug(&read).is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it admits nothing: {}", program.stderr());
 }
 
 fn slug(answer: &Answer) -> Option<&str> {
@@ -176,42 +202,6 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
 }
 
 #[tokio::test]
-async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
-    if postgres::is_missing() {
-        return;
-    }
-    let (gatepay, server) = (GatePay::now(), store().await);
-    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
-    let one = Program::serve(&folders[0]).await;
-    let other = Program::serve(&folders[1]).await;
-    ready(&one).await;
-    ready(&other).await;
-    let executed = refund();
-    assert_eq!(slug(&send(&one, &executed).await), None);
-    let said = one.admin("POST", "/-/suspend?tenant=acme").await;
-    assert_eq!(said.status, 200, "{}", said.text());
-    let before = gatepay.count();
-    let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(
-        (refused.status, slug(&refused)),
-        (403, Some("tenant_suspended"))
-    );
-    assert_eq!(gatepay.count(), before);
-    // Whoever asks again for what was executed is not told that it was not.
-    for program in [&one, &other] {
-        let copy = send(program, &executed).await;
-        assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
-    }
-    let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&globex), None);
-    let said = one.admin("POST", "/-/resume?tenant=acme").await;
-    assert_eq!(said.status, 200, "{}", said.text());
-    for program in [&one, &other] {
-        assert_eq!(slug(&send(program, &refund()).await), None);
-    }
-}
-
-#[tokio::test]
 async fn a_halt_of_money_refuses_money_everywhere_and_leaves_its_stamp_unspent() {
     if postgres::is_missing() {
         return;
@@ -238,49 +228,6 @@ async fn a_halt_of_money_refuses_money_everywhere_and_leaves_its_stamp_unspent()
 }
 
 #[tokio::test]
-async fn a_copy_of_an_executed_call_is_never_reported_as_not_executed_by_another_instance() {
-    if postgres::is_missing() {
-        return;
-    }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
-    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
-    let one = Program::serve(&folders[0]).await;
-    folders[1].tenant(&acme(), "limits = { requests_per_second = 1, burst = 1 }");
-    let other = Program::serve(&folders[1]).await;
-    ready(&one).await;
-    ready(&other).await;
-    let executed = refund();
-    assert_eq!(slug(&send(&one, &executed).await), None);
-    let before = gatepay.count();
-    let is_unknown = |wanted: &str, copy: &Answer| {
-        assert_eq!(slug(copy), Some(wanted), "{}", copy.text());
-        assert_eq!(outcome(copy), Some("unknown"), "{}", copy.text());
-    };
-    // 429: the other instance has spent its only token.
-    let spends = signed(&acme().post(QUERY, BY_NUMBER));
-    assert_eq!(slug(&send(&other, &spends).await), None);
-    let copy = send(&other, &executed).await;
-    is_unknown("rate_limited", &copy);
-    assert!(
-        copy.message().contains("send the same bytes again"),
-        "{}",
-        copy.message()
-    );
-    // Halt: the stamp is looked up first.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    server.sql("SELECT gatepay.halt_v1('all', 'alice')");
-    is_unknown("replayed", &send(&other, &executed).await);
-    // Guard by hand.
-    server.sql("SELECT gatepay.resume_v1('all')");
-    // The store is away.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    server.kill();
-    is_unknown("store_unavailable", &send(&other, &executed).await);
-    assert_eq!(gatepay.count(), before + 1, "the query alone");
-    let _: Value = other.admin("GET", "/cluster").await.json();
-}
-
-#[tokio::test]
 async fn an_instance_that_crashed_starts_again_without_a_wait_because_the_store_has_its_stamps() {
     if postgres::is_missing() {
         return;
@@ -302,27 +249,129 @@ async fn an_instance_that_crashed_starts_again_without_a_wait_because_the_store_
     assert_eq!(slug(&copy), Some("replayed"), "{}", copy.text());
 }
 
+/// A program with the folder that it needs while it runs.
+struct Instance {
+    program: Program,
+    _folder: Folder,
+}
+
+impl Deref for Instance {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+/// Instances with these folders, all ready.
+async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
+    let mut instances = Vec::new();
+    for folder in folders {
+        instances.push(Instance {
+            program: Program::serve(&folder).await,
+            _folder: folder,
+        });
+    }
+    for instance in &instances {
+        ready(instance).await;
+    }
+    instances.try_into().ok().unwrap()
+}
+
+/// Races two copies of so many calls at two instances: the upstream gets each call once, and one copy is `replayed`.
+async fn raced(calls: usize) {
+    let (upstream, server) = (Counting::start(calls), store().await);
+    let folders = [0, 1].map(|_| folder_at(&upstream.url(), &[server.port], ""));
+    for folder in &folders {
+        folder.tenant(
+            &acme(),
+            "limits = { in_flight = 1000, requests_per_second = 100000 }",
+        );
+        folder.edit(
+            "proxy.toml",
+            "upstream = { ",
+            "upstream = { quota = { requests_per_second = 100000 }, ",
+        );
+    }
+    let programs = instances(folders).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let [one, other] = [programs[0].address, programs[1].address];
+        callers.spawn(async move {
+            let mut connections = [Connection::open(one).await, Connection::open(other).await];
+            for number in (caller..calls).step_by(CALLERS) {
+                let call = acme().post(CREATE, order(&format!("L-{number}")));
+                let request = signed(&call);
+                let [first, second] = &mut connections;
+                let answers =
+                    tokio::join!(first.send(request.clone()), second.send(request.clone()));
+                let refused = [slug(&answers.0), slug(&answers.1)];
+                let is_one = matches!(refused, [None, Some("replayed")] | [Some("replayed"), None]);
+                assert!(is_one, "{refused:?}");
+            }
+        });
+    }
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!((upstream.got(1), upstream.got(0)), (calls, 0));
+}
+
+/// Callers that race copies at the same time.
+const CALLERS: usize = 16;
+
 #[tokio::test]
-async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
+async fn of_raced_copies_of_hundreds_of_calls_each_is_forwarded_once() {
+    if !postgres::is_missing() {
+        raced(480).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn of_raced_copies_of_a_hundred_thousand_calls_each_is_forwarded_once() {
+    if !postgres::is_missing() {
+        raced(100_000).await;
+    }
+}
+
+#[tokio::test]
+async fn instances_tell_each_other_their_configuration_and_the_head_of_their_journal() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
-    let folder = folder(&gatepay, &server, ", reads_without_store = true");
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let folder = folder(&gatepay, &server, "");
+    folder.keeps_a_journal();
     let program = Program::serve(&folder).await;
     ready(&program).await;
-    server.kill();
-    let details = format!("{DETAILS}?refundRequestId=R-0001");
-    let bare = signed(&acme().get(&details));
-    let with_body = signed(&acme().post(QUERY, BY_NUMBER));
-    let refused = send(&program, &with_body).await;
-    assert_eq!(slug(&refused), Some("store_unavailable"));
-    let refused = send(&program, &refund()).await;
-    assert_eq!(slug(&refused), Some("store_unavailable"));
-    let before = gatepay.count();
-    let read = send(&program, &bare).await;
-    assert_eq!(slug(&read), None, "{}", read.text());
-    assert_eq!(gatepay.count(), before + 1);
-    let copy = send(&program, &bare).await;
-    assert_eq!(slug(&copy), Some("replayed"), "this instance knows it");
+    let told = async |name: &str| {
+        let view = program.admin("GET", "/cluster").await.json();
+        view["instances"][0][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let in_force = async || {
+        let reload = program.admin("GET", "/-/reload").await.json();
+        reload["hash"].as_str().unwrap().to_owned()
+    };
+    let is_told = async |before: &str| {
+        for _ in 0..100 {
+            let hash = in_force().await;
+            if hash != before && told("configuration").await == hash {
+                return hash;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{}", program.stderr());
+    };
+    let first = is_told("").await;
+    folder.tenant(&globex(), "limits = { requests_per_second = 7 }");
+    assert_eq!(program.reload("").await.0, 200);
+    is_told(&first).await;
+    // The head is that of the log.
+    let head = told("journal_head").await;
+    assert!(head.starts_with("1.1."), "{head}");
+    assert!(program.stderr().contains(&head));
 }

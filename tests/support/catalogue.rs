@@ -28,6 +28,11 @@ pub(crate) fn changed(tables: &str) -> Catalogue {
 
 /// A catalogue with every operation turned on but `mcp_call`, which has no path at GatePay.
 pub(crate) fn everything_on() -> Catalogue {
+    changed(&tables_of_everything())
+}
+
+/// The `[[operation]]` tables that turn every operation on.
+pub(crate) fn tables_of_everything() -> String {
     let standard = Catalogue::standard();
     let mut tables = String::new();
     for row in standard.rows() {
@@ -40,5 +45,5 @@ pub(crate) fn everything_on() -> Catalogue {
                 .expect("text takes text");
         }
     }
-    changed(&tables)
+    tables
 }

@@ -26,6 +26,7 @@ mod log;
     reason = "the store's own tests use more of it; without PostgreSQL it prints that a test is skipped"
 )]
 pub(crate) mod postgres;
+pub(crate) mod postgres_relay;
 pub(crate) mod program;
 mod property;
 mod proxy;
@@ -46,7 +47,7 @@ use socket2::{Domain, Socket, Type};
 
 pub(crate) use answer::Answer;
 pub(crate) use call::{Call, http2_fields};
-pub(crate) use catalogue::{changed, configured, everything_on};
+pub(crate) use catalogue::{changed, configured, everything_on, tables_of_everything};
 pub(crate) use connection::{Connection, Http2};
 pub(crate) use counting::Counting;
 pub(crate) use dice::Dice;

@@ -44,6 +44,11 @@ use crate::upstream::credential_rotation::SwitchResult;
 /// The size limit in bytes of a request head and of an answer's write buffer.
 const BUFFER: usize = 64 << 10;
 
+/// Hands the suspensions that this process keeps by itself to the store that instances share, once it answers.
+pub async fn hand_suspensions_to_store(app: &Arc<App>) {
+    suspend::hand_to_store(app).await;
+}
+
 /// Answers admin requests until the runtime ends.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let places = Arc::new(AdminConnections::new());
@@ -191,7 +196,7 @@ async fn look(
         (&Method::GET, "/tenants") => tenants(app, query),
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/tenants/") => {
             let generation = app.generation.load();
-            let suspended = app.admission.tenant_limits.suspensions.all();
+            let suspended = app.suspensions();
             match tenant_list::named(&generation, &suspended, id, &app.clock) {
                 Some(one) => json(StatusCode::OK, &one),
                 None => text(StatusCode::NOT_FOUND, "no tenant or operator has this id\n"),
@@ -365,7 +370,7 @@ fn metrics(app: &App) -> AdminResponse {
     metrics.tenants.limits.show(&app.admission.quota.view());
     let suspensions = &app.admission.tenant_limits.suspensions;
     let meters = &metrics.suspensions;
-    meters.count.set(number(suspensions.count()));
+    meters.count.set(number(app.suspensions().len()));
     meters.unkept.set(suspensions.are_unkept().into());
     let (generation, now) = (app.generation.load_full(), app.clock.elapsed());
     for limits in generation.all_tenant_limits() {
@@ -464,7 +469,7 @@ fn tenants(app: &App, query: Option<&str>) -> AdminResponse {
         );
     }
     let generation = app.generation.load();
-    let suspended = app.admission.tenant_limits.suspensions.all();
+    let suspended = app.suspensions();
     match tenant_list::page(
         &generation,
         &suspended,

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use gatepay_store::admission::HaltScope;
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{Configuration, PartyId};
 
@@ -31,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::process::clock::Clock;
 use crate::process::drain::DrainPhase;
 use crate::process::heartbeat::StalledWorkers;
-use crate::process::state_dir::{PreviousRun, SuspensionFile, SuspensionList};
+use crate::process::state_dir::{PreviousRun, Suspension, SuspensionFile, SuspensionList};
 use crate::process::watermark::StampWatermark;
 use crate::record::access_log::{AccessLog, LogThrottle};
 use crate::record::telemetry::Telemetry;
@@ -146,6 +147,23 @@ impl App {
         }
     }
 
+    /// The parties that are suspended by hand: by this process, or for all instances by the store that they share.
+    pub fn suspensions(&self) -> SuspensionList {
+        let mut all = self.admission.tenant_limits.suspensions.all();
+        let view = self.cluster.as_ref().and_then(Cluster::view);
+        for halt in view.into_iter().flat_map(|(view, _)| view.halts) {
+            let HaltScope::Suspended(id) = &halt.scope else {
+                continue;
+            };
+            let by = PartyId::parse(&halt.by).or_else(|_| PartyId::parse(UNNAMED));
+            if let (Ok(id), Ok(by)) = (PartyId::parse(id), by) {
+                let since_ms = halt.since_ms;
+                all.entry(id).or_insert(Suspension { by, since_ms });
+            }
+        }
+        all
+    }
+
     /// Reads the listener's certificate and key again. If either is invalid, nothing changes.
     pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
         let (metrics, clock) = (&self.metrics, &self.clock);
@@ -175,6 +193,9 @@ impl App {
         stalled.map_or(Readiness::Ready, Readiness::Stalled)
     }
 }
+
+/// The operator of a halt that was set by another program, under a name that no operator can have.
+const UNNAMED: &str = "unknown";
 
 /// The institution's quota.
 fn quota(settings: &Settings, metrics: &Metrics, clock: &Clock) -> Arc<InstitutionQuota> {

@@ -1,10 +1,12 @@
 //! Cluster: this process as one of the instances that share a store.
 //!
 //! The workers hand each request's stamp to the thread `store`, and wait for the store's verdict. The thread owns the
-//! connections: it batches what the workers bring, gives a sign of life each second, and probes a store that is away.
+//! connections: the store's queue batches what the workers bring and probes a store that is away, and the thread gives a
+//! sign of life each second.
 
 pub mod connection;
 pub mod fingerprint;
+pub mod halt_check;
 pub mod handover_marker;
 pub mod meters;
 mod notes;
@@ -16,17 +18,19 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use gatepay_core::{Kind, StampWindow};
+use arc_swap::ArcSwap;
+use gatepay_core::{Operation, StampWindow};
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope};
-use gatepay_store::instance::ClusterView;
+use gatepay_store::instance::{ClusterView, LOST_AFTER_MS};
+use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
+use crate::cluster::halt_check::{HaltCheck, LatestView};
 use crate::cluster::handover_marker::HandoverMarker;
 use crate::cluster::meters::ClusterMeters;
 use crate::cluster::notes::ClusterNotes;
@@ -38,6 +42,8 @@ pub struct Cluster {
     /// What the thread begins with; `None` once it runs.
     unstarted: Mutex<Option<UnstartedThread>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while the suspension of a party moves between this process and the store.
+    suspending: tokio::sync::Mutex<()>,
 }
 
 /// The state that the workers and the thread `store` share.
@@ -51,55 +57,54 @@ struct ClusterShared {
     timeout: Duration,
     max_skew_ms: u64,
     reads_without_store: bool,
-    rows: mpsc::Sender<WaitingRow>,
-    orders: mpsc::Sender<HaltOrder>,
+    admissions: AdmissionQueue,
+    orders: mpsc::Sender<StoreOrder>,
     /// Set when this instance has joined.
     key: OnceLock<FingerprintKey>,
-    /// Whether the store failed lately: callers are refused at once, until a probe succeeds.
-    breaker_open: AtomicBool,
-    /// Wakes the thread when the breaker opens.
-    opened: Notify,
+    /// Whether the last sign of life was answered.
+    is_heard: AtomicBool,
+    /// Wakes the thread to give a sign of life at once.
+    hurry: Notify,
     /// Wakes the thread to leave the store.
     leaving: Notify,
-    /// When the store was last known to be available, in milliseconds of the clock's elapsed time.
-    available_at: AtomicU64,
     /// Stamps up to here are refused by the store, in milliseconds since 1970.
     guarded_until: AtomicU64,
     /// The store's clock less this machine's, in milliseconds.
     offset_ms: AtomicI64,
-    view: ArcSwapOption<SeenCluster>,
+    /// What the newest sign of life showed.
+    latest: LatestView,
     config_hash: ArcSwap<String>,
+    /// The newest head of the audit journal's chain.
+    journal_head: Mutex<Option<String>>,
     marker: HandoverMarker,
     notes: ClusterNotes,
     meters: ClusterMeters,
 }
 
-/// What a sign of life showed of the cluster.
-struct SeenCluster {
-    view: ClusterView,
-    /// When it was asked for, in the clock's elapsed time.
-    asked: Duration,
-}
-
 /// What the thread takes over when it starts.
 struct UnstartedThread {
     connection: StoreConnection,
-    rows: mpsc::Receiver<WaitingRow>,
-    orders: mpsc::Receiver<HaltOrder>,
+    admissions: AdmissionRunner,
+    orders: mpsc::Receiver<StoreOrder>,
 }
 
-/// A request that waits for the store's verdict.
-struct WaitingRow {
-    row: AdmissionRow,
-    answer: oneshot::Sender<Option<AdmissionVerdict>>,
-}
-
-/// A halt to be set or lifted.
-struct HaltOrder {
-    scope: HaltScope,
-    /// The operator that sets it; `None` to lift it.
-    by: Option<String>,
-    answer: oneshot::Sender<Result<i64, String>>,
+/// A request of an operator's to the store.
+enum StoreOrder {
+    /// To set a halt, in the name of an operator.
+    Halt {
+        scope: HaltScope,
+        by: String,
+        answer: oneshot::Sender<Result<i64, String>>,
+    },
+    /// To lift a halt.
+    Resume {
+        scope: HaltScope,
+        answer: oneshot::Sender<Result<i64, String>>,
+    },
+    /// To look at the instances and halts.
+    Look {
+        answer: oneshot::Sender<Result<ClusterView, String>>,
+    },
 }
 
 /// The store does not answer, or did not answer in time. The stamp may have been recorded.
@@ -122,12 +127,15 @@ pub enum ClusterReadiness {
 
 /// How long an instance stays ready while the store does not answer.
 pub const READY_WITHOUT: Duration = Duration::from_secs(5);
-/// How old the newest sign of life may be when money is sent. An instance without one for longer counts as gone, so that a
-/// halt does not wait for it. Less than [`LOST_AFTER_MS`](gatepay_store::instance::LOST_AFTER_MS).
-const LEASE: Duration = Duration::from_secs(4);
+/// How long a halt waits for the instances: until one without a sign of life counts as gone, and some time to ask.
+const CONFIRMED_WITHIN: Duration = Duration::from_millis(LOST_AFTER_MS + 3_000);
+/// The interval at which a halt that waits looks at the instances.
+const CONFIRMATION_CHECK: Duration = Duration::from_millis(100);
+/// The interval at which an order that waits looks at this instance's view.
+const VIEW_CHECK: Duration = Duration::from_millis(5);
 /// The most requests that wait for the store.
 const WAITING: usize = 8_192;
-/// The most halts that wait to be set.
+/// The most orders that wait for the store.
 const ORDERS: usize = 16;
 
 impl Cluster {
@@ -140,7 +148,7 @@ impl Cluster {
         meters: ClusterMeters,
     ) -> Result<Self, String> {
         let connection = StoreConnection::in_folder(settings, window, state_dir)?;
-        let (row_sender, rows) = mpsc::channel(WAITING);
+        let (queue, admissions) = AdmissionQueue::new(WAITING, u64::from_le_bytes(clock::random()));
         let (order_sender, orders) = mpsc::channel(ORDERS);
         let shared = ClusterShared {
             clock: clock.clone(),
@@ -150,17 +158,17 @@ impl Cluster {
             timeout: settings.timeout,
             max_skew_ms: settings.max_skew_ms,
             reads_without_store: settings.reads_without_store,
-            rows: row_sender,
+            admissions: queue,
             orders: order_sender,
             key: OnceLock::new(),
-            breaker_open: AtomicBool::new(true),
-            opened: Notify::new(),
+            is_heard: AtomicBool::new(false),
+            hurry: Notify::new(),
             leaving: Notify::new(),
-            available_at: AtomicU64::new(0),
             guarded_until: AtomicU64::new(0),
             offset_ms: AtomicI64::new(0),
-            view: ArcSwapOption::empty(),
+            latest: LatestView::new(clock.clone(), meters.clone()),
             config_hash: ArcSwap::default(),
+            journal_head: Mutex::default(),
             marker: HandoverMarker::in_folder(state_dir),
             notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
@@ -169,10 +177,11 @@ impl Cluster {
             shared: Arc::new(shared),
             unstarted: Mutex::new(Some(UnstartedThread {
                 connection,
-                rows,
+                admissions,
                 orders,
             })),
             thread: Mutex::new(None),
+            suspending: tokio::sync::Mutex::default(),
         })
     }
 
@@ -208,18 +217,12 @@ impl Cluster {
         self.shared.key.get()
     }
 
-    /// Waits for the store's verdict about a request, within `timeout_ms`; at once while the breaker is open.
+    /// Waits for the store's verdict about a request, within `timeout_ms`; a store that failed lately is not asked.
     pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, StoreAway> {
-        let shared = &self.shared;
-        if shared.breaker_open.load(Ordering::Acquire) {
-            return Err(StoreAway);
-        }
-        let (answer, verdict) = oneshot::channel();
-        let waiting = WaitingRow { row, answer };
-        shared.rows.try_send(waiting).map_err(|_| StoreAway)?;
-        match timeout(shared.timeout, verdict).await {
-            Ok(Ok(Some(verdict))) => Ok(verdict),
-            _ => Err(StoreAway),
+        let asked = self.shared.admissions.admit(row);
+        match timeout(self.shared.timeout, asked).await {
+            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Err(_)) | Err(_) => Err(StoreAway),
         }
     }
 
@@ -233,23 +236,15 @@ impl Cluster {
         self.shared.meters.refused(why);
     }
 
-    /// Whether a halt that was set after this instance asked for the call's verdict covers the call, or whether the store was
-    /// not heard of for too long to rule that out. Read again before an admitted call is sent.
-    pub fn stops(
-        &self,
-        (kind, module, party): (Kind, &str, &str),
-        asked: Duration,
-    ) -> Option<StopBeforeSending> {
-        let seen = self.shared.view.load();
-        // The verdict is the newer answer if the sign of life was asked for before it.
-        let newer = seen.as_deref().filter(|seen| seen.asked > asked);
-        let mut halts = newer.iter().flat_map(|seen| &seen.view.halts);
-        if halts.any(|halt| covers(&halt.scope, kind, module, party)) {
-            return Some(StopBeforeSending::Halted);
-        }
-        let heard = newer.map_or(asked, |seen| seen.asked);
-        let age = self.shared.clock.elapsed().saturating_sub(heard);
-        (kind == Kind::Money && age > LEASE).then_some(StopBeforeSending::NoLease)
+    /// The check that a call of a party has to pass each time before a byte of it is sent. `asked` is when the store was
+    /// asked for the call's verdict, in the clock's elapsed time; `None` for a read that goes on without the store.
+    pub fn halt_check<'a>(
+        &'a self,
+        operation: &'a Operation,
+        party: &'a str,
+        asked: Option<Duration>,
+    ) -> HaltCheck<'a> {
+        self.shared.latest.check(operation, party, asked)
     }
 
     /// Stamps up to here are refused by the store, in milliseconds since 1970.
@@ -270,9 +265,9 @@ impl Cluster {
         ClusterReadiness::Ready
     }
 
-    /// Whether the store answered the last call.
+    /// Whether the store answered the last calls of this instance.
     pub fn is_available(&self) -> bool {
-        !self.shared.breaker_open.load(Ordering::Acquire)
+        self.shared.is_available()
     }
 
     /// The store's place for people: hosts, database and user, or the file. Never a password.
@@ -292,7 +287,7 @@ impl Cluster {
 
     /// What the newest sign of life showed, and how long ago it was asked for.
     pub fn view(&self) -> Option<(ClusterView, Duration)> {
-        let seen = self.shared.view.load_full()?;
+        let seen = self.shared.latest.get()?;
         let age = self.shared.clock.elapsed().saturating_sub(seen.asked);
         Some((seen.view.clone(), age))
     }
@@ -304,30 +299,91 @@ impl Cluster {
 
     /// Sets the hash of the configuration in force, which the next sign of life tells.
     pub fn tell_configuration(&self, hash: &str) {
-        if **self.shared.config_hash.load() != hash {
-            self.shared.config_hash.store(Arc::new(hash.to_owned()));
-        }
+        self.shared.config_hash.store(Arc::new(hash.to_owned()));
     }
 
-    /// Sets a halt for all instances, in the name of an operator. Returns the epoch of halts that has it.
+    /// Sets the head of the audit journal's chain, which the next sign of life tells.
+    pub fn tell_journal_head(&self, head: String) {
+        *self.shared.journal_head.lock() = Some(head);
+    }
+
+    /// Sets a halt for all instances, in the name of an operator. Returns the epoch of halts that has it: once each
+    /// instance has [confirmed](Self::confirmed) the epoch, no byte of a halted call is sent any more.
     pub async fn halt(&self, scope: HaltScope, by: &str) -> Result<i64, String> {
-        self.order(scope, Some(by.to_owned())).await
+        let by = by.to_owned();
+        let epoch = self
+            .order(|answer| StoreOrder::Halt { scope, by, answer })
+            .await;
+        self.shared.hurry.notify_one();
+        epoch
     }
 
     /// Lifts a halt for all instances.
     pub async fn resume(&self, scope: HaltScope) -> Result<i64, String> {
-        self.order(scope, None).await
+        let epoch = self
+            .order(|answer| StoreOrder::Resume { scope, answer })
+            .await;
+        self.shared.hurry.notify_one();
+        epoch
     }
 
-    async fn order(&self, scope: HaltScope, by: Option<String>) -> Result<i64, String> {
+    /// The instances and the halts as the store has them now.
+    pub async fn look(&self) -> Result<ClusterView, String> {
+        self.order(|answer| StoreOrder::Look { answer }).await
+    }
+
+    /// Waits until each instance obeys an epoch of halts, or counts as gone. An instance counts as gone 5 s after its last
+    /// sign of life, and sends nothing from 4 s after it on.
+    pub async fn confirmed(&self, epoch: i64) -> Result<(), String> {
+        let deadline = Instant::now() + CONFIRMED_WITHIN;
+        loop {
+            let view = self.look().await?;
+            let mut instances = view.instances.iter();
+            let Some(behind) = instances.find(|instance| instance.halt_epoch < epoch) else {
+                return Ok(());
+            };
+            if Instant::now() >= deadline {
+                let name = instance_name(behind.id);
+                return Err(format!(
+                    "instance {name} ({}) has not confirmed it",
+                    behind.host
+                ));
+            }
+            sleep(CONFIRMATION_CHECK).await;
+        }
+    }
+
+    /// Waits until this instance has seen an epoch of halts, but no longer than for two calls.
+    pub async fn seen(&self, epoch: i64) {
+        let is_seen = || {
+            let seen = self.shared.latest.get();
+            seen.is_some_and(|seen| seen.view.halt_epoch >= epoch)
+        };
+        let waiting = async {
+            while !is_seen() {
+                sleep(VIEW_CHECK).await;
+            }
+        };
+        let _late = timeout(self.shared.timeout * 2, waiting).await;
+    }
+
+    /// The turn to move the suspension of a party between this process and the store.
+    pub async fn turn_to_suspend(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.suspending.lock().await
+    }
+
+    async fn order<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, String>>) -> StoreOrder,
+    ) -> Result<T, String> {
         let (answer, done) = oneshot::channel();
-        let order = HaltOrder { scope, by, answer };
         let away = || "the store does not answer".to_owned();
-        self.shared.orders.try_send(order).map_err(|_| away())?;
+        let sent = self.shared.orders.try_send(order(answer));
+        sent.map_err(|_| away())?;
         // The connection may be busy with one call before this one.
         match timeout(self.shared.timeout * 2, done).await {
             Ok(Ok(done)) => done,
-            _ => Err(away()),
+            Ok(Err(_)) | Err(_) => Err(away()),
         }
     }
 
@@ -338,39 +394,26 @@ impl Cluster {
     }
 }
 
-/// Why an admitted call must not be sent any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopBeforeSending {
-    /// A halt covers it.
-    Halted,
-    /// It moves money, and the newest sign of life is too old to rule out a halt.
-    NoLease,
-}
-
 impl ClusterShared {
-    /// How long the store has not answered; zero while the breaker is closed.
+    /// How long neither signs of life nor admissions were answered.
     fn away_for(&self) -> Duration {
-        if !self.breaker_open.load(Ordering::Acquire) {
-            return Duration::ZERO;
-        }
-        let at = Duration::from_millis(self.available_at.load(Ordering::Acquire));
-        self.clock.elapsed().saturating_sub(at)
+        let seen = self.latest.get();
+        let unheard = seen.map_or(Duration::MAX, |seen| {
+            self.clock.elapsed().saturating_sub(seen.answered)
+        });
+        let admissions = self.admissions.health();
+        let away = admissions.borrow().away_since;
+        unheard.max(away.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    fn is_available(&self) -> bool {
+        let admissions = self.admissions.health();
+        let is_away = admissions.borrow().away_since.is_some();
+        self.is_heard.load(Ordering::Acquire) && !is_away
     }
 }
 
 /// The name of an instance for people: its number, which is longer than a number that every JSON reader keeps exact.
 pub fn instance_name(id: i64) -> String {
     format!("{id:016x}")
-}
-
-/// Whether a halt covers a call. The store decides by the same rule when it admits.
-fn covers(scope: &HaltScope, kind: Kind, module: &str, party: &str) -> bool {
-    let changes = kind != Kind::Read;
-    match scope {
-        HaltScope::All => true,
-        HaltScope::Money => kind == Kind::Money,
-        HaltScope::Module(halted) => changes && halted == module,
-        HaltScope::Party(halted) => changes && halted == party,
-        HaltScope::Suspended(suspended) => suspended == party,
-    }
 }

@@ -30,7 +30,7 @@ use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
 use entry::{CallIntent, CallResult, JournalEntry, JournaledAttempt, SuspensionAct, TimedEntry};
 use folder::JournalFolder;
-use head::HeadFolder;
+use head::{ChainHead, HeadFolder};
 use meters::{FileRotation, JournalMeters};
 use writer::JournalWriter;
 
@@ -62,6 +62,8 @@ struct JournalShared {
     queue: Mutex<JournalQueue>,
     wake: Condvar,
     available: AtomicBool,
+    /// The head that was logged last.
+    told_head: Mutex<Option<ChainHead>>,
     clock: Clock,
 }
 
@@ -92,6 +94,7 @@ impl Journal {
             queue: Mutex::default(),
             wake: Condvar::new(),
             available: AtomicBool::new(true),
+            told_head: Mutex::default(),
             clock: clock.clone(),
         });
         let thread = std::thread::Builder::new().name("journal".into()).spawn({
@@ -108,6 +111,11 @@ impl Journal {
     /// return.
     pub fn is_available(&self) -> bool {
         self.shared.available.load(Ordering::Acquire)
+    }
+
+    /// The chain's head that was logged last, a minute ago at most if the journal has grown since.
+    pub fn told_head(&self) -> Option<ChainHead> {
+        *self.shared.told_head.lock()
     }
 
     /// Writes the record *before* of a call, and returns once the record is on the disk.
@@ -303,7 +311,9 @@ fn write(shared: &JournalShared, writer: &mut JournalWriter<impl JournalFolder>)
                 drop(waiting);
             }
         }
-        writer.tell_head();
+        if let Some(head) = writer.tell_head() {
+            *shared.told_head.lock() = Some(head);
+        }
         if ending {
             if let Err(error) = writer.end() {
                 tracing::error!(%error, unwritten = kept.len(), "the audit journal was not closed: the last records are lost");

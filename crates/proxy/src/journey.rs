@@ -197,7 +197,6 @@ async fn call(
         record.detail("no institution credential is valid at this time".to_owned());
         return Err(Refusal::Internal(CallOutcome::NotExecuted));
     };
-    store_verdict::ask_again(app.cluster.as_ref(), admitted)?;
     let now = app.clock.instant(record.enter_phase(RequestPhase::Connect));
     admitted.commit();
     let call = UpstreamCall {
@@ -209,6 +208,7 @@ async fn call(
         credential: signing.credential(),
         clock: &upstream.clock,
         record,
+        halts: store_verdict::halt_check(app.cluster.as_ref(), admitted),
     };
     let limit = app.settings.upstream.deadline;
     let sent = forward::send(&call, admitted.kind(), now, limit, attempts).await;

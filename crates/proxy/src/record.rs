@@ -143,6 +143,14 @@ impl RequestRecord {
         self.arrival = None;
     }
 
+    /// The store has recorded the stamp for this request, and the replay memory has not. So no other copy was or will be
+    /// admitted.
+    pub fn admitted_by_store(&mut self) {
+        if let Some(print) = self.arrival.take() {
+            self.telemetry.replay.refused(print);
+        }
+    }
+
     /// Whether another copy of the refused request was or may be executed. Decided once.
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {

@@ -98,8 +98,7 @@ impl ReloadThread {
         yield_to_requests();
         // Computed only once the process serves: for a hundred thousand tenants the hash takes half a second.
         self.hash = ConfigHash::of(self.app.generation.load().side());
-        let hash = self.hash.to_string();
-        self.app.metrics.reloads.at_work(&hash);
+        let hash = self.show_hash();
         self.app.lifecycle.reload.lock_state().hash = Some(hash);
         let poll = self.app.settings.poll;
         let settle = SETTLE.min(poll / 4);
@@ -255,8 +254,7 @@ impl ReloadThread {
         let suspended = lost(|old, new| old.standing != new.standing);
         let ended = lost(|old, new| !Arc::ptr_eq(&old.credentials, &new.credentials));
         let meters = &self.app.metrics.reloads;
-        let hash = self.hash.to_string();
-        meters.at_work(&hash);
+        let hash = self.show_hash();
         let mut state = self.app.lifecycle.reload.lock_state();
         state.hash = Some(hash);
         let count = |all: &mut BTreeSet<String>, more: &BTreeSet<String>, meter: &IntGauge| {
@@ -396,15 +394,24 @@ impl ReloadThread {
         let done = in_force_plan.as_ref().unwrap_or(plan);
         self.journal_changes(done, renewal);
         self.hash = done.leads_to(self.hash);
-        let hash = self.hash.to_string();
+        let hash = self.show_hash();
         let app = &self.app;
-        app.metrics.reloads.at_work(&hash);
         let mut settings = app.lifecycle.reload.lock_settings();
         *settings = in_force(&settings, &facts::of_settings(&next.settings));
         drop(settings);
         self.show_applied(restart, hash, now_ms);
         self.watch.now_in_force();
         self.leftover.push(Arc::clone(before));
+    }
+
+    /// Shows the hash of the configuration in force, in the metrics and to the other instances, and returns it.
+    fn show_hash(&self) -> String {
+        let hash = self.hash.to_string();
+        self.app.metrics.reloads.at_work(&hash);
+        if let Some(cluster) = &self.app.cluster {
+            cluster.tell_configuration(&hash);
+        }
+        hash
     }
 
     /// Sets the metrics after a reload.

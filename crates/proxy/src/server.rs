@@ -481,6 +481,16 @@ async fn control(
     };
     let housekeeping = tokio::spawn(expire_stamps(Arc::clone(app)));
     let watermarking = tokio::spawn(keep_watermark(Arc::clone(app)));
+    let suspending = app.cluster.is_some().then(|| {
+        let app = Arc::clone(app);
+        tokio::spawn(async move {
+            let mut tick = interval(HOUSEKEEPING);
+            loop {
+                tick.tick().await;
+                admin::hand_suspensions_to_store(&app).await;
+            }
+        })
+    });
     let watching = tokio::spawn({
         let app = Arc::clone(app);
         async move { app.lifecycle.heartbeats.watch().await }
@@ -504,6 +514,9 @@ async fn control(
     };
     housekeeping.abort();
     watermarking.abort();
+    if let Some(suspending) = suspending {
+        suspending.abort();
+    }
     watching.abort();
     ended
 }
@@ -516,10 +529,10 @@ async fn expire_stamps(app: Arc<App>) {
         let now = app.clock.unix_ms();
         app.admission.replay.forget(now);
         app.upstream.clock.look();
-        if let Some(cluster) = &app.cluster
-            && let Some(hash) = app.lifecycle.reload.state().hash
+        if let (Some(cluster), Some(journal)) = (&app.cluster, &app.journal)
+            && let Some(head) = journal.told_head()
         {
-            cluster.tell_configuration(&hash);
+            cluster.tell_journal_head(head.to_string());
         }
         if let Some(ahead) = app.admission.replay.horizon().checked_sub(now)
             && now > app.admission.replay.guarded_until()

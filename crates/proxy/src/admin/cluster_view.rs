@@ -27,6 +27,8 @@ struct ClusterReport {
     /// The number of different configurations of the instances.
     configurations: usize,
     instances: Vec<InstanceReport>,
+    /// The number of changes of halts so far.
+    halt_epoch: i64,
     halts: Vec<HaltReport>,
 }
 
@@ -96,6 +98,7 @@ pub(super) fn cluster(app: &App) -> AdminResponse {
         replication: replication(view.replication),
         configurations: configurations(&view),
         instances: instances.collect(),
+        halt_epoch: view.halt_epoch,
         halts: halts.collect(),
     };
     json(StatusCode::OK, &report)

@@ -27,7 +27,6 @@ use crate::app::App;
 use crate::cluster::meters::{asynchronous, configurations};
 use crate::generation::Generation;
 use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};
-use crate::generation::suspension::Suspensions;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::metrics::totals::{LatencySpread, MetricTotals};
 use crate::process::drain::DrainPhase;
@@ -167,7 +166,7 @@ fn status(
         journal: journal(app),
         store: store(app, now_ms),
         workers: workers(app),
-        suspensions: suspensions(&app.admission.tenant_limits.suspensions),
+        suspensions: suspensions(app),
         reload: app.lifecycle.reload.state(),
         process,
     };
@@ -331,12 +330,12 @@ fn named(generation: &Generation, is_so: impl Fn(&TenantLimits) -> bool) -> Vec<
 }
 
 /// The parties that are suspended by hand.
-fn suspensions(suspensions: &Suspensions) -> ByHand {
-    let all = suspensions.all();
+fn suspensions(app: &App) -> ByHand {
+    let all = app.suspensions();
     let some = all.iter().take(SUSPENDED);
     ByHand {
         count: all.len(),
-        kept: !suspensions.are_unkept(),
+        kept: !app.admission.tenant_limits.suspensions.are_unkept(),
         parties: some
             .map(|(party, suspension)| SuspendedParty {
                 party: party.to_string(),

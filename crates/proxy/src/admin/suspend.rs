@@ -3,6 +3,9 @@
 //! A suspension takes effect first, before it is written, and stays in effect whatever fails afterwards. A resumption
 //! is first written to the audit journal and the state folder, and is not done if that fails. Both run to their end
 //! even if the caller leaves.
+//!
+//! If instances share a store, the store keeps a suspension as a halt, for all of them and over their restarts. An
+//! instance keeps a suspension by itself only until the store has it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,10 +52,12 @@ struct SuspendReply {
     /// The suspension by hand that is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
-    /// Whether the state folder holds the suspension, so that a restart keeps it.
+    /// Whether the state folder, or the store that instances share, holds the suspension, so that a restart keeps it.
     kept: bool,
     /// Whether the audit journal holds the change; `null` if there is no journal, or no change to write.
     journaled: Option<bool>,
+    /// The number of the party's calls that this instance still has in flight.
+    in_flight: u32,
     /// Failures and further facts for the operator.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
@@ -87,12 +92,7 @@ pub(super) async fn resume(
         Err(unnamed) => return unnamed.answer(),
     };
     // A tenant that was removed while suspended by hand would be suspended again once it is added again.
-    let is_suspended = app
-        .admission
-        .tenant_limits
-        .suspensions
-        .of(id.as_str())
-        .is_some();
+    let is_suspended = app.suspensions().contains_key(&id);
     if !is_suspended && position(app, &id).is_none() {
         return unknown(app, id).await;
     }
@@ -177,8 +177,10 @@ async fn suspend_party(
         by: name.clone(),
         since_ms: app.clock.unix_ms(),
     };
-    let (_, changed) = app.admission.tenant_limits.suspensions.add(&id, new);
+    let was_suspended = app.suspensions().contains_key(&id);
+    let (_, is_new) = app.admission.tenant_limits.suspensions.add(&id, new);
     app.admission.tenant_limits.follow_suspension(id.as_str());
+    let changed = is_new && !was_suspended;
     tracing::warn!(party = %id, operator = %name, %peer, changed, "suspended by hand: calls of this party are refused from now on");
 
     let act = SuspensionAct {
@@ -187,12 +189,11 @@ async fn suspend_party(
         by: name.to_string(),
         peer,
     };
-    let (journaled, kept, halted) =
-        tokio::join!(journaled(app, act), kept(app), halted(app, &id, &name));
+    let (journaled, (kept, shared)) = tokio::join!(journaled(app, act), settle(app, &id, &name));
     let mut notes = Vec::new();
-    if let Some(Err(error)) = &halted {
+    if let Some(Err(error)) = &shared {
         notes.push(format!(
-            "suspended on this instance only, ask again until all instances have it: {error}"
+            "suspended on this instance, ask again until all instances are known to have it: {error}"
         ));
     }
     if journaled == Some(false) {
@@ -201,7 +202,7 @@ async fn suspend_party(
         );
     }
     let status = match &kept {
-        Ok(()) if matches!(halted, Some(Err(_))) => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(()) if matches!(shared, Some(Err(_))) => StatusCode::SERVICE_UNAVAILABLE,
         Ok(()) => StatusCode::OK,
         Err(NotKept::Closed) => StatusCode::SERVICE_UNAVAILABLE,
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -220,20 +221,79 @@ async fn suspend_party(
     )
 }
 
+/// Has a suspension of this process kept: by the store for all instances, and otherwise in the state folder. With a store
+/// also returns whether no byte of the party's calls is sent any more, by any instance.
+async fn settle(
+    app: &Arc<App>,
+    id: &PartyId,
+    by: &PartyId,
+) -> (Result<(), NotKept>, Option<Result<(), String>>) {
+    let Some(cluster) = &app.cluster else {
+        return (kept(app).await, None);
+    };
+    let set = {
+        let _turn = cluster.turn_to_suspend().await;
+        cluster.halt(suspended(id), by.as_str()).await
+    };
+    let confirmed = match set {
+        Ok(epoch) => cluster.confirmed(epoch).await,
+        Err(error) => Err(error),
+    };
+    if confirmed.is_err() {
+        return (kept(app).await, Some(confirmed));
+    }
+    if let Err(error) = lifted(app, id).await {
+        tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
+    }
+    (Ok(()), Some(confirmed))
+}
+
+/// Hands the suspensions that this process keeps by itself to the store, which was away when they were set.
+pub(super) async fn hand_to_store(app: &Arc<App>) {
+    let suspensions = &app.admission.tenant_limits.suspensions;
+    let Some(cluster) = app.cluster.as_ref().filter(|it| it.is_available()) else {
+        return;
+    };
+    for (id, Suspension { by, .. }) in suspensions.all() {
+        let _turn = cluster.turn_to_suspend().await;
+        // It may have been lifted since.
+        if suspensions.of(id.as_str()).is_none() {
+            continue;
+        }
+        if cluster.halt(suspended(&id), by.as_str()).await.is_err() {
+            return;
+        }
+        tracing::warn!(party = %id, operator = %by, "suspended by hand: the store has it now, for all instances");
+        if let Err(error) = lifted(app, &id).await {
+            tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
+        }
+    }
+}
+
+/// The halt of a suspended party.
+fn suspended(id: &PartyId) -> HaltScope {
+    HaltScope::Suspended(id.to_string())
+}
+
 async fn resume_party(
     app: &Arc<App>,
     id: PartyId,
     AdminActor { name, peer }: AdminActor,
 ) -> AdminResponse {
     let suspensions = &app.admission.tenant_limits.suspensions;
-    // First for all instances: if this fails, the party stays suspended on this one too.
-    if let Some(Err(error)) = resumed_everywhere(app, &id).await {
-        let notes = vec![format!("not resumed: {error}")];
+    let refused = |status, journaled, note: String| {
         let kept = !suspensions.are_unkept();
-        let reply = reply(app, &id, (false, kept, None), notes);
-        return json(StatusCode::SERVICE_UNAVAILABLE, &reply);
-    }
-    if suspensions.of(id.as_str()).is_none() {
+        let facts = (false, kept, journaled);
+        json(status, &reply(app, &id, facts, vec![note]))
+    };
+    let shared = match is_shared(app, &id).await {
+        Ok(shared) => shared,
+        Err(error) => {
+            let note = format!("not resumed: {error}");
+            return refused(StatusCode::SERVICE_UNAVAILABLE, None, note);
+        }
+    };
+    if !shared && suspensions.of(id.as_str()).is_none() {
         let kept = !suspensions.are_unkept();
         return json(
             StatusCode::OK,
@@ -251,16 +311,14 @@ async fn resume_party(
         // A slow disk may still write the entry.
         note_failure(app, act(SuspensionAction::ResumeFailed));
         tracing::error!(party = %id, operator = %name, %peer, "not resumed: the audit journal cannot be written");
-        let notes =
-            vec!["not resumed: the audit journal cannot be written; ask again once it can".into()];
-        let kept = !suspensions.are_unkept();
-        return json(
+        let note = "not resumed: the audit journal cannot be written; ask again once it can";
+        return refused(
             StatusCode::SERVICE_UNAVAILABLE,
-            &reply(app, &id, (false, kept, Some(false)), notes),
+            Some(false),
+            note.to_owned(),
         );
     }
-    let lifted = lifted(app, &id).await;
-    let Some((status, note)) = resume_failure(&lifted) else {
+    let Some((status, note)) = lifted_everywhere(app, &id, shared).await else {
         tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
         let reply = reply(app, &id, (true, true, is_written), Vec::new());
         return json(StatusCode::OK, &reply);
@@ -269,11 +327,49 @@ async fn resume_party(
         note_failure(app, act(SuspensionAction::ResumeFailed));
         tracing::error!(party = %id, operator = %name, %peer, "{note}");
     }
-    let kept = !suspensions.are_unkept();
-    json(
-        status,
-        &reply(app, &id, (false, kept, is_written), vec![note]),
-    )
+    refused(status, is_written, note)
+}
+
+/// Whether the store has the party suspended, for all instances; false without a store.
+async fn is_shared(app: &App, id: &PartyId) -> Result<bool, String> {
+    let Some(cluster) = &app.cluster else {
+        return Ok(false);
+    };
+    let view = cluster.look().await?;
+    let scope = suspended(id);
+    Ok(view.halts.iter().any(|halt| halt.scope == scope))
+}
+
+/// Lifts a suspension: that of this process first, so that it is not handed to the store again, then that of the store.
+/// Returns why the party is not resumed, with the status of the answer.
+async fn lifted_everywhere(
+    app: &Arc<App>,
+    id: &PartyId,
+    shared: bool,
+) -> Option<(StatusCode, String)> {
+    let turn = match &app.cluster {
+        Some(cluster) => Some((cluster, cluster.turn_to_suspend().await)),
+        None => None,
+    };
+    match lifted(app, id).await {
+        Ok(LiftResult::Unchanged) if shared => {}
+        other => {
+            if let Some(failed) = resume_failure(&other) {
+                return Some(failed);
+            }
+        }
+    }
+    let (cluster, _turn) = turn?;
+    match cluster.resume(suspended(id)).await {
+        Ok(epoch) => {
+            cluster.seen(epoch).await;
+            None
+        }
+        Err(error) => Some((
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not resumed: {error}"),
+        )),
+    }
 }
 
 /// Why this request did not resume the party, with the status of its answer; `None` if it did.
@@ -303,7 +399,7 @@ fn reply(
     (changed, kept, journaled): (bool, bool, Option<bool>),
     mut notes: Vec<String>,
 ) -> SuspendReply {
-    let suspension = app.admission.tenant_limits.suspensions.of(id.as_str());
+    let suspension = app.suspensions().remove(id);
     let generation = app.generation.load();
     let position = generation.registry.position(id.as_str());
     let file = position.map(|at| generation.registry.at(at).party().standing);
@@ -326,6 +422,10 @@ fn reply(
         suspended: suspension.as_ref().map(SuspendedBy::from),
         kept,
         journaled,
+        in_flight: position.map_or(0, |at| {
+            let limits = generation.tenant_limits(at);
+            limits.view(app.clock.elapsed()).in_flight
+        }),
         notes,
     }
 }
@@ -341,17 +441,6 @@ fn note_failure(app: &App, act: SuspensionAct) {
     if let Some(journal) = &app.journal {
         journal.note_suspension(act);
     }
-}
-
-/// Suspends the party on all instances that share the store, if there is one.
-async fn halted(app: &App, id: &PartyId, by: &PartyId) -> Option<Result<i64, String>> {
-    let scope = HaltScope::Suspended(id.to_string());
-    Some(app.cluster.as_ref()?.halt(scope, by.as_str()).await)
-}
-
-async fn resumed_everywhere(app: &App, id: &PartyId) -> Option<Result<i64, String>> {
-    let scope = HaltScope::Suspended(id.to_string());
-    Some(app.cluster.as_ref()?.resume(scope).await)
 }
 
 async fn kept(app: &Arc<App>) -> Result<(), NotKept> {

@@ -3,12 +3,14 @@
 //! The store then has every stamp that the run admitted, and the next start need not wait for them to go stale. A run
 //! without a store removes the file before it serves.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cluster::fingerprint::FingerprintKey;
+use crate::process::file_access;
+use crate::process::files::FileSystem;
 
 /// The file's name.
 const NAME: &str = "store-joined";
@@ -31,8 +33,12 @@ impl HandoverMarker {
 
     /// Whether the file names the store of this key. An unreadable file names none.
     pub fn names(&self, key: &FingerprintKey) -> bool {
-        let text = fs::read_to_string(self.folder.join(NAME));
-        text.is_ok_and(|text| text.trim_end() == key.store_name())
+        let mut options = OpenOptions::new();
+        options.read(true);
+        let path = self.folder.join(NAME);
+        let text = file_access::open(&FileSystem::default(), &options, &path)
+            .and_then(|mut file| file.read_to_end());
+        text.is_ok_and(|text| text.trim_ascii_end() == key.store_name().as_bytes())
     }
 
     /// Allows the file from this time on.
@@ -45,12 +51,12 @@ impl HandoverMarker {
         if now_ms < self.from_ms.load(Ordering::Acquire) {
             return Ok(());
         }
-        let new = self.folder.join("store-joined.new");
-        fs::write(&new, format!("{}\n", key.store_name()))?;
-        File::open(&new)?.sync_all()?;
-        fs::rename(&new, self.folder.join(NAME))?;
+        let name = format!("{}\n", key.store_name());
+        file_access::replace(&FileSystem::default(), &self.folder, NAME, |file| {
+            file.write_all(name.as_bytes())
+        })?;
         self.from_ms.store(u64::MAX, Ordering::Release);
-        File::open(&self.folder)?.sync_all()
+        Ok(())
     }
 
     /// Removes the file of a folder whose next run admits requests without a store.

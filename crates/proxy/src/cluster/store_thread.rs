@@ -1,31 +1,30 @@
 //! Store thread: owns the connections to the store.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_store::admission::{AdmissionBatch, AdmissionReply, BatchRefusal, MOST_ROWS};
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
+use gatepay_store::queue::BatchFacts;
 use tokio::runtime::Builder;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::fingerprint::FingerprintKey;
-use crate::cluster::{ClusterShared, HaltOrder, SeenCluster, UnstartedThread, WaitingRow};
+use crate::cluster::halt_check::SeenCluster;
+use crate::cluster::{ClusterShared, StoreOrder, UnstartedThread};
 use crate::process::clock;
 use crate::process::host;
 
-/// The interval of signs of life.
+/// The interval of signs of life, and the longest pause after one that was not answered.
 const BEAT: Duration = Duration::from_secs(1);
-/// The pauses before the first probe of a store that is away, and before each later one at most.
-const PROBE: Duration = Duration::from_millis(250);
-const LAST_PROBE: Duration = Duration::from_secs(2);
+/// The pause after the first sign of life that was not answered; it doubles.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// The answer of the first attempt to join: an error only if this version cannot use the store.
 type FirstAttempt = Sender<Result<(), String>>;
@@ -38,19 +37,23 @@ pub(super) fn start(
 ) -> Result<JoinHandle<()>, String> {
     let UnstartedThread {
         connection,
-        rows,
+        admissions,
         orders,
     } = unstarted;
     let store = Arc::new(connection.open()?);
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
+    let observed = Arc::clone(&shared);
+    let admissions = admissions.observed_by(Box::new(move |batch| show_batch(&observed, batch)));
     let thread = thread::Builder::new().name("store".into());
     let spawned = thread.spawn(move || {
         LocalSet::new().block_on(&runtime, async {
-            let admitting = spawn_local(admit_rows(Arc::clone(&shared), Arc::clone(&store), rows));
-            let ordering = spawn_local(set_halts(Arc::clone(&store), orders));
+            let admitting = spawn_local(admissions.run(Arc::clone(&store)));
+            let watching = spawn_local(watch_admissions(Arc::clone(&shared)));
+            let ordering = spawn_local(obey(Arc::clone(&store), orders));
             stay(&shared, &store, tried).await;
             admitting.abort();
+            watching.abort();
             ordering.abort();
             let _unanswered = timeout(shared.timeout, store.leave()).await;
         });
@@ -59,59 +62,55 @@ pub(super) fn start(
     spawned.map_err(|error| error.to_string())
 }
 
-/// Joins the store, gives signs of life and probes a store that is away, until the process leaves.
-async fn stay(shared: &Arc<ClusterShared>, store: &Store, tried: FirstAttempt) {
+/// Joins the store and gives signs of life, until the process leaves.
+async fn stay(shared: &ClusterShared, store: &Store, tried: FirstAttempt) {
     let mut tried = Some(tried);
-    let mut probe = PROBE;
-    let mut logged = false;
+    let mut retry = RETRY;
+    let mut was_heard = true;
     loop {
-        let done = match shared.key.get() {
+        let heard = match shared.key.get() {
             None => join(shared, store).await,
-            // On a connection that admits: a sign of life does not wait for a standby.
-            Some(_) if shared.breaker_open.load(Ordering::Acquire) => match store.probe().await {
-                Ok(()) => beat(shared, store).await,
-                Err(error) => Err(error),
-            },
             Some(_) => beat(shared, store).await,
         };
-        let first = tried.take();
-        let pause = match done {
+        shared.is_heard.store(heard.is_ok(), Ordering::Release);
+        show_available(shared);
+        if let Some(tried) = tried.take() {
+            let first = first_attempt(heard.as_ref().err());
+            // The start fails, and prints the reason.
+            was_heard &= first.is_ok();
+            let _ended = tried.send(first);
+        }
+        let pause = match heard {
             Ok(()) => {
-                if let Some(first) = first {
-                    let _ended = first.send(Ok(()));
-                }
-                if logged {
+                if !was_heard {
                     tracing::info!("the store answers again");
                 }
-                (logged, probe) = (false, PROBE);
+                (was_heard, retry) = (true, RETRY);
                 BEAT
             }
             Err(error) => {
-                if let Some(first) = first {
-                    let said = if error.is_lasting() {
-                        Err(error.to_string())
-                    } else {
-                        Ok(())
-                    };
-                    let _ended = first.send(said);
+                if was_heard {
+                    tracing::error!(%error, "the store does not answer this instance's signs of life: nothing is sent until it does");
                 }
-                if !logged {
-                    tracing::error!(%error, "the store does not answer: requests are refused until it does");
-                }
-                logged = true;
-                open_breaker(shared);
-                let pause = jittered(probe);
-                probe = (probe * 2).min(LAST_PROBE);
+                was_heard = false;
+                let pause = jittered(retry);
+                retry = (retry * 2).min(BEAT);
                 pause
             }
         };
-        let is_open = shared.breaker_open.load(Ordering::Acquire);
         tokio::select! {
             () = sleep(pause) => {}
-            // An admission has failed: the probe comes early.
-            () = shared.opened.notified(), if !is_open => sleep(jittered(PROBE)).await,
+            () = shared.hurry.notified() => {}
             () = shared.leaving.notified() => return,
         }
+    }
+}
+
+/// What the start is told of the first attempt to join: an error only if this version cannot use the store.
+fn first_attempt(error: Option<&StoreError>) -> Result<(), String> {
+    match error {
+        Some(error) if error.is_lasting() => Err(error.to_string()),
+        _ => Ok(()),
     }
 }
 
@@ -129,22 +128,49 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let joined = joined?;
     raise_guard(shared, joined.guarded_until);
     shared.see_clock(joined.now_ms);
+    beat(shared, store).await?;
+    if let Store::Sqlite(file) = store
+        && file.is_restored().await?
+    {
+        tracing::error!(
+            "the store's file was put back from a copy: money is refused until `gatepay-proxy store distrust`"
+        );
+    }
     tracing::info!(schema = joined.schema, "joined the store");
+    // Nothing is admitted before, so that the first call finds a view of the halts in force.
     let _joined_once = shared.key.set(FingerprintKey::new(joined.fingerprint_key));
-    close_breaker(shared);
-    beat(shared, store).await
+    Ok(())
 }
 
+/// Gives a sign of life, and another one at once if halts have changed: by then this instance obeys them.
 async fn beat(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
-    let seen = shared.view.load();
+    let obeyed = shared.latest.get().map_or(0, |seen| seen.view.halt_epoch);
+    if sign_of_life(shared, store, obeyed).await? != obeyed {
+        let obeyed = shared.latest.get().map_or(0, |seen| seen.view.halt_epoch);
+        sign_of_life(shared, store, obeyed).await?;
+    }
+    if let Some(key) = shared.key.get()
+        && let Err(error) = shared.marker.write(key, shared.clock.unix_ms())
+    {
+        tracing::warn!(%error, "state_dir cannot be written: the next start may refuse requests for timestamp.future_ms");
+    }
+    Ok(())
+}
+
+/// Tells the store which epoch of halts this instance obeys, and puts the view that the store shows in place. Returns its
+/// epoch.
+async fn sign_of_life(
+    shared: &ClusterShared,
+    store: &Store,
+    obeyed: i64,
+) -> Result<i64, StoreError> {
     let signs = InstanceBeat {
         config_hash: shared.config_hash.load().to_string(),
-        journal_head: None,
-        // The view of the beat before: every worker has read it since, before it sent anything.
-        halt_epoch: seen.as_deref().map_or(0, |seen| seen.view.halt_epoch),
+        journal_head: shared.journal_head.lock().clone(),
+        halt_epoch: obeyed,
         in_force: None,
     };
-    let asked = shared.clock.elapsed();
+    let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
     took(shared, "beat", asked);
     let view = view?;
@@ -154,134 +180,100 @@ async fn beat(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     shared
         .notes
         .hear(&view, shared.offset_ms.load(Ordering::Acquire));
-    shared
-        .view
-        .store(Some(Arc::new(SeenCluster { view, asked })));
-    close_breaker(shared);
-    if let Some(key) = shared.key.get()
-        && let Err(error) = shared.marker.write(key, shared.clock.unix_ms())
-    {
-        tracing::warn!(%error, "state_dir cannot be written: the next start may refuse requests for timestamp.future_ms");
-    }
-    Ok(())
+    let epoch = view.halt_epoch;
+    let seen = SeenCluster {
+        view,
+        asked,
+        asked_unix_ms,
+        answered: shared.clock.elapsed(),
+    };
+    shared.latest.replace(seen);
+    Ok(epoch)
 }
 
-/// Gathers what the workers bring while the last admissions are under way, and admits it together.
-async fn admit_rows(
-    shared: Arc<ClusterShared>,
-    store: Arc<Store>,
-    mut rows: mpsc::Receiver<WaitingRow>,
-) {
-    let turns = Arc::new(Semaphore::new(store.lines()));
-    // Rows whose stamp is in the batch before them.
-    let mut held: VecDeque<WaitingRow> = VecDeque::new();
-    loop {
-        let turn = Arc::clone(&turns).acquire_owned().await;
-        let turn = turn.expect("the semaphore is never closed");
-        let first = match held.pop_front() {
-            Some(row) => row,
-            None => match rows.recv().await {
-                Some(row) => row,
-                None => return,
-            },
+/// Follows how the store answers admissions: shows it, logs it, and gives a sign of life at once when the store is back.
+async fn watch_admissions(shared: Arc<ClusterShared>) {
+    let mut health = shared.admissions.health();
+    let mut was_away = false;
+    while health.changed().await.is_ok() {
+        let (is_away, error, guarded_until) = {
+            let now = health.borrow_and_update();
+            (
+                now.away_since.is_some(),
+                now.error.clone(),
+                now.guarded_until,
+            )
         };
-        let (batch, answers) = gather(first, &mut held, &mut rows);
-        if batch.is_empty() {
-            continue;
-        }
-        if shared.breaker_open.load(Ordering::Acquire) {
-            // The callers read the refusal when their answers are dropped.
-            continue;
-        }
-        let (shared, store) = (Arc::clone(&shared), Arc::clone(&store));
-        spawn_local(async move {
-            let began = shared.clock.elapsed();
-            let reply = store.admit(&batch).await;
-            took(&shared, "admit", began);
-            match reply {
-                Ok(reply) => answer(&shared, reply, answers),
-                Err(error) => {
-                    tracing::warn!(%error, "an admission by the store failed");
-                    open_breaker(&shared);
-                }
+        raise_guard(&shared, guarded_until);
+        show_available(&shared);
+        match (was_away, is_away, error) {
+            (false, true, Some(error)) => {
+                tracing::error!(%error, "the store does not admit: requests are refused until it does");
             }
-            drop(turn);
-        });
+            (_, false, Some(error)) => {
+                tracing::error!(%error, "the store refused an admission");
+            }
+            (true, false, None) => {
+                tracing::info!("the store admits again");
+                shared.hurry.notify_one();
+            }
+            _ => {}
+        }
+        was_away = is_away;
     }
 }
 
-type Answers = Vec<oneshot::Sender<Option<gatepay_store::admission::AdmissionVerdict>>>;
-
-/// A batch of what is waiting, without the rows whose callers have gone.
-fn gather(
-    first: WaitingRow,
-    held: &mut VecDeque<WaitingRow>,
-    rows: &mut mpsc::Receiver<WaitingRow>,
-) -> (AdmissionBatch, Answers) {
-    let (mut batch, mut answers) = (AdmissionBatch::default(), Answers::new());
-    let mut again = VecDeque::new();
-    let mut next = Some(first);
-    while let Some(WaitingRow { row, answer }) = next.take() {
-        if !answer.is_closed() {
-            match batch.push(row) {
-                Ok(()) => answers.push(answer),
-                Err(BatchRefusal::Full(row) | BatchRefusal::Duplicate(row)) => {
-                    again.push_back(WaitingRow { row: *row, answer });
-                }
+/// Takes the orders of operators to the store.
+async fn obey(store: Arc<Store>, mut orders: mpsc::Receiver<StoreOrder>) {
+    let store = &*store;
+    while let Some(order) = orders.recv().await {
+        match order {
+            StoreOrder::Halt { scope, by, answer } => {
+                let _gone = answer.send(insist(async || store.halt(&scope, &by).await).await);
+            }
+            StoreOrder::Resume { scope, answer } => {
+                let _gone = answer.send(insist(async || store.resume(&scope).await).await);
+            }
+            StoreOrder::Look { answer } => {
+                let _gone = answer.send(insist(async || store.cluster().await).await);
             }
         }
-        if answers.len() < MOST_ROWS {
-            next = held.pop_front().or_else(|| rows.try_recv().ok());
-        }
-    }
-    again.append(held);
-    *held = again;
-    (batch, answers)
-}
-
-fn answer(shared: &ClusterShared, reply: AdmissionReply, answers: Answers) {
-    let rows = u32::try_from(answers.len()).unwrap_or(u32::MAX);
-    shared.meters.batch_rows.observe(rows.into());
-    if reply.new_guard {
-        shared.meters.lives.inc();
-        tracing::error!(
-            "the store may have lost commits: stamps that it may have admitted before are refused for timestamp.future_ms"
-        );
-    }
-    raise_guard(shared, reply.guarded_until);
-    shared.is_available();
-    for (answer, verdict) in answers.into_iter().zip(reply.verdicts) {
-        let _gone = answer.send(Some(verdict));
     }
 }
 
-async fn set_halts(store: Arc<Store>, mut orders: mpsc::Receiver<HaltOrder>) {
-    while let Some(HaltOrder { scope, by, answer }) = orders.recv().await {
-        let done = match by {
-            Some(by) => store.halt(&scope, &by).await,
-            None => store.resume(&scope).await,
-        };
-        let _gone = answer.send(done.map_err(|error| error.to_string()));
-    }
+/// Asks once more if the connection was lost: the store may have been started again since it was used last. Each order has
+/// the same effect if it is carried out twice.
+async fn insist<T>(order: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, String> {
+    let done = match order().await {
+        Err(StoreError::Lost(_) | StoreError::ReadOnly) => order().await,
+        done => done,
+    };
+    done.map_err(|error| error.to_string())
 }
 
-fn open_breaker(shared: &ClusterShared) {
-    if !shared.breaker_open.swap(true, Ordering::AcqRel) {
-        shared.opened.notify_one();
-    }
-    shared.meters.available.set(0);
+fn show_batch(shared: &ClusterShared, batch: BatchFacts) {
+    shared.meters.batch_rows.observe(batch.rows.into());
+    let seconds = shared.meters.seconds.with_label_values(&["admit"]);
+    seconds.observe(batch.took.as_secs_f64());
 }
 
-fn close_breaker(shared: &ClusterShared) {
-    shared.is_available();
-    shared.breaker_open.store(false, Ordering::Release);
-    shared.meters.available.set(1);
+fn show_available(shared: &ClusterShared) {
+    let meters = &shared.meters;
+    meters.available.set(shared.is_available().into());
 }
 
+/// Raises the guard that this instance knows of. One that is not over was set because commits may be lost.
 fn raise_guard(shared: &ClusterShared, guarded_until: u64) {
-    shared
+    let before = shared
         .guarded_until
         .fetch_max(guarded_until, Ordering::AcqRel);
+    if guarded_until > before && guarded_until > shared.clock.unix_ms() {
+        shared.meters.lives.inc();
+        tracing::error!(
+            guarded_until,
+            "the store is new, or may have lost commits: stamps that it may have admitted before are refused for timestamp.future_ms"
+        );
+    }
 }
 
 fn took(shared: &ClusterShared, call: &str, began: Duration) {
@@ -290,18 +282,13 @@ fn took(shared: &ClusterShared, call: &str, began: Duration) {
     histogram.observe(seconds);
 }
 
-/// Between three quarters and five quarters of a pause, so that instances do not probe together.
+/// Between three quarters and five quarters of a pause, so that instances do not ask together.
 fn jittered(pause: Duration) -> Duration {
     let [part] = clock::random();
     pause * (192 + u32::from(part) / 2) / 256
 }
 
 impl ClusterShared {
-    fn is_available(&self) {
-        let now = u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.available_at.store(now, Ordering::Release);
-    }
-
     /// Compares the store's clock with this machine's, as of the moment at which the answer came.
     fn see_clock(&self, store_ms: u64) {
         let ours = i64::try_from(self.clock.unix_ms()).unwrap_or(i64::MAX);

@@ -8,7 +8,7 @@ use gatepay_core::{ChainLink, SigningKey};
 use super::begin::{RunStart, begin};
 use super::entry::{self, JournalEntry, TimedEntry};
 use super::folder::{FilePart, JournalFile, JournalFolder};
-use super::head::{HeadFile, HeadFolder};
+use super::head::{ChainHead, HeadFile, HeadFolder};
 use super::meters::{FileRotation, JournalMeters};
 use super::place::ChainPosition;
 use crate::process::clock::Clock;
@@ -215,13 +215,13 @@ impl<F: JournalFolder> JournalWriter<F> {
         }
     }
 
-    /// Logs the chain's head, if it is new and `TELL` has passed since the last time.
-    pub(super) fn tell_head(&mut self) {
+    /// Logs the chain's head, if it is new and `TELL` has passed since the last time. Returns it then.
+    pub(super) fn tell_head(&mut self) -> Option<ChainHead> {
         let now = self.clock.elapsed();
         let due = self
             .told
             .is_none_or(|(at, seq)| seq != self.place.seq && now.saturating_sub(at) >= TELL);
-        if due {
+        due.then(|| {
             self.told = Some((now, self.place.seq));
             let head = self.place.head();
             tracing::info!(%head, "audit journal");
@@ -229,7 +229,8 @@ impl<F: JournalFolder> JournalWriter<F> {
                 let synced = self.sync_head();
                 self.say_of_head(synced);
             }
-        }
+            head
+        })
     }
 
     /// Writes the last record of the run, and logs the head.

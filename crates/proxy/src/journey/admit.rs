@@ -126,8 +126,37 @@ pub struct LocallyAdmitted {
 pub(super) struct StoreQuestion {
     /// The sub-account that the call is made for; empty if it names none.
     pub(super) account: String,
-    /// Whether it has neither a body nor an effect.
-    pub(super) is_bare_read: bool,
+    /// What becomes of the call while reads go on without the store.
+    pub(super) need: StoreNeed,
+}
+
+/// What becomes of a call if `store.reads_without_store` is set.
+///
+/// A read that went on without the store left its stamp unspent at the other instances. The signature covers the body and
+/// not the path, so that stamp can only be used again without a body: for such a read, or for such a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreNeed {
+    /// A `GET` without a body that only reads: goes on while the store is away.
+    Dispensable,
+    /// Waits for the store, and is refused while the store is away.
+    Needed,
+    /// A call without a body that changes something: is always refused, since its stamp may have been a read's.
+    Forbidden,
+}
+
+impl StoreNeed {
+    pub(super) fn of(operation: &Operation, by_operator: bool, has_body: bool) -> Self {
+        let method = if by_operator {
+            operation.institution_method
+        } else {
+            operation.method
+        };
+        match (has_body, operation.kind) {
+            (false, Kind::Write | Kind::Money) => Self::Forbidden,
+            (false, Kind::Read) if method == Method::Get => Self::Dispensable,
+            (true, _) | (false, Kind::Read) => Self::Needed,
+        }
+    }
 }
 
 impl LocallyAdmitted {
@@ -263,6 +292,7 @@ pub fn admit(
         permit
     };
     let acting = composed.judged().acting();
+    let has_body = composed.has_body();
     let (judged, outbound, translated) = composed.into_parts();
     let (_, amounts) = judged.into_parts();
     let intent = journal.map(|_| {
@@ -270,9 +300,10 @@ pub fn admit(
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
     });
     record.shadow(permit.shadow);
-    let question = gate
-        .cluster
-        .map(|_| question(operation, acting.account(), &outbound));
+    let question = gate.cluster.map(|_| StoreQuestion {
+        account: acting.account().unwrap_or_default().to_owned(),
+        need: StoreNeed::of(operation, routed.is_by_operator(), has_body),
+    });
     let admitted = Box::new(Admitted {
         generation: Arc::clone(routed.generation()),
         position: routed.position(),
@@ -285,16 +316,6 @@ pub fn admit(
         _reserved: reserved,
     });
     Ok(LocallyAdmitted { admitted, question })
-}
-
-/// What the store is asked about a call.
-fn question(operation: &Operation, account: Option<&str>, outbound: &Outbound) -> StoreQuestion {
-    // A read without a body is sent without one, so an empty body here is the body that was signed.
-    let is_bare = operation.method == Method::Get && outbound.body().is_empty();
-    StoreQuestion {
-        account: account.unwrap_or_default().to_owned(),
-        is_bare_read: operation.kind == Kind::Read && is_bare,
-    }
 }
 
 /// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
@@ -380,6 +401,22 @@ mod tests {
     use std::num::NonZeroU32;
 
     const NOW: u64 = 1_767_225_600_000;
+
+    #[test]
+    fn a_stamp_that_a_read_left_unspent_changes_nothing_at_another_instance() {
+        let mut dispensable = 0;
+        for row in Catalogue::standard().rows() {
+            for by_operator in [false, true] {
+                let with_a_body = StoreNeed::of(row, by_operator, true);
+                assert_eq!(with_a_body, StoreNeed::Needed, "{}", row.name);
+                let bare = StoreNeed::of(row, by_operator, false);
+                let changes = row.kind != Kind::Read;
+                assert_eq!(bare == StoreNeed::Forbidden, changes, "{}", row.name);
+                dispensable += u32::from(bare == StoreNeed::Dispensable);
+            }
+        }
+        assert!(dispensable > 10);
+    }
 
     /// A quota of 12, and a party with three tokens and two seats, under a clock that stands still.
     struct World {

@@ -14,6 +14,7 @@ use gatepay_tenancy::settings::RefusalStatus;
 use crate::headers;
 use crate::journey::admit::Admitted;
 use crate::journey::lost_call::{self, LookUpMeans};
+use crate::journey::store_verdict;
 use crate::record::RequestRecord;
 use crate::refusal::{self, CallOutcome, Refusal};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
@@ -36,18 +37,7 @@ pub async fn judge(
 ) -> Result<RelayableAnswer, Refusal> {
     let answer = match sent {
         Ok(answer) => answer,
-        Err(CallFailure::NotSent(detail) | CallFailure::NoPlace(detail)) => {
-            record.detail(detail);
-            return Err(Refusal::UpstreamUnreachable);
-        }
-        Err(CallFailure::Unavailable(open)) => {
-            admitted.roll_back();
-            return Err(Refusal::UpstreamUnavailable(open));
-        }
-        Err(CallFailure::Lost { what, detail }) => {
-            record.detail(detail);
-            return Err(Box::pin(lost_call::lost(what, admitted, means, record)).await);
-        }
+        Err(failure) => return Err(Box::pin(failed(failure, admitted, means, record)).await),
     };
     if answer.is_coded(admitted.outbound().accepts_gzip()) {
         record_unread(&answer.head, record);
@@ -92,6 +82,33 @@ pub async fn judge(
     head.status = refusal::relayed_status(statuses, head.status, outcome);
     record.status(head.status.as_u16());
     Ok(RelayableAnswer::Whole(head, body))
+}
+
+/// The refusal of a call without an answer.
+async fn failed(
+    failure: CallFailure,
+    admitted: &mut Admitted,
+    means: &LookUpMeans<'_>,
+    record: &mut RequestRecord,
+) -> Refusal {
+    match failure {
+        CallFailure::NotSent(detail) | CallFailure::NoPlace(detail) => {
+            record.detail(detail);
+            Refusal::UpstreamUnreachable
+        }
+        CallFailure::Unavailable(open) => {
+            admitted.roll_back();
+            Refusal::UpstreamUnavailable(open)
+        }
+        CallFailure::Stopped(stop) => {
+            admitted.roll_back();
+            store_verdict::stopped(stop)
+        }
+        CallFailure::Lost { what, detail } => {
+            record.detail(detail);
+            lost_call::lost(what, admitted, means, record).await
+        }
+    }
 }
 
 /// Records an answer whose body is not judged.

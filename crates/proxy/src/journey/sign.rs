@@ -13,6 +13,7 @@ use gatepay_http1::{content_coding, request_encoder, wire_lines};
 use gatepay_tenancy::settings::{AcceptEncoding, Settings};
 use http::header::{self, HeaderValue};
 
+use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
@@ -26,12 +27,18 @@ pub struct Composed<'g> {
     judged: Judged<'g>,
     outbound: Outbound,
     is_translated: bool,
+    has_body: bool,
 }
 
 impl<'g> Composed<'g> {
     /// The judged request.
     pub fn judged(&self) -> &Judged<'g> {
         &self.judged
+    }
+
+    /// Whether the caller's request has a body, which a translated one need not have although GatePay's has.
+    pub fn has_body(&self) -> bool {
+        self.has_body
     }
 
     /// The judged request without its body, the request to GatePay, and whether GatePay's answer has to be translated.
@@ -113,6 +120,7 @@ pub fn compose<'g>(
             && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str())),
     };
     let is_translated = translated.is_some();
+    let has_body = !inbound.body.is_empty();
     let outbound = match translated {
         Some(body) => Outbound::balance(operation, head, judged.acting(), rules.host, body),
         None => Outbound::verbatim(operation, inbound, judged.acting(), rules.host),
@@ -122,6 +130,7 @@ pub fn compose<'g>(
             judged,
             outbound,
             is_translated,
+            has_body,
         }),
         Err(error) => {
             record.detail(error.to_string());
@@ -365,6 +374,8 @@ pub struct SignedAttempts<'a> {
     pub clock: &'a UpstreamClock,
     /// The record of the caller's request.
     pub record: &'a mut RequestRecord,
+    /// The halts that each attempt has to pass before its first byte is sent, if instances share a store.
+    pub halts: Option<HaltCheck<'a>>,
 }
 
 impl MakeAttempt for SignedAttempts<'_> {
@@ -378,6 +389,13 @@ impl MakeAttempt for SignedAttempts<'_> {
             .outbound
             .attempt_in_pieces(self.credential, &stamp, head);
         Box::pin(attempt).await
+    }
+
+    fn begin<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
+        match &self.halts {
+            None => Ok(send()),
+            Some(halts) => halts.pass(send),
+        }
     }
 }
 

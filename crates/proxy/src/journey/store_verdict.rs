@@ -6,13 +6,13 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use gatepay_admission::replay::EarlierCopy;
-use gatepay_core::Kind;
+use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
 use gatepay_core::stamp::ClockSkew;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope, StoredText};
 
-use crate::cluster::{Cluster, StopBeforeSending, StoreAway};
-use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted};
+use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
+use crate::cluster::{Cluster, StoreAway};
+use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted, StoreNeed};
 use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, StaleStamp};
@@ -38,16 +38,9 @@ async fn ask(
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
 ) -> Result<Box<Admitted>, Refusal> {
-    let kind = local.call().kind();
-    let is_bare_read = local
-        .question
-        .as_ref()
-        .is_some_and(|asked| asked.is_bare_read);
-    if cluster.reads_without_store()
-        && kind != Kind::Read
-        && local.call().outbound().body().is_empty()
-    {
-        // Such a read may have used this stamp while the store was away: the signature does not cover the path.
+    let reads_go_on = cluster.reads_without_store();
+    let need = local.question.as_ref().map(|question| question.need);
+    if reads_go_on && need == Some(StoreNeed::Forbidden) {
         cluster.refused("body_less_write");
         return Err(Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)));
     }
@@ -63,42 +56,49 @@ async fn ask(
         }
         Ok(verdict) => {
             let now_ms = gate.clock.unix_ms();
+            if verdict == AdmissionVerdict::Restored {
+                record.detail(RESTORED.to_owned());
+            }
             let (why, refusal) = refuse(&verdict, claim, now_ms);
             record.judged_elsewhere(doubt(&verdict));
             cluster.refused(why);
             return Err(refusal);
         }
-        Err(StoreAway) if is_bare_read && cluster.reads_without_store() => None,
+        Err(StoreAway) if reads_go_on && need == Some(StoreNeed::Dispensable) => None,
         Err(StoreAway) => {
             cluster.refused("away");
             return Err(Refusal::StoreUnavailable);
         }
     };
     let now_ms = gate.clock.unix_ms();
-    gate.replay
-        .record(stamp.fingerprint(), now_ms)
-        .map_err(|unusable| stamp::refuse(unusable, now_ms))?;
-    record.admitted();
+    match gate.replay.record(stamp.fingerprint(), now_ms) {
+        Ok(()) => record.admitted(),
+        Err(UnusableStamp::HandedOver | UnusableStamp::Full) if asked.is_some() => {
+            record.admitted_by_store();
+            return Err(Refusal::Overloaded(SPENT));
+        }
+        Err(unusable) => return Err(stamp::refuse(unusable, now_ms)),
+    }
     Ok(local.confirmed(asked))
 }
 
-/// Asks once more before the call is sent: a halt may have been set since.
-pub fn ask_again(cluster: Option<&Cluster>, admitted: &Admitted) -> Result<(), Refusal> {
-    let (Some(cluster), Some(asked)) = (cluster, admitted.asked_store()) else {
-        return Ok(());
-    };
-    let (operation, party) = (admitted.operation(), admitted.tenant_limits().breaker.id());
-    let call = (operation.kind, operation.module.as_str(), party.as_str());
-    match cluster.stops(call, asked) {
-        None => Ok(()),
-        Some(StopBeforeSending::Halted) => {
-            cluster.refused("halted");
-            Err(Refusal::Halted)
-        }
-        Some(StopBeforeSending::NoLease) => {
-            cluster.refused("away");
-            Err(Refusal::StoreUnavailable)
-        }
+/// The halts that an admitted call has to pass before a byte of it is sent, if instances share a store: one may have been
+/// set since the call's verdict.
+pub fn halt_check<'a>(
+    cluster: Option<&'a Cluster>,
+    admitted: &'a Admitted,
+) -> Option<HaltCheck<'a>> {
+    let cluster = cluster?;
+    let party = admitted.tenant_limits().breaker.id().as_str();
+    Some(cluster.halt_check(admitted.operation(), party, admitted.asked_store()))
+}
+
+/// The refusal of an admitted call of which no byte was sent. No other copy of it can have been admitted.
+pub fn stopped(stop: StopBeforeSending) -> Refusal {
+    match stop {
+        StopBeforeSending::Halted => Refusal::Halted,
+        StopBeforeSending::Suspended => Refusal::TenantSuspended,
+        StopBeforeSending::NoLease => Refusal::StoreUnavailable,
     }
 }
 
@@ -190,5 +190,10 @@ fn doubt(verdict: &AdmissionVerdict) -> Option<EarlierCopy> {
     }
 }
 
+/// The detail for the log while the store is a restored file.
+const RESTORED: &str = "the store's file was put back from a copy: run `gatepay-proxy store distrust` while no process serves";
+/// The refusal text for a request that the store admitted, and that this process cannot remember any more.
+const SPENT: &str =
+    "this process takes no more requests; this one was not sent, and its stamp is spent: sign anew";
 /// The refusal text of a write without a body while reads may go on without the store.
 const BODY_LESS: &str = "a write without a body is refused while reads go on without the store (store.reads_without_store)";

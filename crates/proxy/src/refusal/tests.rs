@@ -165,6 +165,80 @@ fn of_a_call_that_another_instance_may_have_executed_only_a_429_asks_for_the_sam
     }
 }
 
+/// What the refusal of a copy of an executed write or money call says about the call's outcome, at an instance that does not
+/// know of the first copy.
+#[derive(Debug, PartialEq, Eq)]
+enum CopyOutcome {
+    /// Unknown: the look-up is named.
+    LookUp,
+    /// Unknown: the same bytes are to be sent again.
+    SameBytes,
+    /// The refusal is that of the one copy that the store admitted: what became of it is known here.
+    Own,
+}
+
+/// No wildcard: a new refusal does not compile without its verdict.
+fn of_a_copy(refusal: &Refusal) -> CopyOutcome {
+    match refusal {
+        Refusal::RateLimited(_)
+        | Refusal::TooManyInFlight { .. }
+        | Refusal::InstitutionQuota(_) => CopyOutcome::SameBytes,
+        Refusal::OutcomeUnknown { .. }
+        | Refusal::UpstreamUnreachable
+        | Refusal::UpstreamUnavailable(_)
+        | Refusal::InstitutionRejected
+        | Refusal::Internal(_) => CopyOutcome::Own,
+        Refusal::MalformedRequest(_)
+        | Refusal::InvalidBody(_)
+        | Refusal::UnsupportedMediaType { .. }
+        | Refusal::SignatureMismatch(_)
+        | Refusal::StaleTimestamp(_)
+        | Refusal::UnknownClient(_)
+        | Refusal::MalformedNonce(_)
+        | Refusal::Replayed { .. }
+        | Refusal::OnBehalfOfMismatch(_)
+        | Refusal::TenantSuspended
+        | Refusal::OperationNotAllowed(_)
+        | Refusal::OperationOff { .. }
+        | Refusal::Overloaded(_)
+        | Refusal::RequestTimeout { .. }
+        | Refusal::BodyTooLarge { .. }
+        | Refusal::AddressNotAllowed
+        | Refusal::UnknownOperation(_)
+        | Refusal::HeadTooLarge
+        | Refusal::Starting { .. }
+        | Refusal::JournalUnavailable
+        | Refusal::StoreUnavailable
+        | Refusal::Halted => CopyOutcome::LookUp,
+    }
+}
+
+#[test]
+fn of_a_copy_of_an_executed_call_every_refusal_leaves_the_outcome_open_under_either_status() {
+    for statuses in [RefusalStatus::Http, RefusalStatus::Gatepay] {
+        for kind in [Kind::Write, Kind::Money] {
+            for refusal in one_of_each() {
+                let (slug, verdict) = (refusal.slug(), of_a_copy(&refusal));
+                if verdict == CopyOutcome::Own {
+                    continue;
+                }
+                let call = call(Some(kind), true, Some(EarlierCopy::OtherInstance));
+                let (status, lines, body) = refusal.into_answer(statuses, &call);
+                let outcome = lines.get(&headers::OUTCOME);
+                assert_eq!(outcome, Some(&b"unknown"[..]), "{slug}");
+                let body = String::from_utf8(body.into()).unwrap();
+                let again = body.contains("send the same bytes again");
+                assert_eq!(again, verdict == CopyOutcome::SameBytes, "{body}");
+                assert_eq!(body.contains("ask X"), !again, "{body}");
+                // Clients that read only the envelope take any other code for final.
+                let is_open = status == StatusCode::INTERNAL_SERVER_ERROR;
+                let reads_envelopes = statuses == RefusalStatus::Gatepay;
+                assert_eq!(is_open, reads_envelopes, "{slug}");
+            }
+        }
+    }
+}
+
 #[test]
 fn clients_that_read_only_the_envelope_are_never_told_of_a_failure_that_is_not_certain() {
     let lost = || Refusal::OutcomeUnknown {

@@ -23,6 +23,7 @@ use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
+use crate::cluster::halt_check::StopBeforeSending;
 use crate::process::yielding::{SinceYield, YIELD_AFTER};
 
 /// Bytes read at once: an answer has a few hundred bytes.
@@ -62,6 +63,11 @@ pub enum UpstreamStream {
 pub trait MakeAttempt {
     /// Makes one attempt, signed at this moment: appends its head to `head` and returns its body.
     fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send;
+
+    /// Runs `send`, which hands the attempt's first bytes to the kernel, unless the call must not be sent any more.
+    fn begin<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
+        Ok(send())
+    }
 }
 
 /// An attempt that is made without awaiting.
@@ -89,6 +95,9 @@ pub enum ExchangeError {
     /// The deadline passed.
     #[error("deadline passed")]
     Late,
+    /// The call must not be sent any more. No byte of it was written.
+    #[error("stopped before its first byte")]
+    Stopped(StopBeforeSending),
 }
 
 /// How a kept connection is checked for being alive.
@@ -146,7 +155,12 @@ impl UpstreamConnection {
         let mut searched = 0;
         poll_fn(|cx| {
             loop {
-                self.send_more(&mut sending, cx)?;
+                if self.written() == sending.written_before {
+                    let begun = attempt.begin(|| self.send_more(&mut sending, cx));
+                    begun.map_err(ExchangeError::Stopped)??;
+                } else {
+                    self.send_more(&mut sending, cx)?;
+                }
                 if let Some(head) = response_parser::head(&mut self.received, searched, passes)? {
                     if self.begin_answer(&head, &mut sending)? {
                         return Poll::Ready(Ok(head.parts));

@@ -9,6 +9,7 @@ use gatepay_core::envelope::AnswerJudgement;
 use gatepay_http1::content_coding::{ContentCoding, begins_coded};
 use gatepay_http1::response_parser::{ResponseFraming, ResponseHead};
 
+use crate::cluster::halt_check::StopBeforeSending;
 use crate::process::yielding::SinceYield;
 use crate::upstream::connection::ExchangeError;
 use crate::upstream::pool::{Pool, PooledConnection};
@@ -116,6 +117,8 @@ pub enum CallFailure {
     NoPlace(String),
     /// No byte was written, because a circuit breaker is open: GatePay's, or this party's.
     Unavailable(BreakerOpen),
+    /// No byte was written, because the call must not be sent any more.
+    Stopped(StopBeforeSending),
     /// Some bytes were written, and no whole answer came.
     Lost {
         /// The text for the caller.

@@ -137,6 +137,10 @@ pub async fn send(
             }
             Err(error) => Err(CallFailure::NotSent(error.to_string())),
         };
+        if matches!(outcome, Err(CallFailure::Stopped(_))) {
+            // No outcome of GatePay's.
+            return outcome;
+        }
         if reused && matches!(outcome, Err(CallFailure::NotSent(_))) {
             // A dead kept connection is no failure of GatePay, and the next kept connection may be dead too.
             call.pool.count_retry(RetryReason::StaleConnection);
@@ -243,6 +247,7 @@ async fn exchange(
         .await
     {
         Ok(head) => head,
+        Err(ExchangeError::Stopped(stop)) => return Err(CallFailure::Stopped(stop)),
         // Only this task writes to the connection, and it has stopped: the count is final.
         Err(error) if pooled.connection.written() == before => {
             return Err(CallFailure::NotSent(error.to_string()));

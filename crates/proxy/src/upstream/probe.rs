@@ -41,6 +41,7 @@ pub async fn prove(
             Err(format!("GatePay was not reached: {detail}"))
         }
         Err(CallFailure::Unavailable(_)) => Err("GatePay has been failing".to_owned()),
+        Err(CallFailure::Stopped(_)) => Err("it was stopped".to_owned()),
         Err(CallFailure::Lost { what, .. }) => Err(what.to_owned()),
     }
 }

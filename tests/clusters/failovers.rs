@@ -1,0 +1,227 @@
+//! Failovers and restores of the store under instances that go on: an executed call is not sent again.
+
+use std::time::Instant;
+
+use super::*;
+use crate::support::postgres::{StandbyMode, until as server_until};
+use crate::support::postgres_relay::PgRelay;
+
+/// The guard of these tests: `future_ms` and `max_skew_ms`.
+const GUARD: Duration = Duration::from_millis(1_300);
+
+/// A money call that the upstream of these tests counts by its number.
+fn call(number: usize) -> Request<Full<Bytes>> {
+    signed(&acme().post(CREATE, order(&format!("L-{number}"))))
+}
+
+/// Two instances with a store on any of these servers.
+async fn pair(upstream: &Counting, ports: &[u16]) -> [Instance; 2] {
+    instances([0, 1].map(|_| folder_at(&upstream.url(), ports, ""))).await
+}
+
+/// Sends calls with these numbers through one instance; returns those that it forwarded.
+async fn execute(
+    program: &Program,
+    numbers: impl IntoIterator<Item = usize>,
+) -> Vec<Request<Full<Bytes>>> {
+    let mut caller = Connection::open(program.address).await;
+    let mut executed = Vec::new();
+    for number in numbers {
+        let request = call(number);
+        let answer = caller.send(request.clone()).await;
+        assert_eq!(slug(&answer), None, "{}", answer.text());
+        executed.push(request);
+    }
+    executed
+}
+
+/// Sends calls again at both instances: none is forwarded, and none is reported as not executed.
+async fn none_again(programs: &[Instance; 2], executed: &[Request<Full<Bytes>>]) {
+    for program in programs {
+        let mut caller = Connection::open(program.address).await;
+        for request in executed {
+            let copy = caller.send(request.clone()).await;
+            assert!(slug(&copy).is_some(), "{}", copy.text());
+            assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+        }
+    }
+}
+
+/// Waits until both instances serve, and sends one new call at each.
+async fn serve_again(programs: &[Instance; 2], numbers: [usize; 2]) {
+    for (program, number) in programs.iter().zip(numbers) {
+        admits(program).await;
+        execute(program, [number]).await;
+    }
+}
+
+/// Sends calls again at once, during and after the guard; then all go on.
+async fn survives(programs: &[Instance; 2], executed: &[Request<Full<Bytes>>], new: [usize; 2]) {
+    none_again(programs, executed).await;
+    admits(&programs[0]).await;
+    admits(&programs[1]).await;
+    none_again(programs, executed).await;
+    serve_again(programs, new).await;
+}
+
+/// How often a guard began, as the instances saw it.
+async fn guards(programs: &[Instance; 2]) -> u32 {
+    let mut guards = 0;
+    for program in programs {
+        guards += program
+            .metric("store_lives_total")
+            .await
+            .parse::<u32>()
+            .unwrap();
+    }
+    guards
+}
+
+#[tokio::test]
+async fn a_primary_killed_with_a_synchronous_standby_loses_no_call() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut primary) = (Counting::start(100), store().await);
+    let standby = primary.standby(StandbyMode::Synchronous);
+    let programs = pair(&upstream, &[primary.port, standby.port]).await;
+    let executed = execute(&programs[0], 0..30).await;
+    primary.kill();
+    standby.promote();
+    // It waits for no standby any more.
+    standby.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
+    standby.sql("SELECT pg_reload_conf()");
+    let promoted = Instant::now();
+    none_again(&programs, &executed).await;
+    serve_again(&programs, [30, 31]).await;
+    let out = promoted.elapsed();
+    assert!(out < GUARD + Duration::from_secs(4), "{out:?}");
+    none_again(&programs, &executed).await;
+    assert_eq!((upstream.got(1), upstream.got(2)), (32, 0));
+}
+
+#[tokio::test]
+async fn stamps_that_an_asynchronous_failover_lost_are_not_used_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut primary) = (Counting::start(100), store().await);
+    let link = PgRelay::start(primary.port);
+    let standby = primary.standby_by_way_of(link.port, StandbyMode::Asynchronous);
+    let programs = pair(&upstream, &[primary.port, standby.port]).await;
+    link.hold(true);
+    let before = guards(&programs).await;
+    let lost = execute(&programs[0], 0..30).await;
+    primary.kill();
+    link.sever();
+    standby.promote();
+    assert_eq!(
+        standby.sql("SELECT count(*) FROM gatepay.stamp"),
+        "0",
+        "they are lost"
+    );
+    survives(&programs, &lost, [30, 31]).await;
+    assert!(guards(&programs).await > before);
+    assert_eq!((upstream.got(1), upstream.got(2)), (32, 0));
+}
+
+#[tokio::test]
+async fn a_primary_that_was_paused_over_a_failover_admits_nothing_when_it_goes_on() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, old) = (Counting::start(100), store().await);
+    let new = old.standby(StandbyMode::Synchronous);
+    let programs = pair(&upstream, &[old.port, new.port]).await;
+    let executed = execute(&programs[0], 0..20).await;
+    old.pause();
+    new.promote();
+    new.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
+    new.sql("SELECT pg_reload_conf()");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    old.resume();
+    // The old one may be asked first again: its commits wait for a standby that has left it. It is fenced then.
+    none_again(&programs, &executed).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    none_again(&programs, &executed).await;
+    assert_eq!((upstream.got(1), upstream.got(2)), (20, 0));
+}
+
+#[tokio::test]
+async fn a_data_directory_put_back_is_recognized_and_no_call_is_sent_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut server) = (Counting::start(100), store().await);
+    let programs = pair(&upstream, &[server.port]).await;
+    server.stop();
+    server.save("snapshot");
+    server.start_again();
+    // Both have seen more of it than the copy has.
+    admits(&programs[0]).await;
+    admits(&programs[1]).await;
+    let before = guards(&programs).await;
+    let lost = execute(&programs[0], 0..20).await;
+    server.kill();
+    server.restore("snapshot");
+    server.start_again();
+    assert_eq!(
+        server.sql("SELECT count(*) FROM gatepay.stamp"),
+        "0",
+        "they are lost"
+    );
+    survives(&programs, &lost, [20, 21]).await;
+    assert!(guards(&programs).await > before);
+    assert_eq!((upstream.got(1), upstream.got(2)), (22, 0));
+}
+
+#[tokio::test]
+async fn after_a_switchover_instances_leave_the_read_only_server_without_a_restart() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, old) = (Counting::start(100), store().await);
+    let new = old.standby(StandbyMode::Asynchronous);
+    let programs = pair(&upstream, &[old.port, new.port]).await;
+    let executed = execute(&programs[0], 0..10).await;
+    let position = old.sql("SELECT pg_current_wal_lsn()");
+    server_until("the standby has it", || {
+        new.sql(&format!("SELECT pg_last_wal_replay_lsn() >= '{position}'")) == "t"
+    });
+    new.promote();
+    old.sql("ALTER SYSTEM SET default_transaction_read_only = on");
+    old.sql("SELECT pg_reload_conf()");
+    server_until("it is read-only", || {
+        old.sql("SHOW transaction_read_only") == "on"
+    });
+    let switched = Instant::now();
+    serve_again(&programs, [10, 11]).await;
+    let out = switched.elapsed();
+    assert!(out < GUARD + Duration::from_secs(4), "{out:?}");
+    none_again(&programs, &executed).await;
+    assert_eq!((upstream.got(1), upstream.got(2)), (12, 0));
+}
+
+/// The calls of one life of a primary.
+const CALLS: usize = 200;
+
+/// Kills the primary under load so often, each time with a new synchronous standby.
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_primary_killed_twenty_times_loses_no_call() {
+    if postgres::is_missing() {
+        return;
+    }
+    for _ in 0..20 {
+        let (upstream, mut primary) = (Counting::start(CALLS + 2), store().await);
+        let standby = primary.standby(StandbyMode::Synchronous);
+        let programs = pair(&upstream, &[primary.port, standby.port]).await;
+        let executed = execute(&programs[0], 0..CALLS).await;
+        primary.kill();
+        standby.promote();
+        standby.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
+        standby.sql("SELECT pg_reload_conf()");
+        survives(&programs, &executed, [CALLS, CALLS + 1]).await;
+        assert_eq!((upstream.got(1), upstream.got(2)), (CALLS + 2, 0));
+    }
+}

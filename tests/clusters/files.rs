@@ -1,0 +1,124 @@
+//! One process with its store in a SQLite file.
+
+use std::fs;
+
+use super::*;
+use crate::support::program::{printed, run};
+
+/// A folder with a store in the file `state/gatepay.db`, migrated by the command.
+fn file_folder(gatepay: &GatePay) -> Folder {
+    let folder = Folder::before(&gatepay.url());
+    folder.proxy(
+        "timestamp = { future_ms = 300 }\n\
+         store = { path = 'store/gatepay.db', max_skew_ms = 200 }",
+    );
+    fs::create_dir(folder.path("store")).unwrap();
+    let (said, code) = store_command(&folder, "migrate");
+    assert_eq!(code, Some(0), "{said}");
+    folder
+}
+
+fn store_command(folder: &Folder, command: &str) -> (String, Option<i32>) {
+    let config = folder.name("proxy.toml");
+    printed(&run(&["store", command, "--config", &config]))
+}
+
+async fn end(program: Program) -> String {
+    program.terminate();
+    let (code, _, log) = program.end().await;
+    assert_eq!(code, Some(0), "{log}");
+    log
+}
+
+/// Copies the file and its log aside, or back.
+fn copy(folder: &Folder, from: &str, to: &str) {
+    for end in ["db", "db-wal"] {
+        let (from, to) = (
+            folder.path(&format!("{from}/gatepay.{end}")),
+            folder.path(&format!("{to}/gatepay.{end}")),
+        );
+        let _ = fs::remove_file(&to);
+        if from.exists() {
+            fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_wait() {
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    let mode = {
+        use std::os::unix::fs::PermissionsExt as _;
+        let metadata = fs::metadata(folder.path("store/gatepay.db")).unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!(mode, 0o600, "it holds the fingerprints' key");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let executed = refund();
+    assert_eq!(slug(&send(&program, &executed).await), None);
+    let copy = send(&program, &executed).await;
+    assert_eq!(slug(&copy), Some("replayed"));
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let view = program.admin("GET", "/cluster").await.json();
+    assert_eq!(view["halts"][0]["scope"], "suspended:acme", "{view}");
+    // The crash loses nothing.
+    program.signal("-KILL");
+    let _ended = program.end().await;
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let copy = send(&program, &executed).await;
+    assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+    let refused = send(&program, &refund()).await;
+    assert_eq!(slug(&refused), Some("tenant_suspended"));
+    let said = program.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    assert_eq!(slug(&send(&program, &refund()).await), None);
+    end(program).await;
+    let (said, code) = store_command(&folder, "check");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    fs::create_dir(folder.path("copy")).unwrap();
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    assert_eq!(slug(&send(&program, &refund()).await), None);
+    end(program).await;
+    copy(&folder, "store", "copy");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let executed = refund();
+    assert_eq!(slug(&send(&program, &executed).await), None);
+    end(program).await;
+    copy(&folder, "copy", "store");
+
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let before = gatepay.count();
+    let refused = send(&program, &refund()).await;
+    assert_eq!(refused.refused(), (503, "store_unavailable"));
+    assert_eq!(outcome(&refused), Some("unknown"));
+    let copied = send(&program, &executed).await;
+    assert!(slug(&copied).is_some(), "{}", copied.text());
+    assert_eq!(outcome(&copied), Some("unknown"));
+    assert_eq!(gatepay.count(), before);
+    let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+    assert_eq!(slug(&read), None, "reads go on");
+    let log = end(program).await;
+    assert!(log.contains("store distrust"), "{log}");
+
+    let (said, code) = store_command(&folder, "distrust");
+    assert_eq!(code, Some(0), "{said}");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    assert_eq!(slug(&send(&program, &refund()).await), None);
+    let copied = send(&program, &executed).await;
+    assert_eq!(outcome(&copied), Some("unknown"), "{}", copied.text());
+    assert_eq!(gatepay.count(), before + 2);
+}

@@ -1,0 +1,286 @@
+//! Halts and suspensions: from the answer on, no instance sends a byte of a halted call.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
+    let one = Program::serve(&folders[0]).await;
+    let other = Program::serve(&folders[1]).await;
+    ready(&one).await;
+    ready(&other).await;
+    let executed = refund();
+    assert_eq!(slug(&send(&one, &executed).await), None);
+    let said = one.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let before = gatepay.count();
+    let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+    assert_eq!(
+        (refused.status, slug(&refused)),
+        (403, Some("tenant_suspended"))
+    );
+    assert_eq!(gatepay.count(), before);
+    // Whoever asks again for what was executed is not told that it was not.
+    for program in [&one, &other] {
+        let copy = send(program, &executed).await;
+        assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+    }
+    let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
+    assert_eq!(slug(&globex), None);
+    let said = one.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    for program in [&one, &other] {
+        assert_eq!(slug(&send(program, &refund()).await), None);
+    }
+}
+
+#[tokio::test]
+async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
+    let mut programs = Vec::new();
+    for folder in &folders {
+        programs.push(Program::serve(folder).await);
+    }
+    for program in &programs {
+        ready(program).await;
+    }
+    let query = || signed(&acme().post(QUERY, BY_NUMBER));
+    let said = programs[0].admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let said = said.json();
+    assert_eq!(
+        (&said["kept"], &said["standing"]),
+        (&json!(true), &json!("suspended"))
+    );
+    assert_eq!(said["suspended"]["by"], "loopback");
+    // Every instance shows it.
+    for program in &programs {
+        let acme = program.admin("GET", "/tenants/acme").await.json();
+        assert_eq!(acme["standing"], "suspended", "{acme}");
+        assert_eq!(program.metric("suspensions").await, "1");
+    }
+    for program in programs.drain(..) {
+        program.terminate();
+        let (code, _, log) = program.end().await;
+        assert_eq!(code, Some(0), "{log}");
+    }
+    for folder in &folders {
+        programs.push(Program::serve(folder).await);
+    }
+    for program in &programs {
+        ready(program).await;
+        let refused = send(program, &query()).await;
+        assert_eq!(slug(&refused), Some("tenant_suspended"));
+    }
+    let said = programs[1].admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let said = said.json();
+    assert_eq!(
+        (&said["changed"], &said["standing"]),
+        (&json!(true), &json!("active"))
+    );
+    for program in &programs {
+        assert_eq!(slug(&send(program, &query()).await), None);
+    }
+    let again = programs[0].admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(again.json()["changed"], json!(false));
+}
+
+#[tokio::test]
+async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let [one, other] = instances([0, 1].map(|_| folder(&gatepay, &server, ""))).await;
+    server.kill();
+    let said = one.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 503, "{}", said.text());
+    let notes = said.json()["notes"].to_string();
+    assert!(notes.contains("suspended on this instance"), "{notes}");
+    server.start_again();
+    ready(&other).await;
+    for _ in 0..100 {
+        let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+        if slug(&refused) == Some("tenant_suspended") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let said = other.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.json()["changed"], json!(true), "{}", said.text());
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    ready(&one).await;
+    for program in [&one, &other] {
+        let answer = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+        assert_eq!(slug(&answer), None, "{}", answer.text());
+    }
+}
+
+/// An upstream that takes its time, and notes when the first byte of each request arrived and for which account.
+struct Watching {
+    url: String,
+    arrived: Arc<Mutex<Vec<(Instant, bool)>>>,
+}
+
+/// The time that the upstream takes for an answer: calls wait for a connection meanwhile.
+const SLOW: Duration = Duration::from_millis(20);
+
+impl Watching {
+    fn start() -> Self {
+        let listener = TcpListener::bind(any_port()).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let arrived: Arc<Mutex<Vec<_>>> = Arc::default();
+        let kept = Arc::clone(&arrived);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let arrived = Arc::clone(&kept);
+                thread::spawn(move || watch(stream, &arrived));
+            }
+        });
+        Self { url, arrived }
+    }
+
+    /// How many requests of acme's arrived, and how many of them after this moment.
+    fn of_acme(&self, after: Instant) -> (usize, usize) {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().filter(|(_, is_acme)| *is_acme);
+        let late = all.clone().filter(|(at, _)| *at > after);
+        (all.count(), late.count())
+    }
+}
+
+fn watch(mut stream: TcpStream, arrived: &Mutex<Vec<(Instant, bool)>>) {
+    let mut received = Vec::new();
+    let mut piece = [0; 4096];
+    let mut began = None;
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
+        let at = *began.get_or_insert_with(Instant::now);
+        received.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&received);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head.lines().find_map(|line| {
+            line.to_lowercase()
+                .strip_prefix("content-length: ")?
+                .parse()
+                .ok()
+        });
+        if body.len() < length.unwrap_or(0) {
+            continue;
+        }
+        let is_acme = head.contains(acme().sub_account);
+        arrived.lock().unwrap().push((at, is_acme));
+        received.clear();
+        began = None;
+        thread::sleep(SLOW);
+        let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
+        if stream
+            .write_all(&scripted::answer("200 OK", "", body))
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Two instances with one connection for each of two workers, and callers of acme that wait in line for them.
+async fn crowd(upstream: &Watching, server: &PgServer) -> [Instance; 2] {
+    let programs = instances([0, 1].map(|_| {
+        let folder = folder_at(&upstream.url, &[server.port], "");
+        folder.edit(
+            "proxy.toml",
+            "upstream = { ",
+            "upstream = { max_connections = 2, quota = { requests_per_second = 10000 }, ",
+        );
+        folder
+    }))
+    .await;
+    for address in programs.iter().map(|program| program.address) {
+        for number in 0..12 {
+            tokio::spawn(async move {
+                let mut caller = Connection::open(address).await;
+                // Reads and money alike.
+                let call = match number % 2 {
+                    0 => acme().post(REFUND, A_REFUND),
+                    _ => acme().post(QUERY, BY_NUMBER),
+                };
+                while caller.try_send(signed(&call)).await.is_ok() {}
+            });
+        }
+    }
+    until("acme's calls arrive", || {
+        upstream.of_acme(Instant::now()).0 > 40
+    })
+    .await;
+    programs
+}
+
+/// For bytes that left before, and that the upstream's thread read a moment later.
+const UNDER_WAY: Duration = Duration::from_millis(30);
+
+#[tokio::test]
+async fn no_byte_of_a_suspended_partys_call_is_sent_after_the_answer() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, server) = (Watching::start(), store().await);
+    let [one, _other] = crowd(&upstream, &server).await;
+    for _ in 0..3 {
+        let said = one.admin("POST", "/-/suspend?tenant=acme").await;
+        let returned = Instant::now() + UNDER_WAY;
+        assert_eq!(said.status, 200, "{}", said.text());
+        assert!(said.json()["in_flight"].is_number(), "{}", said.text());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(upstream.of_acme(returned).1, 0);
+        let said = one.admin("POST", "/-/resume?tenant=acme").await;
+        assert_eq!(said.status, 200, "{}", said.text());
+        until("acme's calls arrive again", || {
+            upstream.of_acme(returned).1 > 40
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_stood_still_over_a_suspension_sends_nothing_when_it_goes_on() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, server) = (Watching::start(), store().await);
+    let [one, other] = crowd(&upstream, &server).await;
+    other.signal("-STOP");
+    let began = Instant::now();
+    let said = one.admin("POST", "/-/suspend?tenant=acme").await;
+    let returned = Instant::now() + UNDER_WAY;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let waited = began.elapsed();
+    assert!(
+        waited > Duration::from_secs(3),
+        "its lease has to lapse: {waited:?}"
+    );
+    other.signal("-CONT");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(upstream.of_acme(returned).1, 0);
+    // It goes on for others.
+    ready(&other).await;
+    let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
+    assert_eq!(slug(&globex), None, "{}", globex.text());
+}

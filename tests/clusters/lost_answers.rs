@@ -1,0 +1,107 @@
+//! A relay between an instance and the store cuts the store's answer, or stands still: nothing is sent.
+
+use std::time::Instant;
+
+use super::*;
+use crate::support::postgres_relay::{CutPoint, PgRelay};
+
+/// What a busy machine may add to a time limit.
+const BUSY: Duration = Duration::from_millis(400);
+
+#[tokio::test]
+async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let relay = PgRelay::start(server.port);
+    let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
+    let (cut, whole) = (
+        Program::serve(&folders[0]).await,
+        Program::serve(&folders[1]).await,
+    );
+    ready(&cut).await;
+    ready(&whole).await;
+    for point in [
+        CutPoint::AfterDataRow,
+        CutPoint::AfterCommandComplete,
+        CutPoint::BeforeReadyForQuery,
+    ] {
+        // The statement is prepared, so that the next answer on the connection is the verdict's.
+        admits(&cut).await;
+        relay.cut(point);
+        let (before, lost) = (gatepay.count(), refund());
+        let refused = send(&cut, &lost).await;
+        assert!(relay.has_cut(), "{point:?}");
+        assert_eq!(refused.refused(), (503, "store_unavailable"), "{point:?}");
+        assert_eq!(outcome(&refused), Some("unknown"), "{point:?}");
+        // The stamp may be recorded, and is not used again.
+        let copy = send(&whole, &lost).await;
+        assert_eq!(slug(&copy), Some("replayed"), "{point:?}: {}", copy.text());
+        assert_eq!(gatepay.count(), before, "{point:?}");
+    }
+}
+
+/// Has the relay of one instance stand still for so long, while another instance goes on.
+async fn stands_still(for_so_long: Duration) {
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let relay = PgRelay::start(server.port);
+    let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
+    let (held, free) = (
+        Program::serve(&folders[0]).await,
+        Program::serve(&folders[1]).await,
+    );
+    ready(&held).await;
+    ready(&free).await;
+    admits(&held).await;
+    relay.hold(true);
+    let began = Instant::now();
+    // At once: all of them wait for the first answers.
+    let mut first = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let address = held.address;
+        first.spawn(async move {
+            let mut caller = Connection::open(address).await;
+            let asked = Instant::now();
+            (caller.send(refund()).await, asked.elapsed())
+        });
+    }
+    while let Some(ended) = first.join_next().await {
+        let (answer, took) = ended.unwrap();
+        assert_eq!(answer.refused(), (503, "store_unavailable"));
+        assert_eq!(outcome(&answer), Some("unknown"));
+        assert!(took < LIMIT + BUSY, "{took:?}");
+    }
+    // Later ones are refused at once, and those of the other instance go on.
+    while began.elapsed() < for_so_long {
+        let asked = Instant::now();
+        let refused = send(&held, &refund()).await;
+        assert_eq!(refused.refused(), (503, "store_unavailable"));
+        assert!(asked.elapsed() < BUSY / 2, "{:?}", asked.elapsed());
+        let asked = Instant::now();
+        let read = send(&free, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+        assert_eq!(slug(&read), None, "{}", read.text());
+        assert!(asked.elapsed() < BUSY, "{:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let received = gatepay.received();
+    assert!(!received.iter().any(|it| it.target.contains("refund")));
+    relay.hold(false);
+    ready(&held).await;
+    admits(&held).await;
+}
+
+#[tokio::test]
+async fn while_the_store_is_silent_only_the_first_calls_wait_and_other_instances_go_on() {
+    if !postgres::is_missing() {
+        stands_still(Duration::from_secs(2)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes ten seconds"]
+async fn while_the_store_is_silent_for_ten_seconds_other_instances_go_on() {
+    if !postgres::is_missing() {
+        stands_still(Duration::from_secs(10)).await;
+    }
+}

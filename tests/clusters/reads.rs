@@ -1,0 +1,106 @@
+//! `reads_without_store`: reads without a body go on while the store is away, and nothing else comes of their stamps.
+
+use gatepay_core::Kind;
+use gatepay_core::operation::Method;
+
+use super::*;
+use crate::support::postgres_relay::PgRelay;
+
+#[tokio::test]
+async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let folder = folder(&gatepay, &server, ", reads_without_store = true");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    server.kill();
+    let details = format!("{DETAILS}?refundRequestId=R-0001");
+    let bare = signed(&acme().get(&details));
+    let with_body = signed(&acme().post(QUERY, BY_NUMBER));
+    let refused = send(&program, &with_body).await;
+    assert_eq!(slug(&refused), Some("store_unavailable"));
+    let refused = send(&program, &refund()).await;
+    assert_eq!(slug(&refused), Some("store_unavailable"));
+    let before = gatepay.count();
+    let read = send(&program, &bare).await;
+    assert_eq!(slug(&read), None, "{}", read.text());
+    assert_eq!(gatepay.count(), before + 1);
+    let copy = send(&program, &bare).await;
+    assert_eq!(slug(&copy), Some("replayed"), "this instance knows it");
+}
+/// A request with the stamp and the signature of another one, by another method and path.
+fn by_another_path(read: &Request<Full<Bytes>>, method: &str, path: &str) -> Request<Full<Bytes>> {
+    let mut request = read.clone();
+    *request.method_mut() = method.parse().unwrap();
+    *request.uri_mut() = path.parse().unwrap();
+    request
+}
+
+/// The stamp of a read without a body, used at another instance by the path of every operation.
+#[tokio::test]
+async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_another_instance() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let relay = PgRelay::start(server.port);
+    let catalogue = everything_on();
+    let rows: Vec<_> = catalogue.rows().iter().collect();
+    let mut folders = Vec::new();
+    for port in [relay.port, server.port] {
+        let folder = folder_at(&gatepay.url(), &[port], ", reads_without_store = true");
+        let text = std::fs::read_to_string(folder.path("proxy.toml")).unwrap();
+        folder.file("proxy.toml", &(text + &tables_of_everything()));
+        folders.push(folder);
+    }
+    let (isolated, other) = (
+        Program::serve(&folders[0]).await,
+        Program::serve(&folders[1]).await,
+    );
+    ready(&isolated).await;
+    ready(&other).await;
+    relay.hold(true);
+    let mut writes = 0;
+    for row in rows.iter().filter(|row| row.off().is_none()) {
+        let Some(path) = row.merchant_path.as_deref() else {
+            continue;
+        };
+        let read = signed(&acme().get(&format!("{DETAILS}?refundRequestId=R-0001")));
+        let went_on = send(&isolated, &read).await;
+        assert_eq!(slug(&went_on), None, "{}", went_on.text());
+        let method = row.method.as_str();
+        let before = gatepay.executed();
+        let again = send(&other, &by_another_path(&read, method, path)).await;
+        if row.kind == Kind::Read {
+            continue;
+        }
+        writes += 1;
+        assert!(slug(&again).is_some(), "{}: {}", row.name, again.text());
+        assert_eq!(gatepay.executed(), before, "{}", row.name);
+        // At the isolated instance too.
+        let again = send(&isolated, &by_another_path(&read, method, path)).await;
+        assert!(slug(&again).is_some(), "{}: {}", row.name, again.text());
+    }
+    assert!(writes > 20, "{writes}");
+    // A write without a body by its own stamp, with the store at hand.
+    let bare = rows
+        .iter()
+        .find(|row| row.method == Method::Delete && row.off().is_none())
+        .and_then(|row| row.merchant_path.as_deref());
+    let delete = acme().get(bare.unwrap()).method(http::Method::DELETE);
+    let refused = send(&other, &signed(&delete)).await;
+    assert_eq!(refused.refused(), (403, "operation_not_allowed"));
+    assert_eq!(outcome(&refused), Some("unknown"));
+    // Every other read without a body goes on too.
+    for row in rows.iter().filter(|row| row.off().is_none()) {
+        let is_bare = row.kind == Kind::Read && row.method == Method::Get;
+        let (true, Some(path)) = (is_bare, row.merchant_path.as_deref()) else {
+            continue;
+        };
+        let answer = send(&isolated, &signed(&acme().get(path))).await;
+        let away = Some("store_unavailable");
+        assert_ne!(slug(&answer), away, "{}", row.name);
+    }
+}
