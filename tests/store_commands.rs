@@ -349,6 +349,36 @@ fn a_server_that_may_lose_commits_is_refused_with_the_setting() {
 }
 
 #[test]
+fn an_engine_whose_storage_keeps_the_log_may_show_fsync_as_off() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = with_roles();
+    let guarded = of(&server, "gatepay_serve", "");
+    let lossless = of(&server, "gatepay_serve", ", failover = 'lossless'");
+    assert_eq!(migrate(&guarded).1, Some(0));
+    for change in [
+        "ALTER SYSTEM SET fsync = off",
+        "ALTER SYSTEM SET full_page_writes = off",
+        "SELECT pg_reload_conf()",
+    ] {
+        server.sql(change);
+    }
+    let fsync = "problem: the engine may lose commits: fsync = off";
+    postgres::until(fsync, || said(&lossless, &["check"]).0.contains(fsync));
+    // As Aurora has it.
+    server
+        .sql("CREATE FUNCTION aurora_version() RETURNS text LANGUAGE sql AS $$ SELECT '15.18' $$");
+    let (text, code) = said(&lossless, &["check"]);
+    assert_eq!(code, Some(0), "{text}");
+    let text = said(&guarded, &["check"]).0;
+    assert!(text.contains(fsync), "{text}");
+    server.sql("ALTER ROLE gatepay_serve SET synchronous_commit = off");
+    let text = said(&lossless, &["check"]).0;
+    assert!(text.contains("synchronous_commit = off"), "{text}");
+}
+
+#[test]
 fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
     if postgres::is_missing() {
         return;
@@ -396,8 +426,8 @@ async fn an_asynchronous_standby_is_warned_about_by_check_and_at_the_start() {
     drop(standby);
 }
 
-#[test]
-fn an_engine_that_hides_its_identity_needs_lossless() {
+#[tokio::test]
+async fn an_engine_that_hides_its_identity_needs_lossless() {
     if postgres::is_missing() {
         return;
     }
@@ -418,6 +448,14 @@ fn an_engine_that_hides_its_identity_needs_lossless() {
     let (text, code) = said(&lossless, &["check"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("warning: the server's identity"), "{text}");
+    let program = Program::serve(&lossless).await;
+    for _ in 0..200 {
+        if program.admin("GET", "/ready").await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("it is not ready: {}", program.stderr());
 }
 
 #[tokio::test]

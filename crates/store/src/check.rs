@@ -161,8 +161,8 @@ impl StoreCheck {
         if failover == Failover::Guarded && !(facts.known && facts.confirmed) {
             let guard_ms = terms.guard_ms();
             self.warning(format!(
-                "no instance has confirmed this start of the server; one that does not remember an earlier one refuses \
-                 stamps for {guard_ms} ms"
+                "no instance has confirmed this start of the server: the next one refuses stamps for {guard_ms} ms, unless \
+                 its state_dir remembers the server"
             ));
         }
         let offset_ms = facts.at_ms.abs_diff(now_ms);

@@ -23,7 +23,7 @@ pub enum StoreError {
     #[error("no host is usable: {0}")]
     Denied(String),
     /// The connection broke, or the server answered with an error that ends it.
-    #[error("connection lost: {0}{advice}", advice = lost_advice(.0))]
+    #[error("connection: {0}{advice}", advice = lost_advice(.0))]
     Lost(String),
     /// The server is not, or is no longer, the primary.
     #[error("the server is read-only: a standby, or default_transaction_read_only is on")]

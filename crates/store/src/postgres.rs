@@ -49,7 +49,7 @@ impl PostgresStore {
             None => None,
         };
         Ok(Self {
-            connector: PgConnector::new(settings)?,
+            connector: PgConnector::new(settings, terms.failover == Failover::Lossless)?,
             terms,
             admitting: Default::default(),
             control: tokio::sync::Mutex::default(),

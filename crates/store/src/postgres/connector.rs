@@ -24,14 +24,17 @@ pub(super) struct PgConnector {
     plaintext: bool,
     hosts: Vec<(Host, u16)>,
     per_host: Duration,
+    /// The operator vouches for the engine's durability.
+    lossless: bool,
 }
 
 /// The settings of a server that decide whether it may admit.
 const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
-    current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')";
+    current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
+    to_regproc('aurora_version') IS NOT NULL";
 
 impl PgConnector {
-    pub(super) fn new(settings: &PostgresSettings) -> Result<Self, StoreError> {
+    pub(super) fn new(settings: &PostgresSettings, lossless: bool) -> Result<Self, StoreError> {
         let unusable = |error: &dyn std::error::Error| StoreError::Settings(chain(error));
         let mut config = parse(&settings.conninfo)?;
         if config.get_password().is_some() {
@@ -56,6 +59,7 @@ impl PgConnector {
                 .unwrap_or(Duration::from_millis(300)),
             config,
             hosts,
+            lossless,
         })
     }
 
@@ -106,7 +110,7 @@ impl PgConnector {
         let connected = config.connect_raw(socket, tls).await;
         let (client, connection) = connected.map_err(|error| failed(&error))?;
         let mut session = PgSession::new(client, connection);
-        check_settings(&mut session).await?;
+        check_settings(&mut session, self.lossless).await?;
         Ok(session)
     }
 }
@@ -156,19 +160,24 @@ fn is_local(address: IpAddr) -> bool {
 }
 
 /// Refuses a server that cannot write, or that may lose an acknowledged commit by its settings.
-async fn check_settings(session: &mut PgSession) -> Result<(), StoreError> {
+///
+/// Aurora has no files of its own: its storage keeps the log, and it shows `fsync` and `full_page_writes` as off. It needs
+/// `failover = "lossless"`.
+async fn check_settings(session: &mut PgSession, lossless: bool) -> Result<(), StoreError> {
     let rows = session.query(SETTINGS, &[]).await?;
     let row = rows.first().expect("a SELECT without FROM has one row");
     if row.get(0) {
         return Err(StoreError::ReadOnly);
     }
     let setting = |column: usize| row.get::<_, &str>(column);
+    let storage_keeps_log = lossless && row.get(4);
     for (name, found, wanted) in [
         ("fsync", setting(1), &["on"][..]),
         ("full_page_writes", setting(2), &["on"]),
         ("synchronous_commit", setting(3), &["on", "remote_apply"]),
     ] {
-        if !wanted.contains(&found) {
+        let is_storage = name != "synchronous_commit";
+        if !(wanted.contains(&found) || is_storage && storage_keeps_log) {
             return Err(StoreError::Unsafe(format!(
                 "{name} = {found}; set it to on for this server, database and user"
             )));
