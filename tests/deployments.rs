@@ -324,3 +324,96 @@ fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
         assert_eq!(selector["app"], *labels);
     }
 }
+
+/// The code blocks of docs/instances.md in this language.
+fn blocks(language: &str) -> Vec<String> {
+    let page = read("../docs/instances.md");
+    let fence = format!("```{language}\n");
+    let blocks = page.split(&fence).skip(1);
+    let code = |rest: &str| rest.split("```").next().unwrap().to_owned();
+    blocks.map(code).collect()
+}
+
+/// The block with this text.
+fn block(language: &str, with: &str) -> String {
+    let found = blocks(language)
+        .into_iter()
+        .find(|code| code.contains(with));
+    found.unwrap_or_else(|| panic!("docs/instances.md: no {language} with {with}"))
+}
+
+#[test]
+fn the_page_on_instances_makes_users_and_tables_that_serve() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::start();
+    let code = block("sh", "CREATE ROLE gatepay_serve");
+    let (_, statements) = code.split_once("<<'END'\n").unwrap();
+    let (statements, _) = statements.split_once("END\n").unwrap();
+    for statement in statements.split_inclusive(";\n") {
+        server.sql(statement);
+    }
+    for role in ["gatepay_owner", "gatepay_serve"] {
+        server.sql(&format!("ALTER ROLE {role} PASSWORD 'password-of-{role}'"));
+    }
+    server.require_passwords();
+    let folder = Folder::before(UNUSED);
+    folder.secret("store", "password-of-gatepay_serve");
+    folder.secret_at("owner.key", "password-of-gatepay_owner");
+    let table = block("toml", "[store]\npostgres = \"host=db1,db2 dbname=gatepay")
+        .replace(
+            "host=db1,db2",
+            &format!("host=127.0.0.1 port={}", server.port),
+        )
+        .replace("ca = \"tls/store-ca.pem\"\n", "");
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    folder.file("proxy.toml", &format!("{proxy}\n{table}"));
+    // Each line of the block is a command of the program.
+    let commands = block("sh", "gatepay-proxy store migrate");
+    let commands: Vec<_> = commands.lines().collect();
+    assert_eq!(commands.len(), 2);
+    let (config, owner) = (folder.name("proxy.toml"), folder.name("owner.key"));
+    for line in commands {
+        let words = line.strip_prefix("gatepay-proxy ").unwrap();
+        let words = words.replace("owner.key", &owner);
+        let words: Vec<_> = words.split(' ').chain(["--config", &config]).collect();
+        let (said, code) = printed(&run(&words));
+        assert_eq!(code, Some(0), "{line}: {said}");
+        assert!(!said.contains("problem: "), "{said}");
+    }
+    let lines = block("", "synchronous_standby_names");
+    for line in lines.lines() {
+        server.sql(&format!("ALTER SYSTEM SET {line}"));
+    }
+}
+
+#[test]
+fn the_page_on_instances_shows_a_configuration_that_check_accepts() {
+    let folder = Folder::before(UNUSED);
+    folder.file("proxy.toml", &block("toml", "trusted_proxies"));
+    let config = folder.name("proxy.toml");
+    folder.edit(
+        "proxy.toml",
+        "/var/lib/gatepay-proxy",
+        &folder.name("state"),
+    );
+    let (said, code) = printed(&run(&["check", "--without-secrets", "--config", &config]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("store: PostgreSQL at db1:5432, db2:5432"),
+        "{said}"
+    );
+    // The keys that the balancer's file asks for are those of the page.
+    let page = block("toml", "trusted_proxies");
+    let asked = read("haproxy/haproxy.cfg");
+    for key in ["listen = {", "admin = {"] {
+        let line = page.lines().find(|line| line.starts_with(key)).unwrap();
+        assert!(asked.contains(line), "haproxy.cfg: {line}");
+    }
+    let [patroni] = &blocks("yaml")[..] else {
+        panic!("one block for Patroni");
+    };
+    let settings = &manifest(patroni)[0];
+    assert_eq!(settings["synchronous_mode"].as_bool(), Some(true));
+}
