@@ -157,7 +157,7 @@ fn a_mistake_is_told_in_one_line_with_its_cure() {
     let server = with_roles();
     server.sql(&format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'"));
     assert_eq!(migrate(&of(&server, "gatepay_serve", "")).1, Some(0));
-    // One port is open, and nobody answers there; the other is closed.
+    // One port is open without an answer; the other is closed.
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = open.local_addr().unwrap().port();
     let closed = {
