@@ -225,7 +225,10 @@ async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
     ));
     assert_eq!(tally.keys().collect::<Vec<_>>(), [&200], "{tally:?}");
     let all: usize = tally.values().sum();
-    assert_eq!(gatepay.count(), all + 1, "each was executed once");
+    // The emulator remembers the last 10,000 requests.
+    if all < 10_000 {
+        assert_eq!(gatepay.count(), all + 1, "each was executed once");
+    }
 }
 
 #[tokio::test]

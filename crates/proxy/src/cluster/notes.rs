@@ -15,7 +15,7 @@ pub(super) struct ClusterNotes {
 struct ToldState {
     /// Standbys that no commit waits for.
     asynchronous: u32,
-    skewed: bool,
+    is_skewed: bool,
 }
 
 impl ClusterNotes {
@@ -29,34 +29,72 @@ impl ClusterNotes {
     /// Compares a view with the state that was told last. `offset_ms` is the store's clock less this machine's.
     pub(super) fn hear(&self, view: &ClusterView, offset_ms: i64) {
         let mut told = self.told.lock();
-        let standbys = asynchronous(view.replication);
-        if standbys != told.asynchronous {
-            told.asynchronous = standbys;
-            if standbys > 0 {
-                tracing::warn!(
-                    standbys,
-                    "the store's standbys are asynchronous: a failover can lose commits, and an old primary that still answers admits stamps again"
-                );
-            } else {
-                tracing::info!("the store has no asynchronous standbys any more");
-            }
-        }
-        // A second threshold below the first, so that a clock at the edge is told once.
-        let apart = offset_ms.unsigned_abs();
         let max_skew_ms = self.max_skew_ms;
-        if !told.skewed && apart > max_skew_ms / 2 {
-            told.skewed = true;
-            tracing::warn!(
+        match told.standbys(asynchronous(view.replication)) {
+            None => {}
+            Some(0) => tracing::info!("the store has no asynchronous standbys any more"),
+            Some(standbys) => tracing::warn!(
+                standbys,
+                "the store's standbys are asynchronous: a failover can lose commits, and an old primary that still answers admits stamps again"
+            ),
+        }
+        match told.skew(offset_ms, max_skew_ms) {
+            None => {}
+            Some(false) => {
+                tracing::info!(
+                    offset_ms,
+                    "the store's clock and this machine's agree again"
+                );
+            }
+            Some(true) => tracing::warn!(
                 offset_ms,
                 max_skew_ms,
                 "the store's clock and this machine's differ: beyond max_skew_ms this instance is not ready"
-            );
-        } else if told.skewed && apart <= max_skew_ms / 4 {
-            told.skewed = false;
-            tracing::info!(
-                offset_ms,
-                "the store's clock and this machine's agree again"
-            );
+            ),
         }
+    }
+}
+
+impl ToldState {
+    /// The number of asynchronous standbys, if it has changed.
+    fn standbys(&mut self, now: u32) -> Option<u32> {
+        let before = std::mem::replace(&mut self.asynchronous, now);
+        (before != now).then_some(now)
+    }
+
+    /// Whether the clocks differ too much, if that has changed. They have to come closer to agree again than they had to
+    /// part, so that clocks at the edge are told once.
+    fn skew(&mut self, offset_ms: i64, max_skew_ms: u64) -> Option<bool> {
+        let apart_ms = offset_ms.unsigned_abs();
+        let is_skewed = if self.is_skewed {
+            apart_ms > max_skew_ms / 4
+        } else {
+            apart_ms > max_skew_ms / 2
+        };
+        let was_skewed = std::mem::replace(&mut self.is_skewed, is_skewed);
+        (was_skewed != is_skewed).then_some(is_skewed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_standbys_is_told_once() {
+        let mut told = ToldState::default();
+        let changes = [0, 2, 2, 1, 0, 0].map(|standbys| told.standbys(standbys));
+        assert_eq!(changes, [None, Some(2), None, Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn clocks_at_the_edge_are_told_once_in_either_direction() {
+        let mut told = ToldState::default();
+        let offsets = [400, 501, 499, 501, 251, 250, 499, -501, -260, 0];
+        let changes = offsets.map(|offset_ms| told.skew(offset_ms, 1_000));
+        let told: Vec<_> = changes.into_iter().flatten().collect();
+        assert_eq!(told, [true, false, true, false]);
+        assert_eq!(changes[1], Some(true));
+        assert_eq!(changes[5], Some(false));
     }
 }
