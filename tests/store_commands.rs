@@ -673,3 +673,40 @@ async fn a_process_without_a_store_has_no_cluster_to_show() {
     assert!(status.get("store").is_none(), "{status}");
     assert_eq!(program.metric("store_configured").await, "0");
 }
+
+#[tokio::test]
+async fn an_instance_whose_store_is_away_starts_and_says_so_until_the_store_is_back() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut server = with_roles();
+    let folder = of(&server, "gatepay_serve", "");
+    assert_eq!(migrate(&folder).1, Some(0));
+    server.kill();
+    let program = Program::serve(&folder).await;
+    let ready = program.admin("GET", "/ready").await;
+    assert_eq!(ready.status, 503);
+    assert_eq!(program.admin("GET", "/live").await.status, 200);
+    let away = "the store does not answer";
+    postgres::until(away, || program.stderr().contains(away));
+    assert!(
+        program.stderr().contains("Connection refused"),
+        "{}",
+        program.stderr()
+    );
+    let status = program.admin("GET", "/status").await.json();
+    assert_eq!(status["store"]["available"], false, "{status}");
+    let says = "the store that instances share does not answer: requests are refused and not sent";
+    let problems = status["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|one| one["text"] == says), "{status}");
+    let cluster = program.admin("GET", "/cluster").await;
+    assert_eq!(cluster.status, 503, "{}", cluster.text());
+    server.start_again();
+    for _ in 0..400 {
+        if program.admin("GET", "/ready").await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("it is not ready: {}", program.stderr());
+}
