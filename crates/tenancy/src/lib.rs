@@ -20,6 +20,7 @@ mod model;
 mod disk;
 mod files;
 mod syntax;
+mod threads;
 
 pub mod edit;
 pub mod load;

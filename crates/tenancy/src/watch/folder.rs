@@ -4,11 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::RandomState;
-use std::num::NonZeroUsize;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 
 use super::ownership::{self, KeyOwner, UniqueKeys};
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
@@ -21,6 +18,7 @@ use crate::model::party::PartyId;
 use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
 use crate::syntax::table_reader::{SourceLocation, TableReader};
+use crate::threads::on_threads;
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
 const READ_BY_A_THREAD: usize = 20_000;
@@ -410,32 +408,4 @@ pub(super) fn combined_stamp(
         FileStamp::NOTHING => FileStamp::NOTHING,
         look => look.and(secrets.map(|secret| FileStamp::at(secret.as_ref()))),
     }
-}
-
-/// Does the same with each, on as many threads as there are processors if each has `least` to do. Results are in
-/// order.
-fn on_threads<A: Sync, B: Send>(all: &[A], least: usize, each: impl Fn(&A) -> B + Sync) -> Vec<B> {
-    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let part = all.len().div_ceil(processors).max(least);
-    let run = |part: &[A]| part.iter().map(&each).collect::<Vec<B>>();
-    let run = &run;
-    thread::scope(|scope| {
-        let mut parts = all.chunks(part);
-        let first = parts.next().unwrap_or_default();
-        let others: Vec<_> = parts
-            .map(|part| {
-                let other = thread::Builder::new().spawn_scoped(scope, move || run(part));
-                (part, other)
-            })
-            .collect();
-        let mut done = run(first);
-        for (part, other) in others {
-            done.extend(match other {
-                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // No thread to be had.
-                Err(_) => run(part),
-            });
-        }
-        done
-    })
 }
