@@ -96,7 +96,7 @@ struct ReloadThread {
 impl ReloadThread {
     fn run(&mut self, asked: &Receiver<ReloadRequest>) {
         yield_to_requests();
-        // Computed only once the process serves: for a hundred thousand tenants the hash takes half a second.
+        // Computed only once the process serves: for a hundred thousand tenants the hash takes a quarter of a second.
         self.hash = ConfigHash::of(self.app.generation.load().side());
         let hash = self.show_hash();
         self.app.lifecycle.reload.lock_state().hash = Some(hash);

@@ -35,3 +35,19 @@ pub(crate) fn on_threads<A: Sync, B: Send>(
         done
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_in_order_whatever_the_number_of_threads() {
+        let numbers: Vec<u32> = (0..1_000).collect();
+        for least in [1, 300, 999, 1_000, 5_000] {
+            let doubled = on_threads(&numbers, least, |number| number * 2);
+            let expected: Vec<u32> = numbers.iter().map(|number| number * 2).collect();
+            assert_eq!(doubled, expected, "at least {least} a thread");
+        }
+        assert!(on_threads(&[0_u32; 0], 1, |number| *number).is_empty());
+    }
+}

@@ -7,6 +7,10 @@ use sha2::{Digest as _, Sha256};
 use crate::model::facts::ConfigFacts;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::plan::facts::{self, FactSource};
+use crate::threads::on_threads;
+
+/// Fewer parties than this are hashed by one thread: that takes some ten milliseconds.
+const HASHED_BY_A_THREAD: usize = 5_000;
 
 /// The same for the same configuration in any process. It is a sum over parts, so that a change among a hundred thousand
 /// tenants costs only that change; it tells versions apart, and is no proof of integrity.
@@ -20,14 +24,15 @@ impl ConfigHash {
         hash.note("settings", "", None, Some(side.written));
         let institution = facts::of_institution(side.institution);
         hash.note("institution", "", None, Some(&institution));
-        let mut all = |section, of: &mut dyn Iterator<Item = (&str, FactSource<'_>)>| {
-            for (id, known) in of {
-                hash.note(section, id, None, Some(&known.facts()));
-            }
+        let mut all = |section, of: Vec<(&str, FactSource<'_>)>| {
+            let parts = on_threads(&of, HASHED_BY_A_THREAD, |(id, known)| {
+                part(section, id, &known.facts())
+            });
+            hash.0 = parts.into_iter().fold(hash.0, u128::wrapping_add);
         };
-        all("operations", &mut side.operations());
-        all("tenants", &mut side.tenants());
-        all("operators", &mut side.operators());
+        all("operations", side.operations().collect());
+        all("tenants", side.tenants().collect());
+        all("operators", side.operators().collect());
         hash
     }
 
