@@ -32,9 +32,13 @@ async fn metric(program: &Program, name: &str) -> f64 {
 }
 
 async fn until_known(program: &Program) {
-    while metric(program, "clock_offset_answers").await < 2.0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let known = async {
+        while metric(program, "clock_offset_answers").await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let known = tokio::time::timeout(PATIENCE, known).await;
+    known.expect("two answers show GatePay's clock");
 }
 
 /// How far the last stamp was behind GatePay's clock, in milliseconds.
