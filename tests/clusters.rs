@@ -323,7 +323,7 @@ const CALLERS: usize = 16;
 #[tokio::test]
 async fn of_raced_copies_of_hundreds_of_calls_each_is_forwarded_once() {
     if !postgres::is_missing() {
-        raced(480).await;
+        raced(320).await;
     }
 }
 

@@ -234,7 +234,7 @@ async fn crowd(upstream: &Watching, server: &PgServer) -> [Instance; 2] {
 }
 
 /// For bytes that left before, and that the upstream's thread read a moment later.
-const UNDER_WAY: Duration = Duration::from_millis(30);
+const UNDER_WAY: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn no_byte_of_a_suspended_partys_call_is_sent_after_the_answer() {
