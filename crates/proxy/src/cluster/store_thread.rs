@@ -194,7 +194,7 @@ async fn sign_of_life(
 /// Follows how the store answers admissions: shows it, logs it, and gives a sign of life at once when the store is back.
 async fn watch_admissions(shared: Arc<ClusterShared>) {
     let mut health = shared.admissions.health();
-    let mut was_away = false;
+    let (mut was_away, mut was_refused) = (false, false);
     while health.changed().await.is_ok() {
         let (is_away, error, guarded_until) = {
             let now = health.borrow_and_update();
@@ -206,11 +206,12 @@ async fn watch_admissions(shared: Arc<ClusterShared>) {
         };
         raise_guard(&shared, guarded_until);
         show_available(&shared);
+        let is_refused = error.is_some() && !is_away;
         match (was_away, is_away, error) {
             (false, true, Some(error)) => {
                 tracing::error!(%error, "the store does not admit: requests are refused until it does");
             }
-            (_, false, Some(error)) => {
+            (_, false, Some(error)) if !was_refused => {
                 tracing::error!(%error, "the store refused an admission");
             }
             (true, false, None) => {
@@ -219,7 +220,7 @@ async fn watch_admissions(shared: Arc<ClusterShared>) {
             }
             _ => {}
         }
-        was_away = is_away;
+        (was_away, was_refused) = (is_away, is_refused);
     }
 }
 
