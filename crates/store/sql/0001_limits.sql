@@ -18,6 +18,11 @@ CREATE UNLOGGED TABLE limit_clock (
     swept bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
+-- A row once limits were used. Logged, so that it outlives a crash.
+CREATE TABLE limit_use (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one)
+);
+
 -- The instances that use limits: the number of their last call, and when it came.
 CREATE UNLOGGED TABLE limit_member (
     id bigint PRIMARY KEY,
@@ -119,6 +124,23 @@ BEGIN
         o_now := o_now + read_wall - clock.wall;
     END IF;
     UPDATE limit_clock AS c SET era = o_era, life = t_life, wall = read_wall, ticked = o_now;
+END
+$$;
+
+-- Begins the first era of a store that has had one life only: nothing was ever lent, so no loan has to end before this.
+-- Returns whether this transaction has to be on disk before anything is lent, so that a crash does not forget it.
+CREATE FUNCTION begin_limits(t_life text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM limit_clock) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO limit_use VALUES (true) ON CONFLICT DO NOTHING;
+    IF FOUND AND (SELECT count(*) FROM life) <= 1 THEN
+        INSERT INTO limit_clock VALUES (true, floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN true;
 END
 $$;
 
@@ -273,11 +295,17 @@ CREATE FUNCTION take_v1(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known text := limits_life(lossless);
+    begun boolean;
 BEGIN
     IF known IS NOT NULL THEN
+        begun := begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_instances, kepts, lents, waits, smalls, seat_kepts, seat_lents, seat_smalls
         FROM take_at(known, NULL, n_id, n_serial, tenants, lims, rates, bursts, wants, waitings, helds, backs,
             seat_tenants, seat_alls, seat_wants, seat_helds) AS a;
+        -- `take_at` has set it to off.
+        IF begun THEN
+            PERFORM set_config('synchronous_commit', 'on', true);
+        END IF;
     END IF;
 END
 $$;
@@ -292,7 +320,7 @@ CREATE FUNCTION exchange_at(
     t_life text, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint,
     n_rate double precision, n_burst double precision, n_in_force double precision,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
-    OUT o_era bigint, OUT o_instances integer,
+    OUT o_era bigint, OUT o_age bigint, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
     OUT o_fractions double precision[]
@@ -308,6 +336,7 @@ DECLARE
     configured double precision;
 BEGIN
     SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
+    o_age := at_ms;
     PERFORM note_member(n_id, n_serial, at_ms);
     PERFORM sweep_limits(at_ms);
 
@@ -334,7 +363,8 @@ BEGIN
     INTO STRICT o_instances, configured, o_whole_burst, others_rate, others_burst
     FROM lease AS l WHERE l.until > at_ms;
     SELECT least(configured, min(l.in_force)) INTO STRICT o_whole_rate FROM lease AS l WHERE l.until > at_ms - 10000;
-    o_whole_burst := o_whole_burst * o_whole_rate / configured;
+    -- After a push-back still a token for each instance, if the configured burst has as many.
+    o_whole_burst := greatest(o_whole_burst * o_whole_rate / configured, least(o_whole_burst, o_instances + 1));
 
     WITH report AS (
         SELECT d.tenant, min(d.weight) AS weight, sum(d.asked) AS asked, count(*) AS reports
@@ -389,7 +419,7 @@ CREATE FUNCTION exchange_v1(
     n_rate double precision, n_burst double precision, n_in_force double precision,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
     -- NULL: this start of the server is not confirmed yet, and nothing was done.
-    OUT o_era bigint, OUT o_instances integer,
+    OUT o_era bigint, OUT o_age bigint, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
     OUT o_fractions double precision[]
@@ -397,12 +427,18 @@ CREATE FUNCTION exchange_v1(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known text := limits_life(lossless);
+    begun boolean;
 BEGIN
     IF known IS NOT NULL THEN
-        SELECT a.* INTO STRICT o_era, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst, o_weight,
-            o_fractions
+        begun := begin_limits(known);
+        SELECT a.* INTO STRICT o_era, o_age, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
+            o_weight, o_fractions
         FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_rate, n_burst, n_in_force, n_tenants, n_weights,
             n_asked) AS a;
+        -- `exchange_at` has set it to off.
+        IF begun THEN
+            PERFORM set_config('synchronous_commit', 'on', true);
+        END IF;
     END IF;
 END
 $$;

@@ -24,7 +24,8 @@ use connector::PgConnector;
 pub use connector::place;
 use session::PgSession;
 
-/// A PostgreSQL server, with three connections: two that admit, one for everything else.
+/// A PostgreSQL server, with four connections: two that admit, one for limits, one for everything else. A request may
+/// wait for a limit, so limits do not wait for a halt that is confirmed by a standby.
 ///
 /// Connections are made when they are needed. After an error, a time-out, a notice or a call that was dropped, the
 /// connection of that call is closed, and the next call connects anew, to the first host that is writable.
@@ -32,6 +33,7 @@ pub struct PostgresStore {
     connector: PgConnector,
     terms: StoreTerms,
     admitting: [tokio::sync::Mutex<Option<PgSession>>; 2],
+    limits: tokio::sync::Mutex<Option<PgSession>>,
     control: tokio::sync::Mutex<Option<PgSession>>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
@@ -52,6 +54,7 @@ impl PostgresStore {
             connector: PgConnector::new(settings, terms.failover == Failover::Lossless)?,
             terms,
             admitting: Default::default(),
+            limits: tokio::sync::Mutex::default(),
             control: tokio::sync::Mutex::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
@@ -59,15 +62,33 @@ impl PostgresStore {
         })
     }
 
-    /// Runs a function of the schema on the connection that does not admit, within the time limit: for the limits that
-    /// instances share. `statement` is prepared once per connection.
+    /// Runs a function of the schema on the connection that does not admit, within the time limit. `statement` is
+    /// prepared once per connection.
     pub(crate) async fn control(
         &self,
         statement: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        self.run_on(&self.control, statement, parameters).await
+    }
+
+    /// Runs a function of the limits on their connection, within the time limit.
+    async fn limits(
+        &self,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        self.run_on(&self.limits, statement, parameters).await
+    }
+
+    async fn run_on(
+        &self,
+        line: &tokio::sync::Mutex<Option<PgSession>>,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         self.within_timeout(async {
-            let mut line = self.control.lock().await;
+            let mut line = line.lock().await;
             let mut session = match line.take() {
                 Some(session) => session,
                 None => self.connector.connect().await?,

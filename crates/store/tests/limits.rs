@@ -484,6 +484,8 @@ async fn after_a_start(
         matches!(unconfirmed, Err(StoreError::Unconfirmed)),
         "{unconfirmed:?}"
     );
+    // The connection of signs of life has not noticed yet.
+    let _lost = store.beat(&beat()).await;
     store.beat(&beat()).await.unwrap();
     *number += 1;
     store.exchange(&report(1, *number, &[])).await.unwrap()
@@ -531,6 +533,24 @@ async fn a_crash_of_the_server_begins_an_era_and_an_orderly_restart_does_not() {
     let next = after_a_start(&mut server, &store, &mut number).await;
     assert!(next.era != before.era && next.rate < 1e-6, "{next:?}");
     until_leased(&store, &mut number).await;
+}
+
+#[tokio::test]
+async fn only_the_very_first_use_of_a_store_waits_for_no_loan() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (mut server, store) = ready().await;
+    let mut number = 1;
+    let first = store.exchange(&report(1, number, &[])).await.unwrap();
+    assert!((first.rate - QUOTA.0).abs() < 1e-6, "{first:?}");
+    assert!(first.age >= Duration::from_secs(5), "{first:?}");
+    server.kill();
+    let next = after_a_start(&mut server, &store, &mut number).await;
+    assert!(
+        next.rate < 1e-6 && next.age < Duration::from_secs(2),
+        "{next:?}"
+    );
 }
 
 #[tokio::test]

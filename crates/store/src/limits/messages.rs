@@ -137,6 +137,8 @@ pub struct LeaseGrant {
     pub number: i64,
     /// The era of the limits.
     pub era: i64,
+    /// How long the era has lasted. In its first two seconds nothing is lent, and in its first five no seats.
+    pub age: Duration,
     /// The instances that share the rate.
     pub instances: u32,
     /// The part of the rate, in requests per second.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::max_min::water_line;
 use super::messages::{
@@ -223,7 +224,9 @@ impl LimitModel {
         let remembered = self.leases.values().filter(|it| it.until > now - FORGET_MS);
         let pushed_back = remembered.filter_map(|it| it.report.in_force);
         let whole_rate = pushed_back.fold(configured, f64::min);
-        let whole_burst = burst * whole_rate / configured;
+        let each = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
+        // After a push-back still a token for each instance, if the configured burst has as many.
+        let whole_burst = (burst * whole_rate / configured).max(burst.min(each + 1.0));
 
         let (target, weight, fractions) = target(report, &living, whole_rate);
         let others = living
@@ -234,7 +237,6 @@ impl LimitModel {
         let (mut rate, mut burst) = (0.0, 0.0);
         if now >= LOAN_MS {
             rate = target.min(whole_rate - others_rate).max(0.0);
-            let each = f64::from(u32::try_from(instances).unwrap_or(u32::MAX));
             burst = if whole_burst > each {
                 1.0 + (whole_burst - each) * rate / whole_rate
             } else {
@@ -250,6 +252,7 @@ impl LimitModel {
         Ok(LeaseGrant {
             number: report.number,
             era: self.era,
+            age: Duration::from_millis(now.unsigned_abs()),
             instances: u32::try_from(instances).unwrap_or(u32::MAX),
             rate,
             burst,

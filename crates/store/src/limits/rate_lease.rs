@@ -72,6 +72,16 @@ impl RateLease {
         grace.map_or(self.until, |grace| grace.min(self.until))
     }
 
+    /// When the newest exchange was asked for.
+    pub fn asked_at(&self) -> Duration {
+        self.asked_at
+    }
+
+    /// The end of the lease, at which its tokens end too.
+    pub fn ends(&self) -> Duration {
+        self.until
+    }
+
     /// The number for [`DemandReport::applied`].
     pub fn applied(&self) -> i64 {
         self.grant.as_ref().map_or(0, |it| it.number)
@@ -123,6 +133,7 @@ mod tests {
         let grant = LeaseGrant {
             number: 1,
             era: 1,
+            age: Duration::from_secs(9),
             instances: 2,
             rate,
             burst,

@@ -20,6 +20,8 @@ pub struct TokenStock {
     used_at: Duration,
     /// Tokens were spent, or lost, that no question has reported.
     unreported: bool,
+    /// The limit's figures have changed since the last question.
+    changed: bool,
     reported_at: Duration,
     /// The bucket is empty until then.
     closed_until: Duration,
@@ -92,6 +94,16 @@ impl TokenStock {
         Ok(taken)
     }
 
+    /// Takes a token for a request that waits for the answer to a later question than the last one.
+    pub fn take_again(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
+        self.spend(now)
+    }
+
+    /// Notes that the limit's figures have changed: the store hears of them soon, also if there is nothing else to ask.
+    pub fn figures_changed(&mut self) {
+        self.changed = true;
+    }
+
     fn spend(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
         self.expire(now);
         if let Some(left) = self.left.checked_sub(1) {
@@ -138,14 +150,14 @@ impl TokenStock {
         } else {
             0
         };
-        let report = self.unreported && now >= self.report_due();
+        let report = (self.unreported || self.changed) && now >= self.report_due();
         if want == 0 && returned == 0 && !report {
             return None;
         }
         let held = self.left;
         self.asking = Some(OpenQuestion { at: now, held });
         self.reported_at = now;
-        self.unreported = false;
+        (self.unreported, self.changed) = (false, false);
         self.questions += 1;
         Some(TokenQuestion {
             tenant: Arc::clone(tenant),
@@ -165,7 +177,7 @@ impl TokenStock {
             return None;
         }
         let more = self.needs_more().then_some(self.closed_until);
-        let report = self.unreported.then(|| self.report_due());
+        let report = (self.unreported || self.changed).then(|| self.report_due());
         let idle = (self.left > 0).then(|| self.used_at + self.idle());
         [more, report, idle].into_iter().flatten().min()
     }
@@ -207,6 +219,7 @@ impl TokenStock {
             && self.waiting == 0
             && self.asking.is_none()
             && !self.unreported
+            && !self.changed
             && now >= self.closed_until
     }
 
@@ -257,6 +270,18 @@ impl RecentAsks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_that_changed_are_reported_though_nothing_is_asked_for() {
+        let mut stock = TokenStock::default();
+        let (now, tenant) = (Duration::from_secs(9), Arc::from("acme"));
+        assert_eq!(stock.question(&tenant, "rate", 10.0, 100.0, now), None);
+        stock.figures_changed();
+        assert!(stock.due().is_some_and(|due| due <= now) && !stock.is_idle(now));
+        let report = stock.question(&tenant, "rate", 5.0, 50.0, now).unwrap();
+        assert_eq!((report.rate, report.want, report.held), (5.0, 0, 0));
+        assert_eq!(stock.due(), None);
+    }
 
     #[test]
     fn a_token_is_given_back_unless_it_was_reported_as_spent() {

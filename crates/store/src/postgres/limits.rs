@@ -1,5 +1,7 @@
 //! `take_v1`, `exchange_v1` and `leave_limits_v1`: limits across instances.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 
 use super::PostgresStore;
@@ -37,7 +39,7 @@ impl PostgresStore {
         let seat_helds: Vec<i32> = seats.iter().map(|it| count(it.held)).collect();
         let lossless = self.lossless();
         let rows = self
-            .control(
+            .limits(
                 TAKE,
                 &[
                     &lossless,
@@ -72,7 +74,7 @@ impl PostgresStore {
         let in_force = report.in_force.map(positive);
         let lossless = self.lossless();
         let rows = self
-            .control(
+            .limits(
                 EXCHANGE,
                 &[
                     &lossless,
@@ -93,7 +95,7 @@ impl PostgresStore {
 
     /// Gives back all that an instance holds of limits; [`leave`](Self::leave) does so too.
     pub async fn leave_limits(&self, instance: i64) -> Result<(), StoreError> {
-        self.control(LEAVE, &[&self.lossless(), &instance]).await?;
+        self.limits(LEAVE, &[&self.lossless(), &instance]).await?;
         Ok(())
     }
 }
@@ -150,6 +152,7 @@ fn grant(row: &Row, asked: &DemandReport) -> Result<LeaseGrant, StoreError> {
     Ok(LeaseGrant {
         number: asked.number,
         era: cell(row, "o_era")?,
+        age: Duration::from_millis(cell::<i64>(row, "o_age")?.unsigned_abs()),
         instances: cell::<i32>(row, "o_instances")?.unsigned_abs(),
         rate: cell(row, "o_rate")?,
         burst: cell(row, "o_burst")?,
