@@ -9,6 +9,7 @@ mod activity;
 mod aimd;
 mod bands;
 mod core;
+mod lease;
 mod pushes;
 #[cfg(test)]
 mod simulation;
@@ -28,6 +29,7 @@ use crate::limiter::RateExceeded;
 pub(crate) use aimd::{AimdRate, RateRange};
 pub use core::OwnCallPurpose;
 use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
+pub use lease::RatePart;
 pub use view::{QuotaView, ShareView};
 
 /// The quota of the institution as a whole.
@@ -76,7 +78,15 @@ pub struct RateLowered {
 impl Quota {
     /// A full quota, with nothing in flight.
     pub fn new(quota: &settings::QuotaSettings, now: Duration) -> Arc<Self> {
-        let core = FairShare::new(terms(quota), nanos(now));
+        Self::begin(quota, FairShare::new(terms(quota), nanos(now)))
+    }
+
+    /// A quota that instances share: calls have what is [lent](Self::lend) to this instance.
+    pub fn leased(quota: &settings::QuotaSettings, now: Duration) -> Arc<Self> {
+        Self::begin(quota, FairShare::leased(terms(quota), nanos(now)))
+    }
+
+    fn begin(quota: &settings::QuotaSettings, core: FairShare) -> Arc<Self> {
         Arc::new(Self {
             core: Mutex::new(core),
             codes: ArcSwap::from_pointee(quota.pushback_codes.clone()),
@@ -91,6 +101,29 @@ impl Quota {
         self.codes.store(Arc::new(quota.pushback_codes.clone()));
         self.has_codes
             .store(!quota.pushback_codes.is_empty(), Ordering::Release);
+    }
+
+    /// Puts a part of the rate in force at this instance. A larger burst brings no tokens; a smaller one takes those
+    /// beyond it.
+    pub fn lend(&self, part: RatePart, now: Duration) {
+        self.core().lend(part, nanos(now));
+    }
+
+    /// The configured rate, and the rate per second to which GatePay pushed this instance back, if it did.
+    pub fn reported(&self, now: Duration) -> (Rate, Option<u32>) {
+        let mut core = self.core();
+        (core.full(), core.pushed_back_to(nanos(now)))
+    }
+
+    /// The limit of calls in flight, if there is one.
+    pub fn places(&self) -> Option<NonZeroU32> {
+        let core = self.core();
+        NonZeroU32::new(core.places()).filter(|places| places.get() < u32::MAX)
+    }
+
+    /// Whether the limit of calls in flight is in shadow mode.
+    pub fn has_shadow_places(&self) -> bool {
+        self.core().has_shadow_places()
     }
 
     /// Takes a token for one call of the proxy's own, or returns when there might be one.
@@ -154,7 +187,28 @@ impl QuotaShare {
 
     /// Takes a token for one call, and a slot in flight.
     pub fn take(&self, kind: Kind, now: Duration) -> Result<QuotaGrant, QuotaDenied> {
+        self.take_from(&mut self.quota.core(), kind, now)
+    }
+
+    /// Takes a token as [`take`](Self::take) does, where instances share the quota: the party counts with the part of its
+    /// weight that it has at this instance.
+    pub fn take_part(
+        &self,
+        kind: Kind,
+        weight: f64,
+        now: Duration,
+    ) -> Result<QuotaGrant, QuotaDenied> {
         let mut core = self.quota.core();
+        core.weigh_part(self.member, weight);
+        self.take_from(&mut core, kind, now)
+    }
+
+    fn take_from(
+        &self,
+        core: &mut FairShare,
+        kind: Kind,
+        now: Duration,
+    ) -> Result<QuotaGrant, QuotaDenied> {
         match core.take(self.member, acts(kind), nanos(now)) {
             Ok(taken) => Ok(QuotaGrant(taken)),
             Err(TokenShortage::Rate(wait)) => Err(QuotaDenied::Rate(RateExceeded {
@@ -217,6 +271,11 @@ impl QuotaGrant {
     /// Whether the call should have been refused for the rate, which is in shadow mode.
     pub fn is_beyond_share(self) -> bool {
         matches!(self.0.ground, Entitlement::Shadow | Entitlement::Beyond)
+    }
+
+    /// Whether the call has a slot in flight of the institution's.
+    pub fn is_seated(self) -> bool {
+        self.0.seated
     }
 
     /// Whether the call should have been refused for calls in flight, which are in shadow mode.

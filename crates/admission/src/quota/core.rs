@@ -20,11 +20,10 @@ use gatepay_tenancy::{Rate, settings};
 use super::activity::{ACTIVE, LastSeen, MemberActivity};
 use super::aimd::{AimdRate, RateRange};
 use super::bands::{TokenBands, WHOLE};
+use super::lease::{LeasedInflow, RatePart, TOKEN, WEIGHT_UNIT};
 use super::pushes::RecentPushbacks;
 use super::view::{QuotaView, ShareView};
 
-/// One token in units: a rate in tokens per second is then a rate in units per nanosecond.
-pub(super) const TOKEN: i64 = 1_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
 /// The complete state of the quota.
@@ -35,6 +34,8 @@ pub(super) struct FairShare {
     per_second: u32,
     burst: u32,
     bands: TokenBands,
+    /// The part of the rate that flows in here, where instances share it.
+    lease: Option<Box<LeasedInflow>>,
     now: u64,
     /// Tokens left, in units. Below zero only after the burst has become smaller.
     left: i64,
@@ -179,6 +180,7 @@ impl FairShare {
             per_second: terms.per_second,
             burst: terms.burst,
             bands,
+            lease: None,
             now,
             left: tokens(terms.burst),
             reserve: tokens(bands.reserve()),
@@ -194,8 +196,19 @@ impl FairShare {
         }
     }
 
+    /// A quota of which nothing flows in before it is [lent](Self::lend).
+    pub(super) fn leased(terms: QuotaTerms, now: u64) -> Self {
+        Self {
+            lease: Some(Box::default()),
+            left: 0,
+            reserve: 0,
+            ..Self::new(terms, now)
+        }
+    }
+
     /// Adds a member and returns its number.
     pub(super) fn join(&mut self, weight: u32) -> u32 {
+        let weight = self.scaled(weight);
         let member = QuotaMember {
             weight,
             ..QuotaMember::default()
@@ -218,6 +231,25 @@ impl FairShare {
 
     /// Changes a member's weight from now on.
     pub(super) fn reweigh(&mut self, member: u32, weight: u32) {
+        let weight = self.scaled(weight);
+        self.put_weight(member, weight);
+    }
+
+    /// Changes a member's weight to the part of it that counts here, from now on: what its calls are at this instance of
+    /// all its calls.
+    pub(super) fn weigh_part(&mut self, member: u32, weight: f64) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a weight is positive, and the largest one is as good"
+        )]
+        let weight = ((weight * f64::from(WEIGHT_UNIT)) as u32).max(1);
+        if self.members[member as usize].weight != weight {
+            self.put_weight(member, weight);
+        }
+    }
+
+    fn put_weight(&mut self, member: u32, weight: u32) {
         let it = &mut self.members[member as usize];
         self.activity.forget(it.seen, it.weight.into());
         it.weight = weight;
@@ -278,7 +310,8 @@ impl FairShare {
         if taken.epoch != self.epoch {
             return;
         }
-        let flowed = i128::from(self.per_second) * i128::from(self.now.saturating_sub(taken.at));
+        let flowed = self.flow(taken.at, self.now);
+        let flowed = i128::try_from(flowed).unwrap_or(i128::MAX);
         let rest = i128::from(TOKEN).saturating_sub(flowed).max(0);
         let rest = i64::try_from(rest).expect("at most a token");
         let cost = self.members[member as usize].cost(rest);
@@ -331,11 +364,26 @@ impl FairShare {
         self.advance(now);
         let retry_after = retry_after.map(Duration::from_nanos);
         let now = Duration::from_nanos(self.now);
-        let (rate, range) = (self.per_second, self.range());
+        let (rate, range) = (self.in_force(), self.range());
         let shrunk = self.aimd.shrink(rate, range, retry_after, now);
         if shrunk != rate {
             self.force(shrunk);
         }
+    }
+
+    /// Puts a part of the rate in force, from now on. It brings no tokens, and takes those beyond its burst.
+    pub(super) fn lend(&mut self, part: RatePart, now: u64) {
+        self.advance(now);
+        if let Some(lease) = &mut self.lease {
+            lease.put(part);
+            self.follow_lease();
+        }
+    }
+
+    /// The rate to which GatePay pushed this instance back, in tokens per second, if it did.
+    pub(super) fn pushed_back_to(&mut self, now: u64) -> Option<u32> {
+        self.advance(now);
+        (self.per_second < self.terms.per_second).then_some(self.per_second)
     }
 
     /// Puts other terms in force. Spent tokens stay spent, token for token.
@@ -350,11 +398,11 @@ impl FairShare {
         self.force(if full { u32::MAX } else { self.per_second });
     }
 
-    /// The rate in force.
+    /// The rate in force, over all instances that share it.
     pub(super) fn rate(&self) -> Rate {
         let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Rate {
-            per_second: at_least_one(self.per_second),
+            per_second: at_least_one(self.in_force()),
             burst: at_least_one(self.burst),
         }
     }
@@ -373,15 +421,20 @@ impl FairShare {
         self.terms.in_flight.unwrap_or(u32::MAX)
     }
 
+    /// Whether the limit of calls in flight is in shadow mode.
+    pub(super) fn has_shadow_places(&self) -> bool {
+        self.terms.shadow.in_flight
+    }
+
     /// The view of the whole quota for operators.
     pub(super) fn view(&mut self, now: u64) -> QuotaView {
         self.advance(now);
         QuotaView {
             configured: self.terms.per_second,
-            in_force: self.per_second,
+            in_force: self.in_force(),
             left: self.left.max(0) / TOKEN,
             active: self.activity.members(),
-            weight: self.activity.weight(),
+            weight: self.unscaled(self.activity.weight()),
             in_flight: self.seated,
         }
     }
@@ -398,12 +451,16 @@ impl FairShare {
             reason = "it is looked at, not counted with"
         )]
         let part = weight as f64 / (others + weight) as f64;
+        let inflow = match &self.lease {
+            None => f64::from(self.per_second),
+            Some(lease) => lease.per_second(),
+        };
         let common = f64::from(WHOLE - self.terms.reserve) / f64::from(WHOLE);
         ShareView {
-            share: f64::from(self.per_second) * common * part,
+            share: inflow * common * part,
             used: it.used.per_second(self.now),
             borrowed: it.borrowed,
-            weight: it.weight,
+            weight: u32::try_from(self.unscaled(it.weight.into())).unwrap_or(u32::MAX),
         }
     }
 
@@ -428,10 +485,9 @@ impl FairShare {
         let Some(time) = now.checked_sub(self.now).filter(|time| *time > 0) else {
             return;
         };
+        let flow = self.flow(now - time, now);
         self.now = now;
-        let flow = u128::from(self.per_second) * u128::from(time);
-        let most = tokens(self.burst);
-        self.left = add(self.left, flow, most);
+        self.left = add(self.left, flow, self.most());
         // The reserve fills first; its overflow is shared like the rest.
         let part = flow * u128::from(self.terms.reserve) / u128::from(WHOLE);
         let before = self.reserve;
@@ -443,6 +499,10 @@ impl FairShare {
             self.spread += each;
             self.rest = shared - each * weight;
         }
+        if self.lease.as_ref().is_some_and(|lease| now >= lease.ends) {
+            // The store lends this part to others from now on.
+            (self.left, self.reserve) = (self.left.min(0), 0);
+        }
         self.activity.advance(now / SECOND);
         if self.per_second < self.terms.per_second {
             let (rate, range) = (self.per_second, self.range());
@@ -450,6 +510,22 @@ impl FairShare {
             if grown != rate {
                 self.force(grown);
             }
+        }
+    }
+
+    /// The units that flow in from one time to another.
+    fn flow(&self, from: u64, to: u64) -> u128 {
+        match &self.lease {
+            None => u128::from(self.per_second) * u128::from(to.saturating_sub(from)),
+            Some(lease) => lease.flow(from, to),
+        }
+    }
+
+    /// The most units that can be saved up.
+    fn most(&self) -> i64 {
+        match &self.lease {
+            None => tokens(self.burst),
+            Some(lease) => lease.burst,
         }
     }
 
@@ -464,6 +540,11 @@ impl FairShare {
     fn force(&mut self, per_second: u32) {
         let full = self.terms.per_second;
         let per_second = per_second.clamp(self.terms.floor.min(full), full);
+        if self.lease.is_some() {
+            self.per_second = per_second;
+            self.follow_lease();
+            return;
+        }
         let burst = u64::from(self.terms.burst) * u64::from(per_second) / u64::from(full);
         let burst = u32::try_from(burst)
             .expect("no more than the full one")
@@ -474,6 +555,46 @@ impl FairShare {
         self.bands = TokenBands::of(burst, self.terms.reserve);
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
         self.epoch += 1;
+    }
+
+    /// Applies the lease, and the rate that was heard here, to what depends on them.
+    fn follow_lease(&mut self) {
+        let Some(lease) = &mut self.lease else {
+            return;
+        };
+        if lease.slow_down(self.per_second) {
+            self.epoch += 1;
+        }
+        self.left = self.left.min(lease.burst);
+        self.bands = TokenBands::of(lease.burst_tokens().max(1), self.terms.reserve);
+        self.reserve = self.reserve.min(tokens(self.bands.reserve()));
+        let (full, whole) = (u64::from(self.terms.per_second), u64::from(self.in_force()));
+        let burst = u64::from(self.terms.burst) * whole / full;
+        self.burst = u32::try_from(burst)
+            .expect("no more than the full one")
+            .max(1);
+    }
+
+    /// The rate in force over all instances, in tokens per second.
+    fn in_force(&self) -> u32 {
+        let whole = self.lease.as_ref().and_then(|lease| lease.whole());
+        whole.map_or(self.per_second, |whole| whole.min(self.per_second))
+    }
+
+    /// A weight as members count it.
+    fn scaled(&self, weight: u32) -> u32 {
+        match self.lease {
+            None => weight,
+            Some(_) => weight.saturating_mul(WEIGHT_UNIT),
+        }
+    }
+
+    /// A weight, or a sum of weights, as operators know it.
+    fn unscaled(&self, weight: u64) -> u64 {
+        match self.lease {
+            None => weight,
+            Some(_) => weight.div_ceil(WEIGHT_UNIT.into()),
+        }
     }
 
     /// The entitlement under which a member may take a token now, or else the nanoseconds until it has one.
@@ -503,9 +624,8 @@ impl FairShare {
         }
         let mut wait = wait_saved.min(wait_borrow).min(wait_smooth);
         if acts && bands.reserve() > 0 {
-            let flow = u64::from(self.per_second) * u64::from(self.terms.reserve);
-            let lacks = u128::try_from(TOKEN - self.reserve).unwrap_or(0) * u128::from(WHOLE);
-            let reserve = nanos(lacks.div_ceil(flow.into()));
+            let lacks = u128::try_from(TOKEN - self.reserve).unwrap_or(0);
+            let reserve = self.time_of_part(lacks, self.terms.reserve);
             let wait_reserve = reserve.max(self.wait_for(bands.act));
             if wait_reserve == 0 {
                 return Ok(Entitlement::Reserve);
@@ -555,13 +675,17 @@ impl FairShare {
             Entitlement::Borrowed | Entitlement::Shadow => {}
             Entitlement::Beyond => return,
         }
-        self.left = (self.left - sign * units).min(tokens(self.burst));
+        self.left = (self.left - sign * units).min(self.most());
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
     }
 
     /// Nanoseconds until there is a token beyond the `kept` ones.
     fn wait_for(&self, kept: u32) -> u64 {
-        match tokens(kept) + TOKEN - self.left {
+        let lacking = tokens(kept) + TOKEN - self.left;
+        if let Some(lease) = &self.lease {
+            return lease.wait_for(lacking, self.now);
+        }
+        match lacking {
             lacking @ 1.. => lacking.unsigned_abs().div_ceil(self.per_second.into()),
             _ => 0,
         }
@@ -578,17 +702,26 @@ impl FairShare {
             (depth - depth / 8).max(cost)
         };
         match (ahead + cost).checked_sub(depth) {
-            Some(lacking @ 1..) => {
-                let flow = u128::from(self.per_second) * u128::from(WHOLE - self.terms.reserve);
-                nanos((lacking * weight * u128::from(WHOLE)).div_ceil(flow))
-            }
+            Some(lacking @ 1..) => self.time_of_part(lacking * weight, WHOLE - self.terms.reserve),
             _ => 0,
         }
     }
 
+    /// Nanoseconds in which so many units flow into a part of the inflow, given in millionths.
+    fn time_of_part(&self, units: u128, part: u32) -> u64 {
+        if let Some(lease) = &self.lease {
+            return lease.time_of_part(units, part);
+        }
+        let flow = u128::from(self.per_second) * u128::from(part);
+        nanos((units * u128::from(WHOLE)).div_ceil(flow))
+    }
+
     fn reach(&self, member: u32) -> MemberAllowance {
         let weight = self.activity.weight().max(1);
-        let flow = u128::from(self.per_second) * u128::from(ACTIVE * SECOND);
+        let flow = match &self.lease {
+            None => u128::from(self.per_second) * u128::from(ACTIVE * SECOND),
+            Some(lease) => lease.flow_over(ACTIVE * SECOND),
+        };
         let band = u64::from(self.bands.smooth()) * TOKEN.unsigned_abs();
         MemberAllowance {
             cost: self.members[member as usize].cost(TOKEN),

@@ -1,0 +1,135 @@
+//! The part of the institution's rate that flows in here, where several instances share the rate.
+
+use std::time::Duration;
+
+use super::bands::WHOLE;
+
+/// A part of the institution's rate, lent to this instance for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RatePart {
+    /// The part, in requests per second.
+    pub per_second: f64,
+    /// The part of the burst, in requests.
+    pub burst: f64,
+    /// The rate in force over all instances, in requests per second.
+    pub whole: f64,
+    /// Until then calls take tokens and tokens flow in: another instance may have the part from then on.
+    pub usable_until: Duration,
+    /// Then the tokens end too.
+    pub ends: Duration,
+}
+
+/// A part as the quota counts with it, in units and nanoseconds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeasedInflow {
+    part: RatePart,
+    /// Millionths of a token per second.
+    inflow: u64,
+    /// The most units that can be saved up.
+    pub(super) burst: i64,
+    usable_until: u64,
+    pub(super) ends: u64,
+}
+
+/// One token in units: a rate in tokens per second is then a rate in units per nanosecond.
+pub(super) const TOKEN: i64 = 1_000_000_000;
+/// How fine a member's weight is counted, since a member may have a part of its weight at each instance.
+pub(super) const WEIGHT_UNIT: u32 = 1_000;
+/// When a call that finds nothing lent may try again, in nanoseconds: the next exchange with the store comes as soon.
+const UNLENT_WAIT: u64 = 50_000_000;
+/// The longest wait that is told, in nanoseconds: the part changes several times a second.
+const LONGEST_WAIT: u64 = 1_000_000_000;
+
+impl LeasedInflow {
+    /// Replaces the part.
+    pub(super) fn put(&mut self, part: RatePart) {
+        self.part = part;
+        self.usable_until = nanos(part.usable_until);
+        self.ends = nanos(part.ends);
+    }
+
+    /// Applies the rate that GatePay allows by what was heard here: at once, before the store lends less. Returns whether
+    /// the inflow changed.
+    pub(super) fn slow_down(&mut self, per_second: u32) -> bool {
+        let before = (self.inflow, self.burst);
+        let slower = match self.part.whole {
+            whole if whole > 0.0 => (f64::from(per_second) / whole).min(1.0),
+            _ => 1.0,
+        };
+        let burst = (self.part.burst * slower).max(self.part.burst.min(1.0));
+        self.inflow = floor(self.part.per_second * slower * f64::from(WHOLE));
+        self.burst = i64::try_from(floor(burst * TOKEN_UNITS)).unwrap_or(i64::MAX);
+        before != (self.inflow, self.burst)
+    }
+
+    /// The rate in force over all instances, in requests per second; `None` before the first part.
+    pub(super) fn whole(&self) -> Option<u32> {
+        let whole = u32::try_from(floor(self.part.whole)).unwrap_or(u32::MAX);
+        (self.part.whole > 0.0).then_some(whole.max(1))
+    }
+
+    /// The tokens that can be saved up.
+    pub(super) fn burst_tokens(&self) -> u32 {
+        u32::try_from(self.burst / TOKEN).unwrap_or(u32::MAX)
+    }
+
+    /// The inflow in requests per second.
+    pub(super) fn per_second(&self) -> f64 {
+        let inflow = u32::try_from(self.inflow / u64::from(WHOLE)).unwrap_or(u32::MAX);
+        f64::from(inflow)
+    }
+
+    /// The units that flow in from one time to another.
+    pub(super) fn flow(&self, from: u64, to: u64) -> u128 {
+        self.flow_over(to.min(self.usable_until).saturating_sub(from))
+    }
+
+    /// The units that flow in over a time.
+    pub(super) fn flow_over(&self, time: u64) -> u128 {
+        u128::from(self.inflow) * u128::from(time) / u128::from(WHOLE)
+    }
+
+    /// Nanoseconds until `lacking` units have flowed in, if more than none are lacking.
+    pub(super) fn wait_for(&self, lacking: i64, now: u64) -> u64 {
+        let unlent = if now < self.usable_until {
+            0
+        } else {
+            UNLENT_WAIT
+        };
+        match u64::try_from(lacking) {
+            Ok(lacking @ 1..) => self.time_of_part(lacking.into(), WHOLE).max(unlent),
+            _ => unlent,
+        }
+    }
+
+    /// Nanoseconds in which so many units flow into a part of the inflow, given in millionths.
+    pub(super) fn time_of_part(&self, units: u128, part: u32) -> u64 {
+        let whole = u128::from(WHOLE) * u128::from(WHOLE);
+        let time = units
+            .saturating_mul(whole)
+            .div_ceil((u128::from(self.inflow) * u128::from(part)).max(1));
+        if units == 0 {
+            0
+        } else if self.inflow == 0 {
+            UNLENT_WAIT
+        } else {
+            u64::try_from(time).map_or(LONGEST_WAIT, |time| time.clamp(1, LONGEST_WAIT))
+        }
+    }
+}
+
+/// [`TOKEN`] in floating point.
+const TOKEN_UNITS: f64 = 1e9;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a negative figure becomes 0, and a huge one the largest number"
+)]
+fn floor(figure: f64) -> u64 {
+    figure as u64
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
