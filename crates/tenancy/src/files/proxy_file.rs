@@ -20,7 +20,7 @@ use crate::model::settings::{
     AcceptEncoding, AdminOperator, AdminSettings, AuditSettings, BreakerSettings, ClockSource,
     DrainSettings, EgressCredentials, EgressSettings, FixedAddressCallback, Institution,
     ListenSettings, ListenTls, LogFormat, LogSettings, MetricsSettings, QuotaSettings, QuotaShadow,
-    RefusalStatus, SecretText, Settings, UpstreamSettings,
+    RefusalStatus, SecretText, Settings, StoreSettings, UpstreamSettings,
 };
 use crate::model::tenant::SubAccount;
 use crate::model::url::{UpstreamUrl, UrlError};
@@ -99,10 +99,22 @@ pub(crate) fn read(
         let text = "requires state_dir, which remembers the last contact with the store";
         reader.problem("store", text);
     }
+    shared_burst(reader, &settings);
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");
     }
     settings
+}
+
+/// Instances share the institution's burst, and one with less than one request of it would never admit.
+fn shared_burst(reader: &mut TableReader<'_>, settings: &Settings) {
+    let sharing = settings.store.as_ref().and_then(StoreSettings::sharing);
+    if let Some(most) = sharing.filter(|most| settings.upstream.quota.rate.burst <= *most) {
+        let text = format!(
+            "must be more than store.instances_max, {most}: instances share it, and each needs one request of it"
+        );
+        reader.problem("upstream.quota.burst", text);
+    }
 }
 
 fn secret_text(reader: &mut TableReader<'_>) -> SecretText {

@@ -432,6 +432,11 @@ impl StoreFailover {
 }
 
 impl StoreSettings {
+    /// The most instances that share limits; `None` with an engine of one process.
+    pub fn sharing(&self) -> Option<NonZeroU32> {
+        matches!(self.engine, StoreEngine::Postgres(_)).then_some(self.instances_max)
+    }
+
     /// A store in this engine, everything else at its default.
     pub fn new(engine: StoreEngine) -> Self {
         Self {

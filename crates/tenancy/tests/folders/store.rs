@@ -57,6 +57,21 @@ fn a_store_needs_exactly_one_engine() {
 }
 
 #[test]
+fn a_quota_that_instances_share_has_a_burst_for_each_of_them() {
+    let quota = |burst: u32, store: &str| {
+        let lines = format!("state_dir = 'state'\nupstream = {{ quota = {{ burst = {burst} }} }}");
+        folder().proxy(&format!("{lines}\nstore = {{ {store} }}\n"))
+    };
+    let problems = quota(8, "postgres = 'dbname=a'").problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let text = "upstream.quota.burst: must be more than store.instances_max, 8: instances share it, and each needs one request of it";
+    assert!(problems[0].ends_with(text), "{problems:?}");
+    quota(9, "postgres = 'dbname=a'").loads();
+    quota(2, "postgres = 'dbname=a', instances_max = 1").loads();
+    quota(1, "path = 'a.db'").loads();
+}
+
+#[test]
 fn a_connection_string_holds_no_password_and_no_error_shows_it() {
     for text in [
         "dbname=a password=hunter22",
