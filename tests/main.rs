@@ -116,6 +116,8 @@ mod suspending;
 mod scraped;
 // Instances that share a store execute each request once, and refuse while the store is away.
 mod clusters;
+// Limits hold for all instances together.
+mod cluster_limits;
 // The commands about the store say in one line what is wrong with it and what to do.
 mod store_commands;
 // The shipped files for HAProxy and Kubernetes run two instances; no call fails while one drains.

@@ -115,6 +115,11 @@ impl Quota {
         (core.full(), core.pushed_back_to(nanos(now)))
     }
 
+    /// Whether half of the burst is there, or more.
+    pub fn is_half_full(&self, now: Duration) -> bool {
+        self.core().is_half_full(nanos(now))
+    }
+
     /// The limit of calls in flight, if there is one.
     pub fn places(&self) -> Option<NonZeroU32> {
         let core = self.core();

@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_store::admission::HaltScope;
-use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::settings::{Settings, StoreSettings};
 use gatepay_tenancy::{Configuration, PartyId};
 
 use crate::app::admission_state::AdmissionState;
 use crate::app::lifecycle::Lifecycle;
 use crate::app::listener_state::ListenerState;
 use crate::app::upstream_state::UpstreamState;
+use crate::cluster::limits::SharedLimits;
 use crate::cluster::{Cluster, ClusterReadiness};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::reload_status::ReloadControl;
@@ -97,7 +98,10 @@ impl App {
         let reload = ReloadControl::beginning_with(&settings);
         let metrics = Arc::new(Metrics::new(&catalogue));
         metrics.reloads.applied_now(clock.unix_ms());
-        let limits = TenantLimitsMap::new(quota(&settings, &metrics, &clock));
+        let quota = quota(&settings, &metrics, &clock);
+        let (store, loans) = (settings.store.as_ref(), &metrics.loans);
+        let shared = SharedLimits::of(store, quota.lent(), loans, &clock);
+        let limits = TenantLimitsMap::sharing(quota, shared.clone());
         let inputs = GenerationInputs {
             settings: &settings,
             tenant_limits: &limits,
@@ -109,7 +113,7 @@ impl App {
         let log = log.map_err(StartError::Thread)?;
         let listener = ListenerState::new(&settings.listen, &metrics, &clock)?;
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
-        let cluster = cluster(&settings, &clock, &metrics).map_err(StartError::Store)?;
+        let cluster = cluster(&settings, &clock, &metrics, shared).map_err(StartError::Store)?;
         let registry = &generation.registry;
         let cluster_of = cluster.as_ref();
         let admission =
@@ -200,7 +204,12 @@ const UNNAMED: &str = "unknown";
 /// The institution's quota.
 fn quota(settings: &Settings, metrics: &Metrics, clock: &Clock) -> Arc<InstitutionQuota> {
     let meters = metrics.tenants.limits.quota.clone();
-    InstitutionQuota::new(&settings.upstream.quota, meters, clock).into()
+    let quota = &settings.upstream.quota;
+    let is_shared = settings.store.as_ref().and_then(StoreSettings::sharing);
+    match is_shared {
+        None => InstitutionQuota::new(quota, meters, clock).into(),
+        Some(_) => InstitutionQuota::leased(quota, meters, clock).into(),
+    }
 }
 
 /// What the record of every request uses.
@@ -230,13 +239,15 @@ fn cluster(
     settings: &Settings,
     clock: &Clock,
     metrics: &Metrics,
+    limits: Option<Arc<SharedLimits>>,
 ) -> Result<Option<Cluster>, String> {
     let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
         return Ok(None);
     };
     let meters = metrics.cluster.clone();
     meters.configured();
-    Cluster::open(store, settings.window, state_dir, clock, meters).map(Some)
+    let shares = (meters, limits);
+    Cluster::open(store, settings.window, state_dir, clock, shares).map(Some)
 }
 
 /// The audit journal, started, if the settings ask for one.

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod fingerprint;
 pub mod halt_check;
 pub mod handover_marker;
+pub mod limits;
 pub mod meters;
 mod notes;
 mod store_thread;
@@ -15,7 +16,7 @@ mod store_thread;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,7 @@ use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::halt_check::{HaltCheck, LatestView};
 use crate::cluster::handover_marker::HandoverMarker;
+use crate::cluster::limits::SharedLimits;
 use crate::cluster::meters::ClusterMeters;
 use crate::cluster::notes::ClusterNotes;
 use crate::process::clock::{self, Clock};
@@ -79,6 +81,8 @@ struct ClusterShared {
     marker: HandoverMarker,
     notes: ClusterNotes,
     meters: ClusterMeters,
+    /// The limits that instances share, if the engine is one of several processes.
+    limits: Option<Arc<SharedLimits>>,
 }
 
 /// What the thread takes over when it starts.
@@ -116,7 +120,7 @@ pub struct StoreAway;
 pub enum ClusterReadiness {
     /// The store answers.
     Ready,
-    /// The store did not answer for [`READY_WITHOUT`], or this instance has not joined yet.
+    /// The store did not answer for [`READY_WITHOUT`], or this instance has not joined yet, or it has lent nothing yet.
     Away,
     /// This machine's clock differs from the store's by more than `max_skew_ms`.
     ClockSkew {
@@ -145,7 +149,7 @@ impl Cluster {
         window: StampWindow,
         state_dir: &Path,
         clock: &Clock,
-        meters: ClusterMeters,
+        (meters, limits): (ClusterMeters, Option<Arc<SharedLimits>>),
     ) -> Result<Self, String> {
         let connection = StoreConnection::in_folder(settings, window, state_dir)?;
         let (queue, admissions) = AdmissionQueue::new(WAITING, u64::from_le_bytes(clock::random()));
@@ -172,6 +176,7 @@ impl Cluster {
             marker: HandoverMarker::in_folder(state_dir),
             notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
+            limits,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -195,9 +200,26 @@ impl Cluster {
         let shared = Arc::clone(&self.shared);
         let thread = store_thread::start(shared, unstarted, tried)?;
         *self.thread.lock() = Some(thread);
-        first
-            .recv_timeout(self.shared.timeout * 2)
-            .unwrap_or(Ok(()))
+        let tried = first.recv_timeout(self.shared.timeout * 2);
+        if matches!(tried, Ok(Ok(()))) && self.key().is_some() {
+            self.wait_for_limits();
+        }
+        tried.unwrap_or(Ok(()))
+    }
+
+    /// Waits for the first lease of limits, if instances share them, so that the first requests find some.
+    fn wait_for_limits(&self) {
+        let clock = &self.shared.clock;
+        let until = clock.elapsed() + limits::FILLS_WITHIN + self.shared.timeout;
+        while self.waits_for_limits() && clock.elapsed() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether instances share limits, and the first lease has brought nothing yet.
+    fn waits_for_limits(&self) -> bool {
+        let limits = self.shared.limits.as_ref();
+        limits.is_some_and(|limits| !limits.has_filled())
     }
 
     /// Whether the run of the process before this one admitted requests through this store only, so that the store has
@@ -224,6 +246,11 @@ impl Cluster {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(_)) | Err(_) => Err(StoreAway),
         }
+    }
+
+    /// The limits that instances share; `None` if the store is one process's own.
+    pub fn limits(&self) -> Option<&SharedLimits> {
+        self.shared.limits.as_deref()
     }
 
     /// Whether reads without a body go on while the store is away.
@@ -261,6 +288,9 @@ impl Cluster {
         }
         if offset_ms.unsigned_abs() > shared.max_skew_ms {
             return ClusterReadiness::ClockSkew { offset_ms };
+        }
+        if self.waits_for_limits() {
+            return ClusterReadiness::Away;
         }
         ClusterReadiness::Ready
     }

@@ -15,6 +15,7 @@ pub mod lost_call;
 pub mod refuse;
 pub mod relay;
 pub mod route;
+pub mod shared_limits;
 pub mod sign;
 pub mod stamp;
 pub mod store_verdict;
@@ -162,8 +163,7 @@ async fn enter(
         clock: &app.clock,
         address: origin.address,
     };
-    let local = admit::admit(composed, &stamp, upload.reserved, &gate, record)?;
-    Ok(store_verdict::confirm(local, (&claim, &stamp), &gate, record).await?)
+    Ok(shared_limits::admit(composed, (&claim, &stamp), upload.reserved, &gate, record).await?)
 }
 
 /// Takes a call from its permit to its answer.

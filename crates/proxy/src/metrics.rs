@@ -9,6 +9,7 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
+use crate::cluster::limits::LoanMeters;
 use crate::cluster::meters::ClusterMeters;
 use crate::generation::meters::ReloadMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
@@ -70,6 +71,8 @@ pub struct Metrics {
     pub journal: journal::meters::JournalMeters,
     /// Metrics of the store that instances share. They stay at zero without a store.
     pub cluster: ClusterMeters,
+    /// Limits that instances share.
+    pub loans: LoanMeters,
     /// Metrics of configuration reloads.
     pub reloads: ReloadMeters,
     /// Metrics of parties suspended by hand.
@@ -170,6 +173,7 @@ impl Metrics {
             ),
             journal: journal_meters(&make),
             cluster: ClusterMeters::new(&make),
+            loans: LoanMeters::new(&make),
             reloads: ReloadMeters::new(&make),
             suspensions: SuspensionMeters::new(&make),
             signer: SignerMeters::new(&make),

@@ -380,6 +380,12 @@ impl FairShare {
         }
     }
 
+    /// Whether half of the burst is there, or more.
+    pub(super) fn is_half_full(&mut self, now: u64) -> bool {
+        self.advance(now);
+        self.left > 0 && self.left >= self.most() / 2
+    }
+
     /// The rate to which GatePay pushed this instance back, in tokens per second, if it did.
     pub(super) fn pushed_back_to(&mut self, now: u64) -> Option<u32> {
         self.advance(now);
@@ -499,9 +505,14 @@ impl FairShare {
             self.spread += each;
             self.rest = shared - each * weight;
         }
-        if self.lease.as_ref().is_some_and(|lease| now >= lease.ends) {
-            // The store lends this part to others from now on.
-            (self.left, self.reserve) = (self.left.min(0), 0);
+        if let Some(lease) = &mut self.lease {
+            if lease.widen(flow) {
+                self.bands = TokenBands::of(lease.span_tokens(), self.terms.reserve);
+            }
+            if now >= lease.ends {
+                // The store lends this part to others from now on.
+                (self.left, self.reserve, lease.span) = (self.left.min(0), 0, 0);
+            }
         }
         self.activity.advance(now / SECOND);
         if self.per_second < self.terms.per_second {
@@ -566,7 +577,7 @@ impl FairShare {
             self.epoch += 1;
         }
         self.left = self.left.min(lease.burst);
-        self.bands = TokenBands::of(lease.burst_tokens().max(1), self.terms.reserve);
+        self.bands = TokenBands::of(lease.span_tokens(), self.terms.reserve);
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
         let (full, whole) = (u64::from(self.terms.per_second), u64::from(self.in_force()));
         let burst = u64::from(self.terms.burst) * whole / full;

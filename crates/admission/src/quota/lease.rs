@@ -27,6 +27,9 @@ pub(super) struct LeasedInflow {
     inflow: u64,
     /// The most units that can be saved up.
     pub(super) burst: i64,
+    /// The units that could have been saved up by now, had no call taken any. A burst that has just grown is not expected to
+    /// be full: calls are not refused for the sake of tokens that were never there.
+    pub(super) span: i64,
     usable_until: u64,
     pub(super) ends: u64,
 }
@@ -59,6 +62,7 @@ impl LeasedInflow {
         let burst = (self.part.burst * slower).max(self.part.burst.min(1.0));
         self.inflow = floor(self.part.per_second * slower * f64::from(WHOLE));
         self.burst = i64::try_from(floor(burst * TOKEN_UNITS)).unwrap_or(i64::MAX);
+        self.span = self.span.min(self.burst);
         before != (self.inflow, self.burst)
     }
 
@@ -68,9 +72,17 @@ impl LeasedInflow {
         (self.part.whole > 0.0).then_some(whole.max(1))
     }
 
-    /// The tokens that can be saved up.
-    pub(super) fn burst_tokens(&self) -> u32 {
-        u32::try_from(self.burst / TOKEN).unwrap_or(u32::MAX)
+    /// The tokens that could have been saved up by now, and at least one.
+    pub(super) fn span_tokens(&self) -> u32 {
+        u32::try_from(self.span / TOKEN).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Notes an inflow. Returns whether tokens that could be there have become more.
+    pub(super) fn widen(&mut self, flow: u128) -> bool {
+        let before = self.span_tokens();
+        let flow = i64::try_from(flow).unwrap_or(i64::MAX);
+        self.span = self.span.saturating_add(flow).min(self.burst);
+        self.span_tokens() != before
     }
 
     /// The inflow in requests per second.

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::halt_check::SeenCluster;
+use crate::cluster::limits;
 use crate::cluster::{ClusterShared, StoreOrder, UnstartedThread};
 use crate::process::clock;
 use crate::process::host;
@@ -25,6 +26,9 @@ use crate::process::host;
 const BEAT: Duration = Duration::from_secs(1);
 /// The pause after the first sign of life that was not answered; it doubles.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// How often limits look whether this instance has joined.
+const JOINED: Duration = Duration::from_millis(10);
 
 /// The answer of the first attempt to join: an error only if this version cannot use the store.
 type FirstAttempt = Sender<Result<(), String>>;
@@ -51,7 +55,9 @@ pub(super) fn start(
             let admitting = spawn_local(admissions.run(Arc::clone(&store)));
             let watching = spawn_local(watch_admissions(Arc::clone(&shared)));
             let ordering = spawn_local(obey(Arc::clone(&store), orders));
+            let lending = spawn_local(lend_limits(Arc::clone(&shared), Arc::clone(&store)));
             stay(&shared, &store, tried).await;
+            lending.abort();
             admitting.abort();
             watching.abort();
             ordering.abort();
@@ -112,6 +118,18 @@ fn first_attempt(error: Option<&StoreError>) -> Result<(), String> {
         Some(error) if error.is_lasting() => Err(error.to_string()),
         _ => Ok(()),
     }
+}
+
+/// Asks for limits once this instance has joined, if instances share them.
+async fn lend_limits(shared: Arc<ClusterShared>, store: Arc<Store>) {
+    let Some(limits) = shared.limits.clone() else {
+        return;
+    };
+    while shared.key.get().is_none() {
+        sleep(JOINED).await;
+    }
+    let took = |call: &'static str, began| took(&shared, call, began);
+    limits::lend(limits, store, shared.id, took).await;
 }
 
 async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {

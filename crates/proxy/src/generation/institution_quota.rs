@@ -21,11 +21,25 @@ pub struct InstitutionQuota {
 impl InstitutionQuota {
     /// A full quota, with nothing in flight.
     pub fn new(quota: &settings::QuotaSettings, meters: QuotaMeters, clock: &Clock) -> Self {
+        Self::of(Quota::new(quota, clock.elapsed()), meters, clock)
+    }
+
+    /// A quota that instances share, of which nothing is lent to this one yet.
+    pub fn leased(quota: &settings::QuotaSettings, meters: QuotaMeters, clock: &Clock) -> Self {
+        Self::of(Quota::leased(quota, clock.elapsed()), meters, clock)
+    }
+
+    fn of(quota: Arc<Quota>, meters: QuotaMeters, clock: &Clock) -> Self {
         Self {
-            quota: Quota::new(quota, clock.elapsed()),
+            quota,
             clock: clock.clone(),
             meters,
         }
+    }
+
+    /// The quota that the store lends parts of.
+    pub fn lent(&self) -> &Arc<Quota> {
+        &self.quota
     }
 
     /// The time by which limits are measured.

@@ -18,6 +18,7 @@ use gatepay_tenancy::{PartyId, PartyLimits, Rate, Registry};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
 
+use crate::cluster::limits::{PartyLoans, SharedLimits};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
@@ -40,6 +41,15 @@ pub struct TenantLimits {
     terms: RwLock<LimitTerms>,
     /// How often the party's requests were refused.
     pub refusals: RefusalCounts,
+    /// The loans of the party's limits, if instances share them. The limiters of `terms` are then those of this instance
+    /// alone, for a time without the store.
+    shared: Option<Box<SharedTerms>>,
+}
+
+/// A party's part of the limits that instances share.
+struct SharedTerms {
+    limits: Arc<SharedLimits>,
+    loans: Arc<PartyLoans>,
 }
 
 /// Limiters that change together.
@@ -112,7 +122,33 @@ impl TenantLimits {
             breaker,
             terms: RwLock::new(terms),
             refusals: RefusalCounts::default(),
+            shared: None,
         }
+    }
+
+    /// The same limits with loans of them: instances share them.
+    fn sharing(mut self, limits: &Arc<SharedLimits>, now: Duration) -> Self {
+        let terms = self.terms.get_mut();
+        let loans = limits.join(self.breaker.id().as_str(), &terms.limits, terms.weight);
+        let shared = SharedTerms {
+            limits: Arc::clone(limits),
+            loans,
+        };
+        terms.all = terms.all.carried_to(shared.local(terms.limits.all), now);
+        for kind in KINDS {
+            if let Some(limiters) = &mut terms.by_kind
+                && let Some(limiter) = &mut limiters[kind as usize]
+            {
+                *limiter = limiter.carried_to(shared.local(limiter.rate()), now);
+            }
+        }
+        self.shared = Some(Box::new(shared));
+        self
+    }
+
+    /// The loans of the limits, if instances share them.
+    pub fn loans(&self) -> Option<&Arc<PartyLoans>> {
+        Some(&self.shared.as_ref()?.loans)
     }
 
     /// Changes the limits in place. Spent tokens stay spent, and requests in flight keep their seats: no reload refills
@@ -129,17 +165,26 @@ impl TenantLimits {
         if same && same_weight {
             return;
         }
+        if let Some(shared) = &self.shared {
+            let full = self.full(limits);
+            shared.loans.adjust(limits, weight, full, now);
+        }
+        let local = |rate| {
+            self.shared
+                .as_ref()
+                .map_or(rate, |shared| shared.local(rate))
+        };
         let mut terms = self.terms.write();
         terms.weight = weight;
         if same {
             return;
         }
-        terms.all = terms.all.carried_to(limits.all, now);
+        terms.all = terms.all.carried_to(local(limits.all), now);
         if has_kinds(limits) || terms.by_kind.is_some() {
             let by_kind = terms.by_kind.get_or_insert_default();
             for kind in KINDS {
                 let slot = &mut by_kind[kind as usize];
-                if let Some(rate) = limits.of_kind(kind) {
+                if let Some(rate) = limits.of_kind(kind).map(local) {
                     *slot = Some(match slot {
                         Some(limiter) => limiter.carried_to(rate, now),
                         None => Limiter::new(rate),
@@ -150,7 +195,7 @@ impl TenantLimits {
         }
         terms.limits = *limits;
         if let Some(throttle) = &terms.throttle {
-            throttle.adjust(self.full(&terms), now);
+            throttle.adjust(self.full(limits), now);
         }
         terms.changes += 1;
         self.seats.adjust(limits.in_flight);
@@ -226,7 +271,13 @@ impl TenantLimits {
     /// Lowers the party's rate; returns it before and after.
     fn throttled(&self, retry_after: Option<Duration>, now: Duration) -> (u32, u32) {
         let mut terms = self.terms.write();
-        let full = self.full(&terms);
+        let full = self.full(&terms.limits);
+        if let Some(shared) = &self.shared {
+            let full_limiter = Limiter::new(full);
+            return shared
+                .loans
+                .pushed_back(&full_limiter, full, retry_after, now);
+        }
         // Tokens held by now are forfeit: they were taken at another rate.
         terms.changes += 1;
         let LimitTerms { all, throttle, .. } = &mut *terms;
@@ -245,8 +296,8 @@ impl TenantLimits {
     }
 
     /// The rate that a push-back lowers: the party's own rate, within the institution's.
-    fn full(&self, terms: &LimitTerms) -> Rate {
-        let (own, most) = (terms.limits.all, self.share.most());
+    fn full(&self, limits: &PartyLimits) -> Rate {
+        let (own, most) = (limits.all, self.share.most());
         Rate {
             per_second: own.per_second.min(most.per_second),
             burst: own.burst.min(most.burst),
@@ -255,7 +306,10 @@ impl TenantLimits {
 
     /// The party's rate while GatePay pushes it back, per second.
     pub fn pushed_back_to(&self, now: Duration) -> Option<u32> {
-        self.terms().pushed_back_to(now)
+        match self.loans() {
+            None => self.terms().pushed_back_to(now),
+            Some(loans) => loans.pushed_back_to(now),
+        }
     }
 
     /// Undoes [`take`](Self::take).
@@ -276,6 +330,16 @@ impl TenantLimits {
         }
     }
 
+    /// Whether the limit of requests in flight is in shadow mode.
+    pub fn has_shadow_seats(&self) -> bool {
+        self.terms().limits.shadow.in_flight
+    }
+
+    /// The party's weight.
+    pub fn weight(&self) -> NonZeroU32 {
+        self.terms().weight
+    }
+
     /// Whether the party is suspended by hand, regardless of its file.
     pub fn is_suspended(&self) -> bool {
         self.seats.is_closed()
@@ -288,6 +352,9 @@ impl TenantLimits {
 
     /// The scarcest of the rates that apply to calls of a kind, and the tokens it has left.
     pub fn left(&self, kind: Kind, now: Duration) -> (Rate, u32) {
+        if let Some(loans) = self.loans() {
+            return loans.left(kind, now);
+        }
         let terms = self.terms();
         let limiters = terms.of_kind(kind).into_iter().chain([&terms.all]);
         let throttle = terms.throttle.as_ref().map(|throttle| throttle.left(now));
@@ -324,24 +391,29 @@ impl TenantLimits {
     /// The view of these limits for operators.
     pub fn view(&self, now: Duration) -> TenantLimitsView {
         let share = self.share.view(now);
+        let pushed_back_to = self.pushed_back_to(now);
+        let lent = self.loans().map(|loans| loans.left_of_all(now));
         let terms = self.terms();
         TenantLimitsView {
             requests_per_second: terms.limits.all.per_second.get(),
             burst: terms.limits.all.burst.get(),
-            left: terms.all.left(now),
+            left: lent.unwrap_or_else(|| terms.all.left(now)),
             in_flight_limit: self.seats.all(),
             in_flight: self.seats.taken(),
-            weight: share.weight,
+            weight: terms.weight.get(),
             share: share.share,
             used: share.used,
             borrowed: share.borrowed,
-            pushed_back_to: terms.pushed_back_to(now),
+            pushed_back_to,
             breaker_open: self.breaker.is_failing(),
         }
     }
 
     /// Whether nothing is in flight and every bucket is full, so that new limits would be no different.
     fn is_at_rest(&self, now: Duration) -> bool {
+        if let Some(loans) = self.loans() {
+            return self.seats.taken() == 0 && loans.is_at_rest();
+        }
         let terms = self.terms();
         let by_kind = terms.by_kind.iter().flat_map(|by_kind| by_kind.iter());
         let by_kind = by_kind.flatten();
@@ -354,6 +426,13 @@ impl TenantLimits {
 
     fn terms(&self) -> RwLockReadGuard<'_, LimitTerms> {
         self.terms.read()
+    }
+}
+
+impl SharedTerms {
+    /// A limit of this instance alone, for a time without the store.
+    fn local(&self, rate: Rate) -> Rate {
+        self.limits.alone_rate(rate)
     }
 }
 
@@ -417,16 +496,24 @@ pub struct TenantLimitsMap {
     pub era: BreakerEra,
     /// The parties that are suspended by hand.
     pub suspensions: Suspensions,
+    /// The limits that instances share, if they do.
+    shared: Option<Arc<SharedLimits>>,
 }
 
 impl TenantLimitsMap {
     /// No limits yet; they will share this quota.
     pub fn new(quota: Arc<InstitutionQuota>) -> Self {
+        Self::sharing(quota, None)
+    }
+
+    /// No limits yet; instances will share them, if these are given.
+    pub fn sharing(quota: Arc<InstitutionQuota>, shared: Option<Arc<SharedLimits>>) -> Self {
         Self {
             by_party: Mutex::default(),
             quota,
             era: BreakerEra::default(),
             suspensions: Suspensions::default(),
+            shared,
         }
     }
 
@@ -478,6 +565,10 @@ impl TenantLimitsMap {
                 let breaker = PartyBreaker::new(party.id.clone(), self.era.clone());
                 let party_limits =
                     TenantLimits::new(breaker, &party.limits, weight, &self.quota, meters);
+                let party_limits = match &self.shared {
+                    None => party_limits,
+                    Some(shared) => party_limits.sharing(shared, now),
+                };
                 party_limits
                     .seats
                     .close(self.suspensions.of(party.id.as_str()).is_some());

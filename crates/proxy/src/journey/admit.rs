@@ -13,6 +13,7 @@ use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
 use crate::cluster::Cluster;
+use crate::cluster::limits::{SharedLimits, TakenLoans};
 use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
@@ -181,20 +182,46 @@ impl LocallyAdmitted {
 
 /// A request's permit to be in flight, until dropped.
 pub struct Permit {
-    limits: Arc<TenantLimits>,
-    tokens: Option<TakenTokens>,
-    grant: Option<QuotaGrant>,
+    pub(super) limits: Arc<TenantLimits>,
+    pub(super) tokens: Option<TakenTokens>,
+    pub(super) grant: Option<QuotaGrant>,
+    /// What the call has of the limits that instances share.
+    pub(super) loans: Option<Box<TakenLoans>>,
     clock: Clock,
-    seated: bool,
+    pub(super) seated: bool,
     committed: bool,
     /// Limits that would have refused the call, had they been enforced.
     pub shadow: LimitSet,
 }
 
 impl Permit {
+    /// A permit without tokens and without a seat. A refusal drops it, which gives back what it got meanwhile.
+    pub(super) fn begin(limits: &Arc<TenantLimits>, clock: &Clock) -> Self {
+        Self {
+            limits: Arc::clone(limits),
+            tokens: None,
+            grant: None,
+            loans: None,
+            clock: clock.clone(),
+            seated: false,
+            committed: false,
+            shadow: LimitSet::default(),
+        }
+    }
+
     /// The limits of the party that makes the call.
     pub fn tenant_limits(&self) -> &TenantLimits {
         &self.limits
+    }
+
+    /// Notes the limits in shadow mode that would have denied the grant.
+    pub(super) fn note_shadows(&mut self, grant: QuotaGrant) {
+        if grant.is_beyond_share() {
+            self.shadow.add(LimitName::Institution);
+        }
+        if grant.is_crowded() {
+            self.shadow.add(LimitName::InstitutionInFlight);
+        }
     }
 
     /// Counts the admission.
@@ -219,6 +246,9 @@ impl Drop for Permit {
         let limits = &self.limits;
         if self.seated {
             limits.leave_seat();
+        }
+        if let Some(loans) = &mut self.loans {
+            loans.spend(self.committed);
         }
         if self.committed {
             if let Some(grant) = self.grant {
@@ -252,6 +282,14 @@ pub struct AdmissionGate<'a> {
     pub address: IpAddr,
 }
 
+impl<'a> AdmissionGate<'a> {
+    /// The store whose limits instances share, if they do.
+    pub fn shared_limits(&self) -> Option<(&'a Cluster, &'a SharedLimits)> {
+        let cluster = self.cluster?;
+        Some((cluster, cluster.limits()?))
+    }
+}
+
 /// Admits a call as far as this process decides, or refuses it for now. Without a store the call has spent its stamp. It
 /// keeps the memory reserved for its body.
 pub fn admit(
@@ -261,36 +299,68 @@ pub fn admit(
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
 ) -> Result<LocallyAdmitted, Refusal> {
+    let Applicant {
+        limits,
+        kind,
+        now_ms,
+    } = check(&composed, gate)?;
+    let fingerprint = stamp.fingerprint();
+    let permit = if gate.cluster.is_some() {
+        let usable = || gate.replay.could_record(fingerprint);
+        take(limits, gate.clock, kind, now_ms, usable)?
+    } else {
+        let permit = enter(limits, gate.replay, gate.clock, kind, fingerprint, now_ms)?;
+        record.admitted();
+        permit
+    };
+    Ok(assemble(composed, permit, reserved, gate, record))
+}
+
+/// A call that asks for admission.
+pub(super) struct Applicant<'a> {
+    pub(super) limits: &'a Arc<TenantLimits>,
+    pub(super) kind: Kind,
+    /// The time of its admission, in milliseconds since 1970.
+    pub(super) now_ms: u64,
+}
+
+/// Whether the configuration in force and the journal let a call ask for its tokens.
+pub(super) fn check<'a>(
+    composed: &'a Composed<'_>,
+    gate: &AdmissionGate<'_>,
+) -> Result<Applicant<'a>, Refusal> {
     let claim = composed.judged().verified().claim();
     let (routed, caller) = (claim.routed(), claim.caller());
-    let operation = routed.operation();
-    let journal = gate.journal.filter(|_| operation.kind != Kind::Read);
+    let kind = routed.operation().kind;
+    let journal = gate.journal.filter(|_| kind != Kind::Read);
     if journal.is_some_and(|journal| !journal.is_available()) {
         return Err(Refusal::JournalUnavailable);
     }
-    let limits = routed.generation().tenant_limits(caller.position);
-    let fingerprint = stamp.fingerprint();
     // Reading the body takes time: the stamp is checked again, under the lock of the replay memory.
     let now_ms = gate.clock.unix_ms();
     if !std::ptr::eq(gate.in_force, Arc::as_ptr(routed.generation())) {
         let registry = &gate.in_force.registry;
-        judge::still_allowed(caller, registry, operation.kind, now_ms)?;
+        judge::still_allowed(caller, registry, kind, now_ms)?;
     }
-    let permit = if gate.cluster.is_some() {
-        let usable = || gate.replay.could_record(fingerprint);
-        take(limits, gate.clock, operation.kind, now_ms, usable)?
-    } else {
-        let permit = enter(
-            limits,
-            gate.replay,
-            gate.clock,
-            operation.kind,
-            fingerprint,
-            now_ms,
-        )?;
-        record.admitted();
-        permit
-    };
+    Ok(Applicant {
+        limits: routed.generation().tenant_limits(caller.position),
+        kind,
+        now_ms,
+    })
+}
+
+/// The call with its permit.
+pub(super) fn assemble(
+    composed: Composed<'_>,
+    permit: Permit,
+    reserved: BodyReservation,
+    gate: &AdmissionGate<'_>,
+    record: &mut RequestRecord,
+) -> LocallyAdmitted {
+    let claim = composed.judged().verified().claim();
+    let (routed, caller) = (claim.routed(), claim.caller());
+    let operation = routed.operation();
+    let journal = gate.journal.filter(|_| operation.kind != Kind::Read);
     let acting = composed.judged().acting();
     let has_body = composed.has_body();
     let (judged, outbound, translated) = composed.into_parts();
@@ -315,7 +385,7 @@ pub fn admit(
         asked_store: None,
         _reserved: reserved,
     });
-    Ok(LocallyAdmitted { admitted, question })
+    LocallyAdmitted { admitted, question }
 }
 
 /// Takes tokens and a seat, then records the stamp: last, so that a refused request does not spend its nonce.
@@ -351,40 +421,30 @@ fn take(
     }
     let now = clock.elapsed();
     // Holds the tokens and the grant taken so far: a refusal below drops the permit, which gives them back.
-    let mut permit = Permit {
-        limits: Arc::clone(limits),
-        tokens: None,
-        grant: None,
-        clock: clock.clone(),
-        seated: false,
-        committed: false,
-        shadow: LimitSet::default(),
-    };
+    let mut permit = Permit::begin(limits, clock);
     let tokens = limits.take(kind, now, &mut permit.shadow);
     permit.tokens = Some(tokens.map_err(|(limit, mut spent)| {
         // After the wait the caller needs a free token under every limit, not only under the limit met first.
         spent.wait = spent.wait.max(limits.share.wait(kind, now));
         met(limit, Refusal::RateLimited(spent))
     })?);
-    let grant = limits.share.take(kind, now).map_err(|denied| {
-        let limit = match denied {
-            QuotaDenied::Rate(_) => LimitName::Institution,
-            QuotaDenied::Places { .. } => LimitName::InstitutionInFlight,
-        };
-        met(limit, Refusal::InstitutionQuota(denied))
-    })?;
+    let grant = limits.share.take(kind, now);
+    let grant = grant.map_err(|denied| met(limit_of(denied), Refusal::InstitutionQuota(denied)))?;
     permit.grant = Some(grant);
     permit.seated = limits
         .take_seat(&mut permit.shadow)
         .map_err(|seats| met(LimitName::InFlight, Refusal::TooManyInFlight { seats }))?;
     use_stamp().map_err(|unusable| stamp::refuse(unusable, now_ms))?;
-    if grant.is_beyond_share() {
-        permit.shadow.add(LimitName::Institution);
-    }
-    if grant.is_crowded() {
-        permit.shadow.add(LimitName::InstitutionInFlight);
-    }
+    permit.note_shadows(grant);
     Ok(permit)
+}
+
+/// The name of the limit that denied a grant.
+pub(super) fn limit_of(denied: QuotaDenied) -> LimitName {
+    match denied {
+        QuotaDenied::Rate(_) => LimitName::Institution,
+        QuotaDenied::Places { .. } => LimitName::InstitutionInFlight,
+    }
 }
 
 #[cfg(test)]

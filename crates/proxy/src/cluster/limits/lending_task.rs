@@ -1,0 +1,291 @@
+//! The task that asks the store for loans: tokens and seats of parties, and this instance's part of the institution's
+//! rate. All its calls follow each other, as the store demands.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gatepay_admission::quota::RatePart;
+use gatepay_store::engine::Store;
+use gatepay_store::error::StoreError;
+use gatepay_store::limits::{
+    DemandReport, DemandTally, EXCHANGE_AT_MOST, LeaseGrant, LimitQuestions, RateLease, SEATS_END,
+};
+use gatepay_store::postgres::PostgresStore;
+use tokio::time::{sleep, sleep_until};
+
+use super::party_loans::{AnswersLeft, OpenLoans};
+use super::{PartyLoans, SharedLimits, nanos};
+
+/// How long the task waits for more parties that have something to ask, before one call asks for all.
+const GATHER: Duration = Duration::from_millis(1);
+/// The most parties in one call.
+const MOST_PARTIES: usize = 512;
+/// A party that did not ask for this long has no part of its demand here.
+const RESTS_AFTER: Duration = Duration::from_secs(10);
+
+/// The task's state.
+struct LendingTask<'a> {
+    limits: &'a SharedLimits,
+    store: &'a PostgresStore,
+    instance: i64,
+    /// The number of the last call.
+    number: i64,
+    lease: RateLease,
+    tally: DemandTally,
+    /// The parties that asked lately, and when they did last.
+    active: HashMap<Arc<str>, (Arc<PartyLoans>, Duration)>,
+    /// Parties by the time at which there is something to ask about them, and a number that makes it unique.
+    timer: BTreeMap<(Duration, u64), Arc<PartyLoans>>,
+    timed: u64,
+    era: Option<i64>,
+    /// Whether the last call failed.
+    is_failing: bool,
+    /// No call before this time: the last one failed.
+    pauses_until: Duration,
+}
+
+/// Asks for loans until the thread ends. `took` counts the seconds of a call.
+pub(in crate::cluster) async fn lend(
+    limits: Arc<SharedLimits>,
+    store: Arc<Store>,
+    instance: i64,
+    took: impl Fn(&'static str, Duration),
+) {
+    let Store::Postgres(store) = &*store else {
+        return;
+    };
+    let mut task = LendingTask {
+        limits: &limits,
+        store,
+        instance,
+        number: 0,
+        lease: RateLease::default(),
+        tally: DemandTally::default(),
+        active: HashMap::new(),
+        timer: BTreeMap::new(),
+        timed: 0,
+        era: None,
+        is_failing: false,
+        pauses_until: Duration::ZERO,
+    };
+    loop {
+        task.gather();
+        let now = task.now();
+        if now < task.pauses_until {
+            sleep_until(limits.queue.clock.instant(task.pauses_until)).await;
+        } else if task.exchange_due() <= now {
+            task.exchange().await;
+            took("exchange", now);
+        } else if task.next_due().is_some_and(|due| due <= now) {
+            if task.take().await {
+                took("take", now);
+            }
+        } else {
+            task.wait().await;
+        }
+    }
+}
+
+impl LendingTask<'_> {
+    fn now(&self) -> Duration {
+        self.limits.queue.clock.elapsed()
+    }
+
+    /// Reads what requests have left since the last call.
+    fn gather(&mut self) {
+        let queue = &self.limits.queue;
+        let due = std::mem::take(&mut *queue.due.lock());
+        for party in due {
+            if let Some(at) = party.queued() {
+                self.timed += 1;
+                self.timer.insert((at, self.timed), party);
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        self.timer.keys().next().map(|(at, _)| *at)
+    }
+
+    fn exchange_due(&self) -> Duration {
+        let due = self.lease.due();
+        if self.limits.queue.is_new_asking.load(Ordering::Acquire) {
+            // The party is not reported yet.
+            return due.min(self.lease.asked_at() + EXCHANGE_AT_MOST);
+        }
+        due
+    }
+
+    /// Waits until there is something to ask.
+    async fn wait(&self) {
+        let next = self.next_due();
+        let exchange = self.exchange_due();
+        let next = next.map_or(exchange, |next| next.min(exchange));
+        let queue = &self.limits.queue;
+        tokio::select! {
+            () = sleep_until(queue.clock.instant(next)) => {}
+            () = queue.wake.notified() => sleep(GATHER).await,
+        }
+    }
+
+    /// Asks for tokens and seats. Returns whether there was anything to ask.
+    async fn take(&mut self) -> bool {
+        let asked_at = self.now();
+        let queue = &self.limits.queue;
+        let heard = queue.heard();
+        let mut questions = LimitQuestions {
+            instance: self.instance,
+            number: self.number + 1,
+            ..LimitQuestions::default()
+        };
+        if let Some(places) = self.limits.quota.places() {
+            self.limits.institution.set_seats(places);
+        }
+        let mut asked: Vec<(Arc<PartyLoans>, OpenLoans)> = Vec::new();
+        let mut at_rest = Vec::new();
+        while asked.len() < MOST_PARTIES
+            && let Some(first) = self.timer.first_entry()
+            && first.key().0 <= asked_at
+        {
+            let ((at, _), party) = first.remove_entry();
+            // Another entry is about the same party's new time.
+            if party.queued() != Some(at) {
+                continue;
+            }
+            let open = party.ask(&mut questions, &heard, asked_at);
+            if open.is_empty() {
+                at_rest.push((party, open));
+            } else {
+                asked.push((party, open));
+            }
+        }
+        for (party, open) in at_rest {
+            party.answer_to(open, Some(&mut AnswersLeft::none()), &heard, asked_at);
+        }
+        if questions.is_empty() {
+            return false;
+        }
+        self.number += 1;
+        let answers = self.store.take(&questions).await;
+        self.note(answers.as_ref().err());
+        let now = self.now();
+        if let Ok(answers) = &answers {
+            queue.heard.lock().note(answers.era, asked_at, now);
+        }
+        let heard = queue.heard();
+        let mut left = answers.as_ref().ok().map(AnswersLeft::of);
+        for (party, open) in asked {
+            party.answer_to(open, left.as_mut(), &heard, now);
+        }
+        true
+    }
+
+    /// Reports the demand here, and puts the part of the rate in force that the store lends for it.
+    async fn exchange(&mut self) {
+        let asked_at = self.now();
+        self.count_demand(asked_at);
+        let tenants = self.tally.report(asked_at);
+        let (full, pushed_back_to) = self.limits.quota.reported(asked_at);
+        self.number += 1;
+        self.lease.ask(asked_at);
+        self.put_in_force(asked_at);
+        let report = self.lease.report(DemandReport {
+            instance: self.instance,
+            number: self.number,
+            rate: full.per_second.get().into(),
+            burst: full.burst.get().into(),
+            in_force: pushed_back_to.map(f64::from),
+            tenants,
+            ..DemandReport::default()
+        });
+        let answer = self.store.exchange(&report).await;
+        self.note(answer.as_ref().err());
+        match answer {
+            Ok(grant) => self.granted(&report, grant, asked_at),
+            Err(_) => self.put_in_force(self.now()),
+        }
+    }
+
+    /// Counts the requests since the last exchange.
+    fn count_demand(&mut self, now: Duration) {
+        let queue = &self.limits.queue;
+        queue.is_new_asking.store(false, Ordering::Release);
+        let asking = std::mem::take(&mut *queue.asking.lock());
+        for party in asking {
+            let (asked, weight) = party.demand();
+            let _is_new = self.tally.count(party.tenant(), weight, asked, now);
+            self.active.insert(Arc::clone(party.tenant()), (party, now));
+        }
+        self.active.retain(|_, (party, at)| {
+            let stays = now < *at + RESTS_AFTER;
+            if !stays {
+                party.rest();
+            }
+            stays
+        });
+    }
+
+    fn granted(&mut self, report: &DemandReport, grant: LeaseGrant, asked_at: Duration) {
+        let (queue, now) = (&self.limits.queue, self.now());
+        queue.heard.lock().note(grant.era, asked_at, now);
+        for (demand, fraction) in report.tenants.iter().zip(&grant.fractions) {
+            if let Some((party, _)) = self.active.get(&demand.tenant) {
+                party.set_fraction(*fraction);
+            }
+        }
+        let is_other_era = self.era.is_some_and(|era| era != grant.era);
+        if is_other_era {
+            tracing::warn!(
+                "the store has forgotten its loans of limits: it lends no tokens for two seconds and no seats for five"
+            );
+        }
+        self.era = Some(grant.era);
+        let seats_from = (asked_at + SEATS_END).saturating_sub(grant.age);
+        let seats_from = nanos(seats_from);
+        queue.seats_from.store(seats_from, Ordering::Release);
+        self.lease.answered(grant, now);
+        self.put_in_force(now);
+    }
+
+    /// Puts the lease in force as far as it is usable.
+    fn put_in_force(&self, now: Duration) {
+        let Some(grant) = self.lease.grant() else {
+            return;
+        };
+        let usable_until = self.lease.usable_until();
+        let part = RatePart {
+            per_second: grant.rate,
+            burst: grant.burst,
+            whole: grant.whole_rate,
+            usable_until,
+            ends: self.lease.ends(),
+        };
+        self.limits.quota.lend(part, now);
+        let queue = &self.limits.queue;
+        let is_lent = grant.burst > 0.0;
+        if is_lent && queue.first_lent_at.load(Ordering::Acquire) == 0 {
+            queue.first_lent_at.store(nanos(now), Ordering::Release);
+        }
+        let lent_until = if is_lent { nanos(usable_until) } else { 0 };
+        queue.lent_until.store(lent_until, Ordering::Release);
+        let per_second = if now < usable_until { grant.rate } else { 0.0 };
+        queue.meters.lease.set(per_second);
+    }
+
+    /// Logs when calls begin to fail, and when they succeed again.
+    fn note(&mut self, error: Option<&StoreError>) {
+        match error {
+            Some(error) if !self.is_failing => {
+                tracing::warn!(%error, "the store does not answer about limits: its loans to this instance end within two seconds");
+            }
+            None if self.is_failing => tracing::info!("the store lends limits again"),
+            _ => {}
+        }
+        self.is_failing = error.is_some();
+        if self.is_failing {
+            self.pauses_until = self.now() + EXCHANGE_AT_MOST;
+        }
+    }
+}

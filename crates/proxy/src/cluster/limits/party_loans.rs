@@ -1,0 +1,710 @@
+//! What the store lends to this instance of one party's limits: stocks of tokens, and seats.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use gatepay_admission::limit_name::{LimitName, LimitSet};
+use gatepay_admission::limiter::{Limiter, RateExceeded};
+use gatepay_admission::pushback_throttle::PushbackThrottle;
+use gatepay_core::Kind;
+use gatepay_store::limits::{
+    LimitAnswers, LimitQuestions, SeatStock, SeatsTaken, StockEmpty, StockToken, StoreHeard,
+    TokenStock,
+};
+use gatepay_tenancy::{PartyLimits, Rate};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::LoanQueue;
+
+/// The loans of one party, or of the institution. They outlive reloads.
+pub struct PartyLoans {
+    queue: Arc<LoanQueue>,
+    tenant: Arc<str>,
+    /// Requests for a part of the institution's rate since the last exchange.
+    asked: AtomicU32,
+    /// Whether the party asked in the last ten seconds.
+    is_active: AtomicBool,
+    /// The part of the party's demand that is at this instance: the bits of a floating-point number.
+    fraction: AtomicU64,
+    ledger: Mutex<LoanLedger>,
+    /// The store has answered questions of this party, or failed to.
+    answered: Notify,
+}
+
+/// A party's loans and its limits, by which they are asked for.
+struct LoanLedger {
+    limits: PartyLimits,
+    weight: NonZeroU32,
+    /// The seats over all instances.
+    seats_of_all: u32,
+    /// The party's rate while GatePay pushes it back.
+    throttle: Option<Box<PushbackThrottle>>,
+    /// By [`PARTY_RATES`]; made when a request asks, dropped when nothing is lent or to be reported.
+    tokens: [Option<Box<TokenLoan>>; 4],
+    seats: Option<Box<SeatStock>>,
+    /// The figures that the store has of this instance.
+    reported: [Option<Rate>; 4],
+    /// How many token loans were made: their numbers.
+    made: u64,
+    rounds: AnswerRounds,
+    /// When the task looks at these loans next.
+    queued: Option<Duration>,
+}
+
+/// Tokens of one limit.
+struct TokenLoan {
+    number: u64,
+    stock: TokenStock,
+}
+
+/// The calls to the store that had questions of this party.
+#[derive(Default)]
+struct AnswerRounds {
+    begun: u64,
+    ended: u64,
+    /// The last one that failed.
+    failed: u64,
+}
+
+impl AnswerRounds {
+    /// Whether the last one failed.
+    fn is_failing(&self) -> bool {
+        self.failed > 0 && self.failed == self.ended
+    }
+}
+
+/// The limits that have tokens, as the store names them.
+const PARTY_RATES: [LimitName; 4] = [
+    LimitName::Rate,
+    LimitName::Read,
+    LimitName::Write,
+    LimitName::Money,
+];
+/// How often a throttled party's rate is looked at: it grows each second.
+const THROTTLE_CHECK: Duration = Duration::from_secs(1);
+
+/// Why a request does not get what it asks of its party's loans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoanRefused {
+    /// It has to wait for the store's answer, and then ask again.
+    Pending,
+    /// The store did not answer.
+    Away,
+    /// A rate is spent.
+    Rate(LimitName, RateExceeded),
+    /// All seats are taken.
+    Seats {
+        /// The number of seats over all instances.
+        all: u32,
+    },
+}
+
+/// One request's way to a loan.
+#[derive(Debug, Default)]
+enum LoanWanted<T> {
+    #[default]
+    NotAsked,
+    /// It waits for the end of this round.
+    Waiting(u64),
+    Held(T),
+    /// The limit is in shadow mode and would have refused the request.
+    Shadowed,
+}
+
+/// One request's way to its party's tokens.
+#[derive(Debug, Default)]
+pub struct TokensWanted {
+    /// Of the rate over all calls, and of the rate over calls of its kind: with the number of the loan.
+    tokens: [LoanWanted<(u64, StockToken)>; 2],
+    kind: Option<Kind>,
+}
+
+/// One request's way to a seat.
+#[derive(Debug, Default)]
+pub struct SeatWanted(LoanWanted<()>);
+
+/// What a request has of the loans of its party and of the institution. Its seats are left when it is dropped, and its
+/// tokens are given back then unless they are [spent](Self::spend).
+pub struct TakenLoans {
+    party: Arc<PartyLoans>,
+    institution: Arc<PartyLoans>,
+    /// The request's way to its tokens.
+    pub tokens: TokensWanted,
+    /// To a seat of its party.
+    pub seat: SeatWanted,
+    /// To a seat of the institution.
+    pub institution_seat: SeatWanted,
+    is_spent: bool,
+}
+
+impl PartyLoans {
+    pub(super) fn new(
+        queue: &Arc<LoanQueue>,
+        id: &str,
+        limits: &PartyLimits,
+        weight: NonZeroU32,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Arc::clone(queue),
+            tenant: Arc::from(id),
+            asked: AtomicU32::new(0),
+            is_active: AtomicBool::new(false),
+            fraction: AtomicU64::new(1.0_f64.to_bits()),
+            ledger: Mutex::new(LoanLedger {
+                limits: *limits,
+                weight,
+                seats_of_all: limits.in_flight.get(),
+                throttle: None,
+                tokens: Default::default(),
+                seats: None,
+                reported: [None; 4],
+                made: 0,
+                rounds: AnswerRounds::default(),
+                queued: None,
+            }),
+            answered: Notify::new(),
+        })
+    }
+
+    /// Puts other limits in force. What is lent stays lent, and the store hears of the new figures.
+    pub fn adjust(
+        self: &Arc<Self>,
+        limits: &PartyLimits,
+        weight: NonZeroU32,
+        full: Rate,
+        now: Duration,
+    ) {
+        let mut ledger = self.ledger.lock();
+        (ledger.limits, ledger.weight) = (*limits, weight);
+        ledger.seats_of_all = limits.in_flight.get();
+        if let Some(throttle) = &ledger.throttle {
+            throttle.adjust(full, now);
+        }
+        ledger.note_figures(now);
+        self.queue_again(&mut ledger, now);
+    }
+
+    /// Sets the number of seats over all instances.
+    pub(super) fn set_seats(&self, all: NonZeroU32) {
+        self.ledger.lock().seats_of_all = all.get();
+    }
+
+    /// Counts a request that asks for a part of the institution's rate. Returns the part of the party's weight that its
+    /// demand has at this instance.
+    pub fn ask_for_share(self: &Arc<Self>) -> f64 {
+        if self.asked.fetch_add(1, Ordering::AcqRel) == 0 {
+            let is_new = !self.is_active.load(Ordering::Acquire);
+            self.queue.push_asking(Arc::clone(self), is_new);
+        }
+        f64::from_bits(self.fraction.load(Ordering::Acquire))
+    }
+
+    /// Takes tokens of every limit that applies to a call of this kind, or refuses and gives back those that it has.
+    pub fn take_tokens(
+        self: &Arc<Self>,
+        kind: Kind,
+        wanted: &mut TokensWanted,
+        shadow: &mut LimitSet,
+        now: Duration,
+    ) -> Result<(), LoanRefused> {
+        let mut ledger = self.ledger.lock();
+        let taken = ledger.take_tokens(kind, wanted, shadow, now);
+        if taken.is_err_and(|refused| refused != LoanRefused::Pending) {
+            ledger.give_back(wanted, now);
+        }
+        self.queue_again(&mut ledger, now);
+        taken
+    }
+
+    /// Takes a seat.
+    pub fn take_seat(
+        self: &Arc<Self>,
+        wanted: &mut SeatWanted,
+        now: Duration,
+    ) -> Result<(), LoanRefused> {
+        let heard = self.queue.heard();
+        let mut ledger = self.ledger.lock();
+        let taken = ledger.take_seat(wanted, &heard, now);
+        self.queue_again(&mut ledger, now);
+        taken
+    }
+
+    /// The next answer of the store about this party. Made before the loans are asked, so that no answer is missed.
+    pub fn answer(&self) -> Notified<'_> {
+        self.answered.notified()
+    }
+
+    /// Notes that GatePay pushes the party back, perhaps for a stated time: its rate over all instances falls. `full` is
+    /// its rate otherwise. Returns the rates before and after.
+    pub fn pushed_back(
+        self: &Arc<Self>,
+        limiter: &Limiter,
+        full: Rate,
+        retry_after: Option<Duration>,
+        now: Duration,
+    ) -> (u32, u32) {
+        let mut ledger = self.ledger.lock();
+        let begun = || Box::new(PushbackThrottle::new(limiter, full, now));
+        let throttle = ledger.throttle.get_or_insert_with(begun);
+        let rates = throttle.pushed_back(retry_after, now);
+        ledger.note_figures(now);
+        self.queue_again(&mut ledger, now);
+        rates
+    }
+
+    /// The party's rate per second while GatePay pushes it back.
+    pub fn pushed_back_to(&self, now: Duration) -> Option<u32> {
+        let mut ledger = self.ledger.lock();
+        ledger.end_throttle(now);
+        let throttle = ledger.throttle.as_ref()?;
+        Some(throttle.left(now).0.per_second.get())
+    }
+
+    /// The scarcest of the rates that apply to calls of a kind, and the tokens of it that this instance holds.
+    pub fn left(&self, kind: Kind, now: Duration) -> (Rate, u32) {
+        let ledger = self.ledger.lock();
+        let all = (ledger.figures(0, now).unwrap_or(ledger.limits.all), 0);
+        let of_kind = ledger.figures(place(kind), now);
+        let of_kind = of_kind.map(|rate| (rate, place(kind)));
+        let held = |(rate, place): (Rate, usize)| {
+            let loan = ledger.tokens[place].as_ref();
+            (rate, loan.map_or(0, |loan| loan.stock.left(now)))
+        };
+        let of_kind = of_kind.map(held);
+        let all = held(all);
+        of_kind.filter(|of_kind| of_kind.1 < all.1).unwrap_or(all)
+    }
+
+    /// The tokens of the rate over all calls that this instance holds.
+    pub fn left_of_all(&self, now: Duration) -> u32 {
+        let ledger = self.ledger.lock();
+        let loan = ledger.tokens[0].as_ref();
+        loan.map_or(0, |loan| loan.stock.left(now))
+    }
+
+    /// Whether the party has no loan, so that new loans would be no different.
+    pub fn is_at_rest(&self) -> bool {
+        let ledger = self.ledger.lock();
+        ledger.tokens.iter().all(Option::is_none)
+            && ledger.seats.is_none()
+            && ledger.throttle.is_none()
+    }
+
+    /// Lets the task look at these loans when there is something to ask.
+    fn queue_again(self: &Arc<Self>, ledger: &mut LoanLedger, now: Duration) {
+        let Some(due) = ledger.due(&self.queue.heard(), now) else {
+            return;
+        };
+        if ledger.queued.is_none_or(|queued| due < queued) {
+            ledger.queued = Some(due);
+            self.queue.push_due(Arc::clone(self));
+        }
+    }
+
+    fn leave_seat(self: &Arc<Self>, wanted: &mut SeatWanted, now: Duration) {
+        if let LoanWanted::Held(()) = std::mem::take(&mut wanted.0) {
+            let mut ledger = self.ledger.lock();
+            if let Some(seats) = &mut ledger.seats {
+                seats.leave();
+            }
+            self.queue_again(&mut ledger, now);
+        }
+    }
+}
+
+/// The task's side.
+impl PartyLoans {
+    pub(super) fn tenant(&self) -> &Arc<str> {
+        &self.tenant
+    }
+
+    /// When the task has to look at these loans.
+    pub(super) fn queued(&self) -> Option<Duration> {
+        self.ledger.lock().queued
+    }
+
+    /// The requests for a part of the institution's rate since the last call, and the party's weight.
+    pub(super) fn demand(&self) -> (u32, f64) {
+        self.is_active.store(true, Ordering::Release);
+        let asked = self.asked.swap(0, Ordering::AcqRel);
+        (asked, self.ledger.lock().weight.get().into())
+    }
+
+    /// Notes that the party did not ask for ten seconds.
+    pub(super) fn rest(&self) {
+        self.is_active.store(false, Ordering::Release);
+        self.fraction.store(1.0_f64.to_bits(), Ordering::Release);
+    }
+
+    pub(super) fn set_fraction(&self, fraction: f64) {
+        self.fraction.store(fraction.to_bits(), Ordering::Release);
+    }
+
+    /// Adds the questions that are due. Returns which limits they are about, in their order.
+    pub(super) fn ask(
+        &self,
+        questions: &mut LimitQuestions,
+        heard: &StoreHeard,
+        now: Duration,
+    ) -> OpenLoans {
+        let mut ledger = self.ledger.lock();
+        let ledger = &mut *ledger;
+        ledger.queued = None;
+        ledger.end_throttle(now);
+        ledger.note_figures(now);
+        let mut open = OpenLoans::default();
+        for (place, name) in PARTY_RATES.iter().enumerate() {
+            let figures = ledger.figures(place, now).or(ledger.reported[place]);
+            let (Some(loan), Some(rate)) = (&mut ledger.tokens[place], figures) else {
+                continue;
+            };
+            let (per_second, burst) = (rate.per_second.get(), rate.burst.get());
+            let (name, tenant) = (name.as_str(), &self.tenant);
+            let asked = loan
+                .stock
+                .question(tenant, name, per_second.into(), burst.into(), now);
+            if let Some(asked) = asked {
+                ledger.reported[place] = Some(rate);
+                open.tokens[place] = true;
+                questions.tokens.push(asked);
+            }
+        }
+        let all = ledger.seats_of_all;
+        let seats = ledger.seats.as_mut();
+        let asked = seats.and_then(|seats| seats.question(&self.tenant, all, heard, now));
+        open.seats = asked.is_some();
+        questions.seats.extend(asked);
+        ledger.rounds.begun += 1;
+        open
+    }
+
+    /// Reads the answers to these questions, the next ones of both iterators; `None` if the call failed.
+    pub(super) fn answer_to(
+        self: &Arc<Self>,
+        open: OpenLoans,
+        answers: Option<&mut AnswersLeft<'_>>,
+        heard: &StoreHeard,
+        now: Duration,
+    ) {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        ledger.rounds.ended = ledger.rounds.begun;
+        if answers.is_none() {
+            ledger.rounds.failed = ledger.rounds.begun;
+        }
+        let mut answers = answers;
+        for (place, is_open) in open.tokens.into_iter().enumerate() {
+            let Some(loan) = ledger.tokens[place].as_mut().filter(|_| is_open) else {
+                continue;
+            };
+            match answers.as_mut().and_then(|left| left.tokens.next()) {
+                Some(answer) => loan.stock.answered(*answer, now),
+                None => loan.stock.failed(now),
+            }
+        }
+        if let Some(seats) = ledger.seats.as_mut().filter(|_| open.seats) {
+            match answers.and_then(|left| left.seats.next()) {
+                Some(answer) => seats.answered(*answer, heard, now),
+                None => seats.failed(now),
+            }
+        }
+        ledger.drop_idle(now);
+        self.queue_again(&mut guard, now);
+        drop(guard);
+        self.answered.notify_waiters();
+    }
+}
+
+/// The limits that a call to the store asks about.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct OpenLoans {
+    tokens: [bool; 4],
+    seats: bool,
+}
+
+impl OpenLoans {
+    /// Whether nothing is asked.
+    pub(super) fn is_empty(self) -> bool {
+        !self.seats && self.tokens == [false; 4]
+    }
+}
+
+/// The answers that no party has read yet.
+pub(super) struct AnswersLeft<'a> {
+    tokens: std::slice::Iter<'a, gatepay_store::limits::TokenAnswer>,
+    seats: std::slice::Iter<'a, gatepay_store::limits::SeatAnswer>,
+}
+
+impl<'a> AnswersLeft<'a> {
+    /// No answers.
+    pub(super) fn none() -> Self {
+        Self {
+            tokens: [].iter(),
+            seats: [].iter(),
+        }
+    }
+
+    pub(super) fn of(answers: &'a LimitAnswers) -> Self {
+        Self {
+            tokens: answers.tokens.iter(),
+            seats: answers.seats.iter(),
+        }
+    }
+}
+
+impl LoanLedger {
+    fn take_tokens(
+        &mut self,
+        kind: Kind,
+        wanted: &mut TokensWanted,
+        shadow: &mut LimitSet,
+        now: Duration,
+    ) -> Result<(), LoanRefused> {
+        self.end_throttle(now);
+        wanted.kind = Some(kind);
+        let applies = [Some(0), self.limits.of_kind(kind).map(|_| place(kind))];
+        let (mut pending, mut worst) = (false, None);
+        for (slot, place) in applies.into_iter().enumerate() {
+            let Some(place) = place else { continue };
+            let name = PARTY_RATES[place];
+            match self.take_token(place, &mut wanted.tokens[slot], now) {
+                Ok(()) => {}
+                Err(LoanRefused::Pending) => pending = true,
+                Err(LoanRefused::Rate(..)) if self.is_shadowed(place, kind) => {
+                    shadow.add(name);
+                    wanted.tokens[slot] = LoanWanted::Shadowed;
+                }
+                Err(refused) => worst = Some(longest(worst, refused)),
+            }
+        }
+        match worst {
+            Some(refused) => Err(refused),
+            None if pending => Err(LoanRefused::Pending),
+            None => Ok(()),
+        }
+    }
+
+    fn take_token(
+        &mut self,
+        place: usize,
+        wanted: &mut LoanWanted<(u64, StockToken)>,
+        now: Duration,
+    ) -> Result<(), LoanRefused> {
+        let (next, ended) = (self.rounds.begun + 1, self.rounds.ended);
+        let is_away = self.rounds.is_failing();
+        let rate = self.figures(place, now).unwrap_or(self.limits.all);
+        let loan = self.token_loan(place);
+        let taken = match *wanted {
+            LoanWanted::Held(_) | LoanWanted::Shadowed => return Ok(()),
+            LoanWanted::NotAsked => loan.stock.take(now),
+            LoanWanted::Waiting(round) if round > ended => loan.stock.take_again(now),
+            // The answer is there. If a later request was quicker, this one asks again.
+            LoanWanted::Waiting(_) if !is_away => match loan.stock.take_again(now) {
+                Err(StockEmpty::Ask) => {
+                    *wanted = LoanWanted::NotAsked;
+                    loan.stock.take(now)
+                }
+                taken => taken,
+            },
+            LoanWanted::Waiting(_) => return Err(LoanRefused::Away),
+        };
+        match taken {
+            Ok(token) => {
+                *wanted = LoanWanted::Held((loan.number, token));
+                Ok(())
+            }
+            Err(StockEmpty::Ask) => {
+                if let LoanWanted::NotAsked = wanted {
+                    *wanted = LoanWanted::Waiting(next);
+                }
+                Err(LoanRefused::Pending)
+            }
+            // The store did not answer, and is asked again after a pause.
+            Err(StockEmpty::Wait(_)) if is_away => Err(LoanRefused::Away),
+            Err(StockEmpty::Wait(wait)) => {
+                let name = PARTY_RATES[place];
+                Err(LoanRefused::Rate(name, RateExceeded { wait, rate }))
+            }
+        }
+    }
+
+    fn take_seat(
+        &mut self,
+        wanted: &mut SeatWanted,
+        heard: &StoreHeard,
+        now: Duration,
+    ) -> Result<(), LoanRefused> {
+        let all = self.seats_of_all;
+        let rounds = &self.rounds;
+        let seats = self.seats.get_or_insert_default();
+        let taken = match wanted.0 {
+            LoanWanted::Held(()) | LoanWanted::Shadowed => return Ok(()),
+            LoanWanted::NotAsked => seats.take(heard, now),
+            LoanWanted::Waiting(round) if round > rounds.ended => {
+                seats.take_after_answer(heard, now)
+            }
+            // The answer is there. If a later request was quicker, this one asks again.
+            LoanWanted::Waiting(_) if !rounds.is_failing() => {
+                wanted.0 = LoanWanted::NotAsked;
+                seats.take(heard, now)
+            }
+            LoanWanted::Waiting(_) => return Err(LoanRefused::Away),
+        };
+        match taken {
+            Ok(()) => {
+                wanted.0 = LoanWanted::Held(());
+                Ok(())
+            }
+            Err(SeatsTaken::Ask) => {
+                if let LoanWanted::NotAsked = wanted.0 {
+                    wanted.0 = LoanWanted::Waiting(rounds.begun + 1);
+                }
+                Err(LoanRefused::Pending)
+            }
+            Err(SeatsTaken::Full) if rounds.is_failing() => Err(LoanRefused::Away),
+            Err(SeatsTaken::Full) => Err(LoanRefused::Seats { all }),
+        }
+    }
+
+    fn give_back(&mut self, wanted: &mut TokensWanted, now: Duration) {
+        let of_kind = wanted.kind.map(place);
+        let tokens = std::mem::take(&mut wanted.tokens);
+        for (place, token) in [Some(0), of_kind].into_iter().zip(tokens) {
+            let (Some(place), LoanWanted::Held((number, token))) = (place, token) else {
+                continue;
+            };
+            // A loan that was made since knows nothing of the token.
+            if let Some(loan) = &mut self.tokens[place]
+                && loan.number == number
+            {
+                loan.stock.give_back(token, now);
+            }
+        }
+    }
+
+    fn token_loan(&mut self, place: usize) -> &mut TokenLoan {
+        let made = &mut self.made;
+        self.tokens[place].get_or_insert_with(|| {
+            *made += 1;
+            Box::new(TokenLoan {
+                number: *made,
+                stock: TokenStock::default(),
+            })
+        })
+    }
+
+    /// The rate and the burst in force for this instance: the smallest of those that apply.
+    fn figures(&self, place: usize, now: Duration) -> Option<Rate> {
+        match (place, &self.throttle) {
+            (0, None) => Some(self.limits.all),
+            (0, Some(throttle)) => {
+                let (own, lowered) = (self.limits.all, throttle.left(now).0);
+                Some(Rate {
+                    per_second: own.per_second.min(lowered.per_second),
+                    burst: own.burst.min(lowered.burst),
+                })
+            }
+            (place, _) => self.limits.of_kind(KINDS[place - 1]),
+        }
+    }
+
+    /// Lets the store hear of figures that it has in another form, also if nothing is asked for.
+    fn note_figures(&mut self, now: Duration) {
+        for place in 0..PARTY_RATES.len() {
+            let (now_in_force, known) = (self.figures(place, now), self.reported[place]);
+            if known.is_some() && now_in_force.is_some() && known != now_in_force {
+                self.token_loan(place).stock.figures_changed();
+            }
+        }
+    }
+
+    /// Ends a throttle whose rate has grown to the full one.
+    fn end_throttle(&mut self, now: Duration) {
+        if let Some(throttle) = &self.throttle
+            && throttle.is_over(now)
+        {
+            self.throttle = None;
+            self.note_figures(now);
+        }
+    }
+
+    /// Whether a limit is in shadow mode. GatePay imposed a throttle: it is enforced in every shadow mode.
+    fn is_shadowed(&self, place: usize, kind: Kind) -> bool {
+        match place {
+            0 => self.limits.shadow.all && self.throttle.is_none(),
+            _ => self.limits.shadow.of_kind(kind),
+        }
+    }
+
+    /// When there is something to ask.
+    fn due(&self, heard: &StoreHeard, now: Duration) -> Option<Duration> {
+        let loans = self.tokens.iter().flatten();
+        let tokens = loans.filter_map(|loan| loan.stock.due()).min();
+        let seats = self.seats.as_ref().and_then(|seats| seats.due(heard));
+        let throttle = self.throttle.as_ref().map(|_| now + THROTTLE_CHECK);
+        [tokens, seats, throttle].into_iter().flatten().min()
+    }
+
+    fn drop_idle(&mut self, now: Duration) {
+        for loan in &mut self.tokens {
+            loan.take_if(|loan| loan.stock.is_idle(now));
+        }
+        self.seats.take_if(|seats| seats.is_idle());
+    }
+}
+
+impl TakenLoans {
+    /// Nothing yet.
+    pub fn new(party: &Arc<PartyLoans>, institution: &Arc<PartyLoans>) -> Self {
+        Self {
+            party: Arc::clone(party),
+            institution: Arc::clone(institution),
+            tokens: TokensWanted::default(),
+            seat: SeatWanted::default(),
+            institution_seat: SeatWanted::default(),
+            is_spent: false,
+        }
+    }
+
+    /// Whether the tokens are spent: they are not given back then.
+    pub fn spend(&mut self, is_spent: bool) {
+        self.is_spent = is_spent;
+    }
+}
+
+impl Drop for TakenLoans {
+    fn drop(&mut self) {
+        let now = self.party.queue.clock.elapsed();
+        self.party.leave_seat(&mut self.seat, now);
+        self.institution.leave_seat(&mut self.institution_seat, now);
+        if !self.is_spent {
+            let mut ledger = self.party.ledger.lock();
+            ledger.give_back(&mut self.tokens, now);
+            self.party.queue_again(&mut ledger, now);
+        }
+    }
+}
+
+const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Money];
+
+/// The place of a kind's rate among [`PARTY_RATES`].
+fn place(kind: Kind) -> usize {
+    1 + kind as usize
+}
+
+/// The refusal with the longer wait; a store that is away comes before both.
+fn longest(one: Option<LoanRefused>, other: LoanRefused) -> LoanRefused {
+    match (one, other) {
+        (Some(LoanRefused::Away), _) => LoanRefused::Away,
+        (Some(first @ LoanRefused::Rate(_, one)), LoanRefused::Rate(_, two))
+            if one.wait >= two.wait =>
+        {
+            first
+        }
+        (_, other) => other,
+    }
+}
