@@ -11,6 +11,7 @@ pub mod handover_marker;
 pub mod limits;
 pub mod meters;
 mod notes;
+mod previous_instance;
 mod store_thread;
 
 use std::path::Path;
@@ -81,6 +82,8 @@ struct ClusterShared {
     marker: HandoverMarker,
     notes: ClusterNotes,
     meters: ClusterMeters,
+    /// The number of the last run's instance in this folder, until its limits are given back.
+    previous: Mutex<Option<i64>>,
     /// The limits that instances share, if the engine is one of several processes.
     limits: Option<Arc<SharedLimits>>,
 }
@@ -176,6 +179,7 @@ impl Cluster {
             marker: HandoverMarker::in_folder(state_dir),
             notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
+            previous: Mutex::default(),
             limits,
         };
         Ok(Self {
@@ -196,6 +200,11 @@ impl Cluster {
         let Some(unstarted) = self.unstarted.lock().take() else {
             return Ok(());
         };
+        if self.shared.limits.is_some() {
+            let previous = previous_instance::replace(self.shared.marker.folder(), self.shared.id);
+            let previous = previous.map_err(|error| format!("state_dir: {error}"))?;
+            *self.shared.previous.lock() = previous;
+        }
         let (tried, first) = std::sync::mpsc::channel();
         let shared = Arc::clone(&self.shared);
         let thread = store_thread::start(shared, unstarted, tried)?;

@@ -31,6 +31,11 @@ impl HandoverMarker {
         }
     }
 
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether the file names the store of this key. An unreadable file names none.
     pub fn names(&self, key: &FingerprintKey) -> bool {
         let mut options = OpenOptions::new();

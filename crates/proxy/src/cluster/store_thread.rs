@@ -128,6 +128,11 @@ async fn lend_limits(shared: Arc<ClusterShared>, store: Arc<Store>) {
     while shared.key.get().is_none() {
         sleep(JOINED).await;
     }
+    let previous = shared.previous.lock().take();
+    if let (Store::Postgres(store), Some(previous)) = (&*store, previous) {
+        // If this fails, the loans end by themselves.
+        let _ended = store.leave_limits(previous).await;
+    }
     let took = |call: &'static str, began| took(&shared, call, began);
     limits::lend(limits, store, shared.id, took).await;
 }

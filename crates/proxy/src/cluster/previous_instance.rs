@@ -1,0 +1,45 @@
+//! Previous instance: a file in `state_dir` with the number under which this folder's last run joined the store.
+//!
+//! One process at a time has the folder, so that run has ended: what the store lent to it is free at once, also after a
+//! crash.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+
+use crate::process::file_access;
+use crate::process::files::FileSystem;
+
+/// The file's name.
+const NAME: &str = "store-instance";
+
+/// Writes the number of this run's instance, and returns that of the last run, if the file has one.
+pub(super) fn replace(folder: &Path, id: i64) -> io::Result<Option<i64>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let text = file_access::open(&FileSystem::default(), &options, &folder.join(NAME))
+        .and_then(|mut file| file.read_to_end());
+    let number = |text: Vec<u8>| String::from_utf8(text).ok()?.trim_end().parse().ok();
+    let previous = text.ok().and_then(number);
+    // Before anything is lent to this run: the next one must not take an older run's number for it.
+    let text = format!("{id}\n");
+    file_access::replace(&FileSystem::default(), folder, NAME, |file| {
+        file.write_all(text.as_bytes())
+    })?;
+    Ok(previous)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_finds_the_number_of_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = [7, -8].map(|id| replace(folder.path(), id).unwrap());
+        assert_eq!(runs, [None, Some(7)]);
+        std::fs::write(folder.path().join(NAME), "torn").unwrap();
+        assert_eq!(replace(folder.path(), 9).unwrap(), None);
+        assert_eq!(replace(folder.path(), 10).unwrap(), Some(9));
+    }
+}
