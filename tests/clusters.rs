@@ -290,6 +290,8 @@ async fn raced(calls: usize) {
             &acme(),
             "limits = { in_flight = 1000, requests_per_second = 100000 }",
         );
+        // A busy machine may be slow: what counts is that nothing is admitted twice.
+        folder.edit("proxy.toml", "timeout_ms = 500", "timeout_ms = 10_000");
         folder.edit(
             "proxy.toml",
             "upstream = { ",
@@ -315,7 +317,8 @@ async fn raced(calls: usize) {
         });
     }
     while let Some(ended) = callers.join_next().await {
-        ended.unwrap();
+        let logs = || programs.iter().map(|program| program.stderr());
+        assert!(ended.is_ok(), "{}", logs().collect::<String>());
     }
     assert_eq!((upstream.got(1), upstream.got(0)), (calls, 0));
 }
