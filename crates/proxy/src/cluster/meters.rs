@@ -53,7 +53,7 @@ const REASONS: [&str; 6] = [
     "body_less_write",
 ];
 /// The calls to the store.
-const CALLS: [&str; 3] = ["admit", "beat", "join"];
+const CALLS: [&str; 5] = ["admit", "beat", "join", "exchange", "take"];
 /// Upper bounds of the rows of one admission.
 const ROWS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
