@@ -89,12 +89,13 @@ impl RealServer {
         })
     }
 
-    /// What it read, once it has written nothing more for a while.
+    /// What it read, once it has written nothing more for longer than a request may wait for the rest of its bytes: a
+    /// server writes its line when the request is over.
     pub(crate) fn seen(&self) -> Vec<SeenRequest> {
         let file = self.folder.path().join("seen");
         let mut text = fs::read(&file).expect("it is written");
         loop {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(2_500));
             let again = fs::read(&file).expect("it is written");
             if again.len() == text.len() {
                 break;
