@@ -1,6 +1,6 @@
 //! Limits that instances share in PostgreSQL: what the store lends to this instance, and how requests take of it.
 //!
-//! A request takes a token or a seat of its party's [loans](party_loans) at once. If there is none, it waits for the
+//! A request takes a token or a seat of its party's [loans](PartyLoans) at once. If there is none, it waits for the
 //! answer to the next question. One task on the thread `store` asks the questions, and exchanges the demand of the parties
 //! here for a part of the institution's rate.
 
