@@ -225,7 +225,7 @@ async fn a_halt_of_money_refuses_money_everywhere_and_leaves_its_stamp_unspent()
     assert_eq!(gatepay.count(), before);
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
     assert_eq!(slug(&read), None, "reads go on");
-    server.sql("SELECT gatepay.resume_v1('money')");
+    server.sql("SELECT gatepay.resume_v1(scope, epoch) FROM gatepay.halt WHERE scope = 'money'");
     let admitted = send(&program, &request).await;
     assert_eq!(slug(&admitted), None, "{}", admitted.text());
 }

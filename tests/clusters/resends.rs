@@ -254,7 +254,9 @@ async fn by_the_store_and_the_journal(
     for scope in ["all", "money", "suspended:acme"] {
         server.sql(&format!("SELECT gatepay.halt_v1('{scope}', 'alice')"));
         is_in_doubt("replayed", &send(&program, executed).await);
-        server.sql(&format!("SELECT gatepay.resume_v1('{scope}')"));
+        server.sql(&format!(
+            "SELECT gatepay.resume_v1(scope, epoch) FROM gatepay.halt WHERE scope = '{scope}'"
+        ));
     }
     fs::rename(folder.path("audit"), folder.path("aside")).unwrap();
     for _ in 0..100 {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gatepay_core::{Operation, StampWindow};
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope};
-use gatepay_store::instance::{ClusterView, LOST_AFTER_MS};
+use gatepay_store::instance::{ClusterView, LOST_AFTER_MS, ResumeResult};
 use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
@@ -106,7 +106,8 @@ enum StoreOrder {
     /// To lift a halt.
     Resume {
         scope: HaltScope,
-        answer: oneshot::Sender<Result<i64, String>>,
+        seen: i64,
+        answer: oneshot::Sender<Result<ResumeResult, String>>,
     },
     /// To look at the instances and halts.
     Look {
@@ -357,13 +358,18 @@ impl Cluster {
         epoch
     }
 
-    /// Lifts a halt for all instances.
-    pub async fn resume(&self, scope: HaltScope) -> Result<i64, String> {
-        let epoch = self
-            .order(|answer| StoreOrder::Resume { scope, answer })
+    /// Lifts a halt for all instances, if it was not set once more since it was seen with this epoch. After an error it may
+    /// have been lifted.
+    pub async fn resume(&self, scope: HaltScope, seen: i64) -> Result<ResumeResult, String> {
+        let resumed = self
+            .order(|answer| StoreOrder::Resume {
+                scope,
+                seen,
+                answer,
+            })
             .await;
         self.shared.hurry.notify_one();
-        epoch
+        resumed
     }
 
     /// The instances and the halts as the store has them now.

@@ -23,7 +23,7 @@ CREATE FUNCTION join_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     guard_ms bigint, lossless boolean,
     n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint, n_in_force integer,
-    past_ms bigint,
+    past_ms bigint, uncovered boolean, bodyless boolean,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
 )
@@ -35,10 +35,16 @@ BEGIN
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
     FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
     o_at := now_ms();
+    IF uncovered THEN
+        -- It served without the store: the store has none of its stamps.
+        UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + guard_ms);
+        SELECT max(l.guarded_until), true INTO STRICT o_guarded, o_renewed FROM life AS l;
+    END IF;
     INSERT INTO instance AS n VALUES
-        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force)
+        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force, bodyless)
     ON CONFLICT (id) DO UPDATE SET seen = o_at, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
-        journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, in_force = excluded.in_force;
+        journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, in_force = excluded.in_force,
+        bodyless = excluded.bodyless;
     -- Those that ended without leaving. They stay listed for a day, to be asked about.
     DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
     DELETE FROM nonce AS n WHERE n.print IN (SELECT m.print FROM nonce AS m WHERE m.until < o_at LIMIT 1000);
@@ -82,26 +88,34 @@ BEGIN
 END
 $$;
 
+-- Another epoch of halts. It locks the row, so changes of halts come one after another. Epochs of a life that was lost do
+-- not come again: they are lower than the time.
+CREATE FUNCTION next_epoch() RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
+    UPDATE cluster AS k SET halt_epoch = greatest(k.halt_epoch + 1, now_ms()) RETURNING k.halt_epoch
+$$;
+
 CREATE FUNCTION halt_v1(h_scope text, h_by text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    epoch bigint;
+    changed bigint;
 BEGIN
     PERFORM admitting_nothing();
-    INSERT INTO halt VALUES (h_scope, now_ms(), h_by) ON CONFLICT (scope) DO NOTHING;
-    UPDATE cluster AS k SET halt_epoch = k.halt_epoch + 1 RETURNING k.halt_epoch INTO STRICT epoch;
-    RETURN epoch;
+    changed := next_epoch();
+    INSERT INTO halt VALUES (h_scope, now_ms(), h_by, changed) ON CONFLICT (scope) DO UPDATE SET epoch = excluded.epoch;
+    RETURN changed;
 END
 $$;
 
-CREATE FUNCTION resume_v1(h_scope text) RETURNS bigint
+-- Ends a halt, unless it was ordered once more since the caller saw it: then it returns NULL. A halt that stands no more
+-- has ended, so that the order can be repeated.
+CREATE FUNCTION resume_v1(h_scope text, epoch_seen bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    epoch bigint;
+    changed bigint := next_epoch();
 BEGIN
-    DELETE FROM halt AS h WHERE h.scope = h_scope;
-    UPDATE cluster AS k SET halt_epoch = k.halt_epoch + 1 RETURNING k.halt_epoch INTO STRICT epoch;
-    RETURN epoch;
+    DELETE FROM halt AS h WHERE h.scope = h_scope AND h.epoch = epoch_seen;
+    RETURN CASE WHEN EXISTS (SELECT FROM halt AS h WHERE h.scope = h_scope) THEN NULL ELSE changed END;
 END
 $$;
 

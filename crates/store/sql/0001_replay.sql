@@ -20,7 +20,7 @@ CREATE TABLE cluster (
     fingerprint_key bytea NOT NULL CHECK (length(fingerprint_key) = 16),
     -- How long a slot of the ring is, in milliseconds of stamps.
     slice_ms bigint NOT NULL DEFAULT 60000 CHECK (slice_ms >= 1000),
-    -- The number of changes of `halt`.
+    -- Higher after each change of `halt`, in every life: at least the time of the change.
     halt_epoch bigint NOT NULL DEFAULT 0
 );
 -- 122 bits of it are random.
@@ -35,7 +35,9 @@ CREATE TABLE instance (
     config_hash text NOT NULL,
     journal_head text,
     halt_epoch bigint NOT NULL DEFAULT 0,
-    in_force integer
+    in_force integer,
+    -- Whether it serves reads while the store is away.
+    bodyless boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 100);
 
 -- Which slice of time the partition of a slot holds. A slice that is not `filling` is still to be emptied.
@@ -72,7 +74,9 @@ CREATE INDEX nonce_until ON nonce (until);
 CREATE TABLE halt (
     scope text PRIMARY KEY,
     since bigint NOT NULL,
-    set_by text NOT NULL
+    set_by text NOT NULL,
+    -- The epoch of the last order to halt it.
+    epoch bigint NOT NULL
 );
 
 -- The ledger: the tenant that each number belongs to.

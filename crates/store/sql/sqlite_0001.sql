@@ -44,7 +44,13 @@ CREATE TABLE stamp (
 CREATE TABLE nonce (print BLOB PRIMARY KEY, admitted INTEGER NOT NULL, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX nonce_until ON nonce (until);
 
-CREATE TABLE halt (scope TEXT PRIMARY KEY, since INTEGER NOT NULL, set_by TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE halt (
+    scope TEXT PRIMARY KEY,
+    since INTEGER NOT NULL,
+    set_by TEXT NOT NULL,
+    -- The epoch of the last order to halt it.
+    epoch INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE owner (
     kind TEXT NOT NULL,

@@ -33,6 +33,9 @@ pub struct AdmissionRow {
     pub module: &'static str,
     /// The operation's name in the catalogue.
     pub operation: Cow<'static, str>,
+    /// Whether the call has a body. GatePay's signature covers the body and not the path, so that a read and a write
+    /// without a body are signed alike.
+    pub has_body: bool,
     /// A ledger entry that is written before the call is sent.
     pub intents: Vec<LedgerIntent>,
     /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.

@@ -2,7 +2,9 @@
 
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;
-use crate::instance::{ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined};
+use crate::instance::{
+    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, ResumeResult,
+};
 use crate::postgres::PostgresStore;
 use crate::settings::{EngineSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
@@ -64,12 +66,20 @@ impl Store {
         }
     }
 
-    /// Gives a sign of life, makes room for the stamps of the next minutes, and writes the contact file. Called each
-    /// second.
+    /// Gives a sign of life, and returns the store's view of all instances. Called each second, and followed by
+    /// [`upkeep`](Self::upkeep) once the view is in use.
     pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
         match self {
             Self::Postgres(store) => store.beat(beat).await,
             Self::Sqlite(store) => store.beat(beat).await,
+        }
+    }
+
+    /// Makes room for the stamps of the next minutes, and writes the contact file. An error says nothing about the view.
+    pub async fn upkeep(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.upkeep().await,
+            Self::Sqlite(store) => store.upkeep().await,
         }
     }
 
@@ -98,11 +108,16 @@ impl Store {
         }
     }
 
-    /// Ends a halt. Returns the new epoch.
-    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
+    /// Ends a halt that was seen with this [epoch](crate::instance::HaltInForce::epoch); 0 if none was seen. After an
+    /// error it may have ended.
+    pub async fn resume(
+        &self,
+        scope: &HaltScope,
+        epoch_seen: i64,
+    ) -> Result<ResumeResult, StoreError> {
         match self {
-            Self::Postgres(store) => store.resume(scope).await,
-            Self::Sqlite(store) => store.resume(scope).await,
+            Self::Postgres(store) => store.resume(scope, epoch_seen).await,
+            Self::Sqlite(store) => store.resume(scope, epoch_seen).await,
         }
     }
 }

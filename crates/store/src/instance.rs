@@ -17,6 +17,8 @@ pub struct InstanceIntroduction {
     pub config_hash: String,
     /// The widest window of any party, back into the past, in milliseconds: how long stamps are remembered.
     pub past_ms: u64,
+    /// Whether it served without the store before, and so sent stamps that the store does not have: a guard covers them.
+    pub uncovered: bool,
 }
 
 /// The store's answer to an instance that joins.
@@ -43,6 +45,8 @@ pub struct InstanceBeat {
     pub halt_epoch: i64,
     /// The institution's rate that GatePay's push-back allows, in requests per second; `None` without push-back.
     pub in_force: Option<u32>,
+    /// Whether it serves reads while the store is away, with stamps that the store does not have.
+    pub bodyless: bool,
 }
 
 /// The store's view of all instances.
@@ -54,9 +58,12 @@ pub struct ClusterView {
     pub guarded_until: u64,
     /// The instances that left no later than [`LOST_AFTER_MS`] ago, by id.
     pub instances: Vec<InstanceView>,
+    /// Those that did not leave, and gave no sign of life since: listed for a minute, and in the first minute of a new life
+    /// of the store for longer. The store's clock does not prove that one of them has ended.
+    pub gone: Vec<InstanceView>,
     /// The halts in force, by scope.
     pub halts: Vec<HaltInForce>,
-    /// The number of changes of halts so far.
+    /// The epoch of the last change of halts. It rises with each change.
     pub halt_epoch: i64,
     /// The standbys of the engine.
     pub replication: Replication,
@@ -96,6 +103,20 @@ pub struct HaltInForce {
     pub since_ms: u64,
     /// The operator that set it.
     pub by: String,
+    /// The epoch of the last order to set it, which [`resume`](crate::engine::Store::resume) takes.
+    pub epoch: i64,
+}
+
+/// The answer to an order to end a halt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumeResult {
+    /// The halt is not in force any more.
+    Resumed {
+        /// The epoch of halts from which on it is not.
+        epoch: i64,
+    },
+    /// It was ordered once more since the caller saw it, and stays.
+    SuspendedAgain,
 }
 
 /// Whether an acknowledged commit survives the loss of the primary.

@@ -7,6 +7,7 @@ use crate::admission::{
     StoredText,
 };
 use crate::identity::{StoreContact, StoreIdentity};
+use crate::instance::ResumeResult;
 use crate::ring::{SHORTEST_SLICE_MS, SLOTS, SlotRing, StampRules, UNUSED_RING};
 use crate::settings::{Failover, StoreTerms};
 
@@ -18,7 +19,9 @@ pub struct StoreModel {
     slots: SlotRing,
     stamps: HashMap<(usize, Fingerprint), u64>,
     nonces: HashMap<Fingerprint, (u64, u64)>,
-    halts: BTreeSet<HaltScope>,
+    /// The halts in force, with the epoch of each one's last order.
+    halts: BTreeMap<HaltScope, i64>,
+    halt_epoch: i64,
     owners: BTreeSet<(LedgerIntent, StoredText)>,
     instances: BTreeMap<i64, i64>,
 }
@@ -51,7 +54,8 @@ impl StoreModel {
             slots: UNUSED_RING,
             stamps: HashMap::new(),
             nonces: HashMap::new(),
-            halts: BTreeSet::new(),
+            halts: BTreeMap::new(),
+            halt_epoch: 0,
             owners: BTreeSet::new(),
             instances: BTreeMap::new(),
         }
@@ -69,7 +73,7 @@ impl StoreModel {
         rules.open(&mut self.slots, rows.iter().map(|row| row.stamp_ms));
         let refusals = rows
             .iter()
-            .map(|row| rules.refusal(row, &self.slots, self.halts.iter()));
+            .map(|row| rules.refusal(row, &self.slots, self.halts.keys()));
         let refusals: Vec<_> = refusals.collect();
         let verdicts = rows.iter().zip(refusals);
         let verdicts = verdicts
@@ -123,14 +127,33 @@ impl StoreModel {
         }
     }
 
-    /// Halts calls.
-    pub fn halt(&mut self, scope: HaltScope) {
-        self.halts.insert(scope);
+    /// Halts calls. Returns the epoch.
+    pub fn halt(&mut self, server: &ModelServer, scope: HaltScope) -> i64 {
+        let epoch = self.next_epoch(server);
+        self.halts.insert(scope, epoch);
+        epoch
     }
 
-    /// Ends a halt.
-    pub fn resume(&mut self, scope: &HaltScope) {
-        self.halts.remove(scope);
+    /// Ends a halt that was seen with this epoch.
+    pub fn resume(
+        &mut self,
+        server: &ModelServer,
+        scope: &HaltScope,
+        epoch_seen: i64,
+    ) -> ResumeResult {
+        let epoch = self.next_epoch(server);
+        match self.halts.get(scope) {
+            Some(last) if *last != epoch_seen => ResumeResult::SuspendedAgain,
+            _ => {
+                self.halts.remove(scope);
+                ResumeResult::Resumed { epoch }
+            }
+        }
+    }
+
+    fn next_epoch(&mut self, server: &ModelServer) -> i64 {
+        self.halt_epoch = (self.halt_epoch + 1).max(server.now_ms.cast_signed());
+        self.halt_epoch
     }
 
     /// Sets a guard by hand.

@@ -17,7 +17,7 @@ use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;
 use crate::identity::StoreContact;
 use crate::instance::{
-    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, Replication,
+    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, Replication, ResumeResult,
 };
 use crate::settings::{SqliteSettings, StoreTerms};
 use file::StoreFile;
@@ -27,6 +27,10 @@ pub struct SqliteStore {
     file: Arc<Mutex<StoreFile>>,
     path: PathBuf,
     contact_file: PathBuf,
+    /// The last contact, which its file gets.
+    contact: Arc<Mutex<Option<StoreContact>>>,
+    /// Held while the contact file is written, so that it keeps the newest one.
+    writing: Arc<Mutex<()>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
 }
 
@@ -40,6 +44,8 @@ impl SqliteStore {
             file: Arc::new(Mutex::new(StoreFile::open(&settings.path, terms)?)),
             path: settings.path.clone(),
             contact_file: settings.contact_file.clone(),
+            contact: Arc::default(),
+            writing: Arc::default(),
             introduction: Mutex::new(None),
         })
     }
@@ -69,7 +75,7 @@ impl SqliteStore {
         Ok(joined)
     }
 
-    /// Forgets the slots out of the ring, and writes the contact file. Called each second.
+    /// Forgets the slots out of the ring, and returns the view. Called each second.
     pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
         let introduction = self.introduction.lock().clone();
         let introduction = introduction
@@ -78,8 +84,13 @@ impl SqliteStore {
         let contact = self
             .run(move |file| file.beat(&introduction, &beat))
             .await?;
-        self.write_contact(contact).await?;
+        *self.contact.lock() = Some(contact);
         self.cluster().await
+    }
+
+    /// Writes the contact file. Called after each sign of life.
+    pub async fn upkeep(&self) -> Result<(), StoreError> {
+        self.save_contact().await
     }
 
     /// Ends the run: the next start knows that nothing is missing.
@@ -107,10 +118,14 @@ impl SqliteStore {
         self.run(move |file| file.halt(&scope, &by)).await
     }
 
-    /// Ends a halt.
-    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
+    /// Ends a halt that was seen with this epoch; 0 if none was seen.
+    pub async fn resume(
+        &self,
+        scope: &HaltScope,
+        epoch_seen: i64,
+    ) -> Result<ResumeResult, StoreError> {
         let scope = scope.to_string();
-        self.run(move |file| file.resume(&scope)).await
+        self.run(move |file| file.resume(&scope, epoch_seen)).await
     }
 
     /// Accepts the file as it is, with a guard: the contact file is written anew. Returns until when stamps are refused,
@@ -146,9 +161,17 @@ impl SqliteStore {
     }
 
     async fn write_contact(&self, contact: StoreContact) -> Result<(), StoreError> {
+        *self.contact.lock() = Some(contact);
+        self.save_contact().await
+    }
+
+    async fn save_contact(&self) -> Result<(), StoreError> {
         let path = self.contact_file.clone();
+        let (contact, writing) = (Arc::clone(&self.contact), Arc::clone(&self.writing));
         blocking(move || {
-            let written = contact.write(&path);
+            let _alone = writing.lock();
+            let newest = *contact.lock();
+            let written = newest.map_or(Ok(()), |contact| contact.write(&path));
             written.map_err(|source| StoreError::file(&path, source))
         })
         .await

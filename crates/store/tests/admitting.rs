@@ -3,9 +3,12 @@
 use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionVerdict, HaltScope, LedgerIntent};
 use gatepay_store::error::StoreError;
+use gatepay_store::instance::{InstanceIntroduction, ResumeResult};
 
 use crate::postgres;
-use crate::support::{ask, beat, introduction, now_ms, ready, row, row_at, store, text, verdict};
+use crate::support::{
+    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, store, text, verdict,
+};
 
 #[tokio::test]
 async fn a_stamp_is_admitted_once_on_any_connection() {
@@ -79,7 +82,7 @@ async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
         HaltScope::Module("payout".to_owned()),
         HaltScope::Party("acme".to_owned()),
     ] {
-        store.halt(&scope, "operator").await.unwrap();
+        let epoch = store.halt(&scope, "operator").await.unwrap();
         assert_eq!(
             verdict(&store, &money).await,
             AdmissionVerdict::Halted(scope.clone())
@@ -93,15 +96,15 @@ async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
             ..row()
         };
         assert_eq!(verdict(&store, &read).await, AdmissionVerdict::Admitted);
-        store.resume(&scope).await.unwrap();
+        store.resume(&scope, epoch).await.unwrap();
     }
     for scope in [HaltScope::All, HaltScope::Suspended("acme".to_owned())] {
-        store.halt(&scope, "operator").await.unwrap();
+        let epoch = store.halt(&scope, "operator").await.unwrap();
         assert_eq!(
             verdict(&store, &read).await,
             AdmissionVerdict::Halted(scope.clone())
         );
-        store.resume(&scope).await.unwrap();
+        store.resume(&scope, epoch).await.unwrap();
     }
     store
         .halt(&HaltScope::Party("other".to_owned()), "operator")
@@ -192,4 +195,62 @@ async fn the_ledger_remembers_what_was_admitted_and_nothing_else() {
         rows,
         "merchant_batch_no|a|acme|100|USDT|payout_create|call\nmerchant_batch_no|b|acme|100|USDT|payout_create|call"
     );
+}
+
+#[tokio::test]
+async fn a_resume_ends_no_halt_that_was_ordered_once_more() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (_server, store) = ready().await;
+    let scope = HaltScope::Suspended("acme".to_owned());
+    let first = store.halt(&scope, "a").await.unwrap();
+    let second = store.halt(&scope, "b").await.unwrap();
+    assert_eq!(
+        store.resume(&scope, first).await.unwrap(),
+        ResumeResult::SuspendedAgain
+    );
+    let view = store.cluster().await.unwrap();
+    assert_eq!((view.halts.len(), view.halts[0].epoch), (1, second));
+    for _ in 0..2 {
+        let resumed = store.resume(&scope, second).await.unwrap();
+        assert!(matches!(resumed, ResumeResult::Resumed { epoch } if epoch > second));
+    }
+    assert!(store.cluster().await.unwrap().halts.is_empty());
+}
+
+#[tokio::test]
+async fn the_epoch_of_a_halt_in_a_lost_life_does_not_come_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let scope = HaltScope::Money;
+    let lost = store.halt(&scope, "a").await.unwrap();
+    server.sql("DELETE FROM gatepay.halt");
+    server.sql("UPDATE gatepay.cluster SET halt_epoch = 0");
+    assert!(store.halt(&scope, "a").await.unwrap() > lost);
+}
+
+#[tokio::test]
+async fn an_instance_that_served_without_the_store_sets_a_guard_as_it_joins() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, first) = ready().await;
+    let early = row();
+    let second = store(&[server.port]);
+    let uncovered = InstanceIntroduction {
+        uncovered: true,
+        ..introduction(2)
+    };
+    let joined = second.join(&uncovered).await.unwrap();
+    assert!(joined.guarded_until >= joined.now_ms + TERMS.guard_ms());
+    assert!(matches!(
+        verdict(&first, &early).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+    // A sign of life sets no other one.
+    let view = second.beat(&beat()).await.unwrap();
+    assert_eq!(view.guarded_until, joined.guarded_until);
 }

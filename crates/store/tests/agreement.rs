@@ -1,5 +1,7 @@
 //! The SQL functions and the model in Rust give the same answers to any sequence of calls, clocks and failovers.
 
+use std::collections::HashMap;
+
 use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, HaltScope, LedgerIntent};
 use gatepay_store::identity::{StoreContact, StoreIdentity};
@@ -24,7 +26,8 @@ enum Step {
     Beat(usize),
     Advance(u64),
     Halt(usize),
-    Resume(usize),
+    /// Whether by the epoch of its last order.
+    Resume(usize, bool),
     Distrust,
     /// A standby takes over: another timeline, at an earlier position, without the stamps of the last milliseconds.
     Promote(u64),
@@ -73,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_usize..2).prop_map(Step::Beat),
         4 => prop_oneof![0_u64..2_000, 5_000_u64..20_000, 50_000_u64..700_000].prop_map(Step::Advance),
         1 => (0_usize..5).prop_map(Step::Halt),
-        1 => (0_usize..5).prop_map(Step::Resume),
+        1 => (0_usize..5, any::<bool>()).prop_map(|(it, seen)| Step::Resume(it, seen)),
         1 => Just(Step::Distrust),
         1 => (0_u64..100_000).prop_map(Step::Promote),
         1 => (0_u64..100_000).prop_map(Step::Rewind),
@@ -106,6 +109,7 @@ struct Trial<'a> {
     stores: [PostgresStore; 2],
     contacts: [Option<StoreContact>; 2],
     asked: Vec<AdmissionRow>,
+    seen: HashMap<HaltScope, i64>,
 }
 
 impl Pair {
@@ -139,6 +143,7 @@ impl Pair {
 
     fn trial(&self) -> Trial<'_> {
         let emptied = "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.nonce, gatepay.halt, gatepay.owner;
+            UPDATE gatepay.cluster SET halt_epoch = 0;
             UPDATE gatepay.slot SET slice = 0, filling = true";
         self.runtime
             .block_on(self.admin.batch_execute(emptied))
@@ -160,6 +165,7 @@ impl Pair {
             stores: [store(), store()],
             contacts: [None, None],
             asked: Vec::new(),
+            seen: HashMap::new(),
         }
     }
 }
@@ -174,16 +180,20 @@ impl Trial<'_> {
                 Step::Advance(ms) => self.state.now_ms += ms,
                 Step::Halt(number) => {
                     self.publish();
-                    self.model.halt(scope(*number));
+                    let expected = self.model.halt(&self.state, scope(*number));
                     let scope = scope(*number);
                     let halted = self.stores[0].halt(&scope, "o");
-                    self.pair.runtime.block_on(halted).unwrap();
+                    assert_eq!(self.pair.runtime.block_on(halted).unwrap(), expected);
+                    self.seen.insert(scope, expected);
                 }
-                Step::Resume(number) => {
-                    self.model.resume(&scope(*number));
+                Step::Resume(number, by_last) => {
+                    self.publish();
                     let scope = scope(*number);
-                    let resumed = self.stores[0].resume(&scope);
-                    self.pair.runtime.block_on(resumed).unwrap();
+                    let last = self.seen.get(&scope).copied().unwrap_or_default();
+                    let seen = if *by_last { last } else { last - 1 };
+                    let expected = self.model.resume(&self.state, &scope, seen);
+                    let resumed = self.stores[0].resume(&scope, seen);
+                    assert_eq!(self.pair.runtime.block_on(resumed).unwrap(), expected);
                 }
                 Step::Distrust => {
                     self.publish();
@@ -294,6 +304,7 @@ impl Trial<'_> {
             kind: [Kind::Read, Kind::Write, Kind::Money][usize::from(*kind)],
             module: if *party == 0 { "payout" } else { "convert" },
             operation: "made_up".into(),
+            has_body: true,
             intents: intent.into_iter().collect(),
             spend_key: None,
             spends: Vec::new(),
@@ -315,6 +326,7 @@ impl Trial<'_> {
         let (_, contact) = self.model.beat(&self.state, contact.as_ref(), id);
         assert_eq!(store.contact(), Some(contact));
         let view = self.pair.runtime.block_on(store.beat(&beat())).unwrap();
+        self.pair.runtime.block_on(store.upkeep()).unwrap();
         let (_, contact) = self.model.beat(&self.state, Some(&contact), id);
         assert_eq!(view.guarded_until, joined.guarded_until);
         self.model.turn_ring(&self.state);

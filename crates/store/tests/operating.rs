@@ -163,7 +163,7 @@ async fn slots_are_emptied_ahead_of_time_unless_somebody_reads_them() {
             runtime.block_on(async {
                 store.join(&introduction(3)).await.unwrap();
                 let asked = Instant::now();
-                store.beat(&beat()).await.unwrap();
+                store.upkeep().await.unwrap();
                 asked.elapsed()
             })
         });
@@ -175,7 +175,7 @@ async fn slots_are_emptied_ahead_of_time_unless_somebody_reads_them() {
     assert_eq!(held(slot), "1000");
     let after = store(&[server.port]);
     after.join(&introduction(4)).await.unwrap();
-    after.beat(&beat()).await.unwrap();
+    after.upkeep().await.unwrap();
     assert_eq!(held(slot), "0");
     // The slot's stamps are refused from then on.
     let old = row_at((slice - 8) * 60_000 + 1);
@@ -224,4 +224,25 @@ async fn check_says_what_an_operator_must_know() {
         "{check}"
     );
     drop(standby);
+}
+
+#[tokio::test]
+async fn an_instance_whose_contact_file_cannot_be_written_sees_new_halts() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, first) = ready().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut lasting = settings(&[server.port]);
+    lasting.contact_file = Some(folder.path().join("store.contact"));
+    let second = PostgresStore::new(&lasting, TERMS).unwrap();
+    second.join(&introduction(2)).await.unwrap();
+    drop(folder);
+    let epoch = first.halt(&HaltScope::All, "a").await.unwrap();
+    let view = second.beat(&beat()).await.unwrap();
+    assert_eq!(view.halt_epoch, epoch);
+    assert!(matches!(
+        second.upkeep().await,
+        Err(StoreError::File { .. })
+    ));
 }

@@ -63,6 +63,7 @@ pub(crate) fn introduction(id: i64) -> InstanceIntroduction {
         version: "1".to_owned(),
         config_hash: "c".to_owned(),
         past_ms: 300_000,
+        uncovered: false,
     }
 }
 
@@ -72,6 +73,7 @@ pub(crate) fn beat() -> InstanceBeat {
         journal_head: None,
         halt_epoch: 0,
         in_force: None,
+        bodyless: false,
     }
 }
 
@@ -96,6 +98,7 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         kind: Kind::Money,
         module: "payout",
         operation: "payout_create".into(),
+        has_body: true,
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),

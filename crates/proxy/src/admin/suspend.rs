@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gatepay_core::query_text;
 use gatepay_store::admission::HaltScope;
+use gatepay_store::instance::ResumeResult;
 use gatepay_tenancy::problem::closest;
 use gatepay_tenancy::{PartyId, Standing};
 use http::StatusCode;
@@ -286,14 +287,14 @@ async fn resume_party(
         let facts = (false, kept, journaled);
         json(status, &reply(app, &id, facts, vec![note]))
     };
-    let shared = match is_shared(app, &id).await {
+    let shared = match shared_epoch(app, &id).await {
         Ok(shared) => shared,
         Err(error) => {
             let note = format!("not resumed: {error}");
             return refused(StatusCode::SERVICE_UNAVAILABLE, None, note);
         }
     };
-    if !shared && suspensions.of(id.as_str()).is_none() {
+    if shared.is_none() && suspensions.of(id.as_str()).is_none() {
         let kept = !suspensions.are_unkept();
         return json(
             StatusCode::OK,
@@ -330,14 +331,17 @@ async fn resume_party(
     refused(status, is_written, note)
 }
 
-/// Whether the store has the party suspended, for all instances; false without a store.
-async fn is_shared(app: &App, id: &PartyId) -> Result<bool, String> {
+/// The epoch of the party's suspension in the store, for all instances; `None` if it has none.
+async fn shared_epoch(app: &App, id: &PartyId) -> Result<Option<i64>, String> {
     let Some(cluster) = &app.cluster else {
-        return Ok(false);
+        return Ok(None);
     };
     let view = cluster.look().await?;
     let scope = suspended(id);
-    Ok(view.halts.iter().any(|halt| halt.scope == scope))
+    let mut halts = view.halts.iter();
+    Ok(halts
+        .find(|halt| halt.scope == scope)
+        .map(|halt| halt.epoch))
 }
 
 /// Lifts a suspension: that of this process first, so that it is not handed to the store again, then that of the store.
@@ -345,14 +349,14 @@ async fn is_shared(app: &App, id: &PartyId) -> Result<bool, String> {
 async fn lifted_everywhere(
     app: &Arc<App>,
     id: &PartyId,
-    shared: bool,
+    shared: Option<i64>,
 ) -> Option<(StatusCode, String)> {
     let turn = match &app.cluster {
         Some(cluster) => Some((cluster, cluster.turn_to_suspend().await)),
         None => None,
     };
     match lifted(app, id).await {
-        Ok(LiftResult::Unchanged) if shared => {}
+        Ok(LiftResult::Unchanged) if shared.is_some() => {}
         other => {
             if let Some(failed) = resume_failure(&other) {
                 return Some(failed);
@@ -360,11 +364,15 @@ async fn lifted_everywhere(
         }
     }
     let (cluster, _turn) = turn?;
-    match cluster.resume(suspended(id)).await {
-        Ok(epoch) => {
+    match cluster
+        .resume(suspended(id), shared.unwrap_or_default())
+        .await
+    {
+        Ok(ResumeResult::Resumed { epoch }) => {
             cluster.seen(epoch).await;
             None
         }
+        Ok(ResumeResult::SuspendedAgain) => resume_failure(&Ok(LiftResult::SuspendedAgain)),
         Err(error) => Some((
             StatusCode::SERVICE_UNAVAILABLE,
             format!("not resumed: {error}"),

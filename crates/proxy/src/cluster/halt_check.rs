@@ -188,12 +188,14 @@ mod tests {
                 scope: HaltScope::parse(scope).unwrap(),
                 since_ms: NOW,
                 by: "alice".to_owned(),
+                epoch: 1,
             });
             self.latest.replace(SeenCluster {
                 view: ClusterView {
                     now_ms: NOW,
                     guarded_until: 0,
                     instances: Vec::new(),
+                    gone: Vec::new(),
                     halts: halts.collect(),
                     halt_epoch: 1,
                     replication: Replication::None,

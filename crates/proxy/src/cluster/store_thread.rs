@@ -55,12 +55,14 @@ pub(super) fn start(
             let admitting = spawn_local(admissions.run(Arc::clone(&store)));
             let watching = spawn_local(watch_admissions(Arc::clone(&shared)));
             let ordering = spawn_local(obey(Arc::clone(&store), orders));
+            let keeping = spawn_local(keep_up(Arc::clone(&shared), Arc::clone(&store)));
             let lending = spawn_local(lend_limits(Arc::clone(&shared), Arc::clone(&store)));
             stay(&shared, &store, tried).await;
             lending.abort();
             admitting.abort();
             watching.abort();
             ordering.abort();
+            keeping.abort();
             let _unanswered = timeout(shared.timeout, store.leave()).await;
         });
         runtime.shutdown_background();
@@ -144,6 +146,7 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         config_hash: shared.config_hash.load().to_string(),
         past_ms: shared.window.past_ms,
+        uncovered: false,
     };
     let began = shared.clock.elapsed();
     let joined = store.join(&introduction).await;
@@ -192,6 +195,7 @@ async fn sign_of_life(
         journal_head: shared.journal_head.lock().clone(),
         halt_epoch: obeyed,
         in_force: None,
+        bodyless: false,
     };
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
@@ -212,6 +216,27 @@ async fn sign_of_life(
     };
     shared.latest.replace(seen);
     Ok(epoch)
+}
+
+/// Keeps room for stamps and the contact file, beside the signs of life: neither a slow disk nor a locked partition makes
+/// this instance's view of the halts old.
+async fn keep_up(shared: Arc<ClusterShared>, store: Arc<Store>) {
+    let mut was_done = true;
+    loop {
+        sleep(BEAT).await;
+        if shared.key.get().is_none() || !shared.is_heard.load(Ordering::Acquire) {
+            continue;
+        }
+        let done = store.upkeep().await;
+        match &done {
+            Err(error) if was_done => {
+                tracing::error!(%error, "the upkeep of the store fails: its stamps take more room, or this instance's next start is guarded");
+            }
+            Ok(()) if !was_done => tracing::info!("the upkeep of the store succeeds again"),
+            _ => {}
+        }
+        was_done = done.is_ok();
+    }
 }
 
 /// Follows how the store answers admissions: shows it, logs it, and gives a sign of life at once when the store is back.
@@ -255,8 +280,12 @@ async fn obey(store: Arc<Store>, mut orders: mpsc::Receiver<StoreOrder>) {
             StoreOrder::Halt { scope, by, answer } => {
                 let _gone = answer.send(insist(async || store.halt(&scope, &by).await).await);
             }
-            StoreOrder::Resume { scope, answer } => {
-                let _gone = answer.send(insist(async || store.resume(&scope).await).await);
+            StoreOrder::Resume {
+                scope,
+                seen,
+                answer,
+            } => {
+                let _gone = answer.send(insist(async || store.resume(&scope, seen).await).await);
             }
             StoreOrder::Look { answer } => {
                 let _gone = answer.send(insist(async || store.cluster().await).await);

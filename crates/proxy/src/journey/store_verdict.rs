@@ -121,6 +121,7 @@ fn row(
         kind: operation.kind,
         module: operation.module.as_str(),
         operation: operation.name.clone(),
+        has_body: true,
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),

@@ -9,17 +9,20 @@ use crate::admission::HaltScope;
 use crate::error::StoreError;
 use crate::instance::{
     ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
-    LOST_AFTER_MS, Replication,
+    LOST_AFTER_MS, Replication, ResumeResult,
 };
 use crate::server_facts::{GuardFacts, ServerFacts};
 
-const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+/// How long instances without a sign of life are listed, in milliseconds.
+const GONE_FOR_MS: u64 = 60_000;
+
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
 const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
 const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
-const RESUME: &str = "SELECT gatepay.resume_v1($1)";
+const RESUME: &str = "SELECT gatepay.resume_v1($1, $2)";
 const DISTRUST: &str = "SELECT gatepay.distrust_v1($1, $2)";
 const CHECK: &str = "SELECT * FROM gatepay.check_v1()";
 const SERVER: &str = "SELECT current_setting('server_version_num')::integer AS version,
@@ -28,8 +31,9 @@ const SERVER: &str = "SELECT current_setting('server_version_num')::integer AS v
     coalesce(inet_server_addr() <<= '127.0.0.0/8'::inet OR inet_server_addr() = '::1'::inet, true) AS local";
 const INSTANCES: &str =
     "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, i.in_force, l.rate AS lease
-    FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1 ORDER BY i.id";
-const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by
+    FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1
+        OR (SELECT max(f.began) FROM gatepay.life AS f) > $1 ORDER BY i.id";
+const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch
     FROM gatepay.cluster AS k LEFT JOIN gatepay.halt AS h ON true ORDER BY h.scope";
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
     (SELECT count(*) FROM pg_stat_replication)";
@@ -47,9 +51,14 @@ impl PostgresStore {
             journal_head: None,
             halt_epoch: 0,
             in_force: None,
+            bodyless: false,
         };
-        *self.introduction.lock() = Some(introduction.clone());
         let (now_ms, guarded_until) = self.sign_of_life(introduction, &beat).await?;
+        self.save_contact().await?;
+        *self.introduction.lock() = Some(InstanceIntroduction {
+            uncovered: false,
+            ..introduction.clone()
+        });
         let rows = self.control(KEY, &[]).await?;
         let row = rows.first().ok_or(StoreError::NotMigrated)?;
         Ok(InstanceJoined {
@@ -60,15 +69,20 @@ impl PostgresStore {
         })
     }
 
-    /// Gives a sign of life, prepares the next slot of the ring, writes the contact file, and returns the store's
-    /// view of all instances. Called each second.
+    /// Gives a sign of life, and returns the store's view of all instances. Called each second.
     pub async fn beat(&self, beat: &InstanceBeat) -> Result<ClusterView, StoreError> {
         let introduction = self.introduction.lock().clone();
         let introduction = introduction
             .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
         let (now_ms, guarded_until) = self.sign_of_life(&introduction, beat).await?;
-        self.turn_ring().await?;
         self.view(now_ms, guarded_until).await
+    }
+
+    /// Writes the contact file, and prepares the next slot of the ring. Called after each sign of life.
+    pub async fn upkeep(&self) -> Result<(), StoreError> {
+        let saved = self.save_contact().await;
+        self.turn_ring().await?;
+        saved
     }
 
     /// Ends the membership: the instance's holdings are free at once.
@@ -105,11 +119,12 @@ impl PostgresStore {
             &beat.halt_epoch,
             &in_force,
             &past_ms,
+            &introduction.uncovered,
+            &beat.bodyless,
         ]);
         let rows = self.control(JOIN, &parameters).await?;
         let (answered, guarded_until, new_guard) = contact(only(&rows)?)?;
         self.remember(answered, new_guard);
-        self.save_contact().await?;
         Ok((answered.at_ms.unsigned_abs(), guarded_until))
     }
 
@@ -138,14 +153,19 @@ impl PostgresStore {
     }
 
     async fn view(&self, now_ms: u64, guarded_until: u64) -> Result<ClusterView, StoreError> {
-        let since = millis(now_ms.saturating_sub(LOST_AFTER_MS));
-        let instances = self.control(INSTANCES, &[&since]).await?;
+        let since = now_ms.saturating_sub(GONE_FOR_MS);
+        let instances = self.control(INSTANCES, &[&millis(since)]).await?;
+        let instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
+        let (instances, gone) = instances
+            .into_iter()
+            .partition(|it| it.seen_ms.saturating_add(LOST_AFTER_MS) >= now_ms);
         let halts = self.control(HALTS, &[]).await?;
         let standbys = self.control(STANDBYS, &[]).await?;
         Ok(ClusterView {
             now_ms,
             guarded_until,
-            instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
+            instances,
+            gone,
             halt_epoch: halts.first().map_or(Ok(0), |row| cell(row, "halt_epoch"))?,
             halts: halts
                 .iter()
@@ -163,10 +183,19 @@ impl PostgresStore {
         cell(only(&rows)?, "halt_v1")
     }
 
-    /// Ends a halt.
-    pub async fn resume(&self, scope: &HaltScope) -> Result<i64, StoreError> {
-        let rows = self.control(RESUME, &[&scope.to_string()]).await?;
-        cell(only(&rows)?, "resume_v1")
+    /// Ends a halt that was seen with this epoch; 0 if none was seen. After an error it may have ended.
+    pub async fn resume(
+        &self,
+        scope: &HaltScope,
+        epoch_seen: i64,
+    ) -> Result<ResumeResult, StoreError> {
+        let rows = self
+            .control(RESUME, &[&scope.to_string(), &epoch_seen])
+            .await?;
+        let epoch: Option<i64> = cell(only(&rows)?, "resume_v1")?;
+        Ok(epoch.map_or(ResumeResult::SuspendedAgain, |epoch| {
+            ResumeResult::Resumed { epoch }
+        }))
     }
 
     /// Sets a guard by hand: the store may have lost commits, and no instance can know. Returns until when stamps are
@@ -238,6 +267,7 @@ fn halt(row: &Row) -> Result<Option<HaltInForce>, StoreError> {
         scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
         since_ms: cell::<i64>(row, "since")?.unsigned_abs(),
         by: cell(row, "set_by")?,
+        epoch: cell(row, "epoch")?,
     }))
 }
 

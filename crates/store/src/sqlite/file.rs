@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::instance::{
     ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
-    Replication,
+    Replication, ResumeResult,
 };
 use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms};
 use crate::settings::StoreTerms;
@@ -128,7 +128,7 @@ impl StoreFile {
             change.execute("DELETE FROM stamp", [])?;
             change.execute("UPDATE slot SET slice = 0, filling = 1", [])?;
         }
-        let guard = if whole && !restored && !wider {
+        let guard = if whole && !restored && !wider && !introduction.uncovered {
             0
         } else {
             now_ms + guard_ms
@@ -232,20 +232,37 @@ impl StoreFile {
     }
 
     pub(super) fn halt(&mut self, scope: &str, by: &str) -> Result<i64, StoreError> {
-        let now_ms = to_sql(self.now()?);
+        let now_ms = self.now()?;
         let change = self.begin()?;
+        let epoch = next_epoch(&change, now_ms)?;
         change.execute(
-            "INSERT OR IGNORE INTO halt VALUES (?1, ?2, ?3)",
-            params![scope, now_ms, by],
+            "INSERT INTO halt VALUES (?1, ?2, ?3, ?4) ON CONFLICT (scope) DO UPDATE SET epoch = excluded.epoch",
+            params![scope, to_sql(now_ms), by, epoch],
         )?;
-        next_epoch(change, now_ms)
+        committed(change, now_ms)?;
+        Ok(epoch)
     }
 
-    pub(super) fn resume(&mut self, scope: &str) -> Result<i64, StoreError> {
-        let now_ms = to_sql(self.now()?);
+    pub(super) fn resume(
+        &mut self,
+        scope: &str,
+        epoch_seen: i64,
+    ) -> Result<ResumeResult, StoreError> {
+        let now_ms = self.now()?;
         let change = self.begin()?;
-        change.execute("DELETE FROM halt WHERE scope = ?1", [scope])?;
-        next_epoch(change, now_ms)
+        let epoch = next_epoch(&change, now_ms)?;
+        change.execute(
+            "DELETE FROM halt WHERE scope = ?1 AND epoch = ?2",
+            params![scope, epoch_seen],
+        )?;
+        let stands = "SELECT EXISTS (SELECT 1 FROM halt WHERE scope = ?1)";
+        let stands = change.query_row(stands, [scope], |row| row.get(0))?;
+        committed(change, now_ms)?;
+        Ok(if stands {
+            ResumeResult::SuspendedAgain
+        } else {
+            ResumeResult::Resumed { epoch }
+        })
     }
 
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
@@ -284,6 +301,7 @@ impl StoreFile {
             now_ms: self.now()?,
             guarded_until: state(&self.connection)?.guarded_until,
             instances: instances.collect::<Result<_, _>>()?,
+            gone: Vec::new(),
             halts: halts(&self.connection)?,
             halt_epoch: self.connection.query_row(epoch, [], |row| row.get(0))?,
             replication: Replication::None,
@@ -391,13 +409,14 @@ fn write_slots(
 /// The halts in force. A scope that this version does not know covers everything.
 fn halts(connection: &Connection) -> Result<Vec<HaltInForce>, StoreError> {
     let mut statement =
-        connection.prepare_cached("SELECT scope, since, set_by FROM halt ORDER BY scope")?;
+        connection.prepare_cached("SELECT scope, since, set_by, epoch FROM halt ORDER BY scope")?;
     let halts = statement.query_map([], |row| {
         let scope: String = row.get(0)?;
         Ok(HaltInForce {
             scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
             since_ms: row.get::<_, i64>(1)?.unsigned_abs(),
             by: row.get(2)?,
+            epoch: row.get(3)?,
         })
     })?;
     Ok(halts.collect::<Result<_, _>>()?)
@@ -461,11 +480,10 @@ fn record(
     Ok(AdmissionVerdict::Admitted)
 }
 
-fn next_epoch(change: Transaction<'_>, now_ms: i64) -> Result<i64, StoreError> {
-    change.execute("UPDATE cluster SET halt_epoch = halt_epoch + 1", [])?;
-    let epoch = change.query_row("SELECT halt_epoch FROM cluster", [], |row| row.get(0))?;
-    committed(change, now_ms.unsigned_abs())?;
-    Ok(epoch)
+/// Another epoch of halts. Epochs of a copy that was put back do not come again: they are lower than the time.
+fn next_epoch(change: &Transaction<'_>, now_ms: u64) -> Result<i64, StoreError> {
+    let next = "UPDATE cluster SET halt_epoch = max(halt_epoch + 1, ?1) RETURNING halt_epoch";
+    Ok(change.query_row(next, [to_sql(now_ms)], |row| row.get(0))?)
 }
 
 /// Counts the commit, and makes it.

@@ -76,6 +76,7 @@ fn introduction() -> InstanceIntroduction {
         version: "1".to_owned(),
         config_hash: "c".to_owned(),
         past_ms: 300_000,
+        uncovered: false,
     }
 }
 
@@ -90,6 +91,7 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
         kind,
         module: "payout",
         operation: "made_up".into(),
+        has_body: true,
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),
@@ -278,7 +280,8 @@ enum Step {
     Advance(u64),
     Beat,
     Halt(bool),
-    Resume(bool),
+    /// Whether by the epoch of its last order.
+    Resume(bool, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -293,7 +296,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![0_u64..5_000, 50_000_u64..500_000].prop_map(Step::Advance),
         1 => Just(Step::Beat),
         1 => any::<bool>().prop_map(Step::Halt),
-        1 => any::<bool>().prop_map(Step::Resume),
+        1 => any::<(bool, bool)>().prop_map(|(all, by_last)| Step::Resume(all, by_last)),
     ]
 }
 
@@ -322,7 +325,9 @@ async fn agrees(steps: Vec<Step>) {
         journal_head: None,
         halt_epoch: 0,
         in_force: None,
+        bodyless: false,
     };
+    let mut seen = [0, 0];
     for step in steps {
         store.file.lock().now_ms = Some(server.now_ms);
         match step {
@@ -348,12 +353,14 @@ async fn agrees(steps: Vec<Step>) {
                 model.turn_ring(&server);
             }
             Step::Halt(all) => {
-                store.halt(&scope(all), "o").await.unwrap();
-                model.halt(scope(all));
+                let epoch = store.halt(&scope(all), "o").await.unwrap();
+                assert_eq!(epoch, model.halt(&server, scope(all)));
+                seen[usize::from(all)] = epoch;
             }
-            Step::Resume(all) => {
-                store.resume(&scope(all)).await.unwrap();
-                model.resume(&scope(all));
+            Step::Resume(all, by_last) => {
+                let seen = seen[usize::from(all)] - i64::from(!by_last);
+                let resumed = store.resume(&scope(all), seen).await.unwrap();
+                assert_eq!(resumed, model.resume(&server, &scope(all), seen));
             }
         }
     }
