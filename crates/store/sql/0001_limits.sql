@@ -238,12 +238,12 @@ BEGIN
     )
     SELECT coalesce(array_agg(l.kept::integer ORDER BY l.n), '{}'), coalesce(array_agg(l.lent::integer ORDER BY l.n), '{}'),
         coalesce(array_agg(l.small ORDER BY l.n), '{}'),
-        -- If there is no token left: until there is one, and until the bucket is half full, but no longer than 50 ms for
-        -- that.
+        -- If there is no token left: until there is one, and until the bucket is half full, but no longer than 25 ms an
+        -- instance for that, and 50 ms with one: so all instances together ask some 40 times a second.
         coalesce(array_agg(CASE
             WHEN l.lent >= l.wanted AND l.tokens - l.lent >= 1 THEN 0
             ELSE ceil(greatest(2000 - at_ms, (1 - l.tokens + l.lent) * 1000 / l.rate,
-                least(50, (l.burst / 2 - l.tokens + l.lent) * 1000 / l.rate)))
+                least(greatest(50, 25 * o_instances), (l.burst / 2 - l.tokens + l.lent) * 1000 / l.rate)))
         END::bigint ORDER BY l.n), '{}')
     INTO kepts, lents, smalls, waits FROM lent AS l;
 

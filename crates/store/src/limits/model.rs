@@ -146,7 +146,7 @@ impl LimitModel {
         let wait = if lent >= wanted && bucket.tokens >= 1.0 {
             0.0
         } else {
-            bucket.wait_ms().max(real(LOAN_MS - now))
+            bucket.wait_ms(instances).max(real(LOAN_MS - now))
         };
         self.buckets.insert(key, bucket);
         TokenAnswer {
@@ -438,11 +438,12 @@ impl LimitBucket {
         f64::from(question.want.max(question.waiting)).min(most.max(1.0))
     }
 
-    /// Until there is a token, and until the bucket is half full, but no longer than 50 ms for that.
-    fn wait_ms(&self) -> f64 {
+    /// Until there is a token, and until the bucket is half full, but no longer than 25 ms an instance for that, and 50 ms
+    /// with one: so all instances together ask some 40 times a second.
+    fn wait_ms(&self, instances: u32) -> f64 {
         let one = (1.0 - self.tokens) * 1000.0 / self.rate;
         let half = (self.burst / 2.0 - self.tokens) * 1000.0 / self.rate;
-        one.max(half.min(50.0))
+        one.max(half.min(f64::from(instances * 25).max(50.0)))
     }
 
     fn held(&self) -> f64 {
