@@ -6,6 +6,7 @@ mod halts;
 mod lost_answers;
 mod reads;
 mod resends;
+mod switching;
 
 use std::ops::Deref;
 use std::time::Duration;

@@ -331,7 +331,13 @@ impl Replay {
     }
 
     /// The memory that a run before this one handed over, or `None` if the bytes are incomplete or corrupt.
-    pub fn take_over(bytes: &[u8], window: StampWindow, capacity: usize) -> Option<Self> {
+    /// `guarded_until` (milliseconds since 1970) is 0 unless another memory may have admitted stamps that are not in it.
+    pub fn take_over(
+        bytes: &[u8],
+        window: StampWindow,
+        capacity: usize,
+        guarded_until: u64,
+    ) -> Option<Self> {
         let (content, digest) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
         if Sha256::digest(content).as_slice() != digest {
             return None;
@@ -342,7 +348,12 @@ impl Replay {
         let count = u64::from_le_bytes(*take(&mut rest)?);
         // Entries that were admitted under a larger quota take no room from the capacity of this one.
         let inherited = usize::try_from(count).ok()?.min(rest.len() / ENTRY_BYTES);
-        let memory = Self::new(window, capacity.saturating_add(inherited), key, 0);
+        let memory = Self::new(
+            window,
+            capacity.saturating_add(inherited),
+            key,
+            guarded_until,
+        );
         memory.raise_horizon(horizon);
         for _ in 0..count {
             let slice = u64::from_le_bytes(*take(&mut rest)?);
@@ -791,7 +802,7 @@ mod tests {
             Err(UnusableStamp::HandedOver)
         );
 
-        let after = Replay::take_over(&bytes, WINDOW, 1_000_000).unwrap();
+        let after = Replay::take_over(&bytes, WINDOW, 1_000_000, 0).unwrap();
         assert_eq!(after.entries(), 4);
         assert_eq!(
             after.record(by_rule(&after, NOW + 1, "once", ReplayRule::Nonce), NOW + 5),
@@ -815,7 +826,7 @@ mod tests {
             past_ms: 20_000,
             future_ms: 0,
         };
-        let after = Replay::take_over(&before.hand_over(), narrow, 1_000_000).unwrap();
+        let after = Replay::take_over(&before.hand_over(), narrow, 1_000_000, 0).unwrap();
         for age in [0, 50_000, 100_000, 290_000] {
             assert!(
                 after.record(print(&after, NOW - age, "n"), NOW).is_err(),
@@ -831,13 +842,13 @@ mod tests {
         let bytes = before.hand_over();
         for cut in 0..bytes.len() {
             assert!(
-                Replay::take_over(&bytes[..cut], WINDOW, 10).is_none(),
+                Replay::take_over(&bytes[..cut], WINDOW, 10, 0).is_none(),
                 "cut at {cut}"
             );
         }
         let mut flipped = bytes.clone();
         flipped[40] ^= 1;
-        assert!(Replay::take_over(&flipped, WINDOW, 10).is_none());
+        assert!(Replay::take_over(&flipped, WINDOW, 10, 0).is_none());
     }
 
     #[test]

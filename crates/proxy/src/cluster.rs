@@ -13,6 +13,7 @@ pub mod meters;
 mod notes;
 mod previous_instance;
 mod store_thread;
+pub mod store_use;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -201,6 +202,9 @@ impl Cluster {
         let Some(unstarted) = self.unstarted.lock().take() else {
             return Ok(());
         };
+        let lead_ms = self.shared.window.future_ms + self.shared.max_skew_ms;
+        let noted = store_use::note(self.shared.marker.folder(), lead_ms);
+        noted.map_err(|error| format!("state_dir: {error}"))?;
         if self.shared.limits.is_some() {
             let previous = previous_instance::replace(self.shared.marker.folder(), self.shared.id);
             let previous = previous.map_err(|error| format!("state_dir: {error}"))?;

@@ -1,5 +1,6 @@
 //! Admission state: what decides whether a request goes ahead.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use gatepay_admission::replay::Replay;
@@ -12,6 +13,7 @@ use crate::callers::auth_throttle::AuthThrottle;
 use crate::callers::body_memory::BodyMemory;
 use crate::cluster::Cluster;
 use crate::cluster::handover_marker::HandoverMarker;
+use crate::cluster::store_use;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimitsMap;
 use crate::process::clock::{self, Clock};
@@ -52,19 +54,30 @@ impl AdmissionState {
         ),
     ) -> Result<Self, StartError> {
         let (previous, watermark) = inherit().map_err(StartError::State)?;
-        let previous = if let Some(cluster) = cluster {
+        let (previous, left) = if let Some(cluster) = cluster {
             cluster.start().map_err(StartError::Store)?;
-            known_to_store(previous, settings, clock, watermark.left_ms(), cluster)
+            let mark_ms = watermark.left_ms();
+            let previous = known_to_store(previous, settings, clock, mark_ms, cluster);
+            (previous, None)
         } else {
-            let folder = settings.state_dir.as_deref();
-            let removed = folder.map_or(Ok(()), HandoverMarker::remove);
-            removed.map_err(StartError::State)?;
-            previous
+            (previous, LeftStore::in_folder(settings)?)
         };
         let capacity = replay_capacity(settings, &settings.upstream.quota, registry);
-        let replay = replay_memory(previous, settings, capacity, clock, watermark.left_ms());
-        let advanced = watermark.advance(clock.unix_ms(), settings.window.future_ms);
+        let leads = StampLeads {
+            future_ms: settings.window.future_ms,
+            store_ms: left.as_ref().map(|left| left.lead_ms),
+        };
+        let replay = replay_memory(
+            previous,
+            (settings, leads),
+            capacity,
+            clock,
+            watermark.left_ms(),
+        );
+        // After a crash the next start is guarded up to here.
+        let advanced = watermark.advance(clock.unix_ms(), leads.longest_ms());
         advanced.map_err(StartError::State)?;
+        left.map_or(Ok(()), LeftStore::forget)?;
         Ok(Self {
             body_memory: BodyMemory::default(),
             auth_throttle: AuthThrottle::default(),
@@ -74,6 +87,52 @@ impl AdmissionState {
             watermark,
             offload: OffloadThreads::default(),
         })
+    }
+}
+
+/// A store that the last run of this folder served with, while this one serves without: other instances may have admitted
+/// stamps there that are not in the memory handed over.
+struct LeftStore<'a> {
+    folder: &'a Path,
+    /// How far ahead of the clock a stamp of theirs may be, in milliseconds.
+    lead_ms: u64,
+}
+
+impl<'a> LeftStore<'a> {
+    fn in_folder(settings: &'a Settings) -> Result<Option<Self>, StartError> {
+        let Some(folder) = settings.state_dir.as_deref() else {
+            return Ok(None);
+        };
+        let noted = store_use::lead(folder).map_err(StartError::State)?;
+        let joined = HandoverMarker::is_in(folder).map_err(StartError::State)?;
+        let lead_ms = noted.or(joined.then_some(0));
+        Ok(lead_ms.map(|lead_ms| Self { folder, lead_ms }))
+    }
+
+    /// Forgets the store, once this run is guarded.
+    fn forget(self) -> Result<(), StartError> {
+        tracing::warn!(
+            "the last run had a store, and this one has none: stamps that other instances may have admitted there are refused for timestamp.future_ms and store.max_skew_ms"
+        );
+        let removed = HandoverMarker::remove(self.folder);
+        removed
+            .and_then(|()| store_use::forget(self.folder))
+            .map_err(StartError::State)
+    }
+}
+
+/// How far ahead of the clock a stamp may be that was admitted, in milliseconds.
+#[derive(Clone, Copy)]
+struct StampLeads {
+    /// By this process or its previous run.
+    future_ms: u64,
+    /// By other instances of a store that the previous run served with.
+    store_ms: Option<u64>,
+}
+
+impl StampLeads {
+    fn longest_ms(self) -> u64 {
+        self.store_ms.unwrap_or(0).max(self.future_ms)
     }
 }
 
@@ -104,10 +163,11 @@ fn known_to_store(
 
 /// The replay memory of this run. It is the one handed over, or an empty one if no run ever served. Otherwise it is
 /// empty and guarded against unknown admissions: those that the previous run made by its own clock, bounded by the
-/// watermark, or by the clock of this run.
+/// watermark, or by the clock of this run. A memory handed over is guarded too if the previous run had a store and this
+/// one has none.
 fn replay_memory(
     inheritance: PreviousRun,
-    settings: &Settings,
+    (settings, leads): (&Settings, StampLeads),
     capacity: usize,
     clock: &Clock,
     mark_ms: u64,
@@ -116,11 +176,15 @@ fn replay_memory(
         |guarded_until| Replay::new(settings.window, capacity, clock::random(), guarded_until);
     match inheritance {
         PreviousRun::NeverServed => Some(empty(0)),
-        PreviousRun::HandedOver(bytes) => Replay::take_over(&bytes, settings.window, capacity),
+        PreviousRun::HandedOver(bytes) => {
+            let until = |_| (clock.unix_ms() + leads.longest_ms()).max(mark_ms);
+            let guarded_until = leads.store_ms.map_or(0, until);
+            Replay::take_over(&bytes, settings.window, capacity, guarded_until)
+        }
         PreviousRun::Lost | PreviousRun::FirstUse => None,
     }
     .unwrap_or_else(|| {
-        let usual = clock.unix_ms() + settings.window.future_ms;
+        let usual = clock.unix_ms() + leads.longest_ms();
         if let Some(longer) = mark_ms.checked_sub(usual).filter(|longer| *longer > LEEWAY_MS) {
             tracing::error!(
                 longer_ms = longer,

@@ -64,6 +64,11 @@ impl HandoverMarker {
         Ok(())
     }
 
+    /// Whether a folder has the file.
+    pub fn is_in(folder: &Path) -> io::Result<bool> {
+        folder.join(NAME).try_exists()
+    }
+
     /// Removes the file of a folder whose next run admits requests without a store.
     pub fn remove(folder: &Path) -> io::Result<()> {
         match fs::remove_file(folder.join(NAME)) {

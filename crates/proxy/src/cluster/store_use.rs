@@ -1,0 +1,76 @@
+//! Store use: a file in `state_dir` that says that a run of this folder served with a store.
+//!
+//! Other instances may have admitted stamps there that this folder does not know. The first run without the store is
+//! therefore guarded, also if it takes over the memory of the run before.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use crate::process::file_access;
+use crate::process::files::FileSystem;
+
+/// The file's name. It holds how far ahead of this machine's clock a stamp may be that an instance of the store admitted,
+/// in milliseconds.
+const NAME: &str = "store-used";
+
+/// Notes the use, before anything is admitted through the store. Of several configurations the longest lead is kept.
+pub fn note(folder: &Path, lead_ms: u64) -> io::Result<()> {
+    let longest = match lead(folder)? {
+        Some(noted) if noted >= lead_ms => return Ok(()),
+        _ => lead_ms,
+    };
+    let text = format!("{longest}\n");
+    file_access::replace(&FileSystem::default(), folder, NAME, |file| {
+        file.write_all(text.as_bytes())
+    })?;
+    Ok(())
+}
+
+/// The noted lead, if a store was used. A file without a number counts as the longest lead of any configuration.
+pub fn lead(folder: &Path) -> io::Result<Option<u64>> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let file = file_access::open(&FileSystem::default(), &options, &folder.join(NAME));
+    let text = match file.and_then(|mut file| file.read_to_end()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let number = str::from_utf8(&text)
+        .ok()
+        .and_then(|text| text.trim_end().parse().ok());
+    Ok(Some(number.unwrap_or(LONGEST_MS)))
+}
+
+/// Removes the file, once a run without the store is guarded.
+pub fn forget(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(folder)?.sync_all(),
+    }
+}
+
+/// The longest `timestamp.future_ms` and the longest `store.max_skew_ms` together.
+const LONGEST_MS: u64 = 360_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_lead_is_kept_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        assert_eq!(lead(folder).unwrap(), None);
+        for (noted, kept) in [(11_000, 11_000), (61_000, 61_000), (1_300, 61_000)] {
+            note(folder, noted).unwrap();
+            assert_eq!(lead(folder).unwrap(), Some(kept));
+        }
+        fs::write(folder.join(NAME), "torn").unwrap();
+        assert_eq!(lead(folder).unwrap(), Some(LONGEST_MS));
+        forget(folder).unwrap();
+        forget(folder).unwrap();
+        assert_eq!(lead(folder).unwrap(), None);
+    }
+}

@@ -1,0 +1,52 @@
+//! Switching: an instance that leaves the store, one that joins it after a run without it, and one that starts without it.
+
+use super::*;
+
+/// Ends an instance in order.
+async fn end(program: Program) {
+    program.terminate();
+    let (code, _, log) = program.end().await;
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// Removes the store from the configuration, and returns the line.
+fn leave_store(folder: &Folder) -> String {
+    let text = std::fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    let (store, rest): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("store"));
+    folder.file("proxy.toml", &rest.join("\n"));
+    store.join("\n")
+}
+
+#[tokio::test]
+async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_have_admitted() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
+    let leaving = Program::serve(&folders[0]).await;
+    let other = Program::serve(&folders[1]).await;
+    ready(&leaving).await;
+    ready(&other).await;
+    let executed = refund();
+    assert_eq!(slug(&send(&other, &executed).await), None);
+    end(other).await;
+    end(leaving).await;
+    let before = gatepay.count();
+    leave_store(&folders[0]);
+    // The second start is in the guard of the first.
+    for _ in 0..2 {
+        let alone = Program::serve(&folders[0]).await;
+        let copy = send(&alone, &executed).await;
+        assert!(slug(&copy).is_some(), "{}", copy.text());
+        assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+        end(alone).await;
+    }
+    assert_eq!(gatepay.count(), before);
+    // The guard ends.
+    let alone = Program::serve(&folders[0]).await;
+    admits(&alone).await;
+    end(alone).await;
+    let alone = Program::serve(&folders[0]).await;
+    assert_eq!(slug(&send(&alone, &refund()).await), None, "no guard again");
+}
