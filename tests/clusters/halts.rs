@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::support::scripted::Scripted;
 
 #[tokio::test]
 async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
@@ -283,4 +284,37 @@ async fn an_instance_that_stood_still_over_a_suspension_sends_nothing_when_it_go
     ready(&other).await;
     let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
     assert_eq!(slug(&globex), None, "{}", globex.text());
+}
+
+#[tokio::test]
+async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspension_stopped_its_retry()
+ {
+    if postgres::is_missing() {
+        return;
+    }
+    let (reached, reaches) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (reached, released) = (Mutex::new(reached), Mutex::new(released));
+    let upstream = Scripted::each(move |_| {
+        let _ended = reached.lock().unwrap().send(());
+        let _ended = released.lock().unwrap().recv();
+        None
+    });
+    let server = store().await;
+    let folder = folder_at(&upstream.url(), &[server.port], "");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let details = format!("{DETAILS}?refundRequestId=R-0001");
+    let (address, read) = (program.address, signed(&acme().get(&details)));
+    let asked = tokio::spawn(async move { Connection::open(address).await.send(read).await });
+    tokio::task::spawn_blocking(move || reaches.recv().unwrap())
+        .await
+        .unwrap();
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    drop(release);
+    let answer = asked.await.unwrap();
+    assert_eq!(upstream.count(), 1, "the retry was stopped");
+    assert_eq!(slug(&answer), Some("outcome_unknown"), "{}", answer.text());
+    assert_eq!(outcome(&answer), Some("unknown"));
 }

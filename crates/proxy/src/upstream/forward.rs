@@ -119,6 +119,8 @@ pub async fn send(
     let mut pass = pass.map_err(CallFailure::Unavailable)?;
     let mut kept = call.pool.reuse(kind, claim, now);
     let mut retries = 0;
+    // The outcome of the last attempt that was sent: a retry that is stopped does not undo it.
+    let mut last_sent = None;
     loop {
         let acquired = match kept.take() {
             Some(pooled) => Ok(Acquired {
@@ -139,7 +141,7 @@ pub async fn send(
         };
         if matches!(outcome, Err(CallFailure::Stopped(_))) {
             // No outcome of GatePay's.
-            return outcome;
+            return last_sent.unwrap_or(outcome);
         }
         if reused && matches!(outcome, Err(CallFailure::NotSent(_))) {
             // A dead kept connection is no failure of GatePay, and the next kept connection may be dead too.
@@ -161,8 +163,27 @@ pub async fn send(
         };
         pass = next;
         retries += 1;
+        last_sent = sent(outcome).or(last_sent);
         call.pool.count_retry(reason);
         kept = call.pool.reuse(kind, claim, Instant::now());
+    }
+}
+
+/// The outcome of an attempt that was sent, to be kept during its retry; `None` if no byte was written.
+fn sent(
+    outcome: Result<UpstreamAnswer, CallFailure>,
+) -> Option<Result<UpstreamAnswer, CallFailure>> {
+    match outcome {
+        // It holds a connection, which the retry may need.
+        Ok(UpstreamAnswer {
+            body: AnswerBody::Long(_),
+            head,
+        }) => {
+            let status = head.status.to_string();
+            Some(Err(lost("GatePay's answer was not kept", &status)))
+        }
+        Ok(_) | Err(CallFailure::Lost { .. }) => Some(outcome),
+        Err(_) => None,
     }
 }
 
