@@ -104,3 +104,27 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
         assert_ne!(slug(&answer), away, "{}", row.name);
     }
 }
+
+#[tokio::test]
+async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_store() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let folder = folder(&gatepay, &server, ", reads_without_store = true");
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    program.terminate();
+    let (code, _, log) = program.end().await;
+    assert_eq!(code, Some(0), "{log}");
+    server.kill();
+    let program = Program::serve(&folder).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = gatepay.count();
+    let details = format!("{DETAILS}?refundRequestId=R-0001");
+    let read = send(&program, &signed(&acme().get(&details))).await;
+    assert_eq!(slug(&read), Some("store_unavailable"), "{}", read.text());
+    assert_eq!(gatepay.count(), before);
+}

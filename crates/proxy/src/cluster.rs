@@ -272,6 +272,11 @@ impl Cluster {
         self.shared.reads_without_store
     }
 
+    /// Whether this instance has seen the halts in force since it started. Before that no read goes on without the store.
+    pub fn knows_halts(&self) -> bool {
+        self.shared.latest.get().is_some()
+    }
+
     /// Counts a refusal that the store caused.
     pub fn refused(&self, why: &str) {
         self.shared.meters.refused(why);

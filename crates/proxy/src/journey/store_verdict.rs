@@ -64,7 +64,11 @@ async fn ask(
             cluster.refused(why);
             return Err(refusal);
         }
-        Err(StoreAway) if reads_go_on && need == Some(StoreNeed::Dispensable) => None,
+        Err(StoreAway)
+            if reads_go_on && need == Some(StoreNeed::Dispensable) && cluster.knows_halts() =>
+        {
+            None
+        }
         Err(StoreAway) => {
             cluster.refused("away");
             return Err(Refusal::StoreUnavailable);
