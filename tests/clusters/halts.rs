@@ -318,3 +318,34 @@ async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspen
     assert_eq!(slug(&answer), Some("outcome_unknown"), "{}", answer.text());
     assert_eq!(outcome(&answer), Some("unknown"));
 }
+
+#[tokio::test]
+async fn a_resume_that_the_store_does_not_answer_is_not_said_to_have_failed() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), Arc::new(store().await));
+    let folder = folder(&gatepay, &server, "");
+    folder.keeps_a_journal();
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let locked = Arc::clone(&server);
+    let locking = tokio::task::spawn_blocking(move || {
+        locked.sql("SELECT scope FROM gatepay.halt FOR UPDATE; SELECT pg_sleep(3)");
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let said = program.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 503, "{}", said.text());
+    let notes = said.json()["notes"].to_string();
+    assert!(notes.contains("it may have been resumed"), "{notes}");
+    locking.await.unwrap();
+    ready(&program).await;
+    let said = program.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    admits(&program).await;
+    let journal = folder.journal();
+    assert!(journal.contains("resume_unknown"), "{journal}");
+    assert!(!journal.contains("resume_failed"), "{journal}");
+}

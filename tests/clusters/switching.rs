@@ -50,3 +50,33 @@ async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_ha
     let alone = Program::serve(&folders[0]).await;
     assert_eq!(slug(&send(&alone, &refund()).await), None, "no guard again");
 }
+
+#[tokio::test]
+async fn what_an_instance_admitted_before_it_had_the_store_is_refused_by_the_others_once_it_joins()
+{
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), store().await);
+    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
+    let store = leave_store(&folders[0]);
+    let other = Program::serve(&folders[1]).await;
+    ready(&other).await;
+    admits(&other).await;
+    let joining = Program::serve(&folders[0]).await;
+    ready(&joining).await;
+    let executed = refund();
+    assert_eq!(slug(&send(&joining, &executed).await), None);
+    end(joining).await;
+    let before = gatepay.count();
+    folders[0].proxy(&store);
+    let joining = Program::serve(&folders[0]).await;
+    for program in [&other, &joining] {
+        let copy = send(program, &executed).await;
+        assert!(slug(&copy).is_some(), "{}", copy.text());
+        assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+    }
+    assert_eq!(gatepay.count(), before);
+    admits(&other).await;
+    admits(&joining).await;
+}

@@ -63,6 +63,8 @@ struct ClusterShared {
     reads_without_store: bool,
     admissions: AdmissionQueue,
     orders: mpsc::Sender<StoreOrder>,
+    /// Whether a run of this folder served before this one.
+    served_before: AtomicBool,
     /// Set when this instance has joined.
     key: OnceLock<FingerprintKey>,
     /// Whether the last sign of life was answered.
@@ -114,6 +116,17 @@ enum StoreOrder {
     Look {
         answer: oneshot::Sender<Result<ClusterView, String>>,
     },
+}
+
+impl StoreOrder {
+    /// Whether its caller has stopped waiting for the answer.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Halt { answer, .. } => answer.is_closed(),
+            Self::Resume { answer, .. } => answer.is_closed(),
+            Self::Look { answer } => answer.is_closed(),
+        }
+    }
 }
 
 /// The store does not answer, or did not answer in time. The stamp may have been recorded.
@@ -169,6 +182,7 @@ impl Cluster {
             reads_without_store: settings.reads_without_store,
             admissions: queue,
             orders: order_sender,
+            served_before: AtomicBool::new(false),
             key: OnceLock::new(),
             is_heard: AtomicBool::new(false),
             hurry: Notify::new(),
@@ -197,11 +211,14 @@ impl Cluster {
     }
 
     /// Starts the thread and waits for its first attempt to join, within the time limit of a call. A store that is away is
-    /// joined later; a store that this version cannot use is an error.
-    pub fn start(&self) -> Result<(), String> {
+    /// joined later; a store that this version cannot use is an error. If a run of this folder `served_before`, and not
+    /// through this store, the store is guarded against its stamps.
+    pub fn start(&self, served_before: bool) -> Result<(), String> {
         let Some(unstarted) = self.unstarted.lock().take() else {
             return Ok(());
         };
+        let shared = &self.shared;
+        shared.served_before.store(served_before, Ordering::Release);
         let lead_ms = self.shared.window.future_ms + self.shared.max_skew_ms;
         let noted = store_use::note(self.shared.marker.folder(), lead_ms);
         noted.map_err(|error| format!("state_dir: {error}"))?;

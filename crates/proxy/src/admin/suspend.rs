@@ -319,13 +319,18 @@ async fn resume_party(
             note.to_owned(),
         );
     }
-    let Some((status, note)) = lifted_everywhere(app, &id, shared).await else {
+    let Some(NotResumed {
+        status,
+        note,
+        journaled,
+    }) = lifted_everywhere(app, &id, shared).await
+    else {
         tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
         let reply = reply(app, &id, (true, true, is_written), Vec::new());
         return json(StatusCode::OK, &reply);
     };
-    if status != StatusCode::OK {
-        note_failure(app, act(SuspensionAction::ResumeFailed));
+    if let Some(action) = journaled {
+        note_failure(app, act(action));
         tracing::error!(party = %id, operator = %name, %peer, "{note}");
     }
     refused(status, is_written, note)
@@ -345,12 +350,12 @@ async fn shared_epoch(app: &App, id: &PartyId) -> Result<Option<i64>, String> {
 }
 
 /// Lifts a suspension: that of this process first, so that it is not handed to the store again, then that of the store.
-/// Returns why the party is not resumed, with the status of the answer.
+/// Returns why the party is not known to be resumed.
 async fn lifted_everywhere(
     app: &Arc<App>,
     id: &PartyId,
     shared: Option<i64>,
-) -> Option<(StatusCode, String)> {
+) -> Option<NotResumed> {
     let turn = match &app.cluster {
         Some(cluster) => Some((cluster, cluster.turn_to_suspend().await)),
         None => None,
@@ -373,16 +378,28 @@ async fn lifted_everywhere(
             None
         }
         Ok(ResumeResult::SuspendedAgain) => resume_failure(&Ok(LiftResult::SuspendedAgain)),
-        Err(error) => Some((
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not resumed: {error}"),
-        )),
+        // The order may have reached the store, or may still reach it.
+        Err(error) => Some(NotResumed {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            note: format!("it may have been resumed, ask again: {error}"),
+            journaled: Some(SuspensionAction::ResumeUnknown),
+        }),
     }
 }
 
-/// Why this request did not resume the party, with the status of its answer; `None` if it did.
-fn resume_failure(lifted: &Result<LiftResult, NotKept>) -> Option<(StatusCode, String)> {
-    Some(match lifted {
+/// Why a request is not known to have resumed the party.
+struct NotResumed {
+    /// The status of the answer.
+    status: StatusCode,
+    /// The text for the operator.
+    note: String,
+    /// What the audit journal says after the announced resumption; `None` if another request resumed the party.
+    journaled: Option<SuspensionAction>,
+}
+
+/// Why this request did not resume the party; `None` if it did.
+fn resume_failure(lifted: &Result<LiftResult, NotKept>) -> Option<NotResumed> {
+    let (status, note) = match lifted {
         Ok(LiftResult::Lifted) => return None,
         Ok(LiftResult::Unchanged) => (StatusCode::OK, "it was resumed by another request".into()),
         Ok(LiftResult::SuspendedAgain) => (
@@ -397,6 +414,12 @@ fn resume_failure(lifted: &Result<LiftResult, NotKept>) -> Option<(StatusCode, S
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("not resumed: {error}"),
         ),
+    };
+    let failed = status != StatusCode::OK;
+    Some(NotResumed {
+        status,
+        note,
+        journaled: failed.then_some(SuspensionAction::ResumeFailed),
     })
 }
 

@@ -55,7 +55,8 @@ impl AdmissionState {
     ) -> Result<Self, StartError> {
         let (previous, watermark) = inherit().map_err(StartError::State)?;
         let (previous, left) = if let Some(cluster) = cluster {
-            cluster.start().map_err(StartError::Store)?;
+            let served_before = !is_first(&previous);
+            cluster.start(served_before).map_err(StartError::Store)?;
             let mark_ms = watermark.left_ms();
             let previous = known_to_store(previous, settings, clock, mark_ms, cluster);
             (previous, None)
@@ -146,8 +147,12 @@ fn known_to_store(
     cluster: &Cluster,
 ) -> PreviousRun {
     let covered = cluster.covers_previous_run();
-    let first = matches!(previous, PreviousRun::FirstUse | PreviousRun::NeverServed);
-    if covered || (first && cluster.key().is_some()) {
+    if matches!(previous, PreviousRun::FirstUse) {
+        tracing::info!(
+            "state_dir is new: if these credentials were served elsewhere without this store until now, run `gatepay-proxy store distrust`"
+        );
+    }
+    if covered || (is_first(&previous) && cluster.key().is_some()) {
         cluster.own_stamps_from(0);
         return match previous {
             PreviousRun::HandedOver(bytes) => PreviousRun::HandedOver(bytes),
@@ -157,8 +162,19 @@ fn known_to_store(
     // Until every stamp of the previous run is stale, a start after this one must not rely on the store.
     let StampWindow { past_ms, future_ms } = settings.window;
     let last = clock.unix_ms().saturating_add(future_ms).max(mark_ms);
-    cluster.own_stamps_from(last.saturating_add(past_ms));
+    // A joined store refuses them if its guard reaches as far.
+    let refused = cluster.key().is_some() && cluster.guarded_until() >= last;
+    cluster.own_stamps_from(if refused {
+        0
+    } else {
+        last.saturating_add(past_ms)
+    });
     previous
+}
+
+/// Whether no run served in this folder before.
+fn is_first(previous: &PreviousRun) -> bool {
+    matches!(previous, PreviousRun::FirstUse | PreviousRun::NeverServed)
 }
 
 /// The replay memory of this run. It is the one handed over, or an empty one if no run ever served. Otherwise it is

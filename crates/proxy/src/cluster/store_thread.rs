@@ -140,7 +140,7 @@ async fn lend_limits(shared: Arc<ClusterShared>, store: Arc<Store>) {
 }
 
 async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
-    let introduction = InstanceIntroduction {
+    let mut introduction = InstanceIntroduction {
         id: shared.id,
         host: host::name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -151,7 +151,17 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let began = shared.clock.elapsed();
     let joined = store.join(&introduction).await;
     took(shared, "join", began);
-    let joined = joined?;
+    let mut joined = joined?;
+    let key = FingerprintKey::new(joined.fingerprint_key);
+    let is_shared = matches!(store, Store::Postgres(_));
+    if is_shared && shared.served_before.load(Ordering::Acquire) && !shared.marker.names(&key) {
+        // The other instances do not know what this folder's last run admitted.
+        introduction.uncovered = true;
+        joined = store.join(&introduction).await?;
+        tracing::warn!(
+            "the last run of this instance served without the store: all instances refuse the stamps that it may have admitted, for timestamp.future_ms and store.max_skew_ms"
+        );
+    }
     raise_guard(shared, joined.guarded_until);
     shared.see_clock(joined.now_ms);
     beat(shared, store).await?;
@@ -164,7 +174,7 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     }
     tracing::info!(schema = joined.schema, "joined the store");
     // Nothing is admitted before, so that the first call finds a view of the halts in force.
-    let _joined_once = shared.key.set(FingerprintKey::new(joined.fingerprint_key));
+    let _joined_once = shared.key.set(key);
     Ok(())
 }
 
@@ -272,10 +282,14 @@ async fn watch_admissions(shared: Arc<ClusterShared>) {
     }
 }
 
-/// Takes the orders of operators to the store.
+/// Takes the orders of operators to the store. An order whose caller has stopped waiting is dropped: the operator may have
+/// decided otherwise since.
 async fn obey(store: Arc<Store>, mut orders: mpsc::Receiver<StoreOrder>) {
     let store = &*store;
     while let Some(order) = orders.recv().await {
+        if order.is_abandoned() {
+            continue;
+        }
         match order {
             StoreOrder::Halt { scope, by, answer } => {
                 let _gone = answer.send(insist(async || store.halt(&scope, &by).await).await);

@@ -128,6 +128,8 @@ pub enum SuspensionAction {
     Resume,
     /// The announced resumption failed.
     ResumeFailed,
+    /// Whether the announced resumption took effect is not known.
+    ResumeUnknown,
 }
 
 impl JournalEntry {
