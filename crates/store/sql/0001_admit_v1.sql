@@ -1,10 +1,10 @@
 -- Decides a batch of requests in one transaction. The verdicts count once the commit is acknowledged.
 --
 -- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
--- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (not by this version); 5 is SQLite's.
+-- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (not by this version), 9 without a body; 5 is SQLite's.
 --
--- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, so that
--- the later verdicts prove that no copy was admitted.
+-- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, and a
+-- halted write's stamp is recorded as well: so `halted` proves that no copy was admitted or will be.
 --
 -- Order of locks, the same in every transaction: the shared lock, life, slots by number, nonces by print, stamps by
 -- (slot, print), the ledger by key.
@@ -12,7 +12,7 @@ CREATE FUNCTION admit_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     future_ms bigint, guard_ms bigint, lossless boolean,
     prints bytea[], nonces bytea[], stamps bigint[], parties text[], accounts text[], kinds smallint[],
-    modules text[], operations text[],
+    modules text[], operations text[], bodies boolean[],
     intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
     -- For caps, which come with a later schema under the same name and arguments.
     spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
@@ -24,6 +24,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS
 DECLARE
     ring bigint;
     fresh bytea[];
+    -- Whether writes without a body are refused.
+    bodyless boolean := false;
 BEGIN
     IF (SELECT count(DISTINCT p) FROM unnest(prints) AS p) <> cardinality(prints) THEN
         RAISE EXCEPTION 'a stamp stands twice in one batch';
@@ -34,6 +36,10 @@ BEGIN
     FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
     SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
     o_at := now_ms();
+    IF false = ANY (bodies) THEN
+        SELECT o_at < k.bodyless_until OR EXISTS (SELECT FROM instance AS n WHERE n.bodyless)
+        INTO STRICT bodyless FROM cluster AS k;
+    END IF;
 
     -- Judge. A slot that was taken out of use in between is opened again.
     LOOP
@@ -44,15 +50,16 @@ BEGIN
             SELECT r.n, h.scope,
                 CASE WHEN s.slice > r.stamp / ring THEN 3
                     WHEN r.stamp <= o_guarded THEN 4
-                    WHEN h.scope IS NOT NULL THEN 6
                     WHEN r.stamp > o_at + future_ms THEN 7
                     WHEN NOT s.filling THEN -1
+                    WHEN h.scope IS NOT NULL THEN 6
+                    WHEN bodyless AND NOT r.body AND r.kind > 0 THEN 9
                     ELSE 0 END::smallint AS verdict,
                 CASE WHEN s.slice > r.stamp / ring THEN 0
                     WHEN r.stamp <= o_guarded THEN o_guarded - r.stamp + 1
-                    WHEN h.scope IS NULL AND r.stamp > o_at + future_ms THEN r.stamp - o_at - future_ms
+                    WHEN r.stamp > o_at + future_ms THEN r.stamp - o_at - future_ms
                     ELSE 0 END AS detail
-            FROM unnest(stamps, parties, kinds, modules) WITH ORDINALITY AS r(stamp, party, kind, module, n)
+            FROM unnest(stamps, parties, kinds, modules, bodies) WITH ORDINALITY AS r(stamp, party, kind, module, body, n)
             JOIN slot AS s ON s.slot = ((r.stamp / ring) % 8)::smallint
             LEFT JOIN LATERAL (
                 SELECT min(t.scope COLLATE "C") AS scope FROM halt AS t
@@ -87,15 +94,16 @@ BEGIN
     -- Stamps: of any number of racing copies one is inserted.
     WITH used AS (
         INSERT INTO stamp AS t (slot, print, admitted)
-        SELECT (r.stamp / ring) % 8, r.print, o_at FROM unnest(prints, stamps, verdicts) AS r(print, stamp, verdict)
-        WHERE r.verdict = 0 ORDER BY (r.stamp / ring) % 8, r.print
+        SELECT (r.stamp / ring) % 8, r.print, o_at
+        FROM unnest(prints, stamps, kinds, verdicts) AS r(print, stamp, kind, verdict)
+        WHERE r.verdict = 0 OR r.verdict = 6 AND r.kind > 0 ORDER BY (r.stamp / ring) % 8, r.print
         ON CONFLICT DO NOTHING
         RETURNING t.print
     )
     SELECT coalesce(array_agg(u.print), '{}') INTO fresh FROM used AS u;
     -- Stamps that were not inserted are looked up, for any verdict.
     IF cardinality(fresh) < cardinality(prints) THEN
-        SELECT array_agg(CASE WHEN r.print = ANY (fresh) THEN 0::smallint WHEN t.admitted IS NOT NULL THEN 1::smallint
+        SELECT array_agg(CASE WHEN r.print = ANY (fresh) THEN r.verdict WHEN t.admitted IS NOT NULL THEN 1::smallint
                 ELSE nullif(r.verdict, 0::smallint) END ORDER BY r.n),
             array_agg(coalesce(CASE WHEN r.print = ANY (fresh) THEN 0 ELSE t.admitted END, r.detail) ORDER BY r.n)
         INTO verdicts, details

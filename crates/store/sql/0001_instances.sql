@@ -4,7 +4,8 @@
 CREATE FUNCTION fit_ring(past_ms bigint, guard_ms bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    wanted bigint := (ceil((past_ms + guard_ms) / 6500.0) * 1000)::bigint;
+    guard bigint := longest_guard(guard_ms);
+    wanted bigint := (ceil((past_ms + guard) / 6500.0) * 1000)::bigint;
 BEGIN
     IF (SELECT k.slice_ms FROM cluster AS k) >= wanted THEN
         RETURN false;
@@ -12,10 +13,35 @@ BEGIN
     PERFORM admitting_nothing();
     UPDATE cluster AS k SET slice_ms = greatest(k.slice_ms, wanted);
     -- The slots hold slices of the old length: a guard covers their content.
-    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard_ms);
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
     UPDATE slot AS s SET slice = 0, filling = true;
     RETURN true;
 END
+$$;
+
+-- Makes guards as long as an instance needs that joins. A guard that is being waited for is as long from then on.
+CREATE FUNCTION lengthen_guards(wanted bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    before bigint := longest_guard(0);
+BEGIN
+    IF before >= wanted THEN
+        RETURN;
+    END IF;
+    PERFORM admitting_nothing();
+    before := longest_guard(0);
+    IF before BETWEEN 1 AND wanted THEN
+        UPDATE life AS l SET guarded_until = l.guarded_until + wanted - before WHERE l.guarded_until > now_ms();
+    END IF;
+    UPDATE cluster AS k SET guard_ms = greatest(k.guard_ms, wanted);
+END
+$$;
+
+-- An instance that served reads while the store was away does so no more: their signatures fit writes without a body, for
+-- as long as stamps are remembered.
+CREATE FUNCTION refuse_bodyless() RETURNS void
+LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
+    UPDATE cluster AS k SET bodyless_until = greatest(k.bodyless_until, now_ms() + 8 * k.slice_ms)
 $$;
 
 -- Joins, or gives a sign of life: both write the same row.
@@ -23,25 +49,30 @@ CREATE FUNCTION join_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     guard_ms bigint, lossless boolean,
     n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint, n_in_force integer,
-    past_ms bigint, uncovered boolean, bodyless boolean,
+    past_ms bigint, n_uncovered boolean, n_bodyless boolean,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    fitted boolean := fit_ring(past_ms, guard_ms);
+    fitted boolean;
 BEGIN
+    PERFORM lengthen_guards(guard_ms);
+    fitted := fit_ring(past_ms, guard_ms);
     SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed OR fitted
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
     FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
     o_at := now_ms();
-    IF uncovered THEN
+    IF n_uncovered THEN
         -- It served without the store: the store has none of its stamps.
-        UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + guard_ms);
+        UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + longest_guard(guard_ms));
         SELECT max(l.guarded_until), true INTO STRICT o_guarded, o_renewed FROM life AS l;
     END IF;
+    IF NOT n_bodyless AND EXISTS (SELECT FROM instance AS n WHERE n.id = n_id AND n.bodyless) THEN
+        PERFORM refuse_bodyless();
+    END IF;
     INSERT INTO instance AS n VALUES
-        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force, bodyless)
+        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force, n_bodyless)
     ON CONFLICT (id) DO UPDATE SET seen = o_at, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
         journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, in_force = excluded.in_force,
         bodyless = excluded.bodyless;
@@ -53,6 +84,7 @@ $$;
 
 CREATE FUNCTION leave_v1(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+    SELECT refuse_bodyless() FROM instance AS n WHERE n.id = n_id AND n.bodyless;
     DELETE FROM instance AS n WHERE n.id = n_id
 $$;
 
@@ -64,6 +96,8 @@ DECLARE
     ring bigint;
     next_slice bigint;
 BEGIN
+    -- The ring is not fitted to a longer window in between.
+    PERFORM admitting();
     SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
     next_slice := (now_ms() + future_ms + ring / 2) / ring;
     UPDATE slot AS s SET slice = next_slice, filling = false WHERE s.slot = next_slice % 8 AND s.slice < next_slice;
@@ -119,16 +153,20 @@ BEGIN
 END
 $$;
 
--- A guard by hand.
+-- A guard by hand. Without any instance later guards are as long as the caller's.
 CREATE FUNCTION distrust_v1(guard_ms bigint, lossless boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
+    guard bigint := longest_guard(guard_ms);
     guarded bigint;
 BEGIN
     PERFORM admitting_nothing();
     PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
-    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard_ms);
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
+    IF NOT EXISTS (SELECT FROM instance) THEN
+        UPDATE cluster AS k SET guard_ms = distrust_v1.guard_ms;
+    END IF;
     RETURN guarded;
 END
 $$;

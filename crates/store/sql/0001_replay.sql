@@ -21,7 +21,11 @@ CREATE TABLE cluster (
     -- How long a slot of the ring is, in milliseconds of stamps.
     slice_ms bigint NOT NULL DEFAULT 60000 CHECK (slice_ms >= 1000),
     -- Higher after each change of `halt`, in every life: at least the time of the change.
-    halt_epoch bigint NOT NULL DEFAULT 0
+    halt_epoch bigint NOT NULL DEFAULT 0,
+    -- The longest guard of any instance that joined, in milliseconds.
+    guard_ms bigint NOT NULL DEFAULT 0,
+    -- Writes without a body are refused until then: an instance that left served reads while the store was away.
+    bodyless_until bigint NOT NULL DEFAULT 0
 );
 -- 122 bits of it are random.
 INSERT INTO cluster (fingerprint_key) VALUES (uuid_send(gen_random_uuid()));
@@ -149,6 +153,12 @@ BEGIN
 END
 $$;
 
+-- How long a guard is: no instance admits stamps that lie further ahead.
+CREATE FUNCTION longest_guard(asked_ms bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = gatepay, pg_temp AS $$
+    SELECT greatest(k.guard_ms, asked_ms) FROM cluster AS k
+$$;
+
 -- Compares the server with an instance's last contact, and sets a guard if acknowledged commits may be lost. A contact
 -- from before the guard tells nothing new: the guard covers all that it can have seen.
 CREATE FUNCTION recognize(
@@ -162,6 +172,7 @@ DECLARE
     known life%ROWTYPE;
     at_ms bigint := now_ms();
     newer boolean;
+    guard bigint := longest_guard(guard_ms);
 BEGIN
     IF lossless THEN
         SELECT 0::bigint AS system_id, 0::bigint AS timeline, 0::bigint AS wal, 0::bigint AS started INTO server;
@@ -171,7 +182,7 @@ BEGIN
     SELECT * INTO known FROM life AS l WHERE l.system_id = server.system_id AND l.timeline = server.timeline;
     o_renewed := NOT FOUND;
     IF NOT o_renewed AND NOT lossless THEN
-        newer := c_at IS NOT NULL AND c_at > known.guarded_until - guard_ms;
+        newer := c_at IS NOT NULL AND c_at > known.guarded_until - guard;
         o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp,
             server.system_id, server.timeline, server.wal);
         IF NOT o_renewed AND known.confirmed_start <> server.started THEN
@@ -184,7 +195,7 @@ BEGIN
         END IF;
     END IF;
     IF o_renewed THEN
-        INSERT INTO life AS l VALUES (server.system_id, server.timeline, at_ms, at_ms + guard_ms, server.started)
+        INSERT INTO life AS l VALUES (server.system_id, server.timeline, at_ms, at_ms + guard, server.started)
         ON CONFLICT (system_id, timeline) DO UPDATE
         SET guarded_until = greatest(l.guarded_until, excluded.guarded_until),
             confirmed_start = excluded.confirmed_start;

@@ -15,9 +15,13 @@ CREATE TABLE cluster (
     halt_epoch INTEGER NOT NULL,
     guarded_until INTEGER NOT NULL,
     -- Whether the file was put back, and no operator has accepted it.
-    restored INTEGER NOT NULL
+    restored INTEGER NOT NULL,
+    -- The longest guard of any run, in milliseconds.
+    guard_ms INTEGER NOT NULL DEFAULT 0,
+    -- Writes without a body are refused until then: an earlier run served reads while the store was away.
+    bodyless_until INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0);
+INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0, 0, 0);
 
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY,
@@ -28,7 +32,9 @@ CREATE TABLE instance (
     config_hash TEXT NOT NULL,
     journal_head TEXT,
     halt_epoch INTEGER NOT NULL,
-    in_force INTEGER
+    in_force INTEGER,
+    -- Whether it serves reads while the store is away.
+    bodyless INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE slot (slot INTEGER PRIMARY KEY, slice INTEGER NOT NULL, filling INTEGER NOT NULL) STRICT;

@@ -114,7 +114,7 @@ pub enum AdmissionVerdict {
     },
     /// The store is a restored file: money is refused until an operator accepts it (`store distrust`).
     Restored,
-    /// A halt covers the call.
+    /// A halt covers the call. The stamp of a write or money call is spent with it.
     Halted(HaltScope),
     /// The stamp lies too far ahead of the store's clock.
     Premature {
@@ -123,6 +123,8 @@ pub enum AdmissionVerdict {
     },
     /// A money cap has no room for it. No function of this version answers so; the next may, beside this one.
     CapExceeded,
+    /// A write without a body, while an instance serves reads without the store, or shortly after it did.
+    Bodyless,
 }
 
 /// The calls that a halt covers.
@@ -194,15 +196,17 @@ impl AdmissionBatch {
 }
 
 impl AdmissionVerdict {
-    /// Whether the store proves that no copy of the stamp was admitted or will be by this request. Otherwise the outcome
-    /// of a refused write or money call is unknown.
+    /// Whether the store proves that no copy of a write's stamp was admitted, and none can be any more. Otherwise the
+    /// outcome of a refused write or money call is unknown: an instance may ask for another copy a moment later.
     pub fn proves_no_copy(&self) -> bool {
         match self {
-            Self::Restored | Self::Halted(_) | Self::Premature { .. } | Self::CapExceeded => true,
+            Self::Restored | Self::Halted(_) | Self::CapExceeded => true,
             Self::Admitted
             | Self::Replayed { .. }
             | Self::NonceReplayed { .. }
             | Self::Forgotten
+            | Self::Premature { .. }
+            | Self::Bodyless
             | Self::Guarded { .. } => false,
         }
     }

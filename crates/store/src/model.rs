@@ -8,7 +8,7 @@ use crate::admission::{
 };
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::instance::ResumeResult;
-use crate::ring::{SHORTEST_SLICE_MS, SLOTS, SlotRing, StampRules, UNUSED_RING};
+use crate::ring::{SHORTEST_SLICE_MS, SLOTS, SlotRing, StampRules, UNUSED_RING, spends};
 use crate::settings::{Failover, StoreTerms};
 
 /// The store's content. Lost commits are stamps that a test [removes](Self::lose).
@@ -24,6 +24,10 @@ pub struct StoreModel {
     halt_epoch: i64,
     owners: BTreeSet<(LedgerIntent, StoredText)>,
     instances: BTreeMap<i64, i64>,
+    guard_ms: u64,
+    /// Those that serve reads while the store is away.
+    bodyless: BTreeSet<i64>,
+    bodyless_until: u64,
 }
 
 /// The server's side at one moment.
@@ -58,7 +62,21 @@ impl StoreModel {
             halt_epoch: 0,
             owners: BTreeSet::new(),
             instances: BTreeMap::new(),
+            guard_ms: 0,
+            bodyless: BTreeSet::new(),
+            bodyless_until: 0,
         }
+    }
+
+    /// The model, asked by an instance with these terms.
+    pub fn under(&mut self, terms: StoreTerms) -> &mut Self {
+        self.terms = terms;
+        self
+    }
+
+    /// How long a guard is.
+    fn guard_ms(&self) -> u64 {
+        self.guard_ms.max(self.terms.guard_ms())
     }
 
     /// Decides rows with distinct fingerprints.
@@ -104,7 +122,21 @@ impl StoreModel {
         server: &ModelServer,
         contact: Option<&StoreContact>,
         id: i64,
+        bodyless: bool,
     ) -> (bool, StoreContact) {
+        let wanted = self.terms.guard_ms();
+        if self.guard_ms > 0 && self.guard_ms < wanted {
+            let lives = self.lives.values_mut();
+            for life in lives.filter(|it| it.guarded_until > server.now_ms) {
+                life.guarded_until += wanted - self.guard_ms;
+            }
+        }
+        self.guard_ms = self.guard_ms.max(wanted);
+        if bodyless {
+            self.bodyless.insert(id);
+        } else if self.bodyless.remove(&id) {
+            self.bodyless_until = server.now_ms + SLOTS * SHORTEST_SLICE_MS;
+        }
         let new_guard = self.recognize(server, contact);
         self.instances.insert(id, server.now_ms.cast_signed());
         (
@@ -159,9 +191,12 @@ impl StoreModel {
     /// Sets a guard by hand.
     pub fn distrust(&mut self, server: &ModelServer) {
         self.recognize(server, None);
-        let until = server.now_ms + self.terms.guard_ms();
+        let until = server.now_ms + self.guard_ms();
         for life in self.lives.values_mut() {
             life.guarded_until = life.guarded_until.max(until);
+        }
+        if self.instances.is_empty() {
+            self.guard_ms = self.terms.guard_ms();
         }
     }
 
@@ -183,6 +218,7 @@ impl StoreModel {
             guarded_until: guards.max().unwrap_or(0),
             slice_ms: SHORTEST_SLICE_MS,
             restored: false,
+            bodyless: !self.bodyless.is_empty() || server.now_ms < self.bodyless_until,
         }
     }
 
@@ -200,6 +236,9 @@ impl StoreModel {
             };
         }
         if let Some(refusal) = refusal {
+            if spends(&refusal, row.kind) {
+                self.stamps.insert((slot, row.stamp), rules.now_ms);
+            }
             return refusal;
         }
         if let Some(nonce) = row.nonce {
@@ -236,7 +275,7 @@ impl StoreModel {
             None => true,
             Some(_) if lossless => false,
             Some(life) => {
-                let guard_set = life.guarded_until - self.terms.guard_ms();
+                let guard_set = life.guarded_until - self.guard_ms();
                 let newer = contact.filter(|it| it.at_ms.unsigned_abs() > guard_set);
                 let recent = self
                     .instances
@@ -249,7 +288,7 @@ impl StoreModel {
             }
         };
         let until = if renewed {
-            server.now_ms + self.terms.guard_ms()
+            server.now_ms + self.guard_ms()
         } else {
             0
         };

@@ -39,6 +39,8 @@ pub struct StampRules {
     pub slice_ms: u64,
     /// Whether the store is a restored file, and no operator has accepted it.
     pub restored: bool,
+    /// Whether writes without a body are refused.
+    pub bodyless: bool,
 }
 
 impl StampRules {
@@ -69,7 +71,7 @@ impl StampRules {
     }
 
     /// Why a stamp that is not recorded is refused; `None` if it may be recorded. Stamps that cannot be looked up
-    /// completely come first, so that the other verdicts prove that no copy was admitted.
+    /// completely or recorded come first: the stamp of a halted write is [spent](spends).
     pub fn refusal<'a>(
         &self,
         row: &AdmissionRow,
@@ -84,6 +86,10 @@ impl StampRules {
             let wait_ms = self.guarded_until - row.stamp_ms + 1;
             return Some(AdmissionVerdict::Guarded { wait_ms });
         }
+        let ahead_ms = row.stamp_ms.saturating_sub(self.latest());
+        if ahead_ms > 0 {
+            return Some(AdmissionVerdict::Premature { ahead_ms });
+        }
         if self.restored && row.kind == Kind::Money {
             return Some(AdmissionVerdict::Restored);
         }
@@ -92,8 +98,8 @@ impl StampRules {
         if let Some(scope) = covering.min_by_key(ToString::to_string) {
             return Some(AdmissionVerdict::Halted(scope.clone()));
         }
-        let ahead_ms = row.stamp_ms.saturating_sub(self.latest());
-        (ahead_ms > 0).then_some(AdmissionVerdict::Premature { ahead_ms })
+        let is_bodyless_write = !row.has_body && row.kind != Kind::Read;
+        (self.bodyless && is_bodyless_write).then_some(AdmissionVerdict::Bodyless)
     }
 
     /// The slot that is needed next is taken out of use, half a slice ahead of time.
@@ -106,6 +112,12 @@ impl StampRules {
             };
         }
     }
+}
+
+/// Whether a stamp is recorded although it is refused: that of a halted write, so that no copy of it is admitted once the
+/// halt has ended.
+pub fn spends(refusal: &AdmissionVerdict, kind: Kind) -> bool {
+    matches!(refusal, AdmissionVerdict::Halted(_)) && kind != Kind::Read
 }
 
 /// The length of a slice for a window: seven of eight slots cover it, with half a slice to prepare the eighth.
@@ -130,6 +142,7 @@ mod tests {
                     guarded_until: 0,
                     slice_ms,
                     restored: false,
+                    bodyless: false,
                 };
                 let mut slots = [RingSlot {
                     slice: 0,

@@ -4,10 +4,11 @@ use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionVerdict, HaltScope, LedgerIntent};
 use gatepay_store::error::StoreError;
 use gatepay_store::instance::{InstanceIntroduction, ResumeResult};
+use gatepay_store::postgres::PostgresStore;
 
 use crate::postgres;
 use crate::support::{
-    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, store, text, verdict,
+    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, settings, store, text, verdict,
 };
 
 #[tokio::test]
@@ -70,7 +71,7 @@ async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
     let (_server, store) = ready().await;
     let before = row();
     assert_eq!(verdict(&store, &before).await, AdmissionVerdict::Admitted);
-    let (money, read) = (
+    let (mut money, read) = (
         row(),
         gatepay_store::admission::AdmissionRow {
             kind: Kind::Read,
@@ -83,6 +84,7 @@ async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
         HaltScope::Party("acme".to_owned()),
     ] {
         let epoch = store.halt(&scope, "operator").await.unwrap();
+        money = row();
         assert_eq!(
             verdict(&store, &money).await,
             AdmissionVerdict::Halted(scope.clone())
@@ -113,8 +115,12 @@ async fn a_halt_stops_what_it_covers_and_a_recorded_stamp_stays_replayed() {
     let view = store.beat(&beat()).await.unwrap();
     assert_eq!(view.halts.len(), 1);
     assert_eq!(view.instances.len(), 1);
-    // A refused stamp stays unspent.
-    assert_eq!(verdict(&store, &money).await, AdmissionVerdict::Admitted);
+    // The stamp of a halted write is spent, so that no copy is executed after the halt; that of a read is not.
+    assert!(matches!(
+        verdict(&store, &money).await,
+        AdmissionVerdict::Replayed { .. }
+    ));
+    assert_eq!(verdict(&store, &read).await, AdmissionVerdict::Admitted);
 }
 
 #[tokio::test]
@@ -253,4 +259,89 @@ async fn an_instance_that_served_without_the_store_sets_a_guard_as_it_joins() {
     // A sign of life sets no other one.
     let view = second.beat(&beat()).await.unwrap();
     assert_eq!(view.guarded_until, joined.guarded_until);
+}
+
+#[tokio::test]
+async fn a_guard_is_as_long_as_any_instance_needs() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, short) = ready().await;
+    let mut terms = TERMS;
+    terms.future_ms = 60_000;
+    let long = PostgresStore::new(&settings(&[server.port]), terms).unwrap();
+    let joined = long.join(&introduction(2)).await.unwrap();
+    assert!(
+        joined.guarded_until < joined.now_ms,
+        "the first guard is over"
+    );
+    server.sql("DELETE FROM gatepay.life");
+    let ahead = row_at(now_ms() + 50_000);
+    assert!(ask(&short, &[row()]).await.unwrap().new_guard);
+    assert!(matches!(
+        verdict(&long, &ahead).await,
+        AdmissionVerdict::Guarded { .. }
+    ));
+    let guarded_until = short.distrust().await.unwrap();
+    assert!(guarded_until >= now_ms() + 55_000, "{guarded_until}");
+    // Without instances the operator's own terms count again.
+    server.sql("DELETE FROM gatepay.instance");
+    short.distrust().await.unwrap();
+    assert_eq!(
+        server.sql("SELECT guard_ms FROM gatepay.cluster"),
+        TERMS.guard_ms().to_string()
+    );
+}
+
+#[tokio::test]
+async fn a_guard_that_is_waited_for_grows_with_an_instance_that_needs_a_longer_one() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, short) = ready().await;
+    let before = short.distrust().await.unwrap();
+    let mut terms = TERMS;
+    terms.future_ms = 60_000;
+    let long = PostgresStore::new(&settings(&[server.port]), terms).unwrap();
+    let joined = long.join(&introduction(2)).await.unwrap();
+    assert_eq!(
+        joined.guarded_until,
+        before + terms.guard_ms() - TERMS.guard_ms()
+    );
+}
+
+#[tokio::test]
+async fn a_write_without_a_body_is_refused_while_reads_go_on_without_the_store_and_shortly_after() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let without = |kind| gatepay_store::admission::AdmissionRow {
+        kind,
+        has_body: false,
+        ..row()
+    };
+    let mut signs = beat();
+    for bodyless in [true, false] {
+        signs.bodyless = bodyless;
+        store.beat(&signs).await.unwrap();
+        let [write, read] = [without(Kind::Write), without(Kind::Read)];
+        let reply = ask(&store, &[write, read, row()]).await.unwrap();
+        assert!(matches!(
+            reply.verdicts[..],
+            [
+                AdmissionVerdict::Bodyless,
+                AdmissionVerdict::Admitted,
+                AdmissionVerdict::Admitted
+            ]
+        ));
+    }
+    server.sql("UPDATE gatepay.cluster SET bodyless_until = gatepay.now_ms() - 1");
+    let write = without(Kind::Write);
+    assert_eq!(verdict(&store, &write).await, AdmissionVerdict::Admitted);
+    signs.bodyless = true;
+    store.beat(&signs).await.unwrap();
+    store.leave().await.unwrap();
+    let write = without(Kind::Write);
+    assert_eq!(verdict(&store, &write).await, AdmissionVerdict::Bodyless);
 }

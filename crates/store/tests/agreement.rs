@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, HaltScope, LedgerIntent};
 use gatepay_store::identity::{StoreContact, StoreIdentity};
+use gatepay_store::instance::InstanceBeat;
 use gatepay_store::model::{ModelServer, StoreModel};
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
@@ -23,7 +24,8 @@ const START_MS: u64 = 1_767_225_600_000;
 enum Step {
     /// An instance asks for a batch.
     Admit(usize, Vec<AskedRow>),
-    Beat(usize),
+    /// Of an instance that may serve reads while the store is away.
+    Beat(usize, bool),
     Advance(u64),
     Halt(usize),
     /// Whether by the epoch of its last order.
@@ -73,7 +75,7 @@ fn asked_row() -> impl Strategy<Value = AskedRow> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0_usize..2, prop::collection::vec(asked_row(), 1..6)).prop_map(|(it, rows)| Step::Admit(it, rows)),
-        2 => (0_usize..2).prop_map(Step::Beat),
+        2 => (0_usize..2, any::<bool>()).prop_map(|(it, bodyless)| Step::Beat(it, bodyless)),
         4 => prop_oneof![0_u64..2_000, 5_000_u64..20_000, 50_000_u64..700_000].prop_map(Step::Advance),
         1 => (0_usize..5).prop_map(Step::Halt),
         1 => (0_usize..5, any::<bool>()).prop_map(|(it, seen)| Step::Resume(it, seen)),
@@ -92,6 +94,13 @@ fn scope(number: usize) -> HaltScope {
         3 => HaltScope::Party("p0".to_owned()),
         _ => HaltScope::Suspended("p1".to_owned()),
     }
+}
+
+/// The terms of an instance: the second has a longer guard.
+fn terms(instance: usize) -> StoreTerms {
+    let mut terms = StoreTerms::default();
+    terms.future_ms += [0, 50_000][instance];
+    terms
 }
 
 /// A real server with the clock and identity of a table, beside the model.
@@ -143,13 +152,13 @@ impl Pair {
 
     fn trial(&self) -> Trial<'_> {
         let emptied = "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.nonce, gatepay.halt, gatepay.owner;
-            UPDATE gatepay.cluster SET halt_epoch = 0;
+            UPDATE gatepay.cluster SET halt_epoch = 0, guard_ms = 0, bodyless_until = 0;
             UPDATE gatepay.slot SET slice = 0, filling = true";
         self.runtime
             .block_on(self.admin.batch_execute(emptied))
             .unwrap();
         let store =
-            || PostgresStore::new(&settings(&[self.server.port]), StoreTerms::default()).unwrap();
+            |instance| PostgresStore::new(&settings(&[self.server.port]), terms(instance)).unwrap();
         Trial {
             pair: self,
             model: StoreModel::new(StoreTerms::default()),
@@ -162,7 +171,7 @@ impl Pair {
                 started: 1,
                 now_ms: START_MS,
             },
-            stores: [store(), store()],
+            stores: [store(0), store(1)],
             contacts: [None, None],
             asked: Vec::new(),
             seen: HashMap::new(),
@@ -176,7 +185,7 @@ impl Trial<'_> {
             self.state.position += 10;
             match step {
                 Step::Admit(instance, rows) => self.admit(*instance, rows),
-                Step::Beat(instance) => self.beat(*instance),
+                Step::Beat(instance, bodyless) => self.beat(*instance, *bodyless),
                 Step::Advance(ms) => self.state.now_ms += ms,
                 Step::Halt(number) => {
                     self.publish();
@@ -197,7 +206,7 @@ impl Trial<'_> {
                 }
                 Step::Distrust => {
                     self.publish();
-                    self.model.distrust(&self.state);
+                    self.model.under(terms(0)).distrust(&self.state);
                     self.pair
                         .runtime
                         .block_on(self.stores[0].distrust())
@@ -256,9 +265,10 @@ impl Trial<'_> {
         let asked = self.stores[instance].admit(&batch);
         let answered = self.pair.runtime.block_on(asked).unwrap();
         let contact = self.contacts[instance];
-        let (expected, contact) = self
-            .model
-            .admit(&self.state, contact.as_ref(), batch.rows());
+        let (expected, contact) =
+            self.model
+                .under(terms(instance))
+                .admit(&self.state, contact.as_ref(), batch.rows());
         assert_eq!(answered, expected, "{:?}", batch.rows());
         self.contacts[instance] = Some(contact);
         assert_eq!(self.stores[instance].contact(), Some(contact));
@@ -304,7 +314,7 @@ impl Trial<'_> {
             kind: [Kind::Read, Kind::Write, Kind::Money][usize::from(*kind)],
             module: if *party == 0 { "payout" } else { "convert" },
             operation: "made_up".into(),
-            has_body: true,
+            has_body: self.asked.len() % 2 == 0,
             intents: intent.into_iter().collect(),
             spend_key: None,
             spends: Vec::new(),
@@ -313,7 +323,7 @@ impl Trial<'_> {
         row
     }
 
-    fn beat(&mut self, instance: usize) {
+    fn beat(&mut self, instance: usize, bodyless: bool) {
         self.publish();
         let id = i64::try_from(instance).unwrap();
         let store = &self.stores[instance];
@@ -323,11 +333,17 @@ impl Trial<'_> {
             .runtime
             .block_on(store.join(&introduction(id)))
             .unwrap();
-        let (_, contact) = self.model.beat(&self.state, contact.as_ref(), id);
+        let model = self.model.under(terms(instance));
+        let (_, contact) = model.beat(&self.state, contact.as_ref(), id, false);
         assert_eq!(store.contact(), Some(contact));
-        let view = self.pair.runtime.block_on(store.beat(&beat())).unwrap();
+        let view = self
+            .pair
+            .runtime
+            .block_on(store.beat(&InstanceBeat { bodyless, ..beat() }))
+            .unwrap();
         self.pair.runtime.block_on(store.upkeep()).unwrap();
-        let (_, contact) = self.model.beat(&self.state, Some(&contact), id);
+        let model = self.model.under(terms(instance));
+        let (_, contact) = model.beat(&self.state, Some(&contact), id, bodyless);
         assert_eq!(view.guarded_until, joined.guarded_until);
         self.model.turn_ring(&self.state);
         self.contacts[instance] = Some(contact);

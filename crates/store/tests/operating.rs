@@ -246,3 +246,24 @@ async fn an_instance_whose_contact_file_cannot_be_written_sees_new_halts() {
         Err(StoreError::File { .. })
     ));
 }
+
+#[tokio::test]
+async fn the_ring_is_not_turned_while_its_length_changes() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let fitting = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            server.sql("BEGIN; SELECT gatepay.admitting_nothing(); SELECT pg_sleep(1); COMMIT")
+        });
+        until("the lock is held", || {
+            server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
+        });
+        let asked = Instant::now();
+        server.sql("SELECT gatepay.turn_ring_v1(300)");
+        asked.elapsed()
+    });
+    assert!(fitting > Duration::from_millis(300), "{fitting:?}");
+    store.upkeep().await.unwrap();
+}

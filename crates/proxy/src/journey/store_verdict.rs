@@ -173,6 +173,10 @@ fn refuse(
             };
             ("clock", Refusal::StaleTimestamp(StaleStamp::Skew(skew)))
         }
+        AdmissionVerdict::Bodyless => (
+            "body_less_write",
+            Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)),
+        ),
         // No version of the store that this one works with answers so without a cap.
         AdmissionVerdict::Admitted | AdmissionVerdict::CapExceeded | AdmissionVerdict::Restored => {
             ("away", Refusal::StoreUnavailable)

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 
 impl PostgresStore {
     /// Decides a batch in one transaction. Two batches may be under way at once.
@@ -136,6 +136,7 @@ struct BatchColumns<'a> {
     kinds: Vec<i16>,
     modules: Vec<&'a str>,
     operations: Vec<&'a str>,
+    bodies: Vec<bool>,
     intent_rows: Vec<i32>,
     intent_kinds: Vec<&'a str>,
     intent_keys: Vec<&'a str>,
@@ -160,6 +161,7 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
             columns.kinds.push(kind(row.kind));
             columns.modules.push(row.module);
             columns.operations.push(&row.operation);
+            columns.bodies.push(row.has_body);
             for intent in &row.intents {
                 columns.intent_rows.push(number);
                 columns.intent_kinds.push(intent.key_kind);
@@ -182,7 +184,7 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
 }
 
 impl BatchColumns<'_> {
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 16] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 17] {
         [
             &self.prints,
             &self.nonces,
@@ -192,6 +194,7 @@ impl BatchColumns<'_> {
             &self.kinds,
             &self.modules,
             &self.operations,
+            &self.bodies,
             &self.intent_rows,
             &self.intent_kinds,
             &self.intent_keys,
@@ -278,6 +281,7 @@ fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdic
         }
         7 => AdmissionVerdict::Premature { ahead_ms: detail },
         8 => AdmissionVerdict::CapExceeded,
+        9 => AdmissionVerdict::Bodyless,
         other => return Err(StoreError::Unexpected(format!("verdict {other}"))),
     })
 }

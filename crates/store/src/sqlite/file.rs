@@ -15,7 +15,7 @@ use crate::instance::{
     ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
     Replication, ResumeResult,
 };
-use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms};
+use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms, spends};
 use crate::settings::StoreTerms;
 
 const SCHEMA: &str = include_str!("../../sql/sqlite_0001.sql");
@@ -41,6 +41,9 @@ struct FileState {
     slice_ms: u64,
     guarded_until: u64,
     restored: bool,
+    guard_ms: u64,
+    bodyless: bool,
+    bodyless_until: u64,
 }
 
 impl StoreFile {
@@ -108,9 +111,10 @@ impl StoreFile {
     ) -> Result<(InstanceJoined, StoreContact), StoreError> {
         let schema = self.check_schema()?;
         let now_ms = self.now()?;
-        let guard_ms = self.terms.guard_ms();
+        let own_guard_ms = self.terms.guard_ms();
         let change = self.begin()?;
         let file = state(&change)?;
+        let guard_ms = file.guard_ms.max(own_guard_ms);
         let known = contact.filter(|it| it.identity == file.identity());
         // The process ended at its start, before it wrote the contact file and so before it admitted anything.
         let started = contact.is_some_and(|it| file.was_only_started_since(&it));
@@ -137,9 +141,11 @@ impl StoreFile {
             "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1), restored = max(restored, ?2)",
             params![to_sql(guard), restored],
         )?;
+        change.execute("UPDATE cluster SET guard_ms = ?1", [to_sql(guard_ms)])?;
+        refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
-            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, NULL)",
+            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, NULL, 0)",
             params![
                 introduction.id,
                 to_sql(now_ms),
@@ -199,7 +205,11 @@ impl StoreFile {
         let now_ms = self.now()?;
         let future_ms = self.terms.future_ms;
         let change = self.begin()?;
-        let rules = state(&change)?.rules(now_ms, future_ms);
+        let file = state(&change)?;
+        let rules = file.rules(now_ms, future_ms);
+        if !beat.bodyless {
+            refuse_bodyless(&change, &file, now_ms)?;
+        }
         let before = slots(&change)?;
         let mut ring = before;
         rules.turn(&mut ring);
@@ -210,7 +220,7 @@ impl StoreFile {
         write_slots(&change, &before, &ring)?;
         change.execute("DELETE FROM nonce WHERE until < ?1", [to_sql(now_ms)])?;
         change.execute(
-            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, in_force = ?6
+            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, in_force = ?6, bodyless = ?7
             WHERE id = ?1",
             params![
                 introduction.id,
@@ -218,7 +228,8 @@ impl StoreFile {
                 beat.config_hash,
                 beat.journal_head,
                 beat.halt_epoch,
-                beat.in_force
+                beat.in_force,
+                beat.bodyless
             ],
         )?;
         committed(change, now_ms)
@@ -227,6 +238,7 @@ impl StoreFile {
     pub(super) fn leave(&mut self, id: i64) -> Result<StoreContact, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
+        refuse_bodyless(&change, &state(&change)?, now_ms)?;
         change.execute("DELETE FROM instance WHERE id = ?1", [id])?;
         committed(change, now_ms)
     }
@@ -268,11 +280,12 @@ impl StoreFile {
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
         self.check_schema()?;
         let now_ms = self.now()?;
-        let guard = now_ms + self.terms.guard_ms();
+        let guard_ms = self.terms.guard_ms();
         let change = self.begin()?;
+        let guard = now_ms + state(&change)?.guard_ms.max(guard_ms);
         change.execute(
-            "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1)",
-            [to_sql(guard)],
+            "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
+            [to_sql(guard), to_sql(guard_ms)],
         )?;
         let contact = committed(change, now_ms)?;
         Ok((state(&self.connection)?.guarded_until, contact))
@@ -348,12 +361,14 @@ impl FileState {
             guarded_until: self.guarded_until,
             slice_ms: self.slice_ms,
             restored: self.restored,
+            bodyless: self.bodyless || now_ms < self.bodyless_until,
         }
     }
 }
 
 fn state(connection: &Connection) -> Result<FileState, StoreError> {
-    let statement = "SELECT system_id, run, previous_run, position, slice_ms, guarded_until, restored FROM cluster";
+    let statement = "SELECT system_id, run, previous_run, position, slice_ms, guarded_until, restored, guard_ms,
+        EXISTS (SELECT 1 FROM instance WHERE bodyless), bodyless_until FROM cluster";
     let state = connection.query_row(statement, [], |row| {
         Ok(FileState {
             system_id: row.get(0)?,
@@ -363,6 +378,9 @@ fn state(connection: &Connection) -> Result<FileState, StoreError> {
             slice_ms: row.get::<_, i64>(4)?.unsigned_abs(),
             guarded_until: row.get::<_, i64>(5)?.unsigned_abs(),
             restored: row.get(6)?,
+            guard_ms: row.get::<_, i64>(7)?.unsigned_abs(),
+            bodyless: row.get(8)?,
+            bodyless_until: row.get::<_, i64>(9)?.unsigned_abs(),
         })
     })?;
     Ok(state)
@@ -440,7 +458,11 @@ fn record(
         let admitted_ms = admitted.unsigned_abs();
         return Ok(AdmissionVerdict::Replayed { admitted_ms });
     }
+    let mut insert = change.prepare_cached("INSERT INTO stamp VALUES (?1, ?2, ?3)")?;
     if let Some(refusal) = refusal {
+        if spends(&refusal, row.kind) {
+            insert.execute(params![number(slot), row.stamp, now_ms])?;
+        }
         return Ok(refusal);
     }
     if let Some(nonce) = row.nonce {
@@ -458,7 +480,6 @@ fn record(
             change.prepare_cached("INSERT OR REPLACE INTO nonce VALUES (?1, ?2, ?3)")?;
         insert.execute(params![nonce, now_ms, until])?;
     }
-    let mut insert = change.prepare_cached("INSERT INTO stamp VALUES (?1, ?2, ?3)")?;
     insert.execute(params![number(slot), row.stamp, now_ms])?;
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
@@ -478,6 +499,20 @@ fn record(
         ])?;
     }
     Ok(AdmissionVerdict::Admitted)
+}
+
+/// The instance that served reads while the store was away does so no more, if there is one: their signatures fit writes
+/// without a body, for as long as stamps are remembered.
+fn refuse_bodyless(
+    change: &Transaction<'_>,
+    file: &FileState,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    if file.bodyless {
+        let until = now_ms + SLOTS * file.slice_ms;
+        change.execute("UPDATE cluster SET bodyless_until = ?1", [to_sql(until)])?;
+    }
+    Ok(())
 }
 
 /// Another epoch of halts. Epochs of a copy that was put back do not come again: they are lower than the time.

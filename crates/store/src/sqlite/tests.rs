@@ -278,7 +278,7 @@ async fn nothing_is_admitted_before_joining() {
 enum Step {
     Admit(Vec<(u8, i64, u8, Option<u8>)>),
     Advance(u64),
-    Beat,
+    Beat(bool),
     Halt(bool),
     /// Whether by the epoch of its last order.
     Resume(bool, bool),
@@ -294,7 +294,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => prop::collection::vec(row, 1..6).prop_map(Step::Admit),
         2 => prop_oneof![0_u64..5_000, 50_000_u64..500_000].prop_map(Step::Advance),
-        1 => Just(Step::Beat),
+        1 => any::<bool>().prop_map(Step::Beat),
         1 => any::<bool>().prop_map(Step::Halt),
         1 => any::<(bool, bool)>().prop_map(|(all, by_last)| Step::Resume(all, by_last)),
     ]
@@ -318,9 +318,9 @@ async fn agrees(steps: Vec<Step>) {
         started: 0,
         now_ms: START_MS,
     };
-    let (_, contact) = model.beat(&server, None, 1);
+    let (_, contact) = model.beat(&server, None, 1, false);
     let contact = Some(contact);
-    let beat = InstanceBeat {
+    let mut beat = InstanceBeat {
         config_hash: String::new(),
         journal_head: None,
         halt_epoch: 0,
@@ -339,6 +339,7 @@ async fn agrees(steps: Vec<Step>) {
                     // A fingerprint covers the time.
                     row.stamp[..8].copy_from_slice(&row.stamp_ms.to_be_bytes());
                     row.nonce = nonce.map(|nonce| [nonce; 16]);
+                    row.has_body = number % 2 == 0;
                     let _ = batch.push(row);
                 }
                 for _ in 0..2 {
@@ -348,8 +349,10 @@ async fn agrees(steps: Vec<Step>) {
                 }
             }
             Step::Advance(ms) => server.now_ms += ms,
-            Step::Beat => {
+            Step::Beat(bodyless) => {
+                beat.bodyless = bodyless;
                 store.beat(&beat).await.unwrap();
+                model.beat(&server, contact.as_ref(), 1, bodyless);
                 model.turn_ring(&server);
             }
             Step::Halt(all) => {
