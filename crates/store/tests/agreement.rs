@@ -314,7 +314,7 @@ impl Trial<'_> {
             kind: [Kind::Read, Kind::Write, Kind::Money][usize::from(*kind)],
             module: if *party == 0 { "payout" } else { "convert" },
             operation: "made_up".into(),
-            has_body: self.asked.len() % 2 == 0,
+            has_body: self.asked.len().is_multiple_of(2),
             intents: intent.into_iter().collect(),
             spend_key: None,
             spends: Vec::new(),

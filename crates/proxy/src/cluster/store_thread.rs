@@ -205,7 +205,7 @@ async fn sign_of_life(
         journal_head: shared.journal_head.lock().clone(),
         halt_epoch: obeyed,
         in_force: None,
-        bodyless: false,
+        bodyless: shared.reads_without_store,
     };
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;

@@ -125,7 +125,7 @@ fn row(
         kind: operation.kind,
         module: operation.module.as_str(),
         operation: operation.name.clone(),
-        has_body: true,
+        has_body: local.question.as_ref()?.need != StoreNeed::Forbidden,
         intents: Vec::new(),
         spend_key: None,
         spends: Vec::new(),

@@ -339,7 +339,7 @@ async fn agrees(steps: Vec<Step>) {
                     // A fingerprint covers the time.
                     row.stamp[..8].copy_from_slice(&row.stamp_ms.to_be_bytes());
                     row.nonce = nonce.map(|nonce| [nonce; 16]);
-                    row.has_body = number % 2 == 0;
+                    row.has_body = number.is_multiple_of(2);
                     let _ = batch.push(row);
                 }
                 for _ in 0..2 {
