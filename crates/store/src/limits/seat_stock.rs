@@ -55,14 +55,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 const DECLARED: Duration = Duration::from_secs(4);
 
 impl StoreHeard {
-    /// Notes an answer of an era that came `now` to a call that was made at `asked_at`.
-    pub fn note(&mut self, era: i64, asked_at: Duration, now: Duration) {
-        if era != self.era || now >= self.at + SEATS_END {
+    /// Notes an answer of an era that came `now` to a call that was made at `asked_at`. Returns whether a stretch begins:
+    /// the seats of every tenant are declared then.
+    pub fn note(&mut self, era: i64, asked_at: Duration, now: Duration) -> bool {
+        let begins = era != self.era || now >= self.at + SEATS_END;
+        if begins {
             self.era = era;
             self.stretch += 1;
             (self.last_at, self.at) = (self.at, asked_at);
         }
         self.at = self.at.max(asked_at);
+        begins
     }
 
     /// The last answer in a stretch, if its seats can still count.
@@ -129,14 +132,23 @@ impl SeatStock {
         } else {
             0
         };
+        let is_other_stretch = self.stretch != heard.stretch;
+        if is_other_stretch {
+            // Calls in flight are declared however long the silence was. In the first 5 s of an era the store counts
+            // them; later it keeps no more than it has not lent to others.
+            self.held = self.held.max(self.taken);
+        }
         let mut want = 0;
-        if self.waiting > 0 && now >= self.closed_until {
-            let ahead = (self.taken / 4).min(seats / 10);
-            want = std::mem::take(&mut self.waiting).max(ahead);
+        if now >= self.closed_until {
+            let waiting = std::mem::take(&mut self.waiting);
+            if waiting > 0 {
+                let ahead = (self.taken / 4).min(seats / 10);
+                want = waiting.max(ahead);
+            }
             // Calls that went on without a seat, since the loan ended, count first.
             want = want.saturating_add(self.taken.saturating_sub(self.held));
         }
-        let declare = self.unsure || self.stretch != heard.stretch && self.held > 0;
+        let declare = self.unsure || is_other_stretch && self.held > 0;
         if want == 0 && self.held == before && !declare {
             return None;
         }
@@ -150,17 +162,17 @@ impl SeatStock {
         })
     }
 
-    /// Whether [`question`](Self::question) has something to ask now or at a later time. Seats that are held are looked
-    /// at each half second.
+    /// Whether [`question`](Self::question) may have something to ask now or at a later time. Seats that are held or
+    /// taken are looked at each half second.
     pub fn due(&self, heard: &StoreHeard) -> Option<Duration> {
         if self.asking.is_some() {
             None
         } else if self.waiting > 0 || self.unsure {
             Some(self.closed_until)
-        } else if self.held > self.kept() || self.held > 0 && self.stretch != heard.stretch {
+        } else if self.held > self.kept() || self.is_in_use() && self.stretch != heard.stretch {
             Some(Duration::ZERO)
         } else {
-            (self.held > self.taken).then(|| self.turned_at + PERIOD)
+            self.is_in_use().then(|| self.turned_at + PERIOD)
         }
     }
 
@@ -210,6 +222,10 @@ impl SeatStock {
     fn declared_until(&self, heard: &StoreHeard) -> Duration {
         let at = heard.heard_in(self.stretch);
         at.map_or(Duration::ZERO, |at| at + DECLARED)
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.held > 0 || self.taken > 0
     }
 
     /// The seats that are not given back now.
@@ -270,18 +286,49 @@ mod tests {
         // One that may have come after the store lent them to others.
         heard.note(1, at(9_999), at(10_000));
         assert!(stock.take(&heard, at(10_000)).is_err());
+        // Free seats are not held any more, and the store decides about those of calls in flight.
         let asked = stock.question(&Arc::from("acme"), 20, &heard, at(10_000));
-        assert_eq!(asked.unwrap().held, 0);
+        assert_eq!(asked.unwrap().held, 3);
     }
 
     #[test]
-    fn seats_of_the_last_era_are_declared_while_they_count() {
-        for (ms, held) in [(4_999, 1), (5_000, 0)] {
+    fn free_seats_of_the_last_era_are_declared_while_they_count_and_those_of_calls_in_flight_always()
+     {
+        for (ms, held) in [(1_400, 10), (4_999, 3), (60_000, 3)] {
             let (mut stock, mut heard) = lent();
-            heard.note(2, at(2_000), at(2_001));
+            for _ in 0..2 {
+                stock.take(&heard, at(1_002)).unwrap();
+            }
+            assert!(heard.note(2, at(ms - 1), at(ms)));
             assert_eq!(stock.due(&heard), Some(Duration::ZERO));
             let asked = stock.question(&Arc::from("acme"), 20, &heard, at(ms));
             assert_eq!(asked.unwrap().held, held, "{ms}");
+        }
+    }
+
+    #[test]
+    fn calls_in_flight_whose_seats_the_store_has_lent_to_others_ask_for_seats_though_no_request_waits()
+     {
+        let (mut stock, mut heard) = lent();
+        let tenant = Arc::from("acme");
+        heard.note(1, at(16_000), at(16_001));
+        let asked = stock.question(&tenant, 20, &heard, at(16_001)).unwrap();
+        assert_eq!((asked.want, asked.held), (0, 1));
+        let none = SeatAnswer {
+            kept: 0,
+            lent: 0,
+            small: false,
+        };
+        stock.answered(none, &heard, at(16_002));
+        let mut now = at(16_002);
+        for _ in 0..3 {
+            let due = stock.due(&heard).unwrap();
+            assert!(due > now);
+            heard.note(1, due, due);
+            let asked = stock.question(&tenant, 20, &heard, due).unwrap();
+            assert_eq!((asked.want, asked.held), (1, 0));
+            stock.answered(none, &heard, due);
+            now = due;
         }
     }
 

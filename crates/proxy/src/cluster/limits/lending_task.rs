@@ -172,7 +172,7 @@ impl LendingTask<'_> {
         self.note(answers.as_ref().err());
         let now = self.now();
         if let Ok(answers) = &answers {
-            queue.heard.lock().note(answers.era, asked_at, now);
+            self.hear(answers.era, asked_at, now);
         }
         let heard = queue.heard();
         let mut left = answers.as_ref().ok().map(AnswersLeft::of);
@@ -229,7 +229,7 @@ impl LendingTask<'_> {
 
     fn granted(&mut self, report: &DemandReport, grant: LeaseGrant, asked_at: Duration) {
         let (queue, now) = (&self.limits.queue, self.now());
-        queue.heard.lock().note(grant.era, asked_at, now);
+        self.hear(grant.era, asked_at, now);
         for (demand, fraction) in report.tenants.iter().zip(&grant.fractions) {
             if let Some((party, _)) = self.active.get(&demand.tenant) {
                 party.set_fraction(*fraction);
@@ -264,6 +264,17 @@ impl LendingTask<'_> {
         };
         self.limits.quota.lend(part, now);
         let queue = &self.limits.queue;
+    /// Notes an answer. When the store may have forgotten seats of this instance, or lent them to others, every party
+    /// with a seat has something to ask: the timer has all of them.
+    fn hear(&self, era: i64, asked_at: Duration, now: Duration) {
+        let begins = self.limits.queue.heard.lock().note(era, asked_at, now);
+        if begins {
+            for party in self.timer.values() {
+                party.look_again(now);
+            }
+        }
+    }
+
         let is_lent = grant.burst > 0.0;
         if is_lent && queue.first_lent_at.load(Ordering::Acquire) == 0 {
             queue.first_lent_at.store(nanos(now), Ordering::Release);

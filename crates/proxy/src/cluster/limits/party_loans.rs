@@ -351,6 +351,11 @@ impl PartyLoans {
         heard: &StoreHeard,
         now: Duration,
     ) -> OpenLoans {
+    /// Lets the task look at these loans earlier if there is something to ask.
+    pub(super) fn look_again(self: &Arc<Self>, now: Duration) {
+        self.queue_again(&mut self.ledger.lock(), now);
+    }
+
         let mut ledger = self.ledger.lock();
         let ledger = &mut *ledger;
         ledger.queued = None;
