@@ -13,6 +13,7 @@ use gatepay_store::limits::{
     DemandReport, DemandTally, EXCHANGE_AT_MOST, LeaseGrant, LimitQuestions, RateLease, SEATS_END,
 };
 use gatepay_store::postgres::PostgresStore;
+use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until};
 
 use super::party_loans::{AnswersLeft, OpenLoans};
@@ -70,20 +71,57 @@ pub(in crate::cluster) async fn lend(
         is_failing: false,
         pauses_until: Duration::ZERO,
     };
+    let mut last = None;
     loop {
         task.gather();
         let now = task.now();
         if now < task.pauses_until {
             sleep_until(limits.queue.clock.instant(task.pauses_until)).await;
-        } else if task.exchange_due() <= now {
-            task.exchange().await;
-            took("exchange", now);
-        } else if task.next_due().is_some_and(|due| due <= now) {
-            if task.take().await {
-                took("take", now);
+            continue;
+        }
+        let call = LimitCall::next(task.exchange_due(), task.next_due(), last, now);
+        match call {
+            Some(LimitCall::Exchange) => {
+                task.exchange().await;
+                took("exchange", now);
             }
-        } else {
-            task.wait().await;
+            Some(LimitCall::Take) => {
+                if task.take().await {
+                    took("take", now);
+                } else {
+                    // Nothing was awaited: the thread's other tasks go first.
+                    yield_now().await;
+                }
+            }
+            None => task.wait().await,
+        }
+        last = call;
+    }
+}
+
+/// A call to the store about limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LimitCall {
+    Exchange,
+    Take,
+}
+
+impl LimitCall {
+    /// The call that is due. After an exchange a take goes first: an exchange that takes as long as the interval between
+    /// two of them would otherwise leave no time for a take.
+    fn next(
+        exchange_due: Duration,
+        take_due: Option<Duration>,
+        last: Option<Self>,
+        now: Duration,
+    ) -> Option<Self> {
+        let exchange = exchange_due <= now;
+        let take = take_due.is_some_and(|due| due <= now);
+        match (exchange, take) {
+            (true, true) if last == Some(Self::Exchange) => Some(Self::Take),
+            (true, _) => Some(Self::Exchange),
+            (false, true) => Some(Self::Take),
+            (false, false) => None,
         }
     }
 }
@@ -298,5 +336,29 @@ impl LendingTask<'_> {
         if self.is_failing {
             self.pauses_until = self.now() + EXCHANGE_AT_MOST;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_due_take_follows_an_exchange_that_is_due_again() {
+        let (due, now) = (Duration::from_secs(1), Duration::from_secs(2));
+        let mut last = None;
+        let mut calls = Vec::new();
+        for _ in 0..4 {
+            last = LimitCall::next(due, Some(due), last, now);
+            calls.extend(last);
+        }
+        let (exchange, take) = (LimitCall::Exchange, LimitCall::Take);
+        assert_eq!(calls, [exchange, take, exchange, take]);
+        let later = Some(Duration::from_secs(3));
+        assert_eq!(
+            LimitCall::next(due, later, Some(exchange), now),
+            Some(exchange)
+        );
+        assert_eq!(LimitCall::next(now * 2, later, Some(exchange), now), None);
     }
 }
