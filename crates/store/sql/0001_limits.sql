@@ -83,18 +83,26 @@ CREATE UNLOGGED TABLE lease (
     asked double precision[] NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
--- The owner of the limits' rows: the server, its timeline and its guard. NULL if it is not known whether this start of
--- the server has lost anything; the next sign of life of an instance finds out.
+-- The owner of the limits' rows: the newest guard, which every failover and every loss moves. It is the same for instances
+-- with either setting of `failover`, so that a change of the setting, instance by instance, begins no era. NULL if it is
+-- not known whether this start of the server has lost anything; the next sign of life of an instance finds out.
+--
+-- Read under the lock: a caller that waited for it would bring back the life of before.
 CREATE FUNCTION limits_life(lossless boolean) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
-    SELECT CASE
-        WHEN lossless THEN '0/0/' || (SELECT max(l.guarded_until) FROM life AS l)
-        ELSE (
-            SELECT l.system_id || '/' || l.timeline || '/' || (SELECT max(k.guarded_until) FROM life AS k)
-            FROM identity() AS i
-            JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
-        )
-    END
+    SELECT max(k.guarded_until)::text FROM life AS k
+    WHERE lossless OR EXISTS (
+        SELECT FROM identity() AS i
+        JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
+    )
+$$;
+
+-- Locks the limits, if they were used since a crash.
+CREATE FUNCTION lock_limits() RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
+BEGIN
+    PERFORM FROM limit_clock FOR UPDATE;
+END
 $$;
 
 -- Locks the limits, and advances their clock. `t_wall` is NULL but in tests, which bring their own time.
@@ -294,9 +302,11 @@ CREATE FUNCTION take_v1(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text := limits_life(lossless);
+    known text;
     begun boolean;
 BEGIN
+    PERFORM lock_limits();
+    known := limits_life(lossless);
     IF known IS NOT NULL THEN
         begun := begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_instances, kepts, lents, waits, smalls, seat_kepts, seat_lents, seat_smalls
@@ -426,9 +436,11 @@ CREATE FUNCTION exchange_v1(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text := limits_life(lossless);
+    known text;
     begun boolean;
 BEGIN
+    PERFORM lock_limits();
+    known := limits_life(lossless);
     IF known IS NOT NULL THEN
         begun := begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_age, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
@@ -488,6 +500,14 @@ END
 $$;
 
 CREATE FUNCTION leave_limits_v1(lossless boolean, n_id bigint) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
-    SELECT leave_limits_at(k.life, NULL, n_id) FROM limits_life(lossless) AS k(life) WHERE k.life IS NOT NULL
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known text;
+BEGIN
+    PERFORM lock_limits();
+    known := limits_life(lossless);
+    IF known IS NOT NULL THEN
+        PERFORM leave_limits_at(known, NULL, n_id);
+    END IF;
+END
 $$;

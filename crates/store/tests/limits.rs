@@ -9,13 +9,14 @@ use gatepay_store::limits::{
     water_line,
 };
 use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::{Failover, StoreTerms};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use crate::limit_cluster::{BUCKETS, LimitCluster, LimitEvent, QUOTA, event};
 use crate::limit_stores::{LimitStores, limit_server};
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, ready};
+use crate::support::{TERMS, beat, introduction, ready, settings};
 
 /// The most calls that any period has beyond its inflow; never more than the burst.
 #[expect(
@@ -533,6 +534,29 @@ async fn a_crash_of_the_server_begins_an_era_and_an_orderly_restart_does_not() {
     let next = after_a_start(&mut server, &store, &mut number).await;
     assert!(next.era != before.era && next.rate < 1e-6, "{next:?}");
     until_leased(&store, &mut number).await;
+}
+
+#[tokio::test]
+async fn instances_with_different_failover_settings_share_one_era() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, guarded) = ready().await;
+    let terms = StoreTerms {
+        failover: Failover::Lossless,
+        ..TERMS
+    };
+    let lossless = PostgresStore::new(&settings(&[server.port]), terms).unwrap();
+    lossless.join(&introduction(2)).await.unwrap();
+    let mut eras = Vec::new();
+    for number in 1..4 {
+        let exchanged = guarded.exchange(&report(1, number, &[])).await;
+        eras.push(exchanged.unwrap().era);
+        let exchanged = lossless.exchange(&report(2, number, &[])).await;
+        eras.push(exchanged.unwrap().era);
+    }
+    eras.dedup();
+    assert_eq!(eras.len(), 1, "{eras:?}");
 }
 
 #[tokio::test]
