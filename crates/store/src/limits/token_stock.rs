@@ -189,6 +189,8 @@ impl TokenStock {
         };
         if answer.kept < asked.held {
             self.left = self.left.min(answer.kept);
+            // The loan has ended for the tokens that were taken since the question too: they do not come back.
+            self.questions += 1;
         }
         self.left += answer.lent;
         self.until = asked.at + LOAN_ENDS;
@@ -325,5 +327,35 @@ mod tests {
             .question(&tenant, "rate", 10.0, 100.0, at(2_405))
             .unwrap();
         assert_eq!((report.held, report.returned), (0, 0));
+    }
+
+    #[test]
+    fn a_token_of_a_loan_that_ended_before_the_answer_is_not_given_back() {
+        let at = Duration::from_millis;
+        let tenant: Arc<str> = Arc::from("acme");
+        let mut stock = TokenStock::default();
+        assert_eq!(stock.take(at(0)), Err(StockEmpty::Ask));
+        assert!(
+            stock
+                .question(&tenant, "rate", 10.0, 100.0, at(0))
+                .is_some()
+        );
+        let lent = TokenAnswer {
+            kept: 0,
+            lent: 3,
+            wait_ms: 0,
+            small: false,
+        };
+        stock.answered(lent, at(1));
+        let _reported = stock.take(at(2)).unwrap();
+        let report = stock
+            .question(&tenant, "rate", 10.0, 100.0, at(205))
+            .unwrap();
+        assert_eq!(report.held, 2);
+        let token = stock.take(at(206)).unwrap();
+        // The store has lent both to others.
+        stock.answered(TokenAnswer { lent: 0, ..lent }, at(207));
+        stock.give_back(token, at(208));
+        assert_eq!(stock.left(at(208)), 0);
     }
 }
