@@ -253,6 +253,13 @@ impl Cluster {
         limits.is_some_and(|limits| !limits.has_filled())
     }
 
+    /// Whether instances share limits, and the store has lent none to this one for [`READY_WITHOUT`].
+    fn lacks_limits(&self) -> bool {
+        let limits = self.shared.limits.as_ref();
+        let now = self.shared.clock.elapsed();
+        limits.is_some_and(|limits| limits.unlent_for(now) > READY_WITHOUT)
+    }
+
     /// Whether the run of the process before this one admitted requests through this store only, so that the store has
     /// every stamp that it admitted.
     pub fn covers_previous_run(&self) -> bool {
@@ -325,7 +332,7 @@ impl Cluster {
         if offset_ms.unsigned_abs() > shared.max_skew_ms {
             return ClusterReadiness::ClockSkew { offset_ms };
         }
-        if self.waits_for_limits() {
+        if self.waits_for_limits() || self.lacks_limits() {
             return ClusterReadiness::Away;
         }
         ClusterReadiness::Ready

@@ -48,12 +48,14 @@ struct LoanQueue {
     due: Mutex<Vec<Arc<PartyLoans>>>,
     /// Parties that asked for a part of the institution's rate since the last exchange.
     asking: Mutex<Vec<Arc<PartyLoans>>>,
-    /// Whether a party asked that did not lately.
-    is_new_asking: AtomicBool,
+    /// Whether this instance's part of the institution's rate was too small for a party that the store has not heard of.
+    is_hurried: AtomicBool,
     wake: Notify,
     heard: Mutex<StoreHeard>,
     /// The end of the lease, in nanoseconds of the clock's elapsed time; 0 while the store lends nothing.
     lent_until: AtomicU64,
+    /// The latest end that a lease ever had, in the same nanoseconds; 0 before the first.
+    last_lent_until: AtomicU64,
     /// Whether the first lease has brought enough tokens.
     has_filled: AtomicBool,
     /// When the first lease began, in the same nanoseconds; 0 before.
@@ -75,19 +77,7 @@ impl SharedLimits {
     ) -> Option<Arc<Self>> {
         let store = store?;
         let instances_max = store.sharing()?;
-        let queue = Arc::new(LoanQueue {
-            clock: clock.clone(),
-            meters: meters.clone(),
-            due: Mutex::default(),
-            asking: Mutex::default(),
-            is_new_asking: AtomicBool::new(false),
-            wake: Notify::new(),
-            heard: Mutex::default(),
-            lent_until: AtomicU64::new(0),
-            has_filled: AtomicBool::new(false),
-            first_lent_at: AtomicU64::new(0),
-            seats_from: AtomicU64::new(0),
-        });
+        let queue = LoanQueue::new(clock, meters);
         let (full, _) = quota.reported(clock.elapsed());
         let nobody = PartyLimits::default();
         let institution = PartyLoans::new(&queue, "", &nobody, NonZeroU32::MIN);
@@ -131,6 +121,11 @@ impl SharedLimits {
         nanos(now) < self.queue.lent_until.load(Ordering::Acquire)
     }
 
+    /// How long the store has lent this instance no part of the institution's rate.
+    pub(super) fn unlent_for(&self, now: Duration) -> Duration {
+        self.queue.unlent_for(now)
+    }
+
     /// Whether the store lends seats at this time: not so soon after a crash or a failover of its own.
     pub fn is_lending_seats(&self, now: Duration) -> bool {
         nanos(now) >= self.queue.seats_from.load(Ordering::Acquire)
@@ -168,6 +163,23 @@ impl SharedLimits {
 }
 
 impl LoanQueue {
+    fn new(clock: &Clock, meters: &LoanMeters) -> Arc<Self> {
+        Arc::new(Self {
+            clock: clock.clone(),
+            meters: meters.clone(),
+            due: Mutex::default(),
+            asking: Mutex::default(),
+            is_hurried: AtomicBool::new(false),
+            wake: Notify::new(),
+            heard: Mutex::default(),
+            lent_until: AtomicU64::new(0),
+            last_lent_until: AtomicU64::new(0),
+            has_filled: AtomicBool::new(false),
+            first_lent_at: AtomicU64::new(0),
+            seats_from: AtomicU64::new(0),
+        })
+    }
+
     /// Adds a party about which there is something to ask.
     fn push_due(&self, party: Arc<PartyLoans>) {
         self.due.lock().push(party);
@@ -175,12 +187,25 @@ impl LoanQueue {
     }
 
     /// Adds a party that asks for a part of the institution's rate.
-    fn push_asking(&self, party: Arc<PartyLoans>, is_new: bool) {
+    fn push_asking(&self, party: Arc<PartyLoans>) {
         self.asking.lock().push(party);
-        if is_new {
-            self.is_new_asking.store(true, Ordering::Release);
-            self.wake.notify_one();
-        }
+    }
+
+    /// Lets the next exchange come soon.
+    fn hurry_exchange(&self) {
+        self.is_hurried.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Notes the end of the lease; zero if the store lends nothing.
+    fn lent_until(&self, end: Duration) {
+        self.lent_until.store(nanos(end), Ordering::Release);
+        self.last_lent_until.fetch_max(nanos(end), Ordering::AcqRel);
+    }
+
+    fn unlent_for(&self, now: Duration) -> Duration {
+        let ended = self.last_lent_until.load(Ordering::Acquire);
+        now.saturating_sub(Duration::from_nanos(ended))
     }
 
     fn heard(&self) -> StoreHeard {
@@ -201,4 +226,25 @@ fn divided(rate: Rate, instances: NonZeroU32) -> Rate {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::prom::registrar::Registrar;
+
+    #[test]
+    fn the_time_without_a_lease_counts_from_the_end_of_the_last_one() {
+        let meters = LoanMeters::new(&Registrar(&Registry::new()));
+        let queue = LoanQueue::new(&Clock::manual(0), &meters);
+        let at = Duration::from_secs;
+        queue.lent_until(at(7));
+        queue.lent_until(Duration::ZERO);
+        assert_eq!(
+            (queue.unlent_for(at(6)), queue.unlent_for(at(13))),
+            (at(0), at(6))
+        );
+    }
 }

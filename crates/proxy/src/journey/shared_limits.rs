@@ -152,6 +152,9 @@ impl Borrower<'_> {
             }
             Err(QuotaDenied::Rate(_)) if !self.shared.is_lending(now) => Err(NotLent::Away),
             Err(denied) => {
+                if let QuotaDenied::Rate(_) = denied {
+                    self.loans.share_refused();
+                }
                 self.limits.refused(admit::limit_of(denied));
                 Err(NotLent::Refused(Refusal::InstitutionQuota(denied)))
             }

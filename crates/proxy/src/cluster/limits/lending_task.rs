@@ -149,8 +149,7 @@ impl LendingTask<'_> {
 
     fn exchange_due(&self) -> Duration {
         let due = self.lease.due();
-        if self.limits.queue.is_new_asking.load(Ordering::Acquire) {
-            // The party is not reported yet.
+        if self.limits.queue.is_hurried.load(Ordering::Acquire) {
             return due.min(self.lease.asked_at() + EXCHANGE_AT_MOST);
         }
         due
@@ -249,7 +248,7 @@ impl LendingTask<'_> {
     /// Counts the requests since the last exchange.
     fn count_demand(&mut self, now: Duration) {
         let queue = &self.limits.queue;
-        queue.is_new_asking.store(false, Ordering::Release);
+        queue.is_hurried.store(false, Ordering::Release);
         let asking = std::mem::take(&mut *queue.asking.lock());
         for party in asking {
             let (asked, weight) = party.demand();
@@ -263,6 +262,17 @@ impl LendingTask<'_> {
             }
             stays
         });
+    }
+
+    /// Notes an answer. When the store may have forgotten seats of this instance, or lent them to others, every party
+    /// with a seat has something to ask: the timer has all of them.
+    fn hear(&self, era: i64, asked_at: Duration, now: Duration) {
+        let begins = self.limits.queue.heard.lock().note(era, asked_at, now);
+        if begins {
+            for party in self.timer.values() {
+                party.look_again(now);
+            }
+        }
     }
 
     fn granted(&mut self, report: &DemandReport, grant: LeaseGrant, asked_at: Duration) {
@@ -302,23 +312,15 @@ impl LendingTask<'_> {
         };
         self.limits.quota.lend(part, now);
         let queue = &self.limits.queue;
-    /// Notes an answer. When the store may have forgotten seats of this instance, or lent them to others, every party
-    /// with a seat has something to ask: the timer has all of them.
-    fn hear(&self, era: i64, asked_at: Duration, now: Duration) {
-        let begins = self.limits.queue.heard.lock().note(era, asked_at, now);
-        if begins {
-            for party in self.timer.values() {
-                party.look_again(now);
-            }
-        }
-    }
-
         let is_lent = grant.burst > 0.0;
         if is_lent && queue.first_lent_at.load(Ordering::Acquire) == 0 {
             queue.first_lent_at.store(nanos(now), Ordering::Release);
         }
-        let lent_until = if is_lent { nanos(usable_until) } else { 0 };
-        queue.lent_until.store(lent_until, Ordering::Release);
+        queue.lent_until(if is_lent {
+            usable_until
+        } else {
+            Duration::ZERO
+        });
         let per_second = if now < usable_until { grant.rate } else { 0.0 };
         queue.meters.lease.set(per_second);
     }

@@ -197,10 +197,17 @@ impl PartyLoans {
     /// demand has at this instance.
     pub fn ask_for_share(self: &Arc<Self>) -> f64 {
         if self.asked.fetch_add(1, Ordering::AcqRel) == 0 {
-            let is_new = !self.is_active.load(Ordering::Acquire);
-            self.queue.push_asking(Arc::clone(self), is_new);
+            self.queue.push_asking(Arc::clone(self));
         }
         f64::from_bits(self.fraction.load(Ordering::Acquire))
+    }
+
+    /// Notes that this instance's part of the institution's rate was too small for a request. If the store has not heard
+    /// of the party's demand yet, it does soon.
+    pub fn share_refused(&self) {
+        if !self.is_active.load(Ordering::Acquire) {
+            self.queue.hurry_exchange();
+        }
     }
 
     /// Takes tokens of every limit that applies to a call of this kind, or refuses and gives back those that it has.
@@ -344,6 +351,11 @@ impl PartyLoans {
         self.fraction.store(fraction.to_bits(), Ordering::Release);
     }
 
+    /// Lets the task look at these loans earlier if there is something to ask.
+    pub(super) fn look_again(self: &Arc<Self>, now: Duration) {
+        self.queue_again(&mut self.ledger.lock(), now);
+    }
+
     /// Adds the questions that are due. Returns which limits they are about, in their order.
     pub(super) fn ask(
         &self,
@@ -351,11 +363,6 @@ impl PartyLoans {
         heard: &StoreHeard,
         now: Duration,
     ) -> OpenLoans {
-    /// Lets the task look at these loans earlier if there is something to ask.
-    pub(super) fn look_again(self: &Arc<Self>, now: Duration) {
-        self.queue_again(&mut self.ledger.lock(), now);
-    }
-
         let mut ledger = self.ledger.lock();
         let ledger = &mut *ledger;
         ledger.queued = None;
@@ -711,5 +718,36 @@ fn longest(one: Option<LoanRefused>, other: LoanRefused) -> LoanRefused {
             first
         }
         (_, other) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::cluster::limits::LoanMeters;
+    use crate::process::clock::Clock;
+    use crate::prom::registrar::Registrar;
+
+    fn queue() -> Arc<LoanQueue> {
+        let meters = LoanMeters::new(&Registrar(&Registry::new()));
+        LoanQueue::new(&Clock::manual(0), &meters)
+    }
+
+    #[test]
+    fn an_exchange_is_hurried_for_a_refused_party_that_the_store_does_not_know_yet_and_for_no_other()
+     {
+        let queue = queue();
+        let is_hurried = || queue.is_hurried.swap(false, Ordering::AcqRel);
+        let party = PartyLoans::new(&queue, "acme", &PartyLimits::default(), NonZeroU32::MIN);
+        party.ask_for_share();
+        assert!(!is_hurried());
+        party.share_refused();
+        assert!(is_hurried());
+        // An exchange reports its demand.
+        assert_eq!(party.demand(), (1, 1.0));
+        party.share_refused();
+        assert!(!is_hurried());
     }
 }
