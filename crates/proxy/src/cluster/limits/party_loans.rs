@@ -371,7 +371,12 @@ impl PartyLoans {
         let mut open = OpenLoans::default();
         for (place, name) in PARTY_RATES.iter().enumerate() {
             let figures = ledger.figures(place, now).or(ledger.reported[place]);
-            let (Some(loan), Some(rate)) = (&mut ledger.tokens[place], figures) else {
+            let Some(rate) = figures else {
+                // A reload removed the limit before anything was asked for: its waiting requests need no token.
+                ledger.tokens[place] = None;
+                continue;
+            };
+            let Some(loan) = &mut ledger.tokens[place] else {
                 continue;
             };
             let (per_second, burst) = (rate.per_second.get(), rate.burst.get());
@@ -723,6 +728,7 @@ fn longest(one: Option<LoanRefused>, other: LoanRefused) -> LoanRefused {
 
 #[cfg(test)]
 mod tests {
+    use gatepay_store::limits::TokenAnswer;
     use prometheus::Registry;
 
     use super::*;
@@ -733,6 +739,46 @@ mod tests {
     fn queue() -> Arc<LoanQueue> {
         let meters = LoanMeters::new(&Registrar(&Registry::new()));
         LoanQueue::new(&Clock::manual(0), &meters)
+    }
+
+    #[test]
+    fn a_limit_that_a_reload_removes_before_it_is_asked_about_leaves_nothing_to_ask() {
+        let queue = queue();
+        let rate = |per_second| Rate {
+            per_second: NonZeroU32::new(per_second).unwrap(),
+            burst: NonZeroU32::new(per_second).unwrap(),
+        };
+        let without = PartyLimits {
+            all: rate(100),
+            ..PartyLimits::default()
+        };
+        let with = PartyLimits {
+            money: Some(rate(10)),
+            ..without
+        };
+        let now = Duration::from_secs(9);
+        let party = PartyLoans::new(&queue, "acme", &with, NonZeroU32::MIN);
+        let mut wanted = TokensWanted::default();
+        let taken = party.take_tokens(Kind::Money, &mut wanted, &mut LimitSet::default(), now);
+        assert_eq!(taken, Err(LoanRefused::Pending));
+        party.adjust(&without, NonZeroU32::MIN, rate(100), now);
+
+        let (mut questions, heard) = (LimitQuestions::default(), StoreHeard::default());
+        let open = party.ask(&mut questions, &heard, now);
+        assert_eq!(questions.tokens.len(), 1);
+        let answers = LimitAnswers {
+            era: 1,
+            instances: 1,
+            seats: Vec::new(),
+            tokens: vec![TokenAnswer {
+                kept: 0,
+                lent: 1,
+                wait_ms: 0,
+                small: false,
+            }],
+        };
+        party.answer_to(open, Some(&mut AnswersLeft::of(&answers)), &heard, now);
+        assert!(party.queued().is_none_or(|due| due > now));
     }
 
     #[test]
