@@ -78,7 +78,10 @@ async fn a_commit_that_is_only_local_admits_nothing() {
     if postgres::is_missing() {
         return;
     }
-    let (server, store) = ready().await;
+    let (server, _) = ready().await;
+    // As if the user's session hid the warning that tells.
+    server.sql("ALTER USER postgres SET client_min_messages = 'error'");
+    let store = store(&[server.port]);
     let standby = server.standby(StandbyMode::Synchronous);
     assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
     standby.pause();
@@ -95,6 +98,18 @@ async fn a_commit_that_is_only_local_admits_nothing() {
     });
     assert!(matches!(answer, Err(StoreError::Noticed(_))), "{answer:?}");
     standby.resume();
+}
+
+#[tokio::test]
+async fn a_warning_at_the_login_does_not_make_the_store_unusable() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, _) = ready().await;
+    // As after an upgrade of the C library.
+    server.sql("UPDATE pg_database SET datcollversion = '1.0' WHERE datname = 'postgres'");
+    let store = store(&[server.port]);
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
 }
 
 #[tokio::test]

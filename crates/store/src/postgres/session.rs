@@ -36,7 +36,7 @@ pub(super) struct PgSession {
 enum Notices {
     /// It voids the answer: `pg_cancel_backend` ends a wait for a synchronous standby with nothing else.
     Refuse,
-    /// Statements that change a schema send them as a matter of course.
+    /// Statements that change a schema send them as a matter of course, and so may a login.
     Ignore,
 }
 
@@ -60,7 +60,7 @@ impl PgSession {
         drive(&mut self.connection, answer, Notices::Refuse).await
     }
 
-    /// Runs statements of a migration.
+    /// Runs statements whose notices are no matter: of a migration, and of a login.
     pub(super) async fn execute_script(&mut self, script: &str) -> Result<(), StoreError> {
         let answer = self.client.batch_execute(script);
         drive(&mut self.connection, answer, Notices::Ignore).await
