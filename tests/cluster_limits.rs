@@ -455,24 +455,25 @@ async fn limits_hold(rounds: u32, round: Duration) {
             callers.push(flood(program, globex(), 1));
         }
         let (before, began) = (store_calls(&programs).await, Instant::now());
-        let sending = tokio::spawn(async move { send(&callers, round).await });
+        // On a thread of its own: the server's processes end with the thread that started them, which is this one.
+        let sending = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(send(&callers, round))
+        });
         sleep(round / 3).await;
         let dies = usize::try_from(number).unwrap() % programs.len();
         programs[dies].signal("-KILL");
         sleep(round / 4).await;
         if number % 2 == 0 {
-            let restarted = tokio::task::spawn_blocking(move || {
-                if number % 4 == 0 {
-                    server.kill();
-                } else {
-                    server.stop();
-                }
-                server.start_again();
-                server
-            });
-            server = restarted.await.unwrap();
+            if number % 4 == 0 {
+                server.kill();
+            } else {
+                server.stop();
+            }
+            server.start_again();
         }
-        sent.extend(sending.await.unwrap());
+        sent.extend(sending.join().unwrap());
         programs.remove(dies);
         let after = store_calls(&programs).await;
         calls_per_second.push((after[0] - before[0]) / began.elapsed().as_secs_f64());
