@@ -436,6 +436,47 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
     assert!(takes <= 50.0, "{takes} takes");
 }
 
+/// How many takes and how many refusals a second two flooded instances have together, with these limits.
+async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
+    let (upstream, server) = (Recorder::start().await, store().await);
+    upstream.answers_after(Duration::from_millis(200));
+    let folders = [0, 1].map(|_| folder(&upstream, &server, quota, ""));
+    for folder in &folders {
+        folder.tenant(&acme(), tenant);
+    }
+    let programs = serve(&folders).await;
+    let callers = [0, 1].map(|n| flood(&programs[n], acme(), 6));
+    send(&callers, Duration::from_secs(1)).await;
+    let (before, began) = (store_calls(&programs).await, Instant::now());
+    let sent = send(&callers, Duration::from_secs(3)).await;
+    let (after, lasted) = (store_calls(&programs).await, began.elapsed().as_secs_f64());
+    let refused = sent.iter().filter(|it| it.slug.as_deref() == Some(slug));
+    let refused = refused.count() as f64 / lasted;
+    let admitted = upstream.admitted(&sent).len() as f64 / lasted;
+    let takes = (after[0] - before[0]) / lasted;
+    eprintln!("{slug}: {refused:.0} refused, {admitted:.0} admitted and {takes:.0} takes a second");
+    assert!(refused > 50.0, "{refused} refused: no flood");
+    takes
+}
+
+#[tokio::test]
+async fn refusals_of_a_flood_ask_the_store_rarely_whatever_limit_refuses() {
+    if postgres::is_missing() {
+        return;
+    }
+    let by_seats = flooded(
+        (1_000, 1_000),
+        &limits(1_000, 1_000, 4),
+        "too_many_in_flight",
+    )
+    .await;
+    let by_quota = flooded((20, 20), &limits(1_000, 1_000, 1_000), "institution_quota").await;
+    assert!(
+        by_seats <= 100.0 && by_quota <= 100.0,
+        "{by_seats} {by_quota}"
+    );
+}
+
 /// The law of limits while an instance is killed and the store restarts, again and again.
 async fn limits_hold(rounds: u32, round: Duration) {
     const QUOTA: (u32, u32) = (100, 60);

@@ -412,7 +412,7 @@ impl TenantLimits {
     /// Whether nothing is in flight and every bucket is full, so that new limits would be no different.
     fn is_at_rest(&self, now: Duration) -> bool {
         if let Some(loans) = self.loans() {
-            return self.seats.taken() == 0 && loans.is_at_rest();
+            return self.seats.taken() == 0 && loans.is_at_rest(now);
         }
         let terms = self.terms();
         let by_kind = terms.by_kind.iter().flat_map(|by_kind| by_kind.iter());

@@ -201,9 +201,11 @@ impl SeatStock {
     }
 
     /// Whether the stock is as good as a new one, so that it can be dropped.
-    pub fn is_idle(&self) -> bool {
+    pub fn is_idle(&self, now: Duration) -> bool {
         let Self { held, taken, .. } = self;
-        *held == 0 && *taken == 0 && self.waiting == 0 && self.asking.is_none() && !self.unsure
+        let is_empty = *held == 0 && *taken == 0 && self.waiting == 0;
+        // A new one would ask at once what this one was just told.
+        is_empty && self.asking.is_none() && !self.unsure && now >= self.closed_until
     }
 
     /// The seats that are held and the seats that are taken.
@@ -343,7 +345,7 @@ mod tests {
             1
         );
         stock.failed(at(3_002));
-        assert!(!stock.is_idle());
+        assert!(!stock.is_idle(at(3_002)));
         assert_eq!(stock.due(&heard), Some(at(3_052)));
         let asked = stock.question(&tenant, 20, &heard, at(3_052)).unwrap();
         assert_eq!((asked.want, asked.held), (0, 1));

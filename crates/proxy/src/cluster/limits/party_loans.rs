@@ -294,8 +294,9 @@ impl PartyLoans {
     }
 
     /// Whether the party has no loan, so that new loans would be no different.
-    pub fn is_at_rest(&self) -> bool {
-        let ledger = self.ledger.lock();
+    pub fn is_at_rest(&self, now: Duration) -> bool {
+        let mut ledger = self.ledger.lock();
+        ledger.drop_idle(now);
         ledger.tokens.iter().all(Option::is_none)
             && ledger.seats.is_none()
             && ledger.throttle.is_none()
@@ -670,7 +671,7 @@ impl LoanLedger {
         for loan in &mut self.tokens {
             loan.take_if(|loan| loan.stock.is_idle(now));
         }
-        self.seats.take_if(|seats| seats.is_idle());
+        self.seats.take_if(|seats| seats.is_idle(now));
     }
 }
 
