@@ -269,7 +269,8 @@ async fn by_the_store_and_the_journal(
     // A guard, as after a failover.
     server.sql("SELECT gatepay.distrust_v1(60000, false)");
     server.sql("TRUNCATE gatepay.stamp");
-    for _ in 0..100 {
+    // Limits begin again with the guard: no seats are lent for five seconds.
+    for _ in 0..400 {
         if slug(&send(&program, executed).await) == Some("starting") {
             break;
         }
