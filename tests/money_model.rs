@@ -38,7 +38,6 @@ const WANTED: &[(&str, &[&str])] = &[
         "outcome",
         &[
             "executed",
-            "found",
             "no answer",
             "not-executed",
             "refused",

@@ -117,20 +117,31 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     assert!(notes.contains("suspended on this instance"), "{notes}");
     server.start_again();
     ready(&other).await;
-    for _ in 0..100 {
+    let begun = Instant::now();
+    loop {
         let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
         if slug(&refused) == Some("tenant_suspended") {
             break;
         }
+        assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let said = other.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.json()["changed"], json!(true), "{}", said.text());
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    ready(&one).await;
     for program in [&one, &other] {
-        let answer = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-        assert_eq!(slug(&answer), None, "{}", answer.text());
+        let begun = Instant::now();
+        loop {
+            ready(program).await;
+            let answer = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+            match slug(&answer) {
+                None => break,
+                // A busy machine may be late with a sign of life.
+                Some("tenant_suspended" | "store_unavailable") => {}
+                Some(slug) => panic!("{slug}"),
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}", answer.text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 

@@ -412,11 +412,18 @@ impl Cluster {
 
     /// Waits until each instance obeys an epoch of halts, or counts as gone. An instance counts as gone 5 s after its last
     /// sign of life, and sends nothing from 4 s after it on.
+    ///
+    /// The store's word that an instance is gone counts only once these 5 s have passed here too: after a failover the
+    /// rows may be of before, and the new server's clock may be ahead.
     pub async fn confirmed(&self, epoch: i64) -> Result<(), String> {
+        let gone_from = Instant::now() + Duration::from_millis(LOST_AFTER_MS);
         let deadline = Instant::now() + CONFIRMED_WITHIN;
         loop {
+            // Read first: an instance that was gone by then has sent nothing since.
+            let is_gone_here = Instant::now() >= gone_from;
             let view = self.look().await?;
-            let mut instances = view.instances.iter();
+            let silent = view.gone.iter().filter(|_| !is_gone_here);
+            let mut instances = view.instances.iter().chain(silent);
             let Some(behind) = instances.find(|instance| instance.halt_epoch < epoch) else {
                 return Ok(());
             };
