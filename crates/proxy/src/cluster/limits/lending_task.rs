@@ -79,13 +79,13 @@ pub(in crate::cluster) async fn lend(
             sleep_until(limits.queue.clock.instant(task.pauses_until)).await;
             continue;
         }
-        let call = LimitCall::next(task.exchange_due(), task.next_due(), last, now);
+        let call = LendingCall::next(task.exchange_due(), task.next_due(), last, now);
         match call {
-            Some(LimitCall::Exchange) => {
+            Some(LendingCall::Exchange) => {
                 task.exchange().await;
                 took("exchange", now);
             }
-            Some(LimitCall::Take) => {
+            Some(LendingCall::Take) => {
                 if task.take().await {
                     took("take", now);
                 } else {
@@ -101,12 +101,12 @@ pub(in crate::cluster) async fn lend(
 
 /// A call to the store about limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LimitCall {
+enum LendingCall {
     Exchange,
     Take,
 }
 
-impl LimitCall {
+impl LendingCall {
     /// The call that is due. After an exchange a take goes first: an exchange that takes as long as the interval between
     /// two of them would otherwise leave no time for a take.
     fn next(
@@ -351,16 +351,16 @@ mod tests {
         let mut last = None;
         let mut calls = Vec::new();
         for _ in 0..4 {
-            last = LimitCall::next(due, Some(due), last, now);
+            last = LendingCall::next(due, Some(due), last, now);
             calls.extend(last);
         }
-        let (exchange, take) = (LimitCall::Exchange, LimitCall::Take);
+        let (exchange, take) = (LendingCall::Exchange, LendingCall::Take);
         assert_eq!(calls, [exchange, take, exchange, take]);
         let later = Some(Duration::from_secs(3));
         assert_eq!(
-            LimitCall::next(due, later, Some(exchange), now),
+            LendingCall::next(due, later, Some(exchange), now),
             Some(exchange)
         );
-        assert_eq!(LimitCall::next(now * 2, later, Some(exchange), now), None);
+        assert_eq!(LendingCall::next(now * 2, later, Some(exchange), now), None);
     }
 }
