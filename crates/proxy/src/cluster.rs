@@ -29,7 +29,7 @@ use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
@@ -277,10 +277,19 @@ impl Cluster {
         self.shared.key.get()
     }
 
-    /// Waits for the store's verdict about a request, within `timeout_ms`; a store that failed lately is not asked.
-    pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, StoreAway> {
+    /// Until when a request that arrives now waits for the store's answers: for `timeout_ms`.
+    pub fn answers_until(&self) -> Instant {
+        Instant::now() + self.shared.timeout
+    }
+
+    /// Waits for the store's verdict about a request until a time; a store that failed lately is not asked.
+    pub async fn admit(
+        &self,
+        row: AdmissionRow,
+        until: Instant,
+    ) -> Result<AdmissionVerdict, StoreAway> {
         let asked = self.shared.admissions.admit(row);
-        match timeout(self.shared.timeout, asked).await {
+        match timeout_at(until, asked).await {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(_)) | Err(_) => Err(StoreAway),
         }

@@ -34,7 +34,6 @@ pub struct SharedLimits {
     quota: Arc<Quota>,
     /// The institution's calls in flight.
     institution: Arc<PartyLoans>,
-    timeout: Duration,
     instances_max: NonZeroU32,
     /// The institution's rate for this instance while the store is away.
     alone: Mutex<Limiter>,
@@ -84,7 +83,6 @@ impl SharedLimits {
         Some(Arc::new(Self {
             institution,
             quota: Arc::clone(quota),
-            timeout: store.timeout,
             instances_max,
             alone: Mutex::new(Limiter::new(divided(full, instances_max))),
             queue,
@@ -104,11 +102,6 @@ impl SharedLimits {
     /// Whether the limit of the institution's calls in flight is in shadow mode.
     pub fn has_shadow_places(&self) -> bool {
         self.quota.has_shadow_places()
-    }
-
-    /// How long a request waits for an answer of the store.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
     }
 
     /// The meters of loans.

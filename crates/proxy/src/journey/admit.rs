@@ -13,7 +13,7 @@ use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
 use crate::cluster::Cluster;
-use crate::cluster::limits::{SharedLimits, TakenLoans};
+use crate::cluster::limits::TakenLoans;
 use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
@@ -280,14 +280,6 @@ pub struct AdmissionGate<'a> {
     pub clock: &'a Clock,
     /// The caller's address, for the journal.
     pub address: IpAddr,
-}
-
-impl<'a> AdmissionGate<'a> {
-    /// The store whose limits instances share, if they do.
-    pub fn shared_limits(&self) -> Option<(&'a Cluster, &'a SharedLimits)> {
-        let cluster = self.cluster?;
-        Some((cluster, cluster.limits()?))
-    }
 }
 
 /// Admits a call as far as this process decides, or refuses it for now. Without a store the call has spent its stamp. It

@@ -33,14 +33,20 @@ pub async fn admit(
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
 ) -> Result<Box<Admitted>, Refusal> {
-    let local = match gate.shared_limits() {
+    let Some(cluster) = gate.cluster else {
+        return Ok(admit::admit(composed, proved.1, reserved, gate, record)?.alone());
+    };
+    // All answers of the store together have `store.timeout_ms`.
+    let until = cluster.answers_until();
+    let local = match cluster.limits() {
         None => admit::admit(composed, proved.1, reserved, gate, record)?,
-        Some(lender) => {
+        Some(shared) => {
+            let lender = (cluster, shared, until);
             let admitting = admit_by_loans(composed, proved.1, reserved, (gate, lender), record);
             Box::pin(admitting).await?
         }
     };
-    store_verdict::confirm(local, proved, gate, record).await
+    store_verdict::confirm((cluster, until), local, proved, gate, record).await
 }
 
 /// Admits a call as far as the limits decide, as [`admit`](admit::admit) does: at once, or after an answer of the store.
@@ -48,7 +54,7 @@ async fn admit_by_loans(
     composed: Composed<'_>,
     stamp: &CoveredStamp,
     reserved: BodyReservation,
-    (gate, (cluster, shared)): (&AdmissionGate<'_>, (&Cluster, &SharedLimits)),
+    (gate, (cluster, shared, until)): (&AdmissionGate<'_>, (&Cluster, &SharedLimits, Instant)),
     record: &mut RequestRecord,
 ) -> Result<LocallyAdmitted, Refusal> {
     let Applicant {
@@ -74,8 +80,10 @@ async fn admit_by_loans(
         clock: gate.clock,
         kind,
     };
-    let taken = if cluster.is_available() && shared.is_lending(gate.clock.elapsed()) {
-        borrower.take().await
+    let now = gate.clock.elapsed();
+    let taken = if cluster.is_available() && shared.is_lending(now) {
+        shared.note_asked(now);
+        borrower.take(until).await
     } else {
         Err(NotLent::Away)
     };
@@ -118,10 +126,14 @@ enum NotLent {
 
 impl Borrower<'_> {
     /// Takes tokens and a seat. A refusal drops the permit, which gives back what it has.
-    async fn take(&self) -> Result<Permit, NotLent> {
+    async fn take(&self, until: Instant) -> Result<Permit, NotLent> {
         let mut permit = Permit::begin(self.limits, self.clock);
         let mut taken = TakenLoans::new(self.loans, self.shared.institution());
-        let mut wait = AnswerWait::within(self.shared);
+        let mut wait = AnswerWait {
+            shared: self.shared,
+            until,
+            is_counted: false,
+        };
         loop {
             let answer = self.loans.answer();
             let now = self.clock.elapsed();
@@ -268,22 +280,16 @@ impl Borrower<'_> {
 /// A call's wait for answers of the store: all together within `store.timeout_ms`.
 struct AnswerWait<'a> {
     shared: &'a SharedLimits,
-    until: Option<Instant>,
+    until: Instant,
+    is_counted: bool,
 }
 
-impl<'a> AnswerWait<'a> {
-    fn within(shared: &'a SharedLimits) -> Self {
-        Self {
-            shared,
-            until: None,
-        }
-    }
-
+impl AnswerWait<'_> {
     async fn until(&mut self, answer: Notified<'_>) -> Result<(), NotLent> {
-        let until = *self.until.get_or_insert_with(|| {
+        if !std::mem::replace(&mut self.is_counted, true) {
             self.shared.meters().waits.inc();
-            Instant::now() + self.shared.timeout()
-        });
-        timeout_at(until, answer).await.map_err(|_| NotLent::Away)
+        }
+        let answered = timeout_at(self.until, answer).await;
+        answered.map_err(|_| NotLent::Away)
     }
 }

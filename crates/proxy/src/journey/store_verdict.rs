@@ -9,6 +9,7 @@ use std::time::Duration;
 use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
 use gatepay_core::stamp::ClockSkew;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope, StoredText};
+use tokio::time::Instant;
 
 use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
 use crate::cluster::{Cluster, StoreAway};
@@ -17,22 +18,20 @@ use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, StaleStamp};
 
-/// Completes the admission of a call: asks the store, if there is one.
+/// Completes the admission of a call: asks the store, which has to answer until a time.
 pub async fn confirm(
+    store: (&Cluster, Instant),
     local: LocallyAdmitted,
     proved: (&ClaimedCall<'_>, &CoveredStamp),
     gate: &AdmissionGate<'_>,
     record: &mut RequestRecord,
 ) -> Result<Box<Admitted>, Refusal> {
-    match gate.cluster {
-        None => Ok(local.alone()),
-        Some(cluster) => Box::pin(ask(cluster, local, proved, gate, record)).await,
-    }
+    Box::pin(ask(store, local, proved, gate, record)).await
 }
 
 /// Asks the store about a call, and then records the call's stamp here, in front of the store.
 async fn ask(
-    cluster: &Cluster,
+    (cluster, until): (&Cluster, Instant),
     local: LocallyAdmitted,
     (claim, stamp): (&ClaimedCall<'_>, &CoveredStamp),
     gate: &AdmissionGate<'_>,
@@ -46,8 +45,9 @@ async fn ask(
     }
     let asked = gate.clock.elapsed();
     let verdict = match row(cluster, &local, claim) {
-        Some(row) => cluster.admit(row).await,
-        None => Err(StoreAway),
+        // After a wait for loans that took all the time there is none for a verdict.
+        Some(row) if Instant::now() < until => cluster.admit(row, until).await,
+        _ => Err(StoreAway),
     };
     let asked = match verdict {
         Ok(AdmissionVerdict::Admitted) => {
