@@ -689,3 +689,55 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     let more = admitted(&both[..1]).await;
     assert!(more > 100, "{more}");
 }
+
+/// Sends reads without a body by many callers for a time. Returns how many arrived, and for how long they were sent.
+async fn read_alone(program: &Program, upstream: &Recorder, lasts: Duration) -> (usize, Duration) {
+    let arrived = || upstream.record.arrivals.lock().unwrap().len();
+    let (before, began) = (arrived(), Instant::now());
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let address = program.address;
+        callers.spawn(async move {
+            let mut caller = Connection::open(address).await;
+            while began.elapsed() < lasts {
+                let path = format!("{DETAILS}?refundRequestId=R-0001");
+                let read = acme().get(&path).request(&Clock::system());
+                let _answer = caller.send(read).await;
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    callers.join_all().await;
+    (arrived() - before, began.elapsed())
+}
+
+/// Without the store an instance starts from empty buckets, since all instances may just have used a whole burst.
+#[tokio::test]
+async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the_places() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut server) = (Recorder::start().await, store().await);
+    let folder = folder(
+        &upstream,
+        &server,
+        (400, 400),
+        ", reads_without_store = true",
+    );
+    // A fourth of it: five reads a second, and two at once.
+    folder.tenant(&acme(), &limits(20, 400, 8));
+    let program = Program::serve(&folder).await;
+    ready(&program).await;
+    server.kill();
+    upstream.answers_after(Duration::from_millis(100));
+    let (arrived, lasted) = read_alone(&program, &upstream, Duration::from_secs(3)).await;
+    let most = 5.0 * lasted.as_secs_f64() + 1.0;
+    assert!(
+        arrived >= 3 && arrived as f64 <= most,
+        "{arrived} of {most}"
+    );
+    upstream.answers_after(Duration::from_millis(900));
+    let (arrived, _) = read_alone(&program, &upstream, Duration::from_secs(2)).await;
+    assert!(arrived >= 2, "{arrived}");
+    assert_eq!(upstream.most_in_flight(&acme()), 2);
+}

@@ -98,6 +98,12 @@ impl Limiter {
         Self::begin(rate, 0)
     }
 
+    /// Starts empty at a time, perhaps a past one: the tokens since then are there.
+    pub fn empty_at(rate: Rate, at: Duration) -> Self {
+        let burst = per_token(rate).saturating_mul(rate.burst.get().into());
+        Self::begin(rate, nanos(at).saturating_add(burst))
+    }
+
     /// The same limit at another rate: spent tokens stay spent, token for token, at any worth of a token now. `self`
     /// must not be used any more.
     ///
@@ -188,6 +194,17 @@ mod tests {
             per_second: NonZeroU32::new(per_second).unwrap(),
             burst: NonZeroU32::new(burst).unwrap(),
         }
+    }
+
+    #[test]
+    fn a_limit_that_starts_empty_has_the_tokens_of_the_time_since() {
+        let at = Duration::from_secs(1_000);
+        let limiter = Limiter::empty_at(rate(2, 3), at);
+        assert_eq!(limiter.left(at), 0);
+        let refused = limiter.take(at).unwrap_err();
+        assert_eq!(refused.wait, Duration::from_millis(500));
+        assert_eq!(limiter.left(at + Duration::from_secs(1)), 2);
+        assert_eq!(limiter.left(at + Duration::from_secs(9)), 3);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod party_loans;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_admission::limiter::{Limiter, RateExceeded};
@@ -36,7 +36,14 @@ pub struct SharedLimits {
     institution: Arc<PartyLoans>,
     instances_max: NonZeroU32,
     /// The institution's rate for this instance while the store is away.
-    alone: Mutex<Limiter>,
+    alone: Mutex<RateAlone>,
+}
+
+/// A rate for this instance alone.
+struct RateAlone {
+    limiter: Limiter,
+    /// When the time without the store began for which the limiter started empty.
+    since: Duration,
 }
 
 /// What requests leave for the task, and what the task tells them.
@@ -53,14 +60,18 @@ struct LoanQueue {
     heard: Mutex<StoreHeard>,
     /// The end of the lease, in nanoseconds of the clock's elapsed time; 0 while the store lends nothing.
     lent_until: AtomicU64,
-    /// The latest end that a lease ever had, in the same nanoseconds; 0 before the first.
-    last_lent_until: AtomicU64,
+    /// When a lease was last in force, in the same nanoseconds; 0 before the first.
+    last_lent_at: AtomicU64,
     /// Whether the first lease has brought enough tokens.
     has_filled: AtomicBool,
     /// When the first lease began, in the same nanoseconds; 0 before.
     first_lent_at: AtomicU64,
     /// When the store begins to lend seats, in the same nanoseconds.
     seats_from: AtomicU64,
+    /// When a request last asked for loans, in the same nanoseconds.
+    asked_at: AtomicU64,
+    /// The institution's places that calls hold without the store.
+    places_alone: AtomicU32,
 }
 
 /// How long an instance that starts waits at most for the tokens of its first lease.
@@ -77,14 +88,19 @@ impl SharedLimits {
         let store = store?;
         let instances_max = store.sharing()?;
         let queue = LoanQueue::new(clock, meters);
-        let (full, _) = quota.reported(clock.elapsed());
+        let now = clock.elapsed();
+        let (full, _) = quota.reported(now);
+        let alone = RateAlone {
+            limiter: Limiter::empty_at(divided(full, instances_max), now),
+            since: now,
+        };
         let nobody = PartyLimits::default();
         let institution = PartyLoans::new(&queue, "", &nobody, NonZeroU32::MIN);
         Some(Arc::new(Self {
             institution,
             quota: Arc::clone(quota),
             instances_max,
-            alone: Mutex::new(Limiter::new(divided(full, instances_max))),
+            alone: Mutex::new(alone),
             queue,
         }))
     }
@@ -138,20 +154,62 @@ impl SharedLimits {
         has_filled
     }
 
+    /// Notes that a request asks for loans.
+    pub fn note_asked(&self, now: Duration) {
+        self.queue.asked_at.fetch_max(nanos(now), Ordering::AcqRel);
+    }
+
+    /// When the time without the store began: with the last request for loans, or with the end of the last lease. What
+    /// this instance has alone starts empty then, since the loans until then may have been a whole burst.
+    pub fn alone_since(&self, now: Duration) -> Duration {
+        let queue = &self.queue;
+        let asked_at = queue.asked_at.load(Ordering::Acquire);
+        // A lease that no request takes of, since the store gives no verdicts, begins no other time.
+        let lent_at = if self.is_lending(now) {
+            0
+        } else {
+            queue.last_lent_at.load(Ordering::Acquire)
+        };
+        Duration::from_nanos(asked_at.max(lent_at))
+    }
+
     /// Takes a token of the part of the institution's rate that this instance has while the store is away.
     pub fn take_alone(&self, now: Duration) -> Result<(), RateExceeded> {
-        let (full, _) = self.quota.reported(now);
-        let rate = self.alone_rate(full);
-        let mut alone = self.alone.lock();
-        if alone.rate() != rate {
-            *alone = alone.carried_to(rate, now);
+        let (mut whole, pushed_back_to) = self.quota.reported(now);
+        if let Some(lowered) = pushed_back_to.and_then(NonZeroU32::new) {
+            whole.per_second = whole.per_second.min(lowered);
         }
-        alone.take(now)
+        let rate = self.alone_rate(whole);
+        let since = self.alone_since(now);
+        let mut alone = self.alone.lock();
+        if alone.since != since {
+            alone.limiter = Limiter::empty_at(rate, since);
+            alone.since = since;
+        } else if alone.limiter.rate() != rate {
+            alone.limiter = alone.limiter.carried_to(rate, now);
+        }
+        alone.limiter.take(now)
+    }
+
+    /// Takes one of the institution's places that this instance has while the store is away, or returns how many it has.
+    /// The calls that began with the store's places count.
+    pub fn take_place_alone(&self, taken: &mut TakenLoans) -> Result<(), u32> {
+        let Some(all) = self.quota.places() else {
+            return Ok(());
+        };
+        let part = self.alone_part(all).get();
+        let held = taken.take_place_alone() + self.institution.seats_taken();
+        if held <= part { Ok(()) } else { Err(part) }
     }
 
     /// The part of a rate that an instance has while the store is away.
     pub fn alone_rate(&self, rate: Rate) -> Rate {
         divided(rate, self.instances_max)
+    }
+
+    /// The part of places that an instance has while the store is away, and at least one.
+    pub fn alone_part(&self, places: NonZeroU32) -> NonZeroU32 {
+        part(places, self.instances_max)
     }
 }
 
@@ -166,10 +224,12 @@ impl LoanQueue {
             wake: Notify::new(),
             heard: Mutex::default(),
             lent_until: AtomicU64::new(0),
-            last_lent_until: AtomicU64::new(0),
+            last_lent_at: AtomicU64::new(0),
             has_filled: AtomicBool::new(false),
             first_lent_at: AtomicU64::new(0),
             seats_from: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            places_alone: AtomicU32::new(0),
         })
     }
 
@@ -190,15 +250,16 @@ impl LoanQueue {
         self.wake.notify_one();
     }
 
-    /// Notes the end of the lease; zero if the store lends nothing.
-    fn lent_until(&self, end: Duration) {
+    /// Notes the end of the lease as it is now; zero if the store lends nothing.
+    fn note_lease(&self, end: Duration, now: Duration) {
         self.lent_until.store(nanos(end), Ordering::Release);
-        self.last_lent_until.fetch_max(nanos(end), Ordering::AcqRel);
+        let last = nanos(end.min(now));
+        self.last_lent_at.fetch_max(last, Ordering::AcqRel);
     }
 
     fn unlent_for(&self, now: Duration) -> Duration {
-        let ended = self.last_lent_until.load(Ordering::Acquire);
-        now.saturating_sub(Duration::from_nanos(ended))
+        let last = self.last_lent_at.load(Ordering::Acquire);
+        now.saturating_sub(Duration::from_nanos(last))
     }
 
     fn heard(&self) -> StoreHeard {
@@ -208,13 +269,14 @@ impl LoanQueue {
 
 /// An equal part of a rate, and at least one request.
 fn divided(rate: Rate, instances: NonZeroU32) -> Rate {
-    let part = |number: NonZeroU32| {
-        NonZeroU32::new(number.get() / instances.get()).unwrap_or(NonZeroU32::MIN)
-    };
     Rate {
-        per_second: part(rate.per_second),
-        burst: part(rate.burst),
+        per_second: part(rate.per_second, instances),
+        burst: part(rate.burst, instances),
     }
+}
+
+fn part(number: NonZeroU32, instances: NonZeroU32) -> NonZeroU32 {
+    NonZeroU32::new(number.get() / instances.get()).unwrap_or(NonZeroU32::MIN)
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -233,8 +295,10 @@ mod tests {
         let meters = LoanMeters::new(&Registrar(&Registry::new()));
         let queue = LoanQueue::new(&Clock::manual(0), &meters);
         let at = Duration::from_secs;
-        queue.lent_until(at(7));
-        queue.lent_until(Duration::ZERO);
+        queue.note_lease(at(9), at(7));
+        // An exchange without an answer shortens it.
+        queue.note_lease(at(7), at(8));
+        queue.note_lease(Duration::ZERO, at(9));
         assert_eq!(
             (queue.unlent_for(at(6)), queue.unlent_for(at(13))),
             (at(0), at(6))

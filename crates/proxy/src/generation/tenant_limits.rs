@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -50,6 +51,9 @@ pub struct TenantLimits {
 struct SharedTerms {
     limits: Arc<SharedLimits>,
     loans: Arc<PartyLoans>,
+    /// When the time without the store began for which the limiters started empty, in nanoseconds of the clock's elapsed
+    /// time.
+    alone_since: AtomicU64,
 }
 
 /// Limiters that change together.
@@ -133,6 +137,7 @@ impl TenantLimits {
         let shared = SharedTerms {
             limits: Arc::clone(limits),
             loans,
+            alone_since: AtomicU64::new(u64::MAX),
         };
         terms.all = terms.all.carried_to(shared.local(terms.limits.all), now);
         for kind in KINDS {
@@ -187,6 +192,7 @@ impl TenantLimits {
                 if let Some(rate) = limits.of_kind(kind).map(local) {
                     *slot = Some(match slot {
                         Some(limiter) => limiter.carried_to(rate, now),
+                        None if self.shared.is_some() => Limiter::empty_at(rate, now),
                         None => Limiter::new(rate),
                     });
                 }
@@ -327,6 +333,49 @@ impl TenantLimits {
             Ok(false)
         } else {
             Err(self.seats.all())
+        }
+    }
+
+    /// Takes a seat of this instance's part of them, while the store is away. Seats that the store lent count.
+    pub fn take_seat_alone(&self, shadow: &mut limit_name::LimitSet) -> Result<bool, u32> {
+        let is_seated = self.take_seat(shadow)?;
+        let all = NonZeroU32::new(self.seats.all());
+        let (Some(shared), Some(all), true) = (&self.shared, all, is_seated) else {
+            return Ok(is_seated);
+        };
+        let part = shared.limits.alone_part(all).get();
+        if self.seats.taken() > part {
+            if !self.has_shadow_seats() {
+                self.seats.leave();
+                return Err(part);
+            }
+            shadow.add(LimitName::InFlight);
+        }
+        Ok(is_seated)
+    }
+
+    /// Brings the limiters of this instance alone in step: empty at the time at which the time without the store began,
+    /// and as low as GatePay's push-back demands.
+    pub fn follow_alone(&self, since: Duration, now: Duration) {
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        let rate = shared.local(shared.loans.rate_of_all(now));
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let is_same = shared.alone_since.load(Ordering::Acquire) == nanos;
+        if is_same && self.terms().all.rate() == rate {
+            return;
+        }
+        let mut terms = self.terms.write();
+        terms.changes += 1;
+        if shared.alone_since.swap(nanos, Ordering::AcqRel) == nanos {
+            terms.all = terms.all.carried_to(rate, now);
+            return;
+        }
+        terms.all = Limiter::empty_at(rate, since);
+        let by_kind = terms.by_kind.iter_mut();
+        for limiter in by_kind.flat_map(|by_kind| by_kind.iter_mut()).flatten() {
+            *limiter = Limiter::empty_at(limiter.rate(), since);
         }
     }
 

@@ -96,7 +96,8 @@ async fn admit_by_loans(
             let routed = composed.judged().verified().claim().routed();
             let (operation, by_operator) = (routed.operation(), routed.is_by_operator());
             let need = StoreNeed::of(operation, by_operator, composed.has_body());
-            let goes_on = cluster.reads_without_store() && need == StoreNeed::Dispensable;
+            let may_go_on = cluster.reads_without_store() && cluster.knows_halts();
+            let goes_on = may_go_on && need == StoreNeed::Dispensable;
             if !goes_on {
                 cluster.refused("away");
                 return Err(Refusal::StoreUnavailable);
@@ -229,9 +230,10 @@ impl Borrower<'_> {
         }
     }
 
-    /// Takes what this instance has of the limits while the store is away: tokens of its own, no seat but its own.
+    /// Takes what this instance has of the limits while the store is away: its part of the tokens and of the places.
     fn take_alone(&self) -> Result<Permit, Refusal> {
         let now = self.clock.elapsed();
+        self.limits.follow_alone(self.shared.alone_since(now), now);
         let mut permit = Permit::begin(self.limits, self.clock);
         let tokens = self.limits.take(self.kind, now, &mut permit.shadow);
         let tokens = tokens.map_err(|(limit, spent)| {
@@ -239,14 +241,27 @@ impl Borrower<'_> {
             Refusal::RateLimited(spent)
         })?;
         permit.tokens = Some(tokens);
-        self.shared.take_alone(now).map_err(|spent| {
-            self.limits.refused(LimitName::Institution);
-            Refusal::InstitutionQuota(QuotaDenied::Rate(spent))
-        })?;
-        let seated = self.limits.take_seat(&mut permit.shadow);
+        let seated = self.limits.take_seat_alone(&mut permit.shadow);
         permit.seated = seated.map_err(|seats| {
             self.limits.refused(LimitName::InFlight);
             Refusal::TooManyInFlight { seats }
+        })?;
+        let mut taken = TakenLoans::new(self.loans, self.shared.institution());
+        let place = self.shared.take_place_alone(&mut taken);
+        permit.loans = Some(Box::new(taken));
+        let places = LimitName::InstitutionInFlight;
+        match place {
+            Err(_) if self.shared.has_shadow_places() => permit.shadow.add(places),
+            Err(all) => {
+                self.limits.refused(places);
+                return Err(Refusal::InstitutionQuota(QuotaDenied::Places { all }));
+            }
+            Ok(()) => {}
+        }
+        // Last, since it is not given back.
+        self.shared.take_alone(now).map_err(|spent| {
+            self.limits.refused(LimitName::Institution);
+            Refusal::InstitutionQuota(QuotaDenied::Rate(spent))
         })?;
         Ok(permit)
     }
@@ -277,7 +292,7 @@ impl Borrower<'_> {
     }
 }
 
-/// A call's wait for answers of the store: all together within `store.timeout_ms`.
+/// A call's wait for answers of the store about loans.
 struct AnswerWait<'a> {
     shared: &'a SharedLimits,
     until: Instant,

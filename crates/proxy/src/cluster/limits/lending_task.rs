@@ -316,11 +316,12 @@ impl LendingTask<'_> {
         if is_lent && queue.first_lent_at.load(Ordering::Acquire) == 0 {
             queue.first_lent_at.store(nanos(now), Ordering::Release);
         }
-        queue.lent_until(if is_lent {
+        let end = if is_lent {
             usable_until
         } else {
             Duration::ZERO
-        });
+        };
+        queue.note_lease(end, now);
         let per_second = if now < usable_until { grant.rate } else { 0.0 };
         queue.meters.lease.set(per_second);
     }

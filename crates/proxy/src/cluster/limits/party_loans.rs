@@ -138,6 +138,8 @@ pub struct TakenLoans {
     pub seat: SeatWanted,
     /// To a seat of the institution.
     pub institution_seat: SeatWanted,
+    /// Whether the request holds one of the institution's places that this instance has without the store.
+    has_place_alone: bool,
     is_spent: bool,
 }
 
@@ -284,6 +286,20 @@ impl PartyLoans {
         let of_kind = of_kind.map(held);
         let all = held(all);
         of_kind.filter(|of_kind| of_kind.1 < all.1).unwrap_or(all)
+    }
+
+    /// The rate over all calls in force at this instance: lower while GatePay pushes the party back.
+    pub fn rate_of_all(&self, now: Duration) -> Rate {
+        let mut ledger = self.ledger.lock();
+        ledger.end_throttle(now);
+        ledger.figures(0, now).unwrap_or(ledger.limits.all)
+    }
+
+    /// The seats that calls here have.
+    pub(super) fn seats_taken(&self) -> u32 {
+        let ledger = self.ledger.lock();
+        let seats = ledger.seats.as_ref();
+        seats.map_or(0, |seats| seats.held_and_taken().1)
     }
 
     /// The tokens of the rate over all calls that this instance holds.
@@ -684,8 +700,18 @@ impl TakenLoans {
             tokens: TokensWanted::default(),
             seat: SeatWanted::default(),
             institution_seat: SeatWanted::default(),
+            has_place_alone: false,
             is_spent: false,
         }
+    }
+
+    /// Takes one of the institution's places without the store. Returns how many such places are taken here.
+    pub(super) fn take_place_alone(&mut self) -> u32 {
+        let places = &self.party.queue.places_alone;
+        if std::mem::replace(&mut self.has_place_alone, true) {
+            return places.load(Ordering::Acquire);
+        }
+        places.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Whether the tokens are spent: they are not given back then.
@@ -699,6 +725,10 @@ impl Drop for TakenLoans {
         let now = self.party.queue.clock.elapsed();
         self.party.leave_seat(&mut self.seat, now);
         self.institution.leave_seat(&mut self.institution_seat, now);
+        if self.has_place_alone {
+            let places = &self.party.queue.places_alone;
+            places.fetch_sub(1, Ordering::AcqRel);
+        }
         if !self.is_spent {
             let mut ledger = self.party.ledger.lock();
             ledger.give_back(&mut self.tokens, now);
