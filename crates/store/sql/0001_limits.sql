@@ -42,8 +42,9 @@ CREATE UNLOGGED TABLE bucket (
     PRIMARY KEY (tenant, lim)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
--- The most tokens of a bucket that an instance holds, and the figures of its configuration. Void once the instance has
--- been silent for 2 s.
+-- The most tokens of a bucket that an instance holds, and the figures of its configuration at `at`. Void once the instance
+-- has been silent for 2 s. The figures of an instance that holds nothing count for 30 s: it may have another configuration
+-- since, of which it says nothing before it asks for tokens.
 CREATE UNLOGGED TABLE stock (
     tenant text NOT NULL,
     lim text NOT NULL,
@@ -51,6 +52,7 @@ CREATE UNLOGGED TABLE stock (
     held double precision NOT NULL,
     rate double precision NOT NULL,
     burst double precision NOT NULL,
+    at bigint NOT NULL,
     PRIMARY KEY (tenant, lim, instance)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
@@ -199,8 +201,10 @@ BEGIN
         SELECT q.n, coalesce(sum(s.held), 0) AS before,
             coalesce(sum(s.held) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000), 0) AS others,
             coalesce(sum(s.held) FILTER (WHERE s.instance = n_id AND last_seen > at_ms - 2000), 0) AS mine,
-            min(s.rate) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000) AS rate,
-            min(s.burst) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000) AS burst
+            min(s.rate) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000
+                AND (s.held > 0 OR s.at > at_ms - 30000)) AS rate,
+            min(s.burst) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000
+                AND (s.held > 0 OR s.at > at_ms - 30000)) AS burst
         FROM question AS q
         LEFT JOIN stock AS s ON s.tenant = q.tenant AND s.lim = q.lim
         LEFT JOIN limit_member AS m ON m.id = s.instance
@@ -235,10 +239,10 @@ BEGIN
         ON CONFLICT (tenant, lim) DO UPDATE SET tokens = excluded.tokens, at = excluded.at, rate = excluded.rate,
             burst = excluded.burst
     ), put_stock AS (
-        INSERT INTO stock AS s (tenant, lim, instance, held, rate, burst)
-        SELECT l.tenant, l.lim, n_id, l.kept + l.lent, l.own_rate, l.own_burst FROM lent AS l
+        INSERT INTO stock AS s (tenant, lim, instance, held, rate, burst, at)
+        SELECT l.tenant, l.lim, n_id, l.kept + l.lent, l.own_rate, l.own_burst, at_ms FROM lent AS l
         ON CONFLICT (tenant, lim, instance) DO UPDATE SET held = excluded.held, rate = excluded.rate,
-            burst = excluded.burst
+            burst = excluded.burst, at = excluded.at
     ), void_stock AS (
         DELETE FROM stock AS s USING question AS q
         WHERE s.tenant = q.tenant AND s.lim = q.lim AND s.instance <> n_id
@@ -477,7 +481,7 @@ BEGIN
     ) AS o
     WHERE b.tenant = o.tenant AND b.lim = o.lim;
     DELETE FROM stock AS s
-    WHERE NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000);
+    WHERE s.held = 0 AND s.at <= at_ms - 30000 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000);
     DELETE FROM bucket AS b WHERE at_ms - b.at > b.burst * 1000 / b.rate
         AND NOT EXISTS (SELECT FROM stock AS s WHERE s.tenant = b.tenant AND s.lim = b.lim AND s.held > 0);
     DELETE FROM stock AS s WHERE NOT EXISTS (SELECT FROM bucket AS b WHERE b.tenant = s.tenant AND b.lim = s.lim);

@@ -255,6 +255,26 @@ async fn the_smallest_figures_of_living_instances_are_in_force() {
 }
 
 #[tokio::test]
+async fn the_figures_of_a_living_instance_that_holds_nothing_count_for_thirty_seconds() {
+    let server = limit_server().await;
+    let mut stores = LimitStores::new(server.as_ref(), 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1, 2], &mut number, 3_000).await;
+    let mut idle = one_token(2, number + 1, 0, (10.0, 20.0));
+    (idle.tokens[0].want, idle.tokens[0].waiting) = (0, 0);
+    stores.take(&idle).await.unwrap();
+    for (ms, burst) in [(1_000, 20.0), (25_000, 20.0), (6_000, 50.0)] {
+        number += 1;
+        pass(&mut stores, &[1, 2], &mut number, ms).await;
+        number += 1;
+        let question = one_token(1, number, 0, (100.0, 50.0));
+        stores.take(&question).await.unwrap();
+        let (.., in_force) = stores.model.tokens_of("t", "rate").unwrap();
+        assert!((in_force - burst).abs() < 1e-6, "{in_force} after {ms}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_of_the_last_era_are_void_in_the_next() {
     let mut stores = LimitStores::new(None, 1).await;
     let mut number = 0;

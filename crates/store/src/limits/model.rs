@@ -52,6 +52,14 @@ struct StockLoan {
     held: f64,
     rate: f64,
     burst: f64,
+    at: i64,
+}
+
+impl StockLoan {
+    /// Whether its figures count: an instance that holds nothing may have other ones since.
+    fn has_figures(&self, now: i64) -> bool {
+        self.held > 0.0 || self.at > now - FIGURES_MS
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +84,7 @@ const LOAN_MS: i64 = 2_000;
 const SEAT_MS: i64 = 5_000;
 const GRACE_MS: i64 = 100;
 const FORGET_MS: i64 = 10_000;
+const FIGURES_MS: i64 = 30_000;
 /// A longer step of the clock is no time.
 const STEP_MS: i64 = 500;
 
@@ -141,6 +150,7 @@ impl LimitModel {
             held: kept + lent,
             rate: question.rate,
             burst: question.burst,
+            at: now,
         };
         bucket.stocks.insert(instance, stock);
         let wait = if lent >= wanted && bucket.tokens >= 1.0 {
@@ -352,7 +362,9 @@ impl LimitModel {
                 bucket.tokens = bucket.filled(now);
                 bucket.at = now;
             }
-            bucket.stocks.retain(|id, _| living(*id));
+            bucket
+                .stocks
+                .retain(|id, it| living(*id) && it.has_figures(now));
         }
         self.buckets.retain(|_, it| {
             let mut stocks = it.stocks.values();
@@ -416,7 +428,10 @@ impl LimitBucket {
             .as_ref()
             .map_or_else(BTreeMap::new, |it| it.stocks.clone());
         stocks.retain(|id, _| *id == instance || is_living(*id));
-        let others = || stocks.iter().filter(|it| *it.0 != instance).map(|it| it.1);
+        let others = || {
+            let others = stocks.iter().filter(|it| *it.0 != instance);
+            others.map(|it| it.1).filter(|it| it.has_figures(now))
+        };
         let rate = others().map(|it| it.rate).fold(question.rate, f64::min);
         let burst = others().map(|it| it.burst).fold(question.burst, f64::min);
         Self {

@@ -22,6 +22,8 @@ pub struct SeatStock {
     closed_until: Duration,
     /// The seats that the open question asks for.
     asking: Option<u32>,
+    /// The number of seats over all instances in the last question.
+    told: u32,
     /// A question has no answer: the store may count seats here that are not held.
     unsure: bool,
 }
@@ -148,11 +150,14 @@ impl SeatStock {
             // Calls that went on without a seat, since the loan ended, count first.
             want = want.saturating_add(self.taken.saturating_sub(self.held));
         }
-        let declare = self.unsure || is_other_stretch && self.held > 0;
+        // Seats that are held keep the smallest number that an instance told in force.
+        let is_other = is_other_stretch || self.told != seats;
+        let declare = self.unsure || is_other && self.held > 0;
         if want == 0 && self.held == before && !declare {
             return None;
         }
         self.asking = Some(want);
+        self.told = seats;
         self.unsure = false;
         Some(SeatQuestion {
             tenant: Arc::clone(tenant),
@@ -306,6 +311,26 @@ mod tests {
             let asked = stock.question(&Arc::from("acme"), 20, &heard, at(ms));
             assert_eq!(asked.unwrap().held, held, "{ms}");
         }
+    }
+
+    #[test]
+    fn another_number_of_seats_is_told_while_a_call_is_in_flight() {
+        let (mut stock, mut heard) = lent();
+        let tenant = Arc::from("acme");
+        heard.note(1, at(2_600), at(2_601));
+        let due = stock.due(&heard).unwrap();
+        let _given_back = stock.question(&tenant, 20, &heard, due.max(at(2_601)));
+        let kept = SeatAnswer {
+            kept: 1,
+            lent: 0,
+            small: false,
+        };
+        stock.answered(kept, &heard, at(2_602));
+        let due = stock.due(&heard).unwrap();
+        assert_eq!(stock.question(&tenant, 20, &heard, due), None);
+        let due = stock.due(&heard).unwrap();
+        let asked = stock.question(&tenant, 200, &heard, due).unwrap();
+        assert_eq!((asked.seats, asked.want, asked.held), (200, 0, 1));
     }
 
     #[test]
