@@ -334,7 +334,11 @@ impl FairShare {
             OwnCallPurpose::Repeat | OwnCallPurpose::Settle => self.bands.saved,
             OwnCallPurpose::Probe => self.bands.read,
         };
-        match self.wait_for(kept) {
+        let wait = match purpose {
+            OwnCallPurpose::LookUp if self.has_saved_token() => 0,
+            _ => self.wait_for(kept),
+        };
+        match wait {
             0 => self.left -= TOKEN,
             wait => match self.shadow() {
                 None => return Err(wait),
@@ -346,6 +350,13 @@ impl FairShare {
             self.reserve = (self.reserve - TOKEN).max(0);
         }
         Ok(())
+    }
+
+    /// Whether tokens are left that the store lent. After an exchange without an answer no call takes them, since another
+    /// instance may have them, except for look-ups: they are few, and money hangs on their answers.
+    fn has_saved_token(&self) -> bool {
+        let lease = self.lease.as_ref();
+        self.left >= TOKEN && lease.is_none_or(|lease| self.now < lease.ends)
     }
 
     /// Notes a push-back of GatePay against a member, or against a call of the proxy's own. While only one member was

@@ -145,3 +145,36 @@ fn floor(figure: f64) -> u64 {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use gatepay_tenancy::settings::QuotaSettings;
+
+    use super::*;
+    use crate::quota::{OwnCallPurpose, Quota};
+
+    #[test]
+    fn look_ups_alone_take_saved_tokens_until_a_lease_without_an_answer_ends() {
+        let at = Duration::from_millis;
+        let quota = Quota::leased(&QuotaSettings::default(), at(0));
+        let part = RatePart {
+            per_second: 500.0,
+            burst: 500.0,
+            whole: 500.0,
+            usable_until: at(2_000),
+            ends: at(2_000),
+        };
+        quota.lend(part, at(0));
+        let takes = |purpose, ms| quota.take_for(purpose, at(ms)).is_ok();
+        assert!(takes(OwnCallPurpose::Repeat, 1_000));
+        // An exchange without an answer.
+        let part = RatePart {
+            usable_until: at(1_100),
+            ..part
+        };
+        quota.lend(part, at(1_000));
+        assert!(!takes(OwnCallPurpose::Repeat, 1_200));
+        assert!(takes(OwnCallPurpose::LookUp, 1_200));
+        assert!(!takes(OwnCallPurpose::LookUp, 2_000));
+    }
+}
