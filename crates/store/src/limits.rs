@@ -23,7 +23,7 @@ mod rate_lease;
 mod seat_stock;
 mod token_stock;
 
-pub use demand_tally::DemandTally;
+pub use demand_tally::{DemandTally, named};
 pub use max_min::{WaterLine, water_line};
 pub use messages::{
     DemandReport, EXCHANGE_AT_MOST, EXCHANGE_EVERY, LEASE_GRACE, LOAN_ENDS, LeaseGrant,

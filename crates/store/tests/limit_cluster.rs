@@ -412,9 +412,12 @@ impl LimitCluster {
                     Err(StockEmpty::Wait(_)) => self.refused += 1,
                 }
             }
-            instance.hurry |= instance.tally.count(&Arc::from("tenant"), 1.0, 1, now);
+            let tenant = Arc::from("tenant");
+            instance.hurry |= instance.tally.count(&tenant, 1.0, 1, now);
             if instance.lease.take(now).is_ok() {
                 self.by_quota.push(self.ms);
+            } else {
+                instance.tally.refused(&tenant);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The task that asks the store for loans: tokens and seats of parties, and this instance's part of the institution's
 //! rate. All its calls follow each other, as the store demands.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{
     DemandReport, DemandTally, EXCHANGE_AT_MOST, LeaseGrant, LimitQuestions, RateLease, SEATS_END,
+    named,
 };
 use gatepay_store::postgres::PostgresStore;
 use tokio::task::yield_now;
@@ -35,6 +36,8 @@ struct LendingTask<'a> {
     number: i64,
     lease: RateLease,
     tally: DemandTally,
+    /// The name of the parties with a small demand here, if there are many: no party can have it.
+    others: Arc<str>,
     /// The parties that asked lately, and when they did last.
     active: HashMap<Arc<str>, (Arc<PartyLoans>, Duration)>,
     /// Parties by the time at which there is something to ask about them, and a number that makes it unique.
@@ -64,6 +67,7 @@ pub(in crate::cluster) async fn lend(
         number: 0,
         lease: RateLease::default(),
         tally: DemandTally::default(),
+        others: Arc::from(format!("others/{instance}")),
         active: HashMap::new(),
         timer: BTreeMap::new(),
         timed: 0,
@@ -223,7 +227,7 @@ impl LendingTask<'_> {
     async fn exchange(&mut self) {
         let asked_at = self.now();
         self.count_demand(asked_at);
-        let tenants = self.tally.report(asked_at);
+        let tenants = named(self.tally.report(asked_at), &self.others);
         let (full, pushed_back_to) = self.limits.quota.reported(asked_at);
         self.number += 1;
         self.lease.ask(asked_at);
@@ -251,8 +255,11 @@ impl LendingTask<'_> {
         queue.is_hurried.store(false, Ordering::Release);
         let asking = std::mem::take(&mut *queue.asking.lock());
         for party in asking {
-            let (asked, weight) = party.demand();
+            let (asked, weight, is_refused) = party.demand();
             let _is_new = self.tally.count(party.tenant(), weight, asked, now);
+            if is_refused {
+                self.tally.refused(party.tenant());
+            }
             self.active.insert(Arc::clone(party.tenant()), (party, now));
         }
         self.active.retain(|_, (party, at)| {
@@ -278,11 +285,7 @@ impl LendingTask<'_> {
     fn granted(&mut self, report: &DemandReport, grant: LeaseGrant, asked_at: Duration) {
         let (queue, now) = (&self.limits.queue, self.now());
         self.hear(grant.era, asked_at, now);
-        for (demand, fraction) in report.tenants.iter().zip(&grant.fractions) {
-            if let Some((party, _)) = self.active.get(&demand.tenant) {
-                party.set_fraction(*fraction);
-            }
-        }
+        self.set_fractions(report, &grant.fractions);
         let is_other_era = self.era.is_some_and(|era| era != grant.era);
         if is_other_era {
             tracing::warn!(
@@ -295,6 +298,24 @@ impl LendingTask<'_> {
         queue.seats_from.store(seats_from, Ordering::Release);
         self.lease.answered(grant, now);
         self.put_in_force(now);
+    }
+
+    /// Tells the parties which part of their demand is here; a party that is not reported by name counts whole.
+    fn set_fractions(&self, report: &DemandReport, fractions: &[f64]) {
+        let last = report.tenants.last();
+        if last.is_some_and(|it| it.tenant == self.others) {
+            let named: HashSet<&str> = report.tenants.iter().map(|it| &*it.tenant).collect();
+            for (party, _) in self.active.values() {
+                if !named.contains(&**party.tenant()) {
+                    party.set_fraction(1.0);
+                }
+            }
+        }
+        for (demand, fraction) in report.tenants.iter().zip(fractions) {
+            if let Some((party, _)) = self.active.get(&demand.tenant) {
+                party.set_fraction(*fraction);
+            }
+        }
     }
 
     /// Puts the lease in force as far as it is usable.

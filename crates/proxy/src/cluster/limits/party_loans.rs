@@ -26,6 +26,8 @@ pub struct PartyLoans {
     tenant: Arc<str>,
     /// Requests for a part of the institution's rate since the last exchange.
     asked: AtomicU32,
+    /// Whether this instance's part of it was too small for a request since the last exchange.
+    is_refused: AtomicBool,
     /// Whether the party asked in the last ten seconds.
     is_active: AtomicBool,
     /// The part of the party's demand that is at this instance: the bits of a floating-point number.
@@ -154,6 +156,7 @@ impl PartyLoans {
             queue: Arc::clone(queue),
             tenant: Arc::from(id),
             asked: AtomicU32::new(0),
+            is_refused: AtomicBool::new(false),
             is_active: AtomicBool::new(false),
             fraction: AtomicU64::new(1.0_f64.to_bits()),
             ledger: Mutex::new(LoanLedger {
@@ -207,6 +210,7 @@ impl PartyLoans {
     /// Notes that this instance's part of the institution's rate was too small for a request. If the store has not heard
     /// of the party's demand yet, it does soon.
     pub fn share_refused(&self) {
+        self.is_refused.store(true, Ordering::Release);
         if !self.is_active.load(Ordering::Acquire) {
             self.queue.hurry_exchange();
         }
@@ -351,11 +355,13 @@ impl PartyLoans {
         self.ledger.lock().queued
     }
 
-    /// The requests for a part of the institution's rate since the last call, and the party's weight.
-    pub(super) fn demand(&self) -> (u32, f64) {
+    /// The requests for a part of the institution's rate since the last call, the party's weight, and whether a request
+    /// found this instance's part too small.
+    pub(super) fn demand(&self) -> (u32, f64, bool) {
         self.is_active.store(true, Ordering::Release);
         let asked = self.asked.swap(0, Ordering::AcqRel);
-        (asked, self.ledger.lock().weight.get().into())
+        let is_refused = self.is_refused.swap(false, Ordering::AcqRel);
+        (asked, self.ledger.lock().weight.get().into(), is_refused)
     }
 
     /// Notes that the party did not ask for ten seconds.
@@ -823,7 +829,7 @@ mod tests {
         party.share_refused();
         assert!(is_hurried());
         // An exchange reports its demand.
-        assert_eq!(party.demand(), (1, 1.0));
+        assert_eq!(party.demand(), (1, 1.0, true));
         party.share_refused();
         assert!(!is_hurried());
     }
