@@ -741,3 +741,32 @@ async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the
     assert!(arrived >= 2, "{arrived}");
     assert_eq!(upstream.most_in_flight(&acme()), 2);
 }
+
+/// A crash of the store forgets who has which place, and calls last longer than the time after which it lends places again.
+#[tokio::test]
+async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut server) = (Recorder::start().await, store().await);
+    upstream.answers_after(Duration::from_secs(13));
+    let folders = [0, 1].map(|_| folder(&upstream, &server, (400, 400), ""));
+    for folder in &folders {
+        folder.tenant(&acme(), &limits(100, 100, 4));
+    }
+    let programs = serve(&folders).await;
+    let began = Instant::now();
+    let long = flood(&programs[0], acme(), 4).send(began + Duration::from_millis(1));
+    let long = tokio::spawn(long);
+    sleep(Duration::from_millis(700)).await;
+    assert_eq!(upstream.most_in_flight(&acme()), 4);
+    // On this thread: the server's processes end with the thread that started them.
+    server.kill();
+    server.start_again();
+    let others = flood(&programs[1], acme(), 2).send(began + Duration::from_secs(11));
+    let others = others.await;
+    let is_full = |it: &SentCall| it.slug.as_deref() == Some("too_many_in_flight");
+    assert!(others.last().is_some_and(is_full), "places are lent again");
+    assert_eq!(upstream.most_in_flight(&acme()), 4);
+    assert_eq!(long.await.unwrap().len(), 4);
+}
