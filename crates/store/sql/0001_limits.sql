@@ -15,7 +15,9 @@ CREATE UNLOGGED TABLE limit_clock (
     life text NOT NULL,
     wall bigint NOT NULL,
     ticked bigint NOT NULL,
-    swept bigint NOT NULL
+    -- When the last sweep ended, and the last tenant of the one that is under way.
+    swept bigint NOT NULL,
+    swept_to text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
 -- A row once limits were used. Logged, so that it outlives a crash.
@@ -129,7 +131,7 @@ BEGIN
         DELETE FROM lease;
         o_era := floor(random() * 9e15)::bigint + 1;
         o_now := 0;
-        UPDATE limit_clock SET swept = 0;
+        UPDATE limit_clock SET swept = 0, swept_to = '';
     ELSIF read_wall - clock.wall BETWEEN 0 AND 500 THEN
         o_now := o_now + read_wall - clock.wall;
     END IF;
@@ -460,31 +462,50 @@ END
 $$;
 
 -- Deletes, every 10 s, the rows that say nothing more: buckets that are full again with nothing lent, and instances that
--- are gone.
+-- are gone. It goes through 500 buckets in an exchange, since all instances wait for its lock: a sweep of more buckets takes
+-- several exchanges.
 CREATE FUNCTION sweep_limits(at_ms bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    -- The tenants of this part.
+    tenant_from text;
+    tenant_to text;
+    is_end boolean;
 BEGIN
-    UPDATE limit_clock AS c SET swept = at_ms WHERE c.swept <= at_ms - 10000;
+    SELECT c.swept_to INTO tenant_from FROM limit_clock AS c WHERE c.swept <= at_ms - 10000;
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    SELECT count(*) < 500, max(p.tenant) INTO is_end, tenant_to FROM (
+        SELECT b.tenant FROM bucket AS b WHERE b.tenant >= tenant_from ORDER BY b.tenant, b.lim LIMIT 500
+    ) AS p;
+    IF is_end THEN
+        tenant_to := coalesce(greatest(tenant_to, (SELECT max(s.tenant) FROM seat AS s), (SELECT max(s.tenant) FROM stock AS s)), '');
+        UPDATE limit_clock SET swept = at_ms, swept_to = '';
+    ELSE
+        UPDATE limit_clock SET swept_to = tenant_to;
+    END IF;
     DELETE FROM limit_member AS m WHERE m.seen <= at_ms - 10000;
     DELETE FROM lease AS l WHERE l.until <= at_ms - 10000;
-    DELETE FROM seat AS s WHERE s.held = 0 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance);
+    DELETE FROM seat AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
+        AND (s.held = 0 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance));
     -- Loans of silent instances become void once their buckets are filled for the time until now.
     UPDATE bucket AS b
     SET tokens = greatest(b.tokens, least(b.burst - o.held, b.tokens + b.rate * (at_ms - b.at) / 1000)), at = at_ms
     FROM (
         SELECT s.tenant, s.lim, sum(s.held) AS held
         FROM stock AS s LEFT JOIN limit_member AS m ON m.id = s.instance AND m.seen > at_ms - 2000
+        WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
         GROUP BY s.tenant, s.lim HAVING bool_or(m.id IS NULL AND s.held > 0)
     ) AS o
     WHERE b.tenant = o.tenant AND b.lim = o.lim;
-    DELETE FROM stock AS s
-    WHERE s.held = 0 AND s.at <= at_ms - 30000 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000);
-    DELETE FROM bucket AS b WHERE at_ms - b.at > b.burst * 1000 / b.rate
+    DELETE FROM stock AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
+        AND (s.held = 0 AND s.at <= at_ms - 30000
+            OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000));
+    DELETE FROM bucket AS b WHERE b.tenant >= tenant_from AND b.tenant <= tenant_to AND at_ms - b.at > b.burst * 1000 / b.rate
         AND NOT EXISTS (SELECT FROM stock AS s WHERE s.tenant = b.tenant AND s.lim = b.lim AND s.held > 0);
-    DELETE FROM stock AS s WHERE NOT EXISTS (SELECT FROM bucket AS b WHERE b.tenant = s.tenant AND b.lim = s.lim);
+    DELETE FROM stock AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
+        AND NOT EXISTS (SELECT FROM bucket AS b WHERE b.tenant = s.tenant AND b.lim = s.lim);
 END
 $$;
 

@@ -105,6 +105,13 @@ impl LimitStores {
         }
     }
 
+    /// The number of buckets, by the tables.
+    pub(crate) async fn buckets_in_tables(&self) -> Option<i64> {
+        const COUNT: &str = "SELECT count(*) FROM gatepay.bucket";
+        let sql = self.sql.as_ref()?;
+        Some(sql.client.query_one(COUNT, &[]).await.unwrap().get(0))
+    }
+
     /// The most by which tokens and loans of a bucket exceed its burst, by the tables.
     pub(crate) async fn excess_in_tables(&self) -> f64 {
         const EXCESS: &str =

@@ -274,6 +274,39 @@ async fn the_figures_of_a_living_instance_that_holds_nothing_count_for_thirty_se
     }
 }
 
+/// The model sweeps all at once, so this asks the tables alone.
+#[tokio::test]
+async fn a_sweep_of_many_buckets_takes_several_exchanges_of_which_each_looks_at_five_hundred() {
+    let Some(server) = limit_server().await else {
+        return;
+    };
+    let mut stores = LimitStores::new(Some(&server), 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1], &mut number, 3_000).await;
+    let mut asked = one_token(1, 0, 0, (100.0, 100.0));
+    (asked.tokens[0].want, asked.tokens[0].waiting) = (0, 0);
+    let question = asked.tokens[0].clone();
+    let names = (0..1_200).map(|tenant| Arc::from(format!("t{tenant:04}")));
+    asked.tokens = names
+        .map(|tenant| TokenQuestion {
+            tenant,
+            ..question.clone()
+        })
+        .collect();
+    number += 1;
+    asked.number = number;
+    stores.take(&asked).await.unwrap();
+    let mut counts = Vec::new();
+    for _ in 0..110 {
+        pass(&mut stores, &[1], &mut number, 100).await;
+        let left = stores.buckets_in_tables().await.unwrap();
+        if counts.last() != Some(&left) {
+            counts.push(left);
+        }
+    }
+    assert_eq!(counts, [1_200, 700, 200, 0]);
+}
+
 #[tokio::test]
 async fn tokens_of_the_last_era_are_void_in_the_next() {
     let mut stores = LimitStores::new(None, 1).await;
