@@ -213,15 +213,15 @@ impl AdmissionVerdict {
 }
 
 impl HaltScope {
-    /// Whether it covers a call.
-    pub fn covers(&self, row: &AdmissionRow) -> bool {
-        let changes = row.kind != Kind::Read;
+    /// Whether it covers a call of this kind and module by this party.
+    pub fn covers(&self, kind: Kind, module: &str, party: &str) -> bool {
+        let changes = kind != Kind::Read;
         match self {
             Self::All => true,
-            Self::Money => row.kind == Kind::Money,
-            Self::Module(module) => changes && row.module == module,
-            Self::Party(party) => changes && row.party.as_str() == party,
-            Self::Suspended(party) => row.party.as_str() == party,
+            Self::Money => kind == Kind::Money,
+            Self::Module(halted) => changes && halted == module,
+            Self::Party(halted) => changes && halted == party,
+            Self::Suspended(suspended) => suspended == party,
         }
     }
 

@@ -94,7 +94,7 @@ impl StampRules {
             return Some(AdmissionVerdict::Restored);
         }
         // The engines name the first scope by its text.
-        let covering = halts.filter(|scope| scope.covers(row));
+        let covering = halts.filter(|scope| scope.covers(row.kind, row.module, row.party.as_str()));
         if let Some(scope) = covering.min_by_key(ToString::to_string) {
             return Some(AdmissionVerdict::Halted(scope.clone()));
         }

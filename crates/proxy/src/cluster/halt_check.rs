@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepay_core::{Kind, Operation};
+use gatepay_core::Operation;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::ClusterView;
 use parking_lot::RwLock;
@@ -134,23 +134,11 @@ impl HaltCheck<'_> {
     fn covering(&self, view: &ClusterView) -> Option<StopBeforeSending> {
         let Operation { kind, module, .. } = self.operation;
         let mut halts = view.halts.iter().map(|halt| &halt.scope);
-        let covering = halts.find(|scope| covers(scope, *kind, module.as_str(), self.party))?;
+        let covering = halts.find(|scope| scope.covers(*kind, module.as_str(), self.party))?;
         Some(match covering {
             HaltScope::Suspended(_) => StopBeforeSending::Suspended,
             _ => StopBeforeSending::Halted,
         })
-    }
-}
-
-/// Whether a halt covers a call. The store decides by the same rule when it admits.
-fn covers(scope: &HaltScope, kind: Kind, module: &str, party: &str) -> bool {
-    let changes = kind != Kind::Read;
-    match scope {
-        HaltScope::All => true,
-        HaltScope::Money => kind == Kind::Money,
-        HaltScope::Module(halted) => changes && halted == module,
-        HaltScope::Party(halted) => changes && halted == party,
-        HaltScope::Suspended(suspended) => suspended == party,
     }
 }
 
