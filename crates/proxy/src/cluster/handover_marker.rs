@@ -3,7 +3,6 @@
 //! The store then has every stamp that the run admitted, and the next start need not wait for them to go stale. A run
 //! without a store removes the file before it serves.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,12 +37,9 @@ impl HandoverMarker {
 
     /// Whether the file names the store of this key. An unreadable file names none.
     pub fn names(&self, key: &FingerprintKey) -> bool {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        let path = self.folder.join(NAME);
-        let text = file_access::open(&FileSystem::default(), &options, &path)
-            .and_then(|mut file| file.read_to_end());
-        text.is_ok_and(|text| text.trim_ascii_end() == key.store_name().as_bytes())
+        let text = file_access::read_own(&FileSystem::default(), &self.folder.join(NAME));
+        let named = |text: Vec<u8>| text.trim_ascii_end() == key.store_name().as_bytes();
+        text.is_ok_and(|text| text.is_some_and(named))
     }
 
     /// Allows the file from this time on.
@@ -71,10 +67,8 @@ impl HandoverMarker {
 
     /// Removes the file of a folder whose next run admits requests without a store.
     pub fn remove(folder: &Path) -> io::Result<()> {
-        match fs::remove_file(folder.join(NAME)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => File::open(folder)?.sync_all(),
-        }
+        let files = FileSystem::default();
+        file_access::remove(&files, &folder.join(NAME))?;
+        files.sync_folder(folder)
     }
 }

@@ -3,7 +3,6 @@
 //! One process at a time has the folder, so that run has ended: what the store lent to it is free at once, also after a
 //! crash.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 
@@ -15,12 +14,9 @@ const NAME: &str = "store-instance";
 
 /// Writes the number of this run's instance, and returns that of the last run, if the file has one.
 pub(super) fn replace(folder: &Path, id: i64) -> io::Result<Option<i64>> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    let text = file_access::open(&FileSystem::default(), &options, &folder.join(NAME))
-        .and_then(|mut file| file.read_to_end());
-    let number = |text: Vec<u8>| String::from_utf8(text).ok()?.trim_end().parse().ok();
-    let previous = text.ok().and_then(number);
+    let text = file_access::read_own(&FileSystem::default(), &folder.join(NAME));
+    let number = |text: Vec<u8>| str::from_utf8(&text).ok()?.trim_end().parse().ok();
+    let previous = text.ok().flatten().and_then(number);
     // Before anything is lent to this run: the next one must not take an older run's number for it.
     let text = format!("{id}\n");
     file_access::replace(&FileSystem::default(), folder, NAME, |file| {

@@ -3,7 +3,6 @@
 //! Other instances may have admitted stamps there that this folder does not know. The first run without the store is
 //! therefore guarded, also if it takes over the memory of the run before.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -29,26 +28,16 @@ pub fn note(folder: &Path, lead_ms: u64) -> io::Result<()> {
 
 /// The noted lead, if a store was used. A file without a number counts as the longest lead of any configuration.
 pub fn lead(folder: &Path) -> io::Result<Option<u64>> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    let file = file_access::open(&FileSystem::default(), &options, &folder.join(NAME));
-    let text = match file.and_then(|mut file| file.read_to_end()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let number = str::from_utf8(&text)
-        .ok()
-        .and_then(|text| text.trim_end().parse().ok());
-    Ok(Some(number.unwrap_or(LONGEST_MS)))
+    let text = file_access::read_own(&FileSystem::default(), &folder.join(NAME))?;
+    let number = |text: Vec<u8>| str::from_utf8(&text).ok()?.trim_end().parse().ok();
+    Ok(text.map(|text| number(text).unwrap_or(LONGEST_MS)))
 }
 
 /// Removes the file, once a run without the store is guarded.
 pub fn forget(folder: &Path) -> io::Result<()> {
-    match fs::remove_file(folder.join(NAME)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => File::open(folder)?.sync_all(),
-    }
+    let files = FileSystem::default();
+    file_access::remove(&files, &folder.join(NAME))?;
+    files.sync_folder(folder)
 }
 
 /// The longest `timestamp.future_ms` and the longest `store.max_skew_ms` together.
@@ -57,6 +46,7 @@ const LONGEST_MS: u64 = 360_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_longest_lead_is_kept_until_it_is_forgotten() {

@@ -5,7 +5,6 @@
 //! that is on the disk. The file also keeps a run number from being given twice.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -153,8 +152,7 @@ impl HeadFolder {
     }
 
     fn text(&self, path: &Path) -> io::Result<KeptText> {
-        match file_access::open(&self.files, OpenOptions::new().read(true), path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeptText::Absent),
+        match file_access::read_own(&self.files, path) {
             // Without an OS error code, `file_access` refused the file: for example a link.
             Err(error)
                 if error.kind() == io::ErrorKind::PermissionDenied
@@ -163,7 +161,7 @@ impl HeadFolder {
                 tracing::error!(%error, "the audit journal's kept head cannot be read: the journal's end is not compared with it");
                 Ok(KeptText::Refused)
             }
-            file => Ok(KeptText::Text(file?.read_to_end()?)),
+            text => Ok(text?.map_or(KeptText::Absent, KeptText::Text)),
         }
     }
 

@@ -95,6 +95,12 @@ pub(crate) fn replace(
     Ok(file)
 }
 
+/// Reads a file that is no link and has no second name; `None` if there is none.
+pub(crate) fn read_own(files: &FileSystem, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = if_exists(open(files, OpenOptions::new().read(true), path))?;
+    file.map(|mut file| file.read_to_end()).transpose()
+}
+
 /// Removes a file, if it exists.
 pub(crate) fn remove(files: &FileSystem, path: &Path) -> io::Result<()> {
     if_exists(files.remove(path)).map(drop)
