@@ -243,9 +243,7 @@ async fn settle(
     if confirmed.is_err() {
         return (kept(app).await, Some(confirmed));
     }
-    if let Err(error) = lifted(app, id).await {
-        tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
-    }
+    leave_to_store(app, id).await;
     (Ok(()), Some(confirmed))
 }
 
@@ -265,9 +263,14 @@ pub(super) async fn hand_to_store(app: &Arc<App>) {
             return;
         }
         tracing::warn!(party = %id, operator = %by, "suspended by hand: the store has it now, for all instances");
-        if let Err(error) = lifted(app, &id).await {
-            tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
-        }
+        leave_to_store(app, &id).await;
+    }
+}
+
+/// Gives up this process's own copy of a suspension that the store keeps.
+async fn leave_to_store(app: &Arc<App>, id: &PartyId) {
+    if let Err(error) = lifted(app, id).await {
+        tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
     }
 }
 
