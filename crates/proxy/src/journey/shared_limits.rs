@@ -46,7 +46,8 @@ pub async fn admit(
             Box::pin(admitting).await?
         }
     };
-    store_verdict::confirm((cluster, until), local, proved, gate, record).await
+    let confirming = store_verdict::confirm((cluster, until), local, proved, gate, record);
+    Box::pin(confirming).await
 }
 
 /// Admits a call as far as the limits decide, as [`admit`](admit::admit) does: at once, or after an answer of the store.

@@ -18,19 +18,9 @@ use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, StaleStamp};
 
-/// Completes the admission of a call: asks the store, which has to answer until a time.
+/// Completes the admission of a call: asks the store, which has to answer until a time, and then records the call's stamp
+/// here, in front of the store.
 pub async fn confirm(
-    store: (&Cluster, Instant),
-    local: LocallyAdmitted,
-    proved: (&ClaimedCall<'_>, &CoveredStamp),
-    gate: &AdmissionGate<'_>,
-    record: &mut RequestRecord,
-) -> Result<Box<Admitted>, Refusal> {
-    Box::pin(ask(store, local, proved, gate, record)).await
-}
-
-/// Asks the store about a call, and then records the call's stamp here, in front of the store.
-async fn ask(
     (cluster, until): (&Cluster, Instant),
     local: LocallyAdmitted,
     (claim, stamp): (&ClaimedCall<'_>, &CoveredStamp),
