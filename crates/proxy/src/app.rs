@@ -120,10 +120,7 @@ impl App {
             AdmissionState::new(&settings, registry, limits, &clock, (inherit, cluster_of))?;
         let lifecycle = Lifecycle::begin(reload, &metrics, &clock);
         Ok(Arc::new(Self {
-            telemetry: Arc::new(Telemetry {
-                has_cluster: cluster.is_some(),
-                ..telemetry(&settings, &clock, &metrics, log, &admission, &lifecycle)
-            }),
+            telemetry: telemetry(&settings, &clock, &metrics, log, &admission, &lifecycle),
             generation: ArcSwap::from_pointee(generation),
             clock,
             settings,
@@ -220,8 +217,8 @@ fn telemetry(
     log: AccessLog,
     admission: &AdmissionState,
     lifecycle: &Lifecycle,
-) -> Telemetry {
-    Telemetry {
+) -> Arc<Telemetry> {
+    Arc::new(Telemetry {
         clock: clock.clone(),
         requests: Arc::clone(&metrics.requests),
         upstream: Arc::clone(&metrics.upstream),
@@ -229,9 +226,10 @@ fn telemetry(
         seldom: LogThrottle::default(),
         replay: Arc::clone(&admission.replay),
         drain: Arc::clone(&lifecycle.drain),
-        has_cluster: false,
+        // The configuration has no store without a state folder.
+        has_cluster: settings.store.is_some(),
         ratelimit_headers: settings.ratelimit_headers,
-    }
+    })
 }
 
 /// The store that instances share, not asked yet, if the settings name one.

@@ -481,16 +481,7 @@ async fn control(
     };
     let housekeeping = tokio::spawn(expire_stamps(Arc::clone(app)));
     let watermarking = tokio::spawn(keep_watermark(Arc::clone(app)));
-    let suspending = app.cluster.is_some().then(|| {
-        let app = Arc::clone(app);
-        tokio::spawn(async move {
-            let mut tick = interval(HOUSEKEEPING);
-            loop {
-                tick.tick().await;
-                admin::hand_suspensions_to_store(&app).await;
-            }
-        })
-    });
+    let suspending = tokio::spawn(hand_suspensions_to_store(Arc::clone(app)));
     let watching = tokio::spawn({
         let app = Arc::clone(app);
         async move { app.lifecycle.heartbeats.watch().await }
@@ -514,11 +505,21 @@ async fn control(
     };
     housekeeping.abort();
     watermarking.abort();
-    if let Some(suspending) = suspending {
-        suspending.abort();
-    }
+    suspending.abort();
     watching.abort();
     ended
+}
+
+/// Hands suspensions that this process keeps by itself to the store, every second, if there is a store.
+async fn hand_suspensions_to_store(app: Arc<App>) {
+    if app.cluster.is_none() {
+        return;
+    }
+    let mut tick = interval(HOUSEKEEPING);
+    loop {
+        tick.tick().await;
+        admin::hand_suspensions_to_store(&app).await;
+    }
 }
 
 /// Forgets expired stamps and checks GatePay's clock, every second.
