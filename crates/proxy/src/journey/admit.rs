@@ -334,8 +334,13 @@ pub(super) fn check<'a>(
         let registry = &gate.in_force.registry;
         judge::still_allowed(caller, registry, kind, now_ms)?;
     }
+    let limits = routed.generation().tenant_limits(caller.position);
+    // The party may have been suspended while the body was read.
+    if limits.is_suspended() {
+        return Err(Refusal::TenantSuspended);
+    }
     Ok(Applicant {
-        limits: routed.generation().tenant_limits(caller.position),
+        limits,
         kind,
         now_ms,
     })
@@ -407,10 +412,6 @@ fn take(
         limits.refused(limit);
         refusal
     };
-    // The party may have been suspended while the body was read.
-    if limits.is_suspended() {
-        return Err(Refusal::TenantSuspended);
-    }
     let now = clock.elapsed();
     // Holds the tokens and the grant taken so far: a refusal below drops the permit, which gives them back.
     let mut permit = Permit::begin(limits, clock);

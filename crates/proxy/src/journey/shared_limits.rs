@@ -63,10 +63,6 @@ async fn admit_by_loans(
         kind,
         now_ms,
     } = admit::check(&composed, gate)?;
-    // The party may have been suspended while the body was read.
-    if limits.is_suspended() {
-        return Err(Refusal::TenantSuspended);
-    }
     let Some(loans) = limits.loans() else {
         return Err(Refusal::StoreUnavailable);
     };
