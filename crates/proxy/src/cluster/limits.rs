@@ -21,7 +21,7 @@ use gatepay_tenancy::{PartyLimits, Rate};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::process::clock::Clock;
+use crate::process::clock::{Clock, nanos};
 
 pub use loan_meters::LoanMeters;
 pub use party_loans::{LoanRefused, PartyLoans, SeatWanted, TakenLoans, TokensWanted};
@@ -94,8 +94,8 @@ impl SharedLimits {
             limiter: Limiter::empty_at(divided(full, instances_max), now),
             since: now,
         };
-        let nobody = PartyLimits::default();
-        let institution = PartyLoans::new(&queue, "", &nobody, NonZeroU32::MIN);
+        let limits = PartyLimits::default();
+        let institution = PartyLoans::new(&queue, "", &limits, NonZeroU32::MIN);
         Some(Arc::new(Self {
             institution,
             quota: Arc::clone(quota),
@@ -277,10 +277,6 @@ fn divided(rate: Rate, instances: NonZeroU32) -> Rate {
 
 fn part(number: NonZeroU32, instances: NonZeroU32) -> NonZeroU32 {
     NonZeroU32::new(number.get() / instances.get()).unwrap_or(NonZeroU32::MIN)
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

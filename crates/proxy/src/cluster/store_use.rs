@@ -6,6 +6,8 @@
 use std::io;
 use std::path::Path;
 
+use gatepay_tenancy::settings::{Settings, StoreSettings};
+
 use crate::process::file_access;
 use crate::process::files::FileSystem;
 
@@ -41,7 +43,7 @@ pub fn forget(folder: &Path) -> io::Result<()> {
 }
 
 /// The longest `timestamp.future_ms` and the longest `store.max_skew_ms` together.
-const LONGEST_MS: u64 = 360_000;
+const LONGEST_MS: u64 = Settings::LONGEST_FUTURE_MS + StoreSettings::LONGEST_SKEW_MS;
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,7 @@ use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::refusal_counts::RefusalCounts;
 use crate::generation::suspension::Suspensions;
 use crate::generation::tenant_meters::{TenantMeters, TenantSeries};
+use crate::process::clock::nanos;
 
 /// The limits of one party. With a thousand parties none is in a near cache when its request comes. So the fields that
 /// every request reads lie in two cache lines, and the fields that the end of a request reads in the first of them
@@ -361,14 +362,14 @@ impl TenantLimits {
             return;
         };
         let rate = shared.local(shared.loans.rate_of_all(now));
-        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let is_same = shared.alone_since.load(Ordering::Acquire) == nanos;
+        let since_nanos = nanos(since);
+        let is_same = shared.alone_since.load(Ordering::Acquire) == since_nanos;
         if is_same && self.terms().all.rate() == rate {
             return;
         }
         let mut terms = self.terms.write();
         terms.changes += 1;
-        if shared.alone_since.swap(nanos, Ordering::AcqRel) == nanos {
+        if shared.alone_since.swap(since_nanos, Ordering::AcqRel) == since_nanos {
             terms.all = terms.all.carried_to(rate, now);
             return;
         }

@@ -120,6 +120,11 @@ fn system_unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A time in nanoseconds. 64 bits of them hold centuries.
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// `N` random bytes. The system supplies them in bulk: a system call for each use would cost as much as a signature.
 ///
 /// # Panics

@@ -18,6 +18,7 @@ use gatepay_tenancy::Party;
 use gatepay_tenancy::settings::LogFormat;
 
 use crate::generation::Generation;
+use crate::process::clock::nanos;
 use crate::process::timestamp::{Rfc3339Cache, three_digits};
 use crate::prom::outcome::RequestOutcome;
 use crate::record::trace::TraceContext;
@@ -126,8 +127,7 @@ pub struct PhaseTimings([u64; 7]);
 impl PhaseTimings {
     /// Adds time spent in a phase.
     pub fn add(&mut self, phase: RequestPhase, time: Duration) {
-        // 64 bits of nanoseconds hold centuries.
-        self.0[phase as usize] += u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0[phase as usize] += nanos(time);
     }
 
     /// The time spent in a phase.

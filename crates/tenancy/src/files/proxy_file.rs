@@ -32,8 +32,6 @@ use crate::syntax::value;
 const GATEPAY: &str = "https://openplatform.gateapi.io";
 /// An hour: replay memory holds every nonce for as long.
 const LONGEST_PAST_MS: u64 = 3_600_000;
-/// The limit of the payment pages; a start without a replay hand-over waits for as long.
-const LONGEST_FUTURE_MS: u64 = 300_000;
 
 /// A file holds some calls at least, and can still be opened by an editor.
 const FILE_BYTES: RangeInclusive<u64> = 65_536..=(1 << 32);
@@ -403,7 +401,7 @@ fn window(mut reader: TableReader<'_>) -> StampWindow {
             value::number(value, 1..=LONGEST_PAST_MS)
         }),
         future_ms: reader.or("future_ms", DEFAULT_WINDOW.future_ms, |value| {
-            value::number(value, 0..=LONGEST_FUTURE_MS)
+            value::number(value, 0..=Settings::LONGEST_FUTURE_MS)
         }),
     };
     reader.finish();

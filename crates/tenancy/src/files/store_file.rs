@@ -1,16 +1,11 @@
 //! `[store]` of `proxy.toml`, as written.
 
-use std::ops::RangeInclusive;
-
 use crate::files::secrets::{self, SecretSources};
 use crate::model::settings::{
     PostgresServer, StoreClientFiles, StoreEngine, StoreFailover, StorePassword, StoreSettings,
 };
 use crate::syntax::table_reader::TableReader;
 use crate::syntax::value;
-
-/// Clocks that follow NTP differ by less; a guard is longer by as much.
-const SKEW_MS: RangeInclusive<u64> = 1..=60_000;
 
 /// Reads the table. After a problem a default stands in.
 pub(crate) fn read(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> StoreSettings {
@@ -35,7 +30,7 @@ pub(crate) fn read(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> S
         ),
         timeout: reader.or("timeout_ms", default.timeout, value::millis),
         max_skew_ms: reader.or("max_skew_ms", default.max_skew_ms, |value| {
-            value::number(value, SKEW_MS)
+            value::number(value, 1..=StoreSettings::LONGEST_SKEW_MS)
         }),
         instances_max: reader.or("instances_max", default.instances_max, value::requests),
         reads_without_store: reader.or(

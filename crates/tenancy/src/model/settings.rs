@@ -432,6 +432,9 @@ impl StoreFailover {
 }
 
 impl StoreSettings {
+    /// The longest `max_skew_ms`. Clocks that follow NTP differ by less; a guard is longer by as much.
+    pub const LONGEST_SKEW_MS: u64 = 60_000;
+
     /// The most instances that share limits; `None` with an engine of one process.
     pub fn sharing(&self) -> Option<NonZeroU32> {
         matches!(self.engine, StoreEngine::Postgres(_)).then_some(self.instances_max)
@@ -487,6 +490,10 @@ impl LogFormat {
 }
 
 impl Settings {
+    /// The longest `timestamp.future_ms`: the limit of the payment pages. A start without a replay hand-over waits for as
+    /// long.
+    pub const LONGEST_FUTURE_MS: u64 = 300_000;
+
     /// Everything at its default, for a process that is told no more than this.
     pub fn new(url: UpstreamUrl, institution: Institution) -> Self {
         Self {

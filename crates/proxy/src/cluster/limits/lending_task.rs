@@ -18,7 +18,8 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until};
 
 use super::party_loans::{AnswersLeft, OpenLoans};
-use super::{PartyLoans, SharedLimits, nanos};
+use super::{PartyLoans, SharedLimits};
+use crate::process::clock::nanos;
 
 /// How long the task waits for more parties that have something to ask, before one call asks for all.
 const GATHER: Duration = Duration::from_millis(1);
