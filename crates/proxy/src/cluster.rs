@@ -1,7 +1,7 @@
 //! Cluster: this process as one of the instances that share a store.
 //!
 //! The workers hand each request's stamp to the thread `store`, and wait for the store's verdict. The thread owns the
-//! connections: the store's queue batches what the workers bring and probes a store that is away, and the thread gives a
+//! connections: the store's queue batches the workers' requests and probes a store that is away, and the thread gives a
 //! sign of life each second.
 
 pub mod connection;
@@ -43,7 +43,7 @@ use crate::process::clock::{self, Clock};
 /// The store that instances share, as the workers use it.
 pub struct Cluster {
     shared: Arc<ClusterShared>,
-    /// What the thread begins with; `None` once it runs.
+    /// The thread's inputs; `None` once it runs.
     unstarted: Mutex<Option<UnstartedThread>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while the suspension of a party moves between this process and the store.
@@ -77,7 +77,7 @@ struct ClusterShared {
     guarded_until: AtomicU64,
     /// The store's clock less this machine's, in milliseconds.
     offset_ms: AtomicI64,
-    /// What the newest sign of life showed.
+    /// The view that the newest sign of life showed.
     latest: LatestView,
     config_hash: ArcSwap<String>,
     /// The newest head of the audit journal's chain.
@@ -91,7 +91,7 @@ struct ClusterShared {
     limits: Option<Arc<SharedLimits>>,
 }
 
-/// What the thread takes over when it starts.
+/// The inputs that the thread takes over when it starts.
 struct UnstartedThread {
     connection: StoreConnection,
     admissions: AdmissionRunner,
@@ -367,7 +367,7 @@ impl Cluster {
         instance_name(self.shared.id)
     }
 
-    /// What the newest sign of life showed, and how long ago it was asked for.
+    /// The view that the newest sign of life showed, and how long ago it was asked for.
     pub fn view(&self) -> Option<(ClusterView, Duration)> {
         let seen = self.shared.latest.get()?;
         let age = self.shared.clock.elapsed().saturating_sub(seen.asked);

@@ -176,7 +176,7 @@ impl RequestRecord {
         self.elsewhere = elsewhere;
     }
 
-    /// Why another instance may have admitted a copy. A read may be repeated, whatever became of its copy.
+    /// Why another instance may have admitted a copy. A read may be repeated, also if its copy was executed.
     fn elsewhere(&self) -> Option<EarlierCopy> {
         self.elsewhere.filter(|_| self.kind != Some(Kind::Read))
     }

@@ -16,7 +16,7 @@ struct ClusterReport {
     store: String,
     /// Whether the store answered this instance's last call.
     store_available: bool,
-    /// The age of what follows, in milliseconds.
+    /// The age of the fields that follow, in milliseconds.
     seen_ms_ago: u64,
     /// The store's clock less this machine's, in milliseconds.
     clock_offset_ms: i64,

@@ -396,7 +396,7 @@ struct NotResumed {
     status: StatusCode,
     /// The text for the operator.
     note: String,
-    /// What the audit journal says after the announced resumption; `None` if another request resumed the party.
+    /// The audit journal's entry after the announced resumption; `None` if another request resumed the party.
     journaled: Option<SuspensionAction>,
 }
 

@@ -42,7 +42,7 @@ pub struct AdmissionState {
 
 impl AdmissionState {
     /// Builds the state. `inherit` takes the replay memory that the previous run left. Joins the store, if there is one,
-    /// since it may know what the previous run admitted.
+    /// since it may know the stamps that the previous run admitted.
     pub fn new(
         settings: &Settings,
         registry: &Registry,

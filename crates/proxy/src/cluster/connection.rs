@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 /// The file in `state_dir` that remembers the last contact with the store.
 const CONTACT: &str = "store-contact";
 
-/// What a store is opened with.
+/// The inputs that a store is opened with.
 pub struct StoreConnection {
     engine: EngineSettings,
     terms: StoreTerms,

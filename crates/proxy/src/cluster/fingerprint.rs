@@ -27,7 +27,7 @@ impl FingerprintKey {
     }
 
     /// The fingerprints under which the store records a stamp. The first is the same under either rule, so that instances
-    /// whose configurations differ during a roll-out refuse each other's copies.
+    /// with different configurations during a roll-out refuse each other's copies.
     pub fn prints(&self, client_id: &str, stamp: &Stamp<'_>, rule: ReplayRule) -> StampPrints {
         let mut hash = SipHasher24::new_with_key(&self.0);
         let [timestamp, nonce] = stamp.bytes();

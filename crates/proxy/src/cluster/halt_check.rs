@@ -24,7 +24,7 @@ pub(super) struct LatestView {
     meters: ClusterMeters,
 }
 
-/// What a sign of life showed of the cluster.
+/// The cluster as a sign of life showed it.
 pub(super) struct SeenCluster {
     pub(super) view: ClusterView,
     /// When it was asked for, in the clock's elapsed time.
@@ -194,7 +194,7 @@ mod tests {
             });
         }
 
-        /// Whether a call of acme's, whose verdict was asked for then, is sent.
+        /// Whether a call of acme's is sent, with a verdict that was asked for at this time.
         fn sends(&self, name: &str, asked: Option<Duration>) -> Result<(), StopBeforeSending> {
             let row = self.catalogue.named(name).unwrap();
             self.latest.check(row, "acme", asked).pass(|| ())

@@ -65,7 +65,7 @@ impl HandoverMarker {
         folder.join(NAME).try_exists()
     }
 
-    /// Removes the file of a folder whose next run admits requests without a store.
+    /// Removes the file of a folder, before its next run admits requests without a store.
     pub fn remove(folder: &Path) -> io::Result<()> {
         let files = FileSystem::default();
         file_access::remove(&files, &folder.join(NAME))?;

@@ -1,4 +1,4 @@
-//! Limits that instances share in PostgreSQL: what the store lends to this instance, and how requests take of it.
+//! Limits that instances share in PostgreSQL: the store's loans to this instance, and how requests take of them.
 //!
 //! A request takes a token or a seat of its party's [loans](PartyLoans) at once. If there is none, it waits for the
 //! answer to the next question. One task on the thread `store` asks the questions, and exchanges the demand of the parties
@@ -46,11 +46,11 @@ struct RateAlone {
     since: Duration,
 }
 
-/// What requests leave for the task, and what the task tells them.
+/// The messages between requests and the task.
 struct LoanQueue {
     clock: Clock,
     meters: LoanMeters,
-    /// Parties about whose loans there is something to ask, now or at a time.
+    /// Parties with a question about their loans, now or at a later time.
     due: Mutex<Vec<Arc<PartyLoans>>>,
     /// Parties that asked for a part of the institution's rate since the last exchange.
     asking: Mutex<Vec<Arc<PartyLoans>>>,
@@ -159,8 +159,8 @@ impl SharedLimits {
         self.queue.asked_at.fetch_max(nanos(now), Ordering::AcqRel);
     }
 
-    /// When the time without the store began: with the last request for loans, or with the end of the last lease. What
-    /// this instance has alone starts empty then, since the loans until then may have been a whole burst.
+    /// When the time without the store began: with the last request for loans, or with the end of the last lease. The
+    /// limits of this instance alone start empty then, since the loans until then may have been a whole burst.
     pub fn alone_since(&self, now: Duration) -> Duration {
         let queue = &self.queue;
         let asked_at = queue.asked_at.load(Ordering::Acquire);

@@ -28,7 +28,7 @@ pub struct ClusterMeters {
     view: ClusterViewMeters,
 }
 
-/// The metrics of what a sign of life shows.
+/// The metrics of the view that a sign of life shows.
 #[derive(Clone)]
 struct ClusterViewMeters {
     /// Seconds until the store's guard ends.
@@ -112,7 +112,7 @@ impl ClusterMeters {
         self.configured.set(1);
     }
 
-    /// Shows what a sign of life showed.
+    /// Shows the view of a sign of life.
     pub(super) fn show(&self, view: &ClusterView) {
         self.view.show(view);
     }

@@ -1,4 +1,4 @@
-//! Notes: what the log says about the store when a sign of life shows a change.
+//! Notes: the log's lines about the store when a sign of life shows a change.
 
 use gatepay_store::instance::ClusterView;
 use parking_lot::Mutex;

@@ -1,6 +1,6 @@
 //! Previous instance: a file in `state_dir` with the number under which this folder's last run joined the store.
 //!
-//! One process at a time has the folder, so that run has ended: what the store lent to it is free at once, also after a
+//! One process at a time has the folder, so that run has ended: the store's loans to it are free at once, also after a
 //! crash.
 
 use std::io;

@@ -114,7 +114,7 @@ async fn stay(shared: &ClusterShared, store: &Store, tried: FirstAttempt) {
     }
 }
 
-/// What the start is told of the first attempt to join: an error only if this version cannot use the store.
+/// The start's outcome after the first attempt to join: an error only if this version cannot use the store.
 fn first_attempt(error: Option<&StoreError>) -> Result<(), String> {
     match error {
         Some(error) if error.is_lasting() => Err(error.to_string()),
@@ -155,7 +155,7 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let key = FingerprintKey::new(joined.fingerprint_key);
     let is_shared = matches!(store, Store::Postgres(_));
     if is_shared && shared.served_before.load(Ordering::Acquire) && !shared.marker.names(&key) {
-        // The other instances do not know what this folder's last run admitted.
+        // The other instances do not know the stamps that this folder's last run admitted.
         introduction.uncovered = true;
         joined = store.join(&introduction).await?;
         tracing::warn!(
@@ -282,7 +282,7 @@ async fn watch_admissions(shared: Arc<ClusterShared>) {
     }
 }
 
-/// Takes the orders of operators to the store. An order whose caller has stopped waiting is dropped: the operator may have
+/// Takes the orders of operators to the store. An order is dropped once its caller has stopped waiting: the operator may have
 /// decided otherwise since.
 async fn obey(store: Arc<Store>, mut orders: mpsc::Receiver<StoreOrder>) {
     let store = &*store;

@@ -161,7 +161,7 @@ fn addresses(settings: &Settings) {
     store(settings);
 }
 
-/// Prints the store and what depends on it.
+/// Prints the store and the settings that depend on it.
 fn store(settings: &Settings) {
     let Some(store) = &settings.store else {
         say(

@@ -119,19 +119,19 @@ impl Admitted {
 /// or by the store that instances share.
 pub struct LocallyAdmitted {
     admitted: Box<Admitted>,
-    /// What the store is asked, if there is one. The stamp is not recorded yet.
+    /// The question to the store, if there is one. The stamp is not recorded yet.
     pub(super) question: Option<StoreQuestion>,
 }
 
-/// What the store is asked about a call.
+/// The facts about a call that the question to the store needs.
 pub(super) struct StoreQuestion {
     /// The sub-account that the call is made for; empty if it names none.
     pub(super) account: String,
-    /// What becomes of the call while reads go on without the store.
+    /// Whether the call needs the store while reads go on without it.
     pub(super) need: StoreNeed,
 }
 
-/// What becomes of a call if `store.reads_without_store` is set.
+/// Whether a call needs the store if `store.reads_without_store` is set.
 ///
 /// A read that went on without the store left its stamp unspent at the other instances. The signature covers the body and
 /// not the path, so that stamp can only be used again without a body: for such a read, or for such a write.
@@ -167,14 +167,14 @@ impl LocallyAdmitted {
         self.admitted
     }
 
-    /// The call whose stamp the caller of this function has recorded.
+    /// The call, after the caller of this function has recorded its stamp.
     pub(super) fn confirmed(mut self, asked_store: Option<Duration>) -> Box<Admitted> {
         self.admitted.asked_store = asked_store;
         self.admitted.permit.count();
         self.admitted
     }
 
-    /// The call, for what is asked about it.
+    /// The call, for the question about it.
     pub(super) fn call(&self) -> &Admitted {
         &self.admitted
     }
@@ -185,7 +185,7 @@ pub struct Permit {
     pub(super) limits: Arc<TenantLimits>,
     pub(super) tokens: Option<TakenTokens>,
     pub(super) grant: Option<QuotaGrant>,
-    /// What the call has of the limits that instances share.
+    /// The call's part of the limits that instances share.
     pub(super) loans: Option<Box<TakenLoans>>,
     clock: Clock,
     pub(super) seated: bool,
@@ -195,7 +195,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// A permit without tokens and without a seat. A refusal drops it, which gives back what it got meanwhile.
+    /// A permit without tokens and without a seat. A refusal drops it, which gives back its tokens and its seat.
     pub(super) fn begin(limits: &Arc<TenantLimits>, clock: &Clock) -> Self {
         Self {
             limits: Arc::clone(limits),

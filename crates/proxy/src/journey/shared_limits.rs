@@ -123,7 +123,7 @@ enum NotLent {
 }
 
 impl Borrower<'_> {
-    /// Takes tokens and a seat. A refusal drops the permit, which gives back what it has.
+    /// Takes tokens and a seat. A refusal drops the permit, which gives back its tokens and its seat.
     async fn take(&self, until: Instant) -> Result<Permit, NotLent> {
         let mut permit = Permit::begin(self.limits, self.clock);
         let mut taken = TakenLoans::new(self.loans, self.shared.institution());
@@ -227,7 +227,7 @@ impl Borrower<'_> {
         }
     }
 
-    /// Takes what this instance has of the limits while the store is away: its part of the tokens and of the places.
+    /// Takes of this instance's part of the limits while the store is away: tokens and places.
     fn take_alone(&self) -> Result<Permit, Refusal> {
         let now = self.clock.elapsed();
         self.limits.follow_alone(self.shared.alone_since(now), now);

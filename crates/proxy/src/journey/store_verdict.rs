@@ -96,7 +96,7 @@ pub fn stopped(stop: StopBeforeSending) -> Refusal {
     }
 }
 
-/// What the store is asked; `None` before this instance has joined it.
+/// The question to the store; `None` before this instance has joined it.
 fn row(
     cluster: &Cluster,
     local: &LocallyAdmitted,
@@ -174,7 +174,7 @@ fn refuse(
     }
 }
 
-/// Why another instance may have admitted a copy, by the verdict. A restored store has lost what came after its copy.
+/// Why another instance may have admitted a copy, by the verdict. A restored store has lost the stamps after its copy.
 fn doubt(verdict: &AdmissionVerdict) -> Option<EarlierCopy> {
     match verdict {
         AdmissionVerdict::Replayed { admitted_ms }

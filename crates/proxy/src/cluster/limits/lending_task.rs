@@ -136,7 +136,7 @@ impl LendingTask<'_> {
         self.limits.queue.clock.elapsed()
     }
 
-    /// Reads what requests have left since the last call.
+    /// Reads the messages of requests since the last call.
     fn gather(&mut self) {
         let queue = &self.limits.queue;
         let due = std::mem::take(&mut *queue.due.lock());

@@ -1,4 +1,4 @@
-//! What the store lends to this instance of one party's limits: stocks of tokens, and seats.
+//! The store's loans to this instance of one party's limits: stocks of tokens, and seats.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ const PARTY_RATES: [LimitName; 4] = [
 /// How often a throttled party's rate is looked at: it grows each second.
 const THROTTLE_CHECK: Duration = Duration::from_secs(1);
 
-/// Why a request does not get what it asks of its party's loans.
+/// Why a request gets no token or seat of its party's loans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoanRefused {
     /// It has to wait for the store's answer, and then ask again.
@@ -129,7 +129,7 @@ pub struct TokensWanted {
 #[derive(Debug, Default)]
 pub struct SeatWanted(LoanWanted<()>);
 
-/// What a request has of the loans of its party and of the institution. Its seats are left when it is dropped, and its
+/// A request's part of the loans of its party and of the institution. Its seats are left when it is dropped, and its
 /// tokens are given back then unless they are [spent](Self::spend).
 pub struct TakenLoans {
     party: Arc<PartyLoans>,
@@ -175,7 +175,7 @@ impl PartyLoans {
         })
     }
 
-    /// Puts other limits in force. What is lent stays lent, and the store hears of the new figures.
+    /// Puts other limits in force. Loans stay lent, and the store hears of the new figures.
     pub fn adjust(
         self: &Arc<Self>,
         limits: &PartyLimits,
@@ -662,7 +662,7 @@ impl LoanLedger {
         }
     }
 
-    /// Ends a throttle whose rate has grown to the full one.
+    /// Ends a throttle once its rate has grown to the full one.
     fn end_throttle(&mut self, now: Duration) {
         if let Some(throttle) = &self.throttle
             && throttle.is_over(now)
