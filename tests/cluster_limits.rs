@@ -288,7 +288,7 @@ impl Callers {
                 let began = Instant::now();
                 let answer = caller.try_send(query(&self.shop, number)).await;
                 let slug = match &answer {
-                    Ok(answer) => answer.header("x-gatepay-proxy-refusal").map(str::to_owned),
+                    Ok(answer) => answer.refusal().map(str::to_owned),
                     Err(_) => Some("no answer".to_owned()),
                 };
                 sent.push(SentCall {

@@ -96,20 +96,12 @@ async fn is(program: &Program, status: u16) {
 async fn admits(program: &Program) {
     for _ in 0..600 {
         let read = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-        if slug(&read).is_none() {
+        if read.refusal().is_none() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("it admits nothing: {}", program.stderr());
-}
-
-fn slug(answer: &Answer) -> Option<&str> {
-    answer.header("x-gatepay-proxy-refusal")
-}
-
-fn outcome(answer: &Answer) -> Option<&str> {
-    answer.header("x-gatepay-proxy-outcome")
 }
 
 /// A refund that the emulator answers with a failure of its own: what counts is that it arrives once.
@@ -133,10 +125,10 @@ async fn a_request_that_reaches_two_instances_is_forwarded_once() {
         let request = refund();
         let before = gatepay.count();
         let answer = send(first, &request).await;
-        assert_eq!(slug(&answer), None, "{}", answer.text());
+        assert_eq!(answer.refusal(), None, "{}", answer.text());
         let copy = send(second, &request).await;
-        assert_eq!(slug(&copy), Some("replayed"), "{}", copy.text());
-        assert_eq!(outcome(&copy), Some("unknown"));
+        assert_eq!(copy.refusal(), Some("replayed"), "{}", copy.text());
+        assert_eq!(copy.outcome(), Some("unknown"));
         assert!(copy.message().contains("ask GET"), "{}", copy.message());
         assert_eq!(gatepay.count(), before + 1);
     }
@@ -145,7 +137,7 @@ async fn a_request_that_reaches_two_instances_is_forwarded_once() {
         let request = signed(&acme().post(QUERY, BY_NUMBER));
         let before = gatepay.count();
         let answers = tokio::join!(send(&one, &request), send(&other, &request));
-        let refused = [slug(&answers.0), slug(&answers.1)];
+        let refused = [answers.0.refusal(), answers.1.refusal()];
         let admitted = refused.iter().filter(|slug| slug.is_none()).count();
         assert_eq!(admitted, 1, "{refused:?}");
         assert!(refused.contains(&Some("replayed")), "{refused:?}");
@@ -170,27 +162,24 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     let program = Program::serve(&folder).await;
     ready(&program).await;
     let executed = refund();
-    assert_eq!(slug(&send(&program, &executed).await), None);
+    assert_eq!(send(&program, &executed).await.refusal(), None);
     server.kill();
     let before = gatepay.count();
     let first = send(&program, &refund()).await;
+    assert_eq!(first.refused(), (503, "store_unavailable"));
     assert_eq!(
-        (first.status, slug(&first)),
-        (503, Some("store_unavailable"))
-    );
-    assert_eq!(
-        outcome(&first),
+        first.outcome(),
         Some("unknown"),
         "another instance may have it"
     );
     assert!(first.message().contains("ask GET"), "{}", first.message());
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&read), Some("store_unavailable"));
-    assert_eq!(outcome(&read), Some("not-executed"));
+    assert_eq!(read.refusal(), Some("store_unavailable"));
+    assert_eq!(read.outcome(), Some("not-executed"));
     let began = std::time::Instant::now();
     for _ in 0..20 {
         let later = send(&program, &refund()).await;
-        assert_eq!(slug(&later), Some("store_unavailable"));
+        assert_eq!(later.refusal(), Some("store_unavailable"));
     }
     assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());
     assert_eq!(gatepay.count(), before, "nothing was sent");
@@ -200,9 +189,9 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     server.start_again();
     ready(&program).await;
     admits(&program).await;
-    assert_eq!(slug(&send(&program, &refund()).await), None);
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
     let copy = send(&program, &executed).await;
-    assert_eq!(slug(&copy), Some("replayed"));
+    assert_eq!(copy.refusal(), Some("replayed"));
 }
 
 #[tokio::test]
@@ -217,20 +206,20 @@ async fn a_halt_of_money_refuses_money_everywhere_and_spends_its_stamp() {
     server.sql("SELECT gatepay.halt_v1('money', 'alice')");
     let (before, request) = (gatepay.count(), refund());
     let refused = send(&program, &request).await;
-    assert_eq!((refused.status, slug(&refused)), (503, Some("halted")));
+    assert_eq!(refused.refused(), (503, "halted"));
     assert_eq!(
-        outcome(&refused),
+        refused.outcome(),
         Some("not-executed"),
         "the stamp was looked up"
     );
     assert_eq!(gatepay.count(), before);
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&read), None, "reads go on");
+    assert_eq!(read.refusal(), None, "reads go on");
     server.sql("SELECT gatepay.resume_v1(scope, epoch) FROM gatepay.halt WHERE scope = 'money'");
     // So `not-executed` stays true whatever happens to other copies.
-    assert_eq!(slug(&send(&program, &request).await), Some("replayed"));
+    assert_eq!(send(&program, &request).await.refusal(), Some("replayed"));
     let admitted = send(&program, &refund()).await;
-    assert_eq!(slug(&admitted), None, "{}", admitted.text());
+    assert_eq!(admitted.refusal(), None, "{}", admitted.text());
 }
 
 #[tokio::test]
@@ -245,14 +234,14 @@ async fn an_instance_that_crashed_starts_again_without_a_wait_because_the_store_
     let program = Program::serve(&folder).await;
     ready(&program).await;
     let executed = refund();
-    assert_eq!(slug(&send(&program, &executed).await), None);
+    assert_eq!(send(&program, &executed).await.refusal(), None);
     program.signal("-KILL");
     let _ended = program.end().await;
     let program = Program::serve(&folder).await;
     assert_eq!(program.admin("GET", "/ready").await.status, 200);
-    assert_eq!(slug(&send(&program, &refund()).await), None);
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
     let copy = send(&program, &executed).await;
-    assert_eq!(slug(&copy), Some("replayed"), "{}", copy.text());
+    assert_eq!(copy.refusal(), Some("replayed"), "{}", copy.text());
 }
 
 /// A program with the folder that it needs while it runs.
@@ -313,7 +302,7 @@ async fn raced(calls: usize) {
                 let [first, second] = &mut connections;
                 let answers =
                     tokio::join!(first.send(request.clone()), second.send(request.clone()));
-                let refused = [slug(&answers.0), slug(&answers.1)];
+                let refused = [answers.0.refusal(), answers.1.refusal()];
                 let is_one = matches!(refused, [None, Some("replayed")] | [Some("replayed"), None]);
                 assert!(is_one, "{refused:?}");
             }

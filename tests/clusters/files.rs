@@ -57,9 +57,9 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     let program = Program::serve(&folder).await;
     ready(&program).await;
     let executed = refund();
-    assert_eq!(slug(&send(&program, &executed).await), None);
+    assert_eq!(send(&program, &executed).await.refusal(), None);
     let copy = send(&program, &executed).await;
-    assert_eq!(slug(&copy), Some("replayed"));
+    assert_eq!(copy.refusal(), Some("replayed"));
     let said = program.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     let view = program.admin("GET", "/cluster").await.json();
@@ -70,12 +70,12 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     let program = Program::serve(&folder).await;
     ready(&program).await;
     let copy = send(&program, &executed).await;
-    assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+    assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
     let refused = send(&program, &refund()).await;
-    assert_eq!(slug(&refused), Some("tenant_suspended"));
+    assert_eq!(refused.refusal(), Some("tenant_suspended"));
     let said = program.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
-    assert_eq!(slug(&send(&program, &refund()).await), None);
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
     end(program).await;
     let (said, code) = store_command(&folder, "check");
     assert_eq!(code, Some(0), "{said}");
@@ -88,13 +88,13 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     fs::create_dir(folder.path("copy")).unwrap();
     let program = Program::serve(&folder).await;
     ready(&program).await;
-    assert_eq!(slug(&send(&program, &refund()).await), None);
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
     end(program).await;
     copy(&folder, "store", "copy");
     let program = Program::serve(&folder).await;
     ready(&program).await;
     let executed = refund();
-    assert_eq!(slug(&send(&program, &executed).await), None);
+    assert_eq!(send(&program, &executed).await.refusal(), None);
     end(program).await;
     copy(&folder, "copy", "store");
 
@@ -103,13 +103,13 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let before = gatepay.count();
     let refused = send(&program, &refund()).await;
     assert_eq!(refused.refused(), (503, "store_unavailable"));
-    assert_eq!(outcome(&refused), Some("unknown"));
+    assert_eq!(refused.outcome(), Some("unknown"));
     let copied = send(&program, &executed).await;
-    assert!(slug(&copied).is_some(), "{}", copied.text());
-    assert_eq!(outcome(&copied), Some("unknown"));
+    assert!(copied.refusal().is_some(), "{}", copied.text());
+    assert_eq!(copied.outcome(), Some("unknown"));
     assert_eq!(gatepay.count(), before);
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&read), None, "reads go on");
+    assert_eq!(read.refusal(), None, "reads go on");
     let log = end(program).await;
     assert!(log.contains("store distrust"), "{log}");
 
@@ -117,8 +117,8 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     assert_eq!(code, Some(0), "{said}");
     let program = Program::serve(&folder).await;
     ready(&program).await;
-    assert_eq!(slug(&send(&program, &refund()).await), None);
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
     let copied = send(&program, &executed).await;
-    assert_eq!(outcome(&copied), Some("unknown"), "{}", copied.text());
+    assert_eq!(copied.outcome(), Some("unknown"), "{}", copied.text());
     assert_eq!(gatepay.count(), before + 2);
 }

@@ -23,27 +23,24 @@ async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
     ready(&one).await;
     ready(&other).await;
     let executed = refund();
-    assert_eq!(slug(&send(&one, &executed).await), None);
+    assert_eq!(send(&one, &executed).await.refusal(), None);
     let said = one.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     let before = gatepay.count();
     let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(
-        (refused.status, slug(&refused)),
-        (403, Some("tenant_suspended"))
-    );
+    assert_eq!(refused.refused(), (403, "tenant_suspended"));
     assert_eq!(gatepay.count(), before);
     // Whoever asks again for what was executed is not told that it was not.
     for program in [&one, &other] {
         let copy = send(program, &executed).await;
-        assert_eq!(outcome(&copy), Some("unknown"), "{}", copy.text());
+        assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
     }
     let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&globex), None);
+    assert_eq!(globex.refusal(), None);
     let said = one.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     for program in [&one, &other] {
-        assert_eq!(slug(&send(program, &refund()).await), None);
+        assert_eq!(send(program, &refund()).await.refusal(), None);
     }
 }
 
@@ -87,7 +84,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
     for program in &programs {
         ready(program).await;
         let refused = send(program, &query()).await;
-        assert_eq!(slug(&refused), Some("tenant_suspended"));
+        assert_eq!(refused.refusal(), Some("tenant_suspended"));
     }
     let said = programs[1].admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
@@ -97,7 +94,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         (&json!(true), &json!("active"))
     );
     for program in &programs {
-        assert_eq!(slug(&send(program, &query()).await), None);
+        assert_eq!(send(program, &query()).await.refusal(), None);
     }
     let again = programs[0].admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(again.json()["changed"], json!(false));
@@ -120,7 +117,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     let begun = Instant::now();
     loop {
         let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-        if slug(&refused) == Some("tenant_suspended") {
+        if refused.refusal() == Some("tenant_suspended") {
             break;
         }
         assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
@@ -133,7 +130,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
         loop {
             ready(program).await;
             let answer = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-            match slug(&answer) {
+            match answer.refusal() {
                 None => break,
                 // A busy machine may be late with a sign of life.
                 Some("tenant_suspended" | "store_unavailable") => {}
@@ -294,7 +291,7 @@ async fn an_instance_that_stood_still_over_a_suspension_sends_nothing_when_it_go
     // It goes on for others.
     ready(&other).await;
     let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
-    assert_eq!(slug(&globex), None, "{}", globex.text());
+    assert_eq!(globex.refusal(), None, "{}", globex.text());
 }
 
 #[tokio::test]
@@ -326,8 +323,13 @@ async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspen
     drop(release);
     let answer = asked.await.unwrap();
     assert_eq!(upstream.count(), 1, "the retry was stopped");
-    assert_eq!(slug(&answer), Some("outcome_unknown"), "{}", answer.text());
-    assert_eq!(outcome(&answer), Some("unknown"));
+    assert_eq!(
+        answer.refusal(),
+        Some("outcome_unknown"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.outcome(), Some("unknown"));
 }
 
 #[tokio::test]

@@ -34,10 +34,15 @@ async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
         let refused = send(&cut, &lost).await;
         assert!(relay.has_cut(), "{point:?}");
         assert_eq!(refused.refused(), (503, "store_unavailable"), "{point:?}");
-        assert_eq!(outcome(&refused), Some("unknown"), "{point:?}");
+        assert_eq!(refused.outcome(), Some("unknown"), "{point:?}");
         // The stamp may be recorded, and is not used again.
         let copy = send(&whole, &lost).await;
-        assert_eq!(slug(&copy), Some("replayed"), "{point:?}: {}", copy.text());
+        assert_eq!(
+            copy.refusal(),
+            Some("replayed"),
+            "{point:?}: {}",
+            copy.text()
+        );
         assert_eq!(gatepay.count(), before, "{point:?}");
     }
 }
@@ -69,7 +74,7 @@ async fn stands_still(for_so_long: Duration) {
     while let Some(ended) = first.join_next().await {
         let (answer, took) = ended.unwrap();
         assert_eq!(answer.refused(), (503, "store_unavailable"));
-        assert_eq!(outcome(&answer), Some("unknown"));
+        assert_eq!(answer.outcome(), Some("unknown"));
         assert!(took < LIMIT + BUSY, "{took:?}");
     }
     // Later ones are refused at once, and those of the other instance go on.
@@ -80,7 +85,7 @@ async fn stands_still(for_so_long: Duration) {
         assert!(asked.elapsed() < BUSY / 2, "{:?}", asked.elapsed());
         let asked = Instant::now();
         let read = send(&free, &signed(&acme().post(QUERY, BY_NUMBER))).await;
-        assert_eq!(slug(&read), None, "{}", read.text());
+        assert_eq!(read.refusal(), None, "{}", read.text());
         assert!(asked.elapsed() < BUSY, "{:?}", asked.elapsed());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -19,15 +19,15 @@ async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let with_body = signed(&acme().post(QUERY, BY_NUMBER));
     let refused = send(&program, &with_body).await;
-    assert_eq!(slug(&refused), Some("store_unavailable"));
+    assert_eq!(refused.refusal(), Some("store_unavailable"));
     let refused = send(&program, &refund()).await;
-    assert_eq!(slug(&refused), Some("store_unavailable"));
+    assert_eq!(refused.refusal(), Some("store_unavailable"));
     let before = gatepay.count();
     let (bare, read) = read_alone(&program, &details).await;
-    assert_eq!(slug(&read), None, "{}", read.text());
+    assert_eq!(read.refusal(), None, "{}", read.text());
     assert_eq!(gatepay.count(), before + 1);
     let copy = send(&program, &bare).await;
-    assert_eq!(slug(&copy), Some("replayed"), "this instance knows it");
+    assert_eq!(copy.refusal(), Some("replayed"), "this instance knows it");
 }
 
 /// Sends a read without a body, signed anew each time, until this instance's part of the limits has a token for it.
@@ -35,7 +35,7 @@ async fn read_alone(program: &Program, path: &str) -> (Request<Full<Bytes>>, Ans
     for _ in 0..200 {
         let read = signed(&acme().get(path));
         let answer = send(program, &read).await;
-        if !matches!(slug(&answer), Some("rate_limited" | "institution_quota")) {
+        if !matches!(answer.refusal(), Some("rate_limited" | "institution_quota")) {
             return (read, answer);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -82,7 +82,7 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
         };
         let details = format!("{DETAILS}?refundRequestId=R-0001");
         let (read, went_on) = read_alone(&isolated, &details).await;
-        assert_eq!(slug(&went_on), None, "{}", went_on.text());
+        assert_eq!(went_on.refusal(), None, "{}", went_on.text());
         let method = row.method.as_str();
         let before = gatepay.executed();
         let again = send(&other, &by_another_path(&read, method, path)).await;
@@ -90,11 +90,11 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
             continue;
         }
         writes += 1;
-        assert!(slug(&again).is_some(), "{}: {}", row.name, again.text());
+        assert!(again.refusal().is_some(), "{}: {}", row.name, again.text());
         assert_eq!(gatepay.executed(), before, "{}", row.name);
         // At the isolated instance too.
         let again = send(&isolated, &by_another_path(&read, method, path)).await;
-        assert!(slug(&again).is_some(), "{}: {}", row.name, again.text());
+        assert!(again.refusal().is_some(), "{}: {}", row.name, again.text());
     }
     assert!(writes > 20, "{writes}");
     // A write without a body by its own stamp, with the store at hand.
@@ -105,7 +105,7 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
     let delete = acme().get(bare.unwrap()).method(http::Method::DELETE);
     let refused = send(&other, &signed(&delete)).await;
     assert_eq!(refused.refused(), (403, "operation_not_allowed"));
-    assert_eq!(outcome(&refused), Some("unknown"));
+    assert_eq!(refused.outcome(), Some("unknown"));
     // Every other read without a body goes on too.
     for row in rows.iter().filter(|row| row.off().is_none()) {
         let is_bare = row.kind == Kind::Read && row.method == Method::Get;
@@ -114,7 +114,7 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
         };
         let (_, answer) = read_alone(&isolated, path).await;
         let away = Some("store_unavailable");
-        assert_ne!(slug(&answer), away, "{}", row.name);
+        assert_ne!(answer.refusal(), away, "{}", row.name);
     }
 }
 
@@ -138,6 +138,6 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     let before = gatepay.count();
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let read = send(&program, &signed(&acme().get(&details))).await;
-    assert_eq!(slug(&read), Some("store_unavailable"), "{}", read.text());
+    assert_eq!(read.refusal(), Some("store_unavailable"), "{}", read.text());
     assert_eq!(gatepay.count(), before);
 }

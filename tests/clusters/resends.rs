@@ -157,8 +157,8 @@ async fn provoke(
 ) -> Answer {
     let query = || signed(&acme().post(QUERY, BY_NUMBER));
     match case.slug {
-        "rate_limited" => assert_eq!(slug(&send(program, &query()).await), None),
-        "institution_quota" => while slug(&send(program, &query()).await).is_none() {},
+        "rate_limited" => assert_eq!(send(program, &query()).await.refusal(), None),
+        "institution_quota" => while send(program, &query()).await.refusal().is_none() {},
         "too_many_in_flight" => {
             let delay = InjectedFault::Delay(Duration::from_secs(2));
             gatepay.inject(delay.once());
@@ -181,8 +181,8 @@ async fn provoke(
 
 /// The answer refuses the copy for this reason, and leaves its outcome open.
 fn is_in_doubt(wanted: &str, copy: &Answer) {
-    assert_eq!(slug(copy), Some(wanted), "{}", copy.text());
-    assert_eq!(outcome(copy), Some("unknown"), "{wanted}: {}", copy.text());
+    assert_eq!(copy.refusal(), Some(wanted), "{}", copy.text());
+    assert_eq!(copy.outcome(), Some("unknown"), "{wanted}: {}", copy.text());
     let message = copy.message();
     let again = "send the same bytes again";
     if copy.status == 429 {
@@ -207,7 +207,7 @@ async fn no_refusal_at_another_instance_says_that_an_executed_call_was_not_execu
     // Longer than GatePay's page says: only a strict instance refuses it.
     let body = A_REFUND.replace("R-0001", &"R".repeat(33));
     let executed = signed(&acme().post(REFUND, body.clone()));
-    assert_eq!(slug(&send(&first, &executed).await), None);
+    assert_eq!(send(&first, &executed).await.refusal(), None);
     let refunds = || {
         let received = gatepay.received();
         received.iter().filter(|it| it.body == body).count()
@@ -260,7 +260,7 @@ async fn by_the_store_and_the_journal(
     }
     fs::rename(folder.path("audit"), folder.path("aside")).unwrap();
     for _ in 0..100 {
-        if slug(&send(&program, &refund()).await) == Some("journal_unavailable") {
+        if send(&program, &refund()).await.refusal() == Some("journal_unavailable") {
             break;
         }
     }
@@ -271,7 +271,7 @@ async fn by_the_store_and_the_journal(
     server.sql("TRUNCATE gatepay.stamp");
     // Limits begin again with the guard: no seats are lent for five seconds.
     for _ in 0..400 {
-        if slug(&send(&program, executed).await) == Some("starting") {
+        if send(&program, executed).await.refusal() == Some("starting") {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -279,7 +279,7 @@ async fn by_the_store_and_the_journal(
     is_in_doubt("starting", &send(&program, executed).await);
     server.kill();
     for _ in 0..100 {
-        if slug(&send(&program, executed).await) == Some("store_unavailable") {
+        if send(&program, executed).await.refusal() == Some("store_unavailable") {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
