@@ -213,17 +213,6 @@ fn folder(upstream: &Recorder, server: &PgServer, (rate, burst): (u32, u32), mor
     folder
 }
 
-/// Waits until the instance answers requests.
-async fn ready(program: &Program) {
-    for _ in 0..400 {
-        if program.admin("GET", "/ready").await.status == 200 {
-            return;
-        }
-        sleep(Duration::from_millis(25)).await;
-    }
-    panic!("/ready is not 200: {}", program.stderr());
-}
-
 /// A query with a number of its own.
 fn query(shop: &Shop, number: u64) -> Request<Full<Bytes>> {
     let body = format!(r#"{{"merchantTradeNo":"L{number}"}}"#);
@@ -386,7 +375,7 @@ async fn serve(folders: &[Folder]) -> Vec<Program> {
         programs.push(Program::serve(folder).await);
     }
     for program in &programs {
-        ready(program).await;
+        program.until_ready().await;
     }
     programs
 }
@@ -519,7 +508,7 @@ async fn limits_hold(rounds: u32, round: Duration) {
         let after = store_calls(&programs).await;
         calls_per_second.push((after[0] - before[0]) / began.elapsed().as_secs_f64());
         programs.insert(dies, Program::serve(&folders[dies]).await);
-        ready(&programs[dies]).await;
+        programs[dies].until_ready().await;
     }
     let calls = upstream.admitted(&sent);
     let (own, others) = (of(&calls, &acme()), of(&calls, &globex()));
@@ -727,7 +716,7 @@ async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the
     // A fourth of it: five reads a second, and two at once.
     folder.tenant(&acme(), &limits(20, 400, 8));
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     server.kill();
     upstream.answers_after(Duration::from_millis(100));
     let (arrived, lasted) = read_alone(&program, &upstream, Duration::from_secs(3)).await;

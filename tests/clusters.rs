@@ -75,21 +75,6 @@ fn signed(call: &Call) -> Request<Full<Bytes>> {
     call.request(&Clock::system())
 }
 
-/// Waits until the instance answers requests.
-async fn ready(program: &Program) {
-    is(program, 200).await;
-}
-
-async fn is(program: &Program, status: u16) {
-    for _ in 0..200 {
-        if program.admin("GET", "/ready").await.status == status {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("/ready is not {status}: {}", program.stderr());
-}
-
 /// Sends reads until one is admitted.
 ///
 /// After a crash or a failover of the store no seats are lent for five seconds: instances may still use theirs.
@@ -118,8 +103,8 @@ async fn a_request_that_reaches_two_instances_is_forwarded_once() {
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let one = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
-    ready(&one).await;
-    ready(&other).await;
+    one.until_ready().await;
+    other.until_ready().await;
     // One after the other, either way round.
     for (first, second) in [(&one, &other), (&other, &one)] {
         let request = refund();
@@ -160,7 +145,7 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     let (gatepay, mut server) = (GatePay::now(), store().await);
     let folder = folder(&gatepay, &server, "");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     server.kill();
@@ -183,11 +168,11 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     }
     assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());
     assert_eq!(gatepay.count(), before, "nothing was sent");
-    is(&program, 503).await;
+    program.ready_with(503).await;
     assert_eq!(program.admin("GET", "/live").await.status, 200);
 
     server.start_again();
-    ready(&program).await;
+    program.until_ready().await;
     admits(&program).await;
     assert_eq!(send(&program, &refund()).await.refusal(), None);
     let copy = send(&program, &executed).await;
@@ -202,7 +187,7 @@ async fn a_halt_of_money_refuses_money_everywhere_and_spends_its_stamp() {
     let (gatepay, server) = (GatePay::now(), store().await);
     let folder = folder(&gatepay, &server, "");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     server.sql("SELECT gatepay.halt_v1('money', 'alice')");
     let (before, request) = (gatepay.count(), refund());
     let refused = send(&program, &request).await;
@@ -232,7 +217,7 @@ async fn an_instance_that_crashed_starts_again_without_a_wait_because_the_store_
     // So long that the test would fail if the start waited for it.
     folder.edit("proxy.toml", "future_ms = 300", "future_ms = 3_000");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     program.signal("-KILL");
@@ -268,7 +253,7 @@ async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
         });
     }
     for instance in &instances {
-        ready(instance).await;
+        instance.until_ready().await;
     }
     instances.try_into().ok().unwrap()
 }
@@ -342,7 +327,7 @@ async fn instances_tell_each_other_their_configuration_and_the_head_of_their_jou
     let folder = folder(&gatepay, &server, "");
     folder.keeps_a_journal();
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let told = async |name: &str| {
         let view = program.admin("GET", "/cluster").await.json();
         view["instances"][0][name]

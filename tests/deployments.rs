@@ -157,16 +157,6 @@ fn folders(gatepay: &GatePay, server: &PgServer, count: usize) -> Vec<Folder> {
     folders
 }
 
-async fn ready(program: &Program) {
-    for _ in 0..400 {
-        if program.admin("GET", "/ready").await.status == 200 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("it is not ready: {}", program.stderr());
-}
-
 /// Restarts instances behind a balancer one after the other, under the load of these callers, and goes on until this number
 /// of calls was made. No call fails, and each is executed once.
 async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
@@ -178,7 +168,7 @@ async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
     let mut programs = Vec::new();
     for folder in &folders {
         let program = Program::serve(folder).await;
-        ready(&program).await;
+        program.until_ready().await;
         programs.push(program);
     }
     let Some(balancer) = Balancer::before(&programs) else {
@@ -207,7 +197,7 @@ async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
         let left = server.sql("SELECT count(*) FROM gatepay.instance");
         assert_eq!(left, (count - 1).to_string(), "it has left the store");
         let program = Program::serve(folder).await;
-        ready(&program).await;
+        program.until_ready().await;
         programs.push(program);
         balancer.uses(place).await;
     }

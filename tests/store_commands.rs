@@ -449,13 +449,7 @@ async fn an_engine_that_hides_its_identity_needs_lossless() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("warning: the server's identity"), "{text}");
     let program = Program::serve(&lossless).await;
-    for _ in 0..200 {
-        if program.admin("GET", "/ready").await.status == 200 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("it is not ready: {}", program.stderr());
+    program.until_ready().await;
 }
 
 #[tokio::test]
@@ -467,24 +461,14 @@ async fn distrust_makes_all_instances_refuse_what_may_have_been_admitted() {
     let folder = of(&server, "gatepay_serve", ", max_skew_ms = 4_000");
     assert_eq!(migrate(&folder).1, Some(0));
     let program = Program::serve(&folder).await;
-    let is_ready = async |status: u16| {
-        for _ in 0..200 {
-            let answer = program.admin("GET", "/ready").await;
-            if answer.status == status {
-                return answer.text();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-        panic!("/ready is not {status}: {}", program.stderr());
-    };
-    is_ready(200).await;
+    program.until_ready().await;
     let (text, code) = said(&folder, &["distrust"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("stamps are refused for the next "), "{text}");
-    assert!(is_ready(503).await.contains("starting"));
+    assert!(program.ready_with(503).await.contains("starting"));
     let text = said(&folder, &["check"]).0;
     assert!(text.contains("warning: stamps are refused for "), "{text}");
-    is_ready(200).await;
+    program.until_ready().await;
 }
 
 #[tokio::test]
@@ -702,11 +686,5 @@ async fn an_instance_whose_store_is_away_starts_and_says_so_until_the_store_is_b
     let cluster = program.admin("GET", "/cluster").await;
     assert_eq!(cluster.status, 503, "{}", cluster.text());
     server.start_again();
-    for _ in 0..400 {
-        if program.admin("GET", "/ready").await.status == 200 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("it is not ready: {}", program.stderr());
+    program.until_ready().await;
 }

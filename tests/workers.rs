@@ -1,25 +1,5 @@
-use crate::support::program::{Folder, Program};
+use crate::support::program::Folder;
 use crate::support::*;
-
-async fn ready(program: &Program) -> (u16, String) {
-    let answer = program.admin("GET", "/ready").await;
-    let said = String::from_utf8(answer.body.into()).unwrap();
-    (answer.status, said)
-}
-
-/// Waits until `/ready` answers with this status, and returns its text.
-async fn is_ready_with(program: &Program, status: u16) -> String {
-    let waiting = async {
-        loop {
-            let (now, said) = ready(program).await;
-            if now == status {
-                return said;
-            }
-        }
-    };
-    let waiting = tokio::time::timeout(PATIENCE, waiting).await;
-    waiting.unwrap_or_else(|_| panic!("/ready was never {status}: {}", program.stderr()))
-}
 
 #[tokio::test]
 async fn a_worker_that_is_stuck_shows_in_readiness_metrics_and_log_until_it_turns_again() {
@@ -28,11 +8,12 @@ async fn a_worker_that_is_stuck_shows_in_readiness_metrics_and_log_until_it_turn
     let program = wedge
         .serve(&Folder::before(&gatepay.url()), "worker-1")
         .await;
-    assert_eq!(ready(&program).await, (200, "ready\n".to_owned()));
+    let ready = program.admin("GET", "/ready").await;
+    assert_eq!((ready.status, ready.body), (200, "ready\n".into()));
     assert_eq!(program.metric("workers_stalled").await, "0");
 
     wedge.stick();
-    let said = is_ready_with(&program, 503).await;
+    let said = program.ready_with(503).await;
     assert!(said.starts_with("stalled: 1 of 2 workers"), "{said}");
     assert_eq!(program.metric("workers_stalled").await, "1");
     assert_eq!(program.metric("worker_stalls_total").await, "1");
@@ -51,7 +32,7 @@ async fn a_worker_that_is_stuck_shows_in_readiness_metrics_and_log_until_it_turn
     .await;
 
     wedge.let_go();
-    is_ready_with(&program, 200).await;
+    program.until_ready().await;
     assert_eq!(program.metric("workers_stalled").await, "0");
     assert_eq!(program.metric("ready").await, "1");
     until("the log says for how long", || {

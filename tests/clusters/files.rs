@@ -55,7 +55,7 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     };
     assert_eq!(mode, 0o600, "it holds the fingerprints' key");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     let copy = send(&program, &executed).await;
@@ -68,7 +68,7 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     program.signal("-KILL");
     let _ended = program.end().await;
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let copy = send(&program, &executed).await;
     assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
     let refused = send(&program, &refund()).await;
@@ -87,19 +87,19 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let folder = file_folder(&gatepay);
     fs::create_dir(folder.path("copy")).unwrap();
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     assert_eq!(send(&program, &refund()).await.refusal(), None);
     end(program).await;
     copy(&folder, "store", "copy");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     end(program).await;
     copy(&folder, "copy", "store");
 
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let before = gatepay.count();
     let refused = send(&program, &refund()).await;
     assert_eq!(refused.refused(), (503, "store_unavailable"));
@@ -116,7 +116,7 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let (said, code) = store_command(&folder, "distrust");
     assert_eq!(code, Some(0), "{said}");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     assert_eq!(send(&program, &refund()).await.refusal(), None);
     let copied = send(&program, &executed).await;
     assert_eq!(copied.outcome(), Some("unknown"), "{}", copied.text());

@@ -20,8 +20,8 @@ async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let one = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
-    ready(&one).await;
-    ready(&other).await;
+    one.until_ready().await;
+    other.until_ready().await;
     let executed = refund();
     assert_eq!(send(&one, &executed).await.refusal(), None);
     let said = one.admin("POST", "/-/suspend?tenant=acme").await;
@@ -56,7 +56,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         programs.push(Program::serve(folder).await);
     }
     for program in &programs {
-        ready(program).await;
+        program.until_ready().await;
     }
     let query = || signed(&acme().post(QUERY, BY_NUMBER));
     let said = programs[0].admin("POST", "/-/suspend?tenant=acme").await;
@@ -82,7 +82,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         programs.push(Program::serve(folder).await);
     }
     for program in &programs {
-        ready(program).await;
+        program.until_ready().await;
         let refused = send(program, &query()).await;
         assert_eq!(refused.refusal(), Some("tenant_suspended"));
     }
@@ -113,7 +113,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     let notes = said.json()["notes"].to_string();
     assert!(notes.contains("suspended on this instance"), "{notes}");
     server.start_again();
-    ready(&other).await;
+    other.until_ready().await;
     let begun = Instant::now();
     loop {
         let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
@@ -128,7 +128,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     for program in [&one, &other] {
         let begun = Instant::now();
         loop {
-            ready(program).await;
+            program.until_ready().await;
             let answer = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
             match answer.refusal() {
                 None => break,
@@ -289,7 +289,7 @@ async fn an_instance_that_stood_still_over_a_suspension_sends_nothing_when_it_go
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(upstream.of_acme(returned).1, 0);
     // It goes on for others.
-    ready(&other).await;
+    other.until_ready().await;
     let globex = send(&other, &signed(&globex().post(QUERY, BY_NUMBER))).await;
     assert_eq!(globex.refusal(), None, "{}", globex.text());
 }
@@ -311,7 +311,7 @@ async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspen
     let server = store().await;
     let folder = folder_at(&upstream.url(), &[server.port], "");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let (address, read) = (program.address, signed(&acme().get(&details)));
     let asked = tokio::spawn(async move { Connection::open(address).await.send(read).await });
@@ -341,7 +341,7 @@ async fn a_resume_that_the_store_does_not_answer_is_not_said_to_have_failed() {
     let folder = folder(&gatepay, &server, "");
     folder.keeps_a_journal();
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let said = program.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     let locked = Arc::clone(&server);
@@ -354,7 +354,7 @@ async fn a_resume_that_the_store_does_not_answer_is_not_said_to_have_failed() {
     let notes = said.json()["notes"].to_string();
     assert!(notes.contains("it may have been resumed"), "{notes}");
     locking.await.unwrap();
-    ready(&program).await;
+    program.until_ready().await;
     let said = program.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     admits(&program).await;

@@ -20,8 +20,8 @@ async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
         Program::serve(&folders[0]).await,
         Program::serve(&folders[1]).await,
     );
-    ready(&cut).await;
-    ready(&whole).await;
+    cut.until_ready().await;
+    whole.until_ready().await;
     for point in [
         CutPoint::AfterDataRow,
         CutPoint::AfterCommandComplete,
@@ -56,8 +56,8 @@ async fn stands_still(for_so_long: Duration) {
         Program::serve(&folders[0]).await,
         Program::serve(&folders[1]).await,
     );
-    ready(&held).await;
-    ready(&free).await;
+    held.until_ready().await;
+    free.until_ready().await;
     admits(&held).await;
     relay.hold(true);
     let began = Instant::now();
@@ -92,7 +92,7 @@ async fn stands_still(for_so_long: Duration) {
     let received = gatepay.received();
     assert!(!received.iter().any(|it| it.target.contains("refund")));
     relay.hold(false);
-    ready(&held).await;
+    held.until_ready().await;
     admits(&held).await;
 }
 

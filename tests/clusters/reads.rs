@@ -14,7 +14,7 @@ async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
     let (gatepay, mut server) = (GatePay::now(), store().await);
     let folder = folder(&gatepay, &server, ", reads_without_store = true");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     server.kill();
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let with_body = signed(&acme().post(QUERY, BY_NUMBER));
@@ -72,8 +72,8 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
         Program::serve(&folders[0]).await,
         Program::serve(&folders[1]).await,
     );
-    ready(&isolated).await;
-    ready(&other).await;
+    isolated.until_ready().await;
+    other.until_ready().await;
     relay.hold(true);
     let mut writes = 0;
     for row in rows.iter().filter(|row| row.off().is_none()) {
@@ -126,7 +126,7 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     let (gatepay, mut server) = (GatePay::now(), store().await);
     let folder = folder(&gatepay, &server, ", reads_without_store = true");
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     let said = program.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     program.terminate();

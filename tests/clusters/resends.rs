@@ -218,7 +218,7 @@ async fn no_refusal_at_another_instance_says_that_an_executed_call_was_not_execu
         let folder = folder(&gatepay, &server, "");
         configure(case, &folder);
         let program = Program::serve(&folder).await;
-        ready(&program).await;
+        program.until_ready().await;
         let copy = provoke(case, &program, &gatepay, &executed).await;
         is_in_doubt(case.slug, &copy);
         seen.insert(case.slug);
@@ -249,7 +249,7 @@ async fn by_the_store_and_the_journal(
     let folder = folder(gatepay, &server, "");
     folder.keeps_a_journal();
     let program = Program::serve(&folder).await;
-    ready(&program).await;
+    program.until_ready().await;
     // Halts, and a suspension for all instances: the stamp is looked up first.
     for scope in ["all", "money", "suspended:acme"] {
         server.sql(&format!("SELECT gatepay.halt_v1('{scope}', 'alice')"));

@@ -26,8 +26,8 @@ async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_ha
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let leaving = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
-    ready(&leaving).await;
-    ready(&other).await;
+    leaving.until_ready().await;
+    other.until_ready().await;
     let executed = refund();
     assert_eq!(send(&other, &executed).await.refusal(), None);
     end(other).await;
@@ -65,10 +65,10 @@ async fn what_an_instance_admitted_before_it_had_the_store_is_refused_by_the_oth
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let store = leave_store(&folders[0]);
     let other = Program::serve(&folders[1]).await;
-    ready(&other).await;
+    other.until_ready().await;
     admits(&other).await;
     let joining = Program::serve(&folders[0]).await;
-    ready(&joining).await;
+    joining.until_ready().await;
     let executed = refund();
     assert_eq!(send(&joining, &executed).await.refusal(), None);
     end(joining).await;

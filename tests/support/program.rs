@@ -422,6 +422,23 @@ impl Program {
         value.expect("there is such a series").to_owned()
     }
 
+    /// Waits until `/ready` answers 200.
+    pub(crate) async fn until_ready(&self) {
+        self.ready_with(200).await;
+    }
+
+    /// Waits until `/ready` answers with this status, and returns its text.
+    pub(crate) async fn ready_with(&self, status: u16) -> String {
+        for _ in 0..200 {
+            let answer = self.admin("GET", "/ready").await;
+            if answer.status == status {
+                return String::from_utf8(answer.body.into()).expect("it is text");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("/ready is not {status}: {}", self.stderr());
+    }
+
     /// The log so far.
     pub(crate) fn stderr(&self) -> String {
         self.err.text()
