@@ -31,13 +31,6 @@ async fn send(program: &Program, call: Call) -> Answer {
     Connection::open(program.address).await.send(request).await
 }
 
-async fn end(program: Program) -> String {
-    program.terminate();
-    let (code, _, err) = program.end().await;
-    assert_eq!(code, Some(0), "{err}");
-    err
-}
-
 #[tokio::test]
 async fn audit_show_finds_a_calls_party_content_and_outcome_by_its_key() {
     let gatepay = GatePay::now();
@@ -47,7 +40,7 @@ async fn audit_show_finds_a_calls_party_content_and_outcome_by_its_key() {
     assert_eq!(created.code(), "000000");
     send(&program, acme().post(QUERY, BY_NUMBER)).await;
     send(&program, globex().post(REFUND, A_REFUND)).await;
-    let log = end(program).await;
+    let log = program.stop().await;
 
     let (shown, code) = audit(
         &folder,
@@ -112,7 +105,7 @@ async fn every_write_and_money_call_at_gatepay_is_in_the_journal() {
     );
     upstream.release();
     caller.await.unwrap().unwrap();
-    end(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
@@ -124,7 +117,7 @@ async fn a_journal_outlives_a_kill_and_shows_what_was_in_flight() {
     // A killed process writes nothing more.
     drop(program);
     let _cut = caller.await.unwrap();
-    end(Program::serve(&folder).await).await;
+    Program::serve(&folder).await.stop().await;
 
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
@@ -145,7 +138,7 @@ async fn an_altered_amount_of_history_is_found_with_file_and_line() {
     let folder = folder(&gatepay.url());
     let program = Program::serve(&folder).await;
     send(&program, acme().post(CREATE, order("A-0001"))).await;
-    end(program).await;
+    program.stop().await;
     let file = "audit/audit-000001-0001.jsonl";
     let text = fs::read_to_string(folder.path(file)).unwrap();
     folder.file(file, &text.replace("A-0001", "A-0002"));
@@ -205,7 +198,7 @@ async fn a_journal_that_cannot_grow_stops_money_and_nothing_else() {
         "{}",
         metrics.text()
     );
-    let log = end(program).await;
+    let log = program.stop().await;
     assert!(log.contains("the audit journal cannot be written"), "{log}");
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
@@ -293,7 +286,7 @@ async fn a_journal_that_is_moved_or_removed_while_it_is_written_stops_money_at_o
             })
             .await;
         }
-        let log = end(program).await;
+        let log = program.stop().await;
         assert!(log.contains("was moved, removed or replaced"), "{log}");
         let (said, code) = audit(&folder, "verify", &[]);
         assert_eq!(code, Some(i32::from(!is_undone)), "{harm:?}: {said}");
@@ -314,7 +307,7 @@ async fn a_journal_that_is_removed_while_nothing_is_written_is_seen_in_the_metri
         metrics.text().contains("gatepay_proxy_journal_available 0")
     })
     .await;
-    end(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
@@ -324,7 +317,7 @@ async fn the_last_runs_files_are_missed_and_its_number_is_not_given_again() {
     for number in ["A-0001", "A-0002"] {
         let program = Program::serve(&folder).await;
         send(&program, acme().post(CREATE, order(number))).await;
-        end(program).await;
+        program.stop().await;
     }
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
@@ -335,7 +328,7 @@ async fn the_last_runs_files_are_missed_and_its_number_is_not_given_again() {
         said.contains("run 2 is known from its head and is not here"),
         "{said}"
     );
-    let log = end(Program::serve(&folder).await).await;
+    let log = Program::serve(&folder).await.stop().await;
     assert!(log.contains("lacks its last known record"), "{log}");
     assert!(folder.path("audit/audit-000003-0001.jsonl").exists());
     let (said, code) = audit(&folder, "verify", &[]);
@@ -426,7 +419,7 @@ async fn a_call_is_written_down_with_its_amounts_as_they_were_sent() {
     ] {
         assert_eq!(send(&program, call).await.status, 200);
     }
-    end(program).await;
+    program.stop().await;
     let before = befores(&folder);
     let amounts: Vec<&Value> = before.iter().map(|record| &record["amounts"]).collect();
     let refund: Value = serde_json::from_str(A_REFUND).unwrap();
@@ -494,7 +487,7 @@ async fn some_history() -> Folder {
     assert_eq!(status, 200);
     send(&program, acme().post(CREATE, order("A-0001"))).await;
     send(&program, globex().post(REFUND, A_REFUND)).await;
-    end(program).await;
+    program.stop().await;
     folder
 }
 
@@ -609,7 +602,7 @@ async fn a_table_has_a_line_for_each_and_no_formula() {
     send(&program, refund("=1+1", "=cmd|'/C calc'!A0")).await;
     send(&program, refund("a;=1,\\u0022b", "-5")).await;
     send(&program, acme().post(CREATE, order("A-0001"))).await;
-    end(program).await;
+    program.stop().await;
     let (table, said, code) = shown(&folder, &["--csv"]);
     assert_eq!((code, said.as_str()), (Some(0), ""));
     let lines: Vec<&str> = table.split("\r\n").collect();
@@ -743,7 +736,7 @@ async fn a_journal_without_amounts_verifies_is_shown_and_goes_on() {
     folder.file(FIRST, &linked(key.trim_end(), &BEFORE_AMOUNTS));
     let program = Program::serve(&folder).await;
     send(&program, acme().post(CREATE, order("A-0001"))).await;
-    end(program).await;
+    program.stop().await;
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
     let (table, said, code) = shown(&folder, &["--csv", "--kind", "write,money"]);
@@ -803,7 +796,7 @@ async fn a_world_writable_journal_folder_is_refused_by_check_and_at_the_start() 
 async fn a_link_where_the_journals_heads_are_is_refused_by_check_and_at_the_start() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url());
-    end(Program::serve(&folder).await).await;
+    Program::serve(&folder).await.stop().await;
     folder.file("precious", "keep me");
     for name in [
         "audit-000001.head",
@@ -838,7 +831,7 @@ async fn a_link_where_the_journals_heads_are_is_refused_by_check_and_at_the_star
         fs::read_to_string(folder.path("precious")).unwrap(),
         "keep me"
     );
-    end(Program::serve(&folder).await).await;
+    Program::serve(&folder).await.stop().await;
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(0), "{said}");
 }
@@ -850,14 +843,14 @@ async fn a_last_run_that_was_removed_with_its_head_is_missed() {
     for number in ["A-0001", "A-0002"] {
         let program = Program::serve(&folder).await;
         send(&program, acme().post(CREATE, order(number))).await;
-        end(program).await;
+        program.stop().await;
     }
     folder.remove("audit/audit-000002-0001.jsonl");
     folder.remove("state/audit-000002.head");
     let (said, code) = audit(&folder, "verify", &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("run 2 is known to have begun"), "{said}");
-    let log = end(Program::serve(&folder).await).await;
+    let log = Program::serve(&folder).await.stop().await;
     assert!(
         log.contains("latest run and its head were removed"),
         "{log}"

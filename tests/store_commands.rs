@@ -502,8 +502,7 @@ async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
     assert_eq!(code, Some(1), "{text}");
     let held = "a process that serves holds the file: stop it first";
     assert!(text.contains(held), "{text}");
-    program.terminate();
-    assert_eq!(program.end().await.0, Some(0));
+    program.stop().await;
     let (text, code) = said(&folder, &["distrust"]);
     assert_eq!(code, Some(0), "{text}");
     let gone = folder_without_parent();
@@ -631,8 +630,7 @@ async fn the_cluster_and_the_status_show_instances_and_their_configurations() {
     let differ = "the instances have 2 different configurations: GET /cluster shows which";
     let problems = status["problems"].as_array().unwrap();
     assert!(problems.iter().any(|one| one["text"] == differ), "{status}");
-    other.terminate();
-    assert_eq!(other.end().await.0, Some(0));
+    other.stop().await;
     sees(1, 1).await;
     server.sql("SELECT gatepay.halt_v1('money', 'alice')");
     let halted = "halted on all instances: money";

@@ -54,13 +54,6 @@ async fn looks(program: &Program, path: &str) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
-async fn ends(program: Program) -> String {
-    program.terminate();
-    let (code, _, log) = program.end().await;
-    assert_eq!(code, Some(0), "{log}");
-    log
-}
-
 #[tokio::test]
 async fn a_suspended_tenant_is_refused_from_the_answer_on_with_three_other_files_broken() {
     let gatepay = GatePay::now();
@@ -123,7 +116,7 @@ async fn a_suspension_outlives_an_orderly_end_and_a_kill_and_so_does_its_end() {
     let folder = folder(&gatepay);
     folder.proxy("timestamp = { future_ms = 0 }");
     let program = serving_without_acme(&folder).await;
-    let log = ends(program).await;
+    let log = program.stop().await;
     assert!(log.contains("suspended by hand") && log.contains("alice"));
     let kept = folder.path("state/suspended");
     let mode = fs::metadata(&kept).unwrap().permissions().mode();
@@ -192,7 +185,7 @@ async fn a_damaged_list_of_suspensions_is_no_start_and_says_what_to_do() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay);
     let program = serving_without_acme(&folder).await;
-    ends(program).await;
+    program.stop().await;
     let path = folder.path("state/suspended");
     let whole = fs::read(&path).unwrap();
     for damage in [&b""[..], &whole[..whole.len() / 2], b"{}\n"] {
@@ -291,7 +284,7 @@ async fn only_the_holder_of_a_token_may_suspend_and_no_page_of_a_browser() {
         (code, &said["suspended"]["by"]),
         (200, &json!("admin.token"))
     );
-    let log = ends(program).await;
+    let log = program.stop().await;
     for secret in ["fake-alice-token", "fake-admin-token"] {
         assert!(!log.contains(secret));
     }
@@ -377,7 +370,7 @@ async fn suspensions_and_resumes_are_in_the_audit_journal_with_operator_and_part
         folder.journal().matches(r#""action":"suspend""#).count() == 2
     })
     .await;
-    ends(program).await;
+    program.stop().await;
     assert_eq!(folder.journal().matches(r#""action":"resume","#).count(), 1);
     let (said, code) = printed(&run(&[
         "audit",
@@ -404,7 +397,7 @@ async fn where_the_state_folder_fails_a_suspension_is_in_force_and_a_resume_is_n
     }
     assert_eq!(program.metric("suspensions_unkept").await, "1");
     fs::rename(folder.path("away"), folder.path("state")).unwrap();
-    ends(program).await;
+    program.stop().await;
     let program = Program::serve(&folder).await;
     for shop in [acme(), globex()] {
         assert_eq!(status(&program, &shop).await, 403, "the end made up for it");

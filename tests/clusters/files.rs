@@ -23,13 +23,6 @@ fn store_command(folder: &Folder, command: &str) -> (String, Option<i32>) {
     printed(&run(&["store", command, "--config", &config]))
 }
 
-async fn end(program: Program) -> String {
-    program.terminate();
-    let (code, _, log) = program.end().await;
-    assert_eq!(code, Some(0), "{log}");
-    log
-}
-
 /// Copies the file and its log aside, or back.
 fn copy(folder: &Folder, from: &str, to: &str) {
     for end in ["db", "db-wal"] {
@@ -76,7 +69,7 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     let said = program.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
     assert_eq!(send(&program, &refund()).await.refusal(), None);
-    end(program).await;
+    program.stop().await;
     let (said, code) = store_command(&folder, "check");
     assert_eq!(code, Some(0), "{said}");
 }
@@ -89,13 +82,13 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     assert_eq!(send(&program, &refund()).await.refusal(), None);
-    end(program).await;
+    program.stop().await;
     copy(&folder, "store", "copy");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
-    end(program).await;
+    program.stop().await;
     copy(&folder, "copy", "store");
 
     let program = Program::serve(&folder).await;
@@ -110,7 +103,7 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     assert_eq!(gatepay.count(), before);
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
     assert_eq!(read.refusal(), None, "reads go on");
-    let log = end(program).await;
+    let log = program.stop().await;
     assert!(log.contains("store distrust"), "{log}");
 
     let (said, code) = store_command(&folder, "distrust");

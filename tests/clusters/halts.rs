@@ -74,9 +74,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         assert_eq!(program.metric("suspensions").await, "1");
     }
     for program in programs.drain(..) {
-        program.terminate();
-        let (code, _, log) = program.end().await;
-        assert_eq!(code, Some(0), "{log}");
+        program.stop().await;
     }
     for folder in &folders {
         programs.push(Program::serve(folder).await);

@@ -129,9 +129,7 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     program.until_ready().await;
     let said = program.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
-    program.terminate();
-    let (code, _, log) = program.end().await;
-    assert_eq!(code, Some(0), "{log}");
+    program.stop().await;
     server.kill();
     let program = Program::serve(&folder).await;
     tokio::time::sleep(Duration::from_millis(500)).await;

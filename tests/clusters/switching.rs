@@ -2,13 +2,6 @@
 
 use super::*;
 
-/// Ends an instance in order.
-async fn end(program: Program) {
-    program.terminate();
-    let (code, _, log) = program.end().await;
-    assert_eq!(code, Some(0), "{log}");
-}
-
 /// Removes the store from the configuration, and returns the line.
 fn leave_store(folder: &Folder) -> String {
     let text = std::fs::read_to_string(folder.path("proxy.toml")).unwrap();
@@ -30,8 +23,8 @@ async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_ha
     other.until_ready().await;
     let executed = refund();
     assert_eq!(send(&other, &executed).await.refusal(), None);
-    end(other).await;
-    end(leaving).await;
+    other.stop().await;
+    leaving.stop().await;
     let before = gatepay.count();
     leave_store(&folders[0]);
     // The second start is in the guard of the first.
@@ -40,13 +33,13 @@ async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_ha
         let copy = send(&alone, &executed).await;
         assert!(copy.refusal().is_some(), "{}", copy.text());
         assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
-        end(alone).await;
+        alone.stop().await;
     }
     assert_eq!(gatepay.count(), before);
     // The guard ends.
     let alone = Program::serve(&folders[0]).await;
     admits(&alone).await;
-    end(alone).await;
+    alone.stop().await;
     let alone = Program::serve(&folders[0]).await;
     assert_eq!(
         send(&alone, &refund()).await.refusal(),
@@ -71,7 +64,7 @@ async fn what_an_instance_admitted_before_it_had_the_store_is_refused_by_the_oth
     joining.until_ready().await;
     let executed = refund();
     assert_eq!(send(&joining, &executed).await.refusal(), None);
-    end(joining).await;
+    joining.stop().await;
     let before = gatepay.count();
     folders[0].proxy(&store);
     let joining = Program::serve(&folders[0]).await;

@@ -444,6 +444,14 @@ impl Program {
         self.err.text()
     }
 
+    /// Ends the program in order, and returns its log.
+    pub(crate) async fn stop(self) -> String {
+        self.terminate();
+        let (code, _, log) = self.end().await;
+        assert_eq!(code, Some(0), "{log}");
+        log
+    }
+
     /// Waits for the program's end: the exit code, the access lines and the log.
     pub(crate) async fn end(mut self) -> (Option<i32>, String, String) {
         // Clients continue meanwhile: a connection ends when both sides see the end.
