@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_store::postgres::PostgresStore;
-use gatepay_store::settings::{PostgresSettings, StoreTerms};
 use http::Request;
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -173,42 +171,15 @@ impl ArrivalRecord {
     }
 }
 
-/// A migrated server.
-async fn store() -> PgServer {
-    let server = PgServer::start();
-    let settings = PostgresSettings {
-        conninfo: conninfo(&server),
-        password: None,
-        trusted: Vec::new(),
-        client: None,
-        plaintext: false,
-        contact_file: None,
-    };
-    let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
-    store.migrate(None).await.unwrap();
-    server
-}
-
-fn conninfo(server: &PgServer) -> String {
-    format!(
-        "host=127.0.0.1 port={} dbname=postgres user=postgres",
-        server.port
-    )
-}
-
-/// The folder of an instance with this store, whose quota is these figures, and more lines for `[store]`.
+/// The folder of an instance with this store and this quota, and more keys for `[store]`.
 fn folder(upstream: &Recorder, server: &PgServer, (rate, burst): (u32, u32), more: &str) -> Folder {
     let folder = Folder::before(&upstream.url());
-    let conninfo = conninfo(server);
-    folder.proxy(&format!(
-        "timestamp = {{ future_ms = 300 }}\n\
-         store = {{ postgres = '{conninfo}', timeout_ms = 1_000, max_skew_ms = 500, instances_max = 4{more} }}"
-    ));
-    let url = upstream.url();
+    let keys = ", timeout_ms = 1_000, max_skew_ms = 500, instances_max = 4";
+    folder.uses_a_store(&[server.port], &format!("{keys}{more}"));
     folder.edit(
         "proxy.toml",
-        &format!("url = '{url}'"),
-        &format!("url = '{url}', quota = {{ requests_per_second = {rate}, burst = {burst}, reserve = 0.0 }}"),
+        "upstream = { ",
+        &format!("upstream = {{ quota = {{ requests_per_second = {rate}, burst = {burst}, reserve = 0.0 }}, "),
     );
     folder
 }
@@ -395,7 +366,7 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, store().await);
+    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (1_000, 1_000), ""));
     for folder in &folders {
         folder.tenant(&acme(), &limits(50, 40, 1_000));
@@ -427,7 +398,7 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
 
 /// How many takes and how many refusals a second two flooded instances have together, with these limits.
 async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
-    let (upstream, server) = (Recorder::start().await, store().await);
+    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(200));
     let folders = [0, 1].map(|_| folder(&upstream, &server, quota, ""));
     for folder in &folders {
@@ -469,7 +440,7 @@ async fn refusals_of_a_flood_ask_the_store_rarely_whatever_limit_refuses() {
 /// The law of limits while an instance is killed and the store restarts, again and again.
 async fn limits_hold(rounds: u32, round: Duration) {
     const QUOTA: (u32, u32) = (100, 60);
-    let (upstream, mut server) = (Recorder::start().await, store().await);
+    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(30));
     let folders = [0, 1, 2, 3].map(|_| folder(&upstream, &server, QUOTA, ""));
     for folder in &folders {
@@ -556,7 +527,7 @@ async fn no_limit_is_exceeded_in_ten_minutes_of_dying_instances() {
 /// The least share of a tenant in any second, of what its weight is due; the first second is not counted.
 async fn least_share(seconds: u32) -> f64 {
     const RATE: u32 = 200;
-    let (upstream, server) = (Recorder::start().await, store().await);
+    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
     let folders = [0, 1, 2].map(|_| folder(&upstream, &server, (RATE, 100), ""));
     let weights = [(acme(), 1.0), (globex(), 1.0), (initech(), 3.0)];
     for folder in &folders {
@@ -618,7 +589,7 @@ async fn a_push_back_at_one_instance_slows_all() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, store().await);
+    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (100, 60), ""));
     let programs = serve(&folders).await;
     let [one, other] = [0, 1].map(|n| &programs[n]);
@@ -645,7 +616,7 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, store().await);
+    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (1_000, 1_000), ""));
     for folder in &folders {
         folder.tenant(&acme(), &limits(20, 20, 1_000));
@@ -706,7 +677,7 @@ async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut server) = (Recorder::start().await, store().await);
+    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
     let folder = folder(
         &upstream,
         &server,
@@ -737,7 +708,7 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut server) = (Recorder::start().await, store().await);
+    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
     upstream.answers_after(Duration::from_secs(13));
     let folders = [0, 1].map(|_| folder(&upstream, &server, (400, 400), ""));
     for folder in &folders {

@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_store::postgres::PostgresStore;
-use gatepay_store::settings::{PostgresSettings, StoreTerms};
 use http::Request;
 use http_body_util::Full;
 
@@ -25,31 +23,6 @@ use crate::support::*;
 /// The time limit of a call to the store in these tests.
 const LIMIT: Duration = Duration::from_millis(500);
 
-fn conninfo(ports: &[u16]) -> String {
-    let hosts = vec!["127.0.0.1"; ports.len()].join(",");
-    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    format!(
-        "host={hosts} port={} dbname=postgres user=postgres",
-        ports.join(",")
-    )
-}
-
-/// A migrated server.
-async fn store() -> PgServer {
-    let server = PgServer::start();
-    let settings = PostgresSettings {
-        conninfo: conninfo(&[server.port]),
-        password: None,
-        trusted: Vec::new(),
-        client: None,
-        plaintext: false,
-        contact_file: None,
-    };
-    let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
-    store.migrate(None).await.unwrap();
-    server
-}
-
 /// The folder of an instance with this store, and more lines for the table `[store]`.
 fn folder(gatepay: &GatePay, server: &PgServer, more: &str) -> Folder {
     folder_at(&gatepay.url(), &[server.port], more)
@@ -58,11 +31,8 @@ fn folder(gatepay: &GatePay, server: &PgServer, more: &str) -> Folder {
 /// Like [`folder`], before the upstream at this URL, with a store on the first of these ports that is writable.
 fn folder_at(url: &str, ports: &[u16], more: &str) -> Folder {
     let folder = Folder::before(url);
-    let (conninfo, limit) = (conninfo(ports), LIMIT.as_millis());
-    folder.proxy(&format!(
-        "timestamp = {{ future_ms = 300 }}\n\
-         store = {{ postgres = '{conninfo}', timeout_ms = {limit}{more} }}"
-    ));
+    let limit = LIMIT.as_millis();
+    folder.uses_a_store(ports, &format!(", timeout_ms = {limit}{more}"));
     folder
 }
 
@@ -99,7 +69,7 @@ async fn a_request_that_reaches_two_instances_is_forwarded_once() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let one = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
@@ -142,7 +112,7 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, "");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
@@ -184,7 +154,7 @@ async fn a_halt_of_money_refuses_money_everywhere_and_spends_its_stamp() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, "");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
@@ -212,7 +182,7 @@ async fn an_instance_that_crashed_starts_again_without_a_wait_because_the_store_
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, "");
     // So long that the test would fail if the start waited for it.
     folder.edit("proxy.toml", "future_ms = 300", "future_ms = 3_000");
@@ -260,7 +230,7 @@ async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
 
 /// Races two copies of so many calls at two instances: the upstream gets each call once, and one copy is `replayed`.
 async fn raced(calls: usize) {
-    let (upstream, server) = (Counting::start(calls), store().await);
+    let (upstream, server) = (Counting::start(calls), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder_at(&upstream.url(), &[server.port], ""));
     for folder in &folders {
         folder.tenant(
@@ -323,7 +293,7 @@ async fn instances_tell_each_other_their_configuration_and_the_head_of_their_jou
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, "");
     folder.keeps_a_journal();
     let program = Program::serve(&folder).await;

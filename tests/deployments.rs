@@ -143,11 +143,7 @@ fn folders(gatepay: &GatePay, server: &PgServer, count: usize) -> Vec<Folder> {
         ] {
             folder.edit("proxy.toml", from, to);
         }
-        folder.proxy(&format!(
-            "timestamp = {{ future_ms = 300 }}\n\
-             store = {{ postgres = 'host=127.0.0.1 port={} dbname=postgres user=postgres' }}",
-            server.port
-        ));
+        folder.uses_a_store(&[server.port], "");
         folder
     });
     let folders: Vec<_> = folders.collect();

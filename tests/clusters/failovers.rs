@@ -84,7 +84,7 @@ async fn a_primary_killed_with_a_synchronous_standby_loses_no_call() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut primary) = (Counting::start(100), store().await);
+    let (upstream, mut primary) = (Counting::start(100), PgServer::migrated().await);
     let standby = primary.standby(StandbyMode::Synchronous);
     let programs = pair(&upstream, &[primary.port, standby.port]).await;
     let executed = execute(&programs[0], 0..30).await;
@@ -107,7 +107,7 @@ async fn stamps_that_an_asynchronous_failover_lost_are_not_used_again() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut primary) = (Counting::start(100), store().await);
+    let (upstream, mut primary) = (Counting::start(100), PgServer::migrated().await);
     let link = PgRelay::start(primary.port);
     let standby = primary.standby_by_way_of(link.port, StandbyMode::Asynchronous);
     let programs = pair(&upstream, &[primary.port, standby.port]).await;
@@ -132,7 +132,7 @@ async fn a_primary_that_was_paused_over_a_failover_admits_nothing_when_it_goes_o
     if postgres::is_missing() {
         return;
     }
-    let (upstream, old) = (Counting::start(100), store().await);
+    let (upstream, old) = (Counting::start(100), PgServer::migrated().await);
     let new = old.standby(StandbyMode::Synchronous);
     let programs = pair(&upstream, &[old.port, new.port]).await;
     let executed = execute(&programs[0], 0..20).await;
@@ -154,7 +154,7 @@ async fn a_data_directory_put_back_is_recognized_and_no_call_is_sent_again() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut server) = (Counting::start(100), store().await);
+    let (upstream, mut server) = (Counting::start(100), PgServer::migrated().await);
     let programs = pair(&upstream, &[server.port]).await;
     server.stop();
     server.save("snapshot");
@@ -182,7 +182,7 @@ async fn after_a_switchover_instances_leave_the_read_only_server_without_a_resta
     if postgres::is_missing() {
         return;
     }
-    let (upstream, old) = (Counting::start(100), store().await);
+    let (upstream, old) = (Counting::start(100), PgServer::migrated().await);
     let new = old.standby(StandbyMode::Asynchronous);
     let programs = pair(&upstream, &[old.port, new.port]).await;
     let executed = execute(&programs[0], 0..10).await;
@@ -215,7 +215,7 @@ async fn a_primary_killed_twenty_times_loses_no_call() {
         return;
     }
     for _ in 0..20 {
-        let (upstream, mut primary) = (Counting::start(CALLS + 2), store().await);
+        let (upstream, mut primary) = (Counting::start(CALLS + 2), PgServer::migrated().await);
         let standby = primary.standby(StandbyMode::Synchronous);
         let programs = pair(&upstream, &[primary.port, standby.port]).await;
         let executed = execute(&programs[0], 0..CALLS).await;

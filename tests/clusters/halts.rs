@@ -16,7 +16,7 @@ async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let one = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
@@ -49,7 +49,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let mut programs = Vec::new();
     for folder in &folders {
@@ -103,7 +103,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
     let [one, other] = instances([0, 1].map(|_| folder(&gatepay, &server, ""))).await;
     server.kill();
     let said = one.admin("POST", "/-/suspend?tenant=acme").await;
@@ -248,7 +248,7 @@ async fn no_byte_of_a_suspended_partys_call_is_sent_after_the_answer() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Watching::start(), store().await);
+    let (upstream, server) = (Watching::start(), PgServer::migrated().await);
     let [one, _other] = crowd(&upstream, &server).await;
     for _ in 0..3 {
         let said = one.admin("POST", "/-/suspend?tenant=acme").await;
@@ -271,7 +271,7 @@ async fn an_instance_that_stood_still_over_a_suspension_sends_nothing_when_it_go
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Watching::start(), store().await);
+    let (upstream, server) = (Watching::start(), PgServer::migrated().await);
     let [one, other] = crowd(&upstream, &server).await;
     other.signal("-STOP");
     let began = Instant::now();
@@ -306,7 +306,7 @@ async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspen
         let _ended = released.lock().unwrap().recv();
         None
     });
-    let server = store().await;
+    let server = PgServer::migrated().await;
     let folder = folder_at(&upstream.url(), &[server.port], "");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
@@ -335,7 +335,7 @@ async fn a_resume_that_the_store_does_not_answer_is_not_said_to_have_failed() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), Arc::new(store().await));
+    let (gatepay, server) = (GatePay::now(), Arc::new(PgServer::migrated().await));
     let folder = folder(&gatepay, &server, "");
     folder.keeps_a_journal();
     let program = Program::serve(&folder).await;

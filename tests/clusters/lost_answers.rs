@@ -13,7 +13,7 @@ async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let relay = PgRelay::start(server.port);
     let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
     let (cut, whole) = (
@@ -49,7 +49,7 @@ async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
 
 /// Has the relay of one instance stand still for so long, while another instance goes on.
 async fn stands_still(for_so_long: Duration) {
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let relay = PgRelay::start(server.port);
     let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
     let (held, free) = (

@@ -11,7 +11,7 @@ async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, ", reads_without_store = true");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
@@ -57,7 +57,7 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let relay = PgRelay::start(server.port);
     let catalogue = everything_on();
     let rows: Vec<_> = catalogue.rows().iter().collect();
@@ -123,7 +123,7 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), store().await);
+    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
     let folder = folder(&gatepay, &server, ", reads_without_store = true");
     let program = Program::serve(&folder).await;
     program.until_ready().await;

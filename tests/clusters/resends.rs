@@ -201,7 +201,7 @@ async fn no_refusal_at_another_instance_says_that_an_executed_call_was_not_execu
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let [first] = instances([folder(&gatepay, &server, "")]).await;
     // GatePay answers it with a failure of its own: what counts is that it arrives once.
     // Longer than GatePay's page says: only a strict instance refuses it.

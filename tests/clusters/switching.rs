@@ -15,7 +15,7 @@ async fn an_instance_that_leaves_the_store_refuses_stamps_that_the_others_may_ha
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let leaving = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
@@ -54,7 +54,7 @@ async fn what_an_instance_admitted_before_it_had_the_store_is_refused_by_the_oth
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, server) = (GatePay::now(), store().await);
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
     let store = leave_store(&folders[0]);
     let other = Program::serve(&folders[1]).await;

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::{PostgresSettings, StoreTerms};
 use tempfile::TempDir;
 
 /// A running server, or one that was killed.
@@ -67,6 +69,14 @@ impl PgServer {
         let folder = folder();
         initialize(&folder.path().join("data"));
         Self::run(folder)
+    }
+
+    /// A fresh server with the store's tables.
+    pub(crate) async fn migrated() -> Self {
+        let server = Self::start();
+        let store = PostgresStore::new(&settings(&[server.port]), StoreTerms::default()).unwrap();
+        store.migrate(None).await.unwrap();
+        server
     }
 
     fn run(folder: TempDir) -> Self {
@@ -330,6 +340,28 @@ impl PgServer {
 impl Drop for PgServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The connection string of servers on these ports, which are tried in this order.
+pub(crate) fn conninfo(ports: &[u16]) -> String {
+    let hosts = vec!["127.0.0.1"; ports.len()].join(",");
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    format!(
+        "host={hosts} port={} dbname=postgres user=postgres",
+        ports.join(",")
+    )
+}
+
+/// Settings for servers on these ports, which are tried in this order.
+pub(crate) fn settings(ports: &[u16]) -> PostgresSettings {
+    PostgresSettings {
+        conninfo: conninfo(ports) + " connect_timeout=2",
+        password: None,
+        trusted: Vec::new(),
+        client: None,
+        plaintext: false,
+        contact_file: None,
     }
 }
 

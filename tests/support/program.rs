@@ -20,6 +20,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use super::postgres::conninfo;
 use super::{
     Answer, Connection, INSTITUTION_ID, INSTITUTION_SECRET, PATIENCE, Shop, acme, any_port, globex,
 };
@@ -174,6 +175,14 @@ credential = [{{ client_id = '{client_id}', secret = {{ file = '../secrets/{id}.
         let audit = "audit = { dir = 'audit', key = { file = 'secrets/audit.key' } }";
         self.file("proxy.toml", &format!("{audit}\n{proxy}"));
         self.secret("audit", "fake-audit-key-0123456789abcdef");
+    }
+
+    /// Configures a store on the first of these ports that is writable, with a short guard and more keys for `[store]`.
+    pub(crate) fn uses_a_store(&self, ports: &[u16], more: &str) {
+        let conninfo = conninfo(ports);
+        self.proxy(&format!(
+            "timestamp = {{ future_ms = 300 }}\nstore = {{ postgres = '{conninfo}'{more} }}"
+        ));
     }
 
     /// The whole text of the audit journal's files.

@@ -123,13 +123,11 @@ struct Trial<'a> {
 
 impl Pair {
     fn start() -> Self {
-        let server = PgServer::start();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let store = PostgresStore::new(&settings(&[server.port]), StoreTerms::default()).unwrap();
-        runtime.block_on(store.migrate(None)).unwrap();
+        let server = runtime.block_on(PgServer::migrated());
         let conninfo = settings(&[server.port]).conninfo;
         let (admin, connection) = runtime
             .block_on(tokio_postgres::connect(&conninfo, NoTls))

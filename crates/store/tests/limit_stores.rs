@@ -8,7 +8,6 @@ use gatepay_store::limits::{
 use tokio_postgres::{Client, NoTls, Row, Statement};
 
 use crate::postgres::{self, PgServer};
-use crate::support::store;
 
 /// The model, and the functions that have to agree with it.
 pub(crate) struct LimitStores {
@@ -33,9 +32,7 @@ pub(crate) async fn limit_server() -> Option<PgServer> {
     if postgres::is_missing() {
         return None;
     }
-    let server = PgServer::start();
-    store(&[server.port]).migrate(None).await.unwrap();
-    Some(server)
+    Some(PgServer::migrated().await)
 }
 
 impl LimitStores {

@@ -10,9 +10,10 @@ use gatepay_store::admission::{
 use gatepay_store::error::StoreError;
 use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use gatepay_store::postgres::PostgresStore;
-use gatepay_store::settings::{PostgresSettings, StoreTerms};
+use gatepay_store::settings::StoreTerms;
 
 use crate::postgres::PgServer;
+pub(crate) use crate::postgres::settings;
 
 /// Short guards, so that tests can wait for their end.
 pub(crate) const TERMS: StoreTerms = StoreTerms {
@@ -22,32 +23,14 @@ pub(crate) const TERMS: StoreTerms = StoreTerms {
     failover: gatepay_store::settings::Failover::Guarded,
 };
 
-/// Settings for servers on these ports, which are tried in this order.
-pub(crate) fn settings(ports: &[u16]) -> PostgresSettings {
-    let hosts = vec!["127.0.0.1"; ports.len()].join(",");
-    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    PostgresSettings {
-        conninfo: format!(
-            "host={hosts} port={} dbname=postgres user=postgres connect_timeout=2",
-            ports.join(",")
-        ),
-        password: None,
-        trusted: Vec::new(),
-        client: None,
-        plaintext: false,
-        contact_file: None,
-    }
-}
-
 pub(crate) fn store(ports: &[u16]) -> PostgresStore {
     PostgresStore::new(&settings(ports), TERMS).unwrap()
 }
 
 /// A migrated server, and a store that has joined, after its first guard.
 pub(crate) async fn ready() -> (PgServer, PostgresStore) {
-    let server = PgServer::start();
+    let server = PgServer::migrated().await;
     let store = store(&[server.port]);
-    store.migrate(None).await.unwrap();
     let joined = store.join(&introduction(1)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(
         joined.guarded_until - joined.now_ms + 1,
