@@ -247,31 +247,13 @@ impl Replay {
 
     /// Whether [`record`](Self::record) would admit the stamp now, for a stamp that another memory decides about first.
     pub fn could_record(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
-        let shard = self.shard(print.pair);
-        if self.closed.load(Ordering::Acquire) {
-            return Err(UnusableStamp::HandedOver);
-        }
-        self.judge(&shard, print)?;
-        self.has_room(print)
-    }
-
-    fn has_room(&self, print: StampFingerprint) -> Result<(), UnusableStamp> {
-        let new = 1 + usize::from(print.nonce.is_some());
-        if self.entries() + new > self.capacity.load(Ordering::Relaxed) {
-            return Err(UnusableStamp::Full);
-        }
-        Ok(())
+        self.check(&self.shard(print.pair), print)
     }
 
     /// Records a stamp as used at `now_ms`, atomically: of any number of racing calls one succeeds.
     pub fn record(&self, print: StampFingerprint, now_ms: u64) -> Result<(), UnusableStamp> {
         let mut shard = self.shard(print.pair);
-        if self.closed.load(Ordering::Acquire) {
-            return Err(UnusableStamp::HandedOver);
-        }
-        // Judged under the lock: a thread that forgets moves the horizon first and takes the lock after.
-        self.judge(&shard, print)?;
-        self.has_room(print)?;
+        self.check(&shard, print)?;
         let prints = [Some(print.pair), print.nonce];
         let slice = print.stamp_ms / SLICE_MS;
         let admitted = i64::try_from(now_ms).unwrap_or(i64::MAX)
@@ -286,6 +268,20 @@ impl Replay {
             }
         }
         shard.depart(print.pair);
+        Ok(())
+    }
+
+    /// Whether a stamp can be recorded in its locked shard.
+    fn check(&self, shard: &ReplayShard, print: StampFingerprint) -> Result<(), UnusableStamp> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(UnusableStamp::HandedOver);
+        }
+        // Judged under the lock: a thread that forgets moves the horizon first and takes the lock after.
+        self.judge(shard, print)?;
+        let new = 1 + usize::from(print.nonce.is_some());
+        if self.entries() + new > self.capacity.load(Ordering::Relaxed) {
+            return Err(UnusableStamp::Full);
+        }
         Ok(())
     }
 
