@@ -179,7 +179,8 @@ fn per_token(rate: Rate) -> u64 {
     SECOND.div_ceil(rate.per_second.get().into())
 }
 
-fn nanos(time: Duration) -> u64 {
+/// A time in nanoseconds.
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

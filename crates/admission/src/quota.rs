@@ -25,7 +25,7 @@ use gatepay_core::Kind;
 use gatepay_tenancy::{Rate, settings};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::limiter::RateExceeded;
+use crate::limiter::{RateExceeded, nanos};
 pub(crate) use aimd::{AimdRate, RateRange};
 pub use core::OwnCallPurpose;
 use core::{Entitlement, FairShare, QuotaTerms, TokenShortage, TokenTaken};
@@ -312,8 +312,4 @@ fn terms(quota: &settings::QuotaSettings) -> QuotaTerms {
         in_flight: quota.in_flight.map(NonZeroU32::get),
         shadow: quota.shadow,
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

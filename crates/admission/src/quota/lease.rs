@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bands::WHOLE;
+use crate::limiter::nanos;
 
 /// A part of the institution's rate, lent to this instance for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -140,10 +141,6 @@ const TOKEN_UNITS: f64 = 1e9;
 )]
 fn floor(figure: f64) -> u64 {
     figure as u64
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
