@@ -356,7 +356,7 @@ impl FairShare {
     /// instance may have them, except for look-ups: they are few, and money hangs on their answers.
     fn has_saved_token(&self) -> bool {
         let lease = self.lease.as_ref();
-        self.left >= TOKEN && lease.is_none_or(|lease| self.now < lease.ends)
+        self.left >= TOKEN && lease.is_none_or(|lease| self.now < lease.ends())
     }
 
     /// Notes a push-back of GatePay against a member, or against a call of the proxy's own. While only one member was
@@ -386,7 +386,7 @@ impl FairShare {
     pub(super) fn lend(&mut self, part: RatePart, now: u64) {
         self.advance(now);
         if let Some(lease) = &mut self.lease {
-            lease.put(part);
+            lease.part = part;
             self.follow_lease();
         }
     }
@@ -520,7 +520,7 @@ impl FairShare {
             if lease.widen(flow) {
                 self.bands = TokenBands::of(lease.span_tokens(), self.terms.reserve);
             }
-            if now >= lease.ends {
+            if now >= lease.ends() {
                 // The store lends this part to others from now on.
                 (self.left, self.reserve, lease.span) = (self.left.min(0), 0, 0);
             }

@@ -23,7 +23,7 @@ pub struct RatePart {
 /// A part as the quota counts with it, in units and nanoseconds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LeasedInflow {
-    part: RatePart,
+    pub(super) part: RatePart,
     /// Millionths of a token per second.
     inflow: u64,
     /// The most units that can be saved up.
@@ -31,8 +31,6 @@ pub(super) struct LeasedInflow {
     /// The units that could have been saved up by now, had no call taken any. A burst that has just grown is not expected to
     /// be full: calls are not refused for the sake of tokens that were never there.
     pub(super) span: i64,
-    usable_until: u64,
-    pub(super) ends: u64,
 }
 
 /// One token in units: a rate in tokens per second is then a rate in units per nanosecond.
@@ -45,11 +43,13 @@ const UNLENT_WAIT: u64 = 50_000_000;
 const LONGEST_WAIT: u64 = 1_000_000_000;
 
 impl LeasedInflow {
-    /// Replaces the part.
-    pub(super) fn put(&mut self, part: RatePart) {
-        self.part = part;
-        self.usable_until = nanos(part.usable_until);
-        self.ends = nanos(part.ends);
+    /// When the tokens end.
+    pub(super) fn ends(&self) -> u64 {
+        nanos(self.part.ends)
+    }
+
+    fn usable_until(&self) -> u64 {
+        nanos(self.part.usable_until)
     }
 
     /// Applies the rate that GatePay allows by what was heard here: at once, before the store lends less. Returns whether
@@ -94,7 +94,7 @@ impl LeasedInflow {
 
     /// The units that flow in from one time to another.
     pub(super) fn flow(&self, from: u64, to: u64) -> u128 {
-        self.flow_over(to.min(self.usable_until).saturating_sub(from))
+        self.flow_over(to.min(self.usable_until()).saturating_sub(from))
     }
 
     /// The units that flow in over a time.
@@ -104,7 +104,7 @@ impl LeasedInflow {
 
     /// Nanoseconds until `lacking` units have flowed in, if more than none are lacking.
     pub(super) fn wait_for(&self, lacking: i64, now: u64) -> u64 {
-        let unlent = if now < self.usable_until {
+        let unlent = if now < self.usable_until() {
             0
         } else {
             UNLENT_WAIT
