@@ -122,8 +122,7 @@ impl Quota {
 
     /// The limit of calls in flight, if there is one.
     pub fn places(&self) -> Option<NonZeroU32> {
-        let core = self.core();
-        NonZeroU32::new(core.places()).filter(|places| places.get() < u32::MAX)
+        self.core().places().and_then(NonZeroU32::new)
     }
 
     /// Whether the limit of calls in flight is in shadow mode.
@@ -220,7 +219,9 @@ impl QuotaShare {
                 wait: Duration::from_nanos(wait),
                 rate: core.rate(),
             })),
-            Err(TokenShortage::Places) => Err(QuotaDenied::Places { all: core.places() }),
+            Err(TokenShortage::Places) => Err(QuotaDenied::Places {
+                all: core.places().unwrap_or(u32::MAX),
+            }),
         }
     }
 

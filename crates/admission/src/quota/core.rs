@@ -433,9 +433,9 @@ impl FairShare {
         }
     }
 
-    /// The limit of calls in flight.
-    pub(super) fn places(&self) -> u32 {
-        self.terms.in_flight.unwrap_or(u32::MAX)
+    /// The limit of calls in flight, if there is one.
+    pub(super) fn places(&self) -> Option<u32> {
+        self.terms.in_flight
     }
 
     /// Whether the limit of calls in flight is in shadow mode.
