@@ -87,25 +87,26 @@ CREATE UNLOGGED TABLE lease (
     asked double precision[] NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
--- The owner of the limits' rows: the newest guard, which every failover and every loss moves. It is the same for instances
--- with either setting of `failover`, so that a change of the setting, instance by instance, begins no era. NULL if it is
--- not known whether this start of the server has lost anything; the next sign of life of an instance finds out.
+-- Locks the limits, and returns the owner of their rows: the newest guard, which every failover and every loss moves. It is
+-- the same for instances with either setting of `failover`, so that a change of the setting, instance by instance, begins
+-- no era. NULL if it is not known whether this start of the server has lost anything; the next sign of life of an instance
+-- finds out.
 --
--- Read under the lock: a caller that waited for it would bring back the life of before.
-CREATE FUNCTION limits_life(lossless boolean) RETURNS text
-LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
-    SELECT max(k.guarded_until)::text FROM life AS k
-    WHERE lossless OR EXISTS (
-        SELECT FROM identity() AS i
-        JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
-    )
-$$;
-
--- Locks the limits, if they were used since a crash.
-CREATE FUNCTION lock_limits() RETURNS void
+-- The owner is read under the lock: a caller that waited for it would bring back the life of before.
+CREATE FUNCTION lock_limits(lossless boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
 BEGIN
     PERFORM FROM limit_clock FOR UPDATE;
+    IF FOUND THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    RETURN (
+        SELECT max(k.guarded_until)::text FROM life AS k
+        WHERE lossless OR EXISTS (
+            SELECT FROM identity() AS i
+            JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
+        )
+    );
 END
 $$;
 
@@ -116,7 +117,6 @@ DECLARE
     clock limit_clock%ROWTYPE;
     read_wall bigint;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
     INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, '', 0, 0, 0) ON CONFLICT DO NOTHING;
     SELECT * INTO STRICT clock FROM limit_clock FOR UPDATE;
     -- Read after the lock, so that later calls have later times.
@@ -140,19 +140,18 @@ END
 $$;
 
 -- Begins the first era of a store that has had one life only: nothing was ever lent, so no loan has to end before this.
--- Returns whether this transaction has to be on disk before anything is lent, so that a crash does not forget it.
-CREATE FUNCTION begin_limits(t_life text) RETURNS boolean
+-- That transaction is on disk before anything is lent, so that a crash does not forget it.
+CREATE FUNCTION begin_limits(t_life text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM limit_clock) THEN
-        RETURN false;
+        RETURN;
     END IF;
     INSERT INTO limit_use VALUES (true) ON CONFLICT DO NOTHING;
     IF FOUND AND (SELECT count(*) FROM life) <= 1 THEN
         INSERT INTO limit_clock VALUES (true, floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0)
         ON CONFLICT DO NOTHING;
     END IF;
-    RETURN true;
 END
 $$;
 
@@ -308,20 +307,13 @@ CREATE FUNCTION take_v1(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text;
-    begun boolean;
+    known text := lock_limits(lossless);
 BEGIN
-    PERFORM lock_limits();
-    known := limits_life(lossless);
     IF known IS NOT NULL THEN
-        begun := begin_limits(known);
+        PERFORM begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_instances, kepts, lents, waits, smalls, seat_kepts, seat_lents, seat_smalls
         FROM take_at(known, NULL, n_id, n_serial, tenants, lims, rates, bursts, wants, waitings, helds, backs,
             seat_tenants, seat_alls, seat_wants, seat_helds) AS a;
-        -- `take_at` has set it to off.
-        IF begun THEN
-            PERFORM set_config('synchronous_commit', 'on', true);
-        END IF;
     END IF;
 END
 $$;
@@ -442,21 +434,14 @@ CREATE FUNCTION exchange_v1(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text;
-    begun boolean;
+    known text := lock_limits(lossless);
 BEGIN
-    PERFORM lock_limits();
-    known := limits_life(lossless);
     IF known IS NOT NULL THEN
-        begun := begin_limits(known);
+        PERFORM begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_age, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
             o_weight, o_fractions
         FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_rate, n_burst, n_in_force, n_tenants, n_weights,
             n_asked) AS a;
-        -- `exchange_at` has set it to off.
-        IF begun THEN
-            PERFORM set_config('synchronous_commit', 'on', true);
-        END IF;
     END IF;
 END
 $$;
@@ -527,10 +512,8 @@ $$;
 CREATE FUNCTION leave_limits_v1(lossless boolean, n_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text;
+    known text := lock_limits(lossless);
 BEGIN
-    PERFORM lock_limits();
-    known := limits_life(lossless);
     IF known IS NOT NULL THEN
         PERFORM leave_limits_at(known, NULL, n_id);
     END IF;
