@@ -37,11 +37,12 @@ BEGIN
 END
 $$;
 
--- An instance that served reads while the store was away does so no more: their signatures fit writes without a body, for
--- as long as stamps are remembered.
-CREATE FUNCTION refuse_bodyless() RETURNS void
+-- An instance serves reads while the store is away no more, if it did: their signatures fit writes without a body, for as
+-- long as stamps are remembered.
+CREATE FUNCTION refuse_bodyless(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
     UPDATE cluster AS k SET bodyless_until = greatest(k.bodyless_until, now_ms() + 8 * k.slice_ms)
+    WHERE EXISTS (SELECT FROM instance AS n WHERE n.id = n_id AND n.bodyless)
 $$;
 
 -- Joins, or gives a sign of life: both write the same row.
@@ -68,8 +69,8 @@ BEGIN
         UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + longest_guard(guard_ms));
         SELECT max(l.guarded_until), true INTO STRICT o_guarded, o_renewed FROM life AS l;
     END IF;
-    IF NOT n_bodyless AND EXISTS (SELECT FROM instance AS n WHERE n.id = n_id AND n.bodyless) THEN
-        PERFORM refuse_bodyless();
+    IF NOT n_bodyless THEN
+        PERFORM refuse_bodyless(n_id);
     END IF;
     INSERT INTO instance AS n VALUES
         (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force, n_bodyless)
@@ -84,7 +85,7 @@ $$;
 
 CREATE FUNCTION leave_v1(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
-    SELECT refuse_bodyless() FROM instance AS n WHERE n.id = n_id AND n.bodyless;
+    SELECT refuse_bodyless(n_id);
     DELETE FROM instance AS n WHERE n.id = n_id
 $$;
 
