@@ -49,7 +49,7 @@ $$;
 CREATE FUNCTION join_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     guard_ms bigint, lossless boolean,
-    n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint, n_in_force integer,
+    n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint,
     past_ms bigint, n_uncovered boolean, n_bodyless boolean,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
@@ -73,10 +73,9 @@ BEGIN
         PERFORM refuse_bodyless(n_id);
     END IF;
     INSERT INTO instance AS n VALUES
-        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_in_force, n_bodyless)
+        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_bodyless)
     ON CONFLICT (id) DO UPDATE SET seen = o_at, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
-        journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, in_force = excluded.in_force,
-        bodyless = excluded.bodyless;
+        journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, bodyless = excluded.bodyless;
     -- Those that ended without leaving. They stay listed for a day, to be asked about.
     DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
     DELETE FROM nonce AS n WHERE n.print IN (SELECT m.print FROM nonce AS m WHERE m.until < o_at LIMIT 1000);

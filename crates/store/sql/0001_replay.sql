@@ -39,7 +39,6 @@ CREATE TABLE instance (
     config_hash text NOT NULL,
     journal_head text,
     halt_epoch bigint NOT NULL DEFAULT 0,
-    in_force integer,
     -- Whether it serves reads while the store is away.
     bodyless boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 100);

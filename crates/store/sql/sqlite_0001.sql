@@ -32,7 +32,6 @@ CREATE TABLE instance (
     config_hash TEXT NOT NULL,
     journal_head TEXT,
     halt_epoch INTEGER NOT NULL,
-    in_force INTEGER,
     -- Whether it serves reads while the store is away.
     bodyless INTEGER NOT NULL DEFAULT 0
 ) STRICT;

@@ -43,8 +43,6 @@ pub struct InstanceBeat {
     pub journal_head: Option<String>,
     /// The newest [epoch](ClusterView::halt_epoch) of halts that every worker of the instance obeys.
     pub halt_epoch: i64,
-    /// The institution's rate that GatePay's push-back allows, in requests per second; `None` without push-back.
-    pub in_force: Option<u32>,
     /// Whether it serves reads while the store is away, with stamps that the store does not have.
     pub bodyless: bool,
 }
@@ -88,8 +86,6 @@ pub struct InstanceView {
     pub journal_head: Option<String>,
     /// The newest epoch of halts that it obeys.
     pub halt_epoch: i64,
-    /// The institution's rate that it measured under push-back, in requests per second.
-    pub in_force: Option<u32>,
     /// The part of the institution's rate that it is lent, in requests per second; `None` where nothing is lent.
     pub lease: Option<f64>,
 }

@@ -55,7 +55,6 @@ pub(crate) fn beat() -> InstanceBeat {
         config_hash: "c".to_owned(),
         journal_head: None,
         halt_epoch: 0,
-        in_force: None,
         bodyless: false,
     }
 }

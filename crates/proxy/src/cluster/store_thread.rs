@@ -204,7 +204,6 @@ async fn sign_of_life(
         config_hash: shared.config_hash.load().to_string(),
         journal_head: shared.journal_head.lock().clone(),
         halt_epoch: obeyed,
-        in_force: None,
         bodyless: shared.reads_without_store,
     };
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());

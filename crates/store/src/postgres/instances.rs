@@ -16,7 +16,7 @@ use crate::server_facts::{GuardFacts, ServerFacts};
 /// How long instances without a sign of life are listed, in milliseconds.
 const GONE_FOR_MS: u64 = 60_000;
 
-const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
@@ -30,7 +30,7 @@ const SERVER: &str = "SELECT current_setting('server_version_num')::integer AS v
     current_setting('is_superuser') = 'on' AS superuser,
     coalesce(inet_server_addr() <<= '127.0.0.0/8'::inet OR inet_server_addr() = '::1'::inet, true) AS local";
 const INSTANCES: &str =
-    "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, i.in_force, l.rate AS lease
+    "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, l.rate AS lease
     FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1
         OR (SELECT max(f.began) FROM gatepay.life AS f) > $1 ORDER BY i.id";
 const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch
@@ -50,7 +50,6 @@ impl PostgresStore {
             config_hash: introduction.config_hash.clone(),
             journal_head: None,
             halt_epoch: 0,
-            in_force: None,
             bodyless: false,
         };
         let (now_ms, guarded_until) = self.sign_of_life(introduction, &beat).await?;
@@ -104,9 +103,6 @@ impl PostgresStore {
         let guard_ms = millis(self.terms.guard_ms());
         let past_ms = millis(introduction.past_ms);
         let lossless = self.lossless();
-        let in_force = beat
-            .in_force
-            .map(|it| i32::try_from(it).unwrap_or(i32::MAX));
         let mut parameters: Vec<&(dyn ToSql + Sync)> = known.parameters().to_vec();
         parameters.extend([
             &guard_ms as &(dyn ToSql + Sync),
@@ -117,7 +113,6 @@ impl PostgresStore {
             &beat.config_hash,
             &beat.journal_head,
             &beat.halt_epoch,
-            &in_force,
             &past_ms,
             &introduction.uncovered,
             &beat.bodyless,
@@ -243,7 +238,6 @@ fn only(rows: &[Row]) -> Result<&Row, StoreError> {
 }
 
 fn instance(row: &Row) -> Result<InstanceView, StoreError> {
-    let in_force: Option<i32> = cell(row, "in_force")?;
     Ok(InstanceView {
         id: cell(row, "id")?,
         began_ms: cell::<i64>(row, "began")?.unsigned_abs(),
@@ -253,7 +247,6 @@ fn instance(row: &Row) -> Result<InstanceView, StoreError> {
         config_hash: cell(row, "config_hash")?,
         journal_head: cell(row, "journal_head")?,
         halt_epoch: cell(row, "halt_epoch")?,
-        in_force: in_force.map(i32::unsigned_abs),
         lease: cell(row, "lease")?,
     })
 }

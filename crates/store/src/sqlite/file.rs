@@ -145,7 +145,7 @@ impl StoreFile {
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
-            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, NULL, 0)",
+            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, 0)",
             params![
                 introduction.id,
                 to_sql(now_ms),
@@ -220,7 +220,7 @@ impl StoreFile {
         write_slots(&change, &before, &ring)?;
         change.execute("DELETE FROM nonce WHERE until < ?1", [to_sql(now_ms)])?;
         change.execute(
-            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, in_force = ?6, bodyless = ?7
+            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, bodyless = ?6
             WHERE id = ?1",
             params![
                 introduction.id,
@@ -228,7 +228,6 @@ impl StoreFile {
                 beat.config_hash,
                 beat.journal_head,
                 beat.halt_epoch,
-                beat.in_force,
                 beat.bodyless
             ],
         )?;
@@ -294,7 +293,7 @@ impl StoreFile {
     pub(super) fn view(&self) -> Result<ClusterView, StoreError> {
         let epoch = "SELECT halt_epoch FROM cluster";
         let mut instances = self.connection.prepare_cached(
-            "SELECT id, began, seen, host, version, config_hash, journal_head, halt_epoch, in_force FROM instance ORDER BY id",
+            "SELECT id, began, seen, host, version, config_hash, journal_head, halt_epoch FROM instance ORDER BY id",
         )?;
         let instances = instances.query_map([], |row| {
             Ok(InstanceView {
@@ -306,7 +305,6 @@ impl StoreFile {
                 config_hash: row.get(5)?,
                 journal_head: row.get(6)?,
                 halt_epoch: row.get(7)?,
-                in_force: row.get(8)?,
                 lease: None,
             })
         })?;

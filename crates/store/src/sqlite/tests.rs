@@ -324,7 +324,6 @@ async fn agrees(steps: Vec<Step>) {
         config_hash: String::new(),
         journal_head: None,
         halt_epoch: 0,
-        in_force: None,
         bodyless: false,
     };
     let mut seen = [0, 0];
