@@ -17,7 +17,7 @@ use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;
 use crate::identity::StoreContact;
 use crate::instance::{
-    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, Replication, ResumeResult,
+    ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, ResumeResult,
 };
 use crate::settings::{SqliteSettings, StoreTerms};
 use file::StoreFile;
@@ -105,11 +105,7 @@ impl SqliteStore {
 
     /// The instance and the halts in the file.
     pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
-        let view = self.run(|file| file.view()).await?;
-        Ok(ClusterView {
-            replication: Replication::None,
-            ..view
-        })
+        self.run(|file| file.view()).await
     }
 
     /// Halts calls: once this returns, none that the scope covers is admitted any more.

@@ -125,9 +125,9 @@ impl StoreFile {
             Some(contact) => file.position < contact.position,
             None => file.position > 0 || contact.is_some(),
         };
-        let wider = slice_ms(introduction.past_ms, guard_ms) > file.slice_ms;
+        let slice_ms = slice_ms(introduction.past_ms, guard_ms);
+        let wider = slice_ms > file.slice_ms;
         if wider {
-            let slice_ms = slice_ms(introduction.past_ms, guard_ms);
             change.execute("UPDATE cluster SET slice_ms = ?1", [to_sql(slice_ms)])?;
             change.execute("DELETE FROM stamp", [])?;
             change.execute("UPDATE slot SET slice = 0, filling = 1", [])?;
@@ -138,10 +138,10 @@ impl StoreFile {
             now_ms + guard_ms
         };
         change.execute(
-            "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1), restored = max(restored, ?2)",
-            params![to_sql(guard), restored],
+            "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1),
+            restored = max(restored, ?2), guard_ms = ?3",
+            params![to_sql(guard), restored, to_sql(guard_ms)],
         )?;
-        change.execute("UPDATE cluster SET guard_ms = ?1", [to_sql(guard_ms)])?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
