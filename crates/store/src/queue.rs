@@ -55,12 +55,6 @@ pub struct StoreHealth {
     pub error: Option<Arc<StoreError>>,
     /// Stamps up to here are refused, in milliseconds since 1970.
     pub guarded_until: u64,
-    /// Number of guards that were set because commits may have been lost.
-    pub new_guards: u64,
-    /// Number of batches that were asked for.
-    pub batches: u64,
-    /// Number of rows in them.
-    pub rows: u64,
 }
 
 type VerdictSender = oneshot::Sender<Result<AdmissionVerdict, Arc<StoreError>>>;
@@ -216,15 +210,12 @@ impl AdmissionRunner {
         if let Some(observer) = &mut self.observer {
             observer(BatchFacts { rows, took });
         }
-        self.health.send_modify(|health| {
-            health.batches += 1;
-            health.rows += u64::from(rows);
-        });
         match reply {
             Ok(reply) => {
-                self.health.send_modify(|health| {
+                self.health.send_if_modified(|health| {
+                    let before = health.guarded_until;
                     health.guarded_until = reply.guarded_until;
-                    health.new_guards += u64::from(reply.new_guard);
+                    before != reply.guarded_until
                 });
                 self.heard(None);
                 for (answer, verdict) in answers.into_iter().zip(reply.verdicts) {
@@ -241,7 +232,8 @@ impl AdmissionRunner {
         }
     }
 
-    /// A call or a probe has ended. If it failed, the waiting requests are refused at once.
+    /// A call or a probe has ended. If it failed, the waiting requests are refused at once. Watchers of the health wake up
+    /// for a failure and for the first success after it, not for each batch.
     fn heard(&mut self, error: Option<Arc<StoreError>>) {
         let is_away = match &error {
             None => {
@@ -258,10 +250,12 @@ impl AdmissionRunner {
                 true
             }
         };
-        self.health.send_modify(|health| {
+        self.health.send_if_modified(|health| {
+            let is_well = error.is_none() && health.error.is_none();
             let since = health.away_since.unwrap_or_else(Instant::now);
             health.away_since = is_away.then_some(since);
             health.error = error;
+            !is_well
         });
     }
 }
