@@ -78,33 +78,15 @@ impl TokenStock {
     /// Takes a token for a request.
     pub fn take(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
         self.recent.note(now);
-        let taken = self.spend(now);
+        let taken = self.take_after_answer(now);
         if taken == Err(StockEmpty::Ask) {
             self.waiting = self.waiting.saturating_add(1);
         }
         taken
     }
 
-    /// Takes a token for a request that has waited for an answer. There is nothing more to wait for.
+    /// Takes a token for a request that waits for an answer, or has waited for one.
     pub fn take_after_answer(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
-        let pause = |_| StockEmpty::Wait(self.closed_until.saturating_sub(now).max(PAUSE));
-        let mut spent = self.clone();
-        let taken = spent.spend(now).map_err(pause)?;
-        *self = spent;
-        Ok(taken)
-    }
-
-    /// Takes a token for a request that waits for the answer to a later question than the last one.
-    pub fn take_again(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
-        self.spend(now)
-    }
-
-    /// Notes that the limit's figures have changed: the store hears of them soon, also if there is nothing else to ask.
-    pub fn figures_changed(&mut self) {
-        self.changed = true;
-    }
-
-    fn spend(&mut self, now: Duration) -> Result<StockToken, StockEmpty> {
         self.expire(now);
         if let Some(left) = self.left.checked_sub(1) {
             self.left = left;
@@ -117,6 +99,11 @@ impl TokenStock {
             Some(wait) if wait > Duration::ZERO => Err(StockEmpty::Wait(wait)),
             _ => Err(StockEmpty::Ask),
         }
+    }
+
+    /// Notes that the limit's figures have changed: the store hears of them soon, also if there is nothing else to ask.
+    pub fn figures_changed(&mut self) {
+        self.changed = true;
     }
 
     /// Puts back the token of a request that did not go ahead. A token that was reported as spent meanwhile is forfeit.

@@ -541,9 +541,9 @@ impl LoanLedger {
         let taken = match *wanted {
             LoanWanted::Held(_) | LoanWanted::Shadowed => return Ok(()),
             LoanWanted::NotAsked => loan.stock.take(now),
-            LoanWanted::Waiting(round) if round > ended => loan.stock.take_again(now),
+            LoanWanted::Waiting(round) if round > ended => loan.stock.take_after_answer(now),
             // The answer is there. If a later request was quicker, this one asks again.
-            LoanWanted::Waiting(_) if !is_away => match loan.stock.take_again(now) {
+            LoanWanted::Waiting(_) if !is_away => match loan.stock.take_after_answer(now) {
                 Err(StockEmpty::Ask) => {
                     *wanted = LoanWanted::NotAsked;
                     loan.stock.take(now)
