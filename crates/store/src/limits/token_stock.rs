@@ -260,6 +260,27 @@ impl RecentAsks {
 mod tests {
     use super::*;
 
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A stock that was lent three tokens at 1 ms, with its tenant and the answer.
+    fn lent() -> (TokenStock, Arc<str>, TokenAnswer) {
+        let tenant: Arc<str> = Arc::from("acme");
+        let mut stock = TokenStock::default();
+        assert_eq!(stock.take(at(0)), Err(StockEmpty::Ask));
+        let asked = stock.question(&tenant, "rate", 10.0, 100.0, at(0)).unwrap();
+        assert_eq!((asked.want, asked.waiting, asked.held), (1, 1, 0));
+        let answer = TokenAnswer {
+            kept: 0,
+            lent: 3,
+            wait_ms: 0,
+            small: false,
+        };
+        stock.answered(answer, at(1));
+        (stock, tenant, answer)
+    }
+
     #[test]
     fn figures_that_changed_are_reported_though_nothing_is_asked_for() {
         let mut stock = TokenStock::default();
@@ -274,19 +295,7 @@ mod tests {
 
     #[test]
     fn a_token_is_given_back_unless_it_was_reported_as_spent() {
-        let at = Duration::from_millis;
-        let tenant: Arc<str> = Arc::from("acme");
-        let mut stock = TokenStock::default();
-        assert_eq!(stock.take(at(0)), Err(StockEmpty::Ask));
-        let asked = stock.question(&tenant, "rate", 10.0, 100.0, at(0)).unwrap();
-        assert_eq!((asked.want, asked.waiting, asked.held), (1, 1, 0));
-        let answer = TokenAnswer {
-            kept: 0,
-            lent: 3,
-            wait_ms: 0,
-            small: false,
-        };
-        stock.answered(answer, at(1));
+        let (mut stock, tenant, answer) = lent();
         let token = stock.take(at(2)).unwrap();
         stock.give_back(token, at(3));
         assert_eq!(stock.left(at(3)), 3);
@@ -318,22 +327,7 @@ mod tests {
 
     #[test]
     fn a_token_of_a_loan_that_ended_before_the_answer_is_not_given_back() {
-        let at = Duration::from_millis;
-        let tenant: Arc<str> = Arc::from("acme");
-        let mut stock = TokenStock::default();
-        assert_eq!(stock.take(at(0)), Err(StockEmpty::Ask));
-        assert!(
-            stock
-                .question(&tenant, "rate", 10.0, 100.0, at(0))
-                .is_some()
-        );
-        let lent = TokenAnswer {
-            kept: 0,
-            lent: 3,
-            wait_ms: 0,
-            small: false,
-        };
-        stock.answered(lent, at(1));
+        let (mut stock, tenant, lent) = lent();
         let _reported = stock.take(at(2)).unwrap();
         let report = stock
             .question(&tenant, "rate", 10.0, 100.0, at(205))
