@@ -102,6 +102,8 @@ struct LimitInstance {
     heard: StoreHeard,
     lease: RateLease,
     tally: DemandTally,
+    /// Whether the store knows of a demand here.
+    is_known: bool,
     hurry: bool,
     under_way: Option<CallUnderWay>,
 }
@@ -139,6 +141,7 @@ impl LimitInstance {
             heard: StoreHeard::default(),
             lease: RateLease::default(),
             tally: DemandTally::default(),
+            is_known: false,
             hurry: false,
             under_way: None,
         }
@@ -196,7 +199,8 @@ impl LimitInstance {
     fn end_call(&mut self, call: CallUnderWay, ms: u64) -> Vec<u32> {
         let now = self.clock(ms);
         match call.call {
-            LimitCall::Exchange(_, Some(grant)) => {
+            LimitCall::Exchange(report, Some(grant)) => {
+                self.is_known = !report.tenants.is_empty();
                 self.heard.note(grant.era, call.asked_at, now);
                 self.lease.answered(grant, now);
                 vec![0; self.stocks.len()]
@@ -413,11 +417,12 @@ impl LimitCluster {
                 }
             }
             let tenant = Arc::from("tenant");
-            instance.hurry |= instance.tally.count(&tenant, 1.0, 1, now);
+            instance.tally.count(&tenant, 1.0, 1, now);
             if instance.lease.take(now).is_ok() {
                 self.by_quota.push(self.ms);
             } else {
                 instance.tally.refused(&tenant);
+                instance.hurry |= !instance.is_known;
             }
         }
     }

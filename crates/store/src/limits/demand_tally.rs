@@ -32,23 +32,19 @@ const SMOOTHED: Duration = Duration::from_millis(400);
 const NAMED: usize = 256;
 
 impl DemandTally {
-    /// Counts requests of a tenant. Returns whether it did not ask lately: then an exchange is due at once.
-    pub fn count(&mut self, tenant: &Arc<str>, weight: f64, requests: u32, now: Duration) -> bool {
-        let mut new = false;
-        let tally = self.tenants.entry(Arc::clone(tenant)).or_insert_with(|| {
-            new = true;
-            TenantTally {
-                weight,
-                count: 0,
-                smooth: 0.0,
-                asked_at: now,
-                is_refused: false,
-            }
-        });
+    /// Counts requests of a tenant.
+    pub fn count(&mut self, tenant: &Arc<str>, weight: f64, requests: u32, now: Duration) {
+        let new = TenantTally {
+            weight,
+            count: 0,
+            smooth: 0.0,
+            asked_at: now,
+            is_refused: false,
+        };
+        let tally = self.tenants.entry(Arc::clone(tenant)).or_insert(new);
         tally.weight = weight;
         tally.count = tally.count.saturating_add(requests);
         tally.asked_at = now;
-        new
     }
 
     /// Notes that a request of a tenant found this instance's part of the rate too small.

@@ -11,7 +11,8 @@ pub const SEATS_END: Duration = Duration::from_secs(5);
 pub const LEASE_GRACE: Duration = Duration::from_millis(100);
 /// How often an instance calls [`exchange`](crate::postgres::PostgresStore::exchange) without a reason.
 pub const EXCHANGE_EVERY: Duration = Duration::from_millis(200);
-/// How often it does so at most: if a tenant asks that did not lately, or if the lease is below its target.
+/// How often it does so at most: if the store does not know the demand of a refused tenant yet, or if the lease is below
+/// its target.
 pub const EXCHANGE_AT_MOST: Duration = Duration::from_millis(50);
 
 /// An instance's questions about its tenants' limits in one call.

@@ -257,7 +257,7 @@ impl LendingTask<'_> {
         let asking = std::mem::take(&mut *queue.asking.lock());
         for party in asking {
             let (asked, weight, is_refused) = party.demand();
-            let _is_new = self.tally.count(party.tenant(), weight, asked, now);
+            self.tally.count(party.tenant(), weight, asked, now);
             if is_refused {
                 self.tally.refused(party.tenant());
             }
