@@ -25,7 +25,6 @@ use file::StoreFile;
 /// A SQLite file. Calls run on tokio's blocking threads, one after another.
 pub struct SqliteStore {
     file: Arc<Mutex<StoreFile>>,
-    path: PathBuf,
     contact_file: PathBuf,
     /// The last contact, which its file gets.
     contact: Arc<Mutex<Option<StoreContact>>>,
@@ -42,7 +41,6 @@ impl SqliteStore {
     pub fn open(settings: &SqliteSettings, terms: StoreTerms) -> Result<Self, StoreError> {
         Ok(Self {
             file: Arc::new(Mutex::new(StoreFile::open(&settings.path, terms)?)),
-            path: settings.path.clone(),
             contact_file: settings.contact_file.clone(),
             contact: Arc::default(),
             writing: Arc::default(),
@@ -179,11 +177,6 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
         blocking(move || call(&mut file.lock())).await
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
     }
 }
 
