@@ -561,18 +561,13 @@ impl FairShare {
     /// Puts a rate in force, and a burst in proportion.
     fn force(&mut self, per_second: u32) {
         let full = self.terms.per_second;
-        let per_second = per_second.clamp(self.terms.floor.min(full), full);
+        self.per_second = per_second.clamp(self.terms.floor.min(full), full);
         if self.lease.is_some() {
-            self.per_second = per_second;
             self.follow_lease();
             return;
         }
-        let burst = u64::from(self.terms.burst) * u64::from(per_second) / u64::from(full);
-        let burst = u32::try_from(burst)
-            .expect("no more than the full one")
-            .max(1);
+        let burst = self.burst_at(self.per_second);
         self.left += tokens(burst) - tokens(self.burst);
-        self.per_second = per_second;
         self.burst = burst;
         self.bands = TokenBands::of(burst, self.terms.reserve);
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
@@ -590,11 +585,16 @@ impl FairShare {
         self.left = self.left.min(lease.burst);
         self.bands = TokenBands::of(lease.span_tokens(), self.terms.reserve);
         self.reserve = self.reserve.min(tokens(self.bands.reserve()));
-        let (full, whole) = (u64::from(self.terms.per_second), u64::from(self.in_force()));
-        let burst = u64::from(self.terms.burst) * whole / full;
-        self.burst = u32::try_from(burst)
+        self.burst = self.burst_at(self.in_force());
+    }
+
+    /// The burst in proportion to a rate up to the full one.
+    fn burst_at(&self, per_second: u32) -> u32 {
+        let full = u64::from(self.terms.per_second);
+        let burst = u64::from(self.terms.burst) * u64::from(per_second) / full;
+        u32::try_from(burst)
             .expect("no more than the full one")
-            .max(1);
+            .max(1)
     }
 
     /// The rate in force over all instances, in tokens per second.
