@@ -90,7 +90,10 @@ impl StoreError {
             | Self::NotMigrated
             | Self::Schema { .. }
             | Self::Unsafe(_) => true,
-            Self::Refused { code, .. } => is_lasting(code),
+            // The rights of the program's user, its password, or the database.
+            Self::Refused { code, .. } => {
+                matches!(&**code, "28000" | "28P01" | "3D000" | "42501" | "42883")
+            }
             _ => false,
         }
     }
@@ -99,11 +102,6 @@ impl StoreError {
         let path = path.display().to_string();
         Self::File { path, source }
     }
-}
-
-/// Whether a server refuses a program for as long as nobody changes its rights, by SQLSTATE.
-pub(crate) fn is_lasting(code: &str) -> bool {
-    matches!(code, "28000" | "28P01" | "3D000" | "42501" | "42883")
 }
 
 /// The cure for a refusal by PostgreSQL, as the end of a sentence.
