@@ -81,7 +81,7 @@ impl Quota {
         Self::begin(quota, FairShare::new(terms(quota), nanos(now)))
     }
 
-    /// A quota that instances share: calls have what is [lent](Self::lend) to this instance.
+    /// A quota that instances share: calls use the part that is [lent](Self::lend) to this instance.
     pub fn leased(quota: &settings::QuotaSettings, now: Duration) -> Arc<Self> {
         Self::begin(quota, FairShare::leased(terms(quota), nanos(now)))
     }

@@ -37,8 +37,8 @@ BEGIN
 END
 $$;
 
--- An instance serves reads while the store is away no more, if it did: their signatures fit writes without a body, for as
--- long as stamps are remembered.
+-- Refuses writes without a body for as long as stamps are remembered, if an instance stops that served reads while the
+-- store was away: the signatures of those reads fit such writes.
 CREATE FUNCTION refuse_bodyless(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
     UPDATE cluster AS k SET bodyless_until = greatest(k.bodyless_until, now_ms() + 8 * k.slice_ms)

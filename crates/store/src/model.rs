@@ -25,7 +25,7 @@ pub struct StoreModel {
     owners: BTreeSet<(LedgerIntent, StoredText)>,
     instances: BTreeMap<i64, i64>,
     guard_ms: u64,
-    /// Those that serve reads while the store is away.
+    /// The instances that serve reads while the store is away.
     bodyless: BTreeSet<i64>,
     bodyless_until: u64,
 }

@@ -174,8 +174,8 @@ impl AdmissionRunner {
         }
     }
 
-    /// The next batch, of the requests that wait longest. A copy of one in the batch waits for the next. A request whose
-    /// caller has gone is left out, so that its stamp stays unspent; without the others the batch is empty.
+    /// The next batch, of the requests that wait longest. A copy of one in the batch waits for the next. A request is left
+    /// out if its caller has gone, so that its stamp stays unspent; the batch is empty if no request is left.
     fn next_batch(&mut self) -> (AdmissionBatch, Vec<VerdictSender>) {
         let mut batch = AdmissionBatch::default();
         let mut answers = Vec::new();

@@ -130,7 +130,7 @@ async fn a_full_queue_refuses_and_a_dropped_queue_ends_its_runner() {
 }
 
 #[tokio::test]
-async fn a_request_whose_caller_has_gone_before_its_batch_leaves_its_stamp_unspent() {
+async fn a_request_that_is_given_up_before_its_batch_leaves_its_stamp_unspent() {
     if postgres::is_missing() {
         return;
     }

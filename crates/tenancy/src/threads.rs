@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_in_order_whatever_the_number_of_threads() {
+    fn results_are_in_order_on_any_number_of_threads() {
         let numbers: Vec<u32> = (0..1_000).collect();
         for least in [1, 300, 999, 1_000, 5_000] {
             let doubled = on_threads(&numbers, least, |number| number * 2);

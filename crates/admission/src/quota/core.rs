@@ -235,8 +235,7 @@ impl FairShare {
         self.put_weight(member, weight);
     }
 
-    /// Changes a member's weight to the part of it that counts here, from now on: what its calls are at this instance of
-    /// all its calls.
+    /// Changes a member's weight, from now on, to the part that counts here: its calls at this instance, of all its calls.
     pub(super) fn weigh_part(&mut self, member: u32, weight: f64) {
         #[expect(
             clippy::cast_possible_truncation,
@@ -574,7 +573,7 @@ impl FairShare {
         self.epoch += 1;
     }
 
-    /// Applies the lease, and the rate that was heard here, to what depends on them.
+    /// Applies the lease, and the rate after push-backs at this instance, to the state that depends on them.
     fn follow_lease(&mut self) {
         let Some(lease) = &mut self.lease else {
             return;

@@ -52,8 +52,8 @@ impl LeasedInflow {
         nanos(self.part.usable_until)
     }
 
-    /// Applies the rate that GatePay allows by what was heard here: at once, before the store lends less. Returns whether
-    /// the inflow changed.
+    /// Applies the rate after push-backs at this instance at once, before the store lends less. Returns whether the inflow
+    /// changed.
     pub(super) fn slow_down(&mut self, per_second: u32) -> bool {
         let before = (self.inflow, self.burst);
         let slower = match self.part.whole {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_tenants_that_ask_each_ten_seconds_are_reported_with_what_they_ask() {
+    fn a_thousand_tenants_that_ask_each_ten_seconds_are_reported_with_their_rates() {
         let mut tally = DemandTally::default();
         let (mut sum, mut reports) = (0.0, 0.0);
         for step in 0..150 {

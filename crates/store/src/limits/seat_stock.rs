@@ -209,7 +209,7 @@ impl SeatStock {
     pub fn is_idle(&self, now: Duration) -> bool {
         let Self { held, taken, .. } = self;
         let is_empty = *held == 0 && *taken == 0 && self.waiting == 0;
-        // A new one would ask at once what this one was just told.
+        // A new one would repeat the last question at once.
         is_empty && self.asking.is_none() && !self.unsure && now >= self.closed_until
     }
 
@@ -334,8 +334,8 @@ mod tests {
     }
 
     #[test]
-    fn calls_in_flight_whose_seats_the_store_has_lent_to_others_ask_for_seats_though_no_request_waits()
-     {
+    fn calls_in_flight_ask_for_the_seats_that_the_store_has_lent_to_others_though_no_request_waits()
+    {
         let (mut stock, mut heard) = lent();
         let tenant = Arc::from("acme");
         heard.note(1, at(16_000), at(16_001));

@@ -33,9 +33,9 @@ const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transacti
     current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
     to_regproc('aurora_version') IS NOT NULL";
 
-/// Settings of a session on which the proofs depend, whatever the server, the database or the user says: the warning of a
-/// canceled wait for a standby is sent, each statement sees what was committed before it waited for a lock, and commits
-/// go on waiting when the server's own setting changes.
+/// The proofs depend on these settings, so a session does not take them from the server, the database or the user: the
+/// server sends the warning after a canceled wait for a standby, each statement sees the commits that it waited for, and a
+/// later change of the server's `synchronous_commit` does not reach the session.
 const SESSION: &str = "SET client_min_messages TO warning;
     SET default_transaction_isolation TO 'read committed';
     SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)";
@@ -117,8 +117,8 @@ impl PgConnector {
         let connected = config.connect_raw(socket, tls).await;
         let (client, connection) = connected.map_err(|error| failed(&error))?;
         let mut session = PgSession::new(client, connection);
-        // Notices about the login are not about an admission: PostgreSQL warns at each login of a database whose
-        // collations are of another version of the C library.
+        // Notices of a login do not concern an admission: PostgreSQL warns at each login to a database that has collations
+        // of another version of the C library.
         session.execute_script(SESSION).await?;
         check_settings(&mut session, self.lossless).await?;
         Ok(session)

@@ -60,7 +60,7 @@ impl PgSession {
         drive(&mut self.connection, answer, Notices::Refuse).await
     }
 
-    /// Runs statements whose notices are no matter: of a migration, and of a login.
+    /// Runs the statements of a migration or of a login, and ignores their notices.
     pub(super) async fn execute_script(&mut self, script: &str) -> Result<(), StoreError> {
         let answer = self.client.batch_execute(script);
         drive(&mut self.connection, answer, Notices::Ignore).await

@@ -499,8 +499,8 @@ fn record(
     Ok(AdmissionVerdict::Admitted)
 }
 
-/// The instance that served reads while the store was away does so no more, if there is one: their signatures fit writes
-/// without a body, for as long as stamps are remembered.
+/// Refuses writes without a body for as long as stamps are remembered, if the instance stops that served reads while the
+/// store was away: the signatures of those reads fit such writes.
 fn refuse_bodyless(
     change: &Transaction<'_>,
     file: &FileState,

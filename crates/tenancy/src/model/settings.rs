@@ -353,7 +353,7 @@ impl AuditSettings {
     pub const FILE_AGE: Duration = Duration::from_hours(24);
 }
 
-/// The store: what instances remember together.
+/// The store: the memory that instances share.
 pub struct StoreSettings {
     /// The engine that holds it.
     pub engine: StoreEngine,
@@ -364,7 +364,7 @@ pub struct StoreSettings {
     /// How far clocks may differ, in milliseconds: those of the engine's machines from each other, and an instance's
     /// from the engine's.
     pub max_skew_ms: u64,
-    /// The number of instances by which an instance that is alone divides what all have together.
+    /// The largest number of instances: one that cannot reach the store divides every shared limit by it.
     pub instances_max: NonZeroU32,
     /// Whether reads without a body go on while the store is away. Writes without a body are then always refused.
     pub reads_without_store: bool,
