@@ -16,18 +16,18 @@ use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
 use http::Request;
 use http_body_util::Full;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::support::postgres::{self, PgServer};
 use crate::support::program::{Folder, Program};
+use crate::support::scripted::{self, Scripted};
 use crate::support::*;
 
 /// An upstream that records when each request arrives and for which account, and answers after a delay.
 struct Recorder {
-    address: SocketAddr,
+    upstream: Scripted,
     record: Arc<ArrivalRecord>,
 }
 
@@ -58,29 +58,17 @@ struct AdmittedCall {
 }
 
 impl Recorder {
-    async fn start() -> Self {
-        let listener = TcpListener::bind(any_port()).await.unwrap();
-        let address = listener.local_addr().unwrap();
+    fn start() -> Self {
         let record = Arc::new(ArrivalRecord::default());
         let kept = Arc::clone(&record);
-        // A thread of its own: the load of the test delays no record.
-        std::thread::spawn(move || {
-            let listener = listener.into_std().unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = { runtime }.enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                while let Ok((stream, _)) = listener.accept().await {
-                    let record = Arc::clone(&kept);
-                    tokio::spawn(async move { record.serve(stream).await });
-                }
-            });
-        });
-        Self { address, record }
+        Self {
+            upstream: Scripted::each(move |request| Some(kept.answer(request))),
+            record,
+        }
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.upstream.url()
     }
 
     fn answers_after(&self, delay: Duration) {
@@ -110,64 +98,43 @@ impl Recorder {
 }
 
 impl ArrivalRecord {
-    async fn serve(&self, mut stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
-        let mut bytes: Vec<u8> = Vec::new();
-        loop {
-            let end = loop {
-                if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                    break end + 4;
-                }
-                match stream.read_buf(&mut bytes).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                }
-            };
-            let at = Instant::now();
-            let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-            let field = |name: &str| {
-                let mut lines = head.lines();
-                let line = lines.find_map(|line| line.strip_prefix(name))?;
-                line.trim().parse::<u64>().ok()
-            };
-            let length = usize::try_from(field("content-length:").unwrap_or(0)).unwrap();
-            let account = field("x-gatepay-on-behalf-of:").unwrap_or(0);
-            while bytes.len() < end + length {
-                if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
-                    return;
-                }
-            }
-            let body: Vec<u8> = bytes.drain(..end + length).skip(end).collect();
-            let digits: Vec<u8> = body.into_iter().filter(u8::is_ascii_digit).collect();
-            let number = String::from_utf8(digits).unwrap().parse().unwrap_or(0);
-            let arrival = Arrival {
-                account,
-                number,
-                at,
-            };
-            self.arrivals.lock().unwrap().push(arrival);
-            {
-                let mut in_flight = self.in_flight.lock().unwrap();
-                let (now, most) = in_flight.entry(account).or_default();
-                *now += 1;
-                *most = (*most).max(*now);
-            }
-            sleep(Duration::from_millis(self.delay_ms.load(Ordering::Relaxed))).await;
-            self.in_flight.lock().unwrap().entry(account).or_default().0 -= 1;
-            let (status, code) = if self.pushes_back.load(Ordering::Relaxed) {
-                ("429 Too Many Requests", "000429")
-            } else {
-                ("200 OK", "000000")
-            };
-            let body = format!(r#"{{"status":"SUCCESS","code":"{code}","data":{{}}}}"#);
-            let answer = format!(
-                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
+    /// Records a request, and answers it after the delay.
+    fn answer(&self, request: &str) -> Vec<u8> {
+        let at = Instant::now();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        let account = head.lines().find_map(|line| {
+            let account = line.strip_prefix("x-gatepay-on-behalf-of:")?;
+            account.trim().parse().ok()
+        });
+        let account = account.unwrap_or(0);
+        let digits: String = body.chars().filter(char::is_ascii_digit).collect();
+        let arrival = Arrival {
+            account,
+            number: digits.parse().unwrap_or(0),
+            at,
+        };
+        self.arrivals.lock().unwrap().push(arrival);
+        {
+            let mut in_flight = self.in_flight.lock().unwrap();
+            let (now, most) = in_flight.entry(account).or_default();
+            *now += 1;
+            *most = (*most).max(*now);
         }
+        let delay = self.delay_ms.load(Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(delay));
+        self.in_flight.lock().unwrap().entry(account).or_default().0 -= 1;
+        let (status, code) = if self.pushes_back.load(Ordering::Relaxed) {
+            ("429 Too Many Requests", "000429")
+        } else {
+            ("200 OK", "000000")
+        };
+        let body = format!(r#"{{"status":"SUCCESS","code":"{code}","data":{{}}}}"#);
+        scripted::answer(
+            status,
+            "content-type: application/json\r\n",
+            body.as_bytes(),
+        )
     }
 }
 
@@ -366,7 +333,7 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (1_000, 1_000), ""));
     for folder in &folders {
         folder.tenant(&acme(), &limits(50, 40, 1_000));
@@ -398,7 +365,7 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
 
 /// How many takes and how many refusals a second two flooded instances have together, with these limits.
 async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
-    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(200));
     let folders = [0, 1].map(|_| folder(&upstream, &server, quota, ""));
     for folder in &folders {
@@ -440,7 +407,7 @@ async fn refusals_of_a_flood_ask_the_store_rarely_whatever_limit_refuses() {
 /// The law of limits while an instance is killed and the store restarts, again and again.
 async fn limits_hold(rounds: u32, round: Duration) {
     const QUOTA: (u32, u32) = (100, 60);
-    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, mut server) = (Recorder::start(), PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(30));
     let folders = [0, 1, 2, 3].map(|_| folder(&upstream, &server, QUOTA, ""));
     for folder in &folders {
@@ -527,7 +494,7 @@ async fn no_limit_is_exceeded_in_ten_minutes_of_dying_instances() {
 /// The least share of a tenant in any second, of what its weight is due; the first second is not counted.
 async fn least_share(seconds: u32) -> f64 {
     const RATE: u32 = 200;
-    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1, 2].map(|_| folder(&upstream, &server, (RATE, 100), ""));
     let weights = [(acme(), 1.0), (globex(), 1.0), (initech(), 3.0)];
     for folder in &folders {
@@ -589,7 +556,7 @@ async fn a_push_back_at_one_instance_slows_all() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (100, 60), ""));
     let programs = serve(&folders).await;
     let [one, other] = [0, 1].map(|n| &programs[n]);
@@ -616,7 +583,7 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     if postgres::is_missing() {
         return;
     }
-    let (upstream, server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (1_000, 1_000), ""));
     for folder in &folders {
         folder.tenant(&acme(), &limits(20, 20, 1_000));
@@ -677,7 +644,7 @@ async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, mut server) = (Recorder::start(), PgServer::migrated().await);
     let folder = folder(
         &upstream,
         &server,
@@ -708,7 +675,7 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
     if postgres::is_missing() {
         return;
     }
-    let (upstream, mut server) = (Recorder::start().await, PgServer::migrated().await);
+    let (upstream, mut server) = (Recorder::start(), PgServer::migrated().await);
     upstream.answers_after(Duration::from_secs(13));
     let folders = [0, 1].map(|_| folder(&upstream, &server, (400, 400), ""));
     for folder in &folders {

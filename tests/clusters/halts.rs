@@ -1,7 +1,5 @@
 //! Halts and suspensions: from the answer on, no instance sends a byte of a halted call.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -9,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
-use crate::support::scripted::Scripted;
+use crate::support::scripted::{self, Scripted};
 
 #[tokio::test]
 async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
@@ -140,28 +138,28 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     }
 }
 
-/// An upstream that takes its time, and notes when the first byte of each request arrived and for which account.
+/// An upstream that answers slowly, and records when each request arrived and whether it is acme's.
 struct Watching {
-    url: String,
+    upstream: Scripted,
     arrived: Arc<Mutex<Vec<(Instant, bool)>>>,
 }
 
-/// The time that the upstream takes for an answer: calls wait for a connection meanwhile.
+/// The time until the upstream answers: calls wait for a connection meanwhile.
 const SLOW: Duration = Duration::from_millis(20);
 
 impl Watching {
     fn start() -> Self {
-        let listener = TcpListener::bind(any_port()).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let arrived: Arc<Mutex<Vec<_>>> = Arc::default();
         let kept = Arc::clone(&arrived);
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let arrived = Arc::clone(&kept);
-                thread::spawn(move || watch(stream, &arrived));
-            }
+        let upstream = Scripted::each(move |request| {
+            let (head, _) = request.split_once("\r\n\r\n").unwrap();
+            let is_acme = head.contains(acme().sub_account);
+            kept.lock().unwrap().push((Instant::now(), is_acme));
+            thread::sleep(SLOW);
+            let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
+            Some(scripted::answer("200 OK", "", body))
         });
-        Self { url, arrived }
+        Self { upstream, arrived }
     }
 
     /// How many requests of acme's arrived, and how many of them after this moment.
@@ -173,45 +171,10 @@ impl Watching {
     }
 }
 
-fn watch(mut stream: TcpStream, arrived: &Mutex<Vec<(Instant, bool)>>) {
-    let mut received = Vec::new();
-    let mut piece = [0; 4096];
-    let mut began = None;
-    while let Ok(read @ 1..) = stream.read(&mut piece) {
-        let at = *began.get_or_insert_with(Instant::now);
-        received.extend_from_slice(&piece[..read]);
-        let text = String::from_utf8_lossy(&received);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let length = head.lines().find_map(|line| {
-            line.to_lowercase()
-                .strip_prefix("content-length: ")?
-                .parse()
-                .ok()
-        });
-        if body.len() < length.unwrap_or(0) {
-            continue;
-        }
-        let is_acme = head.contains(acme().sub_account);
-        arrived.lock().unwrap().push((at, is_acme));
-        received.clear();
-        began = None;
-        thread::sleep(SLOW);
-        let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
-        if stream
-            .write_all(&scripted::answer("200 OK", "", body))
-            .is_err()
-        {
-            return;
-        }
-    }
-}
-
 /// Two instances with one connection for each of two workers, and callers of acme that wait in line for them.
 async fn crowd(upstream: &Watching, server: &PgServer) -> [Instance; 2] {
     let programs = instances([0, 1].map(|_| {
-        let folder = folder_at(&upstream.url, &[server.port], "");
+        let folder = folder_at(&upstream.upstream.url(), &[server.port], "");
         folder.edit(
             "proxy.toml",
             "upstream = { ",
