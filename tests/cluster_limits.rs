@@ -306,18 +306,6 @@ fn limits(rate: u32, burst: u32, in_flight: u32) -> String {
     format!("limits = {{ requests_per_second = {rate}, burst = {burst}, in_flight = {in_flight} }}")
 }
 
-/// Starts an instance for each folder, and waits until all answer.
-async fn serve(folders: &[Folder]) -> Vec<Program> {
-    let mut programs = Vec::new();
-    for folder in folders {
-        programs.push(Program::serve(folder).await);
-    }
-    for program in &programs {
-        program.until_ready().await;
-    }
-    programs
-}
-
 fn flood(program: &Program, shop: Shop, count: usize) -> Callers {
     Callers {
         address: program.address,
@@ -338,7 +326,7 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
     for folder in &folders {
         folder.tenant(&acme(), &limits(50, 40, 1_000));
     }
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let before = store_calls(&programs).await;
     let began = Instant::now();
     let callers = [0, 1].map(|n| flood(&programs[n], acme(), 4));
@@ -371,7 +359,7 @@ async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
     for folder in &folders {
         folder.tenant(&acme(), tenant);
     }
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let callers = [0, 1].map(|n| flood(&programs[n], acme(), 6));
     send(&callers, Duration::from_secs(1)).await;
     let (before, began) = (store_calls(&programs).await, Instant::now());
@@ -414,7 +402,7 @@ async fn limits_hold(rounds: u32, round: Duration) {
         folder.tenant(&acme(), &limits(60, 40, 6));
         folder.tenant(&globex(), &limits(80, 50, 1_000));
     }
-    let mut programs = serve(&folders).await;
+    let mut programs = Program::serve_all(&folders).await;
     let (mut sent, mut calls_per_second) = (Vec::new(), Vec::new());
     for number in 0..rounds {
         let mut callers = Vec::new();
@@ -503,7 +491,7 @@ async fn least_share(seconds: u32) -> f64 {
             folder.tenant(shop, &more);
         }
     }
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let callers = [
         flood(&programs[0], acme(), 3),
         flood(&programs[0], globex(), 2),
@@ -558,7 +546,7 @@ async fn a_push_back_at_one_instance_slows_all() {
     }
     let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&upstream, &server, (100, 60), ""));
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let [one, other] = [0, 1].map(|n| &programs[n]);
     let in_force = "quota_requests_per_second{rate=\"in_force\"}";
     assert_eq!(other.metric(in_force).await, "100");
@@ -588,7 +576,7 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     for folder in &folders {
         folder.tenant(&acme(), &limits(20, 20, 1_000));
     }
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let both = [0, 1].map(|n| flood(&programs[n], acme(), 3));
     let second = Duration::from_millis(1_500);
     let admitted = async |callers: &[Callers]| {
@@ -681,7 +669,7 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
     for folder in &folders {
         folder.tenant(&acme(), &limits(100, 100, 4));
     }
-    let programs = serve(&folders).await;
+    let programs = Program::serve_all(&folders).await;
     let began = Instant::now();
     let long = flood(&programs[0], acme(), 4).send(began + Duration::from_millis(1));
     let long = tokio::spawn(long);

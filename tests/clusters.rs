@@ -70,11 +70,7 @@ async fn a_request_that_reaches_two_instances_is_forwarded_once() {
         return;
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
-    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
-    let one = Program::serve(&folders[0]).await;
-    let other = Program::serve(&folders[1]).await;
-    one.until_ready().await;
-    other.until_ready().await;
+    let [one, other] = instances([0, 1].map(|_| folder(&gatepay, &server, ""))).await;
     // One after the other, either way round.
     for (first, second) in [(&one, &other), (&other, &one)] {
         let request = refund();
@@ -113,9 +109,7 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
         return;
     }
     let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
-    let folder = folder(&gatepay, &server, "");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
+    let [program] = instances([folder(&gatepay, &server, "")]).await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     server.kill();
@@ -155,9 +149,7 @@ async fn a_halt_of_money_refuses_money_everywhere_and_spends_its_stamp() {
         return;
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
-    let folder = folder(&gatepay, &server, "");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
+    let [program] = instances([folder(&gatepay, &server, "")]).await;
     server.sql("SELECT gatepay.halt_v1('money', 'alice')");
     let (before, request) = (gatepay.count(), refund());
     let refused = send(&program, &request).await;
@@ -215,17 +207,11 @@ impl Deref for Instance {
 
 /// Instances with these folders, all ready.
 async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
-    let mut instances = Vec::new();
-    for folder in folders {
-        instances.push(Instance {
-            program: Program::serve(&folder).await,
-            _folder: folder,
-        });
-    }
-    for instance in &instances {
-        instance.until_ready().await;
-    }
-    instances.try_into().ok().unwrap()
+    let mut programs = Program::serve_all(&folders).await.into_iter();
+    folders.map(|folder| Instance {
+        program: programs.next().unwrap(),
+        _folder: folder,
+    })
 }
 
 /// Races two copies of so many calls at two instances: the upstream gets each call once, and one copy is `replayed`.

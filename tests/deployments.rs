@@ -161,12 +161,7 @@ async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
     }
     let (gatepay, server) = (GatePay::now(), PgServer::start());
     let folders = folders(&gatepay, &server, count);
-    let mut programs = Vec::new();
-    for folder in &folders {
-        let program = Program::serve(folder).await;
-        program.until_ready().await;
-        programs.push(program);
-    }
+    let mut programs = Program::serve_all(&folders).await;
     let Some(balancer) = Balancer::before(&programs) else {
         return;
     };

@@ -15,11 +15,7 @@ async fn a_party_that_is_suspended_on_one_instance_is_refused_on_all() {
         return;
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
-    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
-    let one = Program::serve(&folders[0]).await;
-    let other = Program::serve(&folders[1]).await;
-    one.until_ready().await;
-    other.until_ready().await;
+    let [one, other] = instances([0, 1].map(|_| folder(&gatepay, &server, ""))).await;
     let executed = refund();
     assert_eq!(send(&one, &executed).await.refusal(), None);
     let said = one.admin("POST", "/-/suspend?tenant=acme").await;
@@ -49,13 +45,7 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
-    let mut programs = Vec::new();
-    for folder in &folders {
-        programs.push(Program::serve(folder).await);
-    }
-    for program in &programs {
-        program.until_ready().await;
-    }
+    let programs = Program::serve_all(&folders).await;
     let query = || signed(&acme().post(QUERY, BY_NUMBER));
     let said = programs[0].admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 200, "{}", said.text());
@@ -71,14 +61,11 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         assert_eq!(acme["standing"], "suspended", "{acme}");
         assert_eq!(program.metric("suspensions").await, "1");
     }
-    for program in programs.drain(..) {
+    for program in programs {
         program.stop().await;
     }
-    for folder in &folders {
-        programs.push(Program::serve(folder).await);
-    }
+    let programs = Program::serve_all(&folders).await;
     for program in &programs {
-        program.until_ready().await;
         let refused = send(program, &query()).await;
         assert_eq!(refused.refusal(), Some("tenant_suspended"));
     }
@@ -270,9 +257,7 @@ async fn a_read_that_was_sent_and_lost_is_not_said_to_be_unsent_because_a_suspen
         None
     });
     let server = PgServer::migrated().await;
-    let folder = folder_at(&upstream.url(), &[server.port], "");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
+    let [program] = instances([folder_at(&upstream.url(), &[server.port], "")]).await;
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let (address, read) = (program.address, signed(&acme().get(&details)));
     let asked = tokio::spawn(async move { Connection::open(address).await.send(read).await });

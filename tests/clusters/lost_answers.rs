@@ -16,12 +16,7 @@ async fn a_call_whose_verdict_is_cut_at_any_message_is_not_sent() {
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let relay = PgRelay::start(server.port);
     let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
-    let (cut, whole) = (
-        Program::serve(&folders[0]).await,
-        Program::serve(&folders[1]).await,
-    );
-    cut.until_ready().await;
-    whole.until_ready().await;
+    let [cut, whole] = instances(folders).await;
     for point in [
         CutPoint::AfterDataRow,
         CutPoint::AfterCommandComplete,
@@ -52,12 +47,7 @@ async fn stands_still(for_so_long: Duration) {
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
     let relay = PgRelay::start(server.port);
     let folders = [relay.port, server.port].map(|port| folder_at(&gatepay.url(), &[port], ""));
-    let (held, free) = (
-        Program::serve(&folders[0]).await,
-        Program::serve(&folders[1]).await,
-    );
-    held.until_ready().await;
-    free.until_ready().await;
+    let [held, free] = instances(folders).await;
     admits(&held).await;
     relay.hold(true);
     let began = Instant::now();

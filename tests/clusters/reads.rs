@@ -12,9 +12,7 @@ async fn while_the_store_is_away_only_reads_without_a_body_may_go_on() {
         return;
     }
     let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
-    let folder = folder(&gatepay, &server, ", reads_without_store = true");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
+    let [program] = instances([folder(&gatepay, &server, ", reads_without_store = true")]).await;
     server.kill();
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let with_body = signed(&acme().post(QUERY, BY_NUMBER));
@@ -61,19 +59,13 @@ async fn the_stamp_of_a_read_that_went_on_without_the_store_changes_nothing_at_a
     let relay = PgRelay::start(server.port);
     let catalogue = everything_on();
     let rows: Vec<_> = catalogue.rows().iter().collect();
-    let mut folders = Vec::new();
-    for port in [relay.port, server.port] {
+    let folders = [relay.port, server.port].map(|port| {
         let folder = folder_at(&gatepay.url(), &[port], ", reads_without_store = true");
         let text = std::fs::read_to_string(folder.path("proxy.toml")).unwrap();
         folder.file("proxy.toml", &(text + &tables_of_everything()));
-        folders.push(folder);
-    }
-    let (isolated, other) = (
-        Program::serve(&folders[0]).await,
-        Program::serve(&folders[1]).await,
-    );
-    isolated.until_ready().await;
-    other.until_ready().await;
+        folder
+    });
+    let [isolated, other] = instances(folders).await;
     relay.hold(true);
     let mut writes = 0;
     for row in rows.iter().filter(|row| row.off().is_none()) {

@@ -339,6 +339,18 @@ impl Program {
         Self::serve_logging(folder, "info").await
     }
 
+    /// Starts a program for each folder, and waits until all are ready.
+    pub(crate) async fn serve_all(folders: &[Folder]) -> Vec<Self> {
+        let mut programs = Vec::new();
+        for folder in folders {
+            programs.push(Self::serve(folder).await);
+        }
+        for program in &programs {
+            program.until_ready().await;
+        }
+        programs
+    }
+
     /// Like `serve`, with another `GATEPAY_LOG`.
     pub(crate) async fn serve_logging(folder: &Folder, level: &str) -> Self {
         Self::start(command(), folder, level).await
