@@ -79,7 +79,8 @@ async fn a_call_is_looked_up_by_its_key_in_any_letter_case() {
         assert_eq!(observed(&answer), "found", "{name}{query}");
         assert_eq!(&*gatepay.last().body, br#"{"merchantTradeNo":"A-0001"}"#);
         let lines = proxy.stop().await;
-        assert_eq!(lines[1]["key"], "A-0001", "{name}{query}");
+        let keys: Vec<_> = lines.iter().map(|line| &line["key"]).collect();
+        assert_eq!(keys, ["A-0001"; 2], "{name}{query}");
     }
 }
 

@@ -52,7 +52,7 @@ async fn stands_still(for_so_long: Duration) {
     relay.hold(true);
     let began = Instant::now();
     // At once: all of them wait for the first answers.
-    let mut first = tokio::task::JoinSet::new();
+    let mut first = JoinSet::new();
     for _ in 0..20 {
         let address = held.address;
         first.spawn(async move {
