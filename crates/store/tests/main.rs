@@ -32,3 +32,5 @@ mod queueing;
 mod failures;
 // Limits across instances, in simulated time: the model and the SQL functions, driven by the same scripts.
 mod limits;
+// A month by the store's clock: no table grows.
+mod month;
