@@ -49,7 +49,7 @@ fn signed(call: &Call) -> Request<Full<Bytes>> {
 
 /// Sends reads until one is admitted.
 ///
-/// After a crash or a failover of the store no seats are lent for five seconds: instances may still use theirs.
+/// After a crash or a failover of the store no seats are lent until all instances have declared theirs, or for five seconds.
 async fn admits(program: &Program) {
     for _ in 0..600 {
         let read = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;

@@ -2,7 +2,8 @@
 --
 -- All tables are unlogged, so that commits wait neither for the disk nor for a standby. A crash, a failover or a restore
 -- empties them or brings them back as they were; either begins another era, in which nothing is lent until the loans of
--- the last one have ended. `crates/store/src/limits/model.rs` is the same rules in Rust, held to this by tests.
+-- the last one have ended, or every instance has said that its own have. `crates/store/src/limits/model.rs` is the same
+-- rules in Rust, held to this by tests.
 --
 -- Every call locks the one row of `limit_clock` first: calls follow each other, and none waits for a second lock.
 
@@ -12,9 +13,15 @@
 CREATE UNLOGGED TABLE limit_clock (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     era bigint NOT NULL,
-    life text NOT NULL,
+    life bigint NOT NULL,
     wall bigint NOT NULL,
     ticked bigint NOT NULL,
+    -- Whether no loan of an earlier era is in use, so that all may be lent.
+    opened boolean NOT NULL DEFAULT false,
+    -- Whether the era began in a guard: rows of instances may be lost then.
+    guarded boolean NOT NULL DEFAULT false,
+    -- The latest time by `wall` at which an instance is known to have had an answer of the era before.
+    heard bigint,
     -- When the last sweep ended, and the last tenant of the one that is under way.
     swept bigint NOT NULL,
     swept_to text NOT NULL DEFAULT ''
@@ -29,7 +36,9 @@ CREATE TABLE limit_use (
 CREATE UNLOGGED TABLE limit_member (
     id bigint PRIMARY KEY,
     serial bigint NOT NULL,
-    seen bigint NOT NULL
+    seen bigint NOT NULL,
+    -- Whether it has declared its seats in this era, and uses no loan of an earlier one.
+    declared boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
 -- The tokens of a limit that are not lent, and the figures in force since `at`. The tokens and all that is held are
@@ -93,7 +102,7 @@ CREATE UNLOGGED TABLE lease (
 -- finds out.
 --
 -- The owner is read under the lock: a caller that waited for it would bring back the life of before.
-CREATE FUNCTION lock_limits(lossless boolean) RETURNS text
+CREATE FUNCTION lock_limits(lossless boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
 BEGIN
     PERFORM FROM limit_clock FOR UPDATE;
@@ -101,7 +110,7 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     RETURN (
-        SELECT max(k.guarded_until)::text FROM life AS k
+        SELECT max(k.guarded_until) FROM life AS k
         WHERE lossless OR EXISTS (
             SELECT FROM identity() AS i
             JOIN life AS l ON l.system_id = i.system_id AND l.timeline = i.timeline AND l.confirmed_start = i.started
@@ -110,14 +119,15 @@ BEGIN
 END
 $$;
 
--- Locks the limits, and advances their clock. `t_wall` is NULL but in tests, which bring their own time.
-CREATE FUNCTION tick_limits(t_life text, t_wall bigint, OUT o_era bigint, OUT o_now bigint)
+-- Locks the limits, and advances their clock. `t_wall` is NULL but in tests, which bring their own time. Seats are open
+-- once `o_open`, tokens and leases 2 s after the era began at the latest.
+CREATE FUNCTION tick_limits(t_life bigint, t_wall bigint, OUT o_era bigint, OUT o_now bigint, OUT o_open boolean)
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     clock limit_clock%ROWTYPE;
     read_wall bigint;
 BEGIN
-    INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, '', 0, 0, 0) ON CONFLICT DO NOTHING;
+    INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, -1, 0, 0, 0) ON CONFLICT DO NOTHING;
     SELECT * INTO STRICT clock FROM limit_clock FOR UPDATE;
     -- Read after the lock, so that later calls have later times.
     read_wall := coalesce(t_wall, now_ms());
@@ -131,17 +141,50 @@ BEGIN
         DELETE FROM lease;
         o_era := floor(random() * 9e15)::bigint + 1;
         o_now := 0;
-        UPDATE limit_clock SET swept = 0, swept_to = '';
+        UPDATE limit_clock SET swept = 0, swept_to = '', opened = false, guarded = t_life > read_wall, heard = NULL;
+        clock.opened := false;
     ELSIF read_wall - clock.wall BETWEEN 0 AND 500 THEN
         o_now := o_now + read_wall - clock.wall;
     END IF;
-    UPDATE limit_clock AS c SET era = o_era, life = t_life, wall = read_wall, ticked = o_now;
+    o_open := clock.opened OR o_now >= 5000;
+    UPDATE limit_clock AS c SET era = o_era, life = t_life, wall = read_wall, ticked = o_now, opened = o_open;
+END
+$$;
+
+-- Opens an era before its time: if no instance uses a loan of an earlier one. `n_era` is the era in which the calling
+-- instance has declared its seats; if it is not this one, the instance had its last answer of an earlier era `n_silent` ms
+-- ago.
+--
+-- The instances are those that `instance` has, if they gave a sign of life in the last 10 s before an instance had an
+-- answer of the earlier era. Rows are complete unless a guard runs, since joining is a commit, and an instance joins before
+-- it is lent anything. The clocks of two servers differ by less than 1 s.
+CREATE FUNCTION open_limits(at_ms bigint, n_id bigint, n_era bigint, n_silent bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    clock limit_clock%ROWTYPE;
+BEGIN
+    SELECT * INTO STRICT clock FROM limit_clock;
+    IF clock.opened THEN
+        RETURN true;
+    ELSIF clock.era = n_era THEN
+        UPDATE limit_member AS m SET declared = true WHERE m.id = n_id;
+    ELSIF n_silent IS NOT NULL THEN
+        clock.heard := greatest(clock.heard, clock.wall - n_silent);
+    END IF;
+    clock.opened := NOT clock.guarded AND clock.heard IS NOT NULL
+        AND NOT EXISTS (SELECT FROM limit_member AS m WHERE NOT m.declared AND m.seen > at_ms - 5000)
+        AND NOT EXISTS (
+            SELECT FROM instance AS i WHERE i.seen > clock.heard - 10000
+                AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = i.id AND m.declared)
+        );
+    UPDATE limit_clock AS c SET heard = clock.heard, opened = clock.opened;
+    RETURN clock.opened;
 END
 $$;
 
 -- Begins the first era of a store that has had one life only: nothing was ever lent, so no loan has to end before this.
 -- That transaction is on disk before anything is lent, so that a crash does not forget it.
-CREATE FUNCTION begin_limits(t_life text) RETURNS void
+CREATE FUNCTION begin_limits(t_life bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM limit_clock) THEN
@@ -149,7 +192,8 @@ BEGIN
     END IF;
     INSERT INTO limit_use VALUES (true) ON CONFLICT DO NOTHING;
     IF FOUND AND (SELECT count(*) FROM life) <= 1 THEN
-        INSERT INTO limit_clock VALUES (true, floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0)
+        INSERT INTO limit_clock (era, life, wall, ticked, swept)
+        VALUES (floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0)
         ON CONFLICT DO NOTHING;
     END IF;
 END
@@ -166,7 +210,7 @@ BEGIN
     IF known.serial >= n_serial THEN
         RAISE EXCEPTION 'a later call of the instance came first' USING ERRCODE = '55000';
     END IF;
-    INSERT INTO limit_member AS m VALUES (n_id, n_serial, at)
+    INSERT INTO limit_member AS m (id, serial, seen) VALUES (n_id, n_serial, at)
     ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, seen = excluded.seen;
     RETURN coalesce(known.seen, -10000);
 END
@@ -178,7 +222,7 @@ $$;
 -- A stock gets the tokens it asks for, at most a tenth of the burst or 50 ms of the rate. A small bucket (less than
 -- four tokens an instance) lends only for requests that wait.
 CREATE FUNCTION take_at(
-    t_life text, t_wall bigint, n_id bigint, n_serial bigint,
+    t_life bigint, t_wall bigint, n_id bigint, n_serial bigint,
     tenants text[], lims text[], rates double precision[], bursts double precision[],
     wants integer[], waitings integer[], helds integer[], backs integer[],
     seat_tenants text[], seat_alls integer[], seat_wants integer[], seat_helds integer[],
@@ -190,8 +234,12 @@ LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     at_ms bigint;
     last_seen bigint;
+    -- Whether seats are lent, and tokens.
+    is_open boolean;
+    is_lent boolean;
 BEGIN
-    SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
+    SELECT k.o_era, k.o_now, k.o_open, k.o_open OR k.o_now >= 2000 INTO STRICT o_era, at_ms, is_open, is_lent
+    FROM tick_limits(t_life, t_wall) AS k;
     last_seen := note_member(n_id, n_serial, at_ms);
     SELECT count(*) INTO STRICT o_instances FROM limit_member AS m WHERE m.seen > at_ms - 2000;
 
@@ -232,7 +280,7 @@ BEGIN
             END AS wanted
         FROM filled AS f
     ), lent AS (
-        SELECT c.*, CASE WHEN at_ms < 2000 THEN 0 ELSE least(c.wanted, floor(c.tokens + 1e-9)) END AS lent
+        SELECT c.*, CASE WHEN is_lent THEN least(c.wanted, floor(c.tokens + 1e-9)) ELSE 0 END AS lent
         FROM capped AS c
     ), put_bucket AS (
         INSERT INTO bucket AS b (tenant, lim, tokens, at, rate, burst)
@@ -253,9 +301,10 @@ BEGIN
         coalesce(array_agg(l.small ORDER BY l.n), '{}'),
         -- If there is no token left: until there is one, and until the bucket is half full, but no longer than 25 ms an
         -- instance for that, and 50 ms with one: so all instances together ask some 40 times a second.
+        -- Before the store lends: for 50 ms.
         coalesce(array_agg(CASE
             WHEN l.lent >= l.wanted AND l.tokens - l.lent >= 1 THEN 0
-            ELSE ceil(greatest(2000 - at_ms, (1 - l.tokens + l.lent) * 1000 / l.rate,
+            ELSE ceil(greatest(CASE WHEN is_lent THEN 0 ELSE 50 END, (1 - l.tokens + l.lent) * 1000 / l.rate,
                 least(greatest(50, 25 * o_instances), (l.burst / 2 - l.tokens + l.lent) * 1000 / l.rate)))
         END::bigint ORDER BY l.n), '{}')
     INTO kepts, lents, smalls, waits FROM lent AS l;
@@ -278,7 +327,7 @@ BEGIN
         FROM question AS q JOIN loan AS l ON l.n = q.n
     ), lent AS (
         SELECT a.tenant, a.n, a.own_seats, a.seats, a.kept,
-            CASE WHEN at_ms < 5000 THEN 0 ELSE greatest(0, least(a.want, a.seats - a.others - a.kept)) END AS lent
+            CASE WHEN is_open THEN greatest(0, least(a.want, a.seats - a.others - a.kept)) ELSE 0 END AS lent
         FROM agreed AS a
     ), put_seat AS (
         INSERT INTO seat AS s (tenant, instance, held, seats)
@@ -307,7 +356,7 @@ CREATE FUNCTION take_v1(
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text := lock_limits(lossless);
+    known bigint := lock_limits(lossless);
 BEGIN
     IF known IS NOT NULL THEN
         PERFORM begin_limits(known);
@@ -325,10 +374,10 @@ $$;
 -- use its old lease for 100 ms after it asked (`old_until`), and no longer; `n_applied` is the number of the last exchange
 -- with an answer in use.
 CREATE FUNCTION exchange_at(
-    t_life text, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint,
+    t_life bigint, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint, n_era bigint, n_silent bigint,
     n_rate double precision, n_burst double precision, n_in_force double precision,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
-    OUT o_era bigint, OUT o_age bigint, OUT o_instances integer,
+    OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
     OUT o_fractions double precision[]
@@ -344,8 +393,8 @@ DECLARE
     configured double precision;
 BEGIN
     SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
-    o_age := at_ms;
     PERFORM note_member(n_id, n_serial, at_ms);
+    o_open := open_limits(at_ms, n_id, n_era, n_silent);
     PERFORM sweep_limits(at_ms);
 
     SELECT * INTO known FROM lease AS l WHERE l.instance = n_id;
@@ -409,7 +458,7 @@ BEGIN
     o_rate := 0;
     o_burst := 0;
     -- Leases of the last era may be in use.
-    IF at_ms >= 2000 THEN
+    IF o_open OR at_ms >= 2000 THEN
         o_rate := greatest(0, least(o_target, o_whole_rate - others_rate));
         -- A token for each instance if there are as many: with less than one, an instance could never admit.
         o_burst := CASE
@@ -423,25 +472,25 @@ END
 $$;
 
 CREATE FUNCTION exchange_v1(
-    lossless boolean, n_id bigint, n_serial bigint, n_applied bigint,
+    lossless boolean, n_id bigint, n_serial bigint, n_applied bigint, n_era bigint, n_silent bigint,
     n_rate double precision, n_burst double precision, n_in_force double precision,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
     -- NULL: this start of the server is not confirmed yet, and nothing was done.
-    OUT o_era bigint, OUT o_age bigint, OUT o_instances integer,
+    OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
     OUT o_fractions double precision[]
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text := lock_limits(lossless);
+    known bigint := lock_limits(lossless);
 BEGIN
     IF known IS NOT NULL THEN
         PERFORM begin_limits(known);
-        SELECT a.* INTO STRICT o_era, o_age, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
+        SELECT a.* INTO STRICT o_era, o_open, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
             o_weight, o_fractions
-        FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_rate, n_burst, n_in_force, n_tenants, n_weights,
-            n_asked) AS a;
+        FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_era, n_silent, n_rate, n_burst, n_in_force, n_tenants,
+            n_weights, n_asked) AS a;
     END IF;
 END
 $$;
@@ -495,7 +544,7 @@ END
 $$;
 
 -- Frees all that an instance holds. Its push-back stays for others.
-CREATE FUNCTION leave_limits_at(t_life text, t_wall bigint, n_id bigint) RETURNS void
+CREATE FUNCTION leave_limits_at(t_life bigint, t_wall bigint, n_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     at_ms bigint;
@@ -512,7 +561,7 @@ $$;
 CREATE FUNCTION leave_limits_v1(lossless boolean, n_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    known text := lock_limits(lossless);
+    known bigint := lock_limits(lossless);
 BEGIN
     IF known IS NOT NULL THEN
         PERFORM leave_limits_at(known, NULL, n_id);

@@ -100,6 +100,8 @@ struct LimitInstance {
     seat_waiters: Vec<u32>,
     leaving: VecDeque<(u64, usize)>,
     heard: StoreHeard,
+    /// The era in which all seats are declared and no older loan is in use.
+    declared: i64,
     lease: RateLease,
     tally: DemandTally,
     /// Whether the store knows of a demand here.
@@ -139,6 +141,7 @@ impl LimitInstance {
                 .collect(),
             leaving: VecDeque::new(),
             heard: StoreHeard::default(),
+            declared: 0,
             lease: RateLease::default(),
             tally: DemandTally::default(),
             is_known: false,
@@ -153,6 +156,15 @@ impl LimitInstance {
 
     /// The question that is due now: an exchange at its time, else tokens and seats.
     fn next_call(&mut self, now: Duration) -> Option<LimitCall> {
+        let is_declared = self
+            .lease
+            .grant()
+            .is_some_and(|it| it.era == self.heard.era())
+            && !self.seats.iter().any(|it| it.1.is_undeclared(&self.heard));
+        let silent = self.heard.silent(self.declared, now);
+        if is_declared {
+            self.declared = self.heard.era();
+        }
         let due = self.lease.due();
         if now >= due || self.hurry && now + Duration::from_millis(150) >= due {
             self.hurry = false;
@@ -162,6 +174,8 @@ impl LimitInstance {
                 self.lease.report(DemandReport {
                     instance: self.id,
                     number: self.number,
+                    era: self.declared,
+                    silent,
                     rate: QUOTA.0,
                     burst: QUOTA.1,
                     tenants: self.tally.report(now),
@@ -201,19 +215,28 @@ impl LimitInstance {
         match call.call {
             LimitCall::Exchange(report, Some(grant)) => {
                 self.is_known = !report.tenants.is_empty();
-                self.heard.note(grant.era, call.asked_at, now);
+                self.hear(grant.era, call.asked_at, now);
                 self.lease.answered(grant, now);
                 vec![0; self.stocks.len()]
             }
             LimitCall::Exchange(_, None) => vec![0; self.stocks.len()],
             LimitCall::Take(questions, answers) => {
                 if let Some(answers) = &answers {
-                    self.heard.note(answers.era, call.asked_at, now);
+                    self.hear(answers.era, call.asked_at, now);
                 }
                 self.end_seats(&questions, answers.as_ref(), ms);
                 self.end_tokens(&questions, answers.as_ref(), now)
             }
         }
+    }
+
+    fn hear(&mut self, era: i64, asked_at: Duration, now: Duration) {
+        if era != self.heard.era() {
+            for (_, stock) in &mut self.stocks {
+                stock.era_ended();
+            }
+        }
+        self.heard.note(era, asked_at, now);
     }
 
     fn end_tokens(
@@ -294,10 +317,11 @@ impl LimitCluster {
             LimitEvent::Start if count < 4 => {
                 self.started += 1;
                 self.instances.push(LimitInstance::new(self.started));
+                self.stores.sign_of_life(self.started).await;
             }
             LimitEvent::Start => {}
             LimitEvent::Failover => self.stores.life += 1,
-            LimitEvent::Step(ms) => self.stores.wall_ms += ms,
+            LimitEvent::Step(ms) => self.stores.step(ms).await,
             LimitEvent::Kill(it) => {
                 if let Some(it) = which(it) {
                     self.instances.remove(it);
@@ -307,6 +331,7 @@ impl LimitCluster {
                 if let Some(it) = which(it) {
                     let instance = self.instances.remove(it);
                     self.stores.leave(instance.id).await;
+                    self.stores.forget(instance.id).await;
                 }
             }
             LimitEvent::Freeze(it, ms) => {
@@ -361,6 +386,10 @@ impl LimitCluster {
                 continue;
             }
             self.end(which);
+            let instance = &self.instances[which];
+            if self.ms % 1_000 == 1 && instance.parted_until <= self.ms {
+                self.stores.sign_of_life(instance.id).await;
+            }
             let load = self.instances[which].load;
             self.ask_for_tokens(which, load);
             self.ask_for_seats(which, load);

@@ -1,6 +1,8 @@
 //! The store's side of limits twice: the model, and the SQL functions of a real server if there is one. Both get the same
 //! calls at the same times, and have to give the same answers.
 
+use std::collections::BTreeMap;
+
 use gatepay_store::limits::model::{LimitModel, OvertakenCall};
 use gatepay_store::limits::{
     DemandReport, LeaseGrant, LimitAnswers, LimitQuestions, SeatAnswer, TokenAnswer,
@@ -13,7 +15,7 @@ use crate::postgres::{self, PgServer};
 pub(crate) struct LimitStores {
     pub(crate) model: LimitModel,
     pub(crate) wall_ms: i64,
-    pub(crate) life: u32,
+    pub(crate) life: i64,
     sql: Option<SqlLimits>,
     /// Calls of both kinds.
     pub(crate) takes: u32,
@@ -22,6 +24,8 @@ pub(crate) struct LimitStores {
 
 struct SqlLimits {
     client: Client,
+    /// The tables' eras by the model's.
+    eras: BTreeMap<i64, i64>,
     take: Statement,
     exchange: Statement,
     leave: Statement,
@@ -37,11 +41,15 @@ pub(crate) async fn limit_server() -> Option<PgServer> {
 
 impl LimitStores {
     /// Stores in a life of their own.
-    pub(crate) async fn new(server: Option<&PgServer>, life: u32) -> Self {
+    pub(crate) async fn new(server: Option<&PgServer>, life: i64) -> Self {
         let sql = match server {
             Some(server) => Some(SqlLimits::connect(server.port).await),
             None => None,
         };
+        if let Some(sql) = &sql {
+            let emptied = sql.client.execute("DELETE FROM gatepay.instance", &[]);
+            emptied.await.unwrap();
+        }
         Self {
             model: LimitModel::default(),
             wall_ms: 1_000_000_000,
@@ -52,21 +60,18 @@ impl LimitStores {
         }
     }
 
-    fn life(&self) -> String {
-        self.life.to_string()
-    }
-
     pub(crate) async fn take(
         &mut self,
         questions: &LimitQuestions,
     ) -> Result<LimitAnswers, OvertakenCall> {
         self.takes += 1;
-        let life = self.life();
-        let answers = self.model.take(&life, self.wall_ms, questions);
-        if let Some(sql) = &self.sql {
-            let row = sql.take(&life, self.wall_ms, questions).await;
+        let life = self.life;
+        let answers = self.model.take(life, self.wall_ms, questions);
+        if let Some(sql) = &mut self.sql {
+            let row = sql.take(life, self.wall_ms, questions).await;
             assert_eq!(row.is_err(), answers.is_err(), "{questions:?}");
             if let (Ok(row), Ok(answers)) = (row, &answers) {
+                sql.note_era(answers.era, &row);
                 let told = read_answers(&row, answers.era);
                 assert_eq!(&told, answers, "{questions:?}");
             }
@@ -79,12 +84,13 @@ impl LimitStores {
         report: &DemandReport,
     ) -> Result<LeaseGrant, OvertakenCall> {
         self.exchanges += 1;
-        let life = self.life();
-        let grant = self.model.exchange(&life, self.wall_ms, report);
-        if let Some(sql) = &self.sql {
-            let row = sql.exchange(&life, self.wall_ms, report).await;
+        let life = self.life;
+        let grant = self.model.exchange(life, self.wall_ms, report);
+        if let Some(sql) = &mut self.sql {
+            let row = sql.exchange(life, self.wall_ms, report).await;
             assert_eq!(row.is_err(), grant.is_err(), "{report:?}");
             if let (Ok(row), Ok(grant)) = (row, &grant) {
+                sql.note_era(grant.era, &row);
                 same_grant(&row, grant, report);
             }
         }
@@ -92,13 +98,45 @@ impl LimitStores {
     }
 
     pub(crate) async fn leave(&mut self, instance: i64) {
-        let life = self.life();
-        self.model.leave(&life, self.wall_ms, instance);
+        let life = self.life;
+        self.model.leave(life, self.wall_ms, instance);
         if let Some(sql) = &self.sql {
             sql.client
                 .query(&sql.leave, &[&life, &self.wall_ms, &instance])
                 .await
                 .unwrap();
+        }
+    }
+
+    /// Notes a sign of life of an instance.
+    pub(crate) async fn sign_of_life(&mut self, instance: i64) {
+        const SIGN: &str =
+            "INSERT INTO gatepay.instance (id, began, seen, host, version, config_hash)
+            VALUES ($1, $2, $2, '', '', '') ON CONFLICT (id) DO UPDATE SET seen = excluded.seen";
+        self.model.sign_of_life(self.wall_ms, instance);
+        if let Some(sql) = &self.sql {
+            let (client, wall_ms) = (&sql.client, &self.wall_ms);
+            client.execute(SIGN, &[&instance, wall_ms]).await.unwrap();
+        }
+    }
+
+    /// Removes an instance that leaves the store.
+    pub(crate) async fn forget(&mut self, instance: i64) {
+        const FORGET: &str = "DELETE FROM gatepay.instance WHERE id = $1";
+        self.model.forget(instance);
+        if let Some(sql) = &self.sql {
+            sql.client.execute(FORGET, &[&instance]).await.unwrap();
+        }
+    }
+
+    /// Moves the store's clock by a step. The clocks of two servers differ by less than a second, so a step and a
+    /// failover do not come together: signs of life get the new times at once.
+    pub(crate) async fn step(&mut self, ms: i64) {
+        const STEP: &str = "UPDATE gatepay.instance SET seen = seen + $1";
+        self.wall_ms += ms;
+        self.model.step_signs(ms);
+        if let Some(sql) = &self.sql {
+            sql.client.execute(STEP, &[&ms]).await.unwrap();
         }
     }
 
@@ -133,22 +171,28 @@ impl SqlLimits {
         );
         let take = take.await.unwrap();
         let exchange = client.prepare(
-            "SELECT * FROM gatepay.exchange_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "SELECT * FROM gatepay.exchange_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         );
         let exchange = exchange.await.unwrap();
         let leave = client.prepare("SELECT gatepay.leave_limits_at($1, $2, $3)");
         let leave = leave.await.unwrap();
         Self {
             client,
+            eras: BTreeMap::new(),
             take,
             exchange,
             leave,
         }
     }
 
+    fn note_era(&mut self, model: i64, row: &Row) {
+        let era: i64 = row.get("o_era");
+        assert_eq!(*self.eras.entry(model).or_insert(era), era);
+    }
+
     async fn take(
         &self,
-        life: &str,
+        life: i64,
         wall_ms: i64,
         questions: &LimitQuestions,
     ) -> Result<Row, tokio_postgres::Error> {
@@ -202,13 +246,16 @@ impl SqlLimits {
 
     async fn exchange(
         &self,
-        life: &str,
+        life: i64,
         wall_ms: i64,
         report: &DemandReport,
     ) -> Result<Row, tokio_postgres::Error> {
         let tenants: Vec<&str> = report.tenants.iter().map(|it| &*it.tenant).collect();
         let weights: Vec<f64> = report.tenants.iter().map(|it| it.weight).collect();
         let asked: Vec<f64> = report.tenants.iter().map(|it| it.asked).collect();
+        let era = self.eras.get(&report.era).copied().unwrap_or_default();
+        let silent = report.silent.map(|it| i64::try_from(it.as_millis()));
+        let silent = silent.map(Result::unwrap);
         self.client
             .query_one(
                 &self.exchange,
@@ -218,6 +265,8 @@ impl SqlLimits {
                     &report.instance,
                     &report.number,
                     &report.applied,
+                    &era,
+                    &silent,
                     &report.rate,
                     &report.burst,
                     &report.in_force,
@@ -286,4 +335,5 @@ fn same_grant(row: &Row, grant: &LeaseGrant, report: &DemandReport) {
         row.get::<_, i32>("o_instances").unsigned_abs(),
         grant.instances
     );
+    assert_eq!(row.get::<_, bool>("o_open"), grant.is_open, "{report:?}");
 }

@@ -109,8 +109,8 @@ impl Month {
             applied: self.asked - 1,
             rate: 100.0,
             burst: 100.0,
-            in_force: None,
             tenants: vec![tenant],
+            ..DemandReport::default()
         };
         let began = Instant::now();
         self.store.exchange(&report).await.unwrap();

@@ -66,8 +66,8 @@ struct LoanQueue {
     has_filled: AtomicBool,
     /// When the first lease began, in the same nanoseconds; 0 before.
     first_lent_at: AtomicU64,
-    /// When the store begins to lend seats, in the same nanoseconds.
-    seats_from: AtomicU64,
+    /// Whether the store lends seats, by the last exchange.
+    lends_seats: AtomicBool,
     /// When a request last asked for loans, in the same nanoseconds.
     asked_at: AtomicU64,
     /// The institution's places that calls hold without the store.
@@ -135,9 +135,9 @@ impl SharedLimits {
         self.queue.unlent_for(now)
     }
 
-    /// Whether the store lends seats at this time: not so soon after a crash or a failover of its own.
-    pub fn is_lending_seats(&self, now: Duration) -> bool {
-        nanos(now) >= self.queue.seats_from.load(Ordering::Acquire)
+    /// Whether the store lends seats: not so soon after a crash or a failover of its own.
+    pub fn is_lending_seats(&self) -> bool {
+        self.queue.lends_seats.load(Ordering::Acquire)
     }
 
     /// Whether the first lease has brought enough for a first burst of calls, or has lasted for [`FILLS_WITHIN`].
@@ -227,7 +227,7 @@ impl LoanQueue {
             last_lent_at: AtomicU64::new(0),
             has_filled: AtomicBool::new(false),
             first_lent_at: AtomicU64::new(0),
-            seats_from: AtomicU64::new(0),
+            lends_seats: AtomicBool::new(true),
             asked_at: AtomicU64::new(0),
             places_alone: AtomicU32::new(0),
         })

@@ -267,7 +267,7 @@ impl Borrower<'_> {
     fn refuse(&self, refused: LoanRefused, seats: LimitName) -> NotLent {
         let (limit, refusal) = match refused {
             LoanRefused::Pending | LoanRefused::Away => return NotLent::Away,
-            LoanRefused::Seats { .. } if !self.shared.is_lending_seats(self.clock.elapsed()) => {
+            LoanRefused::Seats { .. } if !self.shared.is_lending_seats() => {
                 return NotLent::Away;
             }
             LoanRefused::Rate(limit, mut spent) => {

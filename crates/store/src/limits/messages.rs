@@ -110,6 +110,11 @@ pub struct DemandReport {
     pub number: i64,
     /// The number of the last exchange with an answer in use; 0 before the first.
     pub applied: i64,
+    /// The era in which the instance has declared its seats, and uses no loan of an earlier one; 0 before the first.
+    pub era: i64,
+    /// The time since the store's last answer in that era, or in a later one in which nothing is declared yet; `None`
+    /// before the first.
+    pub silent: Option<Duration>,
     /// The institution's rate by this instance's configuration, in requests per second.
     pub rate: f64,
     /// The institution's burst by this instance's configuration.
@@ -138,8 +143,9 @@ pub struct LeaseGrant {
     pub number: i64,
     /// The era of the limits.
     pub era: i64,
-    /// How long the era has lasted. In its first two seconds nothing is lent, and in its first five no seats.
-    pub age: Duration,
+    /// Whether seats are lent. An era begins without: until every instance has declared the seats that it has of the era
+    /// before, or for five seconds. Tokens and parts of the rate are lent after two seconds at the latest.
+    pub is_open: bool,
     /// The instances that share the rate.
     pub instances: u32,
     /// The part of the rate, in requests per second.

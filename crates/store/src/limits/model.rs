@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::max_min::water_line;
 use super::messages::{
@@ -12,14 +11,20 @@ use super::messages::{
 
 /// The limits of all instances, in memory.
 ///
-/// Its calls take the identity of the store's life, another one after a failover, and the store's clock.
+/// Its calls take the end of the store's newest guard, another one after a failover that may have lost something, and the
+/// store's clock.
 #[derive(Debug, Clone, Default)]
 pub struct LimitModel {
-    life: String,
+    life: i64,
     era: i64,
     wall_ms: i64,
     now: i64,
+    is_open: bool,
+    is_guarded: bool,
+    heard: Option<i64>,
     swept: i64,
+    /// The instances that the store knows, and their last sign of life. A failover does not lose them.
+    signs: BTreeMap<i64, i64>,
     members: BTreeMap<i64, LimitMember>,
     buckets: BTreeMap<BucketKey, LimitBucket>,
     seats: BTreeMap<Arc<str>, BTreeMap<i64, SeatLoan>>,
@@ -36,6 +41,7 @@ type BucketKey = (Arc<str>, &'static str);
 struct LimitMember {
     number: i64,
     seen: i64,
+    has_declared: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +90,8 @@ const LOAN_MS: i64 = 2_000;
 const SEAT_MS: i64 = 5_000;
 const GRACE_MS: i64 = 100;
 const FORGET_MS: i64 = 10_000;
+/// An instance without a sign of life for this long before the era was not part of the last one.
+const GONE_MS: i64 = 10_000;
 const FIGURES_MS: i64 = 30_000;
 /// A longer step of the clock is no time.
 const STEP_MS: i64 = 500;
@@ -92,7 +100,7 @@ impl LimitModel {
     /// Answers questions about tokens and seats.
     pub fn take(
         &mut self,
-        life: &str,
+        life: i64,
         wall_ms: i64,
         questions: &LimitQuestions,
     ) -> Result<LimitAnswers, OvertakenCall> {
@@ -140,10 +148,11 @@ impl LimitModel {
 
         let small = bucket.burst < 4.0 * f64::from(instances);
         let wanted = bucket.wanted(question, small);
-        let lent = if now < LOAN_MS {
-            0.0
-        } else {
+        let is_lent = self.is_open || now >= LOAN_MS;
+        let lent = if is_lent {
             wanted.min((bucket.tokens + 1e-9).floor())
+        } else {
+            0.0
         };
         bucket.tokens -= lent;
         let stock = StockLoan {
@@ -156,7 +165,9 @@ impl LimitModel {
         let wait = if lent >= wanted && bucket.tokens >= 1.0 {
             0.0
         } else {
-            bucket.wait_ms(instances).max(real(LOAN_MS - now))
+            bucket
+                .wait_ms(instances)
+                .max(if is_lent { 0.0 } else { 50.0 })
         };
         self.buckets.insert(key, bucket);
         TokenAnswer {
@@ -190,10 +201,10 @@ impl LimitModel {
             0
         };
         let free = seats.saturating_sub(others).saturating_sub(kept);
-        let lent = if now < SEAT_MS {
-            0
-        } else {
+        let lent = if self.is_open {
             question.want.min(free)
+        } else {
+            0
         };
         loans.insert(
             instance,
@@ -212,7 +223,7 @@ impl LimitModel {
     /// Lends a part of the institution's rate.
     pub fn exchange(
         &mut self,
-        life: &str,
+        life: i64,
         wall_ms: i64,
         report: &DemandReport,
     ) -> Result<LeaseGrant, OvertakenCall> {
@@ -222,6 +233,7 @@ impl LimitModel {
             *self = before;
             return Err(OvertakenCall);
         }
+        self.open(report);
         self.sweep();
         let now = self.now;
         self.renew(report);
@@ -245,7 +257,7 @@ impl LimitModel {
         let (others_rate, others_burst) = together(others.copied(), now);
         let instances = living.len();
         let (mut rate, mut burst) = (0.0, 0.0);
-        if now >= LOAN_MS {
+        if self.is_open || now >= LOAN_MS {
             rate = target.min(whole_rate - others_rate).max(0.0);
             burst = if whole_burst > each {
                 1.0 + (whole_burst - each) * rate / whole_rate
@@ -262,7 +274,7 @@ impl LimitModel {
         Ok(LeaseGrant {
             number: report.number,
             era: self.era,
-            age: Duration::from_millis(now.unsigned_abs()),
+            is_open: self.is_open,
             instances: u32::try_from(instances).unwrap_or(u32::MAX),
             rate,
             burst,
@@ -301,7 +313,7 @@ impl LimitModel {
     }
 
     /// Frees all that an instance holds.
-    pub fn leave(&mut self, life: &str, wall_ms: i64, instance: i64) {
+    pub fn leave(&mut self, life: i64, wall_ms: i64, instance: i64) {
         self.tick(life, wall_ms);
         for loans in self.seats.values_mut() {
             loans.remove(&instance);
@@ -317,18 +329,58 @@ impl LimitModel {
     }
 
     /// Advances the clock of the limits.
-    fn tick(&mut self, life: &str, wall_ms: i64) {
+    fn tick(&mut self, life: i64, wall_ms: i64) {
         let step = wall_ms - self.wall_ms;
         if self.life != life {
             *self = Self {
-                life: life.to_owned(),
+                life,
                 era: self.era + 1,
+                is_guarded: life > wall_ms,
+                signs: std::mem::take(&mut self.signs),
                 ..Self::default()
             };
         } else if (0..=STEP_MS).contains(&step) {
             self.now += step;
         }
         self.wall_ms = wall_ms;
+        self.is_open |= self.now >= SEAT_MS;
+    }
+
+    /// Opens the era before its time, if no instance uses a loan of an earlier one.
+    fn open(&mut self, report: &DemandReport) {
+        if self.is_open {
+            return;
+        }
+        if report.era == self.era {
+            let member = self.members.get_mut(&report.instance);
+            member.expect("noted before").has_declared = true;
+        } else if let Some(silent) = report.silent {
+            let silent = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+            self.heard = self.heard.max(Some(self.wall_ms - silent));
+        }
+        let Some(heard) = self.heard.filter(|_| !self.is_guarded) else {
+            return;
+        };
+        let since = self.now - SEAT_MS;
+        let mut members = self.members.values().filter(|it| it.seen > since);
+        let mut signs = self.signs.iter().filter(|it| *it.1 > heard - GONE_MS);
+        let has_declared = |id| self.members.get(id).is_some_and(|it| it.has_declared);
+        self.is_open = members.all(|it| it.has_declared) && signs.all(|(id, _)| has_declared(id));
+    }
+
+    /// Notes a sign of life of an instance.
+    pub fn sign_of_life(&mut self, wall_ms: i64, instance: i64) {
+        self.signs.insert(instance, wall_ms);
+    }
+
+    /// Removes an instance that leaves the store.
+    pub fn forget(&mut self, instance: i64) {
+        self.signs.remove(&instance);
+    }
+
+    /// Moves the times of signs of life, as a step of the clock does for tests.
+    pub fn step_signs(&mut self, ms: i64) {
+        self.signs.values_mut().for_each(|at| *at += ms);
     }
 
     /// Notes a call, and returns when the last one came; `None` if it was overtaken.
@@ -338,7 +390,12 @@ impl LimitModel {
             return None;
         }
         let seen = self.now;
-        self.members.insert(instance, LimitMember { number, seen });
+        let member = LimitMember {
+            number,
+            seen,
+            has_declared: known.is_some_and(|it| it.has_declared),
+        };
+        self.members.insert(instance, member);
         Some(known.map_or(-FORGET_MS, |it| it.seen))
     }
 
@@ -383,6 +440,11 @@ impl LimitModel {
             stocks.map(|it| it.held).sum(),
             seats.map(|it| it.held).sum(),
         )
+    }
+
+    /// Whether seats are lent.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// The clock of the limits, in milliseconds since the era began.

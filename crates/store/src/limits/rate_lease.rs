@@ -133,7 +133,7 @@ mod tests {
         let grant = LeaseGrant {
             number: 1,
             era: 1,
-            age: Duration::from_secs(9),
+            is_open: true,
             instances: 2,
             rate,
             burst,

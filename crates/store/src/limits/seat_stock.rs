@@ -38,6 +38,8 @@ pub struct StoreHeard {
     at: Duration,
     /// The end of the stretch before.
     last_at: Duration,
+    /// The last answer of the era before.
+    era_before_at: Option<Duration>,
 }
 
 /// Why there is no seat.
@@ -62,12 +64,30 @@ impl StoreHeard {
     pub fn note(&mut self, era: i64, asked_at: Duration, now: Duration) -> bool {
         let begins = era != self.era || now >= self.at + SEATS_END;
         if begins {
+            if era != self.era && self.era != 0 {
+                self.era_before_at = Some(self.at);
+            }
             self.era = era;
             self.stretch += 1;
             (self.last_at, self.at) = (self.at, asked_at);
         }
         self.at = self.at.max(asked_at);
         begins
+    }
+
+    /// The era of the last answer; 0 before the first.
+    pub fn era(&self) -> i64 {
+        self.era
+    }
+
+    /// The time since the last answer of an era in which everything is `declared`, or of the one before this era.
+    pub fn silent(&self, declared: i64, now: Duration) -> Option<Duration> {
+        let at = if self.era == declared {
+            (self.era != 0).then_some(self.at)
+        } else {
+            self.era_before_at
+        };
+        at.map(|at| now.saturating_sub(at))
     }
 
     /// The last answer in a stretch, if its seats can still count.
@@ -174,7 +194,7 @@ impl SeatStock {
             None
         } else if self.waiting > 0 || self.unsure {
             Some(self.closed_until)
-        } else if self.held > self.kept() || self.is_in_use() && self.stretch != heard.stretch {
+        } else if self.held > self.kept() || self.is_undeclared(heard) {
             Some(Duration::ZERO)
         } else {
             self.is_in_use().then(|| self.turned_at + PERIOD)
@@ -211,6 +231,11 @@ impl SeatStock {
         let is_empty = *held == 0 && *taken == 0 && self.waiting == 0;
         // A new one would repeat the last question at once.
         is_empty && self.asking.is_none() && !self.unsure && now >= self.closed_until
+    }
+
+    /// Whether the store has not counted the seats here since a stretch began.
+    pub fn is_undeclared(&self, heard: &StoreHeard) -> bool {
+        self.is_in_use() && self.stretch != heard.stretch
     }
 
     /// The seats that are held and the seats that are taken.

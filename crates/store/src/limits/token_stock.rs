@@ -197,6 +197,12 @@ impl TokenStock {
         }
     }
 
+    /// Forgets tokens of an earlier era of the store. Those that were taken do not come back.
+    pub fn era_ended(&mut self) {
+        self.left = 0;
+        self.questions += 1;
+    }
+
     /// The tokens that are left.
     pub fn left(&self, now: Duration) -> u32 {
         if now < self.until { self.left } else { 0 }

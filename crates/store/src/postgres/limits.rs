@@ -1,7 +1,5 @@
 //! `take_v1`, `exchange_v1` and `leave_limits_v1`: limits across instances.
 
-use std::time::Duration;
-
 use tokio_postgres::Row;
 
 use super::PostgresStore;
@@ -12,7 +10,8 @@ use crate::limits::{
 };
 
 const TAKE: &str = "SELECT * FROM gatepay.take_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-const EXCHANGE: &str = "SELECT * FROM gatepay.exchange_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const EXCHANGE: &str =
+    "SELECT * FROM gatepay.exchange_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 const LEAVE: &str = "SELECT gatepay.leave_limits_v1($1, $2)";
 
 impl PostgresStore {
@@ -72,6 +71,8 @@ impl PostgresStore {
         let asked: Vec<f64> = report.tenants.iter().map(|it| it.asked.max(0.0)).collect();
         let (rate, burst) = (positive(report.rate), positive(report.burst));
         let in_force = report.in_force.map(positive);
+        let silent = report.silent.map(|it| i64::try_from(it.as_millis()));
+        let silent = silent.map(|it| it.unwrap_or(i64::MAX));
         let lossless = self.lossless();
         let rows = self
             .limits(
@@ -81,6 +82,8 @@ impl PostgresStore {
                     &report.instance,
                     &report.number,
                     &report.applied,
+                    &report.era,
+                    &silent,
                     &rate,
                     &burst,
                     &in_force,
@@ -152,7 +155,7 @@ fn grant(row: &Row, asked: &DemandReport) -> Result<LeaseGrant, StoreError> {
     Ok(LeaseGrant {
         number: asked.number,
         era: cell(row, "o_era")?,
-        age: Duration::from_millis(cell::<i64>(row, "o_age")?.unsigned_abs()),
+        is_open: cell(row, "o_open")?,
         instances: cell::<i32>(row, "o_instances")?.unsigned_abs(),
         rate: cell(row, "o_rate")?,
         burst: cell(row, "o_burst")?,

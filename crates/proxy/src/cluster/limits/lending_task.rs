@@ -10,7 +10,7 @@ use gatepay_admission::quota::RatePart;
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{
-    DemandReport, DemandTally, EXCHANGE_AT_MOST, LeaseGrant, LimitQuestions, RateLease, SEATS_END,
+    DemandReport, DemandTally, EXCHANGE_AT_MOST, LeaseGrant, LimitQuestions, RateLease, StoreHeard,
     named,
 };
 use gatepay_store::postgres::PostgresStore;
@@ -45,6 +45,8 @@ struct LendingTask<'a> {
     timer: BTreeMap<(Duration, u64), Arc<PartyLoans>>,
     timed: u64,
     era: Option<i64>,
+    /// The era in which all seats here are declared, and no loan of an earlier one is in use.
+    declared: i64,
     /// Whether the last call failed.
     is_failing: bool,
     /// No call before this time: the last one failed.
@@ -73,6 +75,7 @@ pub(in crate::cluster) async fn lend(
         timer: BTreeMap::new(),
         timed: 0,
         era: None,
+        declared: 0,
         is_failing: false,
         pauses_until: Duration::ZERO,
     };
@@ -230,12 +233,19 @@ impl LendingTask<'_> {
         self.count_demand(asked_at);
         let tenants = named(self.tally.report(asked_at), &self.others);
         let (full, pushed_back_to) = self.limits.quota.reported(asked_at);
+        let heard = self.limits.queue.heard();
+        let silent = heard.silent(self.declared, asked_at);
+        if self.has_declared(&heard) {
+            self.declared = heard.era();
+        }
         self.number += 1;
         self.lease.ask(asked_at);
         self.put_in_force(asked_at);
         let report = self.lease.report(DemandReport {
             instance: self.instance,
             number: self.number,
+            era: self.declared,
+            silent,
             rate: full.per_second.get().into(),
             burst: full.burst.get().into(),
             in_force: pushed_back_to.map(f64::from),
@@ -273,14 +283,24 @@ impl LendingTask<'_> {
     }
 
     /// Notes an answer. When the store may have forgotten seats of this instance, or lent them to others, every party
-    /// with a seat has something to ask: the timer has all of them.
-    fn hear(&self, era: i64, asked_at: Duration, now: Duration) {
-        let begins = self.limits.queue.heard.lock().note(era, asked_at, now);
+    /// with a seat has something to ask: the timer has all of them. Tokens of an earlier era end.
+    fn hear(&mut self, era: i64, asked_at: Duration, now: Duration) {
+        self.gather();
+        let queue = &self.limits.queue;
+        let begins = queue.heard.lock().note(era, asked_at, now);
+        let heard = queue.heard();
         if begins {
             for party in self.timer.values() {
-                party.look_again(now);
+                party.look_again(&heard, now);
             }
         }
+    }
+
+    /// Whether the store has counted all seats of calls here in its era, and no loan of an earlier one is in use.
+    fn has_declared(&self, heard: &StoreHeard) -> bool {
+        let is_leased = self.lease.grant().is_some_and(|it| it.era == heard.era());
+        let is_asked = self.declared == heard.era();
+        is_leased && (is_asked || !self.timer.values().any(|it| it.is_undeclared(heard)))
     }
 
     fn granted(&mut self, report: &DemandReport, grant: LeaseGrant, asked_at: Duration) {
@@ -290,13 +310,11 @@ impl LendingTask<'_> {
         let is_other_era = self.era.is_some_and(|era| era != grant.era);
         if is_other_era {
             tracing::warn!(
-                "the store has forgotten its loans of limits: it lends no tokens for two seconds and no seats for five"
+                "the store has forgotten its loans of limits: it lends again once every instance has declared its calls in flight, or after five seconds"
             );
         }
         self.era = Some(grant.era);
-        let seats_from = (asked_at + SEATS_END).saturating_sub(grant.age);
-        let seats_from = nanos(seats_from);
-        queue.seats_from.store(seats_from, Ordering::Release);
+        queue.lends_seats.store(grant.is_open, Ordering::Release);
         self.lease.answered(grant, now);
         self.put_in_force(now);
     }

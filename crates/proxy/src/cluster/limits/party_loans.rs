@@ -53,6 +53,8 @@ struct LoanLedger {
     /// How many token loans were made: their numbers.
     made: u64,
     rounds: AnswerRounds,
+    /// The store's era of these loans.
+    era: i64,
     /// When the task looks at these loans next.
     queued: Option<Duration>,
 }
@@ -169,6 +171,7 @@ impl PartyLoans {
                 reported: [None; 4],
                 made: 0,
                 rounds: AnswerRounds::default(),
+                era: 0,
                 queued: None,
             }),
             answered: Notify::new(),
@@ -324,7 +327,12 @@ impl PartyLoans {
 
     /// Lets the task look at these loans when there is something to ask.
     fn queue_again(self: &Arc<Self>, ledger: &mut LoanLedger, now: Duration) {
-        let Some(due) = ledger.due(&self.queue.heard(), now) else {
+        let due = ledger.due(&self.queue.heard(), now);
+        self.queue_at(ledger, due);
+    }
+
+    fn queue_at(self: &Arc<Self>, ledger: &mut LoanLedger, due: Option<Duration>) {
+        let Some(due) = due else {
             return;
         };
         if ledger.queued.is_none_or(|queued| due < queued) {
@@ -374,9 +382,19 @@ impl PartyLoans {
         self.fraction.store(fraction.to_bits(), Ordering::Release);
     }
 
-    /// Lets the task look at these loans earlier if there is something to ask.
-    pub(super) fn look_again(self: &Arc<Self>, now: Duration) {
-        self.queue_again(&mut self.ledger.lock(), now);
+    /// Lets the task look at these loans earlier if there is something to ask. Tokens of an earlier era end.
+    pub(super) fn look_again(self: &Arc<Self>, heard: &StoreHeard, now: Duration) {
+        let mut ledger = self.ledger.lock();
+        ledger.enter_era(heard.era());
+        let due = ledger.due(heard, now);
+        self.queue_at(&mut ledger, due);
+    }
+
+    /// Whether the store has not counted the seats here in its era.
+    pub(super) fn is_undeclared(&self, heard: &StoreHeard) -> bool {
+        let ledger = self.ledger.lock();
+        let seats = ledger.seats.as_ref();
+        seats.is_some_and(|seats| seats.is_undeclared(heard))
     }
 
     /// Adds the questions that are due. Returns which limits they are about, in their order.
@@ -432,6 +450,7 @@ impl PartyLoans {
     ) {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
+        ledger.enter_era(heard.era());
         ledger.rounds.ended = ledger.rounds.begun;
         if answers.is_none() {
             ledger.rounds.failed = ledger.rounds.begun;
@@ -687,6 +706,16 @@ impl LoanLedger {
         let seats = self.seats.as_ref().and_then(|seats| seats.due(heard));
         let throttle = self.throttle.as_ref().map(|_| now + THROTTLE_CHECK);
         [tokens, seats, throttle].into_iter().flatten().min()
+    }
+
+    /// Ends the tokens of an earlier era.
+    fn enter_era(&mut self, era: i64) {
+        if self.era != era {
+            self.era = era;
+            for loan in self.tokens.iter_mut().flatten() {
+                loan.stock.era_ended();
+            }
+        }
     }
 
     fn drop_idle(&mut self, now: Duration) {
