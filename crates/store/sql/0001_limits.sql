@@ -568,3 +568,34 @@ BEGIN
     END IF;
 END
 $$;
+
+-- Rewrites the tables of limits in which dead rows have piled up. A transaction that stays open keeps dead rows from being
+-- removed, and every call would read all of them. It waits for no lock: beside another call, or a dump, it does nothing
+-- and is called again a second later.
+CREATE FUNCTION rewrite_limits_v1() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    grown regclass[];
+    grown_table regclass;
+    kept text;
+BEGIN
+    SELECT array_agg(t) INTO grown
+    FROM unnest('{limit_clock, limit_member, lease, bucket, stock, seat}'::regclass[]) AS t
+    WHERE pg_stat_get_dead_tuples(t) > 5000 + pg_stat_get_live_tuples(t);
+    IF grown IS NULL THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        LOCK TABLE limit_clock, limit_member, lease, bucket, stock, seat IN ACCESS EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false;
+    END;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    FOREACH grown_table IN ARRAY grown LOOP
+        EXECUTE format('SELECT array_agg(t)::text FROM %s AS t', grown_table) INTO kept;
+        EXECUTE format('TRUNCATE %s', grown_table);
+        EXECUTE format('INSERT INTO %1$s SELECT r.* FROM unnest($1::%1$s[]) AS r', grown_table) USING kept;
+    END LOOP;
+    RETURN true;
+END
+$$;

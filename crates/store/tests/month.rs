@@ -18,6 +18,10 @@ const STAMPS: i64 = 4 * 60;
 /// Nonces in an hour. Those that have left are dead rows until the next vacuum, an hour later at most.
 const NONCES: i64 = 60;
 
+/// Dead rows of the tables of limits: each of the three that an exchange writes is rewritten above 5,000, and the server counts
+/// some seconds later.
+const MOST_DEAD_LIMITS: i64 = 45_000;
+
 /// A server with a clock that the test sets, and an instance.
 struct Month {
     server: PgServer,
@@ -117,6 +121,13 @@ impl Month {
         began.elapsed()
     }
 
+    /// Dead rows of the tables of limits.
+    async fn dead_limits(&self) -> i64 {
+        let dead = "SELECT sum(s.n_dead_tup)::bigint FROM pg_stat_user_tables AS s
+            WHERE s.relname ~ '^(limit_|lease|bucket|stock|seat)'";
+        self.client.query_one(dead, &[]).await.unwrap().get(0)
+    }
+
     /// What autovacuum does each minute, of which a month has 43,200.
     async fn vacuum(&self) {
         self.client.batch_execute("VACUUM").await.unwrap();
@@ -170,11 +181,16 @@ async fn pass(hours: u64, exchanges_a_minute: u32) {
         for _ in 0..60 {
             month.minute().await;
             if hour < 3 {
-                for _ in 0..exchanges_a_minute {
+                for number in 0..exchanges_a_minute {
                     let took = month.exchange().await;
                     times[usize::from(hour == 2)].push(took);
+                    // As in a second of four instances.
+                    if number % 20 == 0 {
+                        month.store.upkeep().await.unwrap();
+                    }
                 }
             }
+            assert!(month.dead_limits().await < MOST_DEAD_LIMITS);
         }
         let [rows, dead, nonces] = month.rows().await;
         // While a dump is read no slot is emptied.

@@ -1,13 +1,16 @@
 //! Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepay_store::admission::{AdmissionVerdict, HaltScope};
 use gatepay_store::check::FindingSeverity;
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
+use gatepay_store::limits::{DemandReport, TenantDemand};
 use gatepay_store::postgres::{NEWEST_SCHEMA, PostgresStore};
 use gatepay_store::settings::PostgresSettings;
+use tokio_postgres::NoTls;
 use zeroize::Zeroizing;
 
 use crate::postgres::{self, PgServer, StandbyMode, until};
@@ -266,4 +269,67 @@ async fn the_ring_is_not_turned_while_its_length_changes() {
     });
     assert!(fitting > Duration::from_millis(300), "{fitting:?}");
     store.upkeep().await.unwrap();
+}
+
+/// A report of one tenant's demand, for the exchange with this number.
+fn demand(number: i64) -> DemandReport {
+    let tenant = TenantDemand {
+        tenant: Arc::from("acme"),
+        weight: 1.0,
+        asked: 10.0,
+    };
+    DemandReport {
+        instance: 1,
+        number,
+        rate: 100.0,
+        burst: 100.0,
+        tenants: vec![tenant],
+        ..DemandReport::default()
+    }
+}
+
+#[tokio::test]
+async fn tables_of_limits_stay_small_beside_a_transaction_that_stays_open() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    let before = store.exchange(&demand(1)).await.unwrap();
+    let connected = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls).await;
+    let (reader, connection) = connected.unwrap();
+    tokio::spawn(connection);
+    let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM gatepay.life";
+    reader.batch_execute(open).await.unwrap();
+    let pile_up = "DO $$ BEGIN FOR n IN 1..6000 LOOP
+        UPDATE gatepay.limit_clock SET swept = swept; UPDATE gatepay.lease SET serial = serial;
+        END LOOP; END $$";
+    server.sql(pile_up);
+    let rows = || {
+        server.sql("SELECT c::text FROM gatepay.limit_clock AS c")
+            + &server.sql("SELECT l::text FROM gatepay.lease AS l")
+    };
+    let bytes = || {
+        let sum =
+            "SELECT pg_relation_size('gatepay.limit_clock') + pg_relation_size('gatepay.lease')";
+        server.sql(sum).parse::<u64>().unwrap()
+    };
+    let (kept, grown) = (rows(), bytes());
+    assert!(grown > 500_000, "{grown}");
+
+    // A dump holds this lock for as long as it takes.
+    reader
+        .batch_execute("LOCK TABLE gatepay.bucket IN ACCESS SHARE MODE")
+        .await
+        .unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(bytes(), grown);
+    reader
+        .batch_execute("COMMIT; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM gatepay.life")
+        .await
+        .unwrap();
+    store.upkeep().await.unwrap();
+    assert!(bytes() < 50_000, "{}", bytes());
+    assert_eq!(rows(), kept);
+    let after = store.exchange(&demand(2)).await.unwrap();
+    assert_eq!(after.era, before.era);
 }

@@ -20,6 +20,7 @@ const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
+const REWRITE: &str = "SELECT gatepay.rewrite_limits_v1()";
 const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
 const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
 const RESUME: &str = "SELECT gatepay.resume_v1($1, $2)";
@@ -77,10 +78,12 @@ impl PostgresStore {
         self.view(now_ms, guarded_until).await
     }
 
-    /// Writes the contact file, and prepares the next slot of the ring. Called after each sign of life.
+    /// Writes the contact file, prepares the next slot of the ring, and keeps the tables of limits small. Called after each sign
+    /// of life.
     pub async fn upkeep(&self) -> Result<(), StoreError> {
         let saved = self.save_contact().await;
         self.turn_ring().await?;
+        self.control(REWRITE, &[]).await?;
         saved
     }
 
