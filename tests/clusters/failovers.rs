@@ -202,6 +202,95 @@ async fn a_data_directory_put_back_is_recognized_and_no_call_is_sent_again() {
     assert_eq!((upstream.got(1), upstream.got(2)), (22, 0));
 }
 
+/// Waits until the store has the suspension of acme. No call of acme's is answered meanwhile, and none after it.
+async fn is_suspended_again(programs: &[Instance], server: &PgServer) {
+    let halts = "SELECT string_agg(scope, ',') FROM gatepay.halt";
+    let begun = Instant::now();
+    let mut has_it = false;
+    while !has_it {
+        assert!(begun.elapsed() < PATIENCE, "{}", programs[0].stderr());
+        has_it = server.sql(halts) == "suspended:acme";
+        for program in programs {
+            let refused = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+            assert!(refused.refusal().is_some(), "{}", refused.text());
+        }
+    }
+    for program in programs {
+        let begun = Instant::now();
+        loop {
+            let refused = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+            match refused.refusal() {
+                Some("tenant_suspended") => break,
+                slug => assert!(slug.is_some(), "{}", refused.text()),
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn suspends_acme(program: &Program) {
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+}
+
+async fn resumes_acme(program: &Program) {
+    let said = program.admin("POST", "/-/resume?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+}
+
+#[tokio::test]
+async fn a_suspension_that_an_asynchronous_failover_lost_is_in_force_again_until_a_resume() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut primary) = (Counting::start(10), PgServer::migrated().await);
+    let link = PgRelay::start(primary.port);
+    let standby = primary.standby_by_way_of(link.port, StandbyMode::Asynchronous);
+    let programs = pair(&upstream, &[primary.port, standby.port]).await;
+    link.hold(true);
+    suspends_acme(&programs[0]).await;
+    primary.kill();
+    link.sever();
+    standby.promote();
+    is_suspended_again(&programs, &standby).await;
+    let logs = programs.iter().map(|program| program.stderr());
+    let logs: String = logs.collect();
+    assert!(logs.contains("the store had lost halts"), "{logs}");
+    resumes_acme(&programs[1]).await;
+    // No instance brings it back after that.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    serve_again(&programs, [0, 1]).await;
+    assert_eq!(standby.sql("SELECT count(*) FROM gatepay.halt"), "0");
+}
+
+#[tokio::test]
+async fn a_suspension_that_a_snapshot_put_back_has_lost_is_brought_back_by_the_next_run() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut server) = (Counting::start(10), PgServer::migrated().await);
+    let folders = [0, 1].map(|_| folder_at(&upstream.url(), &[server.port], ""));
+    let programs = Program::serve_all(&folders).await;
+    server.stop();
+    server.save("snapshot");
+    server.start_again();
+    for program in &programs {
+        program.until_ready().await;
+    }
+    suspends_acme(&programs[0]).await;
+    for program in programs {
+        program.stop().await;
+    }
+    server.kill();
+    server.restore("snapshot");
+    server.start_again();
+    let programs = instances(folders).await;
+    is_suspended_again(&programs, &server).await;
+    resumes_acme(&programs[0]).await;
+    serve_again(&programs, [0, 1]).await;
+}
+
 #[tokio::test]
 async fn after_a_switchover_instances_leave_the_read_only_server_without_a_restart() {
     if postgres::is_missing() {

@@ -123,6 +123,7 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     assert_eq!(said.status, 200, "{}", said.text());
     program.stop().await;
     server.kill();
+    std::fs::remove_file(folder.path("state/store-halts")).unwrap();
     let program = Program::serve(&folder).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = gatepay.count();
@@ -130,4 +131,42 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     let read = send(&program, &signed(&acme().get(&details))).await;
     assert_eq!(read.refusal(), Some("store_unavailable"), "{}", read.text());
     assert_eq!(gatepay.count(), before);
+}
+
+#[tokio::test]
+async fn an_instance_that_starts_without_the_store_knows_the_halts_that_its_last_run_saw() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
+    let folder = folder(&gatepay, &server, ", reads_without_store = true");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    program.stop().await;
+    server.kill();
+    let program = Program::serve(&folder).await;
+    let details = format!("{DETAILS}?refundRequestId=R-0001");
+    let before = gatepay.count();
+    let of_acme = first_word(&program, || signed(&acme().get(&details))).await;
+    assert_eq!(of_acme.refusal(), Some("tenant_suspended"));
+    assert_eq!(gatepay.count(), before);
+    // The reads of others go on.
+    let other = first_word(&program, || signed(&globex().get(&details))).await;
+    assert_eq!(other.refusal(), None, "{}", other.text());
+}
+
+/// The first answer after the start's guard and with a token.
+async fn first_word(program: &Program, read: impl Fn() -> Request<Full<Bytes>>) -> Answer {
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = send(program, &read()).await;
+        match answer.refusal() {
+            Some("starting" | "rate_limited" | "institution_quota") => {}
+            _ => return answer,
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -151,8 +151,8 @@ impl App {
     /// The parties that are suspended by hand: by this process, or for all instances by the store that they share.
     pub fn suspensions(&self) -> SuspensionList {
         let mut all = self.admission.tenant_limits.suspensions.all();
-        let view = self.cluster.as_ref().and_then(Cluster::view);
-        for halt in view.into_iter().flat_map(|(view, _)| view.halts) {
+        let halts = self.cluster.as_ref().and_then(Cluster::known_halts);
+        for halt in halts.into_iter().flatten() {
             let HaltScope::Suspended(id) = &halt.scope else {
                 continue;
             };

@@ -6,6 +6,7 @@
 
 pub mod connection;
 pub mod fingerprint;
+mod halt_cache;
 pub mod halt_check;
 pub mod handover_marker;
 pub mod limits;
@@ -15,16 +16,18 @@ mod previous_instance;
 mod store_thread;
 pub mod store_use;
 
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use gatepay_admission::seats::SeatLimit;
 use gatepay_core::{Operation, StampWindow};
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope};
-use gatepay_store::instance::{ClusterView, LOST_AFTER_MS, ResumeResult};
+use gatepay_store::instance::{ClusterView, HaltInForce, LOST_AFTER_MS, ResumeResult};
 use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
@@ -33,6 +36,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
+use crate::cluster::halt_cache::{HaltCache, HaltCacheFile};
 use crate::cluster::halt_check::{HaltCheck, LatestView};
 use crate::cluster::handover_marker::HandoverMarker;
 use crate::cluster::limits::SharedLimits;
@@ -73,8 +77,6 @@ struct ClusterShared {
     hurry: Notify,
     /// Wakes the thread to leave the store.
     leaving: Notify,
-    /// Stamps up to here are refused by the store, in milliseconds since 1970.
-    guarded_until: AtomicU64,
     /// The store's clock less this machine's, in milliseconds.
     offset_ms: AtomicI64,
     /// The view that the newest sign of life showed.
@@ -83,6 +85,8 @@ struct ClusterShared {
     /// The newest head of the audit journal's chain.
     journal_head: Mutex<Option<String>>,
     marker: HandoverMarker,
+    /// The file of the store's halts, while this process has the folder.
+    halts_file: Mutex<Option<HaltCacheFile>>,
     notes: ClusterNotes,
     meters: ClusterMeters,
     /// The number of the last run's instance in this folder, until its limits are given back.
@@ -187,12 +191,12 @@ impl Cluster {
             is_heard: AtomicBool::new(false),
             hurry: Notify::new(),
             leaving: Notify::new(),
-            guarded_until: AtomicU64::new(0),
             offset_ms: AtomicI64::new(0),
             latest: LatestView::new(clock.clone(), meters.clone()),
             config_hash: ArcSwap::default(),
             journal_head: Mutex::default(),
             marker: HandoverMarker::in_folder(state_dir),
+            halts_file: Mutex::default(),
             notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
             previous: Mutex::default(),
@@ -222,6 +226,10 @@ impl Cluster {
         let lead_ms = self.shared.window.future_ms + self.shared.max_skew_ms;
         let noted = store_use::note(self.shared.marker.folder(), lead_ms);
         noted.map_err(|error| format!("state_dir: {error}"))?;
+        let halts = HaltCacheFile::open(self.shared.marker.folder());
+        let (file, left) = halts.map_err(|error| format!("state_dir: {error}"))?;
+        *self.shared.halts_file.lock() = Some(file);
+        self.shared.latest.take_over(left);
         if self.shared.limits.is_some() {
             let previous = previous_instance::replace(self.shared.marker.folder(), self.shared.id);
             let previous = previous.map_err(|error| format!("state_dir: {error}"))?;
@@ -305,9 +313,15 @@ impl Cluster {
         self.shared.reads_without_store
     }
 
-    /// Whether this instance has seen the halts in force since it started. Before that no read goes on without the store.
+    /// Whether this instance has seen the halts in force, in this run or in the last one of its folder. Before that no read
+    /// goes on without the store.
     pub fn knows_halts(&self) -> bool {
-        self.shared.latest.get().is_some()
+        self.known_halts().is_some()
+    }
+
+    /// The halts in force as this instance saw them last, in this run or in the last one of its folder.
+    pub fn known_halts(&self) -> Option<Vec<HaltInForce>> {
+        self.shared.latest.known_halts()
     }
 
     /// Counts a refusal that the store caused.
@@ -316,19 +330,20 @@ impl Cluster {
     }
 
     /// The check that a call of a party has to pass each time before a byte of it is sent. `asked` is when the store was
-    /// asked for the call's verdict, in the clock's elapsed time; `None` for a read that goes on without the store.
+    /// asked for the call's verdict, in the clock's elapsed time; `None` for a read that goes on without the store. The
+    /// party's `seats` are closed while this process by itself has it suspended.
     pub fn halt_check<'a>(
         &'a self,
         operation: &'a Operation,
-        party: &'a str,
+        (party, seats): (&'a str, &'a SeatLimit),
         asked: Option<Duration>,
     ) -> HaltCheck<'a> {
-        self.shared.latest.check(operation, party, asked)
+        self.shared.latest.check(operation, (party, seats), asked)
     }
 
     /// Stamps up to here are refused by the store, in milliseconds since 1970.
     pub fn guarded_until(&self) -> u64 {
-        self.shared.guarded_until.load(Ordering::Acquire)
+        self.shared.latest.guarded_until()
     }
 
     /// Whether this instance may be sent requests, as far as the store decides.
@@ -481,6 +496,15 @@ impl Cluster {
         }
     }
 
+    /// Keeps the halts in force in the state folder, and leaves it to the next process. Waits for the disk.
+    pub fn leave_folder(&self) {
+        let kept = self.shared.keep_halts();
+        *self.shared.halts_file.lock() = None;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "state_dir cannot be written: a start while the store is away does not know the newest halts");
+        }
+    }
+
     /// Leaves the store, and returns the thread, which ends then.
     pub fn leave(&self) -> Option<JoinHandle<()>> {
         self.shared.leaving.notify_one();
@@ -498,6 +522,16 @@ impl ClusterShared {
         let admissions = self.admissions.health();
         let away = admissions.borrow().away_since;
         unheard.max(away.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    /// Keeps the store's halts in the state folder. Waits for the disk.
+    fn keep_halts(&self) -> io::Result<()> {
+        let (Some(seen), Some(key)) = (self.latest.get(), self.key.get()) else {
+            return Ok(());
+        };
+        let mut file = self.halts_file.lock();
+        let cache = HaltCache::new(key, &seen.view.halts);
+        file.as_mut().map_or(Ok(()), |file| file.keep(cache))
     }
 
     fn is_available(&self) -> bool {

@@ -628,6 +628,9 @@ impl ReplayHandover {
         self.handed_over = true;
         app.admission.watermark.close();
         app.admission.tenant_limits.suspensions.close();
+        if let Some(cluster) = &app.cluster {
+            cluster.leave_folder();
+        }
         let memory = app.admission.replay.hand_over();
         let Some(state) = self.state.take() else {
             return;

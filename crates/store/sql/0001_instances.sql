@@ -155,7 +155,29 @@ DECLARE
     changed bigint := next_epoch();
 BEGIN
     DELETE FROM halt AS h WHERE h.scope = h_scope AND h.epoch = epoch_seen;
-    RETURN CASE WHEN EXISTS (SELECT FROM halt AS h WHERE h.scope = h_scope) THEN NULL ELSE changed END;
+    IF EXISTS (SELECT FROM halt AS h WHERE h.scope = h_scope) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO halt_end VALUES (h_scope, changed) ON CONFLICT (scope) DO UPDATE SET epoch = excluded.epoch;
+    RETURN changed;
+END
+$$;
+
+-- Brings back the halts that an instance saw in force and that the store has lost, under a new epoch. One that was ended
+-- since the instance saw it stays ended.
+CREATE FUNCTION bring_back_v1(h_scopes text[], h_sinces bigint[], h_bys text[], h_epochs bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    changed bigint;
+BEGIN
+    PERFORM admitting_nothing();
+    UPDATE cluster AS k SET halt_epoch = greatest(k.halt_epoch, (SELECT max(e) FROM unnest(h_epochs) AS e));
+    changed := next_epoch();
+    INSERT INTO halt
+    SELECT b.scope, b.since, b.set_by, changed
+    FROM unnest(h_scopes, h_sinces, h_bys, h_epochs) AS b(scope, since, set_by, epoch)
+    WHERE NOT EXISTS (SELECT FROM halt_end AS e WHERE e.scope = b.scope AND e.epoch > b.epoch)
+    ON CONFLICT (scope) DO NOTHING;
 END
 $$;
 

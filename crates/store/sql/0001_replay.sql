@@ -82,6 +82,12 @@ CREATE TABLE halt (
     epoch bigint NOT NULL
 );
 
+-- The epoch of the last order to end a halt, by its scope: a halt of before has ended, and was not lost.
+CREATE TABLE halt_end (
+    scope text PRIMARY KEY,
+    epoch bigint NOT NULL
+);
+
 -- The ledger: the tenant that each number belongs to.
 CREATE TABLE owner (
     kind text NOT NULL,

@@ -57,6 +57,9 @@ CREATE TABLE halt (
     epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The epoch of the last order to end a halt, by its scope: a halt of before has ended, and was not lost.
+CREATE TABLE halt_end (scope TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
 CREATE TABLE owner (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

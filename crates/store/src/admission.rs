@@ -140,6 +140,8 @@ pub enum HaltScope {
     Party(String),
     /// Every call of a suspended party, reads too.
     Suspended(String),
+    /// The text of a newer version's scope: it counts as every call.
+    Unknown(String),
 }
 
 /// A store's answer to a batch.
@@ -217,7 +219,7 @@ impl HaltScope {
     pub fn covers(&self, kind: Kind, module: &str, party: &str) -> bool {
         let changes = kind != Kind::Read;
         match self {
-            Self::All => true,
+            Self::All | Self::Unknown(_) => true,
             Self::Money => kind == Kind::Money,
             Self::Module(halted) => changes && halted == module,
             Self::Party(halted) => changes && halted == party,
@@ -225,15 +227,15 @@ impl HaltScope {
         }
     }
 
-    /// The scope that a text of [`Display`](fmt::Display) states; `None` for any other text.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// The scope that a text of [`Display`](fmt::Display) states.
+    pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
-            None if text == "all" => Some(Self::All),
-            None if text == "money" => Some(Self::Money),
-            Some(("module", name)) => Some(Self::Module(name.to_owned())),
-            Some(("party", name)) => Some(Self::Party(name.to_owned())),
-            Some(("suspended", name)) => Some(Self::Suspended(name.to_owned())),
-            _ => None,
+            None if text == "all" => Self::All,
+            None if text == "money" => Self::Money,
+            Some(("module", name)) => Self::Module(name.to_owned()),
+            Some(("party", name)) => Self::Party(name.to_owned()),
+            Some(("suspended", name)) => Self::Suspended(name.to_owned()),
+            _ => Self::Unknown(text.to_owned()),
         }
     }
 }
@@ -246,6 +248,7 @@ impl fmt::Display for HaltScope {
             Self::Module(name) => write!(f, "module:{name}"),
             Self::Party(name) => write!(f, "party:{name}"),
             Self::Suspended(name) => write!(f, "suspended:{name}"),
+            Self::Unknown(text) => f.write_str(text),
         }
     }
 }

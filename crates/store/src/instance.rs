@@ -45,6 +45,8 @@ pub struct InstanceBeat {
     pub halt_epoch: i64,
     /// Whether it serves reads while the store is away, with stamps that the store does not have.
     pub bodyless: bool,
+    /// The halts in force as the instance saw them last. Those that the store has lost since are brought back.
+    pub known_halts: Vec<HaltInForce>,
 }
 
 /// The store's view of all instances.
@@ -63,6 +65,8 @@ pub struct ClusterView {
     pub halts: Vec<HaltInForce>,
     /// The epoch of the last change of halts. It rises with each change.
     pub halt_epoch: i64,
+    /// Those of the halts that the store had lost, and that this sign of life brought back.
+    pub brought_back: Vec<HaltScope>,
     /// The standbys of the engine.
     pub replication: Replication,
 }
@@ -101,6 +105,30 @@ pub struct HaltInForce {
     pub by: String,
     /// The epoch of the last order to set it, which [`resume`](crate::engine::Store::resume) takes.
     pub epoch: i64,
+}
+
+/// An order to end a halt, which the store remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HaltEnd {
+    /// The calls that the halt covered.
+    pub(crate) scope: HaltScope,
+    /// The epoch of the order.
+    pub(crate) epoch: i64,
+}
+
+/// The halts that an instance knows, and that the store has neither in force nor ended: it has lost them.
+pub(crate) fn lost_halts(
+    known: &[HaltInForce],
+    in_force: &[HaltInForce],
+    ended: &[HaltEnd],
+) -> Vec<HaltInForce> {
+    let is_there = |known: &HaltInForce| in_force.iter().any(|halt| halt.scope == known.scope);
+    let has_ended = |known: &HaltInForce| {
+        let mut ends = ended.iter();
+        ends.any(|end| end.scope == known.scope && end.epoch > known.epoch)
+    };
+    let lost = known.iter().filter(|it| !is_there(it) && !has_ended(it));
+    lost.cloned().collect()
 }
 
 /// The answer to an order to end a halt.

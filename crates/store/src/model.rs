@@ -21,6 +21,8 @@ pub struct StoreModel {
     nonces: HashMap<Fingerprint, (u64, u64)>,
     /// The halts in force, with the epoch of each one's last order.
     halts: BTreeMap<HaltScope, i64>,
+    /// The epoch of the last order to end each halt.
+    ends: BTreeMap<HaltScope, i64>,
     halt_epoch: i64,
     owners: BTreeSet<(LedgerIntent, StoredText)>,
     instances: BTreeMap<i64, i64>,
@@ -59,6 +61,7 @@ impl StoreModel {
             stamps: HashMap::new(),
             nonces: HashMap::new(),
             halts: BTreeMap::new(),
+            ends: BTreeMap::new(),
             halt_epoch: 0,
             owners: BTreeSet::new(),
             instances: BTreeMap::new(),
@@ -178,9 +181,38 @@ impl StoreModel {
             Some(last) if *last != epoch_seen => ResumeResult::SuspendedAgain,
             _ => {
                 self.halts.remove(scope);
+                self.ends.insert(scope.clone(), epoch);
                 ResumeResult::Resumed { epoch }
             }
         }
+    }
+
+    /// The halts in force, with the epoch of each one's last order.
+    pub fn halts(&self) -> Vec<(HaltScope, i64)> {
+        let halts = self.halts.iter();
+        halts.map(|(scope, epoch)| (scope.clone(), *epoch)).collect()
+    }
+
+    /// Loses the halts and their ends, as a failover can.
+    pub fn lose_halts(&mut self) {
+        self.halts.clear();
+        self.ends.clear();
+        self.halt_epoch = 0;
+    }
+
+    /// Brings back the halts that an instance knows, with their epochs, and that were lost.
+    pub fn bring_back(&mut self, server: &ModelServer, known: &[(HaltScope, i64)]) {
+        let lost = known.iter().filter(|(scope, epoch)| {
+            let has_ended = self.ends.get(scope).is_some_and(|end| end > epoch);
+            !has_ended && !self.halts.contains_key(scope)
+        });
+        let lost: Vec<_> = lost.cloned().collect();
+        let Some(newest) = lost.iter().map(|(_, epoch)| *epoch).max() else {
+            return;
+        };
+        self.halt_epoch = self.halt_epoch.max(newest);
+        let epoch = self.next_epoch(server);
+        self.halts.extend(lost.into_iter().map(|(scope, _)| (scope, epoch)));
     }
 
     fn next_epoch(&mut self, server: &ModelServer) -> i64 {

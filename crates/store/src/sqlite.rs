@@ -79,11 +79,19 @@ impl SqliteStore {
         let introduction = introduction
             .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
         let beat = beat.clone();
-        let contact = self
-            .run(move |file| file.beat(&introduction, &beat))
-            .await?;
+        let run = self.run(move |file| {
+            let brought_back = file.bring_back(&beat.known_halts)?;
+            let contact = file.beat(&introduction, &beat)?;
+            let view = file.view()?;
+            let view = ClusterView {
+                brought_back,
+                ..view
+            };
+            Ok((view, contact))
+        });
+        let (view, contact) = run.await?;
         *self.contact.lock() = Some(contact);
-        self.cluster().await
+        Ok(view)
     }
 
     /// Writes the contact file. Called after each sign of life.

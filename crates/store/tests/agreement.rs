@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, HaltScope, LedgerIntent};
 use gatepay_store::identity::{StoreContact, StoreIdentity};
-use gatepay_store::instance::InstanceBeat;
+use gatepay_store::instance::{HaltInForce, InstanceBeat};
 use gatepay_store::model::{ModelServer, StoreModel};
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
@@ -30,6 +30,8 @@ enum Step {
     Halt(usize),
     /// Whether by the epoch of its last order.
     Resume(usize, bool),
+    /// Halts are lost with the last commits.
+    LoseHalts,
     Distrust,
     /// A standby takes over: another timeline, at an earlier position, without the stamps of the last milliseconds.
     Promote(u64),
@@ -79,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![0_u64..2_000, 5_000_u64..20_000, 50_000_u64..700_000].prop_map(Step::Advance),
         1 => (0_usize..5).prop_map(Step::Halt),
         1 => (0_usize..5, any::<bool>()).prop_map(|(it, seen)| Step::Resume(it, seen)),
+        1 => Just(Step::LoseHalts),
         1 => Just(Step::Distrust),
         1 => (0_u64..100_000).prop_map(Step::Promote),
         1 => (0_u64..100_000).prop_map(Step::Rewind),
@@ -119,6 +122,8 @@ struct Trial<'a> {
     contacts: [Option<StoreContact>; 2],
     asked: Vec<AdmissionRow>,
     seen: HashMap<HaltScope, i64>,
+    /// The halts in force as each instance saw them last.
+    known: [Vec<HaltInForce>; 2],
 }
 
 impl Pair {
@@ -149,7 +154,8 @@ impl Pair {
     }
 
     fn trial(&self) -> Trial<'_> {
-        let emptied = "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.nonce, gatepay.halt, gatepay.owner;
+        let emptied = "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.nonce, gatepay.halt, gatepay.halt_end,
+                gatepay.owner;
             UPDATE gatepay.cluster SET halt_epoch = 0, guard_ms = 0, bodyless_until = 0;
             UPDATE gatepay.slot SET slice = 0, filling = true";
         self.runtime
@@ -173,6 +179,7 @@ impl Pair {
             contacts: [None, None],
             asked: Vec::new(),
             seen: HashMap::new(),
+            known: [Vec::new(), Vec::new()],
         }
     }
 }
@@ -201,6 +208,12 @@ impl Trial<'_> {
                     let expected = self.model.resume(&self.state, &scope, seen);
                     let resumed = self.stores[0].resume(&scope, seen);
                     assert_eq!(self.pair.runtime.block_on(resumed).unwrap(), expected);
+                }
+                Step::LoseHalts => {
+                    self.model.lose_halts();
+                    let lost = "TRUNCATE gatepay.halt, gatepay.halt_end; UPDATE gatepay.cluster SET halt_epoch = 0";
+                    let lost = self.pair.admin.batch_execute(lost);
+                    self.pair.runtime.block_on(lost).unwrap();
                 }
                 Step::Distrust => {
                     self.publish();
@@ -334,18 +347,34 @@ impl Trial<'_> {
         let model = self.model.under(terms(instance));
         let (_, contact) = model.beat(&self.state, contact.as_ref(), id, false);
         assert_eq!(store.contact(), Some(contact));
-        let view = self
-            .pair
-            .runtime
-            .block_on(store.beat(&InstanceBeat { bodyless, ..beat() }))
-            .unwrap();
+        let known_halts = std::mem::take(&mut self.known[instance]);
+        let known: Vec<_> = known_halts
+            .iter()
+            .map(|halt| (halt.scope.clone(), halt.epoch))
+            .collect();
+        let signs = InstanceBeat {
+            bodyless,
+            known_halts,
+            ..beat()
+        };
+        let view = self.pair.runtime.block_on(store.beat(&signs)).unwrap();
         self.pair.runtime.block_on(store.upkeep()).unwrap();
         let model = self.model.under(terms(instance));
         let (_, contact) = model.beat(&self.state, Some(&contact), id, bodyless);
         assert_eq!(view.guarded_until, joined.guarded_until);
+        self.model.bring_back(&self.state, &known);
+        let halts = view.halts.iter();
+        let halts: Vec<_> = halts.map(|it| (it.scope.clone(), it.epoch)).collect();
+        assert_eq!(sorted(halts), sorted(self.model.halts()));
+        self.known[instance] = view.halts;
         self.model.turn_ring(&self.state);
         self.contacts[instance] = Some(contact);
     }
+}
+
+fn sorted(mut halts: Vec<(HaltScope, i64)>) -> Vec<(HaltScope, i64)> {
+    halts.sort();
+    halts
 }
 
 fn agree(cases: u32, steps: usize) {

@@ -56,6 +56,7 @@ pub(crate) fn beat() -> InstanceBeat {
         journal_head: None,
         halt_epoch: 0,
         bodyless: false,
+        known_halts: Vec::new(),
     }
 }
 

@@ -30,6 +30,9 @@ use crate::process::state_dir::Suspension;
 /// The timeout for the disk, after which the answer says that the disk did not respond.
 const DISK: Duration = Duration::from_secs(5);
 
+/// The epoch of no halt.
+const NO_EPOCH: i64 = 0;
+
 /// The operator that asks for a change.
 #[derive(Clone)]
 pub(super) struct AdminActor {
@@ -298,6 +301,13 @@ async fn resume_party(
         }
     };
     if shared.is_none() && suspensions.of(id.as_str()).is_none() {
+        if let Some(cluster) = &app.cluster {
+            // An instance that knows a suspension from a life of the store that was lost must not bring it back.
+            let ended = cluster.resume(suspended(&id), NO_EPOCH).await;
+            if let Err(error) = ended {
+                tracing::warn!(party = %id, %error, "a suspension that the store has lost may come back");
+            }
+        }
         let kept = !suspensions.are_unkept();
         return json(
             StatusCode::OK,
@@ -373,7 +383,7 @@ async fn lifted_everywhere(
     }
     let (cluster, _turn) = turn?;
     match cluster
-        .resume(suspended(id), shared.unwrap_or_default())
+        .resume(suspended(id), shared.unwrap_or(NO_EPOCH))
         .await
     {
         Ok(ResumeResult::Resumed { epoch }) => {

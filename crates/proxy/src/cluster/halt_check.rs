@@ -6,13 +6,17 @@
 //! of its calls is still to be sent by the view before.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use gatepay_admission::seats::SeatLimit;
 use gatepay_core::Operation;
 use gatepay_store::admission::HaltScope;
-use gatepay_store::instance::ClusterView;
-use parking_lot::RwLock;
+use gatepay_store::instance::{ClusterView, HaltInForce};
+use parking_lot::{Mutex, RwLock};
 
+use crate::cluster::fingerprint::FingerprintKey;
+use crate::cluster::halt_cache::HaltCache;
 use crate::cluster::meters::ClusterMeters;
 use crate::process::clock::Clock;
 
@@ -20,6 +24,10 @@ use crate::process::clock::Clock;
 pub(super) struct LatestView {
     /// A worker reads it locked while it hands a call's first bytes to the kernel.
     seen: RwLock<Option<Arc<SeenCluster>>>,
+    /// The halts that the last run of this folder saw, until the first view.
+    left: Mutex<Option<HaltCache>>,
+    /// Stamps up to here are refused by the store, in milliseconds since 1970.
+    guarded_until: AtomicU64,
     clock: Clock,
     meters: ClusterMeters,
 }
@@ -40,6 +48,8 @@ pub struct HaltCheck<'a> {
     latest: &'a LatestView,
     operation: &'a Operation,
     party: &'a str,
+    /// The party's seats, which are closed while this process by itself has it suspended.
+    seats: &'a SeatLimit,
     /// When the store was asked for the call's verdict; `None` for a read that goes on without the store.
     asked: Option<Duration>,
 }
@@ -64,6 +74,8 @@ impl LatestView {
     pub(super) fn new(clock: Clock, meters: ClusterMeters) -> Self {
         Self {
             seen: RwLock::default(),
+            left: Mutex::default(),
+            guarded_until: AtomicU64::new(0),
             clock,
             meters,
         }
@@ -72,6 +84,33 @@ impl LatestView {
     /// The latest view, if a sign of life was answered.
     pub(super) fn get(&self) -> Option<Arc<SeenCluster>> {
         self.seen.read().clone()
+    }
+
+    /// Takes over the halts that the last run of this folder saw.
+    pub(super) fn take_over(&self, left: Option<HaltCache>) {
+        *self.left.lock() = left;
+    }
+
+    /// Forgets the halts of the last run if it had another store. Returns whether it had.
+    pub(super) fn forget_halts_of_another_store(&self, key: &FingerprintKey) -> bool {
+        let of_another = self.left.lock().take_if(|left| !left.is_of(key));
+        of_another.is_some()
+    }
+
+    /// The halts in force as this instance saw them last, in this run or in the last one of its folder.
+    pub(super) fn known_halts(&self) -> Option<Vec<HaltInForce>> {
+        let seen = self.get().map(|seen| seen.view.halts.clone());
+        seen.or_else(|| self.left.lock().as_ref().map(HaltCache::halts))
+    }
+
+    /// Stamps up to here are refused by the store, in milliseconds since 1970.
+    pub(super) fn guarded_until(&self) -> u64 {
+        self.guarded_until.load(Ordering::Acquire)
+    }
+
+    /// Raises the guard. Returns whether it is new.
+    pub(super) fn raise_guard(&self, until: u64) -> bool {
+        self.guarded_until.fetch_max(until, Ordering::AcqRel) < until
     }
 
     /// Puts another view in place. When this returns, no call is still to be sent by the view before.
@@ -83,13 +122,14 @@ impl LatestView {
     pub(super) fn check<'a>(
         &'a self,
         operation: &'a Operation,
-        party: &'a str,
+        (party, seats): (&'a str, &'a SeatLimit),
         asked: Option<Duration>,
     ) -> HaltCheck<'a> {
         HaltCheck {
             latest: self,
             operation,
             party,
+            seats,
             asked,
         }
     }
@@ -111,14 +151,17 @@ impl HaltCheck<'_> {
     }
 
     fn judge(&self, seen: Option<&SeenCluster>) -> Result<(), StopBeforeSending> {
-        // Before the first view the halts in force are unknown, also to a read that goes on without the store.
-        let seen = seen.ok_or(StopBeforeSending::NoLease)?;
-        let Some(asked) = self.asked else {
-            return self.covering(&seen.view).map_or(Ok(()), Err);
+        if self.seats.is_closed() {
+            return Err(StopBeforeSending::Suspended);
+        }
+        let (Some(asked), Some(seen)) = (self.asked, seen) else {
+            return self.judge_alone(seen);
         };
-        // A verdict that was asked for after the view was there is the newer word: a halt in the view was lifted since.
-        if asked <= seen.answered
-            && let Some(stop) = self.covering(&seen.view)
+        // A verdict that was asked for after the view was there is the newer word: a halt in the view was lifted since. If the
+        // store has another guard since then, it may have lost the halt.
+        let guarded_anew = self.latest.guarded_until() > seen.view.guarded_until;
+        if (guarded_anew || asked <= seen.answered)
+            && let Some(stop) = self.covering(&seen.view.halts)
         {
             return Err(stop);
         }
@@ -131,9 +174,22 @@ impl HaltCheck<'_> {
         Ok(())
     }
 
-    fn covering(&self, view: &ClusterView) -> Option<StopBeforeSending> {
+    /// The judgment of a read that goes on without the store, by the halts that were seen last. Before any were seen the
+    /// halts in force are unknown, and any other call needs a view.
+    fn judge_alone(&self, seen: Option<&SeenCluster>) -> Result<(), StopBeforeSending> {
+        let left = self.latest.left.lock();
+        let covering = match (seen, &*left) {
+            _ if self.asked.is_some() => return Err(StopBeforeSending::NoLease),
+            (Some(seen), _) => self.covering(&seen.view.halts),
+            (None, Some(left)) => self.covering(&left.halts()),
+            (None, None) => return Err(StopBeforeSending::NoLease),
+        };
+        covering.map_or(Ok(()), Err)
+    }
+
+    fn covering(&self, halts: &[HaltInForce]) -> Option<StopBeforeSending> {
         let Operation { kind, module, .. } = self.operation;
-        let mut halts = view.halts.iter().map(|halt| &halt.scope);
+        let mut halts = halts.iter().map(|halt| &halt.scope);
         let covering = halts.find(|scope| scope.covers(*kind, module.as_str(), self.party))?;
         Some(match covering {
             HaltScope::Suspended(_) => StopBeforeSending::Suspended,
@@ -147,7 +203,8 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use gatepay_core::Catalogue;
-    use gatepay_store::instance::{HaltInForce, Replication};
+    use gatepay_store::instance::Replication;
+    use std::num::NonZeroU32;
 
     const NOW: u64 = 1_767_225_600_000;
     const SECOND: Duration = Duration::from_secs(1);
@@ -156,6 +213,7 @@ mod tests {
         clock: Clock,
         latest: LatestView,
         catalogue: Catalogue,
+        seats: SeatLimit,
     }
 
     impl World {
@@ -166,6 +224,7 @@ mod tests {
                 latest: LatestView::new(clock.clone(), meters),
                 clock,
                 catalogue,
+                seats: SeatLimit::new(NonZeroU32::MIN),
             }
         }
 
@@ -173,7 +232,7 @@ mod tests {
         fn sees(&self, halts: &[&str]) {
             let now = self.clock.elapsed();
             let halts = halts.iter().map(|scope| HaltInForce {
-                scope: HaltScope::parse(scope).unwrap(),
+                scope: HaltScope::parse(scope),
                 since_ms: NOW,
                 by: "alice".to_owned(),
                 epoch: 1,
@@ -186,6 +245,7 @@ mod tests {
                     gone: Vec::new(),
                     halts: halts.collect(),
                     halt_epoch: 1,
+                    brought_back: Vec::new(),
                     replication: Replication::None,
                 },
                 asked: now,
@@ -197,7 +257,8 @@ mod tests {
         /// Whether a call of acme's is sent, with a verdict that was asked for at this time.
         fn sends(&self, name: &str, asked: Option<Duration>) -> Result<(), StopBeforeSending> {
             let row = self.catalogue.named(name).unwrap();
-            self.latest.check(row, "acme", asked).pass(|| ())
+            let of_acme = ("acme", &self.seats);
+            self.latest.check(row, of_acme, asked).pass(|| ())
         }
     }
 
@@ -236,6 +297,56 @@ mod tests {
     }
 
     #[test]
+    fn a_party_that_this_process_suspends_is_stopped_by_either_verdict() {
+        let world = World::new();
+        world.sees(&[]);
+        world.seats.close(true);
+        for asked in [Some(world.clock.elapsed()), None] {
+            let sent = world.sends("query_order", asked);
+            assert_eq!(sent, Err(StopBeforeSending::Suspended));
+        }
+        world.seats.close(false);
+        assert_eq!(world.sends("query_order", None), Ok(()));
+    }
+
+    #[test]
+    fn a_verdict_of_a_store_with_a_new_guard_does_not_outweigh_a_halt_that_was_seen_before() {
+        let world = World::new();
+        world.sees(&["suspended:acme"]);
+        world.clock.advance(Duration::from_millis(1));
+        let newer = Some(world.clock.elapsed());
+        assert_eq!(world.sends("query_order", newer), Ok(()));
+        assert!(world.latest.raise_guard(NOW));
+        let stopped = Err(StopBeforeSending::Suspended);
+        assert_eq!(world.sends("query_order", newer), stopped);
+    }
+
+    #[test]
+    fn before_the_first_view_a_read_without_the_store_passes_the_halts_of_the_last_run() {
+        let world = World::new();
+        let seen = |scope: &str| HaltInForce {
+            scope: HaltScope::parse(scope),
+            since_ms: NOW,
+            by: "alice".to_owned(),
+            epoch: 1,
+        };
+        let key = FingerprintKey::new(zeroize::Zeroizing::new([1; 16]));
+        let left = HaltCache::new(&key, &[seen("suspended:acme")]);
+        world.latest.take_over(Some(left));
+        let stopped = Err(StopBeforeSending::Suspended);
+        assert_eq!(world.sends("query_order", None), stopped);
+        let left = HaltCache::new(&key, &[seen("suspended:globex")]);
+        world.latest.take_over(Some(left));
+        assert_eq!(world.sends("query_order", None), Ok(()));
+        let no_lease = Err(StopBeforeSending::NoLease);
+        let asked = Some(world.clock.elapsed());
+        assert_eq!(world.sends("query_order", asked), no_lease);
+        let another = FingerprintKey::new(zeroize::Zeroizing::new([2; 16]));
+        assert!(world.latest.forget_halts_of_another_store(&another));
+        assert_eq!(world.sends("query_order", None), no_lease);
+    }
+
+    #[test]
     fn without_a_recent_sign_of_life_nothing_is_sent_by_either_clock() {
         let world = World::new();
         let asked = || Some(world.clock.elapsed());
@@ -271,7 +382,8 @@ mod tests {
         let world = World::new();
         world.sees(&[]);
         let row = world.catalogue.named("refund_order").unwrap();
-        let check = world.latest.check(row, "acme", Some(world.clock.elapsed()));
+        let (of_acme, asked) = (("acme", &world.seats), world.clock.elapsed());
+        let check = world.latest.check(row, of_acme, Some(asked));
         let sent = std::sync::atomic::AtomicBool::new(false);
         let (in_place, sending) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
@@ -279,11 +391,11 @@ mod tests {
                 scope.spawn(|| {
                     world.sees(&["all"]);
                     in_place
-                        .send(sent.load(std::sync::atomic::Ordering::SeqCst))
+                        .send(sent.load(Ordering::SeqCst))
                         .unwrap();
                 });
                 std::thread::sleep(Duration::from_millis(50));
-                sent.store(true, std::sync::atomic::Ordering::SeqCst);
+                sent.store(true, Ordering::SeqCst);
             });
             assert_eq!(passed, Ok(()));
         });

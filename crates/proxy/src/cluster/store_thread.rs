@@ -1,5 +1,6 @@
 //! Store thread: owns the connections to the store.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -12,7 +13,7 @@ use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use gatepay_store::queue::BatchFacts;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::fingerprint::FingerprintKey;
@@ -153,6 +154,9 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     took(shared, "join", began);
     let mut joined = joined?;
     let key = FingerprintKey::new(joined.fingerprint_key);
+    if shared.latest.forget_halts_of_another_store(&key) {
+        tracing::warn!("the last run of this folder had another store: its halts are not those of this one");
+    }
     let is_shared = matches!(store, Store::Postgres(_));
     if is_shared && shared.served_before.load(Ordering::Acquire) && !shared.marker.names(&key) {
         // The other instances do not know the stamps that this folder's last run admitted.
@@ -205,12 +209,20 @@ async fn sign_of_life(
         journal_head: shared.journal_head.lock().clone(),
         halt_epoch: obeyed,
         bodyless: shared.reads_without_store,
+        known_halts: shared.latest.known_halts().unwrap_or_default(),
     };
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
     took(shared, "beat", asked);
     let view = view?;
     raise_guard(shared, view.guarded_until);
+    if !view.brought_back.is_empty() {
+        let scopes: Vec<_> = view.brought_back.iter().map(ToString::to_string).collect();
+        tracing::error!(
+            ?scopes,
+            "the store had lost halts that this instance knows: they are in force again"
+        );
+    }
     shared.see_clock(view.now_ms);
     shared.meters.show(&view);
     shared
@@ -230,12 +242,13 @@ async fn sign_of_life(
 /// Keeps room for stamps and the contact file, beside the signs of life: neither a slow disk nor a locked partition makes
 /// this instance's view of the halts old.
 async fn keep_up(shared: Arc<ClusterShared>, store: Arc<Store>) {
-    let mut was_done = true;
+    let (mut was_done, mut are_kept) = (true, true);
     loop {
         sleep(BEAT).await;
         if shared.key.get().is_none() || !shared.is_heard.load(Ordering::Acquire) {
             continue;
         }
+        keep_halts(&shared, &mut are_kept).await;
         let done = store.upkeep().await;
         match &done {
             Err(error) if was_done => {
@@ -246,6 +259,19 @@ async fn keep_up(shared: Arc<ClusterShared>, store: Arc<Store>) {
         }
         was_done = done.is_ok();
     }
+}
+
+/// Keeps the store's halts in the state folder, beside the async threads.
+async fn keep_halts(shared: &Arc<ClusterShared>, were_kept: &mut bool) {
+    let keeper = Arc::clone(shared);
+    let kept = spawn_blocking(move || keeper.keep_halts()).await;
+    let kept = kept.unwrap_or_else(|error| Err(io::Error::other(error)));
+    if let Err(error) = &kept
+        && *were_kept
+    {
+        tracing::warn!(%error, "state_dir cannot be written: a start while the store is away does not know the newest halts");
+    }
+    *were_kept = kept.is_ok();
 }
 
 /// Follows how the store answers admissions: shows it, logs it, and gives a sign of life at once when the store is back.
@@ -261,7 +287,10 @@ async fn watch_admissions(shared: Arc<ClusterShared>) {
                 now.guarded_until,
             )
         };
-        raise_guard(&shared, guarded_until);
+        if raise_guard(&shared, guarded_until) {
+            // The store may have lost halts: this instance brings them back.
+            shared.hurry.notify_one();
+        }
         show_available(&shared);
         let is_refused = error.is_some() && !is_away;
         match (was_away, is_away, error) {
@@ -328,18 +357,18 @@ fn show_available(shared: &ClusterShared) {
     meters.available.set(shared.is_available().into());
 }
 
-/// Raises the guard that this instance knows of. One that is not over was set because commits may be lost.
-fn raise_guard(shared: &ClusterShared, guarded_until: u64) {
-    let before = shared
-        .guarded_until
-        .fetch_max(guarded_until, Ordering::AcqRel);
-    if guarded_until > before && guarded_until > shared.clock.unix_ms() {
+/// Raises the guard that this instance knows of. One that is not over was set because commits may be lost. Returns whether
+/// it is new.
+fn raise_guard(shared: &ClusterShared, guarded_until: u64) -> bool {
+    let is_new = shared.latest.raise_guard(guarded_until);
+    if is_new && guarded_until > shared.clock.unix_ms() {
         shared.meters.lives.inc();
         tracing::error!(
             guarded_until,
             "the store is new, or may have lost commits: stamps that it may have admitted before are refused for timestamp.future_ms"
         );
     }
+    is_new
 }
 
 fn took(shared: &ClusterShared, call: &str, began: Duration) {

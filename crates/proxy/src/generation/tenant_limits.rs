@@ -395,6 +395,11 @@ impl TenantLimits {
         self.seats.is_closed()
     }
 
+    /// The party's seats, which are closed while it is suspended by hand.
+    pub fn seats(&self) -> &SeatLimit {
+        &self.seats
+    }
+
     /// Frees a seat that was taken.
     pub fn leave_seat(&self) {
         self.seats.leave();

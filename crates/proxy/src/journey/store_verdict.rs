@@ -83,7 +83,8 @@ pub fn halt_check<'a>(
     admitted: &'a Admitted,
 ) -> Option<HaltCheck<'a>> {
     let cluster = cluster?;
-    let party = admitted.tenant_limits().breaker.id().as_str();
+    let limits = admitted.tenant_limits();
+    let party = (limits.breaker.id().as_str(), limits.seats());
     Some(cluster.halt_check(admitted.operation(), party, admitted.asked_store()))
 }
 

@@ -276,8 +276,8 @@ fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdic
         3 => AdmissionVerdict::Forgotten,
         4 => AdmissionVerdict::Guarded { wait_ms: detail },
         6 => {
-            let scope = scope.and_then(HaltScope::parse);
-            AdmissionVerdict::Halted(scope.unwrap_or(HaltScope::All))
+            let scope = scope.map_or(HaltScope::All, HaltScope::parse);
+            AdmissionVerdict::Halted(scope)
         }
         7 => AdmissionVerdict::Premature { ahead_ms: detail },
         8 => AdmissionVerdict::CapExceeded,

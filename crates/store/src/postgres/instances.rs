@@ -8,8 +8,8 @@ use super::{PostgresStore, key_of};
 use crate::admission::HaltScope;
 use crate::error::StoreError;
 use crate::instance::{
-    ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
-    LOST_AFTER_MS, Replication, ResumeResult,
+    ClusterView, HaltEnd, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined,
+    InstanceView, LOST_AFTER_MS, Replication, ResumeResult, lost_halts,
 };
 use crate::server_facts::{GuardFacts, ServerFacts};
 
@@ -23,6 +23,7 @@ const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
 const REWRITE: &str = "SELECT gatepay.rewrite_limits_v1()";
 const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
 const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
+const BRING_BACK: &str = "SELECT gatepay.bring_back_v1($1, $2, $3, $4)";
 const RESUME: &str = "SELECT gatepay.resume_v1($1, $2)";
 const DISTRUST: &str = "SELECT gatepay.distrust_v1($1, $2)";
 const CHECK: &str = "SELECT * FROM gatepay.check_v1()";
@@ -34,8 +35,13 @@ const INSTANCES: &str =
     "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, l.rate AS lease
     FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1
         OR (SELECT max(f.began) FROM gatepay.life AS f) > $1 ORDER BY i.id";
-const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch
-    FROM gatepay.cluster AS k LEFT JOIN gatepay.halt AS h ON true ORDER BY h.scope";
+/// With the ends of halts of these scopes, read at the same moment.
+const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch, e.scope AS ended, e.epoch AS end_epoch
+    FROM gatepay.cluster AS k LEFT JOIN (gatepay.halt AS h
+        FULL JOIN (SELECT t.scope, t.epoch FROM gatepay.halt_end AS t WHERE t.scope = ANY ($1)) AS e ON e.scope = h.scope
+    ) ON true ORDER BY h.scope";
+/// How often a sign of life brings halts back before it fails: once, and again after a failover in between.
+const BRINGS_BACK: usize = 2;
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
     (SELECT count(*) FROM pg_stat_replication)";
 
@@ -52,6 +58,7 @@ impl PostgresStore {
             journal_head: None,
             halt_epoch: 0,
             bodyless: false,
+            known_halts: Vec::new(),
         };
         let (now_ms, guarded_until) = self.sign_of_life(introduction, &beat).await?;
         self.save_contact().await?;
@@ -75,7 +82,30 @@ impl PostgresStore {
         let introduction = introduction
             .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
         let (now_ms, guarded_until) = self.sign_of_life(&introduction, beat).await?;
-        self.view(now_ms, guarded_until).await
+        let known = &beat.known_halts;
+        let mut brought_back = Vec::new();
+        for _ in 0..=BRINGS_BACK {
+            let (view, ended) = self.view(now_ms, guarded_until, known).await?;
+            let lost = lost_halts(known, &view.halts, &ended);
+            if lost.is_empty() {
+                return Ok(ClusterView {
+                    brought_back,
+                    ..view
+                });
+            }
+            self.bring_back(&lost).await?;
+            brought_back = lost.into_iter().map(|halt| halt.scope).collect();
+        }
+        Err(StoreError::Unexpected("halts are lost again".to_owned()))
+    }
+
+    async fn bring_back(&self, lost: &[HaltInForce]) -> Result<(), StoreError> {
+        let scopes: Vec<String> = lost.iter().map(|it| it.scope.to_string()).collect();
+        let sinces: Vec<i64> = lost.iter().map(|it| millis(it.since_ms)).collect();
+        let bys: Vec<&str> = lost.iter().map(|it| it.by.as_str()).collect();
+        let epochs: Vec<i64> = lost.iter().map(|it| it.epoch).collect();
+        let parameters: [&(dyn ToSql + Sync); 4] = [&scopes, &sinces, &bys, &epochs];
+        self.control(BRING_BACK, &parameters).await.map(drop)
     }
 
     /// Writes the contact file, prepares the next slot of the ring, and keeps the tables of limits small. Called after each sign
@@ -147,19 +177,29 @@ impl PostgresStore {
         let rows = self.control(NOW, &[]).await?;
         let row = only(&rows)?;
         let (now, guarded): (i64, i64) = (cell(row, "now")?, cell(row, "guarded")?);
-        self.view(now.unsigned_abs(), guarded.unsigned_abs()).await
+        let view = self.view(now.unsigned_abs(), guarded.unsigned_abs(), &[]);
+        Ok(view.await?.0)
     }
 
-    async fn view(&self, now_ms: u64, guarded_until: u64) -> Result<ClusterView, StoreError> {
+    /// The view, and the ends of halts that the caller knows.
+    async fn view(
+        &self,
+        now_ms: u64,
+        guarded_until: u64,
+        known: &[HaltInForce],
+    ) -> Result<(ClusterView, Vec<HaltEnd>), StoreError> {
         let since = now_ms.saturating_sub(GONE_FOR_MS);
         let instances = self.control(INSTANCES, &[&millis(since)]).await?;
         let instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
         let (instances, gone) = instances
             .into_iter()
             .partition(|it| it.seen_ms.saturating_add(LOST_AFTER_MS) >= now_ms);
-        let halts = self.control(HALTS, &[]).await?;
+        let scopes: Vec<String> = known.iter().map(|it| it.scope.to_string()).collect();
+        let halts = self.control(HALTS, &[&scopes]).await?;
+        let ended = halts.iter().filter_map(|row| halt_end(row).transpose());
+        let ended = ended.collect::<Result<_, _>>()?;
         let standbys = self.control(STANDBYS, &[]).await?;
-        Ok(ClusterView {
+        let view = ClusterView {
             now_ms,
             guarded_until,
             instances,
@@ -169,8 +209,10 @@ impl PostgresStore {
                 .iter()
                 .filter_map(|row| halt(row).transpose())
                 .collect::<Result<_, _>>()?,
+            brought_back: Vec::new(),
             replication: replication(only(&standbys)?),
-        })
+        };
+        Ok((view, ended))
     }
 
     /// Halts calls, on all instances: once this returns, none that the scope covers is admitted any more. Returns the
@@ -254,16 +296,25 @@ fn instance(row: &Row) -> Result<InstanceView, StoreError> {
     })
 }
 
-/// A halt. A scope that this version does not know covers everything.
 fn halt(row: &Row) -> Result<Option<HaltInForce>, StoreError> {
     let Some(scope): Option<String> = cell(row, "scope")? else {
         return Ok(None);
     };
     Ok(Some(HaltInForce {
-        scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
+        scope: HaltScope::parse(&scope),
         since_ms: cell::<i64>(row, "since")?.unsigned_abs(),
         by: cell(row, "set_by")?,
         epoch: cell(row, "epoch")?,
+    }))
+}
+
+fn halt_end(row: &Row) -> Result<Option<HaltEnd>, StoreError> {
+    let Some(scope): Option<String> = cell(row, "ended")? else {
+        return Ok(None);
+    };
+    Ok(Some(HaltEnd {
+        scope: HaltScope::parse(&scope),
+        epoch: cell(row, "end_epoch")?,
     }))
 }
 

@@ -12,8 +12,8 @@ use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::instance::{
-    ClusterView, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined, InstanceView,
-    Replication, ResumeResult,
+    ClusterView, HaltEnd, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined,
+    InstanceView, Replication, ResumeResult, lost_halts,
 };
 use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms, spends};
 use crate::settings::StoreTerms;
@@ -234,6 +234,28 @@ impl StoreFile {
         committed(change, now_ms)
     }
 
+    /// Brings back the halts that this process saw in force and that the file has lost. Returns their scopes.
+    pub(super) fn bring_back(
+        &mut self,
+        known: &[HaltInForce],
+    ) -> Result<Vec<HaltScope>, StoreError> {
+        let now_ms = self.now()?;
+        let lost = lost_halts(known, &halts(&self.connection)?, &ends(&self.connection)?);
+        let Some(newest) = lost.iter().map(|halt| halt.epoch).max() else {
+            return Ok(Vec::new());
+        };
+        let change = self.begin()?;
+        let seen = "UPDATE cluster SET halt_epoch = max(halt_epoch, ?1)";
+        change.execute(seen, [newest])?;
+        let epoch = next_epoch(&change, now_ms)?;
+        for HaltInForce { scope, since_ms, by, .. } in &lost {
+            let halt = params![scope.to_string(), to_sql(*since_ms), by, epoch];
+            change.execute("INSERT INTO halt VALUES (?1, ?2, ?3, ?4)", halt)?;
+        }
+        committed(change, now_ms)?;
+        Ok(lost.into_iter().map(|halt| halt.scope).collect())
+    }
+
     pub(super) fn leave(&mut self, id: i64) -> Result<StoreContact, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
@@ -267,7 +289,11 @@ impl StoreFile {
             params![scope, epoch_seen],
         )?;
         let stands = "SELECT EXISTS (SELECT 1 FROM halt WHERE scope = ?1)";
-        let stands = change.query_row(stands, [scope], |row| row.get(0))?;
+        let stands: bool = change.query_row(stands, [scope], |row| row.get(0))?;
+        if !stands {
+            let end = "INSERT OR REPLACE INTO halt_end VALUES (?1, ?2)";
+            change.execute(end, params![scope, epoch])?;
+        }
         committed(change, now_ms)?;
         Ok(if stands {
             ResumeResult::SuspendedAgain
@@ -315,6 +341,7 @@ impl StoreFile {
             gone: Vec::new(),
             halts: halts(&self.connection)?,
             halt_epoch: self.connection.query_row(epoch, [], |row| row.get(0))?,
+            brought_back: Vec::new(),
             replication: Replication::None,
         })
     }
@@ -429,13 +456,25 @@ fn halts(connection: &Connection) -> Result<Vec<HaltInForce>, StoreError> {
     let halts = statement.query_map([], |row| {
         let scope: String = row.get(0)?;
         Ok(HaltInForce {
-            scope: HaltScope::parse(&scope).unwrap_or(HaltScope::All),
+            scope: HaltScope::parse(&scope),
             since_ms: row.get::<_, i64>(1)?.unsigned_abs(),
             by: row.get(2)?,
             epoch: row.get(3)?,
         })
     })?;
     Ok(halts.collect::<Result<_, _>>()?)
+}
+
+fn ends(connection: &Connection) -> Result<Vec<HaltEnd>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT scope, epoch FROM halt_end")?;
+    let ends = statement.query_map([], |row| {
+        let scope: String = row.get(0)?;
+        Ok(HaltEnd {
+            scope: HaltScope::parse(&scope),
+            epoch: row.get(1)?,
+        })
+    })?;
+    Ok(ends.collect::<Result<_, _>>()?)
 }
 
 /// Records a row that may be admitted; a recorded stamp is `replayed`, also if something else refuses it.

@@ -325,6 +325,7 @@ async fn agrees(steps: Vec<Step>) {
         journal_head: None,
         halt_epoch: 0,
         bodyless: false,
+        known_halts: Vec::new(),
     };
     let mut seen = [0, 0];
     for step in steps {
