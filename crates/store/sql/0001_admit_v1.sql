@@ -10,7 +10,7 @@
 -- (slot, print), the ledger by key.
 CREATE FUNCTION admit_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
-    future_ms bigint, guard_ms bigint, lossless boolean,
+    c_id bigint, c_seen bigint, future_ms bigint, guard_ms bigint, lossless boolean,
     prints bytea[], nonces bytea[], stamps bigint[], parties text[], accounts text[], kinds smallint[],
     modules text[], operations text[], bodies boolean[],
     intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
@@ -33,7 +33,7 @@ BEGIN
     PERFORM admitting();
     SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
-    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
+    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless) AS r;
     SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
     o_at := now_ms();
     IF false = ANY (bodies) THEN

@@ -48,7 +48,7 @@ $$;
 -- Joins, or gives a sign of life: both write the same row.
 CREATE FUNCTION join_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
-    guard_ms bigint, lossless boolean,
+    c_id bigint, c_seen bigint, guard_ms bigint, lossless boolean,
     n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint,
     past_ms bigint, n_uncovered boolean, n_bodyless boolean,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
@@ -65,7 +65,7 @@ BEGIN
     fitted := fit_ring(past_ms, guard_ms);
     SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed OR fitted
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
-    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, guard_ms, lossless) AS r;
+    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless) AS r;
     o_at := now_ms();
     IF n_uncovered THEN
         -- It served without the store: the store has none of its stamps.
@@ -81,6 +81,7 @@ BEGIN
         journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, bodyless = excluded.bodyless;
     -- Those that ended without leaving. They stay listed for a day, to be asked about.
     DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
+    DELETE FROM departure AS d WHERE d.at < o_at - 86400000;
     nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE o_at - 600000 END;
     DELETE FROM nonce AS n WHERE n.print IN (
         SELECT m.print FROM nonce AS m WHERE m.until >= nonces_from AND m.until < o_at ORDER BY m.until LIMIT 1000
@@ -91,6 +92,7 @@ $$;
 CREATE FUNCTION leave_v1(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
     SELECT refuse_bodyless(n_id);
+    INSERT INTO departure VALUES (n_id, now_ms()) ON CONFLICT (id) DO UPDATE SET at = excluded.at;
     DELETE FROM instance AS n WHERE n.id = n_id
 $$;
 
@@ -189,7 +191,7 @@ DECLARE
     guarded bigint;
 BEGIN
     PERFORM admitting_nothing();
-    PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
+    PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
     UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
     IF NOT EXISTS (SELECT FROM instance) THEN

@@ -43,6 +43,12 @@ CREATE TABLE instance (
     bodyless boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 100);
 
+-- Instances that left, for a day: their rows were not lost.
+CREATE TABLE departure (
+    id bigint PRIMARY KEY,
+    at bigint NOT NULL
+);
+
 -- Which slice of time the partition of a slot holds. A slice that is not `filling` is still to be emptied.
 CREATE TABLE slot (
     slot smallint PRIMARY KEY CHECK (slot BETWEEN 0 AND 7),
@@ -139,14 +145,18 @@ LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 1) $$;
 
 -- Whether a contact shows that acknowledged commits are missing.
 CREATE FUNCTION contact_is_missed(
-    c_system_id bigint, c_timeline bigint, c_wal bigint, c_print bytea, c_stamp bigint,
+    c_system_id bigint, c_timeline bigint, c_wal bigint, c_print bytea, c_stamp bigint, c_id bigint, c_seen bigint,
     i_system_id bigint, i_timeline bigint, i_wal bigint
 ) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     here record;
 BEGIN
     IF c_system_id <> i_system_id OR c_timeline <> i_timeline OR i_wal < c_wal THEN
+        RETURN true;
+    ELSIF NOT EXISTS (SELECT FROM instance AS n WHERE n.id = c_id AND n.seen >= c_seen)
+        AND NOT EXISTS (SELECT FROM departure AS d WHERE d.id = c_id) AND c_seen > now_ms() - 80000000 THEN
+        -- An idle instance as well has its sign of life of each second there.
         RETURN true;
     ELSIF c_print IS NULL THEN
         RETURN false;
@@ -168,7 +178,7 @@ $$;
 -- from before the guard tells nothing new: the guard covers all that it can have seen.
 CREATE FUNCTION recognize(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
-    guard_ms bigint, lossless boolean,
+    c_id bigint, c_seen bigint, guard_ms bigint, lossless boolean,
     OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint, OUT o_renewed boolean
 )
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
@@ -188,11 +198,11 @@ BEGIN
     o_renewed := NOT FOUND;
     IF NOT o_renewed AND NOT lossless THEN
         newer := c_at IS NOT NULL AND c_at > known.guarded_until - guard;
-        o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp,
+        o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp, c_id, c_seen,
             server.system_id, server.timeline, server.wal);
         IF NOT o_renewed AND known.confirmed_start <> server.started THEN
-            -- Only an instance that was there lately knows that nothing is missing.
-            o_renewed := c_at IS NULL OR c_at < (SELECT coalesce(max(n.seen), 0) FROM instance AS n) - 5000;
+            -- Only an instance that was there to the end knows that nothing is missing: two signs of life before it.
+            o_renewed := c_at IS NULL OR c_at < (SELECT coalesce(max(n.seen), 0) FROM instance AS n) - 2000;
             IF NOT o_renewed THEN
                 UPDATE life AS l SET confirmed_start = server.started
                 WHERE l.system_id = server.system_id AND l.timeline = server.timeline;

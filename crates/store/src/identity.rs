@@ -4,7 +4,8 @@
 //!
 //! - another system id or timeline: a failover, or a dump restored into a fresh server;
 //! - a position in the write-ahead log below the last one seen: a snapshot put back;
-//! - a stamp that the store acknowledged and no longer has: the same, even if the log has grown past that position;
+//! - a stamp, or an instance's sign of life, that the store acknowledged and no longer has: the same, even if the log has
+//!   grown past that position;
 //! - a start of the server that no instance with a recent memory of it has confirmed: nothing is known.
 
 use std::fmt::Write as _;
@@ -37,6 +38,8 @@ pub struct StoreContact {
     pub at_ms: i64,
     /// The last stamp that the store acknowledged, and its time in milliseconds since 1970.
     pub stamp: Option<(Fingerprint, i64)>,
+    /// The instance's number and its last sign of life that the store acknowledged, by the store's clock.
+    pub sign_of_life: Option<(i64, i64)>,
 }
 
 /// The first line of a contact file; it names the format.
@@ -49,13 +52,14 @@ impl StoreContact {
     }
 
     /// The contact after another answer. An older answer changes nothing, unless the store has set a new guard with it: then
-    /// all that was known before counts no more. The last acknowledged stamp is kept within one life.
+    /// all that was known before counts no more. The last acknowledged stamp and sign of life are kept within one life.
     #[must_use]
     pub fn after(last: Option<Self>, mut answer: Self, new_guard: bool) -> Self {
         match last {
             Some(last) if !new_guard && !last.is_before(&answer) => last,
             Some(last) if !new_guard && last.identity == answer.identity => {
                 answer.stamp = answer.stamp.or(last.stamp);
+                answer.sign_of_life = answer.sign_of_life.or(last.sign_of_life);
                 answer
             }
             _ => answer,
@@ -69,6 +73,7 @@ impl StoreContact {
             position,
             at_ms,
             stamp,
+            sign_of_life,
         } = self;
         let mut text = format!(
             "{FORMAT}\nsystem {}\ntimeline {}\nposition {position}\nat {at_ms}\n",
@@ -76,6 +81,9 @@ impl StoreContact {
         );
         if let Some((print, at)) = stamp {
             let _ = writeln!(text, "stamp {} {at}", hex::encode(print));
+        }
+        if let Some((id, at)) = sign_of_life {
+            let _ = writeln!(text, "instance {id} {at}");
         }
         text.push_str("end\n");
         text
@@ -99,11 +107,17 @@ impl StoreContact {
             position: number("position")?,
             at_ms: number("at")?,
             stamp: None,
+            sign_of_life: None,
         };
         let mut line = lines.next()?;
         if let Some(stamp) = line.strip_prefix("stamp ") {
             let (print, at) = stamp.split_once(' ')?;
             contact.stamp = Some((fingerprint(print)?, at.parse().ok()?));
+            line = lines.next()?;
+        }
+        if let Some(seen) = line.strip_prefix("instance ") {
+            let (id, at) = seen.split_once(' ')?;
+            contact.sign_of_life = Some((id.parse().ok()?, at.parse().ok()?));
             line = lines.next()?;
         }
         (line == "end" && lines.next().is_none()).then_some(contact)
@@ -162,6 +176,7 @@ mod tests {
             position: 1_234,
             at_ms: 1_767_225_600_000,
             stamp: Some(([0xab; 16], 1_767_225_599_000)),
+            sign_of_life: Some((-8, 1_767_225_599_500)),
         }
     }
 

@@ -142,9 +142,11 @@ impl StoreModel {
         }
         let new_guard = self.recognize(server, contact);
         self.instances.insert(id, server.now_ms.cast_signed());
+        let mut answered = answer(server);
+        answered.sign_of_life = Some((id, answered.at_ms));
         (
             new_guard,
-            StoreContact::after(contact.copied(), answer(server), new_guard),
+            StoreContact::after(contact.copied(), answered, new_guard),
         )
     }
 
@@ -235,6 +237,10 @@ impl StoreModel {
     /// Loses the stamps admitted at or after a time of the store's clock.
     pub fn lose(&mut self, since_ms: u64) {
         self.stamps.retain(|_, admitted| *admitted < since_ms);
+        let since_ms = since_ms.cast_signed();
+        self.instances.retain(|_, seen| *seen < since_ms);
+        let instances = &self.instances;
+        self.bodyless.retain(|id| instances.contains_key(id));
     }
 
     /// Whether the ledger has a number of a party.
@@ -313,7 +319,7 @@ impl StoreModel {
                     .instances
                     .values()
                     .max()
-                    .map_or(i64::MIN, |seen| seen - 5_000);
+                    .map_or(i64::MIN, |seen| seen - 2_000);
                 newer.is_some_and(|contact| self.misses(server, contact))
                     || life.confirmed_start != server.started
                         && contact.is_none_or(|it| it.at_ms < recent)
@@ -338,6 +344,10 @@ impl StoreModel {
         if contact.identity != server.identity || server.position < contact.position {
             return true;
         }
+        let has_row = |(id, at)| self.instances.get(&id).is_some_and(|seen| *seen >= at);
+        if !contact.sign_of_life.is_none_or(has_row) {
+            return true;
+        }
         let Some((print, stamp_ms)) = contact.stamp else {
             return false;
         };
@@ -353,5 +363,6 @@ fn answer(server: &ModelServer) -> StoreContact {
         position: server.position,
         at_ms: server.now_ms.cast_signed(),
         stamp: None,
+        sign_of_life: None,
     }
 }

@@ -155,7 +155,7 @@ impl Pair {
 
     fn trial(&self) -> Trial<'_> {
         let emptied = "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.nonce, gatepay.halt, gatepay.halt_end,
-                gatepay.owner;
+                gatepay.owner, gatepay.departure;
             UPDATE gatepay.cluster SET halt_epoch = 0, guard_ms = 0, bodyless_until = 0;
             UPDATE gatepay.slot SET slice = 0, filling = true";
         self.runtime
@@ -258,7 +258,9 @@ impl Trial<'_> {
         self.state.position = (self.state.position - 50).max(1);
         let since = self.state.now_ms - lost_ms;
         self.model.lose(since);
-        let lost = format!("DELETE FROM gatepay.stamp WHERE admitted >= {since}");
+        let lost = format!(
+            "DELETE FROM gatepay.stamp WHERE admitted >= {since}; DELETE FROM gatepay.instance WHERE seen >= {since}"
+        );
         self.pair
             .runtime
             .block_on(self.pair.admin.batch_execute(&lost))

@@ -243,6 +243,68 @@ async fn a_data_directory_put_back_is_recognized() {
 }
 
 #[tokio::test]
+async fn an_idle_instance_does_not_confirm_a_data_directory_put_back() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (mut server, idle) = ready().await;
+    let busy = store(&[server.port]);
+    busy.join(&introduction(2)).await.unwrap();
+    server.stop();
+    server.save("snapshot");
+    server.start_again();
+    assert!(!rejoins(&idle, 1).await);
+    rejoins(&busy, 2).await;
+    let lost = admit_many(&busy, 1).await;
+    assert!(!rejoins(&idle, 1).await);
+    server.kill();
+    server.restore("snapshot");
+    server.start_again();
+    // The log passes the position that was seen, and the idle instance has no stamp that is missing.
+    let seen = idle.contact().unwrap();
+    assert_eq!(seen.stamp, None);
+    until("the log has grown", || {
+        server.sql("SELECT pg_logical_emit_message(true, '', repeat('x', 100000))");
+        server.sql(&format!(
+            "SELECT pg_current_wal_flush_lsn() - '0/0' > {}",
+            seen.position
+        )) == "t"
+    });
+    assert!(rejoins(&idle, 1).await);
+    assert_eq!(admitted_twice(&idle, &lost).await, 0);
+    guard_ends().await;
+    assert_eq!(admitted_twice(&idle, &lost).await, 0);
+}
+
+/// Gives a sign of life, once the server has started. Returns whether a guard is in force.
+async fn rejoins(store: &PostgresStore, id: i64) -> bool {
+    for _ in 0..500 {
+        if let Ok(joined) = store.join(&introduction(id)).await {
+            return joined.guarded_until > joined.now_ms;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the server does not answer");
+}
+
+#[tokio::test]
+async fn a_contact_of_an_instance_that_left_misses_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, first) = ready().await;
+    let folder = tempfile::tempdir().unwrap();
+    let contact_file = folder.path().join("contact");
+    first.contact().unwrap().write(&contact_file).unwrap();
+    first.leave().await.unwrap();
+    let mut settings = settings(&[server.port]);
+    settings.contact_file = Some(contact_file);
+    let next = PostgresStore::new(&settings, TERMS).unwrap();
+    next.join(&introduction(2)).await.unwrap();
+    assert_eq!(verdict(&next, &row()).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
 async fn a_dump_in_a_fresh_server_is_recognized() {
     if postgres::is_missing() {
         return;

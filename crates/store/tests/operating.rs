@@ -59,7 +59,7 @@ async fn the_role_that_serves_executes_the_functions_and_changes_no_table() {
         "DELETE FROM gatepay.stamp",
         "INSERT INTO gatepay.halt VALUES ('all', 0, 'x')",
         "TRUNCATE gatepay.stamp_0",
-        "SELECT gatepay.recognize(NULL, NULL, NULL, NULL, NULL, NULL, 0, true)",
+        "SELECT gatepay.recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, true)",
         "CREATE TABLE gatepay.mine (x integer)",
     ] {
         let as_serve = format!("SET ROLE gatepay_serve; {statement}");

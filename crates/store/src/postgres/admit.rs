@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
 
 impl PostgresStore {
     /// Decides a batch in one transaction. Two batches may be under way at once.
@@ -96,6 +96,8 @@ pub(super) struct KnownContact {
     at: Option<i64>,
     print: Option<Vec<u8>>,
     stamp: Option<i64>,
+    id: Option<i64>,
+    seen: Option<i64>,
 }
 
 impl From<Option<StoreContact>> for KnownContact {
@@ -107,12 +109,14 @@ impl From<Option<StoreContact>> for KnownContact {
             at: contact.map(|it| it.at_ms),
             print: contact.and_then(|it| it.stamp).map(|it| it.0.to_vec()),
             stamp: contact.and_then(|it| it.stamp).map(|it| it.1),
+            id: contact.and_then(|it| it.sign_of_life).map(|it| it.0),
+            seen: contact.and_then(|it| it.sign_of_life).map(|it| it.1),
         }
     }
 }
 
 impl KnownContact {
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
         let Self {
             system_id,
             timeline,
@@ -120,8 +124,10 @@ impl KnownContact {
             at,
             print,
             stamp,
+            id,
+            seen,
         } = self;
-        [system_id, timeline, wal, at, print, stamp]
+        [system_id, timeline, wal, at, print, stamp, id, seen]
     }
 }
 
@@ -258,6 +264,7 @@ pub(super) fn contact(row: &Row) -> Result<(StoreContact, u64, bool), StoreError
         position: cell(row, "o_wal")?,
         at_ms: cell(row, "o_at")?,
         stamp: None,
+        sign_of_life: None,
     };
     let guarded: i64 = cell(row, "o_guarded")?;
     Ok((contact, guarded.unsigned_abs(), cell(row, "o_renewed")?))

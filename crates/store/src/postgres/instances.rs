@@ -16,7 +16,7 @@ use crate::server_facts::{GuardFacts, ServerFacts};
 /// How long instances without a sign of life are listed, in milliseconds.
 const GONE_FOR_MS: u64 = 60_000;
 
-const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
@@ -151,7 +151,8 @@ impl PostgresStore {
             &beat.bodyless,
         ]);
         let rows = self.control(JOIN, &parameters).await?;
-        let (answered, guarded_until, new_guard) = contact(only(&rows)?)?;
+        let (mut answered, guarded_until, new_guard) = contact(only(&rows)?)?;
+        answered.sign_of_life = Some((introduction.id, answered.at_ms));
         self.remember(answered, new_guard);
         Ok((answered.at_ms.unsigned_abs(), guarded_until))
     }

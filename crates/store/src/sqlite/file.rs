@@ -568,6 +568,7 @@ fn committed(change: Transaction<'_>, now_ms: u64) -> Result<StoreContact, Store
         position: file.position,
         at_ms: to_sql(now_ms),
         stamp: None,
+        sign_of_life: None,
     })
 }
 
