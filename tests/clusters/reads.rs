@@ -128,7 +128,7 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = gatepay.count();
     let details = format!("{DETAILS}?refundRequestId=R-0001");
-    let read = send(&program, &signed(&acme().get(&details))).await;
+    let read = first_word(&program, || signed(&acme().get(&details))).await;
     assert_eq!(read.refusal(), Some("store_unavailable"), "{}", read.text());
     assert_eq!(gatepay.count(), before);
 }

@@ -192,7 +192,9 @@ impl StoreModel {
     /// The halts in force, with the epoch of each one's last order.
     pub fn halts(&self) -> Vec<(HaltScope, i64)> {
         let halts = self.halts.iter();
-        halts.map(|(scope, epoch)| (scope.clone(), *epoch)).collect()
+        halts
+            .map(|(scope, epoch)| (scope.clone(), *epoch))
+            .collect()
     }
 
     /// Loses the halts and their ends, as a failover can.
@@ -214,7 +216,8 @@ impl StoreModel {
         };
         self.halt_epoch = self.halt_epoch.max(newest);
         let epoch = self.next_epoch(server);
-        self.halts.extend(lost.into_iter().map(|(scope, _)| (scope, epoch)));
+        self.halts
+            .extend(lost.into_iter().map(|(scope, _)| (scope, epoch)));
     }
 
     fn next_epoch(&mut self, server: &ModelServer) -> i64 {

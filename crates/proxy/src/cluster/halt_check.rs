@@ -390,9 +390,7 @@ mod tests {
             let passed = check.pass(|| {
                 scope.spawn(|| {
                     world.sees(&["all"]);
-                    in_place
-                        .send(sent.load(Ordering::SeqCst))
-                        .unwrap();
+                    in_place.send(sent.load(Ordering::SeqCst)).unwrap();
                 });
                 std::thread::sleep(Duration::from_millis(50));
                 sent.store(true, Ordering::SeqCst);

@@ -155,7 +155,9 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     let mut joined = joined?;
     let key = FingerprintKey::new(joined.fingerprint_key);
     if shared.latest.forget_halts_of_another_store(&key) {
-        tracing::warn!("the last run of this folder had another store: its halts are not those of this one");
+        tracing::warn!(
+            "the last run of this folder had another store: its halts are not those of this one"
+        );
     }
     let is_shared = matches!(store, Store::Postgres(_));
     if is_shared && shared.served_before.load(Ordering::Acquire) && !shared.marker.names(&key) {

@@ -248,7 +248,13 @@ impl StoreFile {
         let seen = "UPDATE cluster SET halt_epoch = max(halt_epoch, ?1)";
         change.execute(seen, [newest])?;
         let epoch = next_epoch(&change, now_ms)?;
-        for HaltInForce { scope, since_ms, by, .. } in &lost {
+        for HaltInForce {
+            scope,
+            since_ms,
+            by,
+            ..
+        } in &lost
+        {
             let halt = params![scope.to_string(), to_sql(*since_ms), by, epoch];
             change.execute("INSERT INTO halt VALUES (?1, ?2, ?3, ?4)", halt)?;
         }
