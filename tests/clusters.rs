@@ -241,7 +241,7 @@ async fn raced<const N: usize>(calls: usize) -> Races {
         callers.spawn(async move {
             let mut connections = Vec::new();
             for address in addresses {
-                connections.push(Connection::open(address).await);
+                connections.push((address, Connection::open(address).await));
             }
             let mut races = Races::default();
             for number in (caller..calls).step_by(CALLERS) {
@@ -279,16 +279,20 @@ impl Races {
 
 /// Sends a copy of one call over each connection at the same time, in an order that differs from call to call, until each
 /// copy has a verdict of the store.
-async fn race(connections: &mut [Connection], number: usize) -> Races {
+async fn race(connections: &mut [(SocketAddr, Connection)], number: usize) -> Races {
     let request = signed(&acme().post(CREATE, order(&format!("L-{number}"))));
     let first = number.wrapping_mul(0x9E37_79B9) % connections.len();
     connections.rotate_left(first);
-    let copies = connections.iter_mut().map(|connection| {
+    let copies = connections.iter_mut().map(|(address, connection)| {
         let request = request.clone();
         async move {
             let mut races = Races::default();
             while races.admitted + races.replayed == 0 {
                 let answer = connection.send(request.clone()).await;
+                // A connection lasts an hour at most.
+                if answer.closes() {
+                    *connection = Connection::open(*address).await;
+                }
                 match answer.refusal() {
                     None => races.admitted += 1,
                     Some("replayed") => races.replayed += 1,
