@@ -61,6 +61,8 @@ async fn a_suspension_is_lifted_at_any_instance_and_outlives_the_restart_of_all(
         assert_eq!(acme["standing"], "suspended", "{acme}");
         assert_eq!(program.metric("suspensions").await, "1");
     }
+    // The folder has the store's halts before the process gives up its own copy.
+    assert!(store_halts(&folders[0]).contains("suspended:acme"));
     for program in programs {
         program.stop().await;
     }
@@ -89,7 +91,13 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
         return;
     }
     let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
-    let [one, other] = instances([0, 1].map(|_| folder(&gatepay, &server, ""))).await;
+    let folders = [0, 1].map(|_| folder(&gatepay, &server, ""));
+    let programs = Program::serve_all(&folders).await;
+    let [one, other] = &programs[..] else {
+        panic!("there are two");
+    };
+    admits(one).await;
+    admits(other).await;
     server.kill();
     let said = one.admin("POST", "/-/suspend?tenant=acme").await;
     assert_eq!(said.status, 503, "{}", said.text());
@@ -97,9 +105,15 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     assert!(notes.contains("suspended on this instance"), "{notes}");
     server.start_again();
     other.until_ready().await;
+    until("its own copy is given up", || {
+        let own = std::fs::read_to_string(folders[0].path("state/suspended")).unwrap();
+        !own.contains("acme")
+    })
+    .await;
+    assert!(store_halts(&folders[0]).contains("suspended:acme"));
     let begun = Instant::now();
     loop {
-        let refused = send(&other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+        let refused = send(other, &signed(&acme().post(QUERY, BY_NUMBER))).await;
         if refused.refusal() == Some("tenant_suspended") {
             break;
         }
@@ -108,7 +122,7 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
     }
     let said = other.admin("POST", "/-/resume?tenant=acme").await;
     assert_eq!(said.json()["changed"], json!(true), "{}", said.text());
-    for program in [&one, &other] {
+    for program in [one, other] {
         let begun = Instant::now();
         loop {
             program.until_ready().await;
@@ -123,6 +137,42 @@ async fn a_suspension_that_was_set_while_the_store_was_away_reaches_it_later() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// The store's halts as the folder has them.
+fn store_halts(folder: &Folder) -> String {
+    std::fs::read_to_string(folder.path("state/store-halts")).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_process_that_drains_does_not_hand_over_suspensions_that_the_next_one_has() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, mut server) = (Scripted::held(), PgServer::migrated().await);
+    let [program] = instances([folder_at(&upstream.url(), &[server.port], "")]).await;
+    let address = program.address;
+    let call = tokio::spawn(async move { Connection::open(address).await.send(refund()).await });
+    until("the call is in flight", || upstream.count() > 0).await;
+    server.kill();
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 503, "{}", said.text());
+    program.terminate();
+    until("the folder is left", || {
+        program.stderr().contains("replay memory handed over")
+    })
+    .await;
+    server.start_again();
+    until("the store answers again", || {
+        program.stderr().contains("the store answers again")
+    })
+    .await;
+    // Longer than two turns of what hands them over.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let halts = server.sql("SELECT count(*) FROM gatepay.halt");
+    assert_eq!(halts.trim(), "0");
+    upstream.release();
+    let _answer = call.await;
 }
 
 /// An upstream that answers slowly, and records when each request arrived and whether it is acme's.

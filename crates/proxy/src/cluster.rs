@@ -32,6 +32,7 @@ use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::connection::StoreConnection;
@@ -407,10 +408,20 @@ impl Cluster {
     /// Sets a halt for all instances, in the name of an operator. Returns the epoch of halts that has it: once each
     /// instance has [confirmed](Self::confirmed) the epoch, no byte of a halted call is sent any more.
     pub async fn halt(&self, scope: HaltScope, by: &str) -> Result<i64, String> {
+        let mut halt = HaltInForce {
+            scope: scope.clone(),
+            since_ms: self.shared.clock.unix_ms(),
+            by: by.to_owned(),
+            epoch: 0,
+        };
         let by = by.to_owned();
         let epoch = self
             .order(|answer| StoreOrder::Halt { scope, by, answer })
             .await;
+        if let Ok(epoch) = epoch {
+            halt.epoch = epoch;
+            self.shared.latest.note_order(halt);
+        }
         self.shared.hurry.notify_one();
         epoch
     }
@@ -468,12 +479,35 @@ impl Cluster {
             let seen = self.shared.latest.get();
             seen.is_some_and(|seen| seen.view.halt_epoch >= epoch)
         };
+        let _late = self.wait_until(is_seen).await;
+    }
+
+    /// Waits until this instance's view has a halt that it set with this epoch, or shows that an operator ended it, and keeps
+    /// the view in the state folder. No longer than for two calls, and for the disk.
+    pub async fn takes_over(&self, scope: &HaltScope, epoch: i64) -> Result<(), String> {
+        let shared = Arc::clone(&self.shared);
+        if !self
+            .wait_until(|| !shared.latest.awaits(scope, epoch))
+            .await
+        {
+            return Err("this instance has not seen it yet".to_owned());
+        }
+        let kept = spawn_blocking(move || shared.keep_halts()).await;
+        match kept.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("state_dir belongs to the next process".to_owned()),
+            Err(error) => Err(format!("state_dir cannot be written: {error}")),
+        }
+    }
+
+    /// Waits until a condition holds, but no longer than for two calls. Returns whether it does.
+    async fn wait_until(&self, holds: impl Fn() -> bool) -> bool {
         let waiting = async {
-            while !is_seen() {
+            while !holds() {
                 sleep(VIEW_CHECK).await;
             }
         };
-        let _late = timeout(self.shared.timeout * 2, waiting).await;
+        timeout(self.shared.timeout * 2, waiting).await.is_ok()
     }
 
     /// The turn to move the suspension of a party between this process and the store.
@@ -524,14 +558,19 @@ impl ClusterShared {
         unheard.max(away.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 
-    /// Keeps the store's halts in the state folder. Waits for the disk.
-    fn keep_halts(&self) -> io::Result<()> {
-        let (Some(seen), Some(key)) = (self.latest.get(), self.key.get()) else {
-            return Ok(());
+    /// Keeps the store's halts in the state folder. Waits for the disk. Returns whether the folder has them: there must be a
+    /// view, and the folder must be this process's.
+    fn keep_halts(&self) -> io::Result<bool> {
+        let Some(key) = self.key.get() else {
+            return Ok(false);
         };
         let mut file = self.halts_file.lock();
-        let cache = HaltCache::new(key, &seen.view.halts);
-        file.as_mut().map_or(Ok(()), |file| file.keep(cache))
+        // Read under the lock: the last writer keeps the newest view.
+        let (Some(seen), Some(file)) = (self.latest.get(), file.as_mut()) else {
+            return Ok(false);
+        };
+        file.keep(HaltCache::new(key, &seen.view.halts))?;
+        Ok(true)
     }
 
     fn is_available(&self) -> bool {

@@ -23,7 +23,8 @@ use tokio::time::timeout;
 
 use super::reply::{AdminResponse, answer_text, json, text};
 use crate::app::App;
-use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy};
+use crate::cluster::Cluster;
+use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy, Suspensions};
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::process::state_dir::Suspension;
 
@@ -235,18 +236,24 @@ async fn settle(
     let Some(cluster) = &app.cluster else {
         return (kept(app).await, None);
     };
+    let orders = app.admission.tenant_limits.suspensions.orders(id);
     let set = {
         let _turn = cluster.turn_to_suspend().await;
         cluster.halt(suspended(id), by.as_str()).await
     };
-    let confirmed = match set {
-        Ok(epoch) => cluster.confirmed(epoch).await,
-        Err(error) => Err(error),
+    let epoch = match set {
+        Ok(epoch) => epoch,
+        Err(error) => return (kept(app).await, Some(Err(error))),
     };
+    let confirmed = cluster.confirmed(epoch).await;
     if confirmed.is_err() {
         return (kept(app).await, Some(confirmed));
     }
-    leave_to_store(app, id).await;
+    let _turn = cluster.turn_to_suspend().await;
+    if !leave_to_store(app, cluster, id, (epoch, orders)).await {
+        // The store keeps it in either case.
+        let _kept_here_too = kept(app).await;
+    }
     (Ok(()), Some(confirmed))
 }
 
@@ -258,23 +265,45 @@ pub(super) async fn hand_to_store(app: &Arc<App>) {
     };
     for (id, Suspension { by, .. }) in suspensions.all() {
         let _turn = cluster.turn_to_suspend().await;
+        // The next process has them from its start on: it hands them over, and a resume there must last.
+        if suspensions.are_closed() {
+            return;
+        }
+        let orders = suspensions.orders(&id);
         // It may have been lifted since.
         if suspensions.of(id.as_str()).is_none() {
             continue;
         }
-        if cluster.halt(suspended(&id), by.as_str()).await.is_err() {
+        let Ok(epoch) = cluster.halt(suspended(&id), by.as_str()).await else {
+            return;
+        };
+        tracing::warn!(party = %id, operator = %by, "suspended by hand: the store has it now, for all instances");
+        if !leave_to_store(app, cluster, &id, (epoch, orders)).await {
             return;
         }
-        tracing::warn!(party = %id, operator = %by, "suspended by hand: the store has it now, for all instances");
-        leave_to_store(app, &id).await;
     }
 }
 
-/// Gives up this process's own copy of a suspension that the store keeps.
-async fn leave_to_store(app: &Arc<App>, id: &PartyId) {
-    if let Err(error) = lifted(app, id).await {
+/// Gives up this process's own copy of a suspension that the store has since this epoch of halts. Before that this instance
+/// obeys the store's, and its folder has it too, so that neither a kill nor a commit that the store loses ends it. A party
+/// that was suspended once more since it had this number of orders keeps its copy. Returns whether the copy is needed no more.
+async fn leave_to_store(
+    app: &Arc<App>,
+    cluster: &Cluster,
+    id: &PartyId,
+    (epoch, orders): (i64, u64),
+) -> bool {
+    let taken_over = cluster.takes_over(&suspended(id), epoch).await;
+    let given_up = match taken_over {
+        Ok(()) => given_up(app, id, orders)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &given_up {
         tracing::warn!(party = %id, %error, "the store keeps the suspension, and so does this instance by itself");
     }
+    given_up.is_ok()
 }
 
 /// The halt of a suspended party.
@@ -494,9 +523,25 @@ async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
 
 /// Lifts the suspension and updates the party's `TenantLimits`. The work goes on even after the timeout.
 async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
+    lifted_by(app, id, |suspensions, id| suspensions.lift(id.as_str())).await
+}
+
+/// Like [`lifted`], unless the party was suspended once more.
+async fn given_up(app: &Arc<App>, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
+    lifted_by(app, id, move |suspensions, id| {
+        suspensions.give_up(id, orders)
+    })
+    .await
+}
+
+async fn lifted_by(
+    app: &Arc<App>,
+    id: &PartyId,
+    lift: impl FnOnce(&Suspensions, &PartyId) -> Result<LiftResult, NotKept> + Send + 'static,
+) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
     on_blocking_thread(move || {
-        let lifted = app.admission.tenant_limits.suspensions.lift(id.as_str())?;
+        let lifted = lift(&app.admission.tenant_limits.suspensions, &id)?;
         app.admission.tenant_limits.follow_suspension(id.as_str());
         Ok(lifted)
     })

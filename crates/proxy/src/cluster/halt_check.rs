@@ -26,6 +26,8 @@ pub(super) struct LatestView {
     seen: RwLock<Option<Arc<SeenCluster>>>,
     /// The halts that the last run of this folder saw, until the first view.
     left: Mutex<Option<HaltCache>>,
+    /// The halts that this instance set and that no view has shown yet.
+    ordered: Mutex<Vec<HaltInForce>>,
     /// Stamps up to here are refused by the store, in milliseconds since 1970.
     guarded_until: AtomicU64,
     clock: Clock,
@@ -75,6 +77,7 @@ impl LatestView {
         Self {
             seen: RwLock::default(),
             left: Mutex::default(),
+            ordered: Mutex::default(),
             guarded_until: AtomicU64::new(0),
             clock,
             meters,
@@ -101,6 +104,42 @@ impl LatestView {
     pub(super) fn known_halts(&self) -> Option<Vec<HaltInForce>> {
         let seen = self.get().map(|seen| seen.view.halts.clone());
         seen.or_else(|| self.left.lock().as_ref().map(HaltCache::halts))
+    }
+
+    /// Notes a halt that this instance set: a store that loses it before the next view gets it back.
+    pub(super) fn note_order(&self, halt: HaltInForce) {
+        let mut ordered = self.ordered.lock();
+        ordered.retain(|it| it.scope != halt.scope || it.epoch > halt.epoch);
+        if !ordered.iter().any(|it| it.scope == halt.scope) {
+            ordered.push(halt);
+        }
+    }
+
+    /// Whether no view has shown yet what became of a halt that this instance set.
+    pub(super) fn awaits(&self, scope: &HaltScope, epoch: i64) -> bool {
+        let ordered = self.ordered.lock();
+        ordered
+            .iter()
+            .any(|it| it.scope == *scope && it.epoch >= epoch)
+    }
+
+    /// The halts that the next sign of life tells: those that were seen last, and those that this instance set since.
+    pub(super) fn halts_to_tell(&self) -> Vec<HaltInForce> {
+        // The orders first: one that leaves them meanwhile is in the view.
+        let ordered = self.ordered.lock().clone();
+        let mut halts = self.known_halts().unwrap_or_default();
+        for halt in ordered {
+            halts.retain(|it| it.scope != halt.scope || it.epoch > halt.epoch);
+            if !halts.iter().any(|it| it.scope == halt.scope) {
+                halts.push(halt);
+            }
+        }
+        halts
+    }
+
+    /// Forgets the orders that a sign of life told and its view answered.
+    pub(super) fn forget_orders(&self, told: &[HaltInForce]) {
+        self.ordered.lock().retain(|it| !told.contains(it));
     }
 
     /// Stamps up to here are refused by the store, in milliseconds since 1970.
@@ -307,6 +346,33 @@ mod tests {
         }
         world.seats.close(false);
         assert_eq!(world.sends("query_order", None), Ok(()));
+    }
+
+    #[test]
+    fn a_halt_that_this_instance_set_is_told_until_a_view_has_answered_it() {
+        let world = World::new();
+        let halt = |epoch| HaltInForce {
+            scope: HaltScope::Suspended("acme".to_owned()),
+            since_ms: NOW,
+            by: "alice".to_owned(),
+            epoch,
+        };
+        let is_awaited = |epoch| world.latest.awaits(&halt(epoch).scope, epoch);
+        world.sees(&["suspended:acme"]);
+        world.latest.note_order(halt(2));
+        let told = world.latest.halts_to_tell();
+        assert_eq!(told, [halt(2)], "the newer order of a scope");
+        // Set once more, while the sign of life was under way.
+        world.latest.note_order(halt(3));
+        world.latest.note_order(halt(2));
+        world.sees(&[]);
+        world.latest.forget_orders(&told);
+        assert!(is_awaited(3) && is_awaited(2) && !is_awaited(4));
+        let told = world.latest.halts_to_tell();
+        assert_eq!(told, [halt(3)]);
+        world.latest.forget_orders(&told);
+        assert!(!is_awaited(3));
+        assert_eq!(world.latest.halts_to_tell(), []);
     }
 
     #[test]

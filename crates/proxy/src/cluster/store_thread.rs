@@ -211,7 +211,7 @@ async fn sign_of_life(
         journal_head: shared.journal_head.lock().clone(),
         halt_epoch: obeyed,
         bodyless: shared.reads_without_store,
-        known_halts: shared.latest.known_halts().unwrap_or_default(),
+        known_halts: shared.latest.halts_to_tell(),
     };
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
@@ -238,6 +238,8 @@ async fn sign_of_life(
         answered: shared.clock.elapsed(),
     };
     shared.latest.replace(seen);
+    // Each of them is in the view, or an operator ended it.
+    shared.latest.forget_orders(&signs.known_halts);
     Ok(epoch)
 }
 
@@ -266,7 +268,7 @@ async fn keep_up(shared: Arc<ClusterShared>, store: Arc<Store>) {
 /// Keeps the store's halts in the state folder, beside the async threads.
 async fn keep_halts(shared: &Arc<ClusterShared>, were_kept: &mut bool) {
     let keeper = Arc::clone(shared);
-    let kept = spawn_blocking(move || keeper.keep_halts()).await;
+    let kept = spawn_blocking(move || keeper.keep_halts().map(drop)).await;
     let kept = kept.unwrap_or_else(|error| Err(io::Error::other(error)));
     if let Err(error) = &kept
         && *were_kept

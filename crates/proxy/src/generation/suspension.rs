@@ -4,7 +4,7 @@
 //! from which the next process reads it. A suspension takes effect in memory first, and stays in effect if the disk
 //! fails. A resume takes effect on the disk first, and not at all if the disk fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,8 @@ pub struct Suspensions {
     place: Mutex<SuspensionPlace>,
     /// Whether the suspensions have a file, which is read without waiting for the disk.
     has_place: AtomicBool,
+    /// Whether the folder belongs to the next process, also read without waiting.
+    is_closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -32,6 +34,8 @@ struct SuspensionOrder {
     /// Parties that were suspended since the list was last taken to the disk: a write under way must not undo these
     /// suspensions.
     meanwhile: BTreeSet<PartyId>,
+    /// How often each party was suspended.
+    orders: BTreeMap<PartyId, u64>,
     /// Whether the file differs from the list.
     differs: bool,
 }
@@ -110,6 +114,16 @@ impl Suspensions {
         self.has_place.load(Ordering::Acquire)
     }
 
+    /// Whether the next process has the suspensions.
+    pub fn are_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// How often this party was suspended, which [`give_up`](Self::give_up) takes.
+    pub fn orders(&self, id: &PartyId) -> u64 {
+        self.list().orders.get(id).copied().unwrap_or_default()
+    }
+
     /// The suspension by hand of this party, if there is one.
     pub fn of(&self, id: &str) -> Option<Suspension> {
         self.list().parties.get(id).cloned()
@@ -134,6 +148,7 @@ impl Suspensions {
     pub fn add(&self, id: &PartyId, new: Suspension) -> (Suspension, bool) {
         let mut list = self.change();
         list.meanwhile.insert(id.clone());
+        *list.orders.entry(id.clone()).or_default() += 1;
         list.differs = true;
         let is_new = !list.parties.contains_key(id);
         let suspension = list.parties.entry(id.clone()).or_insert(new);
@@ -160,8 +175,25 @@ impl Suspensions {
     /// Resumes a party, on the disk and then in memory. Waits for the disk; if the write fails the party stays
     /// suspended.
     pub fn lift(&self, id: &str) -> Result<LiftResult, NotKept> {
+        self.lift_unless(id, |_| false)
+    }
+
+    /// Ends this process's own copy of a suspension, like [`lift`](Self::lift), unless the party was suspended once more since
+    /// it had this number of [`orders`](Self::orders).
+    pub fn give_up(&self, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
+        self.lift_unless(id.as_str(), |list| list.orders.get(id) > Some(&orders))
+    }
+
+    fn lift_unless(
+        &self,
+        id: &str,
+        stays: impl FnOnce(&SuspensionOrder) -> bool,
+    ) -> Result<LiftResult, NotKept> {
         let place = self.place();
         let mut list = self.change();
+        if stays(&list) {
+            return Ok(LiftResult::SuspendedAgain);
+        }
         let mut parties = list.parties.clone();
         if parties.remove(id).is_none() {
             return Ok(LiftResult::Unchanged);
@@ -193,6 +225,7 @@ impl Suspensions {
         }
         if let SuspensionPlace::In(_) = *place {
             *place = SuspensionPlace::Closed;
+            self.is_closed.store(true, Ordering::Release);
         }
     }
 
@@ -302,9 +335,27 @@ mod tests {
         let _ = old.add(&name("globex"), by("alice"));
         assert!(matches!(old.keep(), Err(NotKept::Closed)));
         assert!(matches!(old.lift("globex"), Err(NotKept::Closed)));
+        assert!(old.are_closed() && !new.are_closed());
         assert_eq!(left(folder.path()), ["acme"]);
         let nowhere = Suspensions::default();
         assert!(matches!(nowhere.keep(), Err(NotKept::Nowhere)));
+    }
+
+    #[test]
+    fn a_copy_is_given_up_unless_the_party_was_suspended_once_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_state, suspensions) = begin(folder.path());
+        let acme = name("acme");
+        let _ = suspensions.add(&acme, by("alice"));
+        let first = suspensions.orders(&acme);
+        let _ = suspensions.add(&acme, by("bob"));
+        let stays = suspensions.give_up(&acme, first).unwrap();
+        assert_eq!(stays, LiftResult::SuspendedAgain);
+        assert!(suspensions.of("acme").is_some());
+        let second = suspensions.orders(&acme);
+        let given_up = suspensions.give_up(&acme, second).unwrap();
+        assert_eq!(given_up, LiftResult::Lifted);
+        assert_eq!(left(folder.path()), [""; 0]);
     }
 
     #[test]
