@@ -1,6 +1,8 @@
 //! Connection: the store's settings as the store takes them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use gatepay_core::StampWindow;
@@ -114,7 +116,7 @@ impl StoreConnection {
 
 fn postgres(server: &PostgresServer, contact_file: PathBuf) -> Result<PostgresSettings, String> {
     let client = server.client.as_ref().map(|files| {
-        let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?);
+        let key = PrivateKeyDer::from_pem_slice(&read_secret(&files.key)?);
         let key = key.map_err(|_| format!("{}: no PEM key", files.key.display()))?;
         Ok::<_, String>((
             certificates(&read(&files.certificate)?, &files.certificate)?,
@@ -156,10 +158,43 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// The content of a file with a secret, which is wiped. As for every secret, other users must have no right to the file.
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let fault = |error: io::Error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
+    if metadata.mode() & 0o007 != 0 {
+        let path = path.display();
+        return Err(format!("{path} is world-accessible: run `chmod o= {path}`"));
+    }
+    // Room for all of it: a buffer that grows leaves copies behind.
+    let length = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut content = Zeroizing::new(Vec::with_capacity(length + 1));
+    file.read_to_end(&mut content).map_err(fault)?;
+    Ok(content)
+}
+
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(format!("{}: no PEM certificates", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_client_key_that_other_users_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.key");
+        fs::write(&path, "key").unwrap();
+        for (mode, is_accepted) in [(0o600, true), (0o440, true), (0o604, false), (0o644, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read_secret(&path).is_ok(), is_accepted, "{mode:o}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The file's statements. Each public call is one transaction.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
@@ -54,7 +54,16 @@ impl StoreFile {
             .create(true)
             .mode(0o600)
             .open(path);
-        made.map_err(|source| StoreError::file(path, source))?;
+        let made = made.and_then(|file| file.metadata());
+        let mode = made
+            .map_err(|source| StoreError::file(path, source))?
+            .mode();
+        if mode & 0o007 != 0 {
+            let path = path.display();
+            return Err(StoreError::Settings(format!(
+                "{path} is world-accessible: run `chmod o= {path}`"
+            )));
+        }
         let connection = Connection::open(path)?;
         connection.execute_batch(PRAGMAS)?;
         let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
@@ -67,6 +76,12 @@ impl StoreFile {
             #[cfg(test)]
             now_ms: None,
         })
+    }
+
+    /// Loses the halts in force, as a file does that is put back.
+    #[cfg(test)]
+    pub(super) fn lose_halts(&self) {
+        self.connection.execute("DELETE FROM halt", []).unwrap();
     }
 
     pub(super) fn schema(&self) -> Result<u32, StoreError> {

@@ -5,6 +5,7 @@ use crate::model::{ModelServer, StoreModel};
 use gatepay_core::Kind;
 use proptest::prelude::*;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 const START_MS: u64 = 1_767_225_600_000;
@@ -262,6 +263,49 @@ async fn a_second_process_cannot_open_the_file() {
     let _first = files.ready().await;
     let second = SqliteStore::open(&files.settings(), StoreTerms::default());
     assert!(matches!(second, Err(StoreError::Sqlite(_))));
+}
+
+#[tokio::test]
+async fn a_file_that_other_users_may_read_is_refused() {
+    let files = Files::new();
+    drop(files.ready().await);
+    let path = files.settings().path;
+    for (mode, is_refused) in [(0o604, true), (0o640, false), (0o600, false)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let opened = SqliteStore::open(&files.settings(), StoreTerms::default());
+        let refused = opened.is_err_and(|error| error.to_string().contains("chmod o="));
+        assert_eq!(refused, is_refused, "{mode:o}");
+    }
+}
+
+#[tokio::test]
+async fn halts_that_the_file_has_lost_are_brought_back_unless_they_ended() {
+    let files = Files::new();
+    let store = files.ready().await;
+    let beat = |known_halts| InstanceBeat {
+        config_hash: String::new(),
+        journal_head: None,
+        halt_epoch: 0,
+        bodyless: false,
+        known_halts,
+    };
+    for money in [true, false] {
+        store.halt(&scope(!money), "alice").await.unwrap();
+    }
+    let known = store.beat(&beat(Vec::new())).await.unwrap().halts;
+    let ended = known.iter().find(|it| it.scope == HaltScope::All).unwrap();
+    store.resume(&ended.scope, ended.epoch).await.unwrap();
+    store.file.lock().lose_halts();
+    let view = store.beat(&beat(known.clone())).await.unwrap();
+    assert_eq!(view.brought_back, [HaltScope::Money]);
+    let [halt] = &view.halts[..] else {
+        panic!("{view:?}");
+    };
+    let before = known.iter().find(|it| it.scope == halt.scope).unwrap();
+    assert_eq!((halt.since_ms, &halt.by), (before.since_ms, &before.by));
+    assert!(halt.epoch > before.epoch && view.halt_epoch == halt.epoch);
+    let again = store.beat(&beat(view.halts.clone())).await.unwrap();
+    assert_eq!((again.brought_back, again.halts), (Vec::new(), view.halts));
 }
 
 #[tokio::test]
