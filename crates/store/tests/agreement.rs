@@ -77,11 +77,11 @@ fn asked_row() -> impl Strategy<Value = AskedRow> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0_usize..2, prop::collection::vec(asked_row(), 1..6)).prop_map(|(it, rows)| Step::Admit(it, rows)),
-        2 => (0_usize..2, any::<bool>()).prop_map(|(it, bodyless)| Step::Beat(it, bodyless)),
+        6 => (0_usize..2, any::<bool>()).prop_map(|(it, bodyless)| Step::Beat(it, bodyless)),
         4 => prop_oneof![0_u64..2_000, 5_000_u64..20_000, 50_000_u64..700_000].prop_map(Step::Advance),
-        1 => (0_usize..5).prop_map(Step::Halt),
+        4 => (0_usize..5).prop_map(Step::Halt),
         1 => (0_usize..5, any::<bool>()).prop_map(|(it, seen)| Step::Resume(it, seen)),
-        1 => Just(Step::LoseHalts),
+        4 => Just(Step::LoseHalts),
         1 => Just(Step::Distrust),
         1 => (0_u64..100_000).prop_map(Step::Promote),
         1 => (0_u64..100_000).prop_map(Step::Rewind),
