@@ -146,6 +146,28 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
 }
 
 #[tokio::test]
+async fn nothing_is_sent_while_a_setting_of_the_running_server_may_lose_commits() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
+    let [program] = instances([folder(&gatepay, &server, "")]).await;
+    server.sql("ALTER SYSTEM SET fsync = off");
+    server.sql("SELECT pg_reload_conf()");
+    until("the instance names the setting", || {
+        program.stderr().contains("fsync = off")
+    })
+    .await;
+    let before = gatepay.count();
+    let refused = send(&program, &refund()).await;
+    assert_eq!(refused.refusal(), Some("store_unavailable"));
+    assert_eq!(gatepay.count(), before);
+    server.sql("ALTER SYSTEM RESET fsync");
+    server.sql("SELECT pg_reload_conf()");
+    admits(&program).await;
+}
+
+#[tokio::test]
 async fn a_halt_of_money_refuses_money_everywhere_and_spends_its_stamp() {
     if postgres::is_missing() {
         return;

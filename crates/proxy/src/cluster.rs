@@ -539,8 +539,10 @@ impl Cluster {
         }
     }
 
-    /// Leaves the store, and returns the thread, which ends then.
+    /// Leaves the store, and returns the thread, which ends then. No call is sent any more: a halt no longer waits for this
+    /// instance.
     pub fn leave(&self) -> Option<JoinHandle<()>> {
+        self.shared.latest.close();
         self.shared.leaving.notify_one();
         self.thread.lock().take()
     }

@@ -9,7 +9,7 @@ use gatepay_store::settings::StoreTerms;
 
 use crate::postgres::{self, StandbyMode, until};
 use crate::postgres_relay::{CutPoint, PgRelay};
-use crate::support::{TERMS, ask, ready, row, settings, store, text, verdict};
+use crate::support::{TERMS, ask, beat, ready, row, settings, store, text, verdict};
 
 #[tokio::test]
 async fn an_answer_that_is_cut_before_its_end_admits_nothing() {
@@ -137,6 +137,54 @@ async fn a_server_that_stands_still_is_given_up_in_time_and_the_next_call_connec
         assert!(waited < Duration::from_millis(400), "{waited:?}");
     }
     relay.hold(false);
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_setting_that_is_changed_while_an_instance_serves_fails_its_signs_of_life_until_it_is_undone()
+ {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    store.beat(&beat()).await.unwrap();
+    for (setting, value) in [
+        ("synchronous_commit", "local"),
+        ("fsync", "off"),
+        ("full_page_writes", "off"),
+    ] {
+        server.sql(&format!("ALTER SYSTEM SET {setting} = {value}"));
+        server.sql("SELECT pg_reload_conf()");
+        until("the setting is in force", || {
+            server.sql(&format!("SHOW {setting}")) == value
+        });
+        let answer = store.beat(&beat()).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unsafe(ref text)) if text.starts_with(setting)),
+            "{answer:?}"
+        );
+        server.sql(&format!("ALTER SYSTEM RESET {setting}"));
+        server.sql("SELECT pg_reload_conf()");
+        until("the setting is undone", || {
+            server.sql(&format!("SHOW {setting}")) == "on"
+        });
+        store.beat(&beat()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn admission_lines_that_broke_while_they_were_idle_are_replaced_before_the_next_batch() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (server, store) = ready().await;
+    assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
+    server.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'",
+    );
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    // Its own line broke as well.
+    let _broken = store.upkeep().await;
     assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
 }
 

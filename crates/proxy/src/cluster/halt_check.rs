@@ -6,7 +6,7 @@
 //! of its calls is still to be sent by the view before.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_admission::seats::SeatLimit;
@@ -24,6 +24,10 @@ use crate::process::clock::Clock;
 pub(super) struct LatestView {
     /// A worker reads it locked while it hands a call's first bytes to the kernel.
     seen: RwLock<Option<Arc<SeenCluster>>>,
+    /// Set while the store may lose commits: only reads that go on without it are sent. Changed with `seen` locked.
+    is_revoked: AtomicBool,
+    /// Set before this instance leaves the store: nothing is sent any more. Changed with `seen` locked.
+    is_closed: AtomicBool,
     /// The halts that the last run of this folder saw, until the first view.
     left: Mutex<Option<HaltCache>>,
     /// The halts that this instance set and that no view has shown yet.
@@ -76,6 +80,8 @@ impl LatestView {
     pub(super) fn new(clock: Clock, meters: ClusterMeters) -> Self {
         Self {
             seen: RwLock::default(),
+            is_revoked: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             left: Mutex::default(),
             ordered: Mutex::default(),
             guarded_until: AtomicU64::new(0),
@@ -154,7 +160,21 @@ impl LatestView {
 
     /// Puts another view in place. When this returns, no call is still to be sent by the view before.
     pub(super) fn replace(&self, seen: SeenCluster) {
-        *self.seen.write() = Some(Arc::new(seen));
+        let mut place = self.seen.write();
+        *place = Some(Arc::new(seen));
+        self.is_revoked.store(false, Ordering::Release);
+    }
+
+    /// Ends the lease until the next view. When this returns, no call is still to be sent by the view before.
+    pub(super) fn revoke(&self) {
+        let _no_call_is_being_sent = self.seen.write();
+        self.is_revoked.store(true, Ordering::Release);
+    }
+
+    /// Ends the lease for good. When this returns, no call is still to be sent, also by a worker that is stuck.
+    pub(super) fn close(&self) {
+        let _no_call_is_being_sent = self.seen.write();
+        self.is_closed.store(true, Ordering::Release);
     }
 
     /// The check for one call.
@@ -193,6 +213,9 @@ impl HaltCheck<'_> {
         if self.seats.is_closed() {
             return Err(StopBeforeSending::Suspended);
         }
+        if self.latest.is_closed.load(Ordering::Acquire) {
+            return Err(StopBeforeSending::NoLease);
+        }
         let (Some(asked), Some(seen)) = (self.asked, seen) else {
             return self.judge_alone(seen);
         };
@@ -203,6 +226,9 @@ impl HaltCheck<'_> {
             && let Some(stop) = self.covering(&seen.view.halts)
         {
             return Err(stop);
+        }
+        if self.latest.is_revoked.load(Ordering::Acquire) {
+            return Err(StopBeforeSending::NoLease);
         }
         let clock = &self.latest.clock;
         let passed = clock.elapsed().saturating_sub(seen.asked);
@@ -413,6 +439,24 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_is_revoked_comes_back_with_the_next_view_and_one_that_is_closed_does_not() {
+        let world = World::new();
+        world.sees(&[]);
+        let asked = Some(world.clock.elapsed());
+        let no_lease = Err(StopBeforeSending::NoLease);
+        world.latest.revoke();
+        assert_eq!(world.sends("refund_order", asked), no_lease);
+        assert_eq!(world.sends("query_order", None), Ok(()));
+        world.sees(&[]);
+        assert_eq!(world.sends("refund_order", asked), Ok(()));
+        world.latest.close();
+        world.sees(&[]);
+        for asked in [asked, None] {
+            assert_eq!(world.sends("query_order", asked), no_lease);
+        }
+    }
+
+    #[test]
     fn without_a_recent_sign_of_life_nothing_is_sent_by_either_clock() {
         let world = World::new();
         let asked = || Some(world.clock.elapsed());
@@ -450,7 +494,7 @@ mod tests {
         let row = world.catalogue.named("refund_order").unwrap();
         let (of_acme, asked) = (("acme", &world.seats), world.clock.elapsed());
         let check = world.latest.check(row, of_acme, Some(asked));
-        let sent = std::sync::atomic::AtomicBool::new(false);
+        let sent = AtomicBool::new(false);
         let (in_place, sending) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let passed = check.pass(|| {

@@ -216,6 +216,10 @@ async fn sign_of_life(
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
     took(shared, "beat", asked);
+    if matches!(view, Err(StoreError::Unsafe(_))) {
+        // The lease is not waited out: what is admitted now may be lost.
+        shared.latest.revoke();
+    }
     let view = view?;
     raise_guard(shared, view.guarded_until);
     if !view.brought_back.is_empty() {

@@ -1,5 +1,7 @@
 //! `admit_v1`: a batch as parameters, and its answer as verdicts.
 
+use std::time::Duration;
+
 use gatepay_core::Kind;
 use tokio::sync::MutexGuard;
 use tokio_postgres::Row;
@@ -15,6 +17,9 @@ use crate::identity::{StoreContact, StoreIdentity};
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
     $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
+
+/// How long an admission line is idle before it is probed.
+const IDLE: Duration = Duration::from_secs(2);
 
 impl PostgresStore {
     /// Decides a batch in one transaction. Two batches may be under way at once.
@@ -44,6 +49,28 @@ impl PostgresStore {
             Ok(())
         })
         .await
+    }
+
+    /// Asks on each admission line that was idle for a while. A line that does not answer is closed, so that the next batch
+    /// connects anew and does not fail.
+    pub(super) async fn probe_idle_lines(&self) {
+        for line in &self.admitting {
+            let is_idle = |session: &mut PgSession| session.idle() >= IDLE;
+            // The line is free meanwhile: a batch that comes connects anew.
+            let idle = match line.try_lock() {
+                Ok(mut line) => line.take_if(is_idle),
+                Err(_) => None,
+            };
+            let Some(mut session) = idle else {
+                continue;
+            };
+            let answered = self.within_timeout(async { session.query("SELECT 1", &[]).await });
+            if answered.await.is_ok()
+                && let Ok(mut line) = line.try_lock()
+            {
+                line.get_or_insert(session);
+            }
+        }
     }
 
     async fn free_line(&self) -> MutexGuard<'_, Option<PgSession>> {

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::either::Either;
 
@@ -27,6 +28,12 @@ pub(super) struct PgConnector {
     /// The operator vouches for the engine's durability.
     lossless: bool,
 }
+
+/// How long a connection is idle before the kernel asks whether the peer is there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long bytes stay unacknowledged before the kernel closes a connection, in milliseconds.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS: u32 = 10_000;
 
 /// The settings of a server that decide whether it may admit.
 const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
@@ -159,10 +166,22 @@ async fn open(host: &Host, port: u16) -> Result<(Socket, String, bool), StoreErr
             let socket = TcpStream::connect((name.as_str(), port)).await;
             let socket = socket.map_err(lost)?;
             socket.set_nodelay(true).map_err(lost)?;
+            find_dead_peers(&socket).map_err(lost)?;
             let local = socket.peer_addr().is_ok_and(|peer| is_local(peer.ip()));
             Ok((Either::Left(socket), name.clone(), local))
         }
     }
+}
+
+/// Has the kernel close a connection whose peer is gone, also while nothing is sent on it.
+fn find_dead_peers(socket: &TcpStream) -> std::io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE / 2)?;
+    sockopt::set_tcp_keepcnt(socket, 3)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MS)?;
+    Ok(())
 }
 
 fn is_local(address: IpAddr) -> bool {
@@ -179,12 +198,18 @@ async fn check_settings(session: &mut PgSession, lossless: bool) -> Result<(), S
     if row.get(0) {
         return Err(StoreError::ReadOnly);
     }
-    let setting = |column: usize| row.get::<_, &str>(column);
-    let storage_keeps_log = lossless && row.get(4);
+    keeps_commits(row, 1, lossless)
+}
+
+/// Refuses settings by which an acknowledged commit may be lost: `fsync`, `full_page_writes`, `synchronous_commit` and whether
+/// the engine is Aurora, in four columns from this one on.
+pub(super) fn keeps_commits(row: &Row, first: usize, lossless: bool) -> Result<(), StoreError> {
+    let setting = |column: usize| row.get::<_, &str>(first + column);
+    let storage_keeps_log = lossless && row.get(first + 3);
     for (name, found, wanted) in [
-        ("fsync", setting(1), &["on"][..]),
-        ("full_page_writes", setting(2), &["on"]),
-        ("synchronous_commit", setting(3), &["on", "remote_apply"]),
+        ("fsync", setting(0), &["on"][..]),
+        ("full_page_writes", setting(1), &["on"]),
+        ("synchronous_commit", setting(2), &["on", "remote_apply"]),
     ] {
         let is_storage = name != "synchronous_commit";
         if !(wanted.contains(&found) || is_storage && storage_keeps_log) {

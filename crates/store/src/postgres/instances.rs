@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::admit::{KnownContact, cell, contact, millis};
+use super::connector::keeps_commits;
 use super::{PostgresStore, key_of};
 use crate::admission::HaltScope;
 use crate::error::StoreError;
@@ -42,8 +43,13 @@ const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch, e
     ) ON true ORDER BY h.scope";
 /// How often a sign of life brings halts back before it fails: once, and again after a failover in between.
 const BRINGS_BACK: usize = 2;
+/// With the settings that keep commits, which change in a server that runs. Each session has its own `synchronous_commit`, so the
+/// one of new sessions is asked for.
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
-    (SELECT count(*) FROM pg_stat_replication)";
+    (SELECT count(*) FROM pg_stat_replication),
+    current_setting('fsync'), current_setting('full_page_writes'),
+    (SELECT s.reset_val FROM pg_settings AS s WHERE s.name = 'synchronous_commit'),
+    to_regproc('aurora_version') IS NOT NULL";
 
 impl PostgresStore {
     /// Joins the store: refuses a schema that this version does not work with, compares the store with the last
@@ -85,7 +91,8 @@ impl PostgresStore {
         let known = &beat.known_halts;
         let mut brought_back = Vec::new();
         for _ in 0..=BRINGS_BACK {
-            let (view, ended) = self.view(now_ms, guarded_until, known).await?;
+            let (view, ended, kept) = self.view(now_ms, guarded_until, known).await?;
+            kept?;
             let lost = lost_halts(known, &view.halts, &ended);
             if lost.is_empty() {
                 return Ok(ClusterView {
@@ -108,10 +115,11 @@ impl PostgresStore {
         self.control(BRING_BACK, &parameters).await.map(drop)
     }
 
-    /// Writes the contact file, prepares the next slot of the ring, and keeps the tables of limits small. Called after each sign
+    /// Writes the contact file, asks on idle admission lines, prepares the next slot of the ring, and keeps the tables of limits small. Called after each sign
     /// of life.
     pub async fn upkeep(&self) -> Result<(), StoreError> {
         let saved = self.save_contact().await;
+        self.probe_idle_lines().await;
         self.turn_ring().await?;
         self.control(REWRITE, &[]).await?;
         saved
@@ -182,13 +190,13 @@ impl PostgresStore {
         Ok(view.await?.0)
     }
 
-    /// The view, and the ends of halts that the caller knows.
+    /// The view, the ends of halts that the caller knows, and whether the server keeps its commits by its settings.
     async fn view(
         &self,
         now_ms: u64,
         guarded_until: u64,
         known: &[HaltInForce],
-    ) -> Result<(ClusterView, Vec<HaltEnd>), StoreError> {
+    ) -> Result<(ClusterView, Vec<HaltEnd>, Result<(), StoreError>), StoreError> {
         let since = now_ms.saturating_sub(GONE_FOR_MS);
         let instances = self.control(INSTANCES, &[&millis(since)]).await?;
         let instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
@@ -200,6 +208,7 @@ impl PostgresStore {
         let ended = halts.iter().filter_map(|row| halt_end(row).transpose());
         let ended = ended.collect::<Result<_, _>>()?;
         let standbys = self.control(STANDBYS, &[]).await?;
+        let kept = keeps_commits(only(&standbys)?, 2, self.lossless());
         let view = ClusterView {
             now_ms,
             guarded_until,
@@ -213,7 +222,7 @@ impl PostgresStore {
             brought_back: Vec::new(),
             replication: replication(only(&standbys)?),
         };
-        Ok((view, ended))
+        Ok((view, ended, kept))
     }
 
     /// Halts calls, on all instances: once this returns, none that the scope covers is admitted any more. Returns the

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::error::SqlState;
@@ -29,6 +30,8 @@ pub(super) struct PgSession {
     client: Client,
     connection: Connection<Socket, TlsSocket>,
     prepared: HashMap<&'static str, Statement>,
+    /// When its last answer was complete.
+    used: Instant,
 }
 
 /// The treatment of a server's notice.
@@ -46,6 +49,7 @@ impl PgSession {
             client,
             connection,
             prepared: HashMap::new(),
+            used: Instant::now(),
         }
     }
 
@@ -57,7 +61,14 @@ impl PgSession {
     ) -> Result<Vec<Row>, StoreError> {
         let prepared = self.prepare(statement).await?;
         let answer = self.client.query(&prepared, parameters);
-        drive(&mut self.connection, answer, Notices::Refuse).await
+        let rows = drive(&mut self.connection, answer, Notices::Refuse).await?;
+        self.used = Instant::now();
+        Ok(rows)
+    }
+
+    /// How long no statement was answered.
+    pub(super) fn idle(&self) -> Duration {
+        self.used.elapsed()
     }
 
     /// Runs the statements of a migration or of a login, and ignores their notices.
