@@ -9,12 +9,12 @@ mod loan_meters;
 mod party_loans;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use gatepay_admission::limiter::{Limiter, RateExceeded};
-use gatepay_admission::quota::Quota;
+use gatepay_admission::quota::{Quota, RatePart};
 use gatepay_store::limits::StoreHeard;
 use gatepay_tenancy::settings::StoreSettings;
 use gatepay_tenancy::{PartyLimits, Rate};
@@ -50,6 +50,10 @@ struct RateAlone {
 struct LoanQueue {
     clock: Clock,
     meters: LoanMeters,
+    /// All parties.
+    parties: Mutex<Vec<Weak<PartyLoans>>>,
+    /// The number of the last call about limits.
+    last_number: AtomicI64,
     /// Parties with a question about their loans, now or at a later time.
     due: Mutex<Vec<Arc<PartyLoans>>>,
     /// Parties that asked for a part of the institution's rate since the last exchange.
@@ -154,6 +158,18 @@ impl SharedLimits {
         has_filled
     }
 
+    /// Prepares for a task that knows nothing of the last one: the last one's calls have no answer, and its lease is not in
+    /// use any more.
+    fn recover(&self) {
+        let now = self.queue.clock.elapsed();
+        let parties = self.queue.parties.lock().clone();
+        for party in parties.iter().filter_map(Weak::upgrade) {
+            party.recover(now);
+        }
+        self.quota.lend(RatePart::default(), now);
+        self.queue.note_lease(Duration::ZERO, now);
+    }
+
     /// Notes that a request asks for loans.
     pub fn note_asked(&self, now: Duration) {
         self.queue.asked_at.fetch_max(nanos(now), Ordering::AcqRel);
@@ -218,6 +234,8 @@ impl LoanQueue {
         Arc::new(Self {
             clock: clock.clone(),
             meters: meters.clone(),
+            parties: Mutex::default(),
+            last_number: AtomicI64::new(0),
             due: Mutex::default(),
             asking: Mutex::default(),
             is_hurried: AtomicBool::new(false),
@@ -231,6 +249,15 @@ impl LoanQueue {
             asked_at: AtomicU64::new(0),
             places_alone: AtomicU32::new(0),
         })
+    }
+
+    /// Adds a party that was made, in place of one that is gone.
+    fn note_party(&self, party: &Arc<PartyLoans>) {
+        let mut parties = self.parties.lock();
+        if parties.len() == parties.capacity() {
+            parties.retain(|party| party.strong_count() > 0);
+        }
+        parties.push(Arc::downgrade(party));
     }
 
     /// Adds a party about which there is something to ask.

@@ -13,7 +13,7 @@ use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use gatepay_store::queue::BatchFacts;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_blocking, spawn_local};
+use tokio::task::{JoinSet, LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::fingerprint::FingerprintKey;
@@ -57,7 +57,9 @@ pub(super) fn start(
             let watching = spawn_local(watch_admissions(Arc::clone(&shared)));
             let ordering = spawn_local(obey(Arc::clone(&store), orders));
             let keeping = spawn_local(keep_up(Arc::clone(&shared), Arc::clone(&store)));
-            let lending = spawn_local(lend_limits(Arc::clone(&shared), Arc::clone(&store)));
+            let lent = (Arc::clone(&shared), Arc::clone(&store));
+            let lend = move || lend_limits(Arc::clone(&lent.0), Arc::clone(&lent.1));
+            let lending = spawn_local(restarted(lend));
             stay(&shared, &store, tried).await;
             lending.abort();
             admitting.abort();
@@ -120,6 +122,24 @@ fn first_attempt(error: Option<&StoreError>) -> Result<(), String> {
     match error {
         Some(error) if error.is_lasting() => Err(error.to_string()),
         _ => Ok(()),
+    }
+}
+
+/// Runs a task, and starts it again whenever it panics. Ends when the task ends.
+async fn restarted<F: Future<Output = ()> + 'static>(begin: impl Fn() -> F) {
+    loop {
+        // Ends its task when it is dropped.
+        let mut task = JoinSet::new();
+        task.spawn_local(begin());
+        match task.join_next().await {
+            Some(Err(ended)) if ended.is_panic() => {
+                tracing::error!(
+                    "the task that borrows limits from the store has panicked: it starts again"
+                );
+                sleep(RETRY).await;
+            }
+            _ => return,
+        }
     }
 }
 
@@ -400,5 +420,23 @@ impl ClusterShared {
         let seconds = Duration::from_millis(offset.unsigned_abs()).as_secs_f64();
         let signed = if offset < 0 { -seconds } else { seconds };
         self.meters.clock_offset.set(signed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again() {
+        let begun = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = std::rc::Rc::clone(&begun);
+        let begin = move || {
+            counted.set(counted.get() + 1);
+            let number = counted.get();
+            async move { assert!(number > 2, "a panic of a test") }
+        };
+        LocalSet::new().run_until(restarted(begin)).await;
+        assert_eq!(begun.get(), 3);
     }
 }

@@ -63,11 +63,12 @@ pub(in crate::cluster) async fn lend(
     let Store::Postgres(store) = &*store else {
         return;
     };
+    limits.recover();
     let mut task = LendingTask {
         limits: &limits,
         store,
         instance,
-        number: 0,
+        number: limits.queue.last_number.load(Ordering::Acquire),
         lease: RateLease::default(),
         tally: DemandTally::default(),
         others: Arc::from(format!("others/{instance}")),
@@ -135,6 +136,13 @@ impl LendingCall {
 }
 
 impl LendingTask<'_> {
+    /// The number of the next call. It outlives this task: the store refuses a lower one.
+    fn next_number(&mut self) {
+        self.number += 1;
+        let queue = &self.limits.queue;
+        queue.last_number.store(self.number, Ordering::Release);
+    }
+
     fn now(&self) -> Duration {
         self.limits.queue.clock.elapsed()
     }
@@ -212,7 +220,7 @@ impl LendingTask<'_> {
         if questions.is_empty() {
             return false;
         }
-        self.number += 1;
+        self.next_number();
         let answers = self.store.take(&questions).await;
         self.note(answers.as_ref().err());
         let now = self.now();
@@ -238,7 +246,7 @@ impl LendingTask<'_> {
         if self.has_declared(&heard) {
             self.declared = heard.era();
         }
-        self.number += 1;
+        self.next_number();
         self.lease.ask(asked_at);
         self.put_in_force(asked_at);
         let report = self.lease.report(DemandReport {

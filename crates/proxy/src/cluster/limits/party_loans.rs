@@ -154,7 +154,7 @@ impl PartyLoans {
         limits: &PartyLimits,
         weight: NonZeroU32,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let party = Arc::new(Self {
             queue: Arc::clone(queue),
             tenant: Arc::from(id),
             asked: AtomicU32::new(0),
@@ -175,7 +175,9 @@ impl PartyLoans {
                 queued: None,
             }),
             answered: Notify::new(),
-        })
+        });
+        queue.note_party(&party);
+        party
     }
 
     /// Puts other limits in force. Loans stay lent, and the store hears of the new figures.
@@ -380,6 +382,29 @@ impl PartyLoans {
 
     pub(super) fn set_fraction(&self, fraction: f64) {
         self.fraction.store(fraction.to_bits(), Ordering::Release);
+    }
+
+    /// Prepares for a task that knows nothing of these loans: open questions have no answer.
+    pub(super) fn recover(self: &Arc<Self>, now: Duration) {
+        self.rest();
+        if self.asked.load(Ordering::Acquire) > 0 {
+            self.queue.push_asking(Arc::clone(self));
+        }
+        let mut ledger = self.ledger.lock();
+        ledger.queued = None;
+        for loan in ledger.tokens.iter_mut().flatten() {
+            loan.stock.failed(now);
+        }
+        if let Some(seats) = &mut ledger.seats {
+            seats.failed(now);
+        }
+        if ledger.rounds.begun > ledger.rounds.ended {
+            ledger.rounds.ended = ledger.rounds.begun;
+            ledger.rounds.failed = ledger.rounds.begun;
+        }
+        self.queue_again(&mut ledger, now);
+        drop(ledger);
+        self.answered.notify_waiters();
     }
 
     /// Lets the task look at these loans earlier if there is something to ask. Tokens of an earlier era end.
@@ -794,6 +819,8 @@ fn longest(one: Option<LoanRefused>, other: LoanRefused) -> LoanRefused {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use gatepay_store::limits::TokenAnswer;
     use prometheus::Registry;
 
@@ -845,6 +872,30 @@ mod tests {
         };
         party.answer_to(open, Some(&mut AnswersLeft::of(&answers)), &heard, now);
         assert!(party.queued().is_none_or(|due| due > now));
+    }
+
+    #[test]
+    fn a_question_of_a_task_that_has_ended_is_asked_again() {
+        let queue = queue();
+        let at = Duration::from_millis;
+        let party = PartyLoans::new(&queue, "acme", &PartyLimits::default(), NonZeroU32::MIN);
+        let mut wanted = TokensWanted::default();
+        let mut take =
+            |ms| party.take_tokens(Kind::Read, &mut wanted, &mut LimitSet::default(), at(ms));
+        assert_eq!(take(9_000), Err(LoanRefused::Pending));
+        let heard = StoreHeard::default();
+        party.ask(&mut LimitQuestions::default(), &heard, at(9_001));
+        // The task ends here, and never reads the answer.
+        assert_eq!(party.queued(), None);
+        queue.due.lock().clear();
+        for known in queue.parties.lock().iter().filter_map(Weak::upgrade) {
+            known.recover(at(9_002));
+        }
+        assert_eq!(take(9_003), Err(LoanRefused::Away));
+        assert_eq!(queue.due.lock().len(), 1);
+        let due = party.queued().unwrap();
+        let mut again = LimitQuestions::default();
+        assert!(!party.ask(&mut again, &heard, due.max(at(9_300))).is_empty());
     }
 
     #[test]
