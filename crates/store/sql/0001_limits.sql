@@ -380,7 +380,7 @@ CREATE FUNCTION exchange_at(
     OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
-    OUT o_fractions double precision[]
+    OUT o_elsewhere integer, OUT o_fractions double precision[]
 )
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -468,6 +468,10 @@ BEGIN
         o_burst := greatest(0, least(o_burst, o_whole_burst - others_burst));
     END IF;
     UPDATE lease AS l SET rate = o_rate, burst = o_burst WHERE l.instance = n_id;
+    -- The institution's seats that others hold: with them an instance judges whether the last ones are left.
+    SELECT coalesce(sum(s.held), 0) INTO STRICT o_elsewhere
+    FROM seat AS s JOIN limit_member AS m ON m.id = s.instance
+    WHERE s.tenant = '' AND s.instance <> n_id AND m.seen > at_ms - 5000;
 END
 $$;
 
@@ -479,7 +483,7 @@ CREATE FUNCTION exchange_v1(
     OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
-    OUT o_fractions double precision[]
+    OUT o_elsewhere integer, OUT o_fractions double precision[]
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -488,7 +492,7 @@ BEGIN
     IF known IS NOT NULL THEN
         PERFORM begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_open, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
-            o_weight, o_fractions
+            o_weight, o_elsewhere, o_fractions
         FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_era, n_silent, n_rate, n_burst, n_in_force, n_tenants,
             n_weights, n_asked) AS a;
     END IF;

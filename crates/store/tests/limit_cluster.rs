@@ -20,7 +20,8 @@ pub(crate) const BUCKETS: [(&str, f64, f64); 4] = [
     ("flat", 1_000.0, 50.0),
     ("middle", 20.0, 10.0),
 ];
-pub(crate) const SEATS: [(&str, u32); 2] = [("many", 40), ("few", 2)];
+/// The seats of two tenants, and the institution's.
+pub(crate) const SEATS: [(&str, u32); 3] = [("many", 40), ("few", 2), ("", 60)];
 pub(crate) const QUOTA: (f64, f64) = (500.0, 100.0);
 
 /// An event of a scenario.

@@ -335,5 +335,7 @@ fn same_grant(row: &Row, grant: &LeaseGrant, report: &DemandReport) {
         row.get::<_, i32>("o_instances").unsigned_abs(),
         grant.instances
     );
+    let elsewhere = row.get::<_, i32>("o_elsewhere").unsigned_abs();
+    assert_eq!(elsewhere, grant.seats_elsewhere, "{report:?}");
     assert_eq!(row.get::<_, bool>("o_open"), grant.is_open, "{report:?}");
 }

@@ -752,13 +752,19 @@ impl FairShare {
     }
 
     /// Whether a call finds no slot in flight. The last slots are kept: some for write and money calls, some for
-    /// members that do not have their share of slots yet.
+    /// members that do not have their share of slots yet. Slots and weights count over all instances, as of the last
+    /// exchange with the store.
     fn is_crowded(&self, member: u32, acts: bool) -> bool {
         let Some(all) = self.terms.in_flight else {
             return false;
         };
         let it = &self.members[member as usize];
-        let share = u64::from(all) * u64::from(it.weight) / self.activity.weight().max(1);
+        let (weight_elsewhere, elsewhere) = self.lease.as_ref().map_or((0, 0), |lease| {
+            (lease.weight(), lease.part.seated_elsewhere)
+        });
+        let weight = self.activity.weight().max(weight_elsewhere).max(1);
+        let seated = self.seated.saturating_add(elsewhere);
+        let share = u64::from(all) * u64::from(it.weight) / weight;
         let below = u64::from(it.seated) < share.max(1);
         let reserve = u64::from(all) * u64::from(self.terms.reserve) / u64::from(WHOLE);
         let reserve = u32::try_from(reserve).expect("a part").min(all - 1);
@@ -767,7 +773,7 @@ impl FairShare {
             (true, false) | (false, true) => reserve,
             (false, false) => reserve + (all - reserve) / 4,
         };
-        self.seated + kept.min(all - 1) >= all
+        seated.saturating_add(kept.min(all - 1)) >= all
     }
 }
 

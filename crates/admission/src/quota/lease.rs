@@ -14,6 +14,10 @@ pub struct RatePart {
     pub burst: f64,
     /// The rate in force over all instances, in requests per second.
     pub whole: f64,
+    /// The weight of all members that are active at any instance.
+    pub weight: f64,
+    /// The places that other instances hold.
+    pub seated_elsewhere: u32,
     /// Until then calls take tokens and tokens flow in: another instance may have the part from then on.
     pub usable_until: Duration,
     /// Then the tokens end too.
@@ -71,6 +75,11 @@ impl LeasedInflow {
     pub(super) fn whole(&self) -> Option<u32> {
         let whole = u32::try_from(floor(self.part.whole)).unwrap_or(u32::MAX);
         (self.part.whole > 0.0).then_some(whole.max(1))
+    }
+
+    /// The weight of all active members over all instances, by which their shares of the places are counted.
+    pub(super) fn weight(&self) -> u64 {
+        floor(self.part.weight * f64::from(WEIGHT_UNIT))
     }
 
     /// The tokens that could have been saved up by now, and at least one.
@@ -145,10 +154,13 @@ fn floor(figure: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use gatepay_core::Kind;
     use gatepay_tenancy::settings::QuotaSettings;
 
     use super::*;
-    use crate::quota::{OwnCallPurpose, Quota};
+    use crate::quota::{OwnCallPurpose, Quota, QuotaShare};
 
     #[test]
     fn look_ups_alone_take_saved_tokens_until_a_lease_without_an_answer_ends() {
@@ -158,6 +170,8 @@ mod tests {
             per_second: 500.0,
             burst: 500.0,
             whole: 500.0,
+            weight: 1.0,
+            seated_elsewhere: 0,
             usable_until: at(2_000),
             ends: at(2_000),
         };
@@ -173,5 +187,58 @@ mod tests {
         assert!(!takes(OwnCallPurpose::Repeat, 1_200));
         assert!(takes(OwnCallPurpose::LookUp, 1_200));
         assert!(!takes(OwnCallPurpose::LookUp, 2_000));
+    }
+
+    /// Ten places of which two are kept for payments: the share of the one member here.
+    fn ten_places(weight: f64, seated_elsewhere: u32) -> QuotaShare {
+        let settings = QuotaSettings {
+            in_flight: NonZeroU32::new(10),
+            reserve: 0.2,
+            ..QuotaSettings::default()
+        };
+        let at = Duration::from_millis;
+        let quota = Quota::leased(&settings, at(0));
+        let part = RatePart {
+            per_second: 500.0,
+            burst: 500.0,
+            whole: 500.0,
+            weight,
+            seated_elsewhere,
+            usable_until: at(60_000),
+            ends: at(60_000),
+        };
+        quota.lend(part, at(0));
+        QuotaShare::new(&quota, NonZeroU32::MIN)
+    }
+
+    #[test]
+    fn the_last_places_over_all_instances_are_kept_for_payments() {
+        let at = Duration::from_secs(1);
+        for (elsewhere, reads, payments) in [(0, 8, 2), (5, 3, 2), (8, 0, 2), (9, 0, 1), (10, 0, 0)]
+        {
+            let share = ten_places(1.0, elsewhere);
+            let takes = |kind| {
+                (0..20)
+                    .filter(|_| share.take_part(kind, 1.0, at).is_ok())
+                    .count()
+            };
+            assert_eq!(
+                (takes(Kind::Read), takes(Kind::Money)),
+                (reads, payments),
+                "{elsewhere}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_members_share_of_the_places_counts_the_weight_of_all_instances() {
+        let at = Duration::from_secs(1);
+        // Of ten members at other instances it knows nothing but their weight: its own share is one place, and beyond
+        // its share a member leaves a quarter free.
+        for (weight, reads) in [(1.0, 8), (10.0, 6)] {
+            let share = ten_places(weight, 0);
+            let takes = (0..20).filter(|_| share.take_part(Kind::Read, 1.0, at).is_ok());
+            assert_eq!(takes.count(), reads, "{weight}");
+        }
     }
 }

@@ -160,6 +160,8 @@ pub struct LeaseGrant {
     pub whole_burst: f64,
     /// The total weight of all tenants that are active at any instance.
     pub weight: f64,
+    /// The institution's seats that other instances hold.
+    pub seats_elsewhere: u32,
     /// For each reported tenant, the part of its demand that it has here.
     pub fractions: Vec<f64>,
 }

@@ -282,8 +282,17 @@ impl LimitModel {
             whole_rate,
             whole_burst,
             weight,
+            seats_elsewhere: self.seats_elsewhere(report.instance),
             fractions,
         })
+    }
+
+    /// The institution's seats that other living instances hold.
+    fn seats_elsewhere(&self, instance: i64) -> u32 {
+        let living = living(&self.members, self.now - SEAT_MS);
+        let loans = self.seats.get("").into_iter().flatten();
+        let others = loans.filter(|(id, _)| **id != instance && living(**id));
+        others.map(|(_, it)| it.held).sum()
     }
 
     /// Notes a report. Its instance may use its last lease for a moment.

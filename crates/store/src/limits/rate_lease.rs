@@ -145,6 +145,7 @@ mod tests {
             whole_rate: 100.0,
             whole_burst: 100.0,
             weight: 1.0,
+            seats_elsewhere: 0,
             fractions: Vec::new(),
         };
         lease.answered(grant, at(ms));

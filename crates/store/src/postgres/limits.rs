@@ -163,6 +163,7 @@ fn grant(row: &Row, asked: &DemandReport) -> Result<LeaseGrant, StoreError> {
         whole_rate: cell(row, "o_whole_rate")?,
         whole_burst: cell(row, "o_whole_burst")?,
         weight: cell(row, "o_weight")?,
+        seats_elsewhere: cell::<i32>(row, "o_elsewhere")?.unsigned_abs(),
         fractions,
     })
 }

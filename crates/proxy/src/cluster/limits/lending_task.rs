@@ -355,6 +355,8 @@ impl LendingTask<'_> {
             per_second: grant.rate,
             burst: grant.burst,
             whole: grant.whole_rate,
+            weight: grant.weight,
+            seated_elsewhere: grant.seats_elsewhere,
             usable_until,
             ends: self.lease.ends(),
         };
