@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{
-    DemandReport, LeaseGrant, LimitQuestions, RateLease, TenantDemand, TokenQuestion, TokenStock,
-    water_line,
+    DemandReport, DemandTally, LeaseGrant, LimitQuestions, RateLease, TenantDemand, TokenQuestion,
+    TokenStock, named, water_line,
 };
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::{Failover, StoreTerms};
@@ -544,6 +544,53 @@ async fn tenants_have_their_shares_wherever_they_are() {
     let least = least_share(&mut stores, &phases).await;
     eprintln!("least share {least:.3}");
     assert!(least >= 0.95, "{least}");
+}
+
+/// Each small tenant asks once in ten seconds, so that most of them are reported together under one name.
+#[tokio::test]
+async fn a_thousand_small_tenants_and_a_flooder_have_their_shares_beside_a_flooder_elsewhere() {
+    let mut stores = LimitStores::new(None, 1).await;
+    let mut number = 0;
+    pass(&mut stores, &[1, 2], &mut number, 2_500).await;
+    let names: Vec<Arc<str>> = (0..1_000).map(|it| Arc::from(format!("t{it}"))).collect();
+    let floods: [Arc<str>; 2] = ["a", "b"].map(Arc::from);
+    let others = ["others/1", "others/2"].map(Arc::from);
+    let mut tallies = [DemandTally::default(), DemandTally::default()];
+    let mut leases = [RateLease::default(), RateLease::default()];
+    let mut next = [0, 100];
+    let (mut least, mut used) = ([f64::INFINITY; 2], 0.0_f64);
+    for ms in 0..30_000_usize {
+        let now = Duration::from_millis(ms as u64);
+        stores.wall_ms += 1;
+        if ms % 10 == 0 {
+            tallies[0].count(&names[ms / 10 % 1_000], 1.0, 1, now);
+        }
+        for n in 0..2 {
+            tallies[n].count(&floods[n], 1.0, 10, now);
+            if ms < next[n] {
+                continue;
+            }
+            tallies[n].refused(&floods[n]);
+            number += 1;
+            leases[n].ask(now);
+            let mut asked = report(i64::try_from(n).unwrap() + 1, number, &[]);
+            asked.tenants = named(tallies[n].report(now), &others[n]);
+            assert!(asked.tenants.len() <= 257);
+            let grant = stores.exchange(&leases[n].report(asked)).await.unwrap();
+            leases[n].answered(grant, now);
+            next[n] = usize::try_from(leases[n].due().as_millis()).unwrap();
+        }
+        if ms >= 12_000 {
+            // A hundred requests a second of the small ones, and half of the rest for each flooder.
+            for (n, right) in [300.0, 200.0].into_iter().enumerate() {
+                least[n] = least[n].min(leases[n].rate(now) / right);
+            }
+            used = used.max(leases[0].rate(now) + leases[1].rate(now));
+        }
+    }
+    eprintln!("least shares {least:.3?}, at most {used:.1} lent");
+    assert!(least.iter().all(|it| *it >= 0.95), "{least:?}");
+    assert!(used <= QUOTA.0 + 1e-6);
 }
 
 /// Exchanges until the instance has a lease, five times a second. Returns the last grant.
