@@ -7,6 +7,7 @@ mod value;
 use std::borrow::Cow;
 
 use arrayvec::ArrayVec;
+use serde_json::value::RawValue;
 
 use crate::json::{self, JsonMember, JsonShape, JsonText, JsonVisitor};
 use crate::operation::{Kind, MediaType, Operation};
@@ -96,8 +97,32 @@ impl<'a> BodyReading<'a> {
         }
     }
 
+    /// Reads a text that is not a call's body with the care that a money call's body gets: every repeated name, every
+    /// value that some parsers cannot represent and too deep a nesting is found.
+    pub(crate) fn strict(text: &'a [u8]) -> Self {
+        let mut reading = Self::new("", text);
+        reading.read_body(Kind::Money);
+        reading
+    }
+
+    /// Whether every parser reads the same from this text. Only a [`strict`](Self::strict) reading finds every
+    /// difference.
+    pub(crate) fn has_one_reading(&self) -> bool {
+        self.fault.is_none()
+            && self.repeated.is_none()
+            && self.unreadable.is_none()
+            && self.too_deep.is_none()
+    }
+
+    /// The objects of a text, if it is a list. Items that are not objects are left out.
+    pub(crate) fn objects_of_list(text: &'a str) -> Vec<Self> {
+        let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+        let objects = items.into_iter().map(|item| Self::of_object(item.get()));
+        objects.flatten().collect()
+    }
+
     /// The members of a text, if it is an object.
-    fn of_object(text: &'a str) -> Option<Self> {
+    pub(crate) fn of_object(text: &'a str) -> Option<Self> {
         let mut reading = Self::new("", text.as_bytes());
         let shape = json::read_deep(text, &mut BodyReader::new(Kind::Read, &mut reading.found));
         (shape.ok()? == JsonShape::Object).then_some(reading)

@@ -20,6 +20,8 @@ pub mod explain;
 pub mod field;
 pub mod guard;
 pub mod header;
+pub mod ledger_key;
+pub mod ledger_rows;
 pub mod look_up;
 pub mod operation;
 pub mod order;

@@ -1,0 +1,267 @@
+//! Ledger rows: the fields of calls and answers that hold [ledger keys](crate::ledger_key).
+//!
+//! A call that makes something is recorded twice. Its **intents** are numbers that the caller chose, recorded before the
+//! call is sent. GatePay's **own ids** come with GatePay's answer. [`ROWS`] names the fields of both for every row of
+//! the catalogue that writes or moves money (protocol.md 5.3, schemas.md).
+
+use crate::body::{BodyReading, BodyValue};
+use crate::envelope::{self, AnswerVerdict};
+use crate::ledger_key::{LedgerKey, LedgerKeyKind, key_text};
+use crate::operation::Operation;
+
+/// The fields of a body or of an answer's data that form one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFields {
+    /// The namespace of the key.
+    pub kind: LedgerKeyKind,
+    /// One field, or the chain's field and a second field.
+    pub fields: &'static [&'static str],
+}
+
+/// The keys of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// The operation's name in the catalogue.
+    pub operation: &'static str,
+    /// Fields of the call: numbers that the caller chooses.
+    pub intents: &'static [KeyFields],
+    /// Fields of the answer's data: ids that GatePay makes.
+    pub own_ids: &'static [KeyFields],
+    /// Why the row has no intents; empty for a row with intents.
+    pub reason: &'static str,
+}
+
+impl LedgerRow {
+    /// The row of an operation. A read has none, and neither has an operation that only `proxy.toml` defines.
+    pub fn of(operation: &Operation) -> Option<&'static Self> {
+        ROWS.iter().find(|row| row.operation == operation.name)
+    }
+
+    /// The intents of a call. A field with several values gives a key for each, since GatePay may take any of them.
+    pub fn intents(&self, call: &BodyReading<'_>) -> Vec<LedgerKey> {
+        keys(self.intents, call)
+    }
+
+    /// GatePay's own ids in a complete answer to the call. An answer that is not a success, or that parsers may read in
+    /// more than one way, has none.
+    ///
+    /// An id that equals one of the call's intents is not GatePay's own: the caller chose it.
+    pub fn own_ids(
+        &self,
+        operation: &Operation,
+        call: &BodyReading<'_>,
+        status: u16,
+        answer: &[u8],
+    ) -> Vec<LedgerKey> {
+        let verdict = envelope::judge(operation.kind, status, answer).verdict;
+        if self.own_ids.is_empty() || verdict != AnswerVerdict::Success {
+            return Vec::new();
+        }
+        let chosen = self.intents(call);
+        let mut ids = answered(self.own_ids, answer);
+        ids.retain(|id| chosen.iter().all(|intent| intent.text() != id.text()));
+        ids
+    }
+}
+
+/// The keys in an answer's data. The data may be an object, a list of objects or JSON in a string, and one page wraps
+/// it once more (protocol.md 4.1).
+fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
+    let whole = BodyReading::strict(answer);
+    if !whole.has_one_reading() {
+        return Vec::new();
+    }
+    let unescaped;
+    let data = match whole.values("data").next() {
+        None => return keys(wanted, &whole),
+        Some(BodyValue::Query(_)) => return Vec::new(),
+        Some(BodyValue::Body(data)) => match data.text() {
+            Some(text) => {
+                unescaped = text;
+                if !BodyReading::strict(unescaped.as_bytes()).has_one_reading() {
+                    return Vec::new();
+                }
+                &*unescaped
+            }
+            None => data.as_str(),
+        },
+    };
+    objects(data)
+        .iter()
+        .flat_map(|object| match object.values("bizData").next() {
+            Some(wrapped) => wrapped.members().map(|inner| keys(wanted, &inner)),
+            None => Some(keys(wanted, object)),
+        })
+        .flatten()
+        .collect()
+}
+
+/// The object that a text is, or the objects of the list that it is.
+fn objects(text: &str) -> Vec<BodyReading<'_>> {
+    match BodyReading::of_object(text) {
+        Some(object) => vec![object],
+        None => BodyReading::objects_of_list(text),
+    }
+}
+
+fn keys(wanted: &[KeyFields], reading: &BodyReading<'_>) -> Vec<LedgerKey> {
+    let mut keys = Vec::new();
+    for key in wanted {
+        let mut found = match key.fields {
+            [field] => texts(reading, field)
+                .filter_map(|text| LedgerKey::new(key.kind, text))
+                .collect(),
+            [chain, part] => on_each_chain(key.kind, reading, chain, part),
+            _ => Vec::new(),
+        };
+        keys.append(&mut found);
+    }
+    keys.dedup();
+    keys
+}
+
+fn on_each_chain(
+    kind: LedgerKeyKind,
+    reading: &BodyReading<'_>,
+    chain: &str,
+    part: &str,
+) -> Vec<LedgerKey> {
+    let parts: Vec<String> = texts(reading, part).collect();
+    let of_chain = |chain: String| {
+        let key = move |part: &String| match kind {
+            LedgerKeyKind::DepositAddress => LedgerKey::deposit_address(&chain, part),
+            _ => LedgerKey::on_chain(kind, &chain, part),
+        };
+        parts.iter().filter_map(key).collect::<Vec<_>>()
+    };
+    texts(reading, chain).flat_map(of_chain).collect()
+}
+
+/// The values of a field that are texts or whole numbers.
+fn texts(reading: &BodyReading<'_>, field: &str) -> impl Iterator<Item = String> {
+    reading.values(field).filter_map(|value| key_text(&value))
+}
+
+const TRADE_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TradeNumber, &["merchantTradeNo"])];
+const PREPAY_ID: &[KeyFields] = &[one(LedgerKeyKind::PrepayId, &["prepayId"])];
+const REFUND_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::RefundNumber, &["refundRequestId"])];
+const TRANSFER_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TransferNumber, &["merchantBatchNo"])];
+
+/// The keys of every operation that writes or moves money, in the catalogue's order.
+///
+/// The address of an *order* is no key: GatePay may give it to a later order of another account. `merchant_withdraw_id`
+/// of a payout's sub-orders is no key either: each notification names the batch beside it.
+pub const ROWS: &[LedgerRow] = &[
+    made("create_order", TRADE_NUMBER, PREPAY_ID),
+    none("close_order", CHANGES),
+    made("refund_order", REFUND_NUMBER, &[]),
+    made("create_native_order", TRADE_NUMBER, PREPAY_ID),
+    made("create_checkout_order", TRADE_NUMBER, PREPAY_ID),
+    made("refund_checkout_order", REFUND_NUMBER, &[]),
+    made("refund_order_v2", REFUND_NUMBER, &[]),
+    made("refund_order_v3", REFUND_NUMBER, &[]),
+    made("create_address_order", TRADE_NUMBER, PREPAY_ID),
+    made("refund_address_order", REFUND_NUMBER, &[]),
+    made("refund_converted_address_order", REFUND_NUMBER, &[]),
+    made(
+        "save_fixed_address",
+        &[one(LedgerKeyKind::AddressLabel, &["chain", "channelId"])],
+        &[one(LedgerKeyKind::DepositAddress, &["chain", "address"])],
+    ),
+    made(
+        "create_conversion",
+        &[one(LedgerKeyKind::ConversionNumber, &["clientReqId"])],
+        &[one(LedgerKeyKind::ConversionId, &["order_id"])],
+    ),
+    // The documentation's sample answers with another number than was sent (schemas.md).
+    made(
+        "create_payout",
+        &[one(LedgerKeyKind::PayoutNumber, &["batch_id"])],
+        &[one(LedgerKeyKind::PayoutId, &["batch_id"])],
+    ),
+    made(
+        "create_batch_transfer",
+        &[one(LedgerKeyKind::RewardNumber, &["merchant_batch_no"])],
+        &[one(LedgerKeyKind::RewardBatchId, &["batch_id"])],
+    ),
+    made(
+        "create_otc_order",
+        &[one(LedgerKeyKind::OtcNumber, &["clientOrderId"])],
+        &[one(LedgerKeyKind::OtcId, &["orderId"])],
+    ),
+    none("create_otc_bank", NOT_NOTIFIED),
+    none("supplement_otc_bank", NOT_NOTIFIED),
+    // The official client libraries decode the batch of the cards.
+    LedgerRow {
+        own_ids: &[one(LedgerKeyKind::GiftBatchId, &["batchId"])],
+        ..none(
+            "create_gift_card",
+            "GatePay documents no number that the caller chooses",
+        )
+    },
+    made(
+        "save_plan",
+        &[one(LedgerKeyKind::PlanNumber, &["merchantPlanNo"])],
+        &[one(LedgerKeyKind::PlanId, &["planNo"])],
+    ),
+    made(
+        "create_subscription",
+        &[one(
+            LedgerKeyKind::SubscriptionNumber,
+            &["merchantSubscriptionOrderNo"],
+        )],
+        &[one(LedgerKeyKind::SubscriptionId, &["subscriptionOrderNo"])],
+    ),
+    none("complete_subscription", CHANGES),
+    made(
+        "deduct_subscription",
+        &[one(LedgerKeyKind::DeductionNumber, &["merchantDeductNo"])],
+        &[
+            one(LedgerKeyKind::DeductionId, &["deductOrderNo"]),
+            one(LedgerKeyKind::PaymentId, &["paymentOrderNo"]),
+        ],
+    ),
+    none("create_product", NOT_NOTIFIED),
+    none("save_channel", NOT_NOTIFIED),
+    none("update_channel", NOT_NOTIFIED),
+    none("delete_channel", NOT_NOTIFIED),
+    none("mcp_call", "GatePay documents no field of its body"),
+    // The account's id comes later, by notification. The caller is an operator, so the id shows no tenant.
+    made(
+        "create_account",
+        &[one(LedgerKeyKind::AccountRequest, &["request_id"])],
+        &[one(LedgerKeyKind::Account, &["account_id"])],
+    ),
+    none("update_account", CHANGES),
+    none("create_fee_rule", NOT_NOTIFIED),
+    none("upgrade_fee_rule", NOT_NOTIFIED),
+    made("create_transfer", TRANSFER_NUMBER, &[]),
+    made("create_charge", TRANSFER_NUMBER, &[]),
+];
+
+const CHANGES: &str = "it changes an object that another call made";
+const NOT_NOTIFIED: &str = "GatePay documents no notification about what it makes";
+
+const fn one(kind: LedgerKeyKind, fields: &'static [&'static str]) -> KeyFields {
+    KeyFields { kind, fields }
+}
+
+const fn made(
+    operation: &'static str,
+    intents: &'static [KeyFields],
+    own_ids: &'static [KeyFields],
+) -> LedgerRow {
+    LedgerRow {
+        operation,
+        intents,
+        own_ids,
+        reason: "",
+    }
+}
+
+const fn none(operation: &'static str, reason: &'static str) -> LedgerRow {
+    LedgerRow {
+        reason,
+        ..made(operation, &[], &[])
+    }
+}
