@@ -23,6 +23,7 @@ pub mod header;
 pub mod ledger_key;
 pub mod ledger_rows;
 pub mod look_up;
+pub mod notification;
 pub mod operation;
 pub mod order;
 pub mod payload;
