@@ -26,6 +26,7 @@ pub mod look_up;
 pub mod notification;
 pub mod operation;
 pub mod order;
+pub mod ownership;
 pub mod payload;
 pub mod proof;
 pub mod secret;

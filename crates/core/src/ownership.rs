@@ -1,0 +1,433 @@
+//! Ownership: decides which tenant a notification belongs to, from hints that the ledger has resolved.
+//!
+//! GatePay signs every notification with the institution's secret and names no tenant (protocol.md 5.3). The decision
+//! is a function of all hints together, so that no order of look-ups can change it. If the hints leave a doubt, no
+//! tenant gets the notification: it waits in quarantine.
+
+use std::collections::BTreeSet;
+
+use crate::ledger_key::HintStrength;
+use crate::notification::NotificationAudience;
+use crate::words::words;
+
+/// A tenant id together with its sub-account. An id that is used again with another sub-account is another tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantIncarnation {
+    /// The tenant id, as its file name states it.
+    pub tenant: String,
+    /// The sub-account that GatePay keeps for the tenant.
+    pub account: String,
+    /// Counts the sub-accounts that the tenant id has had, from 1 on.
+    pub incarnation: u64,
+}
+
+/// What may be delivered to a tenant that has a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TenantStanding {
+    /// The tenant is configured, and has its sub-account alone.
+    Alone,
+    /// The tenant is configured, and shares its sub-account. Neither an account nor GatePay's answer shows its objects
+    /// apart from those of the others, so only certain hints count.
+    Shared,
+    /// The tenant is no longer configured under this id and sub-account.
+    Removed,
+}
+
+/// A tenant that has a key, according to the ledger or, for an account, the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyHolder {
+    /// The tenant.
+    pub tenant: TenantIncarnation,
+    /// What may be delivered to it. Equal for every hint that leads to the same tenant.
+    pub standing: TenantStanding,
+}
+
+/// A hint with every tenant that has its key, removed ones included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedHint {
+    /// How much the key proves.
+    pub strength: HintStrength,
+    /// The tenants that have the key. The list must be complete: a missing tenant would seem to disagree.
+    pub holders: BTreeSet<KeyHolder>,
+}
+
+/// The decision about a notification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnershipDecision {
+    /// The notification belongs to a tenant.
+    Owner {
+        /// The tenant, which is configured.
+        tenant: TenantIncarnation,
+        /// The strength of the hint that decided: certain or strong.
+        by: HintStrength,
+    },
+    /// The notification goes to the operators' endpoint.
+    Operators,
+    /// Only numbers that tenants choose lead to these 1 to [`MOST_CANDIDATES`] tenants, in order. If GatePay, asked on
+    /// behalf of each, knows the object for exactly one, that answer is a certain hint.
+    ///
+    /// Without a proof that GatePay keeps accounts apart, treat this as a quarantine.
+    Ask(Vec<TenantIncarnation>),
+    /// The notification waits for an operator, or for the ledger to learn a key.
+    Quarantine(QuarantineReason),
+}
+
+/// The maximum number of tenants on whose behalf GatePay is asked about one notification.
+pub const MOST_CANDIDATES: usize = 5;
+
+/// Why a notification belongs to no tenant yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QuarantineReason {
+    /// The body has no single reading.
+    Unreadable,
+    /// No tenant has any of the keys.
+    NoHolder,
+    /// No tenant has every key that some tenant has, or two tenants have an id that GatePay gave to one.
+    Disagreement,
+    /// The tenant was removed, or its id now has another sub-account.
+    Removed,
+    /// The tenant shares its sub-account, and no certain hint decides.
+    SharedAccount,
+    /// More than [`MOST_CANDIDATES`] tenants have chosen the number.
+    TooManyCandidates,
+}
+
+words!(QuarantineReason {
+    Unreadable = "unreadable",
+    NoHolder = "no_holder",
+    Disagreement = "disagreement",
+    Removed = "removed",
+    SharedAccount = "shared_account",
+    TooManyCandidates = "too_many_candidates",
+});
+
+/// Decides by all hints together. A hint without a holder is no hint.
+///
+/// The owner has every key that some tenant has. Certain hints decide before strong ones; weak ones never decide, and
+/// like all others they can contradict.
+pub fn decide(audience: NotificationAudience, hints: &[ResolvedHint]) -> OwnershipDecision {
+    if audience == NotificationAudience::Institution {
+        return OwnershipDecision::Operators;
+    }
+    let hints: Vec<&ResolvedHint> = hints
+        .iter()
+        .filter(|hint| !hint.holders.is_empty())
+        .collect();
+    if hints.is_empty() {
+        return without_hint(audience);
+    }
+    let agreed = agreed(&hints);
+    let certain = || of_strength(&hints, HintStrength::Certain);
+    // GatePay gives one id to one account.
+    let is_ambiguous = certain().any(|hint| hint.holders.len() > 1);
+    if agreed.is_empty() || is_ambiguous {
+        return OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
+    }
+    if let Some(owner) = only_holder(certain()) {
+        return owned(owner, HintStrength::Certain);
+    }
+    if let Some(owner) = only_holder(of_strength(&hints, HintStrength::Strong)) {
+        return owned(owner, HintStrength::Strong);
+    }
+    candidates(&agreed)
+}
+
+fn without_hint(audience: NotificationAudience) -> OwnershipDecision {
+    match audience {
+        NotificationAudience::Institution | NotificationAudience::Unstated => {
+            OwnershipDecision::Operators
+        }
+        NotificationAudience::Tenant => OwnershipDecision::Quarantine(QuarantineReason::NoHolder),
+        NotificationAudience::Unreadable => {
+            OwnershipDecision::Quarantine(QuarantineReason::Unreadable)
+        }
+    }
+}
+
+/// The tenants that every hint leads to.
+fn agreed(hints: &[&ResolvedHint]) -> BTreeSet<KeyHolder> {
+    let Some((first, others)) = hints.split_first() else {
+        return BTreeSet::new();
+    };
+    let has = |hint: &&ResolvedHint, holder: &KeyHolder| hint.holders.contains(holder);
+    let by_all = |holder: &&KeyHolder| others.iter().all(|hint| has(hint, holder));
+    first.holders.iter().filter(by_all).cloned().collect()
+}
+
+fn of_strength<'h>(
+    hints: &'h [&ResolvedHint],
+    strength: HintStrength,
+) -> impl Iterator<Item = &'h ResolvedHint> {
+    let of_strength = move |hint: &&ResolvedHint| hint.strength == strength;
+    hints.iter().copied().filter(of_strength)
+}
+
+/// The tenant of the first hint that leads to one tenant alone. The hints agree, so that any such hint leads to it.
+fn only_holder<'h>(mut hints: impl Iterator<Item = &'h ResolvedHint>) -> Option<&'h KeyHolder> {
+    let hint = hints.find(|hint| hint.holders.len() == 1)?;
+    hint.holders.first()
+}
+
+fn owned(owner: &KeyHolder, by: HintStrength) -> OwnershipDecision {
+    let tenant = owner.tenant.clone();
+    match (owner.standing, by) {
+        (TenantStanding::Removed, _) => OwnershipDecision::Quarantine(QuarantineReason::Removed),
+        (TenantStanding::Shared, HintStrength::Weak | HintStrength::Strong) => {
+            OwnershipDecision::Quarantine(QuarantineReason::SharedAccount)
+        }
+        (TenantStanding::Shared, HintStrength::Certain) | (TenantStanding::Alone, _) => {
+            OwnershipDecision::Owner { tenant, by }
+        }
+    }
+}
+
+/// The tenants that GatePay may be asked about. For tenants that share an account, its answer is the same.
+fn candidates(agreed: &BTreeSet<KeyHolder>) -> OwnershipDecision {
+    let of = |standing| {
+        agreed
+            .iter()
+            .filter(move |holder| holder.standing == standing)
+    };
+    let alone: Vec<TenantIncarnation> = of(TenantStanding::Alone)
+        .map(|holder| holder.tenant.clone())
+        .collect();
+    let reason = match alone.len() {
+        0 if of(TenantStanding::Shared).next().is_some() => QuarantineReason::SharedAccount,
+        0 => QuarantineReason::Removed,
+        1..=MOST_CANDIDATES => return OwnershipDecision::Ask(alone),
+        _ => QuarantineReason::TooManyCandidates,
+    };
+    OwnershipDecision::Quarantine(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Tenants `a` to `h`: `e` and `f` share an account, `g` is removed, `h` is removed and its id has come again.
+    fn holder(name: char) -> KeyHolder {
+        let standing = match name {
+            'e' | 'f' => TenantStanding::Shared,
+            'g' | 'h' => TenantStanding::Removed,
+            _ => TenantStanding::Alone,
+        };
+        let (tenant, account, incarnation) = match name {
+            'e' | 'f' => (name.to_string(), "shared".to_owned(), 1),
+            // The second life of `h`.
+            'i' => ("h".to_owned(), "account i".to_owned(), 2),
+            _ => (name.to_string(), format!("account {name}"), 1),
+        };
+        KeyHolder {
+            tenant: TenantIncarnation {
+                tenant,
+                account,
+                incarnation,
+            },
+            standing,
+        }
+    }
+
+    fn hint(strength: HintStrength, holders: &str) -> ResolvedHint {
+        ResolvedHint {
+            strength,
+            holders: holders.chars().map(holder).collect(),
+        }
+    }
+
+    /// The decision about hints such as `certain:a`, which leads to tenant `a`.
+    fn decided(hints: &str) -> OwnershipDecision {
+        let hints: Vec<_> = hints
+            .split_whitespace()
+            .map(|one| {
+                let (strength, holders) = one.split_once(':').unwrap();
+                hint(HintStrength::parse(strength).unwrap(), holders)
+            })
+            .collect();
+        decide(NotificationAudience::Tenant, &hints)
+    }
+
+    fn owner(name: char, by: HintStrength) -> OwnershipDecision {
+        OwnershipDecision::Owner {
+            tenant: holder(name).tenant,
+            by,
+        }
+    }
+
+    fn ask(names: &str) -> OwnershipDecision {
+        OwnershipDecision::Ask(names.chars().map(|name| holder(name).tenant).collect())
+    }
+
+    #[test]
+    fn each_strength_decides_as_documented() {
+        use HintStrength::{Certain, Strong};
+        use QuarantineReason::{Disagreement, NoHolder, Removed, SharedAccount, TooManyCandidates};
+        let quarantine = OwnershipDecision::Quarantine;
+        for (hints, expected) in [
+            ("certain:a", owner('a', Certain)),
+            ("certain:a certain:a weak:ab", owner('a', Certain)),
+            ("certain:a strong:ab", owner('a', Certain)),
+            ("certain:a strong: weak:", owner('a', Certain)),
+            ("certain:a certain:b", quarantine(Disagreement)),
+            ("certain:a strong:b", quarantine(Disagreement)),
+            ("certain:a weak:b", quarantine(Disagreement)),
+            ("certain:a weak:bc", quarantine(Disagreement)),
+            ("certain:ab", quarantine(Disagreement)),
+            ("certain:ab certain:a", quarantine(Disagreement)),
+            ("strong:a", owner('a', Strong)),
+            ("strong:a weak:abc", owner('a', Strong)),
+            ("strong:a strong:b", quarantine(Disagreement)),
+            ("strong:a weak:b", quarantine(Disagreement)),
+            ("strong:ab", ask("ab")),
+            ("weak:a", ask("a")),
+            ("weak:cba weak:bcd", ask("bc")),
+            ("weak:a weak:b", quarantine(Disagreement)),
+            ("weak:", quarantine(NoHolder)),
+            ("", quarantine(NoHolder)),
+            // A shared account.
+            ("certain:e", owner('e', Certain)),
+            ("certain:e strong:ef", owner('e', Certain)),
+            ("strong:ef", quarantine(SharedAccount)),
+            ("strong:e", quarantine(SharedAccount)),
+            ("strong:ef weak:e", quarantine(SharedAccount)),
+            ("weak:e", quarantine(SharedAccount)),
+            ("weak:ae", ask("a")),
+            // A removed tenant, and one whose id has come again.
+            ("certain:g", quarantine(Removed)),
+            ("strong:g", quarantine(Removed)),
+            ("weak:g", quarantine(Removed)),
+            ("certain:h", quarantine(Removed)),
+            ("certain:i", owner('i', Certain)),
+            ("certain:h weak:i", quarantine(Disagreement)),
+            ("certain:i weak:hi", owner('i', Certain)),
+            ("weak:hi", ask("i")),
+            ("certain:hi", quarantine(Disagreement)),
+        ] {
+            assert_eq!(decided(hints), expected, "{hints}");
+        }
+        let five = "weak:abcdi";
+        assert!(matches!(decided(five), OwnershipDecision::Ask(five) if five.len() == 5));
+        assert_eq!(decided("weak:abcdij"), quarantine(TooManyCandidates));
+    }
+
+    #[test]
+    fn the_audience_decides_where_no_hint_does() {
+        use NotificationAudience::{Institution, Tenant, Unreadable, Unstated};
+        let quarantine = OwnershipDecision::Quarantine;
+        for (audience, without, with) in [
+            (
+                Institution,
+                OwnershipDecision::Operators,
+                OwnershipDecision::Operators,
+            ),
+            (
+                Unstated,
+                OwnershipDecision::Operators,
+                owner('a', HintStrength::Certain),
+            ),
+            (
+                Tenant,
+                quarantine(QuarantineReason::NoHolder),
+                owner('a', HintStrength::Certain),
+            ),
+            (
+                Unreadable,
+                quarantine(QuarantineReason::Unreadable),
+                owner('a', HintStrength::Certain),
+            ),
+        ] {
+            assert_eq!(decide(audience, &[]), without, "{audience:?}");
+            let hints = [hint(HintStrength::Certain, "a")];
+            assert_eq!(decide(audience, &hints), with, "{audience:?}");
+        }
+    }
+
+    fn hints() -> impl Strategy<Value = Vec<ResolvedHint>> {
+        let strength = prop::sample::select(HintStrength::ALL);
+        // Few tenants, so that hints often agree.
+        let holders = prop::collection::btree_set(
+            prop::sample::select(vec!['a', 'b', 'e', 'f', 'g', 'h', 'i']),
+            0..4,
+        );
+        let one = (strength, holders)
+            .prop_map(|(strength, names)| hint(strength, &names.into_iter().collect::<String>()));
+        let free = prop::collection::vec(one, 0..5);
+        let name = prop::sample::select(vec!['a', 'e', 'g', 'i']);
+        let agreeing = (free.clone(), name).prop_map(|(mut hints, name)| {
+            for hint in &mut hints {
+                hint.holders.insert(holder(name));
+            }
+            hints
+        });
+        prop_oneof![free, agreeing]
+    }
+
+    fn holds(hint: &ResolvedHint, tenant: &TenantIncarnation) -> bool {
+        hint.holders.iter().any(|holder| holder.tenant == *tenant)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_order_of_hints_does_not_matter(
+            (hints, other) in hints().prop_flat_map(|hints| (Just(hints.clone()), Just(hints).prop_shuffle())),
+        ) {
+            let tenant = NotificationAudience::Tenant;
+            prop_assert_eq!(decide(tenant, &hints), decide(tenant, &other));
+        }
+
+        #[test]
+        fn an_owner_has_every_key_that_some_tenant_has(hints in hints()) {
+            if let OwnershipDecision::Owner { tenant, by } = decide(NotificationAudience::Tenant, &hints) {
+                for hint in hints.iter().filter(|hint| !hint.holders.is_empty()) {
+                    prop_assert!(holds(hint, &tenant));
+                    prop_assert!(hint.strength != HintStrength::Certain || hint.holders.len() == 1);
+                }
+                prop_assert!(by > HintStrength::Weak);
+                let decides = |hint: &&ResolvedHint| hint.strength == by && hint.holders.len() == 1;
+                let holder = hints.iter().find(decides).and_then(|hint| hint.holders.first()).unwrap();
+                prop_assert!(holder.standing != TenantStanding::Removed);
+                prop_assert!(holder.standing == TenantStanding::Alone || by == HintStrength::Certain);
+            }
+        }
+
+        #[test]
+        fn a_disagreement_is_never_an_owner_and_never_asked(hints in hints()) {
+            let disjoint = |one: &ResolvedHint, other: &ResolvedHint| {
+                !one.holders.is_empty() && !other.holders.is_empty() && one.holders.is_disjoint(&other.holders)
+            };
+            if hints.iter().any(|one| hints.iter().any(|other| disjoint(one, other))) {
+                let decision = decide(NotificationAudience::Tenant, &hints);
+                let expected = OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
+                prop_assert_eq!(decision, expected);
+            }
+        }
+
+        #[test]
+        fn a_certain_hint_decides_unless_another_hint_disagrees(mut hints in hints(), at in 0..5_usize) {
+            let certain = hint(HintStrength::Certain, "a");
+            hints.insert(at.min(hints.len()), certain);
+            let is_agreeing = |hint: &ResolvedHint| {
+                let of_one = hint.strength != HintStrength::Certain || hint.holders.len() < 2;
+                hint.holders.is_empty() || (holds(hint, &holder('a').tenant) && of_one)
+            };
+            let decision = decide(NotificationAudience::Tenant, &hints);
+            let decides = decision == owner('a', HintStrength::Certain);
+            prop_assert_eq!(decides, hints.iter().all(is_agreeing));
+        }
+
+        #[test]
+        fn gatepay_is_asked_only_for_tenants_that_its_answer_can_tell_apart(hints in hints()) {
+            if let OwnershipDecision::Ask(candidates) = decide(NotificationAudience::Tenant, &hints) {
+                prop_assert!((1..=MOST_CANDIDATES).contains(&candidates.len()));
+                prop_assert!(candidates.is_sorted());
+                for candidate in &candidates {
+                    prop_assert!(!["e", "f", "g"].contains(&&*candidate.tenant));
+                    let known = hints.iter().filter(|hint| !hint.holders.is_empty());
+                    prop_assert!(known.into_iter().all(|hint| holds(hint, candidate)));
+                }
+            }
+        }
+    }
+}
