@@ -18,6 +18,9 @@ pub enum LedgerKeyKind {
     TradeNumber,
     /// `refundRequestId` of a refund, chosen by the caller.
     RefundNumber,
+    /// `prepayId` and `refundRequestId` of a refund, with a space between them. Beside the order's own key it shows that
+    /// another tenant has refunded the order.
+    OrderRefund,
     /// `batch_id` of a payout, chosen by the caller.
     PayoutNumber,
     /// `merchant_batch_no` of a reward batch, chosen by the caller.
@@ -69,6 +72,7 @@ pub enum LedgerKeyKind {
 words!(LedgerKeyKind {
     TradeNumber = "merchantTradeNo",
     RefundNumber = "refundRequestId",
+    OrderRefund = "prepayId+refundRequestId",
     PayoutNumber = "batch_id",
     RewardNumber = "merchant_batch_no",
     ConversionNumber = "clientReqId",
@@ -109,11 +113,18 @@ pub enum HintStrength {
 words!(HintStrength { Weak = "weak", Strong = "strong", Certain = "certain" });
 
 impl LedgerKeyKind {
+    /// Whether two tenants with the same key are a contradiction. Of a number that callers choose this is not so, except
+    /// that of one refund of one order: one of the two has refunded the other's order, or has tried to.
+    pub const fn is_of_one_tenant(self) -> bool {
+        matches!(self.strength(), HintStrength::Certain) || matches!(self, Self::OrderRefund)
+    }
+
     /// How much a key of this kind proves in a notification, if its field can hold nothing else.
     pub const fn strength(self) -> HintStrength {
         match self {
             Self::TradeNumber
             | Self::RefundNumber
+            | Self::OrderRefund
             | Self::PayoutNumber
             | Self::RewardNumber
             | Self::ConversionNumber
@@ -168,7 +179,11 @@ impl LedgerKey {
             Some(_) => Cow::Owned(address.to_ascii_lowercase()),
             None => Cow::Borrowed(address),
         };
-        Self::on_chain(LedgerKeyKind::DepositAddress, chain, &address)
+        Self::words(
+            LedgerKeyKind::DepositAddress,
+            &chain.to_ascii_uppercase(),
+            &address,
+        )
     }
 
     /// The namespace.
@@ -181,10 +196,18 @@ impl LedgerKey {
         &self.text
     }
 
-    /// The key of a chain and a second part. A chain without a space makes the key unambiguous.
-    pub(crate) fn on_chain(kind: LedgerKeyKind, chain: &str, part: &str) -> Option<Self> {
-        let one_word = !chain.is_empty() && !chain.contains(' ') && !part.is_empty();
-        let text = one_word.then(|| format!("{} {part}", chain.to_ascii_uppercase()))?;
+    /// The key of two fields. A first field without a space makes the key unambiguous.
+    pub(crate) fn pair(kind: LedgerKeyKind, first: &str, second: &str) -> Option<Self> {
+        match kind {
+            LedgerKeyKind::DepositAddress => Self::deposit_address(first, second),
+            LedgerKeyKind::AddressLabel => Self::words(kind, &first.to_ascii_uppercase(), second),
+            _ => Self::words(kind, first, second),
+        }
+    }
+
+    fn words(kind: LedgerKeyKind, first: &str, second: &str) -> Option<Self> {
+        let is_pair = !first.is_empty() && !first.contains(' ') && !second.is_empty();
+        let text = is_pair.then(|| format!("{first} {second}"))?;
         Self::new(kind, text)
     }
 }

@@ -14,7 +14,7 @@ use crate::operation::Operation;
 pub struct KeyFields {
     /// The namespace of the key.
     pub kind: LedgerKeyKind,
-    /// One field, or the chain's field and a second field.
+    /// One field, or two.
     pub fields: &'static [&'static str],
 }
 
@@ -111,7 +111,7 @@ fn keys(wanted: &[KeyFields], reading: &BodyReading<'_>) -> Vec<LedgerKey> {
             [field] => texts(reading, field)
                 .filter_map(|text| LedgerKey::new(key.kind, text))
                 .collect(),
-            [chain, part] => on_each_chain(key.kind, reading, chain, part),
+            [first, second] => pairs(key.kind, reading, first, second),
             _ => Vec::new(),
         };
         keys.append(&mut found);
@@ -120,21 +120,18 @@ fn keys(wanted: &[KeyFields], reading: &BodyReading<'_>) -> Vec<LedgerKey> {
     keys
 }
 
-fn on_each_chain(
+fn pairs(
     kind: LedgerKeyKind,
     reading: &BodyReading<'_>,
-    chain: &str,
-    part: &str,
+    first: &str,
+    second: &str,
 ) -> Vec<LedgerKey> {
-    let parts: Vec<String> = texts(reading, part).collect();
-    let of_chain = |chain: String| {
-        let key = move |part: &String| match kind {
-            LedgerKeyKind::DepositAddress => LedgerKey::deposit_address(&chain, part),
-            _ => LedgerKey::on_chain(kind, &chain, part),
-        };
-        parts.iter().filter_map(key).collect::<Vec<_>>()
+    let seconds: Vec<String> = texts(reading, second).collect();
+    let of_first = |first: String| {
+        let pair = move |second: &String| LedgerKey::pair(kind, &first, second);
+        seconds.iter().filter_map(pair).collect::<Vec<_>>()
     };
-    texts(reading, chain).flat_map(of_chain).collect()
+    texts(reading, first).flat_map(of_first).collect()
 }
 
 /// The values of a field that are texts or whole numbers.
@@ -144,7 +141,10 @@ fn texts(reading: &BodyReading<'_>, field: &str) -> impl Iterator<Item = String>
 
 const TRADE_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TradeNumber, &["merchantTradeNo"])];
 const PREPAY_ID: &[KeyFields] = &[one(LedgerKeyKind::PrepayId, &["prepayId"])];
-const REFUND_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::RefundNumber, &["refundRequestId"])];
+const REFUND: &[KeyFields] = &[
+    one(LedgerKeyKind::RefundNumber, &["refundRequestId"]),
+    one(LedgerKeyKind::OrderRefund, &["prepayId", "refundRequestId"]),
+];
 const TRANSFER_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TransferNumber, &["merchantBatchNo"])];
 
 /// The keys of every operation that writes or moves money, in the catalogue's order.
@@ -154,15 +154,15 @@ const TRANSFER_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TransferNumber, &["me
 pub const ROWS: &[LedgerRow] = &[
     made("create_order", TRADE_NUMBER, PREPAY_ID),
     none("close_order", CHANGES),
-    made("refund_order", REFUND_NUMBER, &[]),
+    made("refund_order", REFUND, &[]),
     made("create_native_order", TRADE_NUMBER, PREPAY_ID),
     made("create_checkout_order", TRADE_NUMBER, PREPAY_ID),
-    made("refund_checkout_order", REFUND_NUMBER, &[]),
-    made("refund_order_v2", REFUND_NUMBER, &[]),
-    made("refund_order_v3", REFUND_NUMBER, &[]),
+    made("refund_checkout_order", REFUND, &[]),
+    made("refund_order_v2", REFUND, &[]),
+    made("refund_order_v3", REFUND, &[]),
     made("create_address_order", TRADE_NUMBER, PREPAY_ID),
-    made("refund_address_order", REFUND_NUMBER, &[]),
-    made("refund_converted_address_order", REFUND_NUMBER, &[]),
+    made("refund_address_order", REFUND, &[]),
+    made("refund_converted_address_order", REFUND, &[]),
     made(
         "save_fixed_address",
         &[one(LedgerKeyKind::AddressLabel, &["chain", "channelId"])],

@@ -223,6 +223,21 @@ impl Notification {
             .flat_map(|field| parts.hints(field))
             .collect();
         self.hints = hints.into_iter().collect();
+        self.weaken_order_of_nameless_refund();
+    }
+
+    /// The order proves the owner of a refund only beside the refund's own number, which shows whether another tenant
+    /// has refunded the order. Tenants that share a sub-account can.
+    fn weaken_order_of_nameless_refund(&mut self) {
+        let names = |kind| move |hint: &OwnershipHint| hint.key.kind() == kind;
+        let has_number = self.hints.iter().any(names(LedgerKeyKind::OrderRefund));
+        if self.kind == NotificationKind::PayRefund && !has_number {
+            let is_order = names(LedgerKeyKind::PrepayId);
+            for hint in self.hints.iter_mut().filter(|hint| is_order(hint)) {
+                hint.strength = HintStrength::Weak;
+            }
+            self.hints.dedup();
+        }
     }
 }
 
@@ -388,10 +403,10 @@ impl<'p> NotificationParts<'p> {
     fn hints<'s>(&'s self, field: &'s HintField) -> impl Iterator<Item = OwnershipHint> + 's {
         self.part(field.part).iter().filter_map(|part| {
             let text = |at: usize| text_of(part, field.fields.get(at)?);
-            let key = match field.key {
-                LedgerKeyKind::DepositAddress => LedgerKey::deposit_address(&text(0)?, &text(1)?),
-                LedgerKeyKind::AddressLabel => LedgerKey::on_chain(field.key, &text(0)?, &text(1)?),
-                kind => LedgerKey::new(kind, text(0)?),
+            let first = text(0)?;
+            let key = match field.fields {
+                [_, _] => LedgerKey::pair(field.key, &first, &text(1)?),
+                _ => LedgerKey::new(field.key, first),
             };
             Some(OwnershipHint {
                 key: key?,

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::ledger_key::HintStrength;
-use crate::notification::NotificationAudience;
+use crate::notification::{NotificationAudience, OwnershipHint};
 use crate::words::words;
 
 /// A tenant id together with its sub-account. An id that is used again with another sub-account is another tenant.
@@ -47,8 +47,32 @@ pub struct KeyHolder {
 pub struct ResolvedHint {
     /// How much the key proves.
     pub strength: HintStrength,
+    /// Whether two holders are a contradiction.
+    pub is_of_one_tenant: bool,
     /// The tenants that have the key. The list must be complete: a missing tenant would seem to disagree.
     pub holders: BTreeSet<KeyHolder>,
+}
+
+impl ResolvedHint {
+    /// A hint of a notification, with every tenant that has its key.
+    pub fn new(hint: &OwnershipHint, holders: BTreeSet<KeyHolder>) -> Self {
+        Self {
+            strength: hint.strength,
+            is_of_one_tenant: hint.key.kind().is_of_one_tenant()
+                && hint.strength == hint.key.kind().strength(),
+            holders,
+        }
+    }
+
+    /// Proof that a tenant has the object: the token of the URL that GatePay called, or GatePay's answer to a question
+    /// on the tenant's behalf.
+    pub fn certain(holder: KeyHolder) -> Self {
+        Self {
+            strength: HintStrength::Certain,
+            is_of_one_tenant: true,
+            holders: BTreeSet::from([holder]),
+        }
+    }
 }
 
 /// The decision about a notification.
@@ -64,7 +88,8 @@ pub enum OwnershipDecision {
     /// The notification goes to the operators' endpoint.
     Operators,
     /// Only numbers that tenants choose lead to these 1 to [`MOST_CANDIDATES`] tenants, in order. If GatePay, asked on
-    /// behalf of each, knows the object for exactly one, that answer is a certain hint.
+    /// behalf of each, has the object for exactly one, that answer is a certain hint. The object is the same only if
+    /// GatePay's own id or the amount is the notification's: a candidate may have another object under the number.
     ///
     /// Without a proof that GatePay keeps accounts apart, treat this as a quarantine.
     Ask(Vec<TenantIncarnation>),
@@ -82,7 +107,7 @@ pub enum QuarantineReason {
     Unreadable,
     /// No tenant has any of the keys.
     NoHolder,
-    /// No tenant has every key that some tenant has, or two tenants have an id that GatePay gave to one.
+    /// No tenant has every key that some tenant has, or two tenants have a key of one.
     Disagreement,
     /// The tenant was removed, or its id now has another sub-account.
     Removed,
@@ -118,8 +143,9 @@ pub fn decide(audience: NotificationAudience, hints: &[ResolvedHint]) -> Ownersh
     }
     let agreed = agreed(&hints);
     let certain = || of_strength(&hints, HintStrength::Certain);
-    // GatePay gives one id to one account.
-    let is_ambiguous = certain().any(|hint| hint.holders.len() > 1);
+    let is_ambiguous = hints
+        .iter()
+        .any(|hint| hint.is_of_one_tenant && hint.holders.len() > 1);
     if agreed.is_empty() || is_ambiguous {
         return OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
     }
@@ -203,6 +229,7 @@ fn candidates(agreed: &BTreeSet<KeyHolder>) -> OwnershipDecision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger_key::{LedgerKey, LedgerKeyKind};
     use proptest::prelude::*;
 
     /// Tenants `a` to `h`: `e` and `f` share an account, `g` is removed, `h` is removed and its id has come again.
@@ -231,6 +258,7 @@ mod tests {
     fn hint(strength: HintStrength, holders: &str) -> ResolvedHint {
         ResolvedHint {
             strength,
+            is_of_one_tenant: strength == HintStrength::Certain,
             holders: holders.chars().map(holder).collect(),
         }
     }
@@ -308,6 +336,20 @@ mod tests {
         let five = "weak:abcdi";
         assert!(matches!(decided(five), OwnershipDecision::Ask(five) if five.len() == 5));
         assert_eq!(decided("weak:abcdij"), quarantine(TooManyCandidates));
+    }
+
+    #[test]
+    fn a_refund_that_two_tenants_have_asked_for_belongs_to_neither() {
+        let key = LedgerKey::pair(LedgerKeyKind::OrderRefund, "506", "r1").unwrap();
+        let strength = HintStrength::Weak;
+        let both = ResolvedHint::new(
+            &OwnershipHint { key, strength },
+            hint(strength, "ab").holders,
+        );
+        let order = hint(HintStrength::Certain, "a");
+        let decision = decide(NotificationAudience::Tenant, &[order, both]);
+        let expected = OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
+        assert_eq!(decision, expected);
     }
 
     #[test]

@@ -7,9 +7,9 @@ use super::kind::NotificationKind::{
 };
 use crate::ledger_key::HintStrength::{self, Certain, Strong, Weak};
 use crate::ledger_key::LedgerKeyKind::{
-    self, Account, AddressLabel, DeductionId, DeductionNumber, DepositAddress, GiftBatchId, OtcId,
-    OtcNumber, PaymentId, PayoutId, PayoutNumber, PrepayId, RefundNumber, RewardBatchId,
-    RewardNumber, SubscriptionId, SubscriptionNumber, TradeNumber,
+    self, Account, AddressLabel, DeductionId, DeductionNumber, DepositAddress, GiftBatchId,
+    OrderRefund, OtcId, OtcNumber, PaymentId, PayoutId, PayoutNumber, PrepayId, RefundNumber,
+    RewardBatchId, RewardNumber, SubscriptionId, SubscriptionNumber, TradeNumber,
 };
 
 /// A part of a notification.
@@ -27,7 +27,7 @@ pub(super) enum BodyPart {
     SubOrders,
 }
 
-/// A field that holds a key, or a chain's field and the field that completes the key.
+/// A field that holds a key, or two fields that form one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HintField {
     pub(super) part: BodyPart,
@@ -104,6 +104,11 @@ const TABLE: &[(&[NotificationKind], &[HintField])] = &[
             field(BodyPart::Refund, &["prepayId"], PrepayId),
             field(BodyPart::Refund, &["merchantTradeNo"], TradeNumber),
             field(BodyPart::Refund, &["refundRequestId"], RefundNumber),
+            field(
+                BodyPart::Refund,
+                &["prepayId", "refundRequestId"],
+                OrderRefund,
+            ),
         ],
     ),
     // The table calls `bizId` the refund's, the sample shows the order's.

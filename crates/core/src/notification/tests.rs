@@ -1,5 +1,5 @@
 use super::*;
-use crate::ledger_key::LedgerKeyKind::*;
+use crate::ledger_key::LedgerKeyKind::{self, *};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -119,6 +119,7 @@ fn known_readings() -> Vec<KnownReading> {
             "156123911",
             vec![
                 hint(RefundNumber, "156123911"),
+                hint(OrderRefund, "506 156123911"),
                 hint(RefundNumber, "506"),
                 strong(PrepayId, "506"),
                 hint(PrepayId, "506"),
@@ -214,6 +215,20 @@ fn every_kind_is_read_alike_in_both_shapes_of_data() {
         [&NotificationKind::Withdraw],
         "which has no envelope"
     );
+}
+
+#[test]
+fn the_order_alone_does_not_prove_whose_a_refund_is() {
+    let envelope = json!({"bizType": "PAY_REFUND", "bizId": "506", "bizStatus": "REFUND_SUCCESS"});
+    for data in [json!({"refundInfo": {"prepayId": "506"}}), json!({})] {
+        for body in shapes(&envelope, &data) {
+            let order = OwnershipHint {
+                strength: HintStrength::Weak,
+                ..hint(PrepayId, "506")
+            };
+            assert_eq!(read(&body).hints, [hint(RefundNumber, "506"), order]);
+        }
+    }
 }
 
 fn payout(status: &str, orders: &[(&str, &str)]) -> Value {

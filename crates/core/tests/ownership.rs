@@ -1,0 +1,504 @@
+//! Ownership test: tenants make calls whose numbers collide, GatePay notifies about the objects, and no notification
+//! reaches another tenant.
+//!
+//! The world is generated. It knows the true owner of each object, which the decision does not. Calls and answers are
+//! real bodies that [`LedgerRow`] reads, and notifications are real bodies that [`Notification`] reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gatepay_core::Catalogue;
+use gatepay_core::body::BodyReading;
+use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
+use gatepay_core::ledger_rows::LedgerRow;
+use gatepay_core::notification::{Notification, NotificationKind, OwnershipHint};
+use gatepay_core::ownership::{
+    KeyHolder, OwnershipDecision, ResolvedHint, TenantIncarnation, TenantStanding, decide,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn no_notification_reaches_another_tenant() {
+    check(&run(1..=100, 40));
+}
+
+#[test]
+#[ignore = "the long form: ten seconds"]
+fn no_notification_of_a_hundred_thousand_reaches_another_tenant() {
+    check(&run(1..=1_000, 100));
+}
+
+/// The results of all notifications.
+#[derive(Debug, Default)]
+struct Tally {
+    total: u32,
+    delivered: u32,
+    operators: u32,
+    quarantined: u32,
+    asked: u32,
+    delivered_after_asking: u32,
+    /// Notifications with a certain hint that leads to a configured tenant, and no hint that leads to others only.
+    certain: u32,
+    kinds: BTreeSet<NotificationKind>,
+    /// Notifications with hints of different tenants.
+    disagreeing: u32,
+    /// Notifications about objects of removed tenants.
+    of_removed: u32,
+}
+
+fn check(tally: &Tally) {
+    println!("{tally:?}");
+    let all = tally.total;
+    assert_eq!(
+        tally.delivered + tally.operators + tally.quarantined,
+        all,
+        "none is lost"
+    );
+    assert_eq!(tally.kinds.len(), NotificationKind::ALL.len(), "every kind");
+    // The world is hostile enough to show a wrong decision, and not so hostile that nothing is decided.
+    assert!(tally.certain > all / 3 && tally.delivered > tally.certain);
+    assert!(tally.disagreeing > all / 50, "hints disagree");
+    assert!(tally.of_removed > all / 50, "tenants are removed");
+    assert!(tally.asked > all / 50 && tally.delivered_after_asking > all / 200);
+}
+
+fn run(seeds: std::ops::RangeInclusive<u64>, notifications: u32) -> Tally {
+    let mut tally = Tally::default();
+    for seed in seeds {
+        let mut world = World::new(seed);
+        for _ in 0..60 {
+            world.call();
+        }
+        for _ in 0..notifications {
+            let about = world.dice.below(world.objects.len() as u64);
+            let about = world.objects[usize::try_from(about).unwrap()].clone();
+            world.notify(&about, &mut tally);
+        }
+    }
+    tally
+}
+
+/// SplitMix64: the same numbers in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn in_hundred(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        let at = self.below(of.len() as u64);
+        &of[usize::try_from(at).unwrap()]
+    }
+}
+
+/// An object that GatePay has made for a tenant's call.
+#[derive(Clone)]
+struct MadeObject {
+    operation: &'static str,
+    owner: KeyHolder,
+    call: Value,
+    answer: Value,
+}
+
+struct World {
+    dice: Dice,
+    catalogue: Catalogue,
+    tenants: Vec<KeyHolder>,
+    ledger: BTreeMap<LedgerKey, BTreeSet<KeyHolder>>,
+    objects: Vec<MadeObject>,
+    /// The last id that GatePay has made. Its ids are from one sequence, as callers' numbers may equal them.
+    last_id: u64,
+}
+
+const OPERATIONS: [&str; 10] = [
+    "create_order",
+    "create_address_order",
+    "refund_order",
+    "save_fixed_address",
+    "create_payout",
+    "create_batch_transfer",
+    "create_otc_order",
+    "create_gift_card",
+    "create_subscription",
+    "deduct_subscription",
+];
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let tenant = |id: &str, account: &str, incarnation, standing| KeyHolder {
+            tenant: TenantIncarnation {
+                tenant: id.to_owned(),
+                account: account.to_owned(),
+                incarnation,
+            },
+            standing,
+        };
+        Self {
+            dice: Dice(seed),
+            catalogue: Catalogue::standard(),
+            tenants: vec![
+                tenant("acme", "7000000001", 1, TenantStanding::Alone),
+                tenant("bolt", "7000000002", 1, TenantStanding::Alone),
+                tenant("core", "7000000003", 1, TenantStanding::Alone),
+                tenant("dune", "7000000004", 1, TenantStanding::Shared),
+                tenant("edge", "7000000004", 1, TenantStanding::Shared),
+                tenant("flux", "7000000005", 1, TenantStanding::Removed),
+                // Its id came again with another sub-account.
+                tenant("flux", "7000000006", 2, TenantStanding::Alone),
+                tenant("gone", "7000000007", 1, TenantStanding::Removed),
+            ],
+            ledger: BTreeMap::new(),
+            objects: Vec::new(),
+            last_id: 1_000,
+        }
+    }
+
+    /// A number that a tenant chooses: one of a few, or an id that GatePay has made for any tenant.
+    fn number(&mut self) -> String {
+        match self.dice.below(10) {
+            0..4 => format!("n{}", self.dice.below(4)),
+            4..8 => format!("n{}", self.dice.below(1_000_000)),
+            _ => (1_000 + self.dice.below(self.last_id - 999)).to_string(),
+        }
+    }
+
+    fn id(&mut self) -> String {
+        self.last_id += 1;
+        self.last_id.to_string()
+    }
+
+    /// A call of a random tenant, as the proxy and GatePay see it.
+    fn call(&mut self) {
+        let owner = self.dice.pick(&self.tenants).clone();
+        let operation = *self.dice.pick(&OPERATIONS);
+        let number = self.number();
+        let call = json!({
+            "merchantTradeNo": number, "refundRequestId": number, "batch_id": number, "merchant_batch_no": number,
+            "clientOrderId": number, "merchantSubscriptionOrderNo": number, "merchantDeductNo": number,
+            "channelId": number, "chain": "ETH", "prepayId": self.order_to_refund(&owner),
+        });
+        let is_renamed = self.dice.in_hundred(50);
+        let answer = match operation {
+            "create_payout" if !is_renamed => json!({"batch_id": number}),
+            "create_payout" | "create_batch_transfer" => json!({"batch_id": self.id()}),
+            "save_fixed_address" => {
+                json!({"chain": "ETH", "address": format!("0x{:040x}", self.dice.next())})
+            }
+            "create_otc_order" => json!({"orderId": self.id()}),
+            "create_gift_card" => json!({"batchId": self.id()}),
+            "create_subscription" => json!({"subscriptionOrderNo": self.id()}),
+            "deduct_subscription" => json!({"deductOrderNo": self.id()}),
+            "refund_order" => json!({}),
+            _ => json!({"prepayId": self.id()}),
+        };
+        let foreign = operation == "refund_order" && self.is_foreign(&call["prepayId"], &owner);
+        self.record(operation, &owner, &call, &answer, foreign);
+        self.objects.push(MadeObject {
+            operation,
+            owner,
+            call,
+            answer,
+        });
+    }
+
+    /// An order to refund: mostly one of the tenant's own.
+    fn order_to_refund(&mut self, owner: &KeyHolder) -> Value {
+        let any = self.dice.in_hundred(10);
+        let orders = self
+            .objects
+            .iter()
+            .filter(|made| made.answer.get("prepayId").is_some() && (any || made.owner == *owner));
+        let orders: Vec<Value> = orders.map(|made| made.answer["prepayId"].clone()).collect();
+        if orders.is_empty() {
+            return Value::Null;
+        }
+        self.dice.pick(&orders).clone()
+    }
+
+    fn is_foreign(&self, order: &Value, owner: &KeyHolder) -> bool {
+        let has = |made: &MadeObject| made.answer.get("prepayId") == Some(order);
+        self.objects
+            .iter()
+            .any(|made| has(made) && made.owner != *owner)
+    }
+
+    /// Records intents and own ids. Some answers were lost. Some calls were made before the ledger existed, though none
+    /// of those with a number that imitates GatePay's ids, and no refund of another tenant's order.
+    fn record(
+        &mut self,
+        operation: &str,
+        owner: &KeyHolder,
+        call: &Value,
+        answer: &Value,
+        foreign: bool,
+    ) {
+        let row = self.catalogue.named(operation).unwrap();
+        let keys = LedgerRow::of(row).unwrap();
+        let call = call.to_string();
+        let call = BodyReading::read(row, None, call.as_bytes());
+        let answer = json!({"status": "SUCCESS", "code": "000000", "data": answer}).to_string();
+        let intents = keys.intents(&call);
+        let imitates = intents.iter().any(|key| key.text().parse::<u64>().is_ok());
+        let is_old = self.dice.in_hundred(5) && !foreign && !imitates;
+        let is_lost = self.dice.in_hundred(15);
+        let intents = intents.into_iter().filter(|_| !is_old);
+        let ids = keys.own_ids(row, &call, 200, answer.as_bytes()).into_iter();
+        for key in intents.chain(ids.filter(|_| !is_lost && !is_old)) {
+            self.ledger.entry(key).or_default().insert(owner.clone());
+        }
+    }
+
+    /// A notification about an object: some fields missing, some pointing to another object.
+    fn notify(&mut self, about: &MadeObject, tally: &mut Tally) {
+        let mut body = self.body(about);
+        let is_contradicting = self.dice.in_hundred(10);
+        if is_contradicting {
+            let other = self.dice.pick(&self.tenants).tenant.account.clone();
+            body.1["accountId"] = other.into();
+        }
+        let (mut envelope, data) = body;
+        let body = match self.dice.below(3) {
+            _ if envelope.get("main_order").is_some() => envelope.to_string(),
+            0 => {
+                envelope["data"] = data;
+                envelope.to_string()
+            }
+            _ => {
+                envelope["data"] = data.to_string().into();
+                envelope.to_string()
+            }
+        };
+        let read = Notification::read(body.as_bytes());
+        assert_eq!(read.fault, None, "{body}");
+        tally.kinds.insert(read.kind);
+        let mut hints: Vec<_> = read.hints.iter().map(|hint| self.resolve(hint)).collect();
+        let of_owner =
+            |hint: &ResolvedHint| hint.holders.is_empty() || hint.holders.contains(&about.owner);
+        // GatePay contradicts itself only beside a hint that leads to the owner: alone, its word is all there is.
+        let is_known = |hint: &ResolvedHint| {
+            hint.strength == HintStrength::Certain && !hint.holders.is_empty()
+        };
+        if is_contradicting && !hints.iter().any(is_known) {
+            return self.notify_unchanged(about, tally);
+        }
+        self.judge(about, &read, &mut hints, of_owner, tally);
+    }
+
+    fn notify_unchanged(&mut self, about: &MadeObject, tally: &mut Tally) {
+        let (mut envelope, data) = self.body(about);
+        if envelope.get("main_order").is_none() {
+            envelope["data"] = data;
+        }
+        let read = Notification::read(envelope.to_string().as_bytes());
+        let mut hints: Vec<_> = read.hints.iter().map(|hint| self.resolve(hint)).collect();
+        let of_owner =
+            |hint: &ResolvedHint| hint.holders.is_empty() || hint.holders.contains(&about.owner);
+        self.judge(about, &read, &mut hints, of_owner, tally);
+    }
+
+    fn judge(
+        &self,
+        about: &MadeObject,
+        read: &Notification,
+        hints: &mut Vec<ResolvedHint>,
+        of_owner: impl Fn(&ResolvedHint) -> bool,
+        tally: &mut Tally,
+    ) {
+        let mut decision = decide(read.audience(), hints);
+        let is_certain = hints.iter().any(|hint| {
+            hint.strength == HintStrength::Certain && hint.holders.len() == 1 && of_owner(hint)
+        });
+        let agrees = hints.iter().all(&of_owner)
+            && hints
+                .iter()
+                .all(|hint| !hint.is_of_one_tenant || hint.holders.len() < 2);
+        let is_removed = about.owner.standing == TenantStanding::Removed;
+        let is_institution = read.kind == NotificationKind::Institution;
+        if is_certain && agrees && !is_removed && !is_institution {
+            tally.certain += 1;
+            let by = HintStrength::Certain;
+            let tenant = about.owner.tenant.clone();
+            assert_eq!(
+                decision,
+                OwnershipDecision::Owner { tenant, by },
+                "{read:?}"
+            );
+        }
+        if let OwnershipDecision::Ask(candidates) = &decision {
+            tally.asked += 1;
+            if let Some(found) = self.asked(about, candidates) {
+                hints.push(found);
+                decision = decide(read.audience(), hints);
+                let is_owner = matches!(decision, OwnershipDecision::Owner { .. });
+                tally.delivered_after_asking += u32::from(is_owner);
+            }
+        }
+        tally.total += 1;
+        tally.of_removed += u32::from(is_removed);
+        tally.disagreeing += u32::from(!agrees);
+        match decision {
+            OwnershipDecision::Owner { tenant, .. } => {
+                assert_eq!(tenant, about.owner.tenant, "{read:?} {hints:?}");
+                assert!(!is_removed, "{read:?}");
+                tally.delivered += 1;
+            }
+            OwnershipDecision::Operators => {
+                assert!(read.hints.is_empty(), "{read:?}");
+                tally.operators += 1;
+            }
+            OwnershipDecision::Ask(_) | OwnershipDecision::Quarantine(_) => tally.quarantined += 1,
+        }
+    }
+
+    /// The answer of a GatePay that keeps accounts apart: the object belongs to one account.
+    fn asked(&self, about: &MadeObject, candidates: &[TenantIncarnation]) -> Option<ResolvedHint> {
+        let account = &about.owner.tenant.account;
+        let found = candidates.iter().find(|one| one.account == *account)?;
+        let holder = self.tenants.iter().find(|holder| holder.tenant == *found)?;
+        Some(ResolvedHint::certain(holder.clone()))
+    }
+
+    fn resolve(&self, hint: &OwnershipHint) -> ResolvedHint {
+        let holders = match hint.key.kind() {
+            LedgerKeyKind::Account => {
+                let configured = self.tenants.iter().filter(|holder| {
+                    holder.standing != TenantStanding::Removed
+                        && holder.tenant.account == hint.key.text()
+                });
+                configured.cloned().collect()
+            }
+            _ => self.ledger.get(&hint.key).cloned().unwrap_or_default(),
+        };
+        ResolvedHint::new(hint, holders)
+    }
+
+    /// Envelope and data of a notification about an object.
+    fn body(&mut self, about: &MadeObject) -> (Value, Value) {
+        let (kind, mut envelope, mut data) = self.fields(about);
+        if about.operation == "create_payout" {
+            return (envelope, data);
+        }
+        envelope["bizType"] = kind.into();
+        if self.dice.in_hundred(60) {
+            envelope["client_id"] = "institution".into();
+        }
+        // GatePay names the payer, the receiver and other tenants' numbers in fields that prove nothing.
+        let other = self.dice.pick(&self.tenants).tenant.account.clone();
+        data["payerId"] = other.clone().into();
+        data["fromAddress"] = "0x0000000000000000000000000000000000000001".into();
+        if self.dice.in_hundred(20) {
+            let names: Vec<String> = data.as_object().unwrap().keys().cloned().collect();
+            let missing = self.dice.pick(&names);
+            data.as_object_mut().unwrap().remove(missing);
+        }
+        if self.dice.in_hundred(10) {
+            envelope.as_object_mut().unwrap().remove("bizId");
+        }
+        (envelope, data)
+    }
+
+    fn fields(&mut self, about: &MadeObject) -> (&'static str, Value, Value) {
+        let MadeObject {
+            owner,
+            call,
+            answer,
+            ..
+        } = about;
+        let account = &owner.tenant.account;
+        match about.operation {
+            "create_order" => {
+                let kind = *self.dice.pick(&["PAY", "PAY", "NEW_KIND", "INSTITUTION"]);
+                let data = match kind {
+                    "NEW_KIND" if self.dice.in_hundred(50) => json!({}),
+                    "NEW_KIND" => json!({"prepayId": answer["prepayId"]}),
+                    _ => json!({"merchantTradeNo": call["merchantTradeNo"]}),
+                };
+                (kind, json!({"bizId": answer["prepayId"]}), data)
+            }
+            "create_address_order" => {
+                let kind = *self.dice.pick(&["PAY_ADDRESS", "TRANSFER_ADDRESS"]);
+                let data = json!({"merchantTradeNo": call["merchantTradeNo"], "address": "0x1", "chain": "ETH"});
+                (kind, json!({"bizId": answer["prepayId"]}), data)
+            }
+            "refund_order" => {
+                let info = json!({"refundRequestId": call["refundRequestId"], "prepayId": call["prepayId"]});
+                let id = self.dice.pick(&["refundRequestId", "prepayId"]);
+                (
+                    "PAY_REFUND",
+                    json!({"bizId": call[*id]}),
+                    json!({"refundInfo": info}),
+                )
+            }
+            "save_fixed_address" => {
+                let kind = *self.dice.pick(&["PAY_FIXED_ADDRESS", "FIXED_ADDRESS_RISK"]);
+                let mut data = json!({"chain": "eth", "address": answer["address"], "channelId": call["channelId"]});
+                if self.dice.in_hundred(50) {
+                    data["accountId"] = account.clone().into();
+                }
+                (kind, json!({"bizId": self.id()}), data)
+            }
+            "create_payout" => {
+                let destination = self
+                    .objects
+                    .iter()
+                    .find_map(|made| made.answer.get("address"));
+                let order = json!({"merchant_withdraw_id": "1", "merchant_id": "10002", "address": destination,
+                    "chain": "ETH", "status": "DONE"});
+                let mut main = json!({"batch_id": answer["batch_id"], "status": "SUCCESS", "client_id": "institution"});
+                if self.dice.in_hundred(70) {
+                    main["merchant_id"] = account.clone().into();
+                }
+                (
+                    "",
+                    json!({"main_order": main, "suborders": [order]}),
+                    json!({}),
+                )
+            }
+            "create_batch_transfer" => {
+                let kind = *self.dice.pick(&["PAY_BATCH", "PAY_GIFT_BATCH"]);
+                let id = if self.dice.in_hundred(50) {
+                    &answer["batch_id"]
+                } else {
+                    &call["merchant_batch_no"]
+                };
+                let mut data = json!({"merchant_batch_no": call["merchant_batch_no"]});
+                if self.dice.in_hundred(50) {
+                    data["batch_id"] = answer["batch_id"].clone();
+                }
+                (kind, json!({"bizId": id}), data)
+            }
+            "create_gift_card" => (
+                "PAY_GIFT_BATCH",
+                json!({"bizId": answer["batchId"]}),
+                json!({}),
+            ),
+            "create_otc_order" => {
+                let data = json!({"orderId": answer["orderId"], "clientOrderId": call["clientOrderId"], "status": "DONE"});
+                ("FIAT", json!({"bizStatus": "DONE"}), data)
+            }
+            "create_subscription" => {
+                let data = json!({"paymentOrderNo": self.id(), "subscriptionOrderNo": answer["subscriptionOrderNo"],
+                    "merchantSubscriptionOrderNo": call["merchantSubscriptionOrderNo"]});
+                ("SUBSCRIPTION_PAYMENT", json!({"bizId": self.id()}), data)
+            }
+            _ => {
+                // The account that is debited may be any tenant's.
+                let debited = self.dice.pick(&self.tenants).tenant.account.clone();
+                let data = json!({"deductOrderNo": answer["deductOrderNo"], "merchantDeductNo": call["merchantDeductNo"],
+                    "accountId": debited});
+                ("ACCOUNT_AUTH_DEDUCTION", json!({"bizId": self.id()}), data)
+            }
+        }
+    }
+}
