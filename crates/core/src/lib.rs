@@ -15,6 +15,7 @@ pub mod chain;
 pub mod check;
 pub mod codes;
 pub mod credential;
+pub mod delivery_order;
 pub mod envelope;
 pub mod explain;
 pub mod field;
