@@ -16,6 +16,7 @@ pub mod check;
 pub mod codes;
 pub mod credential;
 pub mod delivery_order;
+pub mod delivery_schedule;
 pub mod envelope;
 pub mod explain;
 pub mod field;
