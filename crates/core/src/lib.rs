@@ -17,6 +17,7 @@ pub mod codes;
 pub mod credential;
 pub mod delivery_order;
 pub mod delivery_schedule;
+pub mod destination;
 pub mod envelope;
 pub mod explain;
 pub mod field;
