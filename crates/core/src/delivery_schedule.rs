@@ -222,10 +222,11 @@ pub fn after_failure(
 
 /// A delay between 90 % and 110 %, in milliseconds, evenly by `random`.
 fn jittered(delay: Duration, random: u32) -> Duration {
-    let tenth = delay / 10;
-    let part = f64::from(random) / f64::from(u32::MAX);
-    let moved = delay - tenth + (tenth * 2).mul_f64(part);
-    Duration::from_millis(u64::try_from(moved.as_millis()).unwrap_or(u64::MAX))
+    let full = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    let tenth = full / 10;
+    let moved = u128::from(tenth) * 2 * u128::from(random) / u128::from(u32::MAX);
+    let moved = u64::try_from(moved).unwrap_or(u64::MAX);
+    Duration::from_millis((full - tenth).saturating_add(moved))
 }
 
 #[cfg(test)]

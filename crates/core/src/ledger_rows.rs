@@ -88,7 +88,7 @@ fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
     };
     objects(data)
         .iter()
-        .flat_map(|object| match object.values("bizData").next() {
+        .filter_map(|object| match object.values("bizData").next() {
             Some(wrapped) => wrapped.members().map(|inner| keys(wanted, &inner)),
             None => Some(keys(wanted, object)),
         })

@@ -6,7 +6,9 @@
 //! Read in this order: the signing party ([`SecretKey`], [`Credential`]), the signed text ([`Stamp`], [`Payload`],
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then the API's calls ([`operation`], [`catalogue`]),
 //! the rules for a body ([`check`], [`order`]) and its amounts ([`amount`]), the judgment of an answer ([`envelope`]),
-//! its value as proof ([`proof`]), and the look-up of a call without an answer ([`look_up`]).
+//! its value as proof ([`proof`]), and the look-up of a call without an answer ([`look_up`]). For notifications read the
+//! keys of the ledger ([`ledger_key`], [`ledger_rows`]), the reading of a body ([`notification`]), its owner
+//! ([`ownership`]), and its delivery ([`delivery_order`], [`delivery_schedule`], [`destination`]).
 
 pub mod amount;
 pub mod body;

@@ -15,13 +15,16 @@ fn documented(file: &str) -> Value {
 }
 
 fn row(name: &str) -> (Operation, &'static LedgerRow) {
-    let operation = Catalogue::standard().named(name).unwrap().clone();
-    let row = LedgerRow::of(&operation).unwrap();
+    let operation = Catalogue::standard()
+        .named(name)
+        .expect("a row of the catalogue")
+        .clone();
+    let row = LedgerRow::of(&operation).expect("a row of the ledger");
     (operation, row)
 }
 
 fn key(kind: LedgerKeyKind, text: &str) -> LedgerKey {
-    LedgerKey::new(kind, text).unwrap()
+    LedgerKey::new(kind, text).expect("a legible text")
 }
 
 fn intents(name: &str, query: &str, body: &Value) -> Vec<LedgerKey> {

@@ -4,6 +4,11 @@
 //! The world is generated. It knows the true owner of each object, which the decision does not. Calls and answers are
 //! real bodies that [`LedgerRow`] reads, and notifications are real bodies that [`Notification`] reads.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the world is a test's own: what is missing in it is a fault of the test"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::Catalogue;
@@ -46,7 +51,6 @@ struct Tally {
 }
 
 fn check(tally: &Tally) {
-    println!("{tally:?}");
     let all = tally.total;
     assert_eq!(
         tally.delivered + tally.operators + tally.quarantined,
@@ -55,10 +59,17 @@ fn check(tally: &Tally) {
     );
     assert_eq!(tally.kinds.len(), NotificationKind::ALL.len(), "every kind");
     // The world is hostile enough to show a wrong decision, and not so hostile that nothing is decided.
-    assert!(tally.certain > all / 3 && tally.delivered > tally.certain);
-    assert!(tally.disagreeing > all / 50, "hints disagree");
-    assert!(tally.of_removed > all / 50, "tenants are removed");
-    assert!(tally.asked > all / 50 && tally.delivered_after_asking > all / 200);
+    assert!(
+        tally.certain > all / 3 && tally.delivered > tally.certain,
+        "{tally:?}"
+    );
+    assert!(tally.disagreeing > all / 50, "hints disagree: {tally:?}");
+    assert!(
+        tally.of_removed > all / 50,
+        "tenants are removed: {tally:?}"
+    );
+    assert!(tally.asked > all / 50, "GatePay is asked: {tally:?}");
+    assert!(tally.delivered_after_asking > all / 200, "{tally:?}");
 }
 
 fn run(seeds: std::ops::RangeInclusive<u64>, notifications: u32) -> Tally {
@@ -77,7 +88,7 @@ fn run(seeds: std::ops::RangeInclusive<u64>, notifications: u32) -> Tally {
     tally
 }
 
-/// SplitMix64: the same numbers in every run.
+/// `SplitMix64`: the same numbers in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -259,106 +270,42 @@ impl World {
         }
     }
 
-    /// A notification about an object: some fields missing, some pointing to another object.
+    /// A notification about an object: some fields missing, some pointing to another tenant.
     fn notify(&mut self, about: &MadeObject, tally: &mut Tally) {
-        let mut body = self.body(about);
-        let is_contradicting = self.dice.in_hundred(10);
-        if is_contradicting {
+        let (envelope, data) = self.body(about);
+        let mut contradicting = data.clone();
+        if self.dice.in_hundred(10) {
             let other = self.dice.pick(&self.tenants).tenant.account.clone();
-            body.1["accountId"] = other.into();
+            contradicting["accountId"] = other.into();
         }
-        let (mut envelope, data) = body;
-        let body = match self.dice.below(3) {
-            _ if envelope.get("main_order").is_some() => envelope.to_string(),
-            0 => {
-                envelope["data"] = data;
-                envelope.to_string()
-            }
-            _ => {
-                envelope["data"] = data.to_string().into();
-                envelope.to_string()
-            }
-        };
-        let read = Notification::read(body.as_bytes());
-        assert_eq!(read.fault, None, "{body}");
-        tally.kinds.insert(read.kind);
-        let mut hints: Vec<_> = read.hints.iter().map(|hint| self.resolve(hint)).collect();
-        let of_owner =
-            |hint: &ResolvedHint| hint.holders.is_empty() || hint.holders.contains(&about.owner);
+        let (mut read, mut hints) = self.read(&envelope, &contradicting);
         // GatePay contradicts itself only beside a hint that leads to the owner: alone, its word is all there is.
         let is_known = |hint: &ResolvedHint| {
             hint.strength == HintStrength::Certain && !hint.holders.is_empty()
         };
-        if is_contradicting && !hints.iter().any(is_known) {
-            return self.notify_unchanged(about, tally);
+        if !hints.iter().any(is_known) {
+            (read, hints) = self.read(&envelope, &data);
         }
-        self.judge(about, &read, &mut hints, of_owner, tally);
-    }
-
-    fn notify_unchanged(&mut self, about: &MadeObject, tally: &mut Tally) {
-        let (mut envelope, data) = self.body(about);
-        if envelope.get("main_order").is_none() {
-            envelope["data"] = data;
-        }
-        let read = Notification::read(envelope.to_string().as_bytes());
-        let mut hints: Vec<_> = read.hints.iter().map(|hint| self.resolve(hint)).collect();
-        let of_owner =
-            |hint: &ResolvedHint| hint.holders.is_empty() || hint.holders.contains(&about.owner);
-        self.judge(about, &read, &mut hints, of_owner, tally);
-    }
-
-    fn judge(
-        &self,
-        about: &MadeObject,
-        read: &Notification,
-        hints: &mut Vec<ResolvedHint>,
-        of_owner: impl Fn(&ResolvedHint) -> bool,
-        tally: &mut Tally,
-    ) {
-        let mut decision = decide(read.audience(), hints);
-        let is_certain = hints.iter().any(|hint| {
-            hint.strength == HintStrength::Certain && hint.holders.len() == 1 && of_owner(hint)
-        });
-        let agrees = hints.iter().all(&of_owner)
-            && hints
-                .iter()
-                .all(|hint| !hint.is_of_one_tenant || hint.holders.len() < 2);
-        let is_removed = about.owner.standing == TenantStanding::Removed;
-        let is_institution = read.kind == NotificationKind::Institution;
-        if is_certain && agrees && !is_removed && !is_institution {
-            tally.certain += 1;
-            let by = HintStrength::Certain;
-            let tenant = about.owner.tenant.clone();
-            assert_eq!(
-                decision,
-                OwnershipDecision::Owner { tenant, by },
-                "{read:?}"
-            );
-        }
-        if let OwnershipDecision::Ask(candidates) = &decision {
-            tally.asked += 1;
-            if let Some(found) = self.asked(about, candidates) {
-                hints.push(found);
-                decision = decide(read.audience(), hints);
-                let is_owner = matches!(decision, OwnershipDecision::Owner { .. });
-                tally.delivered_after_asking += u32::from(is_owner);
-            }
-        }
+        tally.kinds.insert(read.kind);
         tally.total += 1;
-        tally.of_removed += u32::from(is_removed);
-        tally.disagreeing += u32::from(!agrees);
-        match decision {
-            OwnershipDecision::Owner { tenant, .. } => {
-                assert_eq!(tenant, about.owner.tenant, "{read:?} {hints:?}");
-                assert!(!is_removed, "{read:?}");
-                tally.delivered += 1;
-            }
-            OwnershipDecision::Operators => {
-                assert!(read.hints.is_empty(), "{read:?}");
-                tally.operators += 1;
-            }
-            OwnershipDecision::Ask(_) | OwnershipDecision::Quarantine(_) => tally.quarantined += 1,
+        judge(self, about, &read, hints, tally);
+    }
+
+    /// A notification in either shape of `data`, with its hints as the ledger resolves them.
+    fn read(&mut self, envelope: &Value, data: &Value) -> (Notification, Vec<ResolvedHint>) {
+        let mut body = envelope.clone();
+        if envelope.get("main_order").is_none() {
+            body["data"] = if self.dice.in_hundred(50) {
+                data.to_string().into()
+            } else {
+                data.clone()
+            };
         }
+        let body = body.to_string();
+        let read = Notification::read(body.as_bytes());
+        assert_eq!(read.fault, None, "{body}");
+        let hints = read.hints.iter().map(|hint| self.resolve(hint)).collect();
+        (read, hints)
     }
 
     /// The answer of a GatePay that keeps accounts apart: the object belongs to one account.
@@ -500,5 +447,57 @@ impl World {
                 ("ACCOUNT_AUTH_DEDUCTION", json!({"bizId": self.id()}), data)
             }
         }
+    }
+}
+
+/// Checks the decision about a notification, and counts it.
+fn judge(
+    world: &World,
+    about: &MadeObject,
+    read: &Notification,
+    mut hints: Vec<ResolvedHint>,
+    tally: &mut Tally,
+) {
+    let MadeObject { owner, .. } = about;
+    let is_removed = owner.standing == TenantStanding::Removed;
+    let agrees = |hint: &ResolvedHint| {
+        let of_owner = hint.holders.is_empty() || hint.holders.contains(owner);
+        of_owner && (!hint.is_of_one_tenant || hint.holders.len() < 2)
+    };
+    let proves = |hint: &ResolvedHint| {
+        hint.strength == HintStrength::Certain && hint.holders.iter().eq([owner])
+    };
+    let all_agree = hints.iter().all(agrees);
+    let mut decision = decide(read.audience(), &hints);
+    let is_news_of_tenant = read.kind != NotificationKind::Institution && !is_removed;
+    if is_news_of_tenant && all_agree && hints.iter().any(proves) {
+        tally.certain += 1;
+        let by = HintStrength::Certain;
+        let tenant = owner.tenant.clone();
+        let expected = OwnershipDecision::Owner { tenant, by };
+        assert_eq!(decision, expected, "{read:?}");
+    }
+    if let OwnershipDecision::Ask(candidates) = &decision {
+        tally.asked += 1;
+        if let Some(found) = world.asked(about, candidates) {
+            hints.push(found);
+            decision = decide(read.audience(), &hints);
+            let is_owner = matches!(decision, OwnershipDecision::Owner { .. });
+            tally.delivered_after_asking += u32::from(is_owner);
+        }
+    }
+    tally.of_removed += u32::from(is_removed);
+    tally.disagreeing += u32::from(!all_agree);
+    match decision {
+        OwnershipDecision::Owner { tenant, .. } => {
+            assert_eq!(tenant, owner.tenant, "{read:?} {hints:?}");
+            assert!(!is_removed, "{read:?}");
+            tally.delivered += 1;
+        }
+        OwnershipDecision::Operators => {
+            assert!(read.hints.is_empty(), "{read:?}");
+            tally.operators += 1;
+        }
+        OwnershipDecision::Ask(_) | OwnershipDecision::Quarantine(_) => tally.quarantined += 1,
     }
 }

@@ -14,7 +14,7 @@ pub fn is_global_unicast(address: IpAddr) -> bool {
 
 /// The name of the special range that an address belongs to.
 ///
-/// Of IPv6, only 2000::/3 is assigned as global unicast; all other addresses are special.
+/// Of IPv6, only `2000::/3` is assigned as global unicast; all other addresses are special.
 pub fn special_range(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => special_v4(address),

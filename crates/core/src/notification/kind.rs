@@ -81,12 +81,10 @@ impl StatusRank {
     /// number only grows.
     pub(super) fn with_progress(self, moved: usize) -> Self {
         let moved = u32::from(u16::try_from(moved).unwrap_or(u16::MAX));
-        match self.is_final {
-            true => self,
-            false => Self {
-                rank: self.rank + moved,
-                ..self
-            },
+        let moved = if self.is_final { 0 } else { moved };
+        Self {
+            rank: self.rank + moved,
+            ..self
         }
     }
 }
