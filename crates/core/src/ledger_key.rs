@@ -11,7 +11,8 @@ use crate::words::words;
 /// The namespace of a [`LedgerKey`]. Equal texts in two namespaces are different keys: a tenant may choose an order
 /// number that equals a `prepayId` of GatePay's.
 ///
-/// The word of a kind is stored in the ledger. A number that callers choose has its field's own name as its word.
+/// The word of a kind is stored in the ledger. A number that callers choose has the name of its field
+/// as its word, or the names of both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LedgerKeyKind {
     /// `merchantTradeNo` of an order, chosen by the caller.
@@ -159,7 +160,7 @@ pub struct LedgerKey {
     text: String,
 }
 
-/// The largest length of a key's text, in bytes. GatePay's own numbers have at most 100 (schemas.md).
+/// The largest length of a key's text, in bytes. Order numbers have at most 100 characters (schemas.md).
 pub const LONGEST_KEY: usize = 256;
 
 impl LedgerKey {

@@ -3,6 +3,11 @@
 //! GatePay signs every notification with the institution's secret and names no tenant (protocol.md 5.3). The decision
 //! is a function of all hints together, so that no order of look-ups can change it. If the hints leave a doubt, no
 //! tenant gets the notification: it waits in quarantine.
+//!
+//! The decision rests on three facts. GatePay gives one id to one account only. The ledger has every number that tenants
+//! have chosen since it exists, since an intent is recorded before its call is sent. And a number from before that does
+//! not equal an id of GatePay's for another tenant; only fields that may hold either depend on this, and their hints are
+//! [`Strong`](HintStrength::Strong) at most.
 
 use std::collections::BTreeSet;
 
