@@ -16,6 +16,7 @@ use crate::files::secrets::{Environment, SecretSources};
 use crate::files::{operations, operator_file, proxy_file, tenant_file, written};
 use crate::model::claims::UniqueClaims;
 use crate::model::configuration::Configuration;
+use crate::model::notifications::EndpointBounds;
 use crate::model::registry::Registry;
 use crate::model::settings::{SecretText, Settings};
 use crate::syntax::document;
@@ -246,9 +247,12 @@ impl<'a> ConfigReading<'a> {
         catalogue: &Catalogue,
         claims: &mut UniqueClaims<SourceLocation>,
     ) -> Registry {
+        let bounds = EndpointBounds::default();
+        let notifications = settings.notifications.as_ref();
         let terms = PartyBounds {
             catalogue,
             window: settings.window,
+            endpoints: notifications.map_or(&bounds, |settings| &settings.endpoints),
         };
         let tenants = self.parties(&files.tenants, "tenant", |table, sources| {
             tenant_file::read(table, terms, sources, claims).map(Arc::new)

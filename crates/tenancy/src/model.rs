@@ -2,6 +2,7 @@
 
 pub(crate) mod configuration;
 pub(crate) mod facts;
+pub mod notifications;
 pub mod operator;
 pub mod party;
 pub mod permissions;

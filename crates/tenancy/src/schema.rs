@@ -15,6 +15,7 @@ use crate::files::party_file::PartyBounds;
 use crate::files::secrets::SecretSources;
 use crate::files::{operations, operator_file, proxy_file, tenant_file};
 use crate::model::claims::UniqueClaims;
+use crate::model::notifications::EndpointBounds;
 use crate::model::party::DEFAULT_WINDOW;
 use crate::model::settings::SecretText;
 use crate::syntax::problem::Problems;
@@ -39,10 +40,10 @@ pub fn proxy() -> Value {
 /// Of a tenant's file, or one of many.
 pub fn tenant() -> Value {
     let tenant = told(|reader, sources| {
-        let catalogue = Catalogue::standard();
+        let (catalogue, endpoints) = (Catalogue::standard(), EndpointBounds::default());
         tenant_file::read(
             reader,
-            terms(&catalogue),
+            terms(&catalogue, &endpoints),
             sources,
             &mut UniqueClaims::default(),
         );
@@ -53,10 +54,10 @@ pub fn tenant() -> Value {
 /// Of an operator's file, or one of many.
 pub fn operator() -> Value {
     let operator = told(|reader, sources| {
-        let catalogue = Catalogue::standard();
+        let (catalogue, endpoints) = (Catalogue::standard(), EndpointBounds::default());
         operator_file::read(
             reader,
-            terms(&catalogue),
+            terms(&catalogue, &endpoints),
             sources,
             &mut UniqueClaims::default(),
         );
@@ -64,10 +65,11 @@ pub fn operator() -> Value {
     one_or_many("operator", &operator)
 }
 
-fn terms(catalogue: &Catalogue) -> PartyBounds<'_> {
+fn terms<'a>(catalogue: &'a Catalogue, endpoints: &'a EndpointBounds) -> PartyBounds<'a> {
     PartyBounds {
         catalogue,
         window: DEFAULT_WINDOW,
+        endpoints,
     }
 }
 
@@ -251,6 +253,7 @@ mod tests {
         };
         let mut reader = TableReader::new(file, &root);
         let (catalogue, mut claims) = (Catalogue::standard(), UniqueClaims::default());
+        let endpoints = EndpointBounds::default();
         match of {
             "proxy" => {
                 proxy_file::read(&mut reader, sources, &mut claims);
@@ -259,13 +262,13 @@ mod tests {
             }
             "tenant" => drop(tenant_file::read(
                 reader,
-                terms(&catalogue),
+                terms(&catalogue, &endpoints),
                 sources,
                 &mut claims,
             )),
             _ => drop(operator_file::read(
                 reader,
-                terms(&catalogue),
+                terms(&catalogue, &endpoints),
                 sources,
                 &mut claims,
             )),

@@ -30,6 +30,7 @@ use crate::files::{operator_file, tenant_file};
 use crate::load::{self, ConfigReading};
 use crate::model::claims::UniqueClaims;
 use crate::model::configuration::Configuration;
+use crate::model::notifications::EndpointBounds;
 use crate::model::operator::Operator;
 use crate::model::party::DatedCredential;
 use crate::model::registry::Registry;
@@ -60,6 +61,7 @@ pub struct ConfigWatch {
     /// The catalogue that parties are read by: that of the start, since rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: StampWindow,
+    endpoints: EndpointBounds,
     secret_text: SecretText,
     /// Unique keys are compared by hashes that cannot be predicted.
     hasher: RandomState,
@@ -148,6 +150,10 @@ impl ConfigWatch {
             operators: PartyFolder::at(said.settings.operators.as_deref()),
             catalogue: catalogue.clone(),
             window: settings.window,
+            endpoints: settings
+                .notifications
+                .as_ref()
+                .map_or_else(EndpointBounds::default, |it| it.endpoints.clone()),
             secret_text: settings.secret_text,
             certificates: certificates(&settings),
             upstream_ca: settings.upstream.ca.as_deref().map(UpstreamCa::at),
@@ -242,6 +248,7 @@ impl ConfigWatch {
         let terms = PartyBounds {
             catalogue: &self.catalogue,
             window: self.window,
+            endpoints: &self.endpoints,
         };
         let by = ReadInputs {
             proxy_toml: &self.proxy_toml,

@@ -1,5 +1,6 @@
 //! `check`: everything `serve` does before it binds.
 
+mod notifications;
 mod running;
 
 use std::net::SocketAddr;
@@ -133,7 +134,7 @@ fn report(name: &str, configuration: &Configuration) {
         settings, registry, ..
     } = configuration;
     say(format_args!("{name}: fine"));
-    addresses(settings);
+    addresses(settings, registry);
     say("");
     parties(configuration);
     memory(settings, registry);
@@ -145,8 +146,8 @@ fn report(name: &str, configuration: &Configuration) {
     startup_wait(settings);
 }
 
-/// Prints the addresses, the institution's quota and the store.
-fn addresses(settings: &Settings) {
+/// Prints the addresses, the institution's quota, the store and the notifications.
+fn addresses(settings: &Settings, registry: &Registry) {
     say(format_args!(
         "tenants on {}, admin on {}, GatePay at {}",
         settings.listen.address,
@@ -159,6 +160,7 @@ fn addresses(settings: &Settings) {
         quota.per_second, quota.burst
     ));
     store(settings);
+    notifications::report(settings, registry);
 }
 
 /// Prints the store and the settings that depend on it.

@@ -7,6 +7,7 @@ use gatepay_core::{Catalogue, StampWindow};
 use crate::files::secrets::SecretSources;
 use crate::files::{credentials, permissions};
 use crate::model::claims::{UniqueClaim, UniqueClaims};
+use crate::model::notifications::EndpointBounds;
 use crate::model::party::{LimitsShadow, Party, PartyId, PartyLimits, Rate, ReplayRule, Standing};
 use crate::model::permissions::CallerClass;
 use crate::syntax::document::ConfigValue;
@@ -19,6 +20,8 @@ pub(crate) struct PartyBounds<'a> {
     pub(crate) catalogue: &'a Catalogue,
     /// The proxy's own window, which no party's may exceed.
     pub(crate) window: StampWindow,
+    /// The bounds of tenants' endpoints.
+    pub(crate) endpoints: &'a EndpointBounds,
 }
 
 /// Reads the keys that all parties have. `None` if there is no good name; that was reported.

@@ -11,6 +11,7 @@ use gatepay_core::{SigningKey, StampWindow};
 use serde_json::json;
 
 use crate::files::credentials;
+use crate::files::notifications_file;
 use crate::files::secrets::{self, SecretSources};
 use crate::files::store_file;
 use crate::model::claims::UniqueClaims;
@@ -51,6 +52,8 @@ pub(crate) fn read(
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
+    let notifications = reader.table("notifications");
+    let notifications = notifications.and_then(|table| notifications_file::read(table, sources));
     let settings = Settings {
         tenants: reader.or("tenants", sources.folder.join(default.tenants), path()),
         operators: reader.optional("operators", path()),
@@ -70,7 +73,12 @@ pub(crate) fn read(
         ),
         fixed_address_callback: reader.or(
             "fixed_address_callback",
-            default.fixed_address_callback,
+            // Only then does a notification to that URL find its way to the tenant.
+            if reader.has("notifications") {
+                FixedAddressCallback::Relay
+            } else {
+                default.fixed_address_callback
+            },
             value::word(FixedAddressCallback::WORDS),
         ),
         balance_currencies: balance(reader.section("balance"), default.balance_currencies),
@@ -89,6 +97,7 @@ pub(crate) fn read(
         store: reader
             .table("store")
             .map(|table| store_file::read(table, sources)),
+        notifications,
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: ConfigFacts::new(),
@@ -98,6 +107,7 @@ pub(crate) fn read(
         reader.problem("store", text);
     }
     shared_burst(reader, &settings);
+    notifications_file::check(reader, &settings);
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");
     }
@@ -162,7 +172,10 @@ fn listen(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> ListenSett
     listen
 }
 
-fn listen_tls(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> Option<ListenTls> {
+pub(super) fn listen_tls(
+    mut reader: TableReader<'_>,
+    sources: SecretSources<'_>,
+) -> Option<ListenTls> {
     let path = || value::path(sources.folder);
     let certificate = reader.required("certificate", path());
     let key = reader.required("key", path());
@@ -483,7 +496,7 @@ fn log(mut reader: TableReader<'_>) -> LogSettings {
     log
 }
 
-fn address(value: &ConfigValue) -> Result<SocketAddr, ValueFault> {
+pub(super) fn address(value: &ConfigValue) -> Result<SocketAddr, ValueFault> {
     let parse = |text: &str| {
         let address = text.parse::<SocketAddr>();
         let address = address.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
@@ -524,7 +537,7 @@ fn part(value: &ConfigValue) -> Result<f64, ValueFault> {
 }
 
 /// Whether two listeners cannot both have their address. Port 0 lets the system choose another each time.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let every = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && (every || one.ip() == other.ip())
 }

@@ -66,7 +66,10 @@ fn server(reader: &mut TableReader<'_>, sources: SecretSources<'_>) -> Option<Po
     })
 }
 
-fn client(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> Option<StoreClientFiles> {
+pub(super) fn client(
+    mut reader: TableReader<'_>,
+    sources: SecretSources<'_>,
+) -> Option<StoreClientFiles> {
     let certificate = reader.required("certificate", value::path(sources.folder));
     let key = reader.required("key", value::path(sources.folder));
     reader.finish();

@@ -1,7 +1,9 @@
 //! A tenant's table, as written.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
+use crate::files::notifications_file;
 use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
 use crate::model::claims::UniqueClaims;
@@ -23,8 +25,14 @@ pub(crate) fn read(
     let party = party_file::read(&mut reader, CallerClass::Tenants, terms, sources, claims);
     let (sub_account, shared_sub_account) = sub_account(&mut reader, claims);
     let weight = reader.or("weight", WEIGHT, value::requests);
+    let credentials = party.as_ref().map(|party| &*party.credentials);
+    let notifications = reader.table("notifications").map(|table| {
+        let credentials = credentials.unwrap_or_default();
+        notifications_file::of_tenant(table, terms.endpoints, credentials, sources)
+    });
     reader.finish();
     Some(Tenant {
+        notifications: notifications.map(Arc::new),
         party: party?,
         sub_account: sub_account?,
         shared_sub_account,

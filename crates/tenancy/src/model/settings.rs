@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::model::facts::ConfigFacts;
+use crate::model::notifications::NotificationSettings;
 use crate::model::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
 pub use crate::model::url::UpstreamUrl;
 
@@ -59,6 +60,8 @@ pub struct Settings {
     pub audit: Option<AuditSettings>,
     /// The store that instances share; without it this process is the only one.
     pub store: Option<StoreSettings>,
+    /// GatePay's notifications; without it they do not come through.
+    pub notifications: Option<NotificationSettings>,
     /// The metrics' settings.
     pub metrics: MetricsSettings,
     /// How the log looks.
@@ -102,12 +105,17 @@ pub enum FixedAddressCallback {
     Refuse,
     /// It is passed on as it is.
     Forward,
+    /// The proxy's own URL is sent in its place, and what GatePay sends there goes to the tenant's endpoint.
+    Relay,
 }
 
 impl FixedAddressCallback {
     /// Its words in `proxy.toml`.
-    pub(crate) const WORDS: &[(&str, Self)] =
-        &[("refuse", Self::Refuse), ("forward", Self::Forward)];
+    pub(crate) const WORDS: &[(&str, Self)] = &[
+        ("refuse", Self::Refuse),
+        ("forward", Self::Forward),
+        ("relay", Self::Relay),
+    ];
 }
 
 /// The clock that stamps upstream requests.
@@ -526,6 +534,7 @@ impl Settings {
             secret_text: SecretText::default(),
             audit: None,
             store: None,
+            notifications: None,
             metrics: MetricsSettings::default(),
             log: LogSettings::default(),
             written: ConfigFacts::new(),

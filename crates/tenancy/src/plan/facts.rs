@@ -3,14 +3,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gatepay_core::Operation;
+use gatepay_core::destination::DestinationUrl;
 use gatepay_core::operation::{AnswerForm, Method};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::model::facts::ConfigFacts;
+use crate::model::notifications::TenantNotifications;
 use crate::model::party::{DatedCredential, Party, PartyLimits, Rate};
 use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
@@ -44,10 +48,14 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
                 sub_account,
                 shared_sub_account,
                 weight,
+                notifications,
             } = &**tenant;
             put("sub_account", sub_account.as_str().into());
             put("shared_sub_account", (*shared_sub_account).into());
             put("weight", weight.get().into());
+            for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
+                put(&format!("notifications.{key}"), value);
+            }
             CallerClass::Tenants
         }
         PartyRef::Operator(_) => CallerClass::Operators,
@@ -71,6 +79,52 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
     facts.extend(of_limits(*limits));
     facts.extend(of_credentials(credentials));
     facts
+}
+
+/// Of a tenant's endpoint. Paths of endpoints often hold a secret, so that a URL is shown by its origin and a digest.
+fn of_delivery(notifications: &TenantNotifications) -> Vec<(&'static str, Value)> {
+    let TenantNotifications {
+        url,
+        urls,
+        credential,
+        ca,
+        client_certificate,
+        client_id,
+        ack,
+        at_once,
+    } = notifications;
+    let path = |path: &PathBuf| Value::from(path.to_string_lossy());
+    let client = client_certificate.as_ref();
+    let facts = [
+        ("url", url.as_ref().map(|url| origin_and_digest(url).into())),
+        (
+            "urls",
+            Some(urls.iter().map(ToString::to_string).collect::<Value>()),
+        ),
+        (
+            "credential",
+            credential.as_ref().map(|id| id.as_str().into()),
+        ),
+        ("ca", ca.as_ref().map(path)),
+        (
+            "client_certificate.certificate",
+            client.map(|files| path(&files.certificate)),
+        ),
+        (
+            "client_certificate.key",
+            client.map(|files| path(&files.key)),
+        ),
+        ("client_id", Some(client_id.as_str().into())),
+        ("ack", Some(ack.as_str().into())),
+        ("at_once", Some(at_once.get().into())),
+    ];
+    let set = facts.into_iter();
+    set.filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+fn origin_and_digest(url: &DestinationUrl) -> String {
+    let digest = Sha256::digest(url.path_and_query());
+    format!("{url}/.. {}", hex::encode(&digest[..FINGERPRINT_BYTES]))
 }
 
 fn of_limits(limits: PartyLimits) -> ConfigFacts {

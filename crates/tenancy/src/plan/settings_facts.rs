@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatepay_core::StampWindow;
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::model::facts::ConfigFacts;
+use crate::model::notifications::NotificationSettings;
 use crate::model::party::PartyId;
 use crate::model::settings::{
     AcceptEncoding, AdminSettings, AuditSettings, BreakerSettings, ClockSource, DrainSettings,
@@ -43,6 +45,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         drain,
         audit,
         store,
+        notifications,
         metrics,
         log,
         written: _,
@@ -74,6 +77,11 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
     below(&mut facts, "drain", of_drain(drain));
     below(&mut facts, "audit", of_audit(audit.as_ref()));
     below(&mut facts, "store", of_store(store.as_ref()));
+    below(
+        &mut facts,
+        "notifications",
+        of_notifications(notifications.as_ref()),
+    );
     below(&mut facts, "metrics", of_metrics(metrics));
     below(&mut facts, "log", of_log(log));
     facts
@@ -279,6 +287,37 @@ fn of_store(store: Option<&StoreSettings>) -> Vec<(&'static str, Value)> {
             "reads_without_store",
             store.map(|store| store.reads_without_store).into(),
         ),
+    ]
+}
+
+fn of_notifications(notifications: Option<&NotificationSettings>) -> Vec<(&'static str, Value)> {
+    let tls = notifications.and_then(|settings| settings.tls.as_ref());
+    let file = |of: fn(&ListenTls) -> Option<&PathBuf>| maybe_path(tls.and_then(of));
+    let set = |of: fn(&NotificationSettings) -> Value| notifications.map_or(Value::Null, of);
+    let networks = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect();
+    vec![
+        ("listen", set(|it| it.address.to_string().into())),
+        ("tls.certificate", file(|tls| Some(&tls.certificate))),
+        ("tls.key", file(|tls| Some(&tls.key))),
+        ("tls.client_ca", file(|tls| tls.client_ca.as_ref())),
+        ("path", set(|it| it.path.as_str().into())),
+        ("public_url", set(|it| it.public_url.as_str().into())),
+        (
+            "addresses",
+            notifications.map_or(Value::Null, |it| networks(&it.addresses)),
+        ),
+        ("ports", set(|it| it.endpoints.ports.clone().into())),
+        (
+            "allow_networks",
+            notifications.map_or(Value::Null, |it| networks(&it.endpoints.allow_networks)),
+        ),
+        ("ask", set(|it| it.ask.into())),
+        ("deadline_ms", set(|it| millis(it.deadline))),
+        (
+            "attempts_at_once",
+            set(|it| it.attempts_at_once.get().into()),
+        ),
+        ("keep_days", set(|it| it.keep_days.get().into())),
     ]
 }
 

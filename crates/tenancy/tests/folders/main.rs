@@ -10,6 +10,8 @@
 mod edits;
 /// The files of `config/` are valid and show the defaults, and their commented keys are valid keys.
 mod examples;
+/// `[notifications]` of `proxy.toml` and of tenants: defaults, and the rules for endpoints.
+mod notifications;
 /// Configuration switches, corrects and adds rows of the catalogue, and never opens a reserved row to tenants.
 mod operations;
 /// The institution's own operators, as parties beside the tenants.

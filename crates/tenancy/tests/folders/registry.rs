@@ -192,6 +192,7 @@ addresses = ['203.0.113.0/24', '2001:db8::1']
 limits = { requests_per_second = 7, in_flight = 2, money = { requests_per_second = 1, burst = 1 } }
 operations = { allow = ['payment', 'balance'], deny = ['write'] }
 timestamp = { past_ms = 1_000 }
+notifications = { url = 'https://shop.example/hook?key=1', urls = ['https://a.example'], ack = 'status' }
 [[credential]]
 client_id = 'client'
 secret = { env = 'KEY' }
@@ -203,6 +204,7 @@ not_before = 2026-01-01T00:00:00Z
   "limits": {"requests_per_second": 7, "in_flight": 2, "money": {"requests_per_second": 1, "burst": 1}},
   "operations": {"allow": ["payment", "balance"], "deny": ["write"]},
   "timestamp": {"past_ms": 1000},
+  "notifications": {"url": "https://shop.example/hook?key=1", "urls": ["https://a.example"], "ack": "status"},
   "credential": [{"client_id": "client", "secret": {"env": "KEY"}, "not_before": "2026-01-01T01:00:00+01:00"}]
 }"#;
     let [from_toml, from_json] = [("acme.toml", toml), ("acme.json", json)].map(|(name, text)| {
@@ -215,6 +217,7 @@ not_before = 2026-01-01T00:00:00Z
             sub_account,
             shared_sub_account,
             weight,
+            notifications,
         } = tenant;
         let Party {
             id,
@@ -231,7 +234,7 @@ not_before = 2026-01-01T00:00:00Z
             .map(|it| (it.credential.client_id.clone(), it.not_before, it.not_after))
             .collect();
         format!(
-            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {dates:?}"
+            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {notifications:?} {dates:?}"
         )
     };
     let [toml, json] = [&from_toml, &from_json].map(|registry| &registry.tenants()[0]);

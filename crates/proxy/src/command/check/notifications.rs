@@ -1,0 +1,68 @@
+//! The lines of `check` about GatePay's notifications.
+
+use gatepay_tenancy::notifications::NotificationSettings;
+use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::{Registry, Tenant};
+
+use super::super::say;
+
+/// Prints where notifications come in, and the settings that an operator should look at again.
+pub(super) fn report(settings: &Settings, registry: &Registry) {
+    let mut tenants = registry.tenants().iter();
+    let has_table = |tenant: &Tenant| tenant.notifications.is_some();
+    let Some(notifications) = &settings.notifications else {
+        if tenants.any(|tenant| has_table(tenant)) {
+            say(
+                "note: tenants have [notifications], and proxy.toml has none: no notification comes through",
+            );
+        }
+        return;
+    };
+    let has_url = |tenant: &Tenant| {
+        let table = tenant.notifications.as_ref();
+        table.is_some_and(|table| table.url.is_some())
+    };
+    let delivered = tenants.filter(|tenant| has_url(tenant)).count();
+    say(format_args!(
+        "notifications on {}, for GatePay {}; {delivered} of {} tenants have an endpoint, the others pull",
+        notifications.address,
+        notifications.public_url,
+        registry.tenants().len()
+    ));
+    warnings(notifications).iter().for_each(say);
+}
+
+fn warnings(settings: &NotificationSettings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if settings.tls.is_none() && !settings.address.ip().is_loopback() {
+        warnings.push(
+            "note: notifications.listen is plain HTTP beyond this machine; GatePay needs https: put TLS in front, or set notifications.tls"
+                .to_owned(),
+        );
+    }
+    if settings.addresses.is_empty() && !settings.address.ip().is_loopback() {
+        warnings.push(
+            "note: notifications may come from any address; the signature decides. notifications.addresses can name GatePay's networks"
+                .to_owned(),
+        );
+    }
+    let (path, url) = (&settings.path, &settings.public_url);
+    if !url.ends_with(path.as_str()) {
+        warnings.push(format!(
+            "note: notifications.public_url does not end with notifications.path, {path:?}: something in front has to rewrite the path"
+        ));
+    }
+    if !settings.endpoints.allow_networks.is_empty() {
+        warnings.push(
+            "note: tenants' endpoints may lie in notifications.allow_networks, where they reach machines of yours"
+                .to_owned(),
+        );
+    }
+    if settings.ask {
+        warnings.push(
+            "note: notifications.ask is set: GatePay's answers decide owners, which is right only if GatePay keeps accounts apart"
+                .to_owned(),
+        );
+    }
+    warnings
+}
