@@ -1,5 +1,7 @@
 //! One store over two engines.
 
+mod notifications;
+
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;
 use crate::instance::{

@@ -21,6 +21,7 @@ pub mod admission;
 pub mod identity;
 pub mod instance;
 pub mod limits;
+pub mod notifications;
 
 pub mod error;
 pub mod settings;

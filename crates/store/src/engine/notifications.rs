@@ -1,0 +1,229 @@
+//! The store's calls about notifications.
+
+use gatepay_core::ledger_key::LedgerKey;
+use gatepay_core::ownership::TenantIncarnation;
+
+use super::Store;
+use crate::error::StoreError;
+use crate::notifications::delivery::{
+    AttemptRecord, AttemptVerdict, DueEvent, EndpointClaim, EndpointKey, EndpointOffReason,
+    EndpointState,
+};
+use crate::notifications::event::{
+    EventArrival, EventId, EventState, NewEvent, QuarantineDecision, QuarantinedEvent,
+    ReceiveResult,
+};
+use crate::notifications::ledger::{
+    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, TenantAccount,
+};
+use crate::notifications::listing::{
+    EventDetail, EventPage, EventSummary, NotificationCounts, RedeliveryReport, ReplayFilter,
+    RetentionReport, RetentionTerms,
+};
+
+impl Store {
+    /// Registers the tenants of the configuration in force, and returns each with its incarnation, in the same order.
+    ///
+    /// A tenant id with another sub-account than its newest incarnation is a new one, also when an older sub-account returns.
+    /// The endpoints of the older incarnation are turned off. Tenants that are left out stay as they are.
+    pub async fn register_tenants(
+        &self,
+        tenants: &[TenantAccount],
+    ) -> Result<Vec<TenantIncarnation>, StoreError> {
+        let _ = (tenants,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Every tenant that has each key, in the order of the keys; an empty list if the ledger does not have the key.
+    pub async fn owners(&self, keys: &[LedgerKey]) -> Result<Vec<Vec<LedgerHolder>>, StoreError> {
+        let _ = (keys,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Adds rows to the ledger. Returns the events in quarantine that name one of the keys; they are due for another decision
+    /// from now on, by any instance.
+    pub async fn note_owners(
+        &self,
+        notes: &[LedgerNote],
+        source: LedgerSource,
+    ) -> Result<Vec<EventId>, StoreError> {
+        let _ = (notes, source);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Gives a token to a tenant's URL: the proposed one, or the one that this URL and operation have.
+    pub async fn callback_token(
+        &self,
+        wanted: &CallbackUrl,
+        proposed: &str,
+    ) -> Result<CallbackToken, StoreError> {
+        let _ = (wanted, proposed);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// The URLs that tokens were given to, in the order of the tokens; `None` for an unknown token.
+    pub async fn callback_urls(
+        &self,
+        tokens: &[&str],
+    ) -> Result<Vec<Option<CallbackUrl>>, StoreError> {
+        let _ = (tokens,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Stores up to [`MOST_EVENTS`](crate::notifications::event::MOST_EVENTS) events in one transaction, committed when this
+    /// returns; only then they may be acknowledged. The results are in the order of the events.
+    ///
+    /// After an error it is unknown whether the events are stored. They may be received again: then they are duplicates.
+    pub async fn receive(&self, events: &[NewEvent]) -> Result<Vec<ReceiveResult>, StoreError> {
+        let _ = (events,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Events in quarantine that are due for another decision, the longest due first.
+    pub async fn take_quarantined(&self, most: u32) -> Result<Vec<QuarantinedEvent>, StoreError> {
+        let _ = (most,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Records a repeated decision. `None` if the event is no longer in quarantine: another instance has settled it.
+    pub async fn settle_quarantine(
+        &self,
+        event: EventId,
+        decision: &QuarantineDecision,
+    ) -> Result<Option<EventArrival>, StoreError> {
+        let _ = (event, decision);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Gives an event in quarantine, or of the operators, to a tenant. `None` if it is neither, or does not exist.
+    ///
+    /// If the incarnation is no longer the tenant's newest, the event stays in quarantine, as the answer says.
+    pub async fn assign(
+        &self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        url: Option<&str>,
+        by: &str,
+    ) -> Result<Option<EventArrival>, StoreError> {
+        let _ = (event, tenant, url, by);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Claims endpoints that are due and that no other instance delivers to, the longest due first.
+    pub async fn claim_endpoints(
+        &self,
+        instance: i64,
+        most: u32,
+    ) -> Result<Vec<EndpointClaim>, StoreError> {
+        let _ = (instance, most);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Renews claims for [`CLAIM_LASTS`](crate::notifications::delivery::CLAIM_LASTS). `false` for a claim that was lost:
+    /// nothing more is sent under it.
+    pub async fn renew_claims(&self, claims: &[EndpointClaim]) -> Result<Vec<bool>, StoreError> {
+        let _ = (claims,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Gives up claims, after the last attempt under them was recorded. Lost claims are left alone.
+    pub async fn release_endpoints(&self, claims: &[EndpointClaim]) -> Result<(), StoreError> {
+        let _ = (claims,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// The heads of due lines of each claimed endpoint, at most `most` each, the longest due first. Lines with an attempt
+    /// under way are among them: the caller leaves these out. A lost claim has none.
+    pub async fn due_events(
+        &self,
+        claims: &[EndpointClaim],
+        most: u32,
+    ) -> Result<Vec<Vec<DueEvent>>, StoreError> {
+        let _ = (claims, most);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Records up to [`MOST_EVENTS`](crate::notifications::event::MOST_EVENTS) attempts in one transaction, in their order.
+    pub async fn record_attempts(
+        &self,
+        attempts: &[AttemptRecord],
+    ) -> Result<Vec<AttemptVerdict>, StoreError> {
+        let _ = (attempts,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Turns an endpoint off: its events wait. An endpoint that no event has gone to yet is left alone.
+    pub async fn turn_endpoint_off(
+        &self,
+        endpoint: &EndpointKey,
+        reason: EndpointOffReason,
+    ) -> Result<(), StoreError> {
+        let _ = (endpoint, reason);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Turns an endpoint on again, with a breaker as new, and makes its waiting events due. An endpoint of an older incarnation
+    /// stays off.
+    pub async fn turn_endpoint_on(&self, endpoint: &EndpointKey) -> Result<(), StoreError> {
+        let _ = (endpoint,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// The state of an endpoint; `None` if no event has gone to it yet.
+    pub async fn endpoint_state(
+        &self,
+        endpoint: &EndpointKey,
+    ) -> Result<Option<EndpointState>, StoreError> {
+        let _ = (endpoint,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// A page of a tenant's events after a cursor; 0 is before the first. Every event that gets the tenant as its owner is
+    /// behind every cursor that was returned before.
+    pub async fn tenant_events(
+        &self,
+        tenant: &TenantIncarnation,
+        state: Option<EventState>,
+        after: i64,
+        most: u32,
+    ) -> Result<EventPage, StoreError> {
+        let _ = (tenant, state, after, most);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Events of all tenants, the newest first, before an id. With a state that is rare among many events a page may be
+    /// shorter than `most` and not the last: it goes on before the id that is returned.
+    pub async fn list_events(
+        &self,
+        state: Option<EventState>,
+        before: Option<EventId>,
+        most: u32,
+    ) -> Result<(Vec<EventSummary>, Option<EventId>), StoreError> {
+        let _ = (state, before, most);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// One event.
+    pub async fn event(&self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
+        let _ = (id,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Sends dead events again, each at its place in its line. Later statuses have superseded some of them.
+    pub async fn replay(&self, filter: &ReplayFilter) -> Result<RedeliveryReport, StoreError> {
+        let _ = (filter,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// The figures for metrics.
+    pub async fn notification_counts(&self) -> Result<NotificationCounts, StoreError> {
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+
+    /// Removes what is older than the terms, at most [`RETENTION_STEP`](crate::notifications::listing::RETENTION_STEP) rows of
+    /// each table.
+    pub async fn retain(&self, terms: &RetentionTerms) -> Result<RetentionReport, StoreError> {
+        let _ = (terms,);
+        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+    }
+}
