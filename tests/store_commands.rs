@@ -102,14 +102,14 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     );
     for line in [
         place.as_str(),
-        "schema 1 is made",
+        "schema 2 is made",
         "gatepay_serve may execute the functions and read the tables",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let (text, code) = migrate(&folder);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("schema 1; nothing changes"), "{text}");
+    assert!(text.contains("schema 2; nothing changes"), "{text}");
     // The role that serves changes no table.
     let (text, code) = said(&folder, &["migrate"]);
     assert_eq!(code, Some(1), "{text}");
@@ -123,7 +123,7 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     for line in [
         "fine: PostgreSQL ",
         "fine: the connection is plain, on this machine",
-        "fine: schema 1",
+        "fine: schema 2",
         "fine: no standby is attached",
     ] {
         assert!(text.contains(line), "{line}: {text}");
@@ -488,11 +488,11 @@ async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
     let (text, code) = said(&folder, &["migrate"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("SQLite file ") && text.contains("schema 1 is made"),
+        text.contains("SQLite file ") && text.contains("schema 2 is made"),
         "{text}"
     );
     let text = said(&folder, &["migrate"]).0;
-    assert!(text.contains("schema 1; nothing changes"), "{text}");
+    assert!(text.contains("schema 2; nothing changes"), "{text}");
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("fine: the file is readable"), "{text}");

@@ -5,6 +5,8 @@ use std::fmt;
 use crate::engine::Store;
 use crate::error::StoreError;
 use crate::instance::{ClusterView, Replication};
+use crate::notifications::delivery::EndpointState;
+use crate::notifications::listing::NotificationCounts;
 use crate::postgres::PostgresStore;
 use crate::server_facts::{GuardFacts, ServerFacts};
 use crate::settings::{Failover, StoreTerms};
@@ -83,6 +85,10 @@ async fn check_postgres(store: &PostgresStore, terms: &StoreTerms, now_ms: u64) 
         Ok(view) => check.cluster(&view, terms.failover),
         Err(error) => check.problem(error.to_string()),
     }
+    match store.notification_counts().await {
+        Ok(counts) => check.notifications(&counts),
+        Err(error) => check.problem(error.to_string()),
+    }
     check
 }
 
@@ -99,6 +105,10 @@ async fn check_sqlite(store: &SqliteStore) -> StoreCheck {
     }
     match store.cluster().await {
         Ok(view) => check.halts(&view),
+        Err(error) => check.problem(error.to_string()),
+    }
+    match store.notification_counts().await {
+        Ok(counts) => check.notifications(&counts),
         Err(error) => check.problem(error.to_string()),
     }
     check
@@ -191,6 +201,32 @@ impl StoreCheck {
             )),
         }
         self.halts(view);
+    }
+
+    fn notifications(&mut self, counts: &NotificationCounts) {
+        let sum = |of: fn(&EndpointState) -> u64| counts.endpoints.iter().map(of).sum::<u64>();
+        let (waiting, dead) = (sum(|it| it.waiting), sum(|it| it.dead));
+        let text = format!(
+            "notifications: {waiting} waiting, {dead} dead, {} in quarantine",
+            counts.quarantined
+        );
+        if counts.quarantined > 0 || dead > 0 {
+            self.warning(text);
+        } else {
+            self.fine(text);
+        }
+        for endpoint in counts.endpoints.iter().filter(|it| it.waiting > 0) {
+            if let Some(reason) = endpoint.off {
+                let tenant = &endpoint.endpoint.tenant;
+                self.warning(format!(
+                    "an endpoint of {} (sub-account {}) is off ({}) with {} notifications waiting",
+                    tenant.tenant,
+                    tenant.account,
+                    reason.as_str(),
+                    endpoint.waiting
+                ));
+            }
+        }
     }
 
     fn halts(&mut self, view: &ClusterView) {

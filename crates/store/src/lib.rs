@@ -17,6 +17,9 @@
 //!
 //! Read [`admission`] first, then [`engine`], [`identity`], [`limits`], and the SQL.
 
+#[cfg(test)]
+extern crate self as gatepay_store;
+
 pub mod admission;
 pub mod identity;
 pub mod instance;
@@ -36,3 +39,7 @@ pub mod sqlite;
 
 pub mod model;
 pub mod ring;
+
+#[cfg(test)]
+#[path = "../tests/notification_steps.rs"]
+mod notification_steps;

@@ -13,3 +13,5 @@ pub mod delivery;
 pub mod event;
 pub mod ledger;
 pub mod listing;
+
+pub mod model;

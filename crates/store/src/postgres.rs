@@ -5,6 +5,7 @@ mod connector;
 mod instances;
 mod limits;
 mod migrations;
+mod notifications;
 mod session;
 
 pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
@@ -24,8 +25,9 @@ use connector::PgConnector;
 pub use connector::place;
 use session::PgSession;
 
-/// A PostgreSQL server, with four connections: two that admit, one for limits, one for everything else. A request may
-/// wait for a limit, so limits do not wait for a halt that is confirmed by a standby.
+/// A PostgreSQL server, with up to seven connections: two that admit, one for limits, three for notifications, one for
+/// everything else. A request may wait for a limit, so limits do not wait for a halt that is confirmed by a standby.
+/// Arrivals, deliveries and lists of notifications do not wait for one another's answers.
 ///
 /// Connections are made when they are needed. After an error, a time-out, a notice or a call that was dropped, the
 /// connection of that call is closed, and the next call connects anew, to the first host that is writable.
@@ -35,9 +37,18 @@ pub struct PostgresStore {
     admitting: [tokio::sync::Mutex<Option<PgSession>>; 2],
     limits: tokio::sync::Mutex<Option<PgSession>>,
     control: tokio::sync::Mutex<Option<PgSession>>,
+    notifications: Box<NotificationLines>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
     contact_file: Option<PathBuf>,
+}
+
+/// The connections for notifications.
+#[derive(Default)]
+struct NotificationLines {
+    arrivals: tokio::sync::Mutex<Option<PgSession>>,
+    deliveries: tokio::sync::Mutex<Option<PgSession>>,
+    lists: tokio::sync::Mutex<Option<PgSession>>,
 }
 
 impl PostgresStore {
@@ -56,6 +67,7 @@ impl PostgresStore {
             admitting: Default::default(),
             limits: tokio::sync::Mutex::default(),
             control: tokio::sync::Mutex::default(),
+            notifications: Box::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
             contact_file,

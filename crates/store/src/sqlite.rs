@@ -5,6 +5,7 @@
 //! draws a number for its run and writes it to both.
 
 mod file;
+mod notifications;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +35,7 @@ pub struct SqliteStore {
 }
 
 /// The schema of the file that this version makes and works with.
-pub const SQLITE_SCHEMA: u32 = 1;
+pub const SQLITE_SCHEMA: u32 = 2;
 
 impl SqliteStore {
     /// Opens the file, or makes an empty one.
@@ -138,7 +139,7 @@ impl SqliteStore {
         Ok(guarded_until)
     }
 
-    /// Makes the tables of a file without any. Returns the schema before.
+    /// Brings the file to the newest schema. Returns the schema before.
     pub async fn migrate(&self) -> Result<u32, StoreError> {
         self.run(StoreFile::migrate).await
     }

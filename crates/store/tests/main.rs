@@ -10,6 +10,7 @@
 
 mod limit_cluster;
 mod limit_stores;
+mod notification_steps;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 #[path = "../../../tests/support/postgres_relay.rs"]
@@ -20,6 +21,8 @@ mod support;
 mod admitting;
 // The SQL functions answer as the model in Rust does.
 mod agreement;
+// Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
+mod notified;
 // The long forms: many failovers under load, a million raced copies, throughput and latency.
 mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.

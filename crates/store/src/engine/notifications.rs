@@ -30,14 +30,18 @@ impl Store {
         &self,
         tenants: &[TenantAccount],
     ) -> Result<Vec<TenantIncarnation>, StoreError> {
-        let _ = (tenants,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.register_tenants(tenants).await,
+            Self::Sqlite(store) => store.register_tenants(tenants).await,
+        }
     }
 
     /// Every tenant that has each key, in the order of the keys; an empty list if the ledger does not have the key.
     pub async fn owners(&self, keys: &[LedgerKey]) -> Result<Vec<Vec<LedgerHolder>>, StoreError> {
-        let _ = (keys,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.owners(keys).await,
+            Self::Sqlite(store) => store.owners(keys).await,
+        }
     }
 
     /// Adds rows to the ledger. Returns the events in quarantine that name one of the keys; they are due for another decision
@@ -47,8 +51,10 @@ impl Store {
         notes: &[LedgerNote],
         source: LedgerSource,
     ) -> Result<Vec<EventId>, StoreError> {
-        let _ = (notes, source);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.note_owners(notes, source).await,
+            Self::Sqlite(store) => store.note_owners(notes, source).await,
+        }
     }
 
     /// Gives a token to a tenant's URL: the proposed one, or the one that this URL and operation have.
@@ -57,8 +63,10 @@ impl Store {
         wanted: &CallbackUrl,
         proposed: &str,
     ) -> Result<CallbackToken, StoreError> {
-        let _ = (wanted, proposed);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.callback_token(wanted, proposed).await,
+            Self::Sqlite(store) => store.callback_token(wanted, proposed).await,
+        }
     }
 
     /// The URLs that tokens were given to, in the order of the tokens; `None` for an unknown token.
@@ -66,8 +74,10 @@ impl Store {
         &self,
         tokens: &[&str],
     ) -> Result<Vec<Option<CallbackUrl>>, StoreError> {
-        let _ = (tokens,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.callback_urls(tokens).await,
+            Self::Sqlite(store) => store.callback_urls(tokens).await,
+        }
     }
 
     /// Stores up to [`MOST_EVENTS`](crate::notifications::event::MOST_EVENTS) events in one transaction, committed when this
@@ -75,14 +85,18 @@ impl Store {
     ///
     /// After an error it is unknown whether the events are stored. They may be received again: then they are duplicates.
     pub async fn receive(&self, events: &[NewEvent]) -> Result<Vec<ReceiveResult>, StoreError> {
-        let _ = (events,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.receive(events).await,
+            Self::Sqlite(store) => store.receive(events).await,
+        }
     }
 
     /// Events in quarantine that are due for another decision, the longest due first.
     pub async fn take_quarantined(&self, most: u32) -> Result<Vec<QuarantinedEvent>, StoreError> {
-        let _ = (most,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.take_quarantined(most).await,
+            Self::Sqlite(store) => store.take_quarantined(most).await,
+        }
     }
 
     /// Records a repeated decision. `None` if the event is no longer in quarantine: another instance has settled it.
@@ -91,8 +105,10 @@ impl Store {
         event: EventId,
         decision: &QuarantineDecision,
     ) -> Result<Option<EventArrival>, StoreError> {
-        let _ = (event, decision);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.settle_quarantine(event, decision).await,
+            Self::Sqlite(store) => store.settle_quarantine(event, decision).await,
+        }
     }
 
     /// Gives an event in quarantine, or of the operators, to a tenant. `None` if it is neither, or does not exist.
@@ -105,8 +121,10 @@ impl Store {
         url: Option<&str>,
         by: &str,
     ) -> Result<Option<EventArrival>, StoreError> {
-        let _ = (event, tenant, url, by);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.assign(event, tenant, url, by).await,
+            Self::Sqlite(store) => store.assign(event, tenant, url, by).await,
+        }
     }
 
     /// Claims endpoints that are due and that no other instance delivers to, the longest due first.
@@ -115,21 +133,27 @@ impl Store {
         instance: i64,
         most: u32,
     ) -> Result<Vec<EndpointClaim>, StoreError> {
-        let _ = (instance, most);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.claim_endpoints(instance, most).await,
+            Self::Sqlite(store) => store.claim_endpoints(instance, most).await,
+        }
     }
 
     /// Renews claims for [`CLAIM_LASTS`](crate::notifications::delivery::CLAIM_LASTS). `false` for a claim that was lost:
     /// nothing more is sent under it.
     pub async fn renew_claims(&self, claims: &[EndpointClaim]) -> Result<Vec<bool>, StoreError> {
-        let _ = (claims,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.renew_claims(claims).await,
+            Self::Sqlite(store) => store.renew_claims(claims).await,
+        }
     }
 
     /// Gives up claims, after the last attempt under them was recorded. Lost claims are left alone.
     pub async fn release_endpoints(&self, claims: &[EndpointClaim]) -> Result<(), StoreError> {
-        let _ = (claims,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.release_endpoints(claims).await,
+            Self::Sqlite(store) => store.release_endpoints(claims).await,
+        }
     }
 
     /// The heads of due lines of each claimed endpoint, at most `most` each, the longest due first. Lines with an attempt
@@ -139,8 +163,10 @@ impl Store {
         claims: &[EndpointClaim],
         most: u32,
     ) -> Result<Vec<Vec<DueEvent>>, StoreError> {
-        let _ = (claims, most);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.due_events(claims, most).await,
+            Self::Sqlite(store) => store.due_events(claims, most).await,
+        }
     }
 
     /// Records up to [`MOST_EVENTS`](crate::notifications::event::MOST_EVENTS) attempts in one transaction, in their order.
@@ -148,8 +174,10 @@ impl Store {
         &self,
         attempts: &[AttemptRecord],
     ) -> Result<Vec<AttemptVerdict>, StoreError> {
-        let _ = (attempts,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.record_attempts(attempts).await,
+            Self::Sqlite(store) => store.record_attempts(attempts).await,
+        }
     }
 
     /// Turns an endpoint off: its events wait. An endpoint that no event has gone to yet is left alone.
@@ -158,15 +186,19 @@ impl Store {
         endpoint: &EndpointKey,
         reason: EndpointOffReason,
     ) -> Result<(), StoreError> {
-        let _ = (endpoint, reason);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.turn_endpoint_off(endpoint, reason).await,
+            Self::Sqlite(store) => store.turn_endpoint_off(endpoint, reason).await,
+        }
     }
 
     /// Turns an endpoint on again, with a breaker as new, and makes its waiting events due. An endpoint of an older incarnation
     /// stays off.
     pub async fn turn_endpoint_on(&self, endpoint: &EndpointKey) -> Result<(), StoreError> {
-        let _ = (endpoint,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.turn_endpoint_on(endpoint).await,
+            Self::Sqlite(store) => store.turn_endpoint_on(endpoint).await,
+        }
     }
 
     /// The state of an endpoint; `None` if no event has gone to it yet.
@@ -174,8 +206,10 @@ impl Store {
         &self,
         endpoint: &EndpointKey,
     ) -> Result<Option<EndpointState>, StoreError> {
-        let _ = (endpoint,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.endpoint_state(endpoint).await,
+            Self::Sqlite(store) => store.endpoint_state(endpoint).await,
+        }
     }
 
     /// A page of a tenant's events after a cursor; 0 is before the first. Every event that gets the tenant as its owner is
@@ -187,8 +221,10 @@ impl Store {
         after: i64,
         most: u32,
     ) -> Result<EventPage, StoreError> {
-        let _ = (tenant, state, after, most);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.tenant_events(tenant, state, after, most).await,
+            Self::Sqlite(store) => store.tenant_events(tenant, state, after, most).await,
+        }
     }
 
     /// Events of all tenants, the newest first, before an id. With a state that is rare among many events a page may be
@@ -199,31 +235,42 @@ impl Store {
         before: Option<EventId>,
         most: u32,
     ) -> Result<(Vec<EventSummary>, Option<EventId>), StoreError> {
-        let _ = (state, before, most);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.list_events(state, before, most).await,
+            Self::Sqlite(store) => store.list_events(state, before, most).await,
+        }
     }
 
     /// One event.
     pub async fn event(&self, id: EventId) -> Result<Option<EventDetail>, StoreError> {
-        let _ = (id,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.event(id).await,
+            Self::Sqlite(store) => store.event(id).await,
+        }
     }
 
     /// Sends dead events again, each at its place in its line. Later statuses have superseded some of them.
     pub async fn replay(&self, filter: &ReplayFilter) -> Result<RedeliveryReport, StoreError> {
-        let _ = (filter,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.replay(filter).await,
+            Self::Sqlite(store) => store.replay(filter).await,
+        }
     }
 
     /// The figures for metrics.
     pub async fn notification_counts(&self) -> Result<NotificationCounts, StoreError> {
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.notification_counts().await,
+            Self::Sqlite(store) => store.notification_counts().await,
+        }
     }
 
     /// Removes what is older than the terms, at most [`RETENTION_STEP`](crate::notifications::listing::RETENTION_STEP) rows of
     /// each table.
     pub async fn retain(&self, terms: &RetentionTerms) -> Result<RetentionReport, StoreError> {
-        let _ = (terms,);
-        std::future::ready(Err(StoreError::Unexpected("not built yet".to_owned()))).await
+        match self {
+            Self::Postgres(store) => store.retain(terms).await,
+            Self::Sqlite(store) => store.retain(terms).await,
+        }
     }
 }

@@ -153,12 +153,34 @@ impl NewEvent {
             placement,
         }
     }
+
+    /// A digest of kind, object and status.
+    pub(crate) fn news_digest(&self) -> [u8; 32] {
+        let without_body = DuplicateKey {
+            body_sha256: [0; 32],
+            ..self.key.clone()
+        };
+        without_body.digest()
+    }
+
+    /// The rank in one number with the same order: odd if it is final.
+    pub(crate) fn rank_number(&self) -> Option<i64> {
+        let number = |rank: StatusRank| i64::from(rank.rank) * 2 + i64::from(rank.is_final);
+        self.rank.map(number)
+    }
 }
 
 impl EventId {
     /// The id that a text states.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The lowest id of an event that came at this time, in milliseconds since 1970.
+    pub(crate) fn floor(ms: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+        Self(Uuid::from_bytes(bytes))
     }
 }
 
@@ -189,6 +211,11 @@ impl EventState {
             Self::Dead => "dead",
             Self::Operator => "operator",
         }
+    }
+
+    /// Whether an index lists the events in this state.
+    pub(crate) fn is_listed(self) -> bool {
+        matches!(self, Self::Quarantined | Self::Operator | Self::Dead)
     }
 
     /// The state that a word stands for.

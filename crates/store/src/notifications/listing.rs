@@ -7,8 +7,14 @@ use gatepay_core::ownership::TenantIncarnation;
 use super::delivery::EndpointState;
 use super::event::{EventId, EventState};
 
-/// The largest number of events on one page.
+/// The largest number of events in a list, and in one step of a replay.
 pub const MOST_LISTED: u32 = 1_000;
+
+/// The largest number of events on a page, which has their bodies.
+pub const MOST_ON_PAGE: u32 = 100;
+
+/// A page with a filter that no index serves examines so many events.
+pub(crate) const MOST_EXAMINED: u32 = 5_000;
 
 /// One event in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,5 +178,35 @@ impl RetentionReport {
     pub fn has_more(&self) -> bool {
         let rows = [self.events, self.attempts, self.owners, self.objects];
         rows.contains(&RETENTION_STEP)
+    }
+}
+
+impl EventPage {
+    /// The page of what was examined up to the place `last`. `is_full` states that there may be more behind it.
+    pub(crate) fn of(
+        events: Vec<(EventSummary, Vec<u8>)>,
+        last: i64,
+        is_full: bool,
+        most: u32,
+    ) -> Self {
+        let is_cut = events.len() == usize::try_from(most).unwrap_or(usize::MAX);
+        let next = match events.last() {
+            Some((event, _)) if is_cut => event.place,
+            _ => last,
+        };
+        Self {
+            has_more: is_full || next < last,
+            next,
+            events,
+        }
+    }
+}
+
+impl EventSummary {
+    /// Where the next page begins: behind a full page, or behind the last id that was examined if there are more.
+    pub(crate) fn next_page(events: &[Self], last: Option<EventId>, most: u32) -> Option<EventId> {
+        let is_full = events.len() == usize::try_from(most).unwrap_or(usize::MAX);
+        let behind = events.last().filter(|_| is_full).map(|event| event.id);
+        behind.or(last)
     }
 }

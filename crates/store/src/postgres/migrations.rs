@@ -7,18 +7,24 @@ use super::session::PgSession;
 use crate::error::StoreError;
 
 /// The schema that this version makes, and works with best.
-pub const NEWEST_SCHEMA: u32 = 1;
+pub const NEWEST_SCHEMA: u32 = 2;
 /// The oldest schema that this version works with.
-pub const OLDEST_SCHEMA: u32 = 1;
+pub const OLDEST_SCHEMA: u32 = 2;
 
 /// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
-const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [&[
-    include_str!("../../sql/0001_replay.sql"),
-    include_str!("../../sql/0001_admit_v1.sql"),
-    include_str!("../../sql/0001_instances.sql"),
-    include_str!("../../sql/0001_limits.sql"),
-]];
+const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
+    &[
+        include_str!("../../sql/0001_replay.sql"),
+        include_str!("../../sql/0001_admit_v1.sql"),
+        include_str!("../../sql/0001_instances.sql"),
+        include_str!("../../sql/0001_limits.sql"),
+    ],
+    &[
+        include_str!("../../sql/0002_notifications.sql"),
+        include_str!("../../sql/0002_delivery.sql"),
+    ],
+];
 
 /// The lock that lets one migration run at a time.
 const LOCK: &str = "SELECT pg_advisory_lock(1734437989, 2)";

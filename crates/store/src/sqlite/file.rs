@@ -18,7 +18,11 @@ use crate::instance::{
 use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms, spends};
 use crate::settings::StoreTerms;
 
-const SCHEMA: &str = include_str!("../../sql/sqlite_0001.sql");
+/// The script of each schema, from 1 on. A script that was released never changes.
+const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [
+    include_str!("../../sql/sqlite_0001.sql"),
+    include_str!("../../sql/sqlite_0002.sql"),
+];
 const PRAGMAS: &str =
     "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
     PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;";
@@ -93,9 +97,10 @@ impl StoreFile {
 
     pub(super) fn migrate(&mut self) -> Result<u32, StoreError> {
         let before = self.schema()?;
-        if before == 0 {
+        let behind = usize::try_from(before).unwrap_or(usize::MAX);
+        for script in SCHEMAS.iter().skip(behind) {
             let change = self.begin()?;
-            change.execute_batch(SCHEMA)?;
+            change.execute_batch(script)?;
             change.commit()?;
         }
         self.check_schema()?;
@@ -368,7 +373,7 @@ impl StoreFile {
     }
 
     /// The store's clock, in milliseconds since 1970.
-    fn now(&self) -> Result<u64, StoreError> {
+    pub(super) fn now(&self) -> Result<u64, StoreError> {
         #[cfg(test)]
         if let Some(now_ms) = self.now_ms {
             return Ok(now_ms);
@@ -378,7 +383,11 @@ impl StoreFile {
         Ok(now.unsigned_abs())
     }
 
-    fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(super) fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
         let behavior = TransactionBehavior::Immediate;
         Ok(self.connection.transaction_with_behavior(behavior)?)
     }

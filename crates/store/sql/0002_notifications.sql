@@ -1,0 +1,476 @@
+-- Schema 2: tenants' incarnations, notifications, their delivery, and the tokens of callback URLs.
+--
+-- Functions that change events come one after another, by one lock: an event's place among its tenant's events is then
+-- the order of commits, so that a cursor behind it misses none. They work in batches, each one commit.
+
+-- The sub-accounts that a tenant id has had. The newest is in force.
+CREATE TABLE incarnation (
+    tenant text NOT NULL,
+    incarnation bigint NOT NULL,
+    account text NOT NULL,
+    began bigint NOT NULL,
+    PRIMARY KEY (tenant, incarnation)
+);
+
+-- A URL of one tenant. Endpoints that are due are found by `next_at`, whatever number of events they have.
+CREATE TABLE endpoint (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant text NOT NULL,
+    incarnation bigint NOT NULL,
+    -- Empty for the URL in the tenant's file.
+    url text NOT NULL,
+    -- When its first line is due, and its breaker is no longer open; NULL if it has no line or is off.
+    next_at bigint,
+    off text,
+    failures integer NOT NULL DEFAULT 0,
+    failing_since bigint,
+    open_until bigint,
+    failed_probes integer NOT NULL DEFAULT 0,
+    claimed_by bigint,
+    claimed_until bigint NOT NULL DEFAULT 0,
+    -- Counts claims: an attempt names the one that it was made under.
+    turn bigint NOT NULL DEFAULT 0,
+    -- The events in these states.
+    waiting bigint NOT NULL DEFAULT 0,
+    dead bigint NOT NULL DEFAULT 0,
+    UNIQUE (tenant, incarnation, url)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+CREATE INDEX endpoint_due ON endpoint (next_at, id) WHERE next_at IS NOT NULL;
+
+-- The highest status of an object that has arrived.
+CREATE TABLE object (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant text NOT NULL,
+    incarnation bigint NOT NULL,
+    kind text NOT NULL,
+    object text NOT NULL,
+    -- A status that is final has an odd number.
+    rank bigint,
+    final_status text,
+    has_conflict boolean NOT NULL DEFAULT false,
+    at bigint NOT NULL,
+    UNIQUE (tenant, incarnation, kind, object)
+) WITH (fillfactor = 80);
+CREATE INDEX object_at ON object (at);
+
+-- An object with an event that waits.
+CREATE TABLE line (
+    object bigint PRIMARY KEY,
+    endpoint bigint NOT NULL,
+    head uuid NOT NULL,
+    next_at bigint NOT NULL
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.02);
+CREATE INDEX line_due ON line (endpoint, next_at, object);
+
+CREATE TABLE event (
+    id uuid PRIMARY KEY,
+    received bigint NOT NULL,
+    kind text NOT NULL,
+    object text NOT NULL,
+    status text NOT NULL,
+    rank bigint,
+    -- Digests of kind, object and status, and of the body.
+    news bytea NOT NULL,
+    body_print bytea NOT NULL,
+    token text,
+    tenant text,
+    incarnation bigint,
+    placed_by text,
+    object_id bigint,
+    endpoint bigint,
+    -- The place among the events of all tenants, from when the event got its owner.
+    place bigint,
+    state text NOT NULL,
+    quarantine text,
+    decisions integer NOT NULL DEFAULT 0,
+    decide_at bigint,
+    is_changed boolean NOT NULL,
+    has_conflict boolean NOT NULL DEFAULT false,
+    waits_since bigint,
+    next_at bigint,
+    attempts integer NOT NULL DEFAULT 0,
+    failed integer NOT NULL DEFAULT 0,
+    body bytea NOT NULL,
+    UNIQUE (news, body_print)
+    -- Bodies stand beside the rows, which change a few times.
+) WITH (fillfactor = 80, toast_tuple_target = 256);
+ALTER TABLE event ALTER COLUMN body SET STORAGE EXTERNAL;
+CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
+CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';
+CREATE INDEX event_oldest ON event (endpoint, id) WHERE state = 'waiting';
+CREATE INDEX event_dead ON event (tenant, incarnation, id) WHERE state = 'dead';
+CREATE INDEX event_listed ON event (state, id) WHERE state IN ('quarantined', 'operator', 'dead');
+CREATE INDEX event_decide ON event (decide_at) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
+CREATE SEQUENCE event_place_number;
+
+-- The keys that lead from the ledger to events in quarantine.
+CREATE TABLE hint (
+    kind text NOT NULL,
+    key text NOT NULL,
+    event uuid NOT NULL,
+    PRIMARY KEY (kind, key, event)
+);
+CREATE INDEX hint_event ON hint (event);
+
+CREATE TABLE attempt (
+    event uuid NOT NULL,
+    number integer NOT NULL,
+    at bigint NOT NULL,
+    instance bigint NOT NULL,
+    took bigint NOT NULL,
+    status integer,
+    outcome text NOT NULL,
+    said bytea NOT NULL,
+    PRIMARY KEY (event, number)
+);
+CREATE INDEX attempt_at ON attempt (at);
+
+-- The tokens in URLs that GatePay got in place of a tenant's. GatePay may call them for as long as it likes.
+CREATE TABLE url_token (
+    token text PRIMARY KEY,
+    tenant text NOT NULL,
+    incarnation bigint NOT NULL,
+    url text NOT NULL,
+    made_for text NOT NULL,
+    at bigint NOT NULL,
+    UNIQUE (tenant, incarnation, url, made_for)
+);
+
+-- Where the retention goes on with the ledger, which has no index by age: calls would pay for it.
+CREATE TABLE sweep (one boolean PRIMARY KEY DEFAULT true CHECK (one), owner_block bigint NOT NULL DEFAULT 0);
+INSERT INTO sweep DEFAULT VALUES;
+
+CREATE FUNCTION notifying() RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 4) $$;
+
+-- The lowest UUID of version 7 at a time.
+CREATE FUNCTION uuid_floor(ms bigint) RETURNS uuid
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex(greatest(ms, 0)), 12, '0') || '00000000000000000000')::uuid
+$$;
+
+-- A UUID of version 7: 48 bits of time, 74 random ones.
+CREATE FUNCTION event_id(ms bigint) RETURNS uuid
+LANGUAGE sql VOLATILE AS $$
+    SELECT (lpad(to_hex(ms), 12, '0') || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid
+$$;
+
+CREATE FUNCTION newest_incarnation(whose text) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = gatepay, pg_temp AS $$
+    SELECT coalesce(max(i.incarnation), 0) FROM incarnation AS i WHERE i.tenant = whose
+$$;
+
+-- When an endpoint is to be claimed next.
+CREATE FUNCTION refresh_endpoint(which bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    due bigint;
+BEGIN
+    SELECT l.next_at INTO due FROM line AS l WHERE l.endpoint = which ORDER BY l.next_at LIMIT 1;
+    UPDATE endpoint AS p
+    SET next_at = CASE WHEN p.off IS NULL AND due IS NOT NULL THEN greatest(due, p.open_until) END
+    WHERE p.id = which AND p.next_at IS DISTINCT FROM
+        CASE WHEN p.off IS NULL AND due IS NOT NULL THEN greatest(due, p.open_until) END;
+END
+$$;
+
+-- The head of a line: the first event with a rank, which all have the same, or else the first without.
+CREATE FUNCTION refresh_line(which bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    first record;
+    before bigint;
+BEGIN
+    SELECT l.endpoint INTO before FROM line AS l WHERE l.object = which;
+    SELECT e.id, e.endpoint, e.next_at INTO first FROM event AS e
+    WHERE e.object_id = which AND e.state = 'waiting' ORDER BY (e.rank IS NULL), e.place LIMIT 1;
+    IF FOUND THEN
+        INSERT INTO line AS l VALUES (which, first.endpoint, first.id, first.next_at)
+        ON CONFLICT (object) DO UPDATE
+        SET endpoint = excluded.endpoint, head = excluded.head, next_at = excluded.next_at;
+        PERFORM refresh_endpoint(first.endpoint);
+    ELSE
+        DELETE FROM line AS l WHERE l.object = which;
+    END IF;
+    IF before IS DISTINCT FROM first.endpoint THEN
+        PERFORM refresh_endpoint(before);
+    END IF;
+END
+$$;
+
+-- Takes the status of an event into its object, and supersedes what is lower: `ObjectProgress::arrive` in Rust.
+CREATE FUNCTION progress_object(
+    e_tenant text, e_incarnation bigint, e_url text, e_kind text, e_object text, e_status text, e_rank bigint, at_ms bigint,
+    OUT o_object bigint, OUT o_endpoint bigint, OUT o_state text, OUT o_conflict boolean
+)
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known object%ROWTYPE;
+BEGIN
+    o_state := 'waiting';
+    o_conflict := false;
+    SELECT p.id INTO o_endpoint FROM endpoint AS p
+    WHERE p.tenant = e_tenant AND p.incarnation = e_incarnation AND p.url = e_url;
+    IF NOT FOUND THEN
+        INSERT INTO endpoint AS p (tenant, incarnation, url) VALUES (e_tenant, e_incarnation, e_url)
+        RETURNING p.id INTO o_endpoint;
+    END IF;
+    SELECT * INTO known FROM object AS o
+    WHERE o.tenant = e_tenant AND o.incarnation = e_incarnation AND o.kind = e_kind AND o.object = e_object;
+    IF NOT FOUND THEN
+        INSERT INTO object AS o (tenant, incarnation, kind, object, at)
+        VALUES (e_tenant, e_incarnation, e_kind, e_object, at_ms) RETURNING * INTO known;
+    END IF;
+    o_object := known.id;
+    IF e_rank < known.rank THEN
+        o_state := 'superseded';
+    ELSIF e_rank IS NOT NULL THEN
+        IF e_rank % 2 = 1 THEN
+            known.final_status := coalesce(known.final_status, e_status);
+            known.has_conflict := known.has_conflict OR known.final_status <> e_status;
+            o_conflict := known.has_conflict;
+        END IF;
+        IF known.rank IS NULL OR known.rank < e_rank THEN
+            WITH lower AS (
+                UPDATE event AS e SET state = 'superseded', next_at = NULL
+                WHERE e.object_id = known.id AND e.state = 'waiting' AND e.rank < e_rank RETURNING e.endpoint
+            ), counted AS (SELECT w.endpoint, count(*) AS events FROM lower AS w GROUP BY w.endpoint)
+            UPDATE endpoint AS p SET waiting = p.waiting - c.events FROM counted AS c WHERE p.id = c.endpoint;
+        END IF;
+        known.rank := e_rank;
+    END IF;
+    UPDATE object AS o SET rank = known.rank, final_status = known.final_status, has_conflict = known.has_conflict, at = at_ms
+    WHERE o.id = known.id;
+    IF o_state = 'waiting' THEN
+        UPDATE endpoint AS p SET waiting = p.waiting + 1 WHERE p.id = o_endpoint;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION register_tenants_v1(tenants text[], accounts text[]) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    asked record;
+    known incarnation%ROWTYPE;
+    numbers bigint[] := '{}';
+BEGIN
+    PERFORM notifying();
+    FOR asked IN SELECT * FROM unnest(tenants, accounts) WITH ORDINALITY AS t(tenant, account, n) ORDER BY n LOOP
+        SELECT * INTO known FROM incarnation AS i WHERE i.tenant = asked.tenant ORDER BY i.incarnation DESC LIMIT 1;
+        IF known.account IS DISTINCT FROM asked.account THEN
+            INSERT INTO incarnation AS i
+            VALUES (asked.tenant, coalesce(known.incarnation, 0) + 1, asked.account, now_ms()) RETURNING * INTO known;
+            UPDATE endpoint AS p SET off = 'removed', next_at = NULL
+            WHERE p.tenant = asked.tenant AND p.incarnation < known.incarnation;
+        END IF;
+        numbers := numbers || known.incarnation;
+    END LOOP;
+    RETURN numbers;
+END
+$$;
+
+-- The ids of events in quarantine that name one of the keys; they are due for another decision.
+CREATE FUNCTION note_owners_v1(
+    kinds text[], keys text[], tenants text[], accounts text[], ats bigint[], operations text[], currencies text[], o_source text
+) RETURNS text[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint := now_ms();
+    woken text[];
+BEGIN
+    INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
+    SELECT r.kind, r.key, r.tenant, r.account, coalesce(r.at, at_ms), r.currency, r.operation, o_source
+    FROM unnest(kinds, keys, tenants, accounts, ats, operations, currencies)
+        AS r(kind, key, tenant, account, at, operation, currency)
+    ORDER BY r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account
+    ON CONFLICT DO NOTHING;
+    IF NOT EXISTS (SELECT FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key)) THEN
+        RETURN '{}';
+    END IF;
+    PERFORM notifying();
+    WITH due AS (
+        UPDATE event AS e SET decide_at = at_ms
+        WHERE e.state = 'quarantined'
+            AND e.id IN (SELECT h.event FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key))
+        RETURNING e.id
+    )
+    SELECT coalesce(array_agg(d.id::text ORDER BY d.id), '{}') INTO woken FROM due AS d;
+    RETURN woken;
+END
+$$;
+
+-- Verdicts: 0 the token, 1 too many URLs, 2 another incarnation.
+CREATE FUNCTION callback_token_v1(
+    t_tenant text, t_incarnation bigint, t_url text, t_made_for text, proposed text, most integer,
+    OUT verdict smallint, OUT o_token text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    verdict := 0;
+    SELECT t.token INTO o_token FROM url_token AS t
+    WHERE t.tenant = t_tenant AND t.incarnation = t_incarnation AND t.url = t_url AND t.made_for = t_made_for;
+    IF FOUND AND newest_incarnation(t_tenant) = t_incarnation THEN
+        RETURN;
+    END IF;
+    PERFORM notifying();
+    IF newest_incarnation(t_tenant) <> t_incarnation THEN
+        verdict := 2;
+        o_token := NULL;
+        RETURN;
+    ELSIF (
+        SELECT count(DISTINCT t.url) FROM url_token AS t
+        WHERE t.tenant = t_tenant AND t.incarnation = t_incarnation AND t.url <> t_url
+    ) >= most THEN
+        verdict := 1;
+        RETURN;
+    END IF;
+    INSERT INTO url_token VALUES (proposed, t_tenant, t_incarnation, t_url, t_made_for, now_ms())
+    ON CONFLICT (tenant, incarnation, url, made_for) DO NOTHING;
+    SELECT t.token INTO STRICT o_token FROM url_token AS t
+    WHERE t.tenant = t_tenant AND t.incarnation = t_incarnation AND t.url = t_url AND t.made_for = t_made_for;
+END
+$$;
+
+-- Results: 0 new, 1 changed, 2 duplicate. An event whose tenant is another incarnation by now goes into quarantine.
+CREATE FUNCTION receive_v1(
+    kinds text[], objects text[], statuses text[], ranks bigint[], newses bytea[], prints bytea[], bodies bytea[],
+    tokens text[], tenants text[], incarnations bigint[], urls text[], bases text[], quarantines text[],
+    hint_rows integer[], hint_kinds text[], hint_keys text[], decide_after bigint,
+    OUT results smallint[], OUT ids text[], OUT states text[], OUT conflicts boolean[], OUT reasons text[]
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    came record;
+    known record;
+    placed record;
+    at_ms bigint;
+    made uuid;
+    changed boolean;
+    is_owned boolean;
+    reason text;
+BEGIN
+    results := '{}'; ids := '{}'; states := '{}'; conflicts := '{}'; reasons := '{}';
+    PERFORM notifying();
+    at_ms := now_ms();
+    FOR came IN
+        SELECT * FROM unnest(kinds, objects, statuses, ranks, newses, prints, bodies, tokens, tenants, incarnations, urls,
+            bases, quarantines) WITH ORDINALITY AS t(kind, object, status, rank, news, print, body, token, tenant,
+            incarnation, url, basis, quarantine, n) ORDER BY n
+    LOOP
+        SELECT e.id, e.state, e.has_conflict, e.quarantine INTO known FROM event AS e
+        WHERE e.news = came.news AND e.body_print = came.print;
+        IF FOUND THEN
+            results := results || 2::smallint;
+            ids := ids || known.id::text;
+            states := states || known.state;
+            conflicts := conflicts || known.has_conflict;
+            reasons := array_append(reasons, known.quarantine);
+            CONTINUE;
+        END IF;
+        changed := EXISTS (SELECT FROM event AS e WHERE e.news = came.news);
+        made := event_id(at_ms);
+        reason := came.quarantine;
+        is_owned := came.tenant IS NOT NULL;
+        IF is_owned AND newest_incarnation(came.tenant) <> came.incarnation THEN
+            is_owned := false;
+            reason := 'removed';
+        END IF;
+        SELECT NULL::bigint AS o_object, NULL::bigint AS o_endpoint,
+            CASE WHEN reason IS NULL THEN 'operator' ELSE 'quarantined' END AS o_state, false AS o_conflict INTO placed;
+        IF is_owned THEN
+            SELECT * INTO placed FROM progress_object(came.tenant, came.incarnation, came.url, came.kind, came.object,
+                came.status, came.rank, at_ms);
+        END IF;
+        INSERT INTO event (id, received, kind, object, status, rank, news, body_print, token, tenant, incarnation, placed_by,
+            object_id, endpoint, place, state, quarantine, decide_at, is_changed, has_conflict, waits_since, next_at, body)
+        VALUES (made, at_ms, came.kind, came.object, came.status, came.rank, came.news, came.print, came.token,
+            CASE WHEN is_owned THEN came.tenant END, CASE WHEN is_owned THEN came.incarnation END,
+            CASE WHEN is_owned THEN came.basis END, placed.o_object, placed.o_endpoint,
+            CASE WHEN is_owned THEN nextval('event_place_number') END, placed.o_state, reason,
+            CASE WHEN reason IS NOT NULL THEN at_ms + decide_after END, changed, placed.o_conflict,
+            CASE WHEN placed.o_state = 'waiting' THEN at_ms END, CASE WHEN placed.o_state = 'waiting' THEN at_ms END,
+            came.body);
+        IF is_owned THEN
+            PERFORM refresh_line(placed.o_object);
+        ELSIF reason IS NOT NULL THEN
+            INSERT INTO hint SELECT h.kind, h.key, made FROM unnest(hint_rows, hint_kinds, hint_keys) AS h(n, kind, key)
+            WHERE h.n = came.n ON CONFLICT DO NOTHING;
+        END IF;
+        results := results || changed::integer::smallint;
+        ids := ids || made::text;
+        states := states || placed.o_state;
+        conflicts := conflicts || placed.o_conflict;
+        reasons := array_append(reasons, reason);
+    END LOOP;
+END
+$$;
+
+-- Events in quarantine that are due for another decision. They are not due again for a while.
+CREATE FUNCTION take_quarantined_v1(most integer, lease bigint) RETURNS TABLE (
+    o_id text, o_received bigint, o_reason text, o_decisions integer, o_token text, o_body bytea
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint := now_ms();
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM event AS e WHERE e.state = 'quarantined' AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
+    ) THEN
+        RETURN;
+    END IF;
+    PERFORM notifying();
+    RETURN QUERY
+        WITH due AS (
+            SELECT e.id, e.decide_at FROM event AS e
+            WHERE e.state = 'quarantined' AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
+            ORDER BY e.decide_at, e.id LIMIT most
+        ), taken AS (
+            UPDATE event AS e SET decide_at = at_ms + lease, decisions = e.decisions + 1 FROM due AS d WHERE e.id = d.id
+            RETURNING e.id, e.received, e.quarantine, e.decisions, e.token, e.body, d.decide_at AS was_due
+        )
+        SELECT t.id::text, t.received, t.quarantine, t.decisions, t.token, t.body FROM taken AS t ORDER BY t.was_due, t.id;
+END
+$$;
+
+-- Gives an event without an owner its place, if it is in one of the states. `delay` is NULL for no further decision.
+CREATE FUNCTION settle_v1(
+    which text, from_states text[], s_tenant text, s_incarnation bigint, s_url text, s_basis text, reason text, delay bigint,
+    OUT o_state text, OUT o_conflict boolean, OUT o_reason text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known event%ROWTYPE;
+    placed record;
+    at_ms bigint;
+BEGIN
+    PERFORM notifying();
+    at_ms := now_ms();
+    SELECT * INTO known FROM event AS e WHERE e.id = which::uuid AND e.state = ANY (from_states);
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    o_state := known.state;
+    o_conflict := false;
+    IF s_tenant IS NOT NULL AND newest_incarnation(s_tenant) = s_incarnation THEN
+        SELECT * INTO placed FROM progress_object(s_tenant, s_incarnation, s_url, known.kind, known.object, known.status,
+            known.rank, at_ms);
+        o_state := placed.o_state;
+        o_conflict := placed.o_conflict;
+        UPDATE event AS e SET tenant = s_tenant, incarnation = s_incarnation, placed_by = s_basis,
+            object_id = placed.o_object, endpoint = placed.o_endpoint, place = nextval('event_place_number'),
+            state = placed.o_state, has_conflict = placed.o_conflict, quarantine = NULL, decide_at = NULL,
+            waits_since = CASE WHEN placed.o_state = 'waiting' THEN at_ms END,
+            next_at = CASE WHEN placed.o_state = 'waiting' THEN at_ms END
+        WHERE e.id = known.id;
+        PERFORM refresh_line(placed.o_object);
+        DELETE FROM hint AS h WHERE h.event = known.id;
+    ELSIF s_tenant IS NULL AND reason IS NULL THEN
+        o_state := 'operator';
+        UPDATE event AS e SET state = 'operator', quarantine = NULL, decide_at = NULL WHERE e.id = known.id;
+        DELETE FROM hint AS h WHERE h.event = known.id;
+    ELSIF known.state = 'quarantined' THEN
+        o_reason := CASE WHEN s_tenant IS NULL THEN reason ELSE 'removed' END;
+        UPDATE event AS e SET quarantine = o_reason, decide_at = at_ms + delay WHERE e.id = known.id;
+    END IF;
+END
+$$;

@@ -1,0 +1,451 @@
+//! The store's rules for notifications in Rust, without an engine. The property tests drive it beside both engines.
+//!
+//! It follows the rules with plain searches through all rows. Only the ids of events are not its own: an engine draws
+//! them.
+
+mod delivery;
+mod lists;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gatepay_core::delivery_order::{ArrivalVerdict, ObjectProgress};
+use gatepay_core::ledger_key::LedgerKey;
+use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
+
+use super::delivery::{AttemptRecord, EndpointBreaker, EndpointKey, EndpointOffReason};
+use super::event::{
+    DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
+    NewEvent, PlacementBasis, QuarantineDecision, QuarantinedEvent, ReceiveResult,
+};
+use super::ledger::{
+    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
+    TenantAccount,
+};
+
+/// All that a store keeps of notifications.
+#[derive(Debug, Clone, Default)]
+pub struct NotificationModel {
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    incarnations: BTreeMap<String, Vec<ModelIncarnation>>,
+    owners: BTreeMap<(LedgerKey, TenantAccount), (u64, String, LedgerSource)>,
+    tokens: Vec<(String, CallbackUrl)>,
+    endpoints: Vec<ModelEndpoint>,
+    objects: Vec<Option<ModelObject>>,
+    events: BTreeMap<EventId, ModelEvent>,
+    last_place: i64,
+}
+
+#[derive(Debug, Clone)]
+struct ModelIncarnation {
+    account: String,
+    began_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+struct ModelEndpoint {
+    key: EndpointKey,
+    off: Option<EndpointOffReason>,
+    breaker: EndpointBreaker,
+    claimed_by: Option<i64>,
+    claimed_until: u64,
+    turn: i64,
+}
+
+#[derive(Debug, Clone)]
+struct ModelObject {
+    tenant: TenantIncarnation,
+    kind: String,
+    object: String,
+    progress: ObjectProgress,
+    at_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+struct ModelEvent {
+    event: NewEvent,
+    received_ms: u64,
+    is_changed: bool,
+    state: EventState,
+    quarantine: Option<QuarantineReason>,
+    decisions: u32,
+    decide_ms: Option<u64>,
+    owned: Option<OwnedEvent>,
+    has_conflict: bool,
+    waits_since_ms: Option<u64>,
+    next_ms: Option<u64>,
+    failed: u32,
+    attempts: Vec<(u64, AttemptRecord)>,
+    attempt_count: u32,
+}
+
+/// The place of an event that has an owner. Numbers count from 0.
+#[derive(Debug, Clone)]
+struct OwnedEvent {
+    tenant: TenantIncarnation,
+    by: PlacementBasis,
+    object: usize,
+    endpoint: usize,
+    place: i64,
+}
+
+impl NotificationModel {
+    /// As [`Store::register_tenants`](crate::engine::Store::register_tenants).
+    pub fn register_tenants(&mut self, tenants: &[TenantAccount]) -> Vec<TenantIncarnation> {
+        let mut registered = Vec::new();
+        for TenantAccount { tenant, account } in tenants {
+            let known = self.incarnations.entry(tenant.clone()).or_default();
+            if known.last().is_none_or(|newest| newest.account != *account) {
+                known.push(ModelIncarnation {
+                    account: account.clone(),
+                    began_ms: self.now_ms,
+                });
+                for endpoint in &mut self.endpoints {
+                    if endpoint.key.tenant.tenant == *tenant {
+                        endpoint.off = Some(EndpointOffReason::Removed);
+                    }
+                }
+            }
+            registered.push(TenantIncarnation {
+                tenant: tenant.clone(),
+                account: account.clone(),
+                incarnation: known.len() as u64,
+            });
+        }
+        registered
+    }
+
+    /// As [`Store::owners`](crate::engine::Store::owners).
+    pub fn owners(&self, keys: &[LedgerKey]) -> Vec<Vec<LedgerHolder>> {
+        let holders = |key: &LedgerKey| {
+            let rows = self.owners.iter().filter(|((known, _), _)| known == key);
+            let holder = |((_, holder), (at_ms, operation, source)): (
+                &(LedgerKey, TenantAccount),
+                &(u64, String, LedgerSource),
+            )| LedgerHolder {
+                tenant: self.incarnation_at(holder, *at_ms),
+                at_ms: *at_ms,
+                operation: operation.clone(),
+                source: source.as_str().to_owned(),
+            };
+            rows.map(holder).collect()
+        };
+        keys.iter().map(holders).collect()
+    }
+
+    fn incarnation_at(&self, holder: &TenantAccount, at_ms: u64) -> TenantIncarnation {
+        let known = self
+            .incarnations
+            .get(&holder.tenant)
+            .map_or(&[][..], Vec::as_slice);
+        let of_account = |from: u64| {
+            let with_numbers = (1_u64..).zip(known);
+            let fitting =
+                with_numbers.filter(|(_, it)| it.account == holder.account && it.began_ms <= from);
+            fitting.map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        let at = of_account(at_ms).last().copied();
+        let first = of_account(u64::MAX).first().copied();
+        TenantIncarnation {
+            tenant: holder.tenant.clone(),
+            account: holder.account.clone(),
+            incarnation: at.or(first).unwrap_or(0),
+        }
+    }
+
+    /// As [`Store::note_owners`](crate::engine::Store::note_owners).
+    pub fn note_owners(&mut self, notes: &[LedgerNote], source: LedgerSource) -> Vec<EventId> {
+        for note in notes {
+            let row = (
+                note.at_ms.unwrap_or(self.now_ms),
+                note.operation.clone(),
+                source,
+            );
+            let key = (note.key.clone(), note.holder.clone());
+            self.owners.entry(key).or_insert(row);
+        }
+        let mut woken = Vec::new();
+        for (id, event) in &mut self.events {
+            let is_named = |note: &LedgerNote| event.event.hints.contains(&note.key);
+            if event.state == EventState::Quarantined && notes.iter().any(is_named) {
+                event.decide_ms = Some(self.now_ms);
+                woken.push(*id);
+            }
+        }
+        woken
+    }
+
+    /// As [`Store::callback_token`](crate::engine::Store::callback_token).
+    pub fn callback_token(&mut self, wanted: &CallbackUrl, proposed: &str) -> CallbackToken {
+        if !self.is_newest(&wanted.tenant) {
+            return CallbackToken::Removed;
+        }
+        if let Some((token, _)) = self.tokens.iter().find(|(_, known)| known == wanted) {
+            return CallbackToken::Token(token.clone());
+        }
+        let of_tenant = self
+            .tokens
+            .iter()
+            .filter(|(_, known)| known.tenant == wanted.tenant);
+        let urls: BTreeSet<&str> = of_tenant.map(|(_, known)| &*known.url).collect();
+        if !urls.contains(&*wanted.url) && urls.len() >= MOST_CALLBACK_URLS as usize {
+            return CallbackToken::TooManyUrls;
+        }
+        self.tokens.push((proposed.to_owned(), wanted.clone()));
+        CallbackToken::Token(proposed.to_owned())
+    }
+
+    /// As [`Store::callback_urls`](crate::engine::Store::callback_urls).
+    pub fn callback_urls(&self, tokens: &[&str]) -> Vec<Option<CallbackUrl>> {
+        let url = |token: &&str| {
+            let known = self.tokens.iter().find(|(known, _)| known == token);
+            known.map(|(_, url)| url.clone())
+        };
+        tokens.iter().map(url).collect()
+    }
+
+    /// As [`Store::receive`](crate::engine::Store::receive); `ids` are those that the engine drew.
+    pub fn receive(&mut self, events: &[NewEvent], ids: &[EventId]) -> Vec<ReceiveResult> {
+        let with_ids = events.iter().zip(ids);
+        with_ids
+            .map(|(event, id)| self.receive_one(event, *id))
+            .collect()
+    }
+
+    fn receive_one(&mut self, event: &NewEvent, id: EventId) -> ReceiveResult {
+        let mut known = self.events.iter();
+        if let Some((known, _)) = known.find(|(_, known)| known.event.key == event.key) {
+            return ReceiveResult::Duplicate(*known);
+        }
+        let mut known = self.events.values();
+        let is_changed = known.any(|known| known.event.key.same_news(&event.key));
+        self.events.insert(
+            id,
+            ModelEvent {
+                event: event.clone(),
+                received_ms: self.now_ms,
+                is_changed,
+                state: EventState::Quarantined,
+                quarantine: None,
+                decisions: 0,
+                decide_ms: None,
+                owned: None,
+                has_conflict: false,
+                waits_since_ms: None,
+                next_ms: None,
+                failed: 0,
+                attempts: Vec::new(),
+                attempt_count: 0,
+            },
+        );
+        let later = self.now_ms + millis(FIRST_DECISION_DELAY);
+        let arrival = self.place(id, &event.placement, Some(later));
+        if is_changed {
+            ReceiveResult::Changed(arrival)
+        } else {
+            ReceiveResult::New(arrival)
+        }
+    }
+
+    /// As [`Store::take_quarantined`](crate::engine::Store::take_quarantined).
+    pub fn take_quarantined(&mut self, most: u32) -> Vec<QuarantinedEvent> {
+        let now_ms = self.now_ms;
+        let mut due: Vec<(u64, EventId)> = Vec::new();
+        for (id, event) in &self.events {
+            let decide_ms = event.decide_ms.filter(|decide_ms| *decide_ms <= now_ms);
+            due.extend(decide_ms.map(|decide_ms| (decide_ms, *id)));
+        }
+        due.sort_unstable();
+        let mut taken = Vec::new();
+        for (_, id) in due.into_iter().take(most as usize) {
+            let event = self.events.get_mut(&id).expect("it was found above");
+            event.decide_ms = Some(now_ms + millis(DECISION_LEASE));
+            event.decisions += 1;
+            taken.push(QuarantinedEvent {
+                id,
+                received_ms: event.received_ms,
+                reason: event
+                    .quarantine
+                    .expect("only events in quarantine are decided again"),
+                decisions: event.decisions,
+                token: event.event.token.clone(),
+                body: event.event.body.clone(),
+            });
+        }
+        taken
+    }
+
+    /// As [`Store::settle_quarantine`](crate::engine::Store::settle_quarantine).
+    pub fn settle_quarantine(
+        &mut self,
+        event: EventId,
+        decision: &QuarantineDecision,
+    ) -> Option<EventArrival> {
+        if self.events.get(&event)?.state != EventState::Quarantined {
+            return None;
+        }
+        Some(match decision {
+            QuarantineDecision::Placed(placement) => self.place(event, placement, None),
+            QuarantineDecision::Again(reason, delay) => {
+                let later = self.now_ms + millis(*delay);
+                self.place(event, &EventPlacement::Quarantine(*reason), Some(later))
+            }
+        })
+    }
+
+    /// As [`Store::assign`](crate::engine::Store::assign).
+    pub fn assign(
+        &mut self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        url: Option<&str>,
+        by: &str,
+    ) -> Option<EventArrival> {
+        let state = self.events.get(&event)?.state;
+        match state {
+            EventState::Operator if !self.is_newest(tenant) => Some(EventArrival {
+                id: event,
+                state,
+                has_conflict: false,
+                quarantine: None,
+            }),
+            EventState::Quarantined | EventState::Operator => {
+                let placement = EventPlacement::Tenant {
+                    tenant: tenant.clone(),
+                    url: url.map(str::to_owned),
+                    by: PlacementBasis::Operator(by.to_owned()),
+                };
+                Some(self.place(event, &placement, None))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_newest(&self, tenant: &TenantIncarnation) -> bool {
+        let known = self.incarnations.get(&tenant.tenant).map_or(0, Vec::len);
+        known as u64 == tenant.incarnation
+    }
+
+    /// Gives an event without an owner its place.
+    fn place(
+        &mut self,
+        id: EventId,
+        placement: &EventPlacement,
+        decide_ms: Option<u64>,
+    ) -> EventArrival {
+        match placement {
+            EventPlacement::Tenant { tenant, url, by } if self.is_newest(tenant) => {
+                self.own(id, tenant, url.as_deref(), by);
+            }
+            EventPlacement::Operators => {
+                let event = self.events.get_mut(&id).expect("the caller has it");
+                event.state = EventState::Operator;
+                event.quarantine = None;
+                event.decide_ms = None;
+            }
+            EventPlacement::Tenant { .. } | EventPlacement::Quarantine(_) => {
+                let event = self.events.get_mut(&id).expect("the caller has it");
+                event.decide_ms = decide_ms;
+                event.quarantine = Some(match placement {
+                    EventPlacement::Quarantine(reason) => *reason,
+                    _ => QuarantineReason::Removed,
+                });
+            }
+        }
+        let event = &self.events[&id];
+        EventArrival {
+            id,
+            state: event.state,
+            has_conflict: event.has_conflict,
+            quarantine: event.quarantine,
+        }
+    }
+
+    fn own(
+        &mut self,
+        id: EventId,
+        tenant: &TenantIncarnation,
+        url: Option<&str>,
+        by: &PlacementBasis,
+    ) {
+        let endpoint = self.endpoint_number(tenant, url);
+        let event = self.events[&id].event.clone();
+        let object = self.object_number(tenant, event.key.kind.as_str(), &event.key.object);
+        let now_ms = self.now_ms;
+        let known = self.objects[object].as_mut().expect("it was found or made");
+        known.at_ms = now_ms;
+        let verdict = known.progress.arrive(&event.key.status, event.rank);
+        let progress = known.progress.clone();
+        for other in self.events.values_mut() {
+            let is_of_object = other
+                .owned
+                .as_ref()
+                .is_some_and(|owned| owned.object == object);
+            let is_late = progress.supersedes(other.event.rank);
+            if is_of_object && other.state == EventState::Waiting && is_late {
+                other.state = EventState::Superseded;
+                other.next_ms = None;
+            }
+        }
+        self.last_place += 1;
+        let event = self.events.get_mut(&id).expect("the caller has it");
+        event.quarantine = None;
+        event.decide_ms = None;
+        event.has_conflict = verdict == ArrivalVerdict::Conflicts;
+        event.owned = Some(OwnedEvent {
+            tenant: tenant.clone(),
+            by: by.clone(),
+            object,
+            endpoint,
+            place: self.last_place,
+        });
+        event.state = match verdict {
+            ArrivalVerdict::Waits | ArrivalVerdict::Conflicts => EventState::Waiting,
+            ArrivalVerdict::Superseded | ArrivalVerdict::AfterFinal => EventState::Superseded,
+        };
+        let since = (event.state == EventState::Waiting).then_some(now_ms);
+        event.waits_since_ms = since;
+        event.next_ms = since;
+    }
+
+    fn endpoint_number(&mut self, tenant: &TenantIncarnation, url: Option<&str>) -> usize {
+        let key = EndpointKey {
+            tenant: tenant.clone(),
+            url: url.map(str::to_owned),
+        };
+        let known = self.endpoints.iter().position(|known| known.key == key);
+        known.unwrap_or_else(|| {
+            self.endpoints.push(ModelEndpoint {
+                key,
+                off: None,
+                breaker: EndpointBreaker::default(),
+                claimed_by: None,
+                claimed_until: 0,
+                turn: 0,
+            });
+            self.endpoints.len() - 1
+        })
+    }
+
+    fn object_number(&mut self, tenant: &TenantIncarnation, kind: &str, object: &str) -> usize {
+        let is_own = |known: &Option<ModelObject>| {
+            let known = known.as_ref();
+            known.is_some_and(|it| it.tenant == *tenant && it.kind == kind && it.object == object)
+        };
+        let known = self.objects.iter().position(is_own);
+        known.unwrap_or_else(|| {
+            self.objects.push(Some(ModelObject {
+                tenant: tenant.clone(),
+                kind: kind.to_owned(),
+                object: object.to_owned(),
+                progress: ObjectProgress::default(),
+                at_ms: self.now_ms,
+            }));
+            self.objects.len() - 1
+        })
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

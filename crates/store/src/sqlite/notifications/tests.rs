@@ -1,0 +1,55 @@
+//! Notifications in a SQLite file: the statements answer as the model does.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::engine::Store;
+use crate::notification_steps::{NewsEngine, news_step, run};
+use crate::settings::{SqliteSettings, StoreTerms};
+use crate::sqlite::SqliteStore;
+
+fn agree(cases: u32, steps: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let sequences = prop::collection::vec(news_step(), 1..steps);
+    let result = runner.run(&sequences, |steps| {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = SqliteSettings {
+            path: folder.path().join("gatepay.db"),
+            contact_file: folder.path().join("store.contact"),
+        };
+        let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
+        runtime.block_on(store.migrate()).unwrap();
+        let file = Arc::clone(&store.file);
+        let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
+        let store = Store::Sqlite(store);
+        let engine = NewsEngine {
+            runtime: &runtime,
+            store: &store,
+            set_clock: &set_clock,
+        };
+        run(engine, &steps);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_file_and_the_model_agree_about_notifications() {
+    agree(40, 60);
+}
+
+#[test]
+#[ignore = "minutes: the long form of the_file_and_the_model_agree_about_notifications"]
+fn the_file_and_the_model_agree_about_notifications_in_many_long_sequences() {
+    agree(2_000, 200);
+}

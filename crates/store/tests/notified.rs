@@ -1,0 +1,471 @@
+//! Notifications in PostgreSQL: the functions answer as the model does, nothing acknowledged is lost, and due work is
+//! found without a scan.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
+use gatepay_core::notification::{DuplicateKey, NotificationKind};
+use gatepay_core::ownership::TenantIncarnation;
+use gatepay_store::engine::Store;
+use gatepay_store::error::StoreError;
+use gatepay_store::notifications::event::{
+    EventId, EventPlacement, EventState, NewEvent, PlacementBasis, ReceiveResult,
+};
+use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccount};
+use gatepay_store::notifications::listing::RetentionTerms;
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::StoreTerms;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio_postgres::NoTls;
+
+use crate::notification_steps::{NewsEngine, news_step, run};
+use crate::postgres::{self, PgServer};
+use crate::support::{TERMS, now_ms, settings};
+
+fn opened(server: &PgServer) -> Store {
+    let terms = StoreTerms {
+        timeout: Duration::from_secs(30),
+        ..TERMS
+    };
+    Store::Postgres(Box::new(
+        PostgresStore::new(&settings(&[server.port]), terms).unwrap(),
+    ))
+}
+
+async fn acme(store: &Store, account: &str) -> TenantIncarnation {
+    let tenant = TenantAccount {
+        tenant: "acme".to_owned(),
+        account: account.to_owned(),
+    };
+    store.register_tenants(&[tenant]).await.unwrap().remove(0)
+}
+
+/// A notification about an object of its own.
+fn event(tenant: &TenantIncarnation, object: &str) -> NewEvent {
+    let kind = NotificationKind::Pay;
+    let status = kind.statuses()[0].0;
+    NewEvent {
+        key: DuplicateKey {
+            kind,
+            object: object.to_owned(),
+            status: status.to_owned(),
+            body_sha256: [7; 32],
+        },
+        rank: kind.rank(status),
+        body: object.as_bytes().to_vec(),
+        token: None,
+        hints: Vec::new(),
+        placement: EventPlacement::Tenant {
+            tenant: tenant.clone(),
+            url: None,
+            by: PlacementBasis::Hints(HintStrength::Certain),
+        },
+    }
+}
+
+fn agree(cases: u32, steps: usize) {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let server = runtime.block_on(PgServer::migrated());
+    let conninfo = settings(&[server.port]).conninfo;
+    let (admin, connection) = runtime
+        .block_on(tokio_postgres::connect(&conninfo, NoTls))
+        .unwrap();
+    runtime.spawn(connection);
+    let sql = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();
+    sql(
+        "CREATE TABLE gatepay.test_clock (now bigint); INSERT INTO gatepay.test_clock VALUES (0);
+        CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            'SELECT now FROM gatepay.test_clock'",
+    );
+    let store = opened(&server);
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let sequences = prop::collection::vec(news_step(), 1..steps);
+    let result = runner.run(&sequences, |steps| {
+        sql("TRUNCATE gatepay.incarnation, gatepay.endpoint, gatepay.object, gatepay.line, gatepay.event, gatepay.hint,
+                gatepay.attempt, gatepay.url_token, gatepay.owner RESTART IDENTITY;
+            ALTER SEQUENCE gatepay.event_place_number RESTART");
+        let set_clock = |now_ms: u64| sql(&format!("UPDATE gatepay.test_clock SET now = {now_ms}"));
+        let engine = NewsEngine {
+            runtime: &runtime,
+            store: &store,
+            set_clock: &set_clock,
+        };
+        run(engine, &steps);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_functions_about_notifications_and_the_model_agree() {
+    agree(40, 60);
+}
+
+#[test]
+#[ignore = "minutes: the long form of the_functions_about_notifications_and_the_model_agree"]
+fn the_functions_about_notifications_and_the_model_agree_in_many_long_sequences() {
+    agree(2_000, 200);
+}
+
+/// Receives batches until the store fails. Returns the acknowledged objects.
+async fn receive_until_it_fails(
+    store: &Store,
+    tenant: &TenantIncarnation,
+    round: u32,
+    batch_size: u32,
+) -> Vec<(String, EventId)> {
+    let mut acknowledged = Vec::new();
+    for batch in 0_u32.. {
+        let objects = (0..batch_size).map(|number| format!("{round}.{batch}.{number}"));
+        let events: Vec<NewEvent> = objects.map(|object| event(tenant, &object)).collect();
+        let Ok(results) = store.receive(&events).await else {
+            break;
+        };
+        for (event, result) in events.iter().zip(results) {
+            let ReceiveResult::New(arrival) = result else {
+                panic!("{result:?}");
+            };
+            acknowledged.push((event.key.object.clone(), arrival.id));
+        }
+    }
+    acknowledged
+}
+
+async fn kill_while_events_arrive(rounds: u32) {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut server = PgServer::migrated().await;
+    let tenant = acme(&opened(&server), "100").await;
+    let mut total = 0;
+    for round in 0..rounds {
+        let store = Arc::new(opened(&server));
+        let writer = {
+            let (store, tenant) = (Arc::clone(&store), tenant.clone());
+            tokio::spawn(async move { receive_until_it_fails(&store, &tenant, round, 5).await })
+        };
+        tokio::time::sleep(Duration::from_millis(u64::from(60 + round * 37 % 90))).await;
+        server.kill();
+        let acknowledged = writer.await.unwrap();
+        server.start_again();
+        let store = opened(&server);
+        for (object, id) in &acknowledged {
+            let stored = store.event(*id).await.unwrap();
+            let stored = stored.unwrap_or_else(|| panic!("{object} is lost in round {round}"));
+            assert_eq!(stored.summary.object, *object);
+            assert_eq!(stored.body, object.as_bytes());
+        }
+        total += acknowledged.len();
+    }
+    assert!(total > 0, "no event was acknowledged");
+    eprintln!("{rounds} kills, {total} acknowledged events, none lost");
+}
+
+#[tokio::test]
+async fn every_acknowledged_event_is_there_after_the_server_was_killed() {
+    kill_while_events_arrive(3).await;
+}
+
+#[tokio::test]
+#[ignore = "an hour: the long form of every_acknowledged_event_is_there_after_the_server_was_killed"]
+async fn every_acknowledged_event_is_there_after_a_thousand_kills() {
+    kill_while_events_arrive(1_000).await;
+}
+
+#[tokio::test]
+async fn two_claims_never_hold_one_endpoint() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let names = (0..40).map(|number| TenantAccount {
+        tenant: format!("t{number}"),
+        account: "1".to_owned(),
+    });
+    let tenants = store
+        .register_tenants(&names.collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let events: Vec<NewEvent> = tenants.iter().map(|it| event(it, &it.tenant)).collect();
+    store.receive(&events).await.unwrap();
+    let claiming = (1..=4).map(|instance| {
+        let store = opened(&server);
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            for _ in 0..10 {
+                held.extend(store.claim_endpoints(instance, 3).await.unwrap());
+            }
+            held
+        })
+    });
+    let mut seen = BTreeSet::new();
+    for claiming in claiming.collect::<Vec<_>>() {
+        for claim in claiming.await.unwrap() {
+            assert!(seen.insert(claim.number), "{claim:?} is held twice");
+        }
+    }
+    assert_eq!(seen.len(), tenants.len());
+}
+
+#[tokio::test]
+async fn a_cursor_misses_no_event_that_arrives_meanwhile() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let tenant = acme(&store, "100").await;
+    let arriving = (0..3).map(|writer| {
+        let (store, tenant) = (opened(&server), tenant.clone());
+        tokio::spawn(async move {
+            for batch in 0..15 {
+                let objects = (0..3).map(|number| format!("{writer}.{batch}.{number}"));
+                let events: Vec<NewEvent> = objects.map(|it| event(&tenant, &it)).collect();
+                store.receive(&events).await.unwrap();
+            }
+        })
+    });
+    let arriving: Vec<_> = arriving.collect();
+    let (mut after, mut seen) = (0, BTreeSet::new());
+    loop {
+        let is_over = arriving.iter().all(tokio::task::JoinHandle::is_finished);
+        let page = store.tenant_events(&tenant, None, after, 7).await.unwrap();
+        after = page.next;
+        seen.extend(page.events.iter().map(|(event, _)| event.object.clone()));
+        if is_over && !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 3 * 15 * 3);
+}
+
+#[tokio::test]
+async fn a_tenant_id_with_another_account_sees_nothing_older() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let first = acme(&store, "100").await;
+    store.receive(&[event(&first, "1")]).await.unwrap();
+    let prepay = LedgerKey::new(LedgerKeyKind::PrepayId, "1").unwrap();
+    let note = |account: &str| LedgerNote {
+        key: prepay.clone(),
+        holder: TenantAccount {
+            tenant: "acme".to_owned(),
+            account: account.to_owned(),
+        },
+        at_ms: None,
+        operation: "create_order".to_owned(),
+        currency: None,
+    };
+    store
+        .note_owners(&[note("100")], LedgerSource::Answer)
+        .await
+        .unwrap();
+    let second = acme(&store, "200").await;
+    assert_eq!((first.incarnation, second.incarnation), (1, 2));
+    assert_eq!(acme(&store, "200").await, second);
+    let third = acme(&store, "100").await;
+    assert_eq!(third.incarnation, 3);
+    let holders = store.owners(std::slice::from_ref(&prepay)).await.unwrap();
+    assert_eq!(holders[0][0].tenant, first);
+    for newer in [&second, &third] {
+        let page = store.tenant_events(newer, None, 0, 100).await.unwrap();
+        assert!(page.events.is_empty(), "{page:?}");
+    }
+    assert!(store.claim_endpoints(1, 10).await.unwrap().is_empty());
+    let late = store.receive(&[event(&first, "2")]).await.unwrap();
+    let ReceiveResult::New(arrival) = &late[0] else {
+        panic!("{late:?}");
+    };
+    assert_eq!(arrival.state, EventState::Quarantined);
+    assert_eq!(arrival.quarantine.unwrap().as_str(), "removed");
+    let assigned = store
+        .assign(arrival.id, &third, None, "olga")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(assigned.state, EventState::Waiting);
+}
+
+#[tokio::test]
+async fn old_rows_go_in_steps_and_events_in_quarantine_stay() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let tenant = acme(&store, "100").await;
+    let mut unowned = event(&tenant, "unowned");
+    unowned.placement =
+        EventPlacement::Quarantine(gatepay_core::ownership::QuarantineReason::NoHolder);
+    store
+        .receive(&[event(&tenant, "owned"), unowned])
+        .await
+        .unwrap();
+    server.sql(
+        "INSERT INTO gatepay.owner SELECT 'prepayId', n::text, 'acme', '100', CASE WHEN n % 2 = 0 THEN 0 ELSE 9e15 END, NULL, 'x',
+            'call' FROM generate_series(1, 20000) AS n",
+    );
+    let terms = RetentionTerms {
+        events: Duration::ZERO,
+        ..RetentionTerms::default()
+    };
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut removed = HashMap::new();
+    for _ in 0..40 {
+        let report = store.retain(&terms).await.unwrap();
+        assert!(report.owners < 3_000, "{report:?}");
+        *removed.entry("events").or_insert(0) += report.events;
+        *removed.entry("owners").or_insert(0) += report.owners;
+        *removed.entry("objects").or_insert(0) += report.objects;
+    }
+    assert_eq!(
+        removed,
+        HashMap::from([("events", 1), ("owners", 10_000), ("objects", 1)])
+    );
+    let counts = store.notification_counts().await.unwrap();
+    assert_eq!((counts.quarantined, counts.endpoints[0].waiting), (1, 0));
+    assert_eq!(counts.endpoints[0].next_ms, None);
+}
+
+#[tokio::test]
+async fn a_store_of_schema_1_is_migrated_with_its_ledger() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::start();
+    let scripts = [
+        include_str!("../sql/0001_replay.sql"),
+        include_str!("../sql/0001_admit_v1.sql"),
+        include_str!("../sql/0001_instances.sql"),
+        include_str!("../sql/0001_limits.sql"),
+    ];
+    server.sql(&format!(
+        "CREATE SCHEMA gatepay; SET search_path = gatepay;
+        CREATE TABLE schema_version (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
+        {}; INSERT INTO schema_version VALUES (1);
+        INSERT INTO owner VALUES ('prepayId', '1', 'acme', '100', 1, NULL, 'create_order', 'call')",
+        scripts.join("\n")
+    ));
+    let store = PostgresStore::new(&settings(&[server.port]), TERMS).unwrap();
+    let refused = store.join(&crate::support::introduction(1)).await;
+    assert!(matches!(refused, Err(StoreError::Schema { found: 1, .. })));
+    let report = store.migrate(None).await.unwrap();
+    assert_eq!((report.before, report.now), (1, 2));
+    let store = Store::Postgres(Box::new(store));
+    let tenant = acme(&store, "100").await;
+    let prepay = LedgerKey::new(LedgerKeyKind::PrepayId, "1").unwrap();
+    let holders = store.owners(&[prepay]).await.unwrap();
+    assert_eq!(
+        holders[0][0].tenant, tenant,
+        "a row from before the first incarnation is its"
+    );
+    let check = store.check(&TERMS, now_ms()).await.to_string();
+    assert!(
+        check.contains("fine: notifications: 0 waiting, 0 dead, 0 in quarantine"),
+        "{check}"
+    );
+}
+
+/// The nodes of a plan, without figures.
+fn plan(server: &PgServer, statement: &str) -> String {
+    server.sql(&format!(
+        "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) {statement}"
+    ))
+}
+
+#[tokio::test]
+#[ignore = "a minute: a dead tenant's million waiting events"]
+async fn a_dead_tenants_million_events_are_not_looked_at() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let dead = acme(&store, "100").await;
+    let other = TenantAccount {
+        tenant: "other".to_owned(),
+        account: "1".to_owned(),
+    };
+    let other = store.register_tenants(&[other]).await.unwrap().remove(0);
+    store
+        .receive(&[event(&dead, "0"), event(&other, "0")])
+        .await
+        .unwrap();
+    server.sql(
+        "INSERT INTO gatepay.object (tenant, incarnation, kind, object, at)
+            SELECT 'acme', 1, 'PAY', 'bulk ' || n, 1 FROM generate_series(1, 1000000) AS n;
+        INSERT INTO gatepay.event (id, received, kind, object, status, rank, news, body_print, tenant, incarnation, object_id,
+                endpoint, place, state, is_changed, waits_since, next_at, body)
+            SELECT gatepay.event_id(o.id), 1, o.kind, o.object, 'PAY_SUCCESS', 1, int8send(o.id), int8send(o.id), 'acme', 1,
+                o.id, 1, nextval('gatepay.event_place_number'), 'waiting', false, 1, 1, 'x'
+            FROM gatepay.object AS o WHERE o.object LIKE 'bulk %';
+        INSERT INTO gatepay.line SELECT e.object_id, 1, e.id, e.next_at FROM gatepay.event AS e WHERE e.object LIKE 'bulk %';
+        UPDATE gatepay.endpoint SET waiting = 1000001, open_until = 9e15, next_at = 9e15 WHERE id = 1;
+        ANALYZE gatepay.event, gatepay.line, gatepay.endpoint, gatepay.object",
+    );
+    let due = plan(
+        &server,
+        "SELECT p.id FROM gatepay.endpoint AS p WHERE p.next_at IS NOT NULL AND p.next_at <= gatepay.now_ms()
+            AND p.claimed_until <= gatepay.now_ms() ORDER BY p.next_at, p.id LIMIT 10 FOR UPDATE SKIP LOCKED",
+    );
+    let heads = plan(
+        &server,
+        "SELECT e.id FROM unnest(ARRAY[2::bigint], ARRAY[0::bigint]) AS c(id, turn)
+            JOIN gatepay.endpoint AS p ON p.id = c.id
+            CROSS JOIN LATERAL (SELECT l.object, l.head, l.next_at FROM gatepay.line AS l WHERE l.endpoint = p.id
+                AND l.next_at <= 9e15 ORDER BY l.next_at, l.object LIMIT 4) AS d
+            JOIN gatepay.event AS e ON e.id = d.head",
+    );
+    eprintln!("{due}\n\n{heads}");
+    for plan in [&due, &heads] {
+        let scans = [
+            "Seq Scan on line",
+            "Seq Scan on event",
+            "Seq Scan on object",
+        ];
+        assert!(scans.iter().all(|scan| !plan.contains(scan)), "{plan}");
+    }
+    assert!(
+        heads.contains("line_due") && heads.contains("event_pkey"),
+        "{heads}"
+    );
+    // The other tenant's calls, beside the million.
+    let began = std::time::Instant::now();
+    for number in 1..=200 {
+        store
+            .receive(&[event(&other, &number.to_string())])
+            .await
+            .unwrap();
+    }
+    let received = began.elapsed() / 200;
+    let began = std::time::Instant::now();
+    let claims = store.claim_endpoints(1, 10).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    let heads = store.due_events(&claims, 4).await.unwrap();
+    assert_eq!(heads[0].len(), 4);
+    eprintln!(
+        "receive {received:?} each; claim and heads {:?}",
+        began.elapsed()
+    );
+    let began = std::time::Instant::now();
+    let counts = store.notification_counts().await.unwrap();
+    assert_eq!(counts.endpoints[0].waiting, 1_000_001);
+    eprintln!("counts {:?}", began.elapsed());
+}
