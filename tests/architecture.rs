@@ -41,7 +41,7 @@ const PROXY_FLOORS: [&[&str]; 14] = [
     &["refusal", "cluster"],
     &["generation"],
     &["upstream"],
-    &["record"],
+    &["record", "notify"],
     &["metrics", "start_error"],
     &["app"],
     &["worker"],

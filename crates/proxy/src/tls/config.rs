@@ -18,9 +18,16 @@ use x509_cert::der::{self, Decode as _};
 
 use crate::tls::pinned::PinnedVerifier;
 
-/// Verifies GatePay's certificate by the platform's trust, or by the certificates in `ca` alone
-/// ([`PinnedVerifier`]).
+/// Verifies a server's certificate by the platform's trust, or by the certificates in `ca` alone ([`PinnedVerifier`]).
 pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    client_with(ca, None)
+}
+
+/// As [`client`], and presents a certificate with its key, both PEM, to a server that asks for one.
+pub fn client_with(
+    ca: Option<&Path>,
+    own: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, String> {
     // TLS 1.2 or later (protocol.md 1.1).
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -33,7 +40,12 @@ pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(pinned(path)?)),
     };
-    let mut config = builder.with_no_client_auth();
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
+            .map_err(|error| key_fault(certificate, key, &error))?,
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -80,14 +92,7 @@ pub fn server(
     client_ca: Option<&Path>,
 ) -> Result<ServerConfig, String> {
     let chain = certificates(certificate)?;
-    let mode = std::fs::metadata(key)
-        .map_err(|error| fault(key, &error.kind()))?
-        .permissions()
-        .mode();
-    if mode & 0o007 != 0 {
-        return Err(fault(key, &"is world-readable; run chmod o-rwx on it"));
-    }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))?;
+    let private = private_key(key)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -104,13 +109,34 @@ pub fn server(
     };
     builder
         .with_single_cert(chain, private)
-        .map_err(|error| match error {
-            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                let certificate = certificate.display();
-                fault(key, &format_args!("is not the key of {certificate}; each of them may be another's, or of another renewal"))
-            }
-            error => fault(certificate, &error),
-        })
+        .map_err(|error| key_fault(certificate, key, &error))
+}
+
+/// A key that only its owner's group may read, besides its owner.
+fn private_key(key: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let mode = std::fs::metadata(key)
+        .map_err(|error| fault(key, &error.kind()))?
+        .permissions()
+        .mode();
+    if mode & 0o007 != 0 {
+        return Err(fault(key, &"is world-readable; run chmod o-rwx on it"));
+    }
+    PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))
+}
+
+fn key_fault(certificate: &Path, key: &Path, error: &Error) -> String {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            let certificate = certificate.display();
+            fault(
+                key,
+                &format_args!(
+                    "is not the key of {certificate}; each of them may be another's, or of another renewal"
+                ),
+            )
+        }
+        error => fault(certificate, error),
+    }
 }
 
 /// The earliest expiry in a certificate chain, in seconds since 1970.

@@ -1,0 +1,3 @@
+//! Notifications: GatePay's news about payments, on their way to the tenant that owns them.
+
+pub mod endpoint;

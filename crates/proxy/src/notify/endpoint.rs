@@ -1,0 +1,12 @@
+//! Endpoint: the HTTPS client for the URLs that tenants choose, against forged requests to inner networks (SSRF).
+//!
+//! A tenant's URL must never lead the proxy to an address that the Internet cannot reach. [`destination_policy`] has the
+//! institution's rules, [`checked_addresses`] resolves a name and checks every address before each new connection, and
+//! [`client`] connects to exactly these addresses. No redirect is followed.
+
+pub mod checked_addresses;
+pub mod client;
+pub mod destination_policy;
+mod kept_connections;
+#[cfg(test)]
+mod tests;
