@@ -9,11 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use gatepay_core::destination::{DestinationHost, DestinationUrl};
+use gatepay_core::destination::{DestinationHost, DestinationUrl, special_range};
+use gatepay_tenancy::notifications::EndpointBounds;
 use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
-
-use crate::notify::endpoint::destination_policy::DestinationPolicy;
 
 /// The addresses of a name, once they are known.
 pub type NameLookup<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
@@ -57,7 +56,7 @@ pub enum AddressError {
 /// resolver cannot be stopped, so a look-up may outlive the attempt that began it.
 pub async fn checked_addresses(
     url: &DestinationUrl,
-    policy: &DestinationPolicy,
+    bounds: &EndpointBounds,
     resolver: &Arc<dyn NameResolver>,
     lookups: &Arc<Semaphore>,
 ) -> Result<Vec<SocketAddr>, AddressError> {
@@ -69,7 +68,7 @@ pub async fn checked_addresses(
         }
     };
     for address in addresses.iter().map(SocketAddr::ip) {
-        if let Some(range) = policy.forbidding_range(address) {
+        if let Some(range) = forbidding_range(address, bounds) {
             return Err(AddressError::Forbidden { address, range });
         }
     }
@@ -77,6 +76,11 @@ pub async fn checked_addresses(
         return Err(AddressError::NoAddress);
     }
     Ok(addresses)
+}
+
+/// The special range that forbids an address.
+fn forbidding_range(address: IpAddr, bounds: &EndpointBounds) -> Option<&'static str> {
+    special_range(address).filter(|_| !bounds.allows(address))
 }
 
 async fn resolve(
@@ -100,4 +104,29 @@ async fn resolve(
         address
     };
     Ok(found.into_iter().map(with_port).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowed_network_is_an_exception_for_its_addresses_alone() {
+        let allow_networks = ["10.1.0.0/16", "fd00:1::/32"].map(|net| net.parse().unwrap());
+        let bounds = EndpointBounds {
+            allow_networks: allow_networks.into(),
+            ..EndpointBounds::default()
+        };
+        for (address, allowed) in [
+            ("10.1.2.3", true),
+            ("10.2.0.1", false),
+            ("::ffff:10.1.2.3", false),
+            ("fd00:1::5", true),
+            ("fd00:2::5", false),
+            ("8.8.8.8", true),
+        ] {
+            let range = forbidding_range(address.parse().unwrap(), &bounds);
+            assert_eq!(range.is_none(), allowed, "{address}");
+        }
+    }
 }

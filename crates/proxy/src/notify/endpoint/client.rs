@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gatepay_core::destination::{DestinationHost, DestinationUrl};
 use gatepay_http1::header_block::HeaderBlock;
 use gatepay_http1::{request_encoder, wire_lines};
+use gatepay_tenancy::notifications::EndpointBounds;
 use http::header;
 use prometheus::IntGauge;
 use rustls::ClientConfig;
@@ -19,7 +20,6 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::notify::endpoint::checked_addresses::{AddressError, NameResolver, checked_addresses};
-use crate::notify::endpoint::destination_policy::DestinationPolicy;
 use crate::notify::endpoint::kept_connections::{EndpointConnection, KeptConnections};
 use crate::upstream::connection::{CountedTcp, ExchangeError, UpstreamConnection, UpstreamStream};
 use crate::upstream::happy_eyeballs::{self, AddressReached, SilentAddresses};
@@ -43,7 +43,7 @@ pub struct EndpointNetwork {
 /// The client for one endpoint.
 pub struct EndpointClient {
     url: DestinationUrl,
-    policy: DestinationPolicy,
+    bounds: EndpointBounds,
     tls: TlsConnector,
     server_name: ServerName<'static>,
     network: Arc<EndpointNetwork>,
@@ -99,7 +99,7 @@ impl EndpointClient {
     /// A client without connections.
     pub fn new(
         url: DestinationUrl,
-        policy: DestinationPolicy,
+        bounds: EndpointBounds,
         tls: Arc<ClientConfig>,
         network: Arc<EndpointNetwork>,
     ) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
@@ -109,7 +109,7 @@ impl EndpointClient {
         };
         Ok(Self {
             url,
-            policy,
+            bounds,
             tls: TlsConnector::from(tls),
             server_name,
             network,
@@ -150,7 +150,7 @@ impl EndpointClient {
         let connected = async {
             let network = &self.network;
             let addresses =
-                checked_addresses(&self.url, &self.policy, &network.resolver, &self.lookups);
+                checked_addresses(&self.url, &self.bounds, &network.resolver, &self.lookups);
             let mut addresses = addresses.await?;
             addresses.truncate(MOST_TRIED);
             self.dial(addresses, deadline).await

@@ -12,7 +12,7 @@ const MOST_KEPT: usize = 4;
 /// How long a connection may be idle. Common servers close one after 5 s to 75 s.
 const IDLE: Duration = Duration::from_secs(4);
 /// How long a connection serves new requests, so that an endpoint's new addresses are used, and checked.
-const OLDEST: Duration = Duration::from_secs(60);
+const OLDEST: Duration = Duration::from_mins(1);
 /// The most requests of one connection.
 const MOST_REQUESTS: u32 = 100;
 

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::destination::{DestinationError, DestinationUrl};
 use gatepay_http1::header_block::HeaderBlock;
-use ipnet::IpNet;
+use gatepay_tenancy::notifications::EndpointBounds;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::net::TcpListener;
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 
 use super::checked_addresses::{AddressError, NameLookup, NameResolver};
 use super::client::{EndpointAnswer, EndpointClient, EndpointError, EndpointNetwork, MOST_READ};
-use super::destination_policy::DestinationPolicy;
 use crate::tls::config;
 use crate::upstream::connection::ExchangeError;
 use tls_server::{SUCCESS, ServerManner, TlsServer};
@@ -70,8 +70,12 @@ impl NameResolver for ScriptedResolver {
 
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-fn policy(ports: &[u16], allow: &[&str]) -> DestinationPolicy {
-    DestinationPolicy {
+fn parse(url: &str, bounds: &EndpointBounds) -> Result<DestinationUrl, DestinationError> {
+    bounds.with_rules(|rules| DestinationUrl::parse(url, rules))
+}
+
+pub(crate) fn bounds(ports: &[u16], allow: &[&str]) -> EndpointBounds {
+    EndpointBounds {
         ports: ports.to_vec(),
         allow_networks: allow.iter().map(|net| net.parse().unwrap()).collect(),
     }
@@ -79,14 +83,14 @@ fn policy(ports: &[u16], allow: &[&str]) -> DestinationPolicy {
 
 fn client(
     url: &str,
-    policy: &DestinationPolicy,
+    rules: &EndpointBounds,
     resolver: Arc<dyn NameResolver>,
     ca: Option<&Path>,
 ) -> EndpointClient {
     let gauge = IntGauge::new("open", "Open.").unwrap();
     let network = Arc::new(EndpointNetwork::new(resolver, gauge));
-    let url = policy.parse(url).unwrap();
-    EndpointClient::new(url, policy.clone(), config::client(ca).unwrap(), network).unwrap()
+    let url = parse(url, rules).unwrap();
+    EndpointClient::new(url, rules.clone(), config::client(ca).unwrap(), network).unwrap()
 }
 
 /// A client for a server on this machine, which is allowed, by the name `shop.example`.
@@ -94,7 +98,7 @@ fn client_of(server: &TlsServer) -> EndpointClient {
     let port = server.address.port();
     client(
         &format!("https://shop.example:{port}/hook?secret=1"),
-        &policy(&[port], &["127.0.0.1/32"]),
+        &bounds(&[port], &["127.0.0.1/32"]),
         ScriptedResolver::of(&[("shop.example", &[&[LOCAL]])]),
         Some(&server.ca),
     )
@@ -172,7 +176,7 @@ async fn the_servers_certificate_must_be_trusted_and_for_the_name() {
             ("other.example", &[&[LOCAL]]),
         ])
     };
-    let rules = policy(&[port], &["127.0.0.1/32"]);
+    let rules = bounds(&[port], &["127.0.0.1/32"]);
     for (url, ca) in [
         (format!("https://shop.example:{port}/"), None),
         (format!("https://other.example:{port}/"), Some(&*server.ca)),
@@ -228,7 +232,7 @@ async fn where_nothing_listens_there_is_no_connection() {
     drop(free);
     let client = client(
         &format!("https://127.0.0.1:{port}/"),
-        &policy(&[port], &["127.0.0.0/8"]),
+        &bounds(&[port], &["127.0.0.0/8"]),
         ScriptedResolver::of(&[]),
         None,
     );

@@ -1,0 +1,189 @@
+//! Ended attempts: what the results mean for their events, until the store has recorded them.
+
+use std::time::Duration;
+
+use gatepay_core::delivery_schedule::{AfterFailure, DeliveryOutcome, after_failure};
+use gatepay_store::notifications::delivery::{
+    AttemptEffect, AttemptRecord, AttemptVerdict, DueEvent, EndpointKey, LONGEST_SAID,
+};
+
+use crate::notify::deliver::attempt::{AttemptResult, AttemptWord};
+use crate::notify::deliver::breaker_rules;
+use crate::notify::deliver::delivery_store::DeliveryStore;
+use crate::notify::deliver::held_claims::HeldClaims;
+use crate::notify::deliver::meters::{DeliveryMeters, DeliveryResult};
+use crate::process::clock;
+
+/// An attempt that has ended.
+pub(super) struct EndedAttempt {
+    pub(super) endpoint: EndpointKey,
+    /// The claim's number and turn.
+    pub(super) claim: (i64, i64),
+    /// The event, without its body.
+    pub(super) event: DueEvent,
+    /// `None` if the attempt was abandoned.
+    pub(super) result: Option<AttemptResult>,
+    pub(super) took: Duration,
+}
+
+/// The attempts that the store has not recorded yet, in the order of their ends.
+#[derive(Default)]
+pub(super) struct EndedAttempts {
+    waiting: Vec<JudgedAttempt>,
+}
+
+struct JudgedAttempt {
+    record: AttemptRecord,
+    endpoint: EndpointKey,
+    event: DueEvent,
+    result: DeliveryResult,
+}
+
+impl EndedAttempts {
+    /// Judges an attempt, by the schedule and the endpoint's breaker. An abandoned attempt changes nothing: the event is
+    /// sent again.
+    pub(super) fn push(
+        &mut self,
+        ended: EndedAttempt,
+        claims: &mut HeldClaims,
+        store: &dyn DeliveryStore,
+        meters: &DeliveryMeters,
+    ) {
+        let Some(attempt) = &ended.result else {
+            claims.ended(ended.claim.0, ended.event.line);
+            return;
+        };
+        let now_ms = store.now_ms();
+        let tenant = &ended.endpoint.tenant.tenant;
+        if attempt.word == AttemptWord::ForbiddenAddress {
+            meters.address_refused(tenant);
+        }
+        let (effect, result) = effect(attempt.outcome, &ended.event, now_ms);
+        let mut breaker = claims
+            .breaker(ended.claim.0)
+            .map(|breaker| *breaker)
+            .unwrap_or_default();
+        judge_breaker(&mut breaker, &ended, attempt, now_ms);
+        if let Some(held) = claims.breaker(ended.claim.0) {
+            *held = breaker;
+        }
+        let mut said = attempt.said.clone();
+        said.truncate(LONGEST_SAID);
+        let record = AttemptRecord {
+            event: ended.event.id,
+            claim: ended.claim,
+            instance: store.instance(),
+            took: ended.took,
+            status: attempt.status,
+            outcome: attempt.word.as_str().to_owned(),
+            said,
+            effect,
+            breaker,
+        };
+        self.waiting.push(JudgedAttempt {
+            record,
+            endpoint: ended.endpoint,
+            event: ended.event,
+            result,
+        });
+    }
+
+    /// The next attempts to record, at most so many.
+    pub(super) fn next(&self, most: usize) -> Vec<AttemptRecord> {
+        let next = self.waiting.iter().take(most);
+        next.map(|judged| judged.record.clone()).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes note that the store has recorded the next `count` attempts.
+    pub(super) fn recorded(
+        &mut self,
+        count: usize,
+        verdicts: &[AttemptVerdict],
+        claims: &mut HeldClaims,
+        meters: &DeliveryMeters,
+    ) {
+        let verdicts = verdicts.iter().map(Some).chain(std::iter::repeat(None));
+        for (judged, verdict) in self.waiting.drain(..count).zip(verdicts) {
+            let JudgedAttempt {
+                record,
+                endpoint,
+                event,
+                result,
+            } = judged;
+            if verdict == Some(&AttemptVerdict::ClaimLost) {
+                claims.lost(record.claim);
+            }
+            claims.ended(record.claim.0, event.line);
+            meters.ended(&endpoint.tenant.tenant, result);
+            log(&endpoint, &event, &record, result);
+        }
+    }
+}
+
+fn effect(
+    outcome: DeliveryOutcome,
+    event: &DueEvent,
+    now_ms: u64,
+) -> (AttemptEffect, DeliveryResult) {
+    match outcome {
+        DeliveryOutcome::Acknowledged => (AttemptEffect::Delivered, DeliveryResult::Delivered),
+        DeliveryOutcome::Gone => (AttemptEffect::EndpointOff, DeliveryResult::Gone),
+        DeliveryOutcome::Failed { retry_after } => {
+            let age = Duration::from_millis(now_ms.saturating_sub(event.waits_since_ms));
+            let failed = event.failed_attempts.saturating_add(1);
+            let random = u32::from_le_bytes(clock::random());
+            match after_failure(failed, age, retry_after, random) {
+                AfterFailure::Retry(delay) => (AttemptEffect::Retry(delay), DeliveryResult::Failed),
+                AfterFailure::Dead => (AttemptEffect::Dead, DeliveryResult::Dead),
+            }
+        }
+    }
+}
+
+fn judge_breaker(
+    breaker: &mut gatepay_store::notifications::delivery::EndpointBreaker,
+    ended: &EndedAttempt,
+    attempt: &AttemptResult,
+    now_ms: u64,
+) {
+    let tenant = &*ended.endpoint.tenant.tenant;
+    if attempt.outcome == DeliveryOutcome::Acknowledged {
+        if breaker_rules::acknowledged(breaker) {
+            tracing::info!(
+                tenant,
+                "the tenant's endpoint acknowledges notifications again"
+            );
+        }
+    } else if breaker_rules::failed(breaker, now_ms) {
+        let (reason, status) = (attempt.word.as_str(), attempt.status);
+        let error = attempt.error.as_deref();
+        tracing::warn!(
+            tenant,
+            reason,
+            status,
+            error,
+            "the tenant's endpoint keeps failing: one attempt after each pause is made until one succeeds"
+        );
+    }
+}
+
+fn log(endpoint: &EndpointKey, event: &DueEvent, record: &AttemptRecord, result: DeliveryResult) {
+    let tenant = &*endpoint.tenant.tenant;
+    let (id, kind, attempt) = (event.id, &*event.kind, event.attempts.saturating_add(1));
+    let reason = &*record.outcome;
+    match result {
+        DeliveryResult::Dead => {
+            tracing::error!(tenant, event = %id, kind, attempt, reason, "a notification is dead: its tenant has not acknowledged it in the whole schedule");
+        }
+        DeliveryResult::Gone => {
+            tracing::error!(tenant, event = %id, kind, attempt, "the tenant's endpoint answered 410: it is turned off, and its notifications wait");
+        }
+        DeliveryResult::Delivered | DeliveryResult::Failed => {
+            tracing::debug!(tenant, event = %id, kind, attempt, reason, "delivery attempt");
+        }
+    }
+}
