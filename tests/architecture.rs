@@ -26,7 +26,7 @@ const SANDBOX_FLOORS: [&[&str]; 9] = [
     &["config"],
     &["wire"],
     &["rules"],
-    &["api"],
+    &["api", "notify"],
     &["ledger"],
     &["operations"],
     &["service"],

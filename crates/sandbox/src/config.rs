@@ -1,9 +1,11 @@
 //! The configuration of a sandbox.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::Credential;
+use gatepay_core::delivery_schedule::{DelaySteps, GATEPAY_CURRENT};
 
 /// Tells the time, in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -35,6 +37,8 @@ pub struct SandboxConfig {
     pub record: usize,
     /// The delay of every answer, which stands for the network and GatePay's own work.
     pub answer_delay: Duration,
+    /// The notifications that are sent; `None` sends none.
+    pub notifications: Option<NotificationSending>,
 }
 
 impl SandboxConfig {
@@ -54,8 +58,56 @@ impl SandboxConfig {
             // Some 20 MB of usual requests: a long test run, not a day of load.
             record: 10_000,
             answer_delay: Duration::ZERO,
+            notifications: None,
         }
     }
+}
+
+/// How the sandbox sends notifications (protocol.md 5).
+pub struct NotificationSending {
+    /// The institution's callback URL: `https`, or `http` to a loopback address. A fixed address or a subscription with a
+    /// `callbackUrl` of its own is notified there, under the same rule.
+    pub url: String,
+    /// The TLS configuration for `https`, with its trust anchor.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The credential that signs: the institution's. Bodies have its client id.
+    pub credential: Credential,
+    /// The delays before repetitions, by the sandbox's clock: one of GatePay's three schedules.
+    pub schedule: DelaySteps,
+    /// Divides every delay of the schedule.
+    pub speed: NonZeroU32,
+    /// The stamp of repetitions.
+    pub repetition_stamp: RepetitionStamp,
+    /// The maximum time of one attempt in real time. GatePay does not publish its own.
+    pub answer_timeout: Duration,
+    /// The capacity of the log of attempts. A full log drops its oldest attempt. 0 keeps no log.
+    pub record: usize,
+}
+
+impl NotificationSending {
+    /// Notifications to `url`, by GatePay's current schedule.
+    pub fn new(url: impl Into<String>, credential: Credential) -> Self {
+        Self {
+            url: url.into(),
+            tls: None,
+            credential,
+            schedule: GATEPAY_CURRENT,
+            speed: NonZeroU32::MIN,
+            repetition_stamp: RepetitionStamp::Fresh,
+            answer_timeout: Duration::from_secs(10),
+            record: 10_000,
+        }
+    }
+}
+
+/// The stamp of a repeated notification. GatePay does not document which it sends, so a receiver should be tested
+/// against both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepetitionStamp {
+    /// Each attempt has a timestamp and a nonce of its own.
+    Fresh,
+    /// Each repetition has the timestamp and the nonce of the first attempt, and so the same signature.
+    Same,
 }
 
 /// An account under the institution (protocol.md 6).

@@ -230,6 +230,7 @@ impl ConservationRun {
         fixed_addresses::deposit(
             &mut ledger.fixed_addresses,
             &mut ledger.balances,
+            &mut ledger.news,
             NOW,
             &self.address,
             "USDT",

@@ -118,6 +118,7 @@ impl TestDesk {
         orders::pay(
             &mut self.ledger.orders,
             &mut self.ledger.balances,
+            &mut self.ledger.news,
             call,
             prepay_id,
         )

@@ -469,6 +469,7 @@ impl ExampleDraft<'_> {
         crate::api::orders::pay(
             &mut ledger.orders,
             &mut ledger.balances,
+            &mut ledger.news,
             self.call,
             prepay_id,
         )

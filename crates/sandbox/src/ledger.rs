@@ -19,6 +19,7 @@ use crate::api::subscriptions::SubscriptionBook;
 use crate::api::transfers::TransferBook;
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::LedgerCall;
+use crate::rules::news::NewsBook;
 
 /// The state of all merchants' business.
 pub(crate) struct Ledger {
@@ -40,6 +41,7 @@ pub(crate) struct Ledger {
     pub(crate) products: ProductBook,
     pub(crate) channels: ChannelBook,
     pub(crate) fee_rules: FeeRules,
+    pub(crate) news: NewsBook,
 }
 
 impl Ledger {
@@ -67,6 +69,7 @@ impl Ledger {
             products: ProductBook::default(),
             channels: ChannelBook::default(),
             fee_rules: FeeRules::default(),
+            news: NewsBook::default(),
         }
     }
 

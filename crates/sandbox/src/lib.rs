@@ -9,7 +9,7 @@
 //! protocol notes in `docs/`.
 //!
 //! Deliberate limits: this crate is no part of production, it persists nothing, it reads no clock (time is passed in),
-//! it takes no fees, and it sends no notifications.
+//! it takes no fees, and it sends no notifications unless [`SandboxConfig::notifications`] is set.
 //!
 //! Reading order:
 //!
@@ -20,7 +20,9 @@
 //! - execution: `operations`, whose table names one file in `api` for each part of the API; `ledger` has their books;
 //! - answers: `wire/answer`, [`ApiFailure`];
 //! - faults: [`InjectedFault`], `service/disruption`;
-//! - the log of received requests: [`ReceivedRequest`].
+//! - the log of received requests: [`ReceivedRequest`];
+//! - notifications: `rules/news`, where the parts of the API tell news of their business; `notify/outbox`, which schedules
+//!   attempts; [`SendingFault`]; the log of attempts: [`SentNotification`].
 //!
 //! [`examples`] has a request for every operation.
 //!
@@ -29,10 +31,16 @@
 //! - `POST /-/sandbox/pay` with `{"prepayId":"…"}` pays an order as its customer would.
 //! - `POST /-/sandbox/fund` with `{"account":"…","currency":"…","amount":"…"}` gives an account money.
 //! - `POST /-/sandbox/deposit` with `{"address":"…","currency":"…","amount":"…"}` pays to a static address.
+//! - `POST /-/sandbox/collect` with `{"subscriptionOrderNo":"…","currency":"…","amount":"…"}` pays a subscription on its
+//!   chain.
 //! - `GET /-/sandbox/received` lists the requests received, oldest first, with their signatures masked.
+//! - `GET /-/sandbox/notifications` lists the attempts to send notifications, oldest first, with their answers.
+//! - `POST /-/sandbox/notify` with `{"body":…}`, an object or any text, sends that body, to the institution's URL or to
+//!   `"url"`; with `{"id":…}` it sends the body of an earlier notification again.
 
 mod api;
 pub mod examples;
+mod notify;
 mod rules;
 mod service;
 mod wire;
@@ -48,8 +56,11 @@ mod conservation;
 mod desk;
 
 pub use config::{
-    AccountStatus, AnswerForms, Clock, NumbersUniquePer, OpeningBalance, SandboxConfig, SubAccount,
+    AccountStatus, AnswerForms, Clock, NotificationSending, NumbersUniquePer, OpeningBalance,
+    RepetitionStamp, SandboxConfig, SubAccount,
 };
+pub use notify::fault::{SendingFault, SendingInjection};
+pub use notify::sent::{CallbackAnswer, SentNotification};
 pub use service::fault::{FaultInjection, InjectedFault};
 pub use service::received::ReceivedRequest;
 pub use service::server::Sandbox;

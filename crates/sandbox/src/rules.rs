@@ -2,5 +2,6 @@
 
 pub(crate) mod call;
 pub(crate) mod market;
+pub(crate) mod news;
 pub(crate) mod numbers;
 pub(crate) mod page;

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{AccountStatus, SubAccount};
 use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::page::ListPage;
 use crate::wire::failure::ApiFailure;
 use crate::wire::headers::single;
@@ -51,6 +52,7 @@ struct SandboxAccount {
 /// `POST …/accounts/create`. A repeated request has the same answer, INIT and no id, even once the account is ACTIVE.
 pub(crate) fn create(
     accounts: &mut AccountBook,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -63,7 +65,8 @@ pub(crate) fn create(
         Some(earlier) if earlier.asked.as_ref() == Some(asked) => earlier.created_ms,
         Some(_) => return Err(ApiFailure::Reused("request_id")),
         None => {
-            accounts.add(request_id, asked, call.now);
+            let account = accounts.add(request_id, asked, call.now);
+            news.tell(|| account.news());
             call.now
         }
     };
@@ -194,16 +197,17 @@ impl AccountBook {
             .any(|account| account.id == id && account.status(now) == AccountStatus::Active)
     }
 
-    fn add(&mut self, request_id: &str, asked: &RequestParameters, now: u64) {
-        self.sub.push(SandboxAccount {
-            id: self.next_id(),
+    fn add(&mut self, request_id: &str, asked: &RequestParameters, now: u64) -> &SandboxAccount {
+        let id = self.next_id();
+        self.sub.push_mut(SandboxAccount {
+            id,
             asked: Some(asked.clone()),
             request_id: request_id.to_owned(),
             description: described(asked),
             created_ms: now,
             updated_ms: now,
             active_from_ms: Some(now.saturating_add(self.delay_ms)),
-        });
+        })
     }
 
     /// Makes the newest sub-account usable at once, and gives its id.
@@ -249,6 +253,14 @@ impl SandboxAccount {
             Some(from) if now >= from => AccountStatus::Active,
             Some(_) | None => AccountStatus::Init,
         }
+    }
+
+    /// The end of the account's creation, told once the account is active.
+    fn news(&self) -> BusinessNews {
+        let active_ms = self.active_from_ms.unwrap_or(self.created_ms);
+        let account = self.summarize(active_ms);
+        let statuses = ["INSTITUTION_ACCOUNT_SUCCESS"];
+        BusinessNews::enveloped("INSTITUTION", &self.request_id, &statuses, account).at(active_ms)
     }
 
     /// The account in the form of a list.

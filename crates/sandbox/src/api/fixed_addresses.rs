@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::page::ListPage;
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
@@ -111,6 +112,7 @@ pub(crate) fn deposits(
 pub(crate) fn deposit(
     fixed_addresses: &mut FixedAddresses,
     balances: &mut Balances,
+    news: &mut NewsBook,
     now: u64,
     address: &str,
     currency: &str,
@@ -133,7 +135,7 @@ pub(crate) fn deposit(
     };
     let movement = MoneyMovement::deposit(&saved.account, currency, amount);
     balances.post(now, reason, &[movement])?;
-    saved.deposits.push(json!({
+    let deposit = json!({
         "chain": saved.chain,
         "channelId": saved.channel_id,
         "currency": currency,
@@ -144,7 +146,13 @@ pub(crate) fn deposit(
         "fromAddress": market::address(0),
         "txHash": format!("0x{number:064x}"),
         "transactionId": id,
-    }));
+    });
+    news.tell(|| {
+        let statuses = ["PAY_SUCCESS"];
+        BusinessNews::enveloped("PAY_FIXED_ADDRESS", &id, &statuses, deposit.clone())
+            .to(&saved.callback_url)
+    });
+    saved.deposits.push(deposit);
     Ok(())
 }
 
@@ -208,6 +216,7 @@ mod tests {
             deposit(
                 &mut desk.ledger.fixed_addresses,
                 &mut desk.ledger.balances,
+                &mut desk.ledger.news,
                 now,
                 address,
                 currency,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::AnswerForms;
 use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
@@ -44,6 +45,7 @@ struct GiftCard {
 pub(crate) fn create(
     gift_cards: &mut GiftCards,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -83,6 +85,7 @@ pub(crate) fn create(
     });
     let before = cards.len();
     cards.extend(made);
+    news.tell(|| batch_news(&cards[before..], call.now));
     let made: Vec<_> = cards[before..]
         .iter()
         .map(|card| card.describe(call))
@@ -144,6 +147,21 @@ pub(crate) fn templates(call: LedgerCall<'_>, _: &RequestParameters) -> Outcome 
             json!({ "list": templates })
         }
     })
+}
+
+/// The cards of one call. Their keys are worth money, so the notification has none.
+fn batch_news(cards: &[GiftCard], now: u64) -> BusinessNews {
+    let card = cards.first().expect("a call makes at least one card");
+    let data = json!({
+        "batchId": card.batch_id,
+        "title": card.title,
+        "currency": card.currency,
+        "amount": card.amount_text,
+        "count": cards.len(),
+        "status": "PAID",
+        "createTime": now,
+    });
+    BusinessNews::enveloped("PAY_GIFT_BATCH", &card.batch_id, &["PAID"], data)
 }
 
 impl GiftCard {

@@ -12,6 +12,7 @@ use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason}
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome, data, signed};
 use crate::rules::market;
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::RequestNumber;
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
@@ -22,6 +23,9 @@ const LONGEST_LIFE_MS: u64 = 3_600_000;
 
 /// The number before the first `prepayId`. Ids have as many digits as those in GatePay's samples.
 const BEFORE_FIRST_PREPAY_ID: u64 = 50_000_000_000_000_000;
+
+/// The Gate account of every customer.
+const PAYER: &str = "7000001";
 
 /// All orders of the institution.
 pub(crate) struct OrderBook {
@@ -212,12 +216,16 @@ pub(crate) fn transactions(
 /// `POST /v1/pay/order/close`.
 pub(crate) fn close(
     orders: &mut OrderBook,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
     let order = orders.named(call.account, asked)?;
     match order.status(call.now) {
-        OrderStatus::Pending => order.progress = OrderProgress::Closed,
+        OrderStatus::Pending => {
+            order.progress = OrderProgress::Closed;
+            news.tell(|| order.news("PAY_CLOSE"));
+        }
         OrderStatus::Paid | OrderStatus::Expired | OrderStatus::Closed => {
             return Err(ApiFailure::OrderStatus);
         }
@@ -229,6 +237,7 @@ pub(crate) fn close(
 pub(crate) fn pay(
     orders: &mut OrderBook,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     prepay_id: &str,
 ) -> Result<(), ApiFailure> {
@@ -249,6 +258,10 @@ pub(crate) fn pay(
     );
     balances.post(call.now, reason, &payment)?;
     order.progress = OrderProgress::Paid { at_ms: call.now };
+    if let Some(on_chain) = &order.on_chain {
+        news.tell(|| order.arrival(on_chain, call.now));
+    }
+    news.tell(|| order.news("PAY_SUCCESS"));
     Ok(())
 }
 
@@ -462,6 +475,61 @@ impl SandboxOrder {
             movement(from, MoneyHolder::Market, first.0, first.1),
             movement(MoneyHolder::Market, to, second.0, second.1),
         ]
+    }
+
+    /// The end of the order: paid from a Gate account, or to an address. No published sample names the sub-account, and
+    /// this one does not either (protocol.md 5.3).
+    fn news(&self, status: &'static str) -> BusinessNews {
+        let paid_ms = match self.progress {
+            OrderProgress::Paid { at_ms } => at_ms,
+            OrderProgress::Created | OrderProgress::Closed => 0,
+        };
+        let mut order = json!({
+            "merchantTradeNo": self.number,
+            "transactionId": format!("T{}", self.prepay_id),
+            "goodsName": self.goods_name,
+            "terminalType": self.terminal_type,
+            "currency": self.price.currency,
+            "orderAmount": self.price.text,
+            "payCurrency": self.pay_currency,
+            "payAmount": self.done_amount().to_string(),
+            "createTime": self.created_ms,
+            "expireTime": self.expires_ms,
+            "transactTime": paid_ms,
+            "channelId": self.channel_id,
+            "payerId": PAYER,
+        });
+        let kind = match &self.on_chain {
+            None => "PAY",
+            Some(on_chain) => {
+                order["chain"] = json!(on_chain.chain);
+                order["address"] = json!(on_chain.address);
+                "PAY_ADDRESS"
+            }
+        };
+        BusinessNews::enveloped(kind, &self.prepay_id, &[status], order).about(self.object())
+    }
+
+    /// The arrival of the payment at the order's address.
+    fn arrival(&self, on_chain: &OnChain, now: u64) -> BusinessNews {
+        let transaction = json!({
+            "merchantTradeNo": self.number,
+            "transactionId": format!("0x{}", self.prepay_id),
+            "chain": on_chain.chain,
+            "address": on_chain.address,
+            "fromAddress": market::address(0),
+            "currency": self.pay_currency,
+            "amount": self.pay_amount.to_string(),
+            "transactTime": now,
+        });
+        let statuses = ["TRANSFERRED_ADDRESS_IN_TERM"];
+        BusinessNews::enveloped("TRANSFER_ADDRESS", &self.prepay_id, &statuses, transaction)
+            .about(self.object())
+    }
+
+    /// The order as the object of its news: the arrival of a payment precedes the end of the order.
+    fn object(&self) -> String {
+        format!("order {}", self.prepay_id)
     }
 
     fn location(&self) -> String {

@@ -10,6 +10,7 @@ use crate::api::banks::BankBook;
 use crate::config::NumbersUniquePer;
 use crate::rules::call::{LedgerCall, Outcome};
 use crate::rules::market;
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::OncePerNumber;
 use crate::rules::page::ListPage;
 use crate::wire::amount::Amount;
@@ -86,6 +87,7 @@ pub(crate) fn create(
     otc: &mut OtcBook,
     banks: &BankBook,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -139,6 +141,9 @@ pub(crate) fn create(
         "promCode": asked.echo("promotionCode"),
     });
     otc.quotes.remove(token);
+    // The `bizType` of OTC orders was never seen; this one is the sandbox's.
+    let statuses = ["PROCESSING", "DISPATCHED", "DONE"];
+    news.tell(|| BusinessNews::enveloped("OTC_ORDER", &id, &statuses, order.clone()));
     otc.orders.keep(call, number, asked, order.clone());
     Ok(order)
 }

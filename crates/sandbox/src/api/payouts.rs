@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::market;
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::OncePerNumber;
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
@@ -52,6 +54,7 @@ struct SubOrder {
 pub(crate) fn create(
     payouts: &mut PayoutBook,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -92,6 +95,7 @@ pub(crate) fn create(
         created_ms: call.now,
         sub_orders,
     };
+    news.tell(|| payout.news(batch_id, call));
     payouts.batches.keep(call, batch_id, asked, payout);
     payouts.sub_orders.extend(numbers);
     Ok(json!({ "batch_id": batch_id }))
@@ -150,6 +154,32 @@ impl PayoutBook {
 }
 
 impl SandboxPayout {
+    /// The payout from its acceptance to its end, without an envelope (protocol.md 5.1). Its name of a sub-order differs
+    /// from the query's, and it has members of its own.
+    fn news(&self, batch_id: &str, call: LedgerCall<'_>) -> BusinessNews {
+        let main_order = json!({
+            "batch_id": batch_id,
+            "merchant_id": merchant_id(call),
+            "status": "",
+            "pay_back_status": null,
+            "channel_id": self.channel_id,
+        });
+        let numbered = self.sub_orders.iter().enumerate();
+        let sub_orders = numbered.map(|(position, order)| {
+            let mut order = order.describe(position, self, batch_id, call);
+            let own = ["id", "batch_id", "withdraw_id", "timestamp", "create_time"];
+            for name in own.into_iter().chain(["update_time", "err_msg"]) {
+                order.as_object_mut().and_then(|order| order.remove(name));
+            }
+            // Possibly empty, says the page.
+            order["batch_withdraw_id"] = json!("");
+            order["from_address"] = json!(market::address(0));
+            order["reconciliation_status"] = json!("");
+            order
+        });
+        BusinessNews::payout(&self.id, main_order, sub_orders.collect())
+    }
+
     fn sub_order_id(&self, position: usize) -> String {
         format!("w{}{position:03}", self.id)
     }

@@ -14,6 +14,7 @@ use crate::api::orders::{OrderBook, OrderStatus, SandboxOrder, of_address_paymen
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome, data};
 use crate::rules::market;
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::RequestNumber;
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
@@ -45,6 +46,7 @@ pub(crate) struct RefundBooks<'l> {
     pub(crate) refunds: &'l mut RefundBook,
     pub(crate) orders: &'l mut OrderBook,
     pub(crate) balances: &'l mut Balances,
+    pub(crate) news: &'l mut NewsBook,
 }
 
 /// The terms of a refund. Two refunds are the same if their terms are equal; amounts are compared by value.
@@ -234,6 +236,7 @@ impl<'l> RefundBooks<'l> {
             refunds,
             orders,
             balances,
+            news,
         } = self;
         let number = parameters.id("refundRequestId")?;
         let key = refunds.numbers_unique_per.number(call.account, number);
@@ -278,6 +281,7 @@ impl<'l> RefundBooks<'l> {
             pay_amount,
             done_ms: call.now,
         });
+        news.tell(|| refund.news(order));
         Ok((refund, order))
     }
 }
@@ -354,6 +358,26 @@ impl SandboxRefund {
             channel_id: Some(order.channel_id.clone()),
             ..Default::default()
         }
+    }
+
+    /// The refund, accepted and then done. `bizId` is the order's, as in the sample (protocol.md 5.3).
+    fn news(&self, order: &SandboxOrder) -> BusinessNews {
+        let data = json!({
+            "merchantTradeNo": order.number,
+            "transactionId": format!("T{}", self.id),
+            "currency": order.price.currency,
+            "refundInfo": {
+                "refundRequestId": self.number,
+                "prepayId": self.asked.prepay_id,
+                "orderAmount": order.price.text,
+                "refundAmount": self.amount_text,
+                "refundPayCurrency": order.pay_currency,
+                "refundPayAmount": self.pay_amount.to_string(),
+            },
+        });
+        let statuses = ["REFUND_PROCESS", "REFUND_SUCCESS"];
+        BusinessNews::enveloped("PAY_REFUND", &self.asked.prepay_id, &statuses, data)
+            .about(format!("refund {}", self.id))
     }
 
     fn describe_v2(&self, order: &SandboxOrder) -> Value {

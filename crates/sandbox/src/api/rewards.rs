@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::config::{AnswerForms, NumbersUniquePer};
 use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::OncePerNumber;
 use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
@@ -42,6 +43,7 @@ struct GiftReward {
 pub(crate) fn create(
     rewards: &mut RewardBook,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -74,6 +76,7 @@ pub(crate) fn create(
         list: asked.echo("batchorderList"),
     };
     let answer = batch.describe_new();
+    news.tell(|| batch.news());
     rewards.keep(call, number, asked, batch);
     Ok(answer)
 }
@@ -105,6 +108,14 @@ impl RewardBook {
 }
 
 impl RewardBatch {
+    fn news(&self) -> BusinessNews {
+        let mut data = self.describe_new();
+        data["currency"] = json!(self.currency);
+        data["status"] = json!("PAID");
+        data["createTime"] = json!(self.created_ms);
+        BusinessNews::enveloped("PAY_BATCH", &self.id, &["PAID"], data)
+    }
+
     fn describe_new(&self) -> Value {
         json!({"merchant_batch_no": self.number, "batch_id": self.id})
     }

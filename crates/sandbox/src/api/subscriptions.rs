@@ -3,20 +3,25 @@
 //! A subscription is active from its creation on: the sandbox takes the subscriber's consent, which GatePay asks for by
 //! the subscription's link, as given.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use crate::api::balances::{Balances, MoneyMovement, MovementReason};
 use crate::api::plans::PlanBook;
 use crate::config::NumbersUniquePer;
 use crate::rules::call::{LedgerCall, Outcome};
+use crate::rules::news::{BusinessNews, NewsBook};
 use crate::rules::numbers::OncePerNumber;
 use crate::rules::page::ListPage;
+use crate::wire::amount::Amount;
 use crate::wire::failure::ApiFailure;
 use crate::wire::parameters::RequestParameters;
 
 /// The first of GatePay's own ids, for subscriptions and for deductions.
 const FIRST_ID: u64 = 95_000_000_001;
 const FIRST_DEDUCTION_ID: u64 = 96_000_000_001;
+const FIRST_PAYMENT_ID: u64 = 97_000_000_001;
 
 /// Subscriptions and deductions, in the form of answers.
 pub(crate) struct SubscriptionBook {
@@ -24,6 +29,10 @@ pub(crate) struct SubscriptionBook {
     subscriptions: OncePerNumber<Value>,
     /// Deductions by merchantDeductNo.
     deductions: OncePerNumber<Value>,
+    /// The callback URLs of subscriptions that have one, by subscriptionOrderNo.
+    callback_urls: HashMap<String, String>,
+    /// The number of payments on chains.
+    payments: u64,
 }
 
 /// `POST …/order/create`.
@@ -33,6 +42,7 @@ pub(crate) fn create(
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
+    let callback_urls = &mut subscriptions.callback_urls;
     let subscriptions = &mut subscriptions.subscriptions;
     let earlier = subscriptions.before(call, "merchantSubscriptionOrderNo", asked)?;
     if let Some(earlier) = earlier {
@@ -43,7 +53,9 @@ pub(crate) fn create(
     if !plans.of(call.account).any(|known| known["planNo"] == plan) {
         return Err(ApiFailure::NotFound("planNo"));
     }
+    let callback_url = asked.optional_text("callbackUrl")?;
     let id = subscriptions.next_id(FIRST_ID);
+    callback_urls.extend(callback_url.map(|url| (id.clone(), url.to_owned())));
     let subscription = json!({
         "subscriptionOrderNo": id,
         "merchantSubscriptionOrderNo": number,
@@ -96,6 +108,7 @@ pub(crate) fn complete(
 pub(crate) fn deduct(
     subscriptions: &mut SubscriptionBook,
     balances: &mut Balances,
+    news: &mut NewsBook,
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
@@ -130,7 +143,55 @@ pub(crate) fn deduct(
         "createTime": call.now,
     });
     deductions.keep(call, number, asked, deduction.clone());
+    let callback_url = subscriptions.callback_url(&deduction["subscriptionOrderNo"]);
+    news.tell(|| {
+        let statuses = ["DEDUCT_SUCCESS"];
+        BusinessNews::enveloped("ACCOUNT_AUTH_DEDUCTION", &id, &statuses, deduction.clone())
+            .to(callback_url)
+    });
     Ok(deduction)
+}
+
+/// A payment on a chain, as a plan schedules them. No call of the API does this.
+pub(crate) fn collect(
+    subscriptions: &mut SubscriptionBook,
+    balances: &mut Balances,
+    news: &mut NewsBook,
+    now: u64,
+    subscription_id: &str,
+    currency: &str,
+    amount: Amount,
+) -> Result<(), ApiFailure> {
+    let mut known = subscriptions.subscriptions.all();
+    let (account, subscription) = known
+        .find(|(_, one)| one["subscriptionOrderNo"] == subscription_id)
+        .ok_or(ApiFailure::NotFound("subscriptionOrderNo"))?;
+    if subscription["status"] != "ACTIVE" {
+        return Err(ApiFailure::OrderStatus);
+    }
+    let id = (FIRST_PAYMENT_ID + subscriptions.payments).to_string();
+    let reason = MovementReason {
+        kind: "SUBSCRIPTION",
+        id: &id,
+        number: "",
+    };
+    let movement = MoneyMovement::deposit(account, currency, amount);
+    balances.post(now, reason, &[movement])?;
+    let payment = json!({
+        "paymentOrderNo": id,
+        "subscriptionOrderNo": subscription_id,
+        "merchantSubscriptionOrderNo": subscription["merchantSubscriptionOrderNo"],
+        "planNo": subscription["planNo"],
+        "amount": amount.to_string(),
+        "currency": currency,
+        "payTime": now,
+    });
+    let callback_url = subscriptions.callback_url(&subscription["subscriptionOrderNo"]);
+    news.tell(|| {
+        BusinessNews::enveloped("SUBSCRIPTION_PAYMENT", &id, &["SUCCESS"], payment).to(callback_url)
+    });
+    subscriptions.payments += 1;
+    Ok(())
 }
 
 /// `GET …/deduction/order/detail`.
@@ -156,7 +217,15 @@ impl SubscriptionBook {
         Self {
             subscriptions: OncePerNumber::new(numbers),
             deductions: OncePerNumber::new(numbers),
+            callback_urls: HashMap::new(),
+            payments: 0,
         }
+    }
+
+    /// The callback URL of a subscription, by its subscriptionOrderNo; empty if it has none.
+    fn callback_url(&self, id: &Value) -> &str {
+        let url = id.as_str().and_then(|id| self.callback_urls.get(id));
+        url.map_or("", String::as_str)
     }
 
     /// The caller's own subscription, by either number.

@@ -109,6 +109,13 @@ impl<T> OncePerNumber<T> {
             .map(|done| &done.outcome)
     }
 
+    /// All outcomes with their accounts, oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.done
+            .iter()
+            .map(|done| (done.account.as_str(), &done.outcome))
+    }
+
     /// All outcomes of the account, mutable, oldest first.
     pub(crate) fn of_mut(&mut self, account: &str) -> impl Iterator<Item = &mut T> {
         self.done

@@ -3,8 +3,9 @@
 
 use hyper::Method;
 use hyper::http::request::Parts;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::notify::sent::SentNotification;
 use crate::service::received::ReceivedRequest;
 use crate::service::world::SandboxWorld;
 use crate::wire::answer::{EnvelopeForm, SandboxAnswer};
@@ -22,8 +23,8 @@ pub(crate) fn is_own(path: &str) -> bool {
 pub(crate) fn answer(world: &SandboxWorld, head: &Parts, body: &[u8]) -> SandboxAnswer {
     match (&head.method, &head.uri.path()[PREFIX.len()..]) {
         (&Method::POST, "pay") => {
-            let paid =
-                RequestParameters::parse(body).and_then(|asked| world.pay(asked.text("prepayId")?));
+            let paid = RequestParameters::parse(body)
+                .and_then(|asked| world.pay(None, asked.text("prepayId")?));
             done(paid)
         }
         (&Method::POST, "fund") => {
@@ -40,6 +41,24 @@ pub(crate) fn answer(world: &SandboxWorld, head: &Parts, body: &[u8]) -> Sandbox
             });
             done(deposited)
         }
+        (&Method::POST, "collect") => {
+            let collected = RequestParameters::parse(body).and_then(|asked| {
+                let (id, currency) = (asked.text("subscriptionOrderNo")?, asked.text("currency")?);
+                world.collect(id, currency, asked.amount("amount")?)
+            });
+            done(collected)
+        }
+        (&Method::POST, "notify") => {
+            let sent = RequestParameters::parse(body).and_then(|asked| notify(world, &asked));
+            SandboxAnswer::new(EnvelopeForm::Standard, sent.map(|id| json!({ "id": id })))
+        }
+        (&Method::GET, "notifications") => {
+            let sent: Option<Vec<_>> = world.sender.as_ref().map(|sender| {
+                let outbox = sender.outbox();
+                outbox.log.all().map(SentNotification::to_json).collect()
+            });
+            SandboxAnswer::json(&sent.unwrap_or_default())
+        }
         (&Method::GET, "received") => {
             let state = world.state();
             SandboxAnswer::json(
@@ -52,6 +71,19 @@ pub(crate) fn answer(world: &SandboxWorld, head: &Parts, body: &[u8]) -> Sandbox
         }
         _ => SandboxAnswer::plain(404, ""),
     }
+}
+
+/// Sends a given body, or the body of an earlier notification.
+fn notify(world: &SandboxWorld, asked: &RequestParameters) -> Result<u64, ApiFailure> {
+    if let Some(id) = asked.optional_integer("id")? {
+        return world.notify_again(id);
+    }
+    let body = match asked.members().get("body") {
+        None | Some(Value::Null) => return Err(ApiFailure::Malformed("body")),
+        Some(Value::String(text)) => text.clone(),
+        Some(json) => json.to_string(),
+    };
+    world.notify(asked.optional_text("url")?, body.into())
 }
 
 fn done(result: Result<(), ApiFailure>) -> SandboxAnswer {

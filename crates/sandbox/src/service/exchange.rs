@@ -135,6 +135,7 @@ fn judge(
             .and_then(|reached| state.execute(reached, head, now, &mut received))
             .unwrap_or_else(|refusal| refusal),
     };
+    world.announce(&mut state);
     received.answer_status = Some(answer.status);
     received.answer_body = answer.body.clone();
     state.log.push(received);

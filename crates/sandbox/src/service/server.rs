@@ -25,9 +25,10 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::accounts::AccountBook;
-use crate::api::orders;
-use crate::config::{OpeningBalance, SandboxConfig};
+use crate::config::{Clock, NotificationSending, OpeningBalance, SandboxConfig};
 use crate::ledger::Ledger;
+use crate::notify::sender::NotificationSender;
+use crate::rules::news::NewsBook;
 use crate::service::authentication::SignatureGate;
 use crate::service::disruption::{ConnectionDisruption, DisruptibleStream};
 use crate::service::exchange::exchange;
@@ -72,6 +73,7 @@ impl Sandbox {
             tls,
             record,
             answer_delay,
+            notifications,
         } = config;
         let accounts = AccountBook::new(
             institution_account,
@@ -79,14 +81,20 @@ impl Sandbox {
             account_delay,
             sub_accounts,
         );
+        let sender = notifications.map(|sending| sender(sending, &clock));
+        let sender = sender.transpose()?;
+        let mut ledger = Ledger::new(accounts, numbers_unique_per, answer_forms);
+        if sender.is_some() {
+            ledger.news = NewsBook::read();
+        }
         let state = SandboxState {
             gate: SignatureGate::new(institution),
-            ledger: Ledger::new(accounts, numbers_unique_per, answer_forms),
+            ledger,
             faults: FaultQueue::default(),
             log: ReceivedLog::new(record),
             examples: 0,
         };
-        let world = Arc::new(SandboxWorld::new(clock, answer_delay, state));
+        let world = Arc::new(SandboxWorld::new(clock, answer_delay, state, sender));
         fund_accounts(&world, opening_balances)?;
         let listener = bind(address)?;
         let address = listener.local_addr()?;
@@ -112,10 +120,7 @@ impl Sandbox {
 
     /// Pays an order of a sub-account, as its customer would.
     pub fn pay(&self, sub_account: &str, prepay_id: &str) -> Result<(), ApiFailure> {
-        let now = self.0.world.now();
-        let ledger = &mut self.0.world.state().ledger;
-        let call = ledger.call(sub_account, now);
-        orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
+        self.0.world.pay(Some(sub_account), prepay_id)
     }
 
     /// Gives money from outside to a sub-account or to the institution's own account.
@@ -126,6 +131,19 @@ impl Sandbox {
     /// Sends money to a static address, as a payer on its chain would.
     pub fn deposit(&self, address: &str, currency: &str, amount: &str) -> Result<(), ApiFailure> {
         self.0.world.deposit(address, currency, amount_of(amount)?)
+    }
+
+    /// Pays a subscription on its chain, as its plan schedules.
+    pub fn collect(
+        &self,
+        subscription_order_no: &str,
+        currency: &str,
+        amount: &str,
+    ) -> Result<(), ApiFailure> {
+        let amount = amount_of(amount)?;
+        self.0
+            .world
+            .collect(subscription_order_no, currency, amount)
     }
 
     /// The balance of an account in a currency, as decimal text in its shortest form.
@@ -148,9 +166,12 @@ impl Sandbox {
         self.0.world.state().faults.inject(injection);
     }
 
-    /// Removes all faults from the fault queue.
+    /// Removes all faults from both fault queues.
     pub fn clear_faults(&self) {
         self.0.world.state().faults.clear();
+        if let Some(sender) = &self.0.world.sender {
+            sender.outbox().faults.clear();
+        }
     }
 
     /// The logged requests, in the order in which they took effect. A request is logged once its answer is composed,
@@ -191,6 +212,16 @@ impl Drop for RunningSandbox {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The sender of notifications.
+fn sender(sending: NotificationSending, clock: &Clock) -> io::Result<Arc<NotificationSender>> {
+    let url = sending.url.clone();
+    let sender = NotificationSender::new(sending, Arc::clone(clock));
+    sender.map(Arc::new).map_err(|problem| {
+        let text = format!("the callback URL {url} {problem}");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
 }
 
 /// An amount above zero.
@@ -253,6 +284,9 @@ fn spawn_server(
         .name("gatepay-sandbox".to_owned())
         .spawn(move || {
             runtime.block_on(async {
+                if let Some(sender) = &world.sender {
+                    tokio::spawn(Arc::clone(sender).run());
+                }
                 tokio::select! {
                     () = accept(listener, tls, world) => {}
                     () = stop.notified() => {}

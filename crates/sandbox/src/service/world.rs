@@ -1,16 +1,20 @@
 //! The state that all connections share: the clock, the catalogue and, behind one lock, the mutable state.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatepay_core::operation::Method;
 use gatepay_core::{Catalogue, Operation};
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Parts;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::api::{balances, fixed_addresses, orders};
+use crate::api::{balances, fixed_addresses, orders, subscriptions};
 use crate::config::Clock;
 use crate::ledger::Ledger;
+use crate::notify::callback::CallbackUrl;
+use crate::notify::sender::NotificationSender;
 use crate::operations::{EmulatedOperation, emulated};
 use crate::service::authentication::SignatureGate;
 use crate::service::fault::FaultQueue;
@@ -26,6 +30,8 @@ pub(crate) struct SandboxWorld {
     clock: Clock,
     pub(crate) answer_delay: Duration,
     state: Mutex<SandboxState>,
+    /// Sends notifications; `None` if the sandbox sends none. Its lock is taken after the state's.
+    pub(crate) sender: Option<Arc<NotificationSender>>,
 }
 
 /// The state that requests change.
@@ -48,13 +54,43 @@ pub(crate) struct ReachedOperation<'a> {
 }
 
 impl SandboxWorld {
-    pub(crate) fn new(clock: Clock, answer_delay: Duration, state: SandboxState) -> Self {
+    pub(crate) fn new(
+        clock: Clock,
+        answer_delay: Duration,
+        state: SandboxState,
+        sender: Option<Arc<NotificationSender>>,
+    ) -> Self {
         Self {
             catalogue: Catalogue::standard(),
             clock,
             answer_delay,
             state: Mutex::new(state),
+            sender,
         }
+    }
+
+    /// Makes notifications of the news in the ledger. The caller still holds the state's lock, so that notifications
+    /// come in the order of the business.
+    pub(crate) fn announce(&self, state: &mut SandboxState) {
+        let news = state.ledger.news.take();
+        if let Some(sender) = self.sender.as_ref().filter(|_| !news.is_empty()) {
+            sender.announce(&news);
+        }
+    }
+
+    /// Sends a body to this URL or the institution's.
+    pub(crate) fn notify(&self, url: Option<&str>, body: Bytes) -> Result<u64, ApiFailure> {
+        let sender = self.sender.as_ref().ok_or(ApiFailure::NotificationUrl)?;
+        if url.is_some_and(|url| CallbackUrl::parse(url).is_err()) {
+            return Err(ApiFailure::NotificationUrl);
+        }
+        Ok(sender.send(url, body))
+    }
+
+    /// Sends the body of an earlier notification again.
+    pub(crate) fn notify_again(&self, id: u64) -> Result<u64, ApiFailure> {
+        let sender = self.sender.as_ref().ok_or(ApiFailure::NotificationUrl)?;
+        sender.send_again(id).ok_or(ApiFailure::NotFound("id"))
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -66,18 +102,47 @@ impl SandboxWorld {
         self.state.lock()
     }
 
-    /// Pays an order as its customer would. The order's sub-account is looked up: the customer does not know it.
-    pub(crate) fn pay(&self, prepay_id: &str) -> Result<(), ApiFailure> {
+    /// Pays an order as its customer would. Without a sub-account the order's own is looked up: the customer does not
+    /// know it.
+    pub(crate) fn pay(&self, sub_account: Option<&str>, prepay_id: &str) -> Result<(), ApiFailure> {
         let now = self.now();
         let mut state = self.state();
         let ledger = &mut state.ledger;
-        let account = ledger
-            .orders
-            .owner(prepay_id)
-            .ok_or(ApiFailure::UnknownOrder)?
-            .to_owned();
+        let account = sub_account.or_else(|| ledger.orders.owner(prepay_id));
+        let account = account.ok_or(ApiFailure::UnknownOrder)?.to_owned();
         let call = ledger.call(&account, now);
-        orders::pay(&mut ledger.orders, &mut ledger.balances, call, prepay_id)
+        orders::pay(
+            &mut ledger.orders,
+            &mut ledger.balances,
+            &mut ledger.news,
+            call,
+            prepay_id,
+        )?;
+        self.announce(&mut state);
+        Ok(())
+    }
+
+    /// Pays a subscription on its chain.
+    pub(crate) fn collect(
+        &self,
+        subscription_id: &str,
+        currency: &str,
+        amount: Amount,
+    ) -> Result<(), ApiFailure> {
+        let now = self.now();
+        let mut state = self.state();
+        let ledger = &mut state.ledger;
+        subscriptions::collect(
+            &mut ledger.subscriptions,
+            &mut ledger.balances,
+            &mut ledger.news,
+            now,
+            subscription_id,
+            currency,
+            amount,
+        )?;
+        self.announce(&mut state);
+        Ok(())
     }
 
     /// Gives an account money from outside.
@@ -107,15 +172,19 @@ impl SandboxWorld {
         amount: Amount,
     ) -> Result<(), ApiFailure> {
         let now = self.now();
-        let ledger = &mut self.state().ledger;
+        let mut state = self.state();
+        let ledger = &mut state.ledger;
         fixed_addresses::deposit(
             &mut ledger.fixed_addresses,
             &mut ledger.balances,
+            &mut ledger.news,
             now,
             address,
             currency,
             amount,
-        )
+        )?;
+        self.announce(&mut state);
+        Ok(())
     }
 
     /// The rows there are.

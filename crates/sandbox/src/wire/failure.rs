@@ -61,6 +61,8 @@ pub enum ApiFailure {
     WrongAmount,
     /// 400622: the quote has expired.
     RateMoved,
+    /// 400624: the notification's URL is invalid, or the sandbox sends no notifications.
+    NotificationUrl,
     /// 500008: `X-GatePay-MerchantId` is not the institution's id.
     UnknownMerchant,
     /// 500203: the order of a call of address payments does not exist.
@@ -115,6 +117,7 @@ impl ApiFailure {
             Self::DuplicatePayment => "400620",
             Self::WrongAmount => "400621",
             Self::RateMoved => "400622",
+            Self::NotificationUrl => "400624",
             Self::UnknownMerchant => "500008",
             Self::UnknownAddressOrder => "500203",
             Self::RefundCurrency => "500205",
@@ -161,6 +164,7 @@ impl ApiFailure {
             Self::DuplicatePayment => "DUPLICATE_PAYMENT",
             Self::WrongAmount => "WRONG_AMOUNT",
             Self::RateMoved => "RATE_MOVED",
+            Self::NotificationUrl => "INVALID_NOTIFICATION_ADDRESS",
             Self::UnknownMerchant => "MERCHANT_NOT_FOUND",
             Self::UnknownAddressOrder => "ADDRESS_ORDER_NOT_FOUND",
             Self::RefundCurrency => "REFUND_CURRENCY_MISMATCH",
@@ -208,6 +212,7 @@ impl ApiFailure {
             Self::DuplicatePayment => "order is paid already",
             Self::WrongAmount => "wrong payment amount",
             Self::RateMoved => "exchange rate moved",
+            Self::NotificationUrl => "invalid notification address",
             Self::UnknownMerchant => "merchant not found",
             Self::UnknownAddressOrder => "address payment order not found",
             Self::RefundCurrency => "refund currency does not match",
@@ -252,6 +257,7 @@ impl ApiFailure {
             | Self::DuplicatePayment
             | Self::WrongAmount
             | Self::RateMoved
+            | Self::NotificationUrl
             | Self::UnknownMerchant
             | Self::UnknownAddressOrder
             | Self::RefundCurrency

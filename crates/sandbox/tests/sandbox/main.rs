@@ -6,6 +6,8 @@
 //! - `client_table`: the members and types that the libraries decode
 //! - `accounts`: the accounts that a call may act for, and movements of money over HTTP
 //! - `faults`: every fault, as it looks on the wire
+//! - `notifications`: the notifications that the sandbox sends, their repetition, and their receivers
+//! - `receiver`: a receiver of notifications that keeps every byte
 //! - `tls`: the sandbox over TLS, with a certificate made for `localhost` only
 //! - `support`: the sandbox and the client that these modules share
 
@@ -17,6 +19,10 @@ mod client_table;
 mod client_types;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod notifications;
+#[cfg(test)]
+mod receiver;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]

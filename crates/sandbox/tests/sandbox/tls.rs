@@ -11,11 +11,18 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Stream
 
 use crate::support::{ACME, CREATE, config, create_body, post, start};
 
-fn certificate() -> CertificateDer<'static> {
+pub(crate) fn certificate() -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(include_bytes!("tls/certificate.pem")).unwrap()
 }
 
 fn start_tls() -> Sandbox {
+    let mut config = config();
+    config.tls = Some(acceptor());
+    start(config)
+}
+
+/// The TLS configuration of a server for `localhost`.
+pub(crate) fn acceptor() -> Arc<ServerConfig> {
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/key.pem")).unwrap();
     let tls =
         ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -24,9 +31,7 @@ fn start_tls() -> Sandbox {
             .with_no_client_auth()
             .with_single_cert(vec![certificate()], key)
             .unwrap();
-    let mut config = config();
-    config.tls = Some(Arc::new(tls));
-    start(config)
+    Arc::new(tls)
 }
 
 /// The answer to one request, how the connection ended, and the negotiated protocol.
