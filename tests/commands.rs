@@ -6,7 +6,8 @@ use gatepay_core::Catalogue;
 use gatepay_proxy::process::clock::Clock;
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
@@ -134,6 +135,29 @@ async fn the_sandbox_answers_as_client_libraries_read_it_or_as_the_documentation
         assert_eq!(answer.outcome(), Some("executed"), "{more:?}");
         assert_eq!(answer.json().get("status").is_some(), has_status);
     }
+}
+
+#[test]
+fn the_sandbox_notifies_the_url_that_it_is_given() {
+    let folder = Folder::before(UNUSED);
+    let receiver = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/gatepay", receiver.local_addr().unwrap());
+    let emulator = Emulator::start(&folder, &["--notify", &url]);
+    let body = r#"{"body":{"bizType":"FIXED_ADDRESS_RISK","bizId":"88"}}"#;
+    let length = body.len();
+    let asked = format!(
+        "POST /-/sandbox/notify HTTP/1.1\r\nHost: sandbox\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let mut sandbox = TcpStream::connect(emulator.url.trim_start_matches("http://")).unwrap();
+    sandbox.write_all(asked.as_bytes()).unwrap();
+    let (called, _) = receiver.accept().unwrap();
+    let lines = BufReader::new(called).lines().map_while(Result::ok);
+    let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+    assert_eq!(head[0], "POST /gatepay HTTP/1.1");
+    assert!(
+        head.iter()
+            .any(|line| line.starts_with("x-gatepay-signature: "))
+    );
 }
 
 #[test]

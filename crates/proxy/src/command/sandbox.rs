@@ -1,16 +1,20 @@
 //! `sandbox`: the GatePay emulator by itself.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use gatepay_core::delivery_schedule::{GATEPAY_CURRENT, GATEPAY_OLD_PAYMENT, GATEPAY_OLDER};
 use gatepay_core::{ClientId, Credential};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
 use gatepay_sandbox::{
-    AnswerForms, NumbersUniquePer, Sandbox as Emulator, SandboxConfig, SubAccount,
+    AnswerForms, NotificationSending, NumbersUniquePer, Sandbox as Emulator, SandboxConfig,
+    SubAccount,
 };
 
 use super::from::SecretFrom;
@@ -62,6 +66,46 @@ pub(crate) struct SandboxCommand {
     /// The certificate's private key (PEM).
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    notify: NotifyArguments,
+}
+
+#[derive(Args)]
+struct NotifyArguments {
+    /// Notify this URL as GatePay notifies the institution's: of payments, refunds, payouts and other business, signed with
+    /// the institution's secret. An https URL, or http on this machine. `GET /-/sandbox/notifications` lists the attempts;
+    /// `POST /-/sandbox/notify` with {"body":…} or {"id":…} sends one by hand.
+    #[arg(long = "notify", value_name = "URL")]
+    url: Option<String>,
+    /// Trust only the certificates in this file (PEM) for an https URL; without it, those that this machine trusts.
+    #[arg(long = "notify-ca", value_name = "FILE", requires = "url")]
+    ca: Option<PathBuf>,
+    /// The delays after which an unacknowledged notification is repeated; GatePay's pages have three.
+    #[arg(
+        long = "notify-schedule",
+        value_enum,
+        default_value = "current",
+        requires = "url"
+    )]
+    schedule: ScheduleArgument,
+    /// Divide these delays by this number.
+    #[arg(
+        long = "notify-speed",
+        value_name = "N",
+        default_value = "1",
+        requires = "url"
+    )]
+    speed: NonZeroU32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScheduleArgument {
+    /// 15 repetitions in 24 hours.
+    Current,
+    /// Each delay of the current one once.
+    Older,
+    /// Every 3 seconds, 10 times.
+    OldPayment,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -88,7 +132,7 @@ impl SandboxCommand {
             }
         };
         let mut config = SandboxConfig::new(
-            Credential::new(self.client_id, &secret),
+            Credential::new(self.client_id.clone(), &secret),
             clock_ahead(self.clock_ahead_ms),
         );
         config.sub_accounts = self
@@ -107,6 +151,13 @@ impl SandboxCommand {
             FormsArgument::Clients => AnswerForms::Clients,
             FormsArgument::Documentation => AnswerForms::Documentation,
         };
+        if let Some(url) = self.notify.url.clone() {
+            let credential = Credential::new(self.client_id, &secret);
+            match self.notify.sending(url, credential) {
+                Ok(sending) => config.notifications = Some(sending),
+                Err(error) => return fail(error),
+            }
+        }
         let scheme = if self.tls_certificate.is_some() {
             "https"
         } else {
@@ -120,6 +171,7 @@ impl SandboxCommand {
         }
         let emulator = match Emulator::start(config, self.listen) {
             Ok(emulator) => emulator,
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return fail(error),
             Err(error) => return fail(format_args!("cannot listen on {}: {error}", self.listen)),
         };
         say(format_args!(
@@ -130,6 +182,22 @@ impl SandboxCommand {
             Ok(_) => ExitStatus::Fine,
             Err(error) => fail(error),
         }
+    }
+}
+
+impl NotifyArguments {
+    fn sending(self, url: String, credential: Credential) -> Result<NotificationSending, String> {
+        let mut sending = NotificationSending::new(url, credential);
+        sending.schedule = match self.schedule {
+            ScheduleArgument::Current => GATEPAY_CURRENT,
+            ScheduleArgument::Older => GATEPAY_OLDER,
+            ScheduleArgument::OldPayment => GATEPAY_OLD_PAYMENT,
+        };
+        sending.speed = self.speed;
+        if !sending.url.starts_with("http://") {
+            sending.tls = Some(config::client(self.ca.as_deref())?);
+        }
+        Ok(sending)
     }
 }
 
