@@ -38,7 +38,8 @@ pub(crate) struct Outbox {
 }
 
 struct WaitingNotification {
-    url: String,
+    /// The URL of the object or of the owner; `None` is the institution's at the time of each attempt.
+    own_url: Option<String>,
     body: Bytes,
     /// The object, if the first attempt waits for those of earlier notifications about it.
     ordered_by: Option<String>,
@@ -59,6 +60,8 @@ pub(crate) struct NotificationAttempt {
     pub(crate) id: u64,
     pub(crate) at_ms: u64,
     pub(crate) url: String,
+    /// Whether `url` is not the institution's.
+    pub(crate) has_own_url: bool,
     pub(crate) timestamp: String,
     pub(crate) nonce: String,
     pub(crate) signature: String,
@@ -129,12 +132,12 @@ impl Outbox {
         if fault == Some(&SendingFault::NotJson) {
             body.truncate(body.len() / 2);
         }
-        let url = news.callback_url.as_ref().unwrap_or(&self.institution_url);
+        let own_url = news.callback_url.clone();
         let due_ms = news.at_ms.unwrap_or(now);
         let mut made = WaitingNotification {
             ordered_by: Some(news.object.clone()),
             is_forged: fault == Some(&SendingFault::WrongSignature),
-            ..WaitingNotification::new(url.clone(), body, due_ms)
+            ..WaitingNotification::new(own_url, body, due_ms)
         };
         match fault {
             Some(SendingFault::Late(by)) => {
@@ -146,7 +149,7 @@ impl Outbox {
                 made.ordered_by = None;
             }
             Some(SendingFault::Twice) => {
-                self.add_by_hand(&made.url.clone(), made.body.clone(), made.due_ms);
+                self.add_by_hand(made.own_url.clone(), made.body.clone(), made.due_ms);
             }
             _ => {}
         }
@@ -154,24 +157,26 @@ impl Outbox {
     }
 
     /// Sends a body as it is, and gives the notification's number.
-    pub(crate) fn add_by_hand(&mut self, url: &str, body: Bytes, now: u64) -> u64 {
-        self.add(WaitingNotification::new(url.to_owned(), body, now))
+    pub(crate) fn add_by_hand(&mut self, own_url: Option<String>, body: Bytes, now: u64) -> u64 {
+        self.add(WaitingNotification::new(own_url, body, now))
     }
 
     /// Sends the body of an earlier notification again, as a new notification.
     pub(crate) fn add_again(&mut self, id: u64, now: u64) -> Option<u64> {
         let waiting = self.waiting.get(&id);
-        let waiting = waiting.map(|one| (one.url.clone(), one.body.clone()));
-        let (url, body) = waiting.or_else(|| {
+        let waiting = waiting.map(|one| (one.own_url.clone(), one.body.clone()));
+        let (own_url, body) = waiting.or_else(|| {
             let mut sent = self.log.all().rev();
             let sent = sent.find(|sent| sent.id == id)?;
-            Some((sent.url.clone(), sent.body.clone()))
+            let own_url = sent.has_own_url.then(|| sent.url.clone());
+            Some((own_url, sent.body.clone()))
         })?;
-        Some(self.add_by_hand(&url, body, now))
+        Some(self.add_by_hand(own_url, body, now))
     }
 
-    pub(crate) fn institution_url(&self) -> &str {
-        &self.institution_url
+    /// Changes the institution's URL, for repetitions too.
+    pub(crate) fn move_to(&mut self, institution_url: String) {
+        self.institution_url = institution_url;
     }
 
     /// The number of notifications that are neither acknowledged nor given up.
@@ -231,7 +236,12 @@ impl Outbox {
         NotificationAttempt {
             id,
             at_ms: now,
-            url: waiting.url.clone(),
+            url: waiting
+                .own_url
+                .as_ref()
+                .unwrap_or(&self.institution_url)
+                .clone(),
+            has_own_url: waiting.own_url.is_some(),
             timestamp,
             nonce,
             signature,
@@ -269,6 +279,7 @@ impl Outbox {
             attempt: number,
             at_ms: attempt.at_ms,
             url: attempt.url,
+            has_own_url: attempt.has_own_url,
             timestamp: attempt.timestamp,
             nonce: attempt.nonce,
             signature: attempt.signature,
@@ -282,9 +293,9 @@ impl Outbox {
 }
 
 impl WaitingNotification {
-    fn new(url: String, body: Bytes, due_ms: u64) -> Self {
+    fn new(own_url: Option<String>, body: Bytes, due_ms: u64) -> Self {
         Self {
-            url,
+            own_url,
             body,
             ordered_by: None,
             waits_for_later: false,

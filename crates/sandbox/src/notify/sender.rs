@@ -75,12 +75,10 @@ impl NotificationSender {
     }
 
     /// Sends a body as it is, to this URL or the institution's, and gives the notification's number.
-    pub(crate) fn send(&self, url: Option<&str>, body: Bytes) -> u64 {
+    pub(crate) fn send(&self, own_url: Option<&str>, body: Bytes) -> u64 {
         let now = (self.clock)();
-        let mut outbox = self.outbox();
-        let url = url.unwrap_or_else(|| outbox.institution_url()).to_owned();
-        let id = outbox.add_by_hand(&url, body, now);
-        drop(outbox);
+        let own_url = own_url.map(str::to_owned);
+        let id = self.outbox().add_by_hand(own_url, body, now);
         self.changed.notify_one();
         id
     }

@@ -17,6 +17,8 @@ pub struct SentNotification {
     pub at_ms: u64,
     /// The URL called.
     pub url: String,
+    /// Whether the URL is another than the institution's: of a fixed address, a subscription, or given by hand.
+    pub has_own_url: bool,
     /// `X-GatePay-Timestamp` as sent.
     pub timestamp: String,
     /// `X-GatePay-Nonce` as sent.
@@ -61,6 +63,7 @@ impl SentNotification {
             "attempt": self.attempt,
             "atMs": self.at_ms,
             "url": self.url,
+            "hasOwnUrl": self.has_own_url,
             "timestamp": self.timestamp,
             "nonce": self.nonce,
             "signature": "<masked>",
@@ -82,6 +85,7 @@ impl fmt::Debug for SentNotification {
             .field("attempt", &self.attempt)
             .field("at_ms", &self.at_ms)
             .field("url", &self.url)
+            .field("has_own_url", &self.has_own_url)
             .field("timestamp", &self.timestamp)
             .field("nonce", &self.nonce)
             .field("body", &self.body)

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use gatepay_core::Credential;
 
+use crate::notify::callback::CallbackUrl;
 use crate::notify::fault::SendingInjection;
 use crate::notify::sent::SentNotification;
 use crate::service::server::Sandbox;
@@ -30,6 +31,16 @@ impl Sandbox {
     /// Sends the body of an earlier notification again, to the same URL, and gives the new notification's number.
     pub fn notify_again(&self, id: u64) -> Result<u64, ApiFailure> {
         self.world().notify_again(id)
+    }
+
+    /// Changes the institution's callback URL, as in GatePay's merchant portal. Repetitions go there too. A sandbox that
+    /// sends no notifications refuses.
+    pub fn move_notifications_to(&self, url: &str) -> Result<(), ApiFailure> {
+        let sender = self.world().sender.as_ref();
+        let sender = sender.ok_or(ApiFailure::NotificationUrl)?;
+        CallbackUrl::parse(url).map_err(|_| ApiFailure::NotificationUrl)?;
+        sender.outbox().move_to(url.to_owned());
+        Ok(())
     }
 
     /// Signs notifications from now on with this credential, repetitions too. Requests are verified as before.

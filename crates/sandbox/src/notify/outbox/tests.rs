@@ -341,6 +341,25 @@ fn a_notification_is_sent_again_as_a_new_one_while_the_log_has_it() {
 }
 
 #[test]
+fn repetitions_go_to_the_institutions_url_in_force_or_to_the_objects_own() {
+    let mut outbox = outbox();
+    outbox.announce(&payment("1"), NOW);
+    outbox.announce(&payment("2").to("http://127.0.0.1:2/own"), NOW);
+    for attempt in outbox.take_due(NOW) {
+        outbox.finish(attempt, Err(String::new()), NOW);
+    }
+    outbox.move_to("http://127.0.0.1:3/moved".to_owned());
+    let due = outbox.take_due(NOW + 15_000).into_iter();
+    let urls: Vec<_> = due.map(|attempt| attempt.url).collect();
+    assert_eq!(urls, ["http://127.0.0.1:3/moved", "http://127.0.0.1:2/own"]);
+    let again = [outbox.add_again(1, NOW), outbox.add_again(2, NOW)];
+    assert_eq!(again, [Some(3), Some(4)]);
+    let due = outbox.take_due(NOW + 15_000).into_iter();
+    let urls: Vec<_> = due.map(|attempt| attempt.url).collect();
+    assert_eq!(urls, ["http://127.0.0.1:3/moved", "http://127.0.0.1:2/own"]);
+}
+
+#[test]
 fn repetitions_are_signed_with_the_credential_in_use() {
     let mut outbox = outbox();
     outbox.announce(&payment("1"), NOW);
@@ -381,7 +400,7 @@ proptest! {
             outbox.announce(&[payment(&number), refund(&number), payout()][kind], now);
         }
         // Sends what is out of order, if it is the last.
-        outbox.add_by_hand(URL, Bytes::new(), now);
+        outbox.add_by_hand(None, Bytes::new(), now);
         let mut answers = answers.into_iter().cycle();
         while let Some(due_ms) = outbox.next_due_ms() {
             now = now.max(due_ms);
