@@ -5,7 +5,7 @@ CREATE FUNCTION claim_endpoints_v1(c_instance bigint, most integer, lasts bigint
     o_id bigint, o_turn bigint, o_tenant text, o_incarnation bigint, o_account text, o_url text,
     o_failures integer, o_failing_since bigint, o_open_until bigint, o_failed_probes integer
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at_ms bigint := now_ms();
 BEGIN
@@ -25,7 +25,7 @@ END
 $$;
 
 CREATE FUNCTION renew_claims_v1(ids bigint[], turns bigint[], lasts bigint) RETURNS boolean[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     kept boolean[];
 BEGIN
@@ -42,7 +42,7 @@ END
 $$;
 
 CREATE FUNCTION release_endpoints_v1(ids bigint[], turns bigint[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 BEGIN
     PERFORM notifying();
     UPDATE endpoint AS p SET claimed_by = NULL, claimed_until = 0
@@ -55,7 +55,7 @@ CREATE FUNCTION due_events_v1(ids bigint[], turns bigint[], most integer) RETURN
     o_claim bigint, o_line bigint, o_id text, o_kind text, o_object text, o_status text, o_received bigint,
     o_waits_since bigint, o_attempts integer, o_failed integer, o_conflict boolean, o_changed boolean, o_body bytea
 )
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at_ms bigint := now_ms();
 BEGIN
@@ -80,7 +80,7 @@ CREATE FUNCTION record_attempts_v1(
     outcomes text[], saids bytea[], effects smallint[], delays bigint[],
     b_failures integer[], b_failing_since bigint[], b_open_until bigint[], b_failed_probes integer[]
 ) RETURNS smallint[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     ended record;
     known event%ROWTYPE;
@@ -162,7 +162,7 @@ CREATE FUNCTION replay_v1(
     one text, r_tenant text, r_incarnation bigint, since bigint, most integer,
     OUT o_waiting integer, OUT o_superseded integer
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     dead_event record;
     is_late boolean;
@@ -178,7 +178,7 @@ BEGIN
         UNION ALL
         (SELECT e.id, e.object_id, e.endpoint, e.rank FROM event AS e
         WHERE e.state = 'dead' AND one IS NULL AND e.tenant = r_tenant AND e.incarnation = r_incarnation
-            AND e.id >= uuid_floor(since) ORDER BY e.id LIMIT most)
+            AND e.received >= since ORDER BY e.received, e.id LIMIT most)
     LOOP
         is_late := EXISTS (SELECT FROM object AS o WHERE o.id = dead_event.object_id AND dead_event.rank < o.rank);
         UPDATE event AS e SET state = CASE WHEN is_late THEN 'superseded' ELSE 'waiting' END, failed = 0,

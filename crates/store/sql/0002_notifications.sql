@@ -2,6 +2,9 @@
 --
 -- Functions that change events come one after another, by one lock: an event's place among its tenant's events is then
 -- the order of commits, so that a cursor behind it misses none. They work in batches, each one commit.
+--
+-- The functions that run for each event plan without sequential scans, so that no stale statistics make one look at all
+-- events.
 
 -- The sub-accounts that a tenant id has had. The newest is in force.
 CREATE TABLE incarnation (
@@ -97,8 +100,8 @@ CREATE TABLE event (
 ALTER TABLE event ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
 CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';
-CREATE INDEX event_oldest ON event (endpoint, id) WHERE state = 'waiting';
-CREATE INDEX event_dead ON event (tenant, incarnation, id) WHERE state = 'dead';
+CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';
+CREATE INDEX event_dead ON event (tenant, incarnation, received, id) WHERE state = 'dead';
 CREATE INDEX event_listed ON event (state, id) WHERE state IN ('quarantined', 'operator', 'dead');
 CREATE INDEX event_decide ON event (decide_at) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
 CREATE SEQUENCE event_place_number;
@@ -248,7 +251,7 @@ END
 $$;
 
 CREATE FUNCTION register_tenants_v1(tenants text[], accounts text[]) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     asked record;
     known incarnation%ROWTYPE;
@@ -273,7 +276,7 @@ $$;
 CREATE FUNCTION note_owners_v1(
     kinds text[], keys text[], tenants text[], accounts text[], ats bigint[], operations text[], currencies text[], o_source text
 ) RETURNS text[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at_ms bigint := now_ms();
     woken text[];
@@ -338,7 +341,7 @@ CREATE FUNCTION receive_v1(
     hint_rows integer[], hint_kinds text[], hint_keys text[], decide_after bigint,
     OUT results smallint[], OUT ids text[], OUT states text[], OUT conflicts boolean[], OUT reasons text[]
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     came record;
     known record;
@@ -409,7 +412,7 @@ $$;
 CREATE FUNCTION take_quarantined_v1(most integer, lease bigint) RETURNS TABLE (
     o_id text, o_received bigint, o_reason text, o_decisions integer, o_token text, o_body bytea
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     at_ms bigint := now_ms();
 BEGIN
@@ -437,7 +440,7 @@ CREATE FUNCTION settle_v1(
     which text, from_states text[], s_tenant text, s_incarnation bigint, s_url text, s_basis text, reason text, delay bigint,
     OUT o_state text, OUT o_conflict boolean, OUT o_reason text
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     known event%ROWTYPE;
     placed record;

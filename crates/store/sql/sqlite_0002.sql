@@ -83,8 +83,8 @@ CREATE TABLE event (
 ) STRICT;
 CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
 CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';
-CREATE INDEX event_oldest ON event (endpoint, id) WHERE state = 'waiting';
-CREATE INDEX event_dead ON event (tenant, incarnation, id) WHERE state = 'dead';
+CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';
+CREATE INDEX event_dead ON event (tenant, incarnation, received, id) WHERE state = 'dead';
 CREATE INDEX event_listed ON event (state, id) WHERE state IN ('quarantined', 'operator', 'dead');
 CREATE INDEX event_decide ON event (decide_at, id) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
 

@@ -106,7 +106,7 @@ impl NotificationModel {
                 ReplayFilter::Tenant { tenant, since_ms } => {
                     let owned = event.owned.as_ref();
                     owned.is_some_and(|owned| owned.tenant == *tenant)
-                        && **id >= EventId::floor(*since_ms)
+                        && event.received_ms >= *since_ms
                 }
             };
             is_meant && event.state == EventState::Dead

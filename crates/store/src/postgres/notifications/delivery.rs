@@ -33,7 +33,7 @@ macro_rules! endpoints {
                 p.failed_probes, p.next_at, p.waiting, p.dead,
                 CASE WHEN p.claimed_until > gatepay.now_ms() THEN p.claimed_by END AS claimed_by,
                 (SELECT e.received FROM gatepay.event AS e WHERE e.endpoint = p.id AND e.state = 'waiting'
-                    ORDER BY e.id LIMIT 1) AS oldest
+                    ORDER BY e.received LIMIT 1) AS oldest
             FROM gatepay.endpoint AS p
             JOIN gatepay.incarnation AS i ON i.tenant = p.tenant AND i.incarnation = p.incarnation ",
             $which,

@@ -22,7 +22,7 @@ const DUE: &str = "SELECT e.id, l.object, e.kind, e.object, e.status, e.received
     ORDER BY l.next_at, l.object LIMIT ?4";
 const ENDPOINTS: &str = "SELECT p.tenant, p.incarnation, i.account, p.url, p.failures, p.failing_since, p.open_until,
         p.failed_probes, p.off, p.next_at, CASE WHEN p.claimed_until > ?1 THEN p.claimed_by END, p.waiting, p.dead,
-        (SELECT e.received FROM event AS e WHERE e.endpoint = p.id AND e.state = 'waiting' ORDER BY e.id LIMIT 1), p.id, p.turn
+        (SELECT e.received FROM event AS e WHERE e.endpoint = p.id AND e.state = 'waiting' ORDER BY e.received LIMIT 1), p.id, p.turn
     FROM endpoint AS p JOIN incarnation AS i ON i.tenant = p.tenant AND i.incarnation = p.incarnation ";
 
 impl SqliteStore {

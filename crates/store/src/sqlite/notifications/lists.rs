@@ -274,14 +274,13 @@ fn dead_events(change: &Connection, filter: &ReplayFilter) -> Result<Vec<DeadEve
         }
         ReplayFilter::Tenant { tenant, since_ms } => {
             let of_tenant = format!(
-                "{dead} AND e.tenant = ?1 AND e.incarnation = ?2 AND e.id >= ?3 ORDER BY e.id LIMIT ?4"
+                "{dead} AND e.tenant = ?1 AND e.incarnation = ?2 AND e.received >= ?3 ORDER BY e.received, e.id LIMIT ?4"
             );
             let mut of_tenant = change.prepare_cached(&of_tenant)?;
-            let floor = EventId::floor(*since_ms);
             let keys = params![
                 tenant.tenant,
                 big(tenant.incarnation),
-                floor.0.as_bytes(),
+                big(*since_ms),
                 MOST_LISTED
             ];
             of_tenant.query_map(keys, read)?.collect::<Result<_, _>>()?
