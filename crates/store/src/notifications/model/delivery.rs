@@ -199,10 +199,9 @@ impl NotificationModel {
             claimed_by: endpoint.claimed_by.filter(|_| is_claimed),
             waiting: of_endpoint(EventState::Waiting).count() as u64,
             dead: of_endpoint(EventState::Dead).count() as u64,
-            // The first by id.
             oldest_waiting_ms: of_endpoint(EventState::Waiting)
-                .next()
-                .map(|it| it.received_ms),
+                .map(|event| event.received_ms)
+                .min(),
         }
     }
 
