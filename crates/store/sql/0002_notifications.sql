@@ -143,6 +143,10 @@ CREATE TABLE url_token (
 CREATE TABLE sweep (one boolean PRIMARY KEY DEFAULT true CHECK (one), owner_block bigint NOT NULL DEFAULT 0);
 INSERT INTO sweep DEFAULT VALUES;
 
+-- The clock for the role that serves, which reads the tables beside the functions.
+CREATE FUNCTION clock_v1() RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$ SELECT now_ms() $$;
+
 CREATE FUNCTION notifying() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 4) $$;
 

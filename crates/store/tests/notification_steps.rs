@@ -159,6 +159,22 @@ macro_rules! both {
     }};
 }
 
+/// A sub-account that returns is a new incarnation, and rows of the ledger belong to the one of their time.
+pub(crate) fn an_account_that_returns() -> Vec<NewsStep> {
+    vec![
+        NewsStep::Advance(1_000),
+        NewsStep::Note(0, 0, 0, None),
+        NewsStep::Advance(1_000),
+        NewsStep::Register(0, 1),
+        NewsStep::Note(1, 0, 1, None),
+        NewsStep::Advance(1_000),
+        NewsStep::Register(0, 0),
+        NewsStep::Note(2, 0, 0, Some(1_500)),
+        NewsStep::Note(3, 0, 0, None),
+        NewsStep::Note(3, 0, 1, Some(DAY_MS)),
+    ]
+}
+
 /// Runs steps, and compares each answer and what is stored after each step.
 pub(crate) fn run(engine: NewsEngine<'_>, steps: &[NewsStep]) {
     let mut trial = NewsTrial {

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_store::admission::{AdmissionVerdict, HaltScope};
 use gatepay_store::check::FindingSeverity;
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{DemandReport, TenantDemand};
+use gatepay_store::notifications::delivery::EndpointOffReason;
+use gatepay_store::notifications::event::{EventState, ReceiveResult};
+use gatepay_store::notifications::ledger::{CallbackUrl, LedgerSource};
+use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::postgres::{NEWEST_SCHEMA, PostgresStore};
 use gatepay_store::settings::PostgresSettings;
 use tokio_postgres::NoTls;
@@ -55,7 +60,14 @@ async fn the_role_that_serves_executes_the_functions_and_changes_no_table() {
     serve.halt(&HaltScope::Money, "operator").await.unwrap();
     serve.distrust().await.unwrap();
     serve.leave().await.unwrap();
+    let serve = Store::Postgres(Box::new(serve));
+    exercise_notifications(&serve).await;
     for statement in [
+        "UPDATE gatepay.event SET state = 'delivered'",
+        "DELETE FROM gatepay.incarnation",
+        "INSERT INTO gatepay.url_token VALUES ('t', 'acme', 1, 'https://a.example', 'x', 0)",
+        "SELECT gatepay.progress_object('acme', 1, '', 'PAY', '1', 'PAY_SUCCESS', 1, 0)",
+        "SELECT nextval('gatepay.event_place_number')",
         "DELETE FROM gatepay.stamp",
         "INSERT INTO gatepay.halt VALUES ('all', 0, 'x')",
         "TRUNCATE gatepay.stamp_0",
@@ -76,6 +88,54 @@ async fn the_role_that_serves_executes_the_functions_and_changes_no_table() {
     assert!(
         error.contains("password authentication failed") && !error.contains("another"),
         "{error}"
+    );
+}
+
+/// Every call about notifications.
+async fn exercise_notifications(store: &Store) {
+    let tenant = crate::notified::acme(store, "100").await;
+    let event = crate::notified::event(&tenant, "1");
+    let received = store.receive(&[event]).await.unwrap();
+    let ReceiveResult::New(arrival) = &received[0] else {
+        panic!("{received:?}");
+    };
+    let id = arrival.id;
+    let prepay = LedgerKey::new(LedgerKeyKind::PrepayId, "1").unwrap();
+    store.note_owners(&[], LedgerSource::Answer).await.unwrap();
+    store.owners(&[prepay]).await.unwrap();
+    let url = CallbackUrl {
+        tenant: tenant.clone(),
+        url: "https://a.example".to_owned(),
+        made_for: "x".to_owned(),
+    };
+    store.callback_token(&url, "token").await.unwrap();
+    assert_eq!(store.callback_urls(&["token"]).await.unwrap(), [Some(url)]);
+    store.take_quarantined(1).await.unwrap();
+    assert_eq!(store.assign(id, &tenant, None, "olga").await.unwrap(), None);
+    let claims = store.claim_endpoints(1, 1).await.unwrap();
+    assert_eq!(store.renew_claims(&claims).await.unwrap(), [true]);
+    let due = store.due_events(&claims, 1).await.unwrap();
+    assert_eq!(due[0][0].id, id);
+    store.record_attempts(&[]).await.unwrap();
+    store.release_endpoints(&claims).await.unwrap();
+    let endpoint = claims[0].endpoint.clone();
+    store
+        .turn_endpoint_off(&endpoint, EndpointOffReason::Operator)
+        .await
+        .unwrap();
+    store.turn_endpoint_on(&endpoint).await.unwrap();
+    assert!(store.endpoint_state(&endpoint).await.unwrap().is_some());
+    store.tenant_events(&tenant, None, 0, 1).await.unwrap();
+    store
+        .list_events(Some(EventState::Waiting), None, 1)
+        .await
+        .unwrap();
+    assert!(store.event(id).await.unwrap().is_some());
+    store.replay(&ReplayFilter::Event(id)).await.unwrap();
+    store.retain(&RetentionTerms::default()).await.unwrap();
+    assert_eq!(
+        store.notification_counts().await.unwrap().endpoints.len(),
+        1
     );
 }
 

@@ -31,7 +31,7 @@ macro_rules! endpoints {
         concat!(
             "SELECT p.tenant, p.incarnation, i.account, p.url, p.off, p.failures, p.failing_since, p.open_until,
                 p.failed_probes, p.next_at, p.waiting, p.dead,
-                CASE WHEN p.claimed_until > gatepay.now_ms() THEN p.claimed_by END AS claimed_by,
+                CASE WHEN p.claimed_until > (SELECT gatepay.clock_v1()) THEN p.claimed_by END AS claimed_by,
                 (SELECT e.received FROM gatepay.event AS e WHERE e.endpoint = p.id AND e.state = 'waiting'
                     ORDER BY e.received LIMIT 1) AS oldest
             FROM gatepay.endpoint AS p

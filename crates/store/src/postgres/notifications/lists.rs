@@ -64,7 +64,7 @@ const ATTEMPTS: &str =
     WHERE event = $1::text::uuid ORDER BY number";
 const REPLAY: &str = "SELECT * FROM gatepay.replay_v1($1, $2, $3, $4, $5)";
 const COUNTS: &str =
-    "SELECT count(*) AS quarantined, min(e.received) AS oldest, gatepay.now_ms() AS now
+    "SELECT count(*) AS quarantined, min(e.received) AS oldest, gatepay.clock_v1() AS now
     FROM gatepay.event AS e WHERE e.state = 'quarantined'";
 const RETAIN: &str = "SELECT * FROM gatepay.retain_v1($1, $2, $3, $4, $5)";
 /// The blocks of the ledger that one step looks at: some 1,000 rows.

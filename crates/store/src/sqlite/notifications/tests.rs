@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::engine::Store;
-use crate::notification_steps::{NewsEngine, news_step, run};
+use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
 use crate::settings::{SqliteSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
 
@@ -21,7 +21,7 @@ fn agree(cases: u32, steps: usize) {
         ..Config::default()
     });
     let sequences = prop::collection::vec(news_step(), 1..steps);
-    let result = runner.run(&sequences, |steps| {
+    let trial = |steps: &[NewsStep]| {
         let folder = tempfile::tempdir().unwrap();
         let settings = SqliteSettings {
             path: folder.path().join("gatepay.db"),
@@ -37,10 +37,14 @@ fn agree(cases: u32, steps: usize) {
             store: &store,
             set_clock: &set_clock,
         };
-        run(engine, &steps);
+        run(engine, steps);
+    };
+    let result = runner.run(&sequences, |steps| {
+        trial(&steps);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+    trial(&an_account_that_returns());
 }
 
 #[test]
