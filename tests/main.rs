@@ -144,3 +144,5 @@ mod commands;
 mod words;
 // The sources keep the prohibitions of the design.
 mod architecture;
+// The page for tenants that receive notifications tells the truth.
+mod receiving;
