@@ -1,6 +1,7 @@
 //! The keys of each file: from a table to a type of the model.
 
 pub(crate) mod credentials;
+pub(crate) mod listener_keys;
 pub(crate) mod notifications_file;
 pub(crate) mod operation_paths;
 pub(crate) mod operations;

@@ -11,6 +11,7 @@ pub(crate) mod restriction;
 pub mod settings;
 pub(crate) mod snapshot;
 pub mod tenant;
+pub(crate) mod tls_files;
 pub mod url;
 
 pub(crate) mod claims;

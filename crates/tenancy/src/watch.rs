@@ -413,7 +413,9 @@ fn digest(path: &Path) -> Option<FileDigest> {
 }
 
 fn certificates(settings: &Settings) -> Vec<StampedFile> {
-    let tls = settings.listen.tls.iter();
+    let notifications = settings.notifications.iter();
+    let notifications = notifications.filter_map(|settings| settings.tls.as_ref());
+    let tls = settings.listen.tls.iter().chain(notifications);
     let files = tls.flat_map(|tls| {
         [
             Some(&tls.certificate),

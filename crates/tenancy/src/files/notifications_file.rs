@@ -6,7 +6,7 @@ use gatepay_core::ClientId;
 use gatepay_core::delivery_schedule::AckRule;
 use gatepay_core::destination::{DestinationRules, DestinationUrl};
 
-use crate::files::proxy_file::{address, collide, listen_tls};
+use crate::files::listener_keys::{address, collide, listen_tls};
 use crate::files::secrets::SecretSources;
 use crate::files::store_file;
 use crate::model::notifications::{

@@ -1,6 +1,5 @@
 //! `proxy.toml`, as written.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use gatepay_core::{SigningKey, StampWindow};
 use serde_json::json;
 
 use crate::files::credentials;
+use crate::files::listener_keys::{address, collide, listen_tls};
 use crate::files::notifications_file;
 use crate::files::secrets::{self, SecretSources};
 use crate::files::store_file;
@@ -20,7 +20,7 @@ use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::model::settings::{
     AcceptEncoding, AdminOperator, AdminSettings, AuditSettings, BreakerSettings, ClockSource,
     DrainSettings, EgressCredentials, EgressSettings, FixedAddressCallback, Institution,
-    ListenSettings, ListenTls, LogFormat, LogSettings, MetricsSettings, QuotaSettings, QuotaShadow,
+    ListenSettings, LogFormat, LogSettings, MetricsSettings, QuotaSettings, QuotaShadow,
     RefusalStatus, SecretText, Settings, StoreSettings, UpstreamSettings,
 };
 use crate::model::tenant::SubAccount;
@@ -52,6 +52,10 @@ pub(crate) fn read(
     let institution = institution(reader.section("institution"), sources, claims);
     let (upstream, egress) = upstream(reader.section("upstream"), sources);
     let default = Settings::new(upstream.url.clone(), institution);
+    let audit = reader.table("audit");
+    let audit = audit.and_then(|table| self::audit(table, sources));
+    let store = reader.table("store");
+    let store = store.map(|table| store_file::read(table, sources));
     let notifications = reader.table("notifications");
     let notifications = notifications.and_then(|table| notifications_file::read(table, sources));
     let settings = Settings {
@@ -71,16 +75,7 @@ pub(crate) fn read(
             default.checks,
             value::one_of(Strictness::ALL, Strictness::as_str),
         ),
-        fixed_address_callback: reader.or(
-            "fixed_address_callback",
-            // Only then does a notification to that URL find its way to the tenant.
-            if reader.has("notifications") {
-                FixedAddressCallback::Relay
-            } else {
-                default.fixed_address_callback
-            },
-            value::word(FixedAddressCallback::WORDS),
-        ),
+        fixed_address_callback: callback(reader, default.fixed_address_callback),
         balance_currencies: balance(reader.section("balance"), default.balance_currencies),
         clock: reader.or("clock", default.clock, value::word(ClockSource::WORDS)),
         listen: listen(reader.section("listen"), sources),
@@ -91,12 +86,8 @@ pub(crate) fn read(
         window: window(reader.section("timestamp")),
         drain: drain(reader.section("drain")),
         secret_text: text,
-        audit: reader
-            .table("audit")
-            .and_then(|table| audit(table, sources)),
-        store: reader
-            .table("store")
-            .map(|table| store_file::read(table, sources)),
+        audit,
+        store,
         notifications,
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
@@ -123,6 +114,17 @@ fn shared_burst(reader: &mut TableReader<'_>, settings: &Settings) {
         );
         reader.problem("upstream.quota.burst", text);
     }
+}
+
+/// Only with notifications does a call to a URL of the proxy's find its way to the tenant.
+fn callback(reader: &mut TableReader<'_>, without: FixedAddressCallback) -> FixedAddressCallback {
+    let default = if reader.has("notifications") {
+        FixedAddressCallback::Relay
+    } else {
+        without
+    };
+    let word = value::word(FixedAddressCallback::WORDS);
+    reader.or("fixed_address_callback", default, word)
 }
 
 fn secret_text(reader: &mut TableReader<'_>) -> SecretText {
@@ -170,22 +172,6 @@ fn listen(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> ListenSett
     }
     reader.finish();
     listen
-}
-
-pub(super) fn listen_tls(
-    mut reader: TableReader<'_>,
-    sources: SecretSources<'_>,
-) -> Option<ListenTls> {
-    let path = || value::path(sources.folder);
-    let certificate = reader.required("certificate", path());
-    let key = reader.required("key", path());
-    let client_ca = reader.optional("client_ca", path());
-    reader.finish();
-    Some(ListenTls {
-        certificate: certificate?,
-        key: key?,
-        client_ca,
-    })
 }
 
 fn admin(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> AdminSettings {
@@ -496,15 +482,6 @@ fn log(mut reader: TableReader<'_>) -> LogSettings {
     log
 }
 
-pub(super) fn address(value: &ConfigValue) -> Result<SocketAddr, ValueFault> {
-    let parse = |text: &str| {
-        let address = text.parse::<SocketAddr>();
-        let address = address.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
-        address.map_err(|_| "must be an address and a port, like \"127.0.0.1:8080\"")
-    };
-    value::text(parse)(value)
-}
-
 fn currency(text: &str) -> Result<String, &'static str> {
     let plain = text
         .bytes()
@@ -534,10 +511,4 @@ fn part(value: &ConfigValue) -> Result<f64, ValueFault> {
         ConfigValue::Integer(0) => Ok(0.0),
         _ => Err("must be a fraction from 0 to 1".into()),
     }
-}
-
-/// Whether two listeners cannot both have their address. Port 0 lets the system choose another each time.
-pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let every = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && one.port() != 0 && (every || one.ip() == other.ip())
 }

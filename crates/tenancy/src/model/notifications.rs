@@ -10,7 +10,7 @@ use gatepay_core::delivery_schedule::AckRule;
 use gatepay_core::destination::{DestinationRules, DestinationUrl};
 use ipnet::IpNet;
 
-use crate::model::settings::{ListenTls, StoreClientFiles};
+use crate::model::tls_files::{ListenTls, StoreClientFiles};
 
 /// `[notifications]` of `proxy.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]

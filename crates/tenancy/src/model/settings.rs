@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::model::facts::ConfigFacts;
 use crate::model::notifications::NotificationSettings;
 use crate::model::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
+pub use crate::model::tls_files::{ListenTls, StoreClientFiles};
 pub use crate::model::url::UpstreamUrl;
 
 /// Everything `proxy.toml` says, with defaults in place and paths resolved against its folder.
@@ -165,17 +166,6 @@ pub struct ListenSettings {
     pub max_connections_per_address: NonZeroUsize,
     /// Requests being answered at the same time.
     pub max_requests: NonZeroUsize,
-}
-
-/// The listener's TLS files, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenTls {
-    /// The certificate chain.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// The authorities for tenants' certificates.
-    pub client_ca: Option<PathBuf>,
 }
 
 /// The operators' side.
@@ -398,15 +388,6 @@ pub struct PostgresServer {
     pub client: Option<StoreClientFiles>,
     /// Whether connections without TLS to other machines are meant.
     pub plaintext: bool,
-}
-
-/// The files of a client certificate, PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoreClientFiles {
-    /// The certificate with its chain.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 /// The password of a database. It cannot be printed.

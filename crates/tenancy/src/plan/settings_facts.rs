@@ -50,7 +50,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         log,
         written: _,
     } = settings;
-    let mut facts: ConfigFacts = [
+    let mut facts = named([
         ("tenants", path(tenants)),
         ("operators", maybe_path(operators.as_ref())),
         ("state_dir", maybe_path(state_dir.as_ref())),
@@ -66,24 +66,21 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         ("balance.currencies", balance_currencies.clone().into()),
         ("clock", word(ClockSource::WORDS, clock)),
         ("secret_text", word(SecretText::WORDS, secret_text)),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into();
-    below(&mut facts, "listen", of_listen(listen));
-    below(&mut facts, "admin", of_admin(admin));
-    below(&mut facts, "timestamp", of_window(*window));
-    below(&mut facts, "upstream", of_upstream(upstream));
-    below(&mut facts, "upstream", of_egress(egress.as_ref()));
-    below(&mut facts, "drain", of_drain(drain));
-    below(&mut facts, "audit", of_audit(audit.as_ref()));
-    below(&mut facts, "store", of_store(store.as_ref()));
-    below(
-        &mut facts,
-        "notifications",
-        of_notifications(notifications.as_ref()),
-    );
-    below(&mut facts, "metrics", of_metrics(metrics));
-    below(&mut facts, "log", of_log(log));
+    ]);
+    for (table, entries) in [
+        ("listen", of_listen(listen)),
+        ("admin", of_admin(admin)),
+        ("timestamp", of_window(*window)),
+        ("upstream", of_upstream(upstream, egress.as_ref())),
+        ("drain", of_drain(drain)),
+        ("audit", of_audit(audit.as_ref())),
+        ("store", of_store(store.as_ref())),
+        ("notifications", of_notifications(notifications.as_ref())),
+        ("metrics", of_metrics(metrics)),
+        ("log", of_log(log)),
+    ] {
+        below(&mut facts, table, entries);
+    }
     facts
 }
 
@@ -153,7 +150,10 @@ fn of_window(window: StampWindow) -> Vec<(&'static str, Value)> {
     vec![("past_ms", past_ms.into()), ("future_ms", future_ms.into())]
 }
 
-fn of_upstream(upstream: &UpstreamSettings) -> Vec<(&'static str, Value)> {
+fn of_upstream(
+    upstream: &UpstreamSettings,
+    egress: Option<&EgressSettings>,
+) -> Vec<(&'static str, Value)> {
     let UpstreamSettings {
         url,
         ca,
@@ -188,6 +188,7 @@ fn of_upstream(upstream: &UpstreamSettings) -> Vec<(&'static str, Value)> {
         ("breaker.ratio", (*ratio).into()),
     ];
     facts.extend(of_quota(quota));
+    facts.extend(of_egress(egress));
     facts
 }
 
@@ -349,6 +350,10 @@ fn of_log(log: &LogSettings) -> Vec<(&'static str, Value)> {
         ("format", word(LogFormat::WORDS, format)),
         ("sample_successes", (*sample_successes).into()),
     ]
+}
+
+fn named<const N: usize>(entries: [(&str, Value); N]) -> ConfigFacts {
+    entries.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
 fn below(facts: &mut ConfigFacts, table: &str, entries: Vec<(&'static str, Value)>) {
