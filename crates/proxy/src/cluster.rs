@@ -13,6 +13,7 @@ pub mod limits;
 pub mod meters;
 mod notes;
 mod previous_instance;
+pub mod store_calls;
 mod store_thread;
 pub mod store_use;
 
@@ -43,6 +44,7 @@ use crate::cluster::handover_marker::HandoverMarker;
 use crate::cluster::limits::SharedLimits;
 use crate::cluster::meters::ClusterMeters;
 use crate::cluster::notes::ClusterNotes;
+use crate::cluster::store_calls::{StoreCalls, StoreJob, WAITING_CALLS};
 use crate::process::clock::{self, Clock};
 
 /// The store that instances share, as the workers use it.
@@ -68,6 +70,8 @@ struct ClusterShared {
     reads_without_store: bool,
     admissions: AdmissionQueue,
     orders: mpsc::Sender<StoreOrder>,
+    /// The way for the calls of other rooms.
+    calls: StoreCalls,
     /// Whether a run of this folder served before this one.
     served_before: AtomicBool,
     /// Set when this instance has joined.
@@ -101,6 +105,7 @@ struct UnstartedThread {
     connection: StoreConnection,
     admissions: AdmissionRunner,
     orders: mpsc::Receiver<StoreOrder>,
+    calls: mpsc::Receiver<StoreJob>,
 }
 
 /// A request of an operator's to the store.
@@ -177,6 +182,7 @@ impl Cluster {
         let connection = StoreConnection::in_folder(settings, window, state_dir)?;
         let (queue, admissions) = AdmissionQueue::new(WAITING, u64::from_le_bytes(clock::random()));
         let (order_sender, orders) = mpsc::channel(ORDERS);
+        let (call_sender, calls) = mpsc::channel(WAITING_CALLS);
         let shared = ClusterShared {
             clock: clock.clone(),
             place: connection.place(),
@@ -187,6 +193,7 @@ impl Cluster {
             reads_without_store: settings.reads_without_store,
             admissions: queue,
             orders: order_sender,
+            calls: StoreCalls::new(call_sender),
             served_before: AtomicBool::new(false),
             key: OnceLock::new(),
             is_heard: AtomicBool::new(false),
@@ -209,6 +216,7 @@ impl Cluster {
                 connection,
                 admissions,
                 orders,
+                calls,
             })),
             thread: Mutex::new(None),
             suspending: tokio::sync::Mutex::default(),
@@ -302,6 +310,11 @@ impl Cluster {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(_)) | Err(_) => Err(StoreAway),
         }
+    }
+
+    /// The way to call the store on its thread.
+    pub fn calls(&self) -> &StoreCalls {
+        &self.shared.calls
     }
 
     /// The limits that instances share; `None` if the store is one process's own.

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::halt_check::SeenCluster;
 use crate::cluster::limits;
-use crate::cluster::{ClusterShared, StoreOrder, UnstartedThread};
+use crate::cluster::{ClusterShared, StoreOrder, UnstartedThread, store_calls};
 use crate::process::clock;
 use crate::process::host;
 
@@ -44,6 +44,7 @@ pub(super) fn start(
         connection,
         admissions,
         orders,
+        calls,
     } = unstarted;
     let store = Arc::new(connection.open()?);
     let runtime = Builder::new_current_thread().enable_all().build();
@@ -56,6 +57,10 @@ pub(super) fn start(
             let admitting = spawn_local(admissions.run(Arc::clone(&store)));
             let watching = spawn_local(watch_admissions(Arc::clone(&shared)));
             let ordering = spawn_local(obey(Arc::clone(&store), orders));
+            let of_calls = Arc::clone(&shared);
+            let has_joined = move || of_calls.key.get().is_some();
+            let calling = store_calls::run(has_joined, Arc::clone(&store), calls);
+            let calling = spawn_local(calling);
             let keeping = spawn_local(keep_up(Arc::clone(&shared), Arc::clone(&store)));
             let lent = (Arc::clone(&shared), Arc::clone(&store));
             let lend = move || lend_limits(Arc::clone(&lent.0), Arc::clone(&lent.1));
@@ -65,6 +70,7 @@ pub(super) fn start(
             admitting.abort();
             watching.abort();
             ordering.abort();
+            calling.abort();
             keeping.abort();
             let _unanswered = timeout(shared.timeout, store.leave()).await;
         });
