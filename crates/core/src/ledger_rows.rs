@@ -53,13 +53,28 @@ impl LedgerRow {
         status: u16,
         answer: &[u8],
     ) -> Vec<LedgerKey> {
-        let verdict = envelope::judge(operation.kind, status, answer).verdict;
-        if self.own_ids.is_empty() || verdict != AnswerVerdict::Success {
+        let chosen = self.intents(call);
+        let is_chosen = |text: &str| chosen.iter().any(|intent| intent.text() == text);
+        self.own_ids_beside(operation, is_chosen, status, answer)
+    }
+
+    /// As [`own_ids`](Self::own_ids), for a call whose intents are known.
+    pub fn own_ids_beside(
+        &self,
+        operation: &Operation,
+        is_chosen: impl Fn(&str) -> bool,
+        status: u16,
+        answer: &[u8],
+    ) -> Vec<LedgerKey> {
+        if self.own_ids.is_empty() {
             return Vec::new();
         }
-        let chosen = self.intents(call);
+        let verdict = envelope::judge(operation.kind, status, answer).verdict;
+        if verdict != AnswerVerdict::Success {
+            return Vec::new();
+        }
         let mut ids = answered(self.own_ids, answer);
-        ids.retain(|id| chosen.iter().all(|intent| intent.text() != id.text()));
+        ids.retain(|id| !is_chosen(id.text()));
         ids
     }
 }

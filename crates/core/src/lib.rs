@@ -12,6 +12,7 @@
 
 pub mod amount;
 pub mod body;
+pub mod callback_url;
 pub mod catalogue;
 pub mod chain;
 pub mod check;

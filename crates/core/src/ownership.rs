@@ -120,6 +120,8 @@ pub enum QuarantineReason {
     SharedAccount,
     /// More than [`MOST_CANDIDATES`] tenants have chosen the number.
     TooManyCandidates,
+    /// Only numbers that tenants choose lead to a tenant, and GatePay is not asked.
+    Unproved,
 }
 
 words!(QuarantineReason {
@@ -129,6 +131,7 @@ words!(QuarantineReason {
     Removed = "removed",
     SharedAccount = "shared_account",
     TooManyCandidates = "too_many_candidates",
+    Unproved = "unproved",
 });
 
 /// Decides by all hints together. A hint without a holder is no hint.
