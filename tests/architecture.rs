@@ -562,7 +562,13 @@ fn a_long_function_is_found_and_measured_between_its_braces() {
 #[test]
 fn only_a_refusal_and_the_admin_page_choose_a_status() {
     for (file, code) in sources("proxy") {
-        let may = ["refusal", "admin", "suspend", "cluster_view"];
+        let may = [
+            "refusal",
+            "admin",
+            "suspend",
+            "cluster_view",
+            "notification_exchange",
+        ];
         let chooses = code.contains("StatusCode::") && !may.contains(&&*file);
         assert!(!chooses, "{file} chooses a status");
     }

@@ -118,6 +118,8 @@ mod scraped;
 mod clusters;
 // Limits hold for all instances together.
 mod cluster_limits;
+// GatePay's notifications are stored with their owner before they are acknowledged.
+mod notifications;
 // The commands about the store say in one line what is wrong with it and what to do.
 mod store_commands;
 // The shipped files for HAProxy and Kubernetes run two instances; no call fails while one drains.

@@ -38,7 +38,10 @@ pub(crate) fn run(arguments: &[String]) {
             key,
             client_ca: None,
         };
-        (config::listener(&files).unwrap(), client)
+        (
+            config::listener(&files, &["h2", "http/1.1"]).unwrap(),
+            client,
+        )
     });
     let way = Way {
         gatepay: arguments[0].parse().unwrap(),

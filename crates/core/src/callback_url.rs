@@ -10,8 +10,8 @@ use crate::operation::Operation;
 use crate::query::decode;
 use crate::reserved::ReservedName;
 
-/// The operations in which a callback URL is exchanged: fixed addresses (schemas.md) and subscriptions, whose orders may
-/// carry one (protocol.md 5.1).
+/// The operations in which a callback URL is exchanged: fixed addresses (schemas.md), and orders of subscriptions
+/// (protocol.md 5.1).
 pub const EXCHANGED: [&str; 2] = ["save_fixed_address", "create_subscription"];
 
 /// The callback URL in a call's body.

@@ -58,7 +58,7 @@ impl LedgerRow {
         self.own_ids_beside(operation, is_chosen, status, answer)
     }
 
-    /// As [`own_ids`](Self::own_ids), for a call whose intents are known.
+    /// As [`own_ids`](Self::own_ids), for a call with known intents.
     pub fn own_ids_beside(
         &self,
         operation: &Operation,

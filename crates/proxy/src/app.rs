@@ -30,6 +30,7 @@ use crate::journal::folder::DiskFolder;
 use crate::journal::head::HeadFolder;
 use crate::journal::meters::FileRotation;
 use crate::metrics::Metrics;
+use crate::notify::Notifications;
 use crate::process::clock::Clock;
 use crate::process::drain::DrainPhase;
 use crate::process::heartbeat::StalledWorkers;
@@ -56,6 +57,8 @@ pub struct App {
     pub journal: Option<Journal>,
     /// The store that instances share, if configured.
     pub cluster: Option<Cluster>,
+    /// GatePay's notifications, if configured.
+    pub notifications: Option<Arc<Notifications>>,
     /// What calls to GatePay use.
     pub upstream: UpstreamState,
     /// Counters and histograms.
@@ -114,6 +117,7 @@ impl App {
         let listener = ListenerState::new(&settings.listen, &metrics, &clock)?;
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let cluster = cluster(&settings, &clock, &metrics, shared).map_err(StartError::Store)?;
+        let notifications = notifications(&settings, cluster.as_ref(), &metrics, &clock)?;
         let registry = &generation.registry;
         let cluster_of = cluster.as_ref();
         let admission =
@@ -128,6 +132,7 @@ impl App {
             admission,
             journal,
             cluster,
+            notifications,
             upstream,
             metrics,
             lifecycle,
@@ -168,7 +173,16 @@ impl App {
     /// Reads the listener's certificate and key again. If either is invalid, nothing changes.
     pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
         let (metrics, clock) = (&self.metrics, &self.clock);
-        self.listener.renew_certificate(metrics, clock)
+        let renewed = self.listener.renew_certificate(metrics, clock)?;
+        let Some(notifications) = &self.notifications else {
+            return Ok(renewed);
+        };
+        let also = notifications.renew_certificate()?;
+        notifications.show_expiry(&metrics.notification_certificate_expiry, clock);
+        Ok(match (renewed, also) {
+            (CertificateRenewal::Unchanged, also) => also,
+            (renewed, _) => renewed,
+        })
     }
 
     /// Whether stamps of this moment are refused: the previous run may have admitted them, or the clock was ahead and
@@ -246,6 +260,24 @@ fn cluster(
     meters.configured();
     let shares = (meters, limits);
     Cluster::open(store, settings.window, state_dir, clock, shares).map(Some)
+}
+
+/// GatePay's notifications, if the settings ask for them. The thread is not started.
+fn notifications(
+    settings: &Settings,
+    cluster: Option<&Cluster>,
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<Option<Arc<Notifications>>, StartError> {
+    // The configuration has no notifications without a store.
+    let (Some(notifications), Some(cluster)) = (&settings.notifications, cluster) else {
+        return Ok(None);
+    };
+    let meters = &metrics.notifications;
+    let opened = Notifications::open(notifications, cluster.calls(), meters);
+    let opened = opened.map_err(StartError::Notifications)?;
+    opened.show_expiry(&metrics.notification_certificate_expiry, clock);
+    Ok(Some(Arc::new(opened)))
 }
 
 /// The audit journal, started, if the settings ask for one.

@@ -63,12 +63,11 @@ pub async fn handle<B: RequestBody>(
 ) -> Option<Reply> {
     let app = &worker.app;
     let trusted_proxies = &app.listener.trusted_proxies;
-    let arrival = Arrival::begin(head, peer, busy, trusted_proxies, &app.telemetry);
     let Arrival {
         origin,
         lines,
         mut record,
-    } = arrival;
+    } = Arrival::begin(head, peer, busy, trusted_proxies, &app.telemetry);
     let reserved = app.admission.body_memory.hold(peer.unauthenticated_bytes());
     let entered = enter(worker, origin, reserved, (head, &lines), body, &mut record).await;
     drop(entering);
@@ -150,8 +149,9 @@ async fn enter(
     let rules = BodyRules::of(&app.settings, app.journal.is_some());
     let judged = judge::judge(verified, claims, rules, &admission.offload, record).await?;
 
-    let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
-    let translation = sign::translate(&judged, &rules).await;
+    let ends = (&app.upstream.host, app.notifications.as_deref());
+    let rules = OutboundRules::of(&app.settings, ends, &admission.offload);
+    let translation = sign::translate(&judged, &rules).await?;
     let composed = sign::compose(judged, translation, (head, lines), &rules, record)?;
 
     let stamp = claim.covered(&admission.watermark, record).await?;
@@ -217,8 +217,8 @@ async fn call(
         upstream: worker.upstream_call(CallOwner::Proxy),
         credential: signing.credential(),
         within: app.settings.upstream.resolve,
-        drain: &app.lifecycle.drain,
-        drain_deadline: app.settings.drain.deadline,
+        drain: (&app.lifecycle.drain, app.settings.drain.deadline),
+        ledger: app.notifications.as_ref().map(|it| &it.ledger),
     };
     answer::judge(sent, admitted, &means, app.settings.refusal_status, record).await
 }

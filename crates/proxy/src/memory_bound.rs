@@ -12,6 +12,8 @@ use gatepay_tenancy::settings::Settings;
 use crate::callers::body_memory::BODIES;
 use crate::listener::http1;
 use crate::listener::http2::{STREAMS, WINDOW};
+use crate::notify::ledger;
+use crate::notify::receive::{listener, notification_exchange as exchange};
 use crate::record::access_log;
 use crate::upstream::forward::{WHOLE, WHOLE_OF_A_CHANGE};
 
@@ -70,6 +72,8 @@ pub struct MemoryBound {
     pub stamps: usize,
     /// The memory of those stamps.
     pub replay: usize,
+    /// Notifications that are being received, and ids that wait for the ledger; 0 without notifications.
+    pub notifications: usize,
     /// The program itself, with its threads and queues.
     pub base: usize,
     /// Tenants and operators.
@@ -97,7 +101,9 @@ impl MemoryBound {
         let stamps = replay_capacity(settings, &settings.upstream.quota, registry);
         let replay = replay::bytes(settings.window, stamps);
         let parties = registry.parties().count().saturating_mul(PARTY);
+        let notifications = notifications(settings);
         let parts = [
+            notifications,
             connections,
             requests,
             answers,
@@ -115,6 +121,7 @@ impl MemoryBound {
             bodies: BODIES,
             stamps,
             replay,
+            notifications,
             base: BASE,
             parties,
             all: parts.into_iter().fold(0, usize::saturating_add),
@@ -128,6 +135,22 @@ impl MemoryBound {
         self.all.saturating_add(self.all / 8)
     }
 }
+
+/// The memory of the listener for notifications. A body is held as it arrived, as read, and as the store takes it, twice
+/// if the store refuses its batch.
+fn notifications(settings: &Settings) -> usize {
+    const COPIES: usize = 4;
+    let Some(notifications) = &settings.notifications else {
+        return 0;
+    };
+    let tls = notifications.tls.as_ref().map_or(0, |_| TLS);
+    let connections = listener::CONNECTIONS * (CONNECTION + listener::HEAD + tls);
+    let bodies = exchange::BODY_UNITS * exchange::BODY_UNIT * COPIES;
+    connections + bodies + ledger::WAITING * NOTE
+}
+
+/// A note that waits for the ledger: a key of 256 bytes at most, a party, an account and an operation.
+const NOTE: usize = 1 << 10;
 
 /// How many calls can be in flight: the sum of the in-flight limits of all parties, or the number that the
 /// institution's rate limit admits within the duration of one call, whichever is less.

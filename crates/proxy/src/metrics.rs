@@ -15,6 +15,7 @@ use crate::generation::meters::ReloadMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
 use crate::journal;
+use crate::notify::receive::meters::ReceptionMeters;
 use crate::process::heartbeat::WorkerMeters;
 use crate::process::usage::ProcessUsage;
 use crate::prom::registrar::{Registrar, SECONDS, opts};
@@ -71,6 +72,10 @@ pub struct Metrics {
     pub journal: journal::meters::JournalMeters,
     /// Metrics of the store that instances share. They stay at zero without a store.
     pub cluster: ClusterMeters,
+    /// Metrics of GatePay's notifications. They stay at zero without `[notifications]`.
+    pub notifications: ReceptionMeters,
+    /// When the certificate of the listener for notifications expires, in seconds since 1970.
+    pub notification_certificate_expiry: IntGauge,
     /// Limits that instances share.
     pub loans: LoanMeters,
     /// Metrics of configuration reloads.
@@ -107,6 +112,11 @@ impl Metrics {
         let registry = Registry::new();
         let make = Registrar(&registry);
         register_version(&make);
+        let expiries = make.gauge_vec(
+            "certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificate in use expires; 0 if there is none.",
+            &["certificate"],
+        );
         // A table: one entry per metric or group of metrics.
         Self {
             requests: Arc::new(RequestMeters::new(catalogue, &make)),
@@ -120,13 +130,9 @@ impl Metrics {
                 "connections_full_total",
                 "Times a new connection waited because listen.max_connections were open and none was idle.",
             ),
-            certificate_expiry: make
-                .gauge_vec(
-                    "certificate_expiry_timestamp_seconds",
-                    "Unix time at which the certificate in use expires; 0 if there is none.",
-                    &["certificate"],
-                )
-                .with_label_values(&["listener"]),
+            certificate_expiry: expiries.with_label_values(&["listener"]),
+            notification_certificate_expiry: expiries.with_label_values(&["notifications"]),
+            notifications: ReceptionMeters::new(&make),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Failed accepts of a connection, mostly for lack of file descriptors.",

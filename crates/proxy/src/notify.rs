@@ -1,4 +1,96 @@
-//! Notifications: GatePay's news about payments, on their way to the tenant that owns them.
+//! Notifications: GatePay's calls to the institution, from their arrival to the tenant that owns them.
+//!
+//! `receive` verifies and stores them, `owner` decides their owner, `ledger` and `callback` make that they can be led
+//! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `deliver` sends them on, with the client of
+//! `endpoint`.
 
+pub mod callback;
 pub mod deliver;
 pub mod endpoint;
+pub mod ledger;
+pub mod owner;
+pub mod receive;
+pub mod thread;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use gatepay_tenancy::notifications::NotificationSettings;
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+
+use crate::cluster::store_calls::StoreCalls;
+use crate::notify::callback::CallbackTokens;
+use crate::notify::ledger::{LedgerQueue, LedgerWriter};
+use crate::notify::owner::registered_tenants::RegisteredTenants;
+use crate::notify::receive::meters::ReceptionMeters;
+use crate::process::clock::Clock;
+use crate::tls::certificate::{CertificateRenewal, ListenerIdentity};
+
+/// The state that calls and the thread `notify` share.
+pub struct Notifications {
+    /// The way of ids in GatePay's answers to the ledger.
+    pub ledger: LedgerQueue,
+    /// The tokens of tenants' callback URLs.
+    pub callbacks: CallbackTokens,
+    settings: Arc<NotificationSettings>,
+    /// The tenants, once the store has registered them.
+    tenants: Arc<ArcSwapOption<RegisteredTenants>>,
+    identity: Option<Arc<ListenerIdentity>>,
+    calls: StoreCalls,
+    meters: ReceptionMeters,
+    /// The ledger's other end; `None` once the thread has it.
+    writer: Mutex<Option<LedgerWriter>>,
+}
+
+impl Notifications {
+    /// Reads the listener's certificate and key. The store is not asked yet.
+    pub fn open(
+        settings: &NotificationSettings,
+        calls: &StoreCalls,
+        meters: &ReceptionMeters,
+    ) -> Result<Self, String> {
+        let settings = Arc::new(settings.clone());
+        let tenants = Arc::new(ArcSwapOption::empty());
+        let identity = settings.tls.as_ref().map(ListenerIdentity::read_http1);
+        let (ledger, writer) = ledger::queue(&meters.lost_notes);
+        let shared = (Arc::clone(&settings), Arc::clone(&tenants));
+        Ok(Self {
+            ledger,
+            callbacks: CallbackTokens::new(shared.0, shared.1, calls.clone()),
+            settings,
+            tenants,
+            identity: identity.transpose()?.map(Arc::new),
+            calls: calls.clone(),
+            meters: meters.clone(),
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &NotificationSettings {
+        &self.settings
+    }
+
+    /// Shows in seconds since 1970 when the listener's certificate expires, and warns if it has.
+    pub fn show_expiry(&self, gauge: &IntGauge, clock: &Clock) {
+        let Some(expires) = self.identity.as_ref().map(|identity| identity.expires()) else {
+            return;
+        };
+        gauge.set(i64::try_from(expires).unwrap_or(i64::MAX));
+        if expires <= clock.unix_ms() / 1_000 {
+            tracing::warn!(
+                expires,
+                "the certificate of the listener for notifications has expired: replace the files of notifications.tls"
+            );
+        }
+    }
+
+    /// Reads the listener's certificate and key again. If either is invalid, nothing changes.
+    pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
+        let identity = self.identity.as_ref();
+        identity.map_or(Ok(CertificateRenewal::Unchanged), |identity| {
+            identity.reload()
+        })
+    }
+}

@@ -23,6 +23,8 @@ use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
 use crate::cluster::Cluster;
 use crate::listener::accept;
+use crate::notify;
+use crate::notify::thread::NotifyInputs;
 use crate::process::clock::Clock;
 use crate::process::drain::{DrainPhase, EntryGate, cut_after};
 use crate::process::heartbeat::WorkerHeartbeat;
@@ -63,6 +65,8 @@ pub struct Server {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<ServerExit>,
     reload: Option<JoinHandle<()>>,
+    /// The thread `notify` and its address, if notifications are configured.
+    notify: Option<(JoinHandle<()>, SocketAddr)>,
     memory: Arc<Mutex<ReplayHandover>>,
 }
 
@@ -105,6 +109,11 @@ impl Server {
             .map_err(StartError::State)?;
         let (socket, address) = bind(sockets.listen, settings.listen.address)?;
         let (admin_socket, admin_address) = bind(sockets.admin, settings.admin.address)?;
+        let notify_socket = settings
+            .notifications
+            .as_ref()
+            .map(|settings| bind(sockets.notifications, settings.address))
+            .transpose()?;
         let (slots, of_one_address) = slots(&settings.listen);
         // This runs last: everything else is ready by then, so callers wait only while the replay memory is read.
         let app = App::new(configuration, clock, || state.inherit(), access)?;
@@ -120,6 +129,7 @@ impl Server {
             departure: None,
             handed_over: false,
         }));
+        let notify = notify_socket.map(|socket| notify_thread(&app, socket));
         let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
@@ -128,6 +138,7 @@ impl Server {
             workers,
             control,
             reload: None,
+            notify: notify.transpose()?,
             memory,
         })
     }
@@ -153,6 +164,11 @@ impl Server {
     /// The address of the admin listener, for operators and Prometheus.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// The address of the listener for notifications, if there is one.
+    pub fn notify_address(&self) -> Option<SocketAddr> {
+        self.notify.as_ref().map(|(_, address)| *address)
     }
 
     /// The shared state of all requests, for tests of internals.
@@ -202,6 +218,10 @@ impl Server {
             if join_unless(worker, until(end, LEFT_AFTER_WORKERS)).is_none() {
                 ended = ServerExit::Late;
             }
+        }
+        // The thread's last work is to take the ids of the last answers to the store.
+        if let Some((notify, _)) = self.notify {
+            join_unless(notify, until(end, LEFT_AFTER_MEMORY));
         }
         app.lifecycle.reload.end();
         // Not before the workers have ended: until then a halt has to reach the calls in flight.
@@ -327,6 +347,26 @@ fn workers(
         workers.push(worker);
     }
     Ok((workers, runtimes))
+}
+
+/// Starts the thread that receives notifications.
+fn notify_thread(
+    app: &Arc<App>,
+    (socket, address): (TcpListener, SocketAddr),
+) -> Result<(JoinHandle<()>, SocketAddr), StartError> {
+    let Some(notifications) = &app.notifications else {
+        let missing = io::Error::other("notifications need a store");
+        return Err(StartError::Listen(address, missing));
+    };
+    let of_app = Arc::clone(app);
+    let inputs = NotifyInputs {
+        notifications: Arc::clone(notifications),
+        in_force: Arc::new(move || of_app.generation.load_full()),
+        clock: app.clock.clone(),
+        drain: Arc::clone(&app.lifecycle.drain),
+    };
+    let thread = notify::thread::start(inputs, socket).map_err(StartError::Thread)?;
+    Ok((thread, address))
 }
 
 /// Starts the control thread. It also tells the systemd watchdog that the runtimes of the workers still turn.

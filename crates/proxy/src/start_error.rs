@@ -24,6 +24,9 @@ pub enum StartError {
     /// The store that instances share.
     #[error("store: {0}")]
     Store(String),
+    /// The certificate or key of the listener for notifications.
+    #[error("notifications.tls: {0}")]
+    Notifications(String),
     /// The audit journal.
     #[error("audit: {0}")]
     Journal(std::io::Error),
@@ -44,6 +47,9 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .tls
         .then(|| config::client(settings.upstream.ca.as_deref()));
     let listener = settings.listen.tls.as_ref().map(ListenerIdentity::read);
+    let notifications = settings.notifications.as_ref();
+    let notifications = notifications.and_then(|settings| settings.tls.as_ref());
+    let notifications = notifications.map(ListenerIdentity::read_http1);
     let upstream = upstream.and_then(Result::err).map(StartError::Upstream);
     let folder = settings.state_dir.as_deref().map(state_dir::inspect);
     let folder = folder.and_then(Result::err).map(StartError::State);
@@ -62,6 +68,11 @@ pub fn start_faults(settings: &Settings) -> Vec<StartError> {
         .chain(folder)
         .chain(journal)
         .chain(store)
+        .chain(
+            notifications
+                .and_then(Result::err)
+                .map(StartError::Notifications),
+        )
         .chain(listener.and_then(Result::err).map(StartError::Tls))
         .collect()
 }

@@ -308,6 +308,12 @@ fn memory(settings: &Settings, registry: &Registry) {
         bound.stamps,
         mebibytes(bound.replay)
     ));
+    if bound.notifications > 0 {
+        say(format_args!(
+            "notifications that are being received: at most {:.0} MiB",
+            mebibytes(bound.notifications)
+        ));
+    }
     say(format_args!(
         "the program, its threads and log: {:.0} MiB; {} tenants and operators: {:.1} MiB",
         mebibytes(bound.base),

@@ -94,6 +94,9 @@ fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box
         address = %server.address(), admin = %server.admin_address(), upstream, tenants,
         version = env!("CARGO_PKG_VERSION"), "serving"
     );
+    if let Some(address) = server.notify_address() {
+        tracing::info!(%address, "receiving GatePay's notifications");
+    }
     if let Some(cluster) = &server.app().cluster {
         tracing::info!(
             store = cluster.place(), instance = %cluster.name(), "all instances of this store together admit a request once"

@@ -9,6 +9,7 @@ use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
 use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
 use gatepay_core::operation::Method;
 use gatepay_core::{Kind, Operation};
+use gatepay_store::admission::LedgerIntent;
 use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
@@ -37,6 +38,8 @@ pub struct Admitted {
     permit: Permit,
     /// The journal entry that is written before the call is sent.
     intent: Option<Box<CallIntent>>,
+    /// The call's entry in the ledger, if GatePay notifies about the object that the call makes.
+    ledger: Option<Box<LedgerEntry>>,
     /// When the store was asked for its verdict, in the clock's elapsed time; `None` without its verdict.
     asked_store: Option<Duration>,
     /// The memory reserved for the body.
@@ -89,6 +92,11 @@ impl Admitted {
         self.permit.tenant_limits()
     }
 
+    /// The call's entry in the ledger.
+    pub fn ledger(&self) -> Option<&LedgerEntry> {
+        self.ledger.as_deref()
+    }
+
     /// Spends the tokens and the grant of the call, as [`Permit::commit`].
     pub fn commit(&mut self) {
         self.permit.commit();
@@ -113,6 +121,14 @@ impl Admitted {
     pub fn into_permit(self: Box<Self>) -> Permit {
         self.permit
     }
+}
+
+/// A call's entry in the ledger: recorded before the call is sent, and completed by the ids in GatePay's answer.
+pub struct LedgerEntry {
+    /// The sub-account that the call is made for; empty if it names none.
+    pub account: String,
+    /// The numbers that the caller chose.
+    pub intents: Vec<LedgerIntent>,
 }
 
 /// A call that has its tokens and its seat. [`admit`] alone makes one. It is [`Admitted`] once its stamp is recorded: here,
@@ -361,15 +377,20 @@ pub(super) fn assemble(
     let acting = composed.judged().acting();
     let has_body = composed.has_body();
     let (judged, outbound, translated) = composed.into_parts();
-    let (_, amounts) = judged.into_parts();
+    let (amounts, intents) = judged.into_parts();
     let intent = journal.map(|_| {
         let call = (operation, &acting, amounts);
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
     });
     record.shadow(permit.shadow);
+    let account = || acting.account().unwrap_or_default().to_owned();
     let question = gate.cluster.map(|_| StoreQuestion {
-        account: acting.account().unwrap_or_default().to_owned(),
+        account: account(),
         need: StoreNeed::of(operation, routed.is_by_operator(), has_body),
+    });
+    let ledger = intents.map(|intents| {
+        let account = account();
+        Box::new(LedgerEntry { account, intents })
     });
     let admitted = Box::new(Admitted {
         generation: Arc::clone(routed.generation()),
@@ -379,6 +400,7 @@ pub(super) fn assemble(
         translated,
         permit,
         intent,
+        ledger,
         asked_store: None,
         _reserved: reserved,
     });

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use gatepay_core::envelope::{AnswerJudgement, AnswerVerdict, EnvelopeCode};
+use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::proof::AnswerProof;
 use gatepay_core::{Kind, envelope, translate};
 use gatepay_http1::content_coding::{self, ContentCoding};
@@ -15,6 +16,7 @@ use crate::headers;
 use crate::journey::admit::Admitted;
 use crate::journey::lost_call::{self, LookUpMeans};
 use crate::journey::store_verdict;
+use crate::notify::ledger::LedgerQueue;
 use crate::record::RequestRecord;
 use crate::refusal::{self, CallOutcome, Refusal};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
@@ -53,6 +55,9 @@ pub async fn judge(
         }
     };
     record.answered(head.status.as_u16(), &judgement, &body);
+    if let Some(ledger) = means.ledger {
+        note_own_ids(ledger, admitted, head.status.as_u16(), &body);
+    }
     if is_rejection(&judgement) {
         let rejected = rejected(&head, &body, &judgement, admitted, means, record);
         return Err(Box::pin(rejected).await);
@@ -82,6 +87,21 @@ pub async fn judge(
     head.status = refusal::relayed_status(statuses, head.status, outcome);
     record.status(head.status.as_u16());
     Ok(RelayableAnswer::Whole(head, body))
+}
+
+/// Hands the ids that GatePay made to the ledger, which the answer does not wait for.
+fn note_own_ids(ledger: &LedgerQueue, admitted: &Admitted, status: u16, answer: &[u8]) {
+    let operation = admitted.operation();
+    let (Some(entry), Some(row)) = (admitted.ledger(), LedgerRow::of(operation)) else {
+        return;
+    };
+    let chosen = || entry.intents.iter().map(|intent| intent.key.as_str());
+    let is_chosen = |text: &str| chosen().any(|key| key == text);
+    let ids = row.own_ids_beside(operation, is_chosen, status, answer);
+    if !ids.is_empty() {
+        let party = admitted.tenant_limits().breaker.id().as_str();
+        ledger.note(ids, party, &entry.account, &operation.name);
+    }
 }
 
 /// The refusal of a call without an answer.

@@ -1,5 +1,7 @@
 //! Judge: may this caller make this call with this body, apart from limits?
 
+mod ledger_intents;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,10 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gatepay_core::amount::BodyAmounts;
 use gatepay_core::body::BodyReading;
+use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
+use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::{Catalogue, Kind, Operation};
+use gatepay_store::admission::LedgerIntent;
+use gatepay_tenancy::notifications::EndpointBounds;
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
@@ -27,6 +33,16 @@ pub struct Judged<'g> {
     verified: Verified<'g>,
     acting: Acting<'g>,
     amounts: BodyAmounts,
+    intents: Option<Vec<LedgerIntent>>,
+    callback: Option<OwnCallback>,
+}
+
+/// A `callbackUrl` of a tenant's call that is the tenant's own.
+pub struct OwnCallback {
+    /// The field in the body.
+    pub field: CallbackField,
+    /// The URL.
+    pub url: DestinationUrl,
 }
 
 impl<'g> Judged<'g> {
@@ -40,14 +56,19 @@ impl<'g> Judged<'g> {
         self.acting
     }
 
+    /// The callback URL that is exchanged for one of the proxy's own.
+    pub(super) fn callback(&self) -> Option<&OwnCallback> {
+        self.callback.as_ref()
+    }
+
     /// Moves the body out, for the request to GatePay.
     pub(super) fn take_body(&mut self) -> Bytes {
         self.verified.take_body()
     }
 
-    /// The verified request, and the amounts in its body for the journal.
-    pub(super) fn into_parts(self) -> (Verified<'g>, BodyAmounts) {
-        (self.verified, self.amounts)
+    /// The amounts in the body for the journal, and the numbers for the ledger.
+    pub(super) fn into_parts(self) -> (BodyAmounts, Option<Vec<LedgerIntent>>) {
+        (self.amounts, self.intents)
     }
 }
 
@@ -75,7 +96,7 @@ impl<'g> CallerClaims<'g> {
 pub async fn judge<'g>(
     verified: Verified<'g>,
     claims: CallerClaims<'g>,
-    rules: BodyRules,
+    rules: BodyRules<'_>,
     offload: &OffloadThreads,
     record: &mut RequestRecord,
 ) -> Result<Judged<'g>, Refusal> {
@@ -84,12 +105,20 @@ pub async fn judge<'g>(
         Err(refusal) => Err(refusal),
     };
     match judged {
-        Ok((acting, JudgedBody { key, amounts })) => {
+        Ok((acting, judged, callback)) => {
+            let JudgedBody {
+                key,
+                amounts,
+                intents,
+                callback: _,
+            } = judged;
             record.key(key);
             Ok(Judged {
                 verified,
                 acting,
                 amounts,
+                intents,
+                callback,
             })
         }
         Err(refusal) => {
@@ -108,9 +137,9 @@ pub async fn judge<'g>(
 async fn judge_call<'g>(
     verified: &Verified<'g>,
     claims: CallerClaims<'g>,
-    rules: BodyRules,
+    rules: BodyRules<'_>,
     offload: &OffloadThreads,
-) -> Result<(Acting<'g>, JudgedBody), Refusal> {
+) -> Result<(Acting<'g>, JudgedBody, Option<OwnCallback>), Refusal> {
     let (routed, caller) = (verified.routed(), verified.caller());
     let (generation, position) = (routed.generation(), routed.position());
     let (operation, owner) = (routed.operation(), caller.owner);
@@ -127,8 +156,34 @@ async fn judge_call<'g>(
     };
     let row = (&generation.catalogue, position);
     let (query, body) = (routed.query(), verified.body());
-    let judged = judge_body(offload, row, query, body, own, rules).await?;
-    Ok((acting, judged))
+    let mut judged = judge_body(offload, row, query, body, own, rules.reading).await?;
+    let callback = judged.callback.take();
+    let callback = callback.map(|field| own_callback(field, owner, rules.endpoints));
+    Ok((acting, judged, callback.transpose()?))
+}
+
+/// The callback URL of a call, if it is the caller's endpoint or has one of the caller's origins.
+fn own_callback(
+    field: CallbackField,
+    owner: PartyRef<'_>,
+    endpoints: Option<&EndpointBounds>,
+) -> Result<OwnCallback, Refusal> {
+    let own = match owner {
+        PartyRef::Tenant(tenant) => tenant.notifications.as_ref(),
+        PartyRef::Operator(_) => None,
+    };
+    let url = endpoints.and_then(|bounds| {
+        let parsed = bounds.with_rules(|rules| DestinationUrl::parse(&field.url, rules));
+        parsed.ok()
+    });
+    match (own, url) {
+        (Some(own), Some(url)) if own.owns(&url) => Ok(OwnCallback { field, url }),
+        _ => Err(foreign_callback()),
+    }
+}
+
+fn foreign_callback() -> Refusal {
+    Refusal::OperationNotAllowed(SteeringAttempt::Callback.to_string().into())
 }
 
 /// Whether this party may make this call from this address at all, apart from rates and stamps.
@@ -269,6 +324,10 @@ pub struct JudgedBody {
     pub key: Option<String>,
     /// The amounts in the body, if the journal records them.
     pub amounts: BodyAmounts,
+    /// The numbers in the body that lead a notification back to the call, if the ledger records the call.
+    pub intents: Option<Vec<LedgerIntent>>,
+    /// The callback URL, if it is exchanged for one of the proxy's own.
+    pub callback: Option<CallbackField>,
 }
 
 /// Checks that the body has one reading, acts for `own` alone and may be accepted by GatePay; returns its facts.
@@ -279,10 +338,14 @@ pub fn body(
     query: Option<&str>,
     body: &[u8],
     own: Option<CallerIdentity<'_>>,
-    rules: &BodyRules,
+    rules: &ReadingRules,
 ) -> Result<JudgedBody, Refusal> {
     let reading = BodyReading::read(operation, query, body);
-    let callbacks = own.is_none() || rules.callbacks;
+    let exchanges = rules.callbacks == FixedAddressCallback::Relay
+        && own.is_some()
+        && callback_url::is_exchanged(operation);
+    let forwards = rules.callbacks == FixedAddressCallback::Forward;
+    let callbacks = own.is_none() || forwards || exchanges;
     guard(operation, &reading, own, callbacks).map_err(|steering| match steering {
         SteeringAttempt::Account(_) => Refusal::OnBehalfOfMismatch(steering.to_string()),
         SteeringAttempt::Callback => Refusal::OperationNotAllowed(steering.to_string().into()),
@@ -307,9 +370,19 @@ pub fn body(
     } else {
         BodyAmounts::default()
     };
+    let callback = if exchanges {
+        CallbackField::read(&reading).map_err(|UnclearCallback| foreign_callback())?
+    } else {
+        None
+    };
     Ok(JudgedBody {
         key: inspected.key,
         amounts,
+        intents: rules
+            .ledger
+            .then(|| ledger_intents::of(operation, &reading))
+            .flatten(),
+        callback,
     })
 }
 
@@ -320,7 +393,7 @@ pub async fn judge_body(
     query: Option<&str>,
     sent: &Bytes,
     own: Option<CallerIdentity<'_>>,
-    rules: BodyRules,
+    rules: ReadingRules,
 ) -> Result<JudgedBody, Refusal> {
     if sent.len() <= YIELD_AFTER {
         return body(&catalogue.rows()[position], query, sent, own, &rules);
@@ -361,22 +434,38 @@ pub async fn key_of_body(
 
 /// The rules by which bodies are judged, the same for all tenants.
 #[derive(Clone, Copy)]
-pub struct BodyRules {
-    /// How many of GatePay's own checks the proxy applies.
-    pub strictness: Strictness,
-    /// Whether a body may name a callback address, so that GatePay calls the tenant directly.
-    pub callbacks: bool,
-    /// Whether amounts are read, which only a journal needs.
-    pub amounts: bool,
+pub struct BodyRules<'a> {
+    /// The rules for the reading of a body.
+    pub reading: ReadingRules,
+    /// The bounds of tenants' endpoints, if notifications are relayed.
+    pub endpoints: Option<&'a EndpointBounds>,
 }
 
-impl BodyRules {
+/// The rules for the reading of a body.
+#[derive(Clone, Copy)]
+pub struct ReadingRules {
+    /// How many of GatePay's own checks the proxy applies.
+    pub strictness: Strictness,
+    /// The treatment of a callback URL in a tenant's body.
+    pub callbacks: FixedAddressCallback,
+    /// Whether amounts are read, which only a journal needs.
+    pub amounts: bool,
+    /// Whether the ledger's numbers are read, which only notifications need.
+    pub ledger: bool,
+}
+
+impl<'a> BodyRules<'a> {
     /// The rules in the process's settings. `amounts` says whether a journal needs the amounts.
-    pub fn of(settings: &Settings, amounts: bool) -> Self {
+    pub fn of(settings: &'a Settings, amounts: bool) -> Self {
+        let notifications = settings.notifications.as_ref();
         Self {
-            strictness: settings.checks,
-            callbacks: settings.fixed_address_callback == FixedAddressCallback::Forward,
-            amounts,
+            reading: ReadingRules {
+                strictness: settings.checks,
+                callbacks: settings.fixed_address_callback,
+                amounts,
+                ledger: notifications.is_some(),
+            },
+            endpoints: notifications.map(|settings| &settings.endpoints),
         }
     }
 }
@@ -401,10 +490,11 @@ mod tests {
         let rows = catalogue.rows();
         let position = rows.iter().position(|row| row.name == "query_order");
         let row = (&catalogue, position.unwrap());
-        let rules = BodyRules {
+        let rules = ReadingRules {
             strictness: Strictness::Off,
-            callbacks: true,
+            callbacks: FixedAddressCallback::Forward,
             amounts: true,
+            ledger: true,
         };
         let own = CallerIdentity {
             account: "1",

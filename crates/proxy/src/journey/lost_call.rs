@@ -13,6 +13,7 @@ use gatepay_core::{Credential, Kind, Operation};
 
 use crate::generation::Generation;
 use crate::journey::admit::Admitted;
+use crate::notify::ledger::LedgerQueue;
 use crate::process::drain::Drain;
 use crate::process::yielding::YIELD_AFTER;
 use crate::record::RequestRecord;
@@ -29,10 +30,10 @@ pub struct LookUpMeans<'a> {
     pub credential: &'a Credential,
     /// The time for all look-ups of a call: `upstream.resolve_ms`.
     pub within: Duration,
-    /// The drain, whose deadline ends look-ups early.
-    pub drain: &'a Drain,
-    /// That deadline, from the beginning of the drain.
-    pub drain_deadline: Duration,
+    /// The drain, and its deadline from its beginning, which ends look-ups early.
+    pub drain: (&'a Drain, Duration),
+    /// The way of GatePay's ids to the ledger, if notifications are received.
+    pub ledger: Option<&'a LedgerQueue>,
 }
 
 /// The refusal of a call that was sent and has no answer fit to relay. The outcome is looked up at GatePay where
@@ -129,10 +130,11 @@ async fn look_up(
         owner: CallOwner::LookUp(admitted.tenant_limits()),
         ..upstream
     };
+    let (drain, deadline) = means.drain;
     tokio::select! {
         () = resolve::resolve(call, &question, schedule, means.within, &mut seen, ask) => {}
         // The drain deadline is near: answer with the observation so far while there is time.
-        () = means.drain.before_deadline(means.drain_deadline) => {}
+        () = drain.before_deadline(deadline) => {}
     }
     seen
 }

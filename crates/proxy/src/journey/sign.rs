@@ -1,5 +1,7 @@
 //! Sign: builds the institution's request, signed anew for every attempt at the moment of sending.
 
+mod callback;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +18,8 @@ use http::header::{self, HeaderValue};
 use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
+use crate::notify::Notifications;
+use crate::notify::callback::CallbackTokens;
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
 use crate::record::RequestRecord;
 use crate::refusal::{CallOutcome, Refusal};
@@ -55,15 +59,22 @@ pub struct OutboundRules<'a> {
     gzip: bool,
     /// The currencies that a translated balance query asks for.
     balance_currencies: &'a [String],
+    /// The tokens of tenants' callback URLs, if notifications are received.
+    callbacks: Option<&'a CallbackTokens>,
     /// Threads for work on long bodies.
     offload: &'a OffloadThreads,
 }
 
 impl<'a> OutboundRules<'a> {
-    /// The rules in the process's settings.
-    pub fn of(settings: &'a Settings, host: &'a HeaderValue, offload: &'a OffloadThreads) -> Self {
+    /// The rules in the process's settings, with GatePay's name in `Host` and the notifications.
+    pub fn of(
+        settings: &'a Settings,
+        (host, notifications): (&'a HeaderValue, Option<&'a Notifications>),
+        offload: &'a OffloadThreads,
+    ) -> Self {
         Self {
             host,
+            callbacks: notifications.map(|notifications| &notifications.callbacks),
             gzip: settings.upstream.accept_encoding == AcceptEncoding::Gzip,
             balance_currencies: &settings.balance_currencies,
             offload,
@@ -71,21 +82,36 @@ impl<'a> OutboundRules<'a> {
     }
 }
 
-/// The body of the institution's balance query, if a judged call is a merchant's; [`translate()`] alone makes one.
-pub struct Translation(Option<Vec<u8>>);
+/// The body that is sent in place of the caller's, if the call has to be translated; [`translate()`] alone makes one.
+pub enum Translation {
+    /// The caller's body is sent as it is.
+    Verbatim,
+    /// The body of the institution's balance query.
+    Balance(Vec<u8>),
+    /// The caller's body with the proxy's URL in place of the tenant's `callbackUrl`.
+    Callback(Bytes),
+}
 
 /// Translates the body of a judged call if its operation demands it. A long body is read on another thread.
-pub async fn translate(judged: &Judged<'_>, rules: &OutboundRules<'_>) -> Translation {
+pub async fn translate(
+    judged: &Judged<'_>,
+    rules: &OutboundRules<'_>,
+) -> Result<Translation, Refusal> {
+    if let Some(callback) = judged.callback() {
+        let exchanged = callback::exchanged(judged, callback, rules.callbacks);
+        return Box::pin(exchanged).await.map(Translation::Callback);
+    }
     let routed = judged.verified().routed();
     // Operators already use the institution's form.
     if routed.is_by_operator() || routed.operation().is_verbatim() {
-        return Translation(None);
+        return Ok(Translation::Verbatim);
     }
     let (query, body) = (routed.query(), judged.verified().body());
     let currencies = rules.balance_currencies;
     if body.len() <= YIELD_AFTER {
         let reading = BodyReading::read(routed.operation(), query, body);
-        return Translation(Some(translate::balance_request(&reading, currencies)));
+        let query = translate::balance_request(&reading, currencies);
+        return Ok(Translation::Balance(query));
     }
     let catalogue = Arc::clone(&routed.generation().catalogue);
     let (position, body) = (routed.position(), body.clone());
@@ -95,35 +121,41 @@ pub async fn translate(judged: &Judged<'_>, rules: &OutboundRules<'_>) -> Transl
         let reading = BodyReading::read(row, query.as_deref(), &body);
         translate::balance_request(&reading, &currencies)
     };
-    Translation(Some(Box::pin(rules.offload.run(read)).await))
+    let read = Box::pin(rules.offload.run(read));
+    Ok(Translation::Balance(read.await))
 }
 
 /// Makes the request to GatePay for a judged call. Each attempt signs it.
 pub fn compose<'g>(
     mut judged: Judged<'g>,
-    Translation(translated): Translation,
+    translation: Translation,
     (head, lines): (&RequestHead<'_>, &KnownHeaders<'_>),
     rules: &OutboundRules<'_>,
     record: &mut RequestRecord,
 ) -> Result<Composed<'g>, Refusal> {
     let routed = judged.verified().routed();
     let operation = routed.operation();
+    let is_translated = matches!(translation, Translation::Balance(_));
     let inbound = InboundRequest {
         query: routed.query(),
         head,
         content_type: lines.content_type,
         body: judged.take_body(),
         // Only a read whose caller accepts gzip may be answered in gzip.
-        gzip: translated.is_none()
+        gzip: !is_translated
             && rules.gzip
             && operation.kind == Kind::Read
             && content_coding::accepts_gzip(head.all(header::ACCEPT_ENCODING.as_str())),
     };
-    let is_translated = translated.is_some();
     let has_body = !inbound.body.is_empty();
-    let outbound = match translated {
-        Some(body) => Outbound::balance(operation, head, judged.acting(), rules.host, body),
-        None => Outbound::verbatim(operation, inbound, judged.acting(), rules.host),
+    let (acting, host) = (judged.acting(), rules.host);
+    let outbound = match translation {
+        Translation::Verbatim => Outbound::verbatim(operation, inbound, acting, host),
+        Translation::Balance(body) => Outbound::balance(operation, head, acting, host, body),
+        Translation::Callback(body) => {
+            let inbound = InboundRequest { body, ..inbound };
+            Outbound::verbatim(operation, inbound, acting, host)
+        }
     };
     match outbound {
         Ok(outbound) => Ok(Composed {

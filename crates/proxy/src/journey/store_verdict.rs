@@ -117,7 +117,10 @@ fn row(
         module: operation.module.as_str(),
         operation: operation.name.clone(),
         has_body: local.question.as_ref()?.need != StoreNeed::Forbidden,
-        intents: Vec::new(),
+        intents: local
+            .call()
+            .ledger()
+            .map_or_else(Vec::new, |entry| entry.intents.clone()),
         spend_key: None,
         spends: Vec::new(),
     })

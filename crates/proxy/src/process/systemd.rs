@@ -20,6 +20,8 @@ pub struct InheritedSockets {
     pub listen: Option<TcpListener>,
     /// The socket for operators: the one named `admin`, or the second socket if it has no name.
     pub admin: Option<TcpListener>,
+    /// The socket for GatePay's notifications: the one named `notifications`.
+    pub notifications: Option<TcpListener>,
 }
 
 /// The sockets that the launcher passed to this process; none if it passed none.
@@ -33,6 +35,7 @@ pub fn inherited() -> io::Result<InheritedSockets> {
         match name {
             SocketRole::Listen => sockets.listen = socket,
             SocketRole::Admin => sockets.admin = socket,
+            SocketRole::Notifications => sockets.notifications = socket,
         }
     }
     Ok(sockets)
@@ -43,6 +46,7 @@ pub fn inherited() -> io::Result<InheritedSockets> {
 enum SocketRole {
     Listen,
     Admin,
+    Notifications,
 }
 
 /// The role of each of `passed` sockets, by `names`, which colons separate.
@@ -54,9 +58,10 @@ fn roles(names: &str, passed: usize) -> io::Result<Vec<SocketRole>> {
         let role = match (name, position) {
             ("listen", _) | ("" | "unknown", 0) => SocketRole::Listen,
             ("admin", _) | ("" | "unknown", 1) => SocketRole::Admin,
+            ("notifications", _) => SocketRole::Notifications,
             (name, _) => {
                 return refuse(format!(
-                    "socket {} is named {name:?}: FileDescriptorName= must be listen or admin",
+                    "socket {} is named {name:?}: FileDescriptorName= must be listen, admin or notifications",
                     position + 1
                 ));
             }
@@ -74,6 +79,7 @@ impl SocketRole {
         match self {
             Self::Listen => "listen",
             Self::Admin => "admin",
+            Self::Notifications => "notifications",
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::tls::config;
 /// The files of the identity, and their last loaded content.
 pub struct ListenerIdentity {
     files: ListenTls,
+    /// The protocols that the listener speaks, as ALPN names them.
+    protocols: &'static [&'static str],
     current: ArcSwap<LoadedIdentity>,
 }
 
@@ -47,11 +49,22 @@ pub enum CertificateRenewal {
 }
 
 impl ListenerIdentity {
-    /// Reads the files.
+    /// Reads the files, for a listener with HTTP/2 and HTTP/1.1.
     pub fn read(files: &ListenTls) -> Result<Self, String> {
+        Self::speaking(&["h2", "http/1.1"], files)
+    }
+
+    /// Reads the files, for a listener with HTTP/1.1 alone.
+    pub fn read_http1(files: &ListenTls) -> Result<Self, String> {
+        Self::speaking(&["http/1.1"], files)
+    }
+
+    fn speaking(protocols: &'static [&'static str], files: &ListenTls) -> Result<Self, String> {
+        let loaded = LoadedIdentity::read(files, protocols, digest(files)?)?;
         Ok(Self {
-            current: ArcSwap::from_pointee(LoadedIdentity::read(files, digest(files)?)?),
+            current: ArcSwap::from_pointee(loaded),
             files: files.clone(),
+            protocols,
         })
     }
 
@@ -64,7 +77,7 @@ impl ListenerIdentity {
         if digest == self.current.load().digest {
             return Ok(CertificateRenewal::Unchanged);
         }
-        let renewed = LoadedIdentity::read(&self.files, digest)?;
+        let renewed = LoadedIdentity::read(&self.files, self.protocols, digest)?;
         self.current.store(Arc::new(renewed));
         Ok(CertificateRenewal::Renewed)
     }
@@ -86,9 +99,9 @@ impl ListenerIdentity {
 }
 
 impl LoadedIdentity {
-    fn read(files: &ListenTls, digest: FileDigests) -> Result<Self, String> {
+    fn read(files: &ListenTls, protocols: &[&str], digest: FileDigests) -> Result<Self, String> {
         Ok(Self {
-            acceptor: config::listener(files)?,
+            acceptor: config::listener(files, protocols)?,
             expires: config::expiry(&files.certificate)?,
             digest,
         })

@@ -151,10 +151,11 @@ pub fn expiry(certificate: &Path) -> Result<u64, String> {
     Ok(all.into_iter().min().unwrap_or_default())
 }
 
-/// The tenants' listener: HTTP/2 and HTTP/1.1 by ALPN, sessions resumed by tickets.
-pub fn listener(files: &ListenTls) -> Result<TlsAcceptor, String> {
+/// A listener with these protocols by ALPN, sessions resumed by tickets.
+pub fn listener(files: &ListenTls, protocols: &[&str]) -> Result<TlsAcceptor, String> {
     let mut config = server(&files.certificate, &files.key, files.client_ca.as_deref())?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+    config.alpn_protocols = protocols.collect();
     // The strongest cipher suite that both sides know takes precedence over the caller's favorite.
     config.ignore_client_order = true;
     config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;

@@ -1,0 +1,123 @@
+//! Registered tenants: the tenants of a configuration with the incarnations that the store counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gatepay_core::destination::DestinationUrl;
+use gatepay_core::ownership::{KeyHolder, TenantIncarnation, TenantStanding};
+use gatepay_store::notifications::ledger::{MOST_KEYS, TenantAccount};
+
+use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::generation::Generation;
+
+/// The tenants of one generation, as the store has registered them.
+pub struct RegisteredTenants {
+    generation: Arc<Generation>,
+    by_id: HashMap<String, KeyHolder>,
+    by_account: HashMap<String, Vec<KeyHolder>>,
+}
+
+impl RegisteredTenants {
+    /// Registers the tenants of a generation in the store.
+    pub async fn register(
+        calls: &StoreCalls,
+        generation: Arc<Generation>,
+    ) -> Result<Self, StoreCallError> {
+        let tenants = generation.registry.tenants().iter();
+        let accounts: Vec<TenantAccount> = tenants
+            .map(|tenant| TenantAccount {
+                tenant: tenant.party.id.as_str().to_owned(),
+                account: tenant.sub_account.as_str().to_owned(),
+            })
+            .collect();
+        let mut incarnations = Vec::with_capacity(accounts.len());
+        for some in accounts.chunks(MOST_KEYS) {
+            let some = some.to_vec();
+            let registered =
+                calls.call(move |store| async move { store.register_tenants(&some).await });
+            incarnations.extend(registered.await?);
+        }
+        Ok(Self::of(generation, &incarnations))
+    }
+
+    /// The tenants with these incarnations.
+    fn of(generation: Arc<Generation>, incarnations: &[TenantIncarnation]) -> Self {
+        let mut accounts: HashMap<&str, u32> = HashMap::new();
+        for incarnation in incarnations {
+            *accounts.entry(&incarnation.account).or_default() += 1;
+        }
+        let standing = |account: &str| match accounts.get(account) {
+            Some(2..) => TenantStanding::Shared,
+            _ => TenantStanding::Alone,
+        };
+        let holders: Vec<KeyHolder> = incarnations
+            .iter()
+            .map(|tenant| KeyHolder {
+                standing: standing(&tenant.account),
+                tenant: tenant.clone(),
+            })
+            .collect();
+        let (mut by_id, mut by_account) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        for holder in holders {
+            let account = holder.tenant.account.clone();
+            by_account.entry(account).or_default().push(holder.clone());
+            by_id.insert(holder.tenant.tenant.clone(), holder);
+        }
+        Self {
+            generation,
+            by_id,
+            by_account,
+        }
+    }
+
+    /// Whether these are the tenants of this generation.
+    pub fn are_of(&self, generation: &Arc<Generation>) -> bool {
+        Arc::ptr_eq(&self.generation, generation)
+    }
+
+    /// The generation.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// A tenant by its id.
+    pub fn incarnation(&self, id: &str) -> Option<&TenantIncarnation> {
+        self.by_id.get(id).map(|holder| &holder.tenant)
+    }
+
+    /// The tenants that have a sub-account.
+    pub fn of_account(&self, account: &str) -> &[KeyHolder] {
+        self.by_account.get(account).map_or(&[], Vec::as_slice)
+    }
+
+    /// A tenant of the ledger, as the present configuration sees it.
+    pub fn holder(&self, tenant: TenantIncarnation) -> KeyHolder {
+        let present = self.by_id.get(&tenant.tenant);
+        let present = present.filter(|holder| holder.tenant == tenant);
+        KeyHolder {
+            standing: present.map_or(TenantStanding::Removed, |holder| holder.standing),
+            tenant,
+        }
+    }
+
+    /// The endpoint in a tenant's file.
+    pub fn configured_url(&self, id: &str) -> Option<String> {
+        let tenants = self.generation.registry.tenants();
+        let at = tenants.binary_search_by(|tenant| tenant.party.id.as_str().cmp(id));
+        let notifications = tenants[at.ok()?].notifications.as_ref()?;
+        notifications.url.as_ref().map(whole_url)
+    }
+
+    /// Whether an operator of the configuration has this id.
+    pub fn is_operator(&self, id: &str) -> bool {
+        let operators = self.generation.registry.operators();
+        operators
+            .iter()
+            .any(|operator| operator.party.id.as_str() == id)
+    }
+}
+
+/// A URL in its one spelling.
+pub fn whole_url(url: &DestinationUrl) -> String {
+    format!("{url}{}", url.path_and_query())
+}

@@ -1,0 +1,156 @@
+//! Metrics of GatePay's notifications up to the decision about their owner. They stay at zero without `[notifications]`.
+
+use gatepay_core::notification::NotificationKind;
+use gatepay_core::ownership::QuarantineReason;
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+
+use crate::prom::registrar::{Registrar, SECONDS};
+
+/// The metrics of notifications that come in.
+#[derive(Clone)]
+pub struct ReceptionMeters {
+    /// Notifications by kind and result.
+    received: IntCounterVec,
+    /// Seconds from the head of a notification to its acknowledgment.
+    pub acknowledged: Histogram,
+    /// Decisions about an owner, by their basis.
+    decided: IntCounterVec,
+    /// Notifications that contradict another final status of their object.
+    pub conflicts: IntCounter,
+    /// Connections from addresses that `notifications.addresses` does not list, or beyond the limit.
+    pub refused_connections: IntCounter,
+    /// Notifications in quarantine.
+    pub quarantined: IntGauge,
+    /// The age of the oldest of them, in seconds.
+    pub oldest_quarantined: Gauge,
+    /// Ids of GatePay's that the ledger did not take.
+    pub lost_notes: IntCounter,
+}
+
+/// The result of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceptionResult {
+    /// It is stored.
+    New,
+    /// It is stored, and another body came before for the same status.
+    Changed,
+    /// It was stored before.
+    Duplicate,
+    /// It is stored, and its body has no single reading.
+    Unreadable,
+    /// It was not stored: GatePay repeats it.
+    Failed,
+    /// Its signature is not GatePay's.
+    Unsigned,
+    /// It is not a notification: a head or a body that GatePay does not send.
+    Malformed,
+}
+
+impl ReceptionResult {
+    const ALL: [Self; 7] = [
+        Self::New,
+        Self::Changed,
+        Self::Duplicate,
+        Self::Unreadable,
+        Self::Failed,
+        Self::Unsigned,
+        Self::Malformed,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Changed => "changed",
+            Self::Duplicate => "duplicate",
+            Self::Unreadable => "unreadable",
+            Self::Failed => "failed",
+            Self::Unsigned => "unsigned",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether a body was read, so that its kind is known.
+    const fn has_kind(self) -> bool {
+        matches!(
+            self,
+            Self::New | Self::Changed | Self::Duplicate | Self::Failed
+        )
+    }
+}
+
+/// The decisions besides the reasons of a quarantine.
+const DECIDED: [&str; 3] = ["certain", "strong", "operators"];
+
+impl ReceptionMeters {
+    /// Makes and registers the metrics.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        let received = make.counters(
+            "notifications_received_total",
+            "Calls to the listener for GatePay's notifications, by kind and result.",
+            &["kind", "result"],
+        );
+        for result in ReceptionResult::ALL {
+            for kind in NotificationKind::ALL {
+                if result.has_kind() || *kind == NotificationKind::Unknown {
+                    received.with_label_values(&[kind.as_str(), result.as_str()]);
+                }
+            }
+        }
+        let decided = make.counters(
+            "notification_owner_total",
+            "Decisions about a notification's owner, by the strength of the hint or the reason for its quarantine.",
+            &["by"],
+        );
+        let reasons = QuarantineReason::ALL.iter().map(|reason| reason.as_str());
+        for by in DECIDED.into_iter().chain(reasons) {
+            decided.with_label_values(&[by]);
+        }
+        let acknowledged = make.histograms(
+            "notification_ack_seconds",
+            "Seconds from the head of a notification to its acknowledgment, the store's commit included.",
+            &SECONDS,
+            &[],
+        );
+        Self {
+            received,
+            acknowledged: acknowledged.with_label_values::<&str>(&[]),
+            decided,
+            conflicts: make.counter(
+                "notification_conflicts_total",
+                "Notifications with a final status that contradicts another final status of the same object.",
+            ),
+            refused_connections: make.counter(
+                "notification_connections_refused_total",
+                "Connections to the listener for notifications that were closed at once: from another network than notifications.addresses, or beyond the limit.",
+            ),
+            quarantined: make.gauge(
+                "notifications_quarantined",
+                "Notifications without an owner, in the store.",
+            ),
+            oldest_quarantined: make.gauge_of_parts(
+                "notification_quarantine_oldest_seconds",
+                "Age of the oldest notification without an owner; 0 if there is none.",
+            ),
+            lost_notes: make.counter(
+                "notification_ledger_lost_total",
+                "Ids in GatePay's answers that the ledger did not take: notifications that name them alone go to quarantine.",
+            ),
+        }
+    }
+
+    /// Counts a notification.
+    pub fn received(&self, kind: NotificationKind, result: ReceptionResult) {
+        let kind = if result.has_kind() {
+            kind
+        } else {
+            NotificationKind::Unknown
+        };
+        let labels = [kind.as_str(), result.as_str()];
+        self.received.with_label_values(&labels).inc();
+    }
+
+    /// Counts a decision about an owner.
+    pub fn decided(&self, by: &'static str) {
+        self.decided.with_label_values(&[by]).inc();
+    }
+}

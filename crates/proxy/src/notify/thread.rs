@@ -1,0 +1,220 @@
+//! Thread: `notify`, which receives notifications and keeps their owners in step with configuration and ledger.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gatepay_store::notifications::listing::RetentionTerms;
+use tokio::runtime::Builder;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle as TaskHandle, spawn};
+use tokio::time::{sleep, timeout};
+
+use crate::generation::Generation;
+use crate::notify::Notifications;
+use crate::notify::ledger::LedgerWriter;
+use crate::notify::owner::quarantine;
+use crate::notify::owner::registered_tenants::RegisteredTenants;
+use crate::notify::receive::institution_keys::InstitutionKeys;
+use crate::notify::receive::listener::NotificationListener;
+use crate::notify::receive::notification_exchange::NotificationExchange;
+use crate::notify::receive::reception;
+use crate::process::clock::Clock;
+use crate::process::drain::{Drain, DrainPhase};
+
+/// The interval at which the configuration in force and the quarantine are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same while no tenant is registered, since nothing can be received.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// The interval at which the store's figures are read.
+const COUNT: Duration = Duration::from_secs(10);
+/// The interval at which old notifications are removed, and the pause between two steps of it.
+const RETAIN: Duration = Duration::from_mins(10);
+const RETAIN_STEP: Duration = Duration::from_millis(200);
+/// How long the last ids of GatePay's may take to the ledger.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// Gives the configuration in force.
+pub type GenerationSource = Arc<dyn Fn() -> Arc<Generation> + Send + Sync>;
+
+/// The parts of the process that the thread uses.
+pub struct NotifyInputs {
+    /// The shared part.
+    pub notifications: Arc<Notifications>,
+    /// The configuration in force.
+    pub in_force: GenerationSource,
+    /// The process's clock.
+    pub clock: Clock,
+    /// The process's drain.
+    pub drain: Arc<Drain>,
+}
+
+/// Starts the thread on a bound socket. It ends once the last request has ended and its ids are in the ledger.
+pub fn start(inputs: NotifyInputs, socket: TcpListener) -> std::io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let socket = {
+        let _within = runtime.enter();
+        tokio::net::TcpListener::from_std(socket)?
+    };
+    thread::Builder::new().name("notify".into()).spawn(move || {
+        runtime.block_on(run(inputs, socket));
+        runtime.shutdown_background();
+    })
+}
+
+async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
+    let NotifyInputs {
+        notifications,
+        in_force,
+        clock,
+        drain,
+    } = inputs;
+    let (meters, calls) = (&notifications.meters, &notifications.calls);
+    let keys = InstitutionKeys::new(Arc::clone(&in_force().institution));
+    let keys = Arc::new(keys);
+    let tenants = Arc::clone(&notifications.tenants);
+    let (reception, batches) = reception::reception(tenants, calls.clone(), meters);
+    let exchange = NotificationExchange::new(
+        Arc::clone(&notifications.settings),
+        Arc::clone(&keys),
+        reception,
+        clock.clone(),
+        meters.clone(),
+    );
+    let listener = NotificationListener {
+        settings: Arc::clone(&notifications.settings),
+        identity: notifications.identity.clone(),
+        exchange: Arc::new(exchange),
+        drain: Arc::clone(&drain),
+        meters: meters.clone(),
+    };
+    let learned = Arc::new(Notify::new());
+    let upkeep = [
+        spawn(batches.run()),
+        spawn(listener.run(socket)),
+        spawn(follow(
+            Arc::clone(&notifications),
+            (in_force, keys, clock),
+            Arc::clone(&learned),
+        )),
+        spawn(count(Arc::clone(&notifications))),
+        spawn(retain(Arc::clone(&notifications))),
+    ];
+    let writer = notifications.writer.lock().take();
+    if let Some(writer) = writer {
+        write_ledger(&notifications, writer, &learned, &drain).await;
+    }
+    upkeep.iter().for_each(TaskHandle::abort);
+}
+
+/// Writes the ledger until the last request has ended, and then the notes that still wait.
+async fn write_ledger(
+    notifications: &Notifications,
+    mut writer: LedgerWriter,
+    learned: &Notify,
+    drain: &Drain,
+) {
+    tokio::select! {
+        () = writer.run(&notifications.calls, learned) => {}
+        () = async {
+            drain.reached(DrainPhase::Finishing).await;
+            tokio::select! {
+                () = drain.finished() => {}
+                () = drain.reached(DrainPhase::Over) => {}
+            }
+        } => {}
+    }
+    let finishing = writer.finish(&notifications.calls, learned);
+    let _late = timeout(FINISH, finishing).await;
+}
+
+/// Registers the tenants of each configuration, and decides again about the quarantine: at an interval, and when the
+/// ledger has learned a key.
+async fn follow(
+    notifications: Arc<Notifications>,
+    (in_force, keys, clock): (GenerationSource, Arc<InstitutionKeys>, Clock),
+    learned: Arc<Notify>,
+) {
+    let (calls, tenants) = (&notifications.calls, &notifications.tenants);
+    let mut was_away = false;
+    loop {
+        let generation = in_force();
+        keys.follow(&generation.institution, clock.elapsed());
+        let followed = async {
+            let registered = tenants.load_full();
+            let registered = registered.filter(|tenants| tenants.are_of(&generation));
+            let present = if let Some(present) = registered {
+                present
+            } else {
+                let registered = RegisteredTenants::register(calls, generation).await?;
+                let registered = Arc::new(registered);
+                tenants.store(Some(Arc::clone(&registered)));
+                registered
+            };
+            quarantine::decide_again(&present, calls, &notifications.meters).await
+        };
+        let followed = followed.await;
+        // Before this instance has joined the store, the log tells why.
+        if let Err(error) = &followed
+            && !was_away
+            && tenants.load().is_some()
+        {
+            tracing::warn!(%error, "owners of notifications are not decided again");
+        }
+        was_away = followed.is_err();
+        let pause = if tenants.load().is_some() {
+            LOOK
+        } else {
+            FIRST_LOOK
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = learned.notified() => {}
+        }
+    }
+}
+
+/// Shows the store's figures.
+async fn count(notifications: Arc<Notifications>) {
+    let meters = &notifications.meters;
+    loop {
+        let counts = notifications
+            .calls
+            .call(|store| async move { store.notification_counts().await });
+        if let Ok(counts) = counts.await {
+            let quarantined = i64::try_from(counts.quarantined).unwrap_or(i64::MAX);
+            meters.quarantined.set(quarantined);
+            let oldest = counts.oldest_quarantined_ms;
+            let age = oldest.map_or(0, |since_ms| counts.now_ms.saturating_sub(since_ms));
+            let age = Duration::from_millis(age).as_secs_f64();
+            meters.oldest_quarantined.set(age);
+        }
+        sleep(COUNT).await;
+    }
+}
+
+/// Removes what is older than `notifications.keep_days`, in small steps.
+async fn retain(notifications: Arc<Notifications>) {
+    const DAY: Duration = Duration::from_hours(24);
+    let terms = RetentionTerms {
+        events: DAY * notifications.settings.keep_days.get(),
+        ..RetentionTerms::default()
+    };
+    loop {
+        sleep(RETAIN).await;
+        loop {
+            let step = notifications
+                .calls
+                .call(move |store| async move { store.retain(&terms).await });
+            match step.await {
+                Ok(report) if report.has_more() => sleep(RETAIN_STEP).await,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old notifications are not removed");
+                    break;
+                }
+            }
+        }
+    }
+}
