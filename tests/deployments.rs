@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gatepay_proxy::process::clock::Clock;
+use gatepay_store::postgres::NEWEST_SCHEMA;
 use saphyr::{LoadableYamlNode as _, Yaml};
 use tempfile::TempDir;
 
@@ -173,7 +174,10 @@ async fn restart_in_turn(count: usize, callers: usize, calls: usize) {
     let pause = Duration::from_millis(20);
     let traffic = Traffic::of(&acme(), balancer.address, callers, pause);
     // Meanwhile the next version has made its schema.
-    server.sql("INSERT INTO gatepay.schema_version VALUES (2)");
+    server.sql(&format!(
+        "INSERT INTO gatepay.schema_version VALUES ({})",
+        NEWEST_SCHEMA + 1
+    ));
     for (place, folder) in folders.iter().enumerate() {
         balancer.uses(place).await;
         let program = programs.remove(0);

@@ -386,11 +386,11 @@ fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
     assert_eq!(migrate(&folder).1, Some(0));
-    server.sql("INSERT INTO gatepay.schema_version VALUES (2)");
+    server.sql("INSERT INTO gatepay.schema_version VALUES (3)");
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(0), "one newer works: {text}");
-    server.sql("INSERT INTO gatepay.schema_version VALUES (3)");
-    let wrong = "schema 3; this version works with 1 to 2: use a newer version of the program";
+    server.sql("INSERT INTO gatepay.schema_version VALUES (4)");
+    let wrong = "schema 4; this version works with 2 to 3: use a newer version of the program";
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(wrong), "{text}");

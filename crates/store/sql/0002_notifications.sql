@@ -96,7 +96,7 @@ CREATE TABLE event (
     body bytea NOT NULL,
     UNIQUE (news, body_print)
     -- Bodies stand beside the rows, which change a few times.
-) WITH (fillfactor = 80, toast_tuple_target = 256);
+) WITH (fillfactor = 80, toast_tuple_target = 256, autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE event ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
 CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';

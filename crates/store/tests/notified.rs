@@ -19,6 +19,7 @@ use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::sync::Notify;
 use tokio_postgres::NoTls;
 
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
@@ -129,15 +130,16 @@ async fn receive_until_it_fails(
     store: &Store,
     tenant: &TenantIncarnation,
     round: u32,
-    batch_size: u32,
+    begun: &Notify,
 ) -> Vec<(String, EventId)> {
     let mut acknowledged = Vec::new();
     for batch in 0_u32.. {
-        let objects = (0..batch_size).map(|number| format!("{round}.{batch}.{number}"));
+        let objects = (0..5).map(|number| format!("{round}.{batch}.{number}"));
         let events: Vec<NewEvent> = objects.map(|object| event(tenant, &object)).collect();
         let Ok(results) = store.receive(&events).await else {
             break;
         };
+        begun.notify_one();
         for (event, result) in events.iter().zip(results) {
             let ReceiveResult::New(arrival) = result else {
                 panic!("{result:?}");
@@ -157,11 +159,15 @@ async fn kill_while_events_arrive(rounds: u32) {
     let mut total = 0;
     for round in 0..rounds {
         let store = Arc::new(opened(&server));
+        let begun = Arc::new(Notify::new());
         let writer = {
-            let (store, tenant) = (Arc::clone(&store), tenant.clone());
-            tokio::spawn(async move { receive_until_it_fails(&store, &tenant, round, 5).await })
+            let (store, tenant, begun) = (Arc::clone(&store), tenant.clone(), Arc::clone(&begun));
+            tokio::spawn(
+                async move { receive_until_it_fails(&store, &tenant, round, &begun).await },
+            )
         };
-        tokio::time::sleep(Duration::from_millis(u64::from(60 + round * 37 % 90))).await;
+        begun.notified().await;
+        tokio::time::sleep(Duration::from_millis(u64::from(round * 37 % 90))).await;
         server.kill();
         let acknowledged = writer.await.unwrap();
         server.start_again();
@@ -180,7 +186,7 @@ async fn kill_while_events_arrive(rounds: u32) {
             );
         }
     }
-    assert!(total > 0, "no event was acknowledged");
+    assert!(total >= rounds as usize, "{total} events were acknowledged");
 }
 
 #[tokio::test]
