@@ -15,7 +15,9 @@ mod held_claims;
 pub mod meters;
 mod retry_after;
 pub mod signed_delivery;
+pub mod store_deliveries;
 pub mod target;
 pub mod tenant_target;
 #[cfg(test)]
 mod tests;
+pub mod thread;

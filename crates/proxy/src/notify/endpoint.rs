@@ -8,4 +8,4 @@ pub mod checked_addresses;
 pub mod client;
 mod kept_connections;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

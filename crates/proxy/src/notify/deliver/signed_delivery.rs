@@ -95,3 +95,138 @@ pub fn write_headers(
         lines.add(SIGNATURE_NEXT, sign(&next.key, &stamp, body).to_hex());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::{SecretKey, Signature, Stamp, verify};
+    use zeroize::Zeroizing;
+
+    const NOW: u64 = 1_767_225_600_000;
+
+    fn dated(name: &str, not_before: Option<u64>, not_after: Option<u64>) -> DatedCredential {
+        let secret = SecretKey::new(Zeroizing::new(format!("fake-secret-{name}"))).unwrap();
+        let credential = Credential::new(ClientId::parse(name).unwrap(), &secret);
+        DatedCredential {
+            not_before,
+            not_after,
+            credential,
+        }
+    }
+
+    /// The names of the chosen credentials, of three: the old, the new and one that has not begun.
+    fn chosen(
+        used: [Option<u64>; 3],
+        configured: Option<&str>,
+        now_ms: u64,
+    ) -> Option<(String, Option<String>)> {
+        let all = [
+            dated("old", None, Some(NOW + 1_000)),
+            dated("new", Some(NOW - 1_000), None),
+            dated("later", Some(NOW + 500), None),
+        ];
+        let configured = configured.map(|name| ClientId::parse(name).unwrap());
+        let all = all.iter().zip(used);
+        let chosen = DeliveryCredentials::choose(all, configured.as_ref(), now_ms)?;
+        let name = |credential: &Credential| credential.client_id.to_string();
+        Some((name(chosen.signing), chosen.next.map(name)))
+    }
+
+    #[test]
+    fn the_credential_that_the_tenant_used_last_signs_or_else_the_newest() {
+        let pair = |signing: &str, next: &str| Some((signing.to_owned(), Some(next.to_owned())));
+        for (used, configured, now, expected) in [
+            ([None; 3], None, NOW, pair("new", "old")),
+            ([Some(5), None, None], None, NOW, pair("old", "new")),
+            ([Some(5), Some(6), None], None, NOW, pair("new", "old")),
+            ([Some(6), Some(5), None], None, NOW, pair("old", "new")),
+            (
+                [Some(5), Some(6), None],
+                Some("old"),
+                NOW,
+                pair("old", "new"),
+            ),
+            (
+                [Some(5), Some(6), None],
+                Some("later"),
+                NOW,
+                pair("new", "old"),
+            ),
+            ([None; 3], None, NOW + 500, pair("later", "new")),
+            // The old one is over.
+            (
+                [Some(9), None, None],
+                None,
+                NOW + 1_000,
+                pair("later", "new"),
+            ),
+            (
+                [Some(9), None, None],
+                Some("old"),
+                NOW + 1_000,
+                pair("later", "new"),
+            ),
+            ([None; 3], None, NOW - 2_000, Some(("old".to_owned(), None))),
+        ] {
+            let chosen = chosen(used, configured, now);
+            assert_eq!(
+                chosen,
+                expected,
+                "{used:?} {configured:?} {}",
+                now - NOW.min(now)
+            );
+        }
+        let over = dated("over", None, Some(NOW));
+        let none = DeliveryCredentials::choose([(&over, Some(1))].into_iter(), None, NOW);
+        assert!(none.is_none());
+    }
+
+    /// The value of a header line.
+    fn value<'a>(lines: &'a HeaderBlock, name: &str) -> Option<&'a str> {
+        let mut all = lines
+            .iter()
+            .map(|(name, value)| (str::from_utf8(name).unwrap(), value));
+        let found = all.find(|(known, _)| *known == name);
+        found.map(|(_, value)| str::from_utf8(value).unwrap())
+    }
+
+    #[test]
+    fn both_signatures_verify_and_the_headers_have_gatepays_names() {
+        let (old, new) = (dated("old", None, None), dated("new", Some(1), None));
+        let credentials = DeliveryCredentials {
+            signing: &old.credential,
+            next: Some(&new.credential),
+        };
+        let (body, stamp) = (&b"{\"a\": 1}\n"[..], FreshStamp::new(NOW, [7; 32]));
+        let facts = DeliveryFacts {
+            event: "event",
+            attempt: 3,
+            received_ms: 5,
+            is_conflict: true,
+        };
+        let mut lines = HeaderBlock::default();
+        write_headers(&mut lines, &credentials, &stamp, body, facts);
+        for (name, expected) in [
+            ("X-GatePay-Certificate-ClientId", "old"),
+            ("X-Gatepay-Proxy-Event", "event"),
+            ("X-Gatepay-Proxy-Attempt", "3"),
+            ("X-Gatepay-Proxy-Received", "5"),
+            ("X-Gatepay-Proxy-Conflict", "true"),
+        ] {
+            assert_eq!(value(&lines, name), Some(expected), "{name}");
+        }
+        let header = |name| value(&lines, name).unwrap();
+        let (timestamp, nonce) = (header("X-GatePay-Timestamp"), header("X-GatePay-Nonce"));
+        let stamp = Stamp::parse(timestamp.as_bytes(), nonce.as_bytes()).unwrap();
+        for (name, dated) in [
+            ("X-GatePay-Signature", &old),
+            ("X-Gatepay-Proxy-Signature-Next", &new),
+        ] {
+            let signature = Signature::parse(header(name).as_bytes()).ok().unwrap();
+            assert!(
+                verify(&dated.credential.key, &stamp, body, &signature),
+                "{name}"
+            );
+        }
+    }
+}

@@ -34,7 +34,7 @@ use crate::tls::config;
 const FILES_AGE: Duration = Duration::from_mins(5);
 
 /// Gives the configuration in force.
-pub type ConfigurationInForce = Rc<dyn Fn() -> Arc<Generation>>;
+pub type ConfigurationInForce = Box<dyn Fn() -> Arc<Generation> + Send>;
 
 /// The endpoints of all tenants.
 pub struct TenantDirectory {
@@ -68,23 +68,23 @@ struct TenantTarget {
 }
 
 impl TenantDirectory {
-    /// The endpoints of the configuration that `in_force` gives. Reads the system's authorities.
+    /// The endpoints of the configuration that `in_force` gives.
     pub fn new(
         in_force: ConfigurationInForce,
         clock: Clock,
         bounds: EndpointBounds,
         metrics: MetricsSettings,
-        network: EndpointNetwork,
-    ) -> Result<Self, String> {
-        Ok(Self {
+        (network, system_trust): (EndpointNetwork, Arc<ClientConfig>),
+    ) -> Self {
+        Self {
             in_force,
             clock,
             bounds,
             metrics,
             network: Arc::new(network),
-            system_trust: config::client(None)?,
+            system_trust,
             clients: RefCell::default(),
-        })
+        }
     }
 
     /// The tenant of an endpoint with its position, if the endpoint's incarnation is the one that is configured. The

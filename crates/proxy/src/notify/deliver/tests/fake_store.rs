@@ -47,7 +47,9 @@ struct FakeEvent {
 #[derive(Clone)]
 pub(super) struct FakeStore {
     pub(super) rows: Rc<FakeRows>,
-    instance: i64,
+    pub(super) instance: i64,
+    /// The body of events that arrive.
+    pub(super) body: &'static [u8],
 }
 
 pub(super) fn key(tenant: &str) -> EndpointKey {
@@ -74,6 +76,7 @@ impl FakeStore {
         Self {
             rows: Rc::new(rows),
             instance: 1,
+            body: b"{}",
         }
     }
 
@@ -82,6 +85,7 @@ impl FakeStore {
         Self {
             rows: Rc::clone(&self.rows),
             instance,
+            body: self.body,
         }
     }
 
@@ -112,7 +116,7 @@ impl FakeStore {
             failed_attempts: 0,
             has_conflict: false,
             is_changed: false,
-            body: b"{}".to_vec(),
+            body: self.body.to_vec(),
         };
         let mut endpoints = self.rows.endpoints.borrow_mut();
         let event = FakeEvent {
