@@ -15,6 +15,7 @@ use crate::generation::meters::ReloadMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
 use crate::journal;
+use crate::notify::deliver::meters::DeliveryMeters;
 use crate::notify::receive::meters::ReceptionMeters;
 use crate::process::heartbeat::WorkerMeters;
 use crate::process::usage::ProcessUsage;
@@ -74,6 +75,8 @@ pub struct Metrics {
     pub cluster: ClusterMeters,
     /// Metrics of GatePay's notifications. They stay at zero without `[notifications]`.
     pub notifications: ReceptionMeters,
+    /// Metrics of deliveries to tenants. They stay at zero without `[notifications]`.
+    pub deliveries: DeliveryMeters,
     /// When the certificate of the listener for notifications expires, in seconds since 1970.
     pub notification_certificate_expiry: IntGauge,
     /// Limits that instances share.
@@ -133,6 +136,7 @@ impl Metrics {
             certificate_expiry: expiries.with_label_values(&["listener"]),
             notification_certificate_expiry: expiries.with_label_values(&["notifications"]),
             notifications: ReceptionMeters::new(&make),
+            deliveries: DeliveryMeters::new(&make),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Failed accepts of a connection, mostly for lack of file descriptors.",

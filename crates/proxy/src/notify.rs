@@ -21,6 +21,7 @@ use prometheus::IntGauge;
 
 use crate::cluster::store_calls::StoreCalls;
 use crate::notify::callback::CallbackTokens;
+use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::ledger::{LedgerQueue, LedgerWriter};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::ReceptionMeters;
@@ -33,6 +34,8 @@ pub struct Notifications {
     pub ledger: LedgerQueue,
     /// The tokens of tenants' callback URLs.
     pub callbacks: CallbackTokens,
+    /// Wakes the thread `deliver` when a notification is stored.
+    pub wake: DeliveryWake,
     settings: Arc<NotificationSettings>,
     /// The tenants, once the store has registered them.
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
@@ -58,6 +61,7 @@ impl Notifications {
         Ok(Self {
             ledger,
             callbacks: CallbackTokens::new(shared.0, shared.1, calls.clone()),
+            wake: DeliveryWake::default(),
             settings,
             tenants,
             identity: identity.transpose()?.map(Arc::new),

@@ -24,6 +24,8 @@ use crate::callers::open_files;
 use crate::cluster::Cluster;
 use crate::listener::accept;
 use crate::notify;
+use crate::notify::deliver::store_deliveries::StoreDeliveries;
+use crate::notify::deliver::thread::{self as deliver, DeliverInputs};
 use crate::notify::thread::NotifyInputs;
 use crate::process::clock::Clock;
 use crate::process::drain::{DrainPhase, EntryGate, cut_after};
@@ -67,6 +69,8 @@ pub struct Server {
     reload: Option<JoinHandle<()>>,
     /// The thread `notify` and its address, if notifications are configured.
     notify: Option<(JoinHandle<()>, SocketAddr)>,
+    /// The thread `deliver`, if notifications are configured.
+    deliver: Option<JoinHandle<()>>,
     memory: Arc<Mutex<ReplayHandover>>,
 }
 
@@ -130,6 +134,7 @@ impl Server {
             handed_over: false,
         }));
         let notify = notify_socket.map(|socket| notify_thread(&app, socket));
+        let deliver = deliver_thread(&app)?;
         let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
@@ -139,6 +144,7 @@ impl Server {
             control,
             reload: None,
             notify: notify.transpose()?,
+            deliver,
             memory,
         })
     }
@@ -218,6 +224,10 @@ impl Server {
             if join_unless(worker, until(end, LEFT_AFTER_WORKERS)).is_none() {
                 ended = ServerExit::Late;
             }
+        }
+        // Its attempts end first, so that their results reach the store.
+        if let Some(deliver) = self.deliver {
+            join_unless(deliver, until(end, LEFT_AFTER_WORKERS));
         }
         // The thread's last work is to take the ids of the last answers to the store.
         if let Some((notify, _)) = self.notify {
@@ -367,6 +377,36 @@ fn notify_thread(
     };
     let thread = notify::thread::start(inputs, socket).map_err(StartError::Thread)?;
     Ok((thread, address))
+}
+
+/// Starts the thread that sends notifications to tenants, if notifications are configured.
+fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(notifications), Some(cluster)) = (&app.notifications, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let store = StoreDeliveries {
+        calls: cluster.calls().clone(),
+        instance: cluster.id(),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+    };
+    let inputs = DeliverInputs {
+        settings: Arc::new(notifications.settings().clone()),
+        metrics: app.settings.metrics.clone(),
+        store,
+        in_force: Box::new(move || of_app.generation.load_full()),
+        clock: app.clock.clone(),
+        meters: app.metrics.deliveries.clone(),
+        wake: notifications.wake.clone(),
+        drain: (
+            Arc::clone(&app.lifecycle.drain),
+            app.settings.drain.deadline,
+        ),
+        system_trust: deliver::system_trust().map_err(StartError::Notifications)?,
+    };
+    let thread = deliver::start(inputs).map_err(StartError::Thread)?;
+    Ok(Some(thread))
 }
 
 /// Starts the control thread. It also tells the systemd watchdog that the runtimes of the workers still turn.

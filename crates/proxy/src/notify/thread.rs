@@ -74,7 +74,8 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     let keys = InstitutionKeys::new(Arc::clone(&in_force().institution));
     let keys = Arc::new(keys);
     let tenants = Arc::clone(&notifications.tenants);
-    let (reception, batches) = reception::reception(tenants, calls.clone(), meters);
+    let (reception, batches) =
+        reception::reception(tenants, calls.clone(), meters, notifications.wake.clone());
     let exchange = NotificationExchange::new(
         Arc::clone(&notifications.settings),
         Arc::clone(&keys),

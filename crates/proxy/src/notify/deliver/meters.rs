@@ -69,7 +69,7 @@ impl DeliveryMeters {
             &[],
         );
         let tenant = &["tenant"];
-        Self {
+        let made = Self {
             attempt_seconds: seconds.with_label_values(&[] as &[&str]),
             connections: make.gauge("delivery_connections", "Open connections to tenants' endpoints."),
             results: make.counters(
@@ -98,7 +98,9 @@ impl DeliveryMeters {
                 tenant,
             ),
             own: Arc::default(),
-        }
+        };
+        made.show(&NotificationCounts::default(), &BTreeSet::new());
+        made
     }
 
     /// Counts an attempt that was recorded.

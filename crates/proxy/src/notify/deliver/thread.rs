@@ -1,16 +1,18 @@
 //! Thread: `deliver`, which sends notifications to tenants. A thread of its own, so that neither the calls of tenants nor
 //! the notifications of GatePay wait for the TLS of deliveries.
 
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use gatepay_tenancy::notifications::NotificationSettings;
 use gatepay_tenancy::settings::MetricsSettings;
 use rustls::ClientConfig;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use crate::notify::deliver::delivery_loop::{
@@ -23,6 +25,7 @@ use crate::notify::deliver::tenant_target::{ConfigurationInForce, TenantDirector
 use crate::notify::endpoint::checked_addresses::SystemResolver;
 use crate::notify::endpoint::client::EndpointNetwork;
 use crate::process::clock::Clock;
+use crate::process::drain::{Drain, DrainPhase};
 use crate::tls::config;
 
 /// What the thread needs of the process.
@@ -41,11 +44,16 @@ pub struct DeliverInputs {
     pub meters: DeliveryMeters,
     /// Wakes the loop when a notification was stored.
     pub wake: DeliveryWake,
-    /// The end of the process: once it is set, nothing more is begun, and at this time attempts are abandoned.
-    pub stop: watch::Receiver<Option<Instant>>,
+    /// The process's drain, and how long it may take.
+    pub drain: (Arc<Drain>, Duration),
     /// The trust in the system's authorities.
     pub system_trust: Arc<ClientConfig>,
 }
+
+/// How long attempts that are under way may go on once the process finishes.
+const FINISH: Duration = Duration::from_secs(5);
+/// The same once the process has nothing else to do.
+const LAST: Duration = Duration::from_secs(1);
 
 /// The trust in the system's authorities, for endpoints without certificates of their own.
 pub fn system_trust() -> Result<Arc<ClientConfig>, String> {
@@ -59,13 +67,26 @@ pub fn start(inputs: DeliverInputs) -> std::io::Result<JoinHandle<()>> {
         .name("deliver".into())
         .spawn(move || {
             LocalSet::new().block_on(&runtime, async {
-                DeliveryLoop::new(loop_inputs(inputs)).run().await;
+                let (stop, stopped) = watch::channel(None);
+                let (drain, deadline) = inputs.drain.clone();
+                spawn_local(follow_drain(drain, deadline, stop));
+                DeliveryLoop::new(loop_inputs(inputs, stopped)).run().await;
             });
             runtime.shutdown_background();
         })
 }
 
-fn loop_inputs(inputs: DeliverInputs) -> DeliveryInputs {
+/// Stops the loop when the process finishes its calls in flight.
+async fn follow_drain(drain: Arc<Drain>, deadline: Duration, stop: watch::Sender<Option<Instant>>) {
+    drain.reached(DrainPhase::Finishing).await;
+    let end = drain.cut_at(deadline).min(Instant::now() + FINISH);
+    stop.send_replace(Some(end));
+    drain.reached(DrainPhase::Over).await;
+    stop.send_replace(Some(end.min(Instant::now() + LAST)));
+    pending::<()>().await;
+}
+
+fn loop_inputs(inputs: DeliverInputs, stop: watch::Receiver<Option<Instant>>) -> DeliveryInputs {
     let settings = &inputs.settings;
     let attempts = settings.attempts_at_once.get();
     let limits = DeliveryLimits {
@@ -87,6 +108,6 @@ fn loop_inputs(inputs: DeliverInputs) -> DeliveryInputs {
         limits,
         meters: inputs.meters,
         wake: inputs.wake,
-        stop: inputs.stop,
+        stop,
     }
 }

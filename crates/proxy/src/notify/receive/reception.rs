@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::owner::placement::{OwnerQuestion, place};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::{ReceptionMeters, ReceptionResult};
@@ -38,6 +39,7 @@ pub struct ReceptionBatches {
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
     calls: StoreCalls,
     meters: ReceptionMeters,
+    wake: DeliveryWake,
 }
 
 /// A notification that waits for its commit.
@@ -53,6 +55,7 @@ pub fn reception(
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
     calls: StoreCalls,
     meters: &ReceptionMeters,
+    wake: DeliveryWake,
 ) -> (Reception, ReceptionBatches) {
     let (sender, waiting) = mpsc::channel(WAITING);
     let meters = meters.clone();
@@ -65,6 +68,7 @@ pub fn reception(
         tenants,
         calls,
         meters,
+        wake,
     };
     (reception, batches)
 }
@@ -108,6 +112,9 @@ impl ReceptionBatches {
                 _ => {}
             }
             was_away = stored.is_err();
+            if stored.is_ok() {
+                self.wake.wake();
+            }
             // Without a result the answer is that nothing is stored.
             for (waiting, result) in batch.into_iter().zip(stored.unwrap_or_default()) {
                 if let Some(result) = result {

@@ -16,15 +16,15 @@ use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{
     ConfigFacts, DatedCredential, PartyId, Registry, Standing, SubAccount, Tenant,
 };
-use prometheus::IntGauge;
+use prometheus::{IntGauge, Registry as MetricRegistry};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::fake_store::{FakeStore, key};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimitsMap;
+use crate::generation::tenant_meters::TenantSeries;
 use crate::generation::{Generation, GenerationInputs};
-use crate::metrics::Metrics;
 use crate::notify::deliver::attempt::AttemptResult;
 use crate::notify::deliver::delivery_store::DeliveryStore as _;
 use crate::notify::deliver::target::{DeliveryHold, TargetDirectory as _};
@@ -35,6 +35,7 @@ use crate::notify::endpoint::tests::tls_server::{
     ReceivedRequest, SUCCESS, ServerManner, TlsServer,
 };
 use crate::process::clock::Clock;
+use crate::prom::registrar::Registrar;
 use crate::tls::config;
 
 const BODY: &[u8] =
@@ -91,14 +92,15 @@ fn generation(tenant: Tenant, clock: &Clock) -> Generation {
         credentials: vec![dated("institution-id")],
     };
     let settings = Settings::new(url, institution);
-    let metrics = Metrics::new(&Catalogue::standard());
-    let meters = metrics.tenants.limits.quota.clone();
+    let registered = MetricRegistry::new();
+    let series = TenantSeries::new(&Registrar(&registered));
+    let meters = series.limits.quota.clone();
     let quota = InstitutionQuota::new(&settings.upstream.quota, meters, clock);
     let limits = TenantLimitsMap::new(quota.into());
     let inputs = GenerationInputs {
         settings: &settings,
         tenant_limits: &limits,
-        series: &metrics.tenants,
+        series: &series,
     };
     let registry = Registry::new(vec![tenant], Vec::new(), &[]).unwrap();
     let institution = Arc::clone(&settings.institution);
