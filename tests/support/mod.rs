@@ -35,6 +35,7 @@ mod relay;
 pub(crate) mod scripted;
 mod shop;
 pub(crate) mod streams;
+pub(crate) mod tenant_endpoint;
 pub(crate) mod tls;
 pub(crate) mod traffic;
 mod wedge;
