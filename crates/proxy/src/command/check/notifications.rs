@@ -24,7 +24,7 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
     };
     let delivered = tenants.filter(|tenant| has_url(tenant)).count();
     say(format_args!(
-        "notifications on {}, for GatePay {}; {delivered} of {} tenants have an endpoint, the others pull",
+        "notifications on {}, for GatePay {}; {delivered} of {} tenants have an endpoint; those of the others are kept",
         notifications.address,
         notifications.public_url,
         registry.tenants().len()
@@ -37,6 +37,12 @@ fn warnings(settings: &NotificationSettings) -> Vec<String> {
     if settings.tls.is_none() && !settings.address.ip().is_loopback() {
         warnings.push(
             "note: notifications.listen is plain HTTP beyond this machine; GatePay needs https: put TLS in front, or set notifications.tls"
+                .to_owned(),
+        );
+    }
+    if settings.ask {
+        warnings.push(
+            "note: notifications.ask has no effect yet: a notification that only a number leads to stays in quarantine"
                 .to_owned(),
         );
     }
