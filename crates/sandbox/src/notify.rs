@@ -1,4 +1,4 @@
-//! Notifications: what GatePay calls the institution with (protocol.md 5).
+//! Notifications: GatePay's calls to the institution (protocol.md 5).
 
 pub(crate) mod body;
 pub(crate) mod callback;

@@ -32,7 +32,7 @@ pub(crate) struct CallbackUrl {
 }
 
 impl CallbackUrl {
-    /// Reads a URL, or says what is wrong with it.
+    /// Reads a URL, or states its fault.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text
             .parse()

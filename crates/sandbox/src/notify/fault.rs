@@ -1,4 +1,4 @@
-//! Faults of notifications on demand: what GatePay may do wrong, or does although no page says so.
+//! Faults of notifications on demand: errors of GatePay's, and behavior that its pages leave open.
 
 use std::time::Duration;
 

@@ -33,7 +33,7 @@ pub(crate) struct Outbox {
     waiting: BTreeMap<u64, WaitingNotification>,
     /// The number of notifications made.
     made: u64,
-    /// The highest number of a notification whose first attempt has ended.
+    /// The highest number of a notification that has had its first attempt.
     newest_attempted: u64,
 }
 

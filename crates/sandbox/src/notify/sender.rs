@@ -17,7 +17,7 @@ use crate::rules::news::BusinessNews;
 /// How often the sandbox's clock is compared while an attempt is due later. A test may set the clock at any moment.
 const CLOCK_CHECK: Duration = Duration::from_millis(10);
 
-/// The outbox and what sends it.
+/// The outbox and the task that sends it.
 pub(crate) struct NotificationSender {
     outbox: Mutex<Outbox>,
     /// Wakes the sender after a change of the outbox.
@@ -28,7 +28,7 @@ pub(crate) struct NotificationSender {
 }
 
 impl NotificationSender {
-    /// A sender with this configuration, or what is wrong with it.
+    /// A sender with this configuration, or the fault of its URL.
     pub(crate) fn new(config: NotificationSending, clock: Clock) -> Result<Self, String> {
         let NotificationSending {
             url,

@@ -24,7 +24,7 @@ pub(crate) struct BusinessNews {
     pub(crate) at_ms: Option<u64>,
 }
 
-/// What the notifications of a piece of news say.
+/// The content of the notifications of a piece of news.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NewsContent {
     /// In the envelope. A member `status` of the data that is one of the news' statuses follows the notification's.
@@ -41,7 +41,7 @@ pub(crate) enum NewsContent {
 }
 
 impl NewsBook {
-    /// A book whose news is sent as notifications.
+    /// A book of news that is sent as notifications.
     pub(crate) fn read() -> Self {
         Self {
             is_read: true,
@@ -120,7 +120,7 @@ impl BusinessNews {
 }
 
 impl NewsContent {
-    /// The kind: `bizType`, or `WITHDRAW` for a payout, whose notification has no `bizType`.
+    /// The kind: `bizType`, or `WITHDRAW` for a payout: its notification has no `bizType`.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Enveloped { kind, .. } => kind,

@@ -57,7 +57,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// What arrived about an object, in the order of arrival.
+/// The statuses of an object that have arrived, in the order of arrival.
 fn statuses(receiver: &CallbackReceiver, kind: NotificationKind, object: &str) -> Vec<String> {
     let read = |one: &ReceivedCallback| Notification::read(&one.body);
     let arrived = receiver.received();

@@ -65,7 +65,7 @@ fn acknowledge(outbox: &mut Outbox, attempt: NotificationAttempt, now: u64) {
     outbox.finish(attempt, Ok(answer(200, ACKNOWLEDGMENT)), now);
 }
 
-/// Makes and acknowledges every attempt that is due, and gives what was read, in order.
+/// Makes and acknowledges every attempt that is due, and gives the notifications as read, in order.
 fn deliver(outbox: &mut Outbox, now: u64) -> Vec<Notification> {
     let mut read = Vec::new();
     loop {
@@ -399,7 +399,7 @@ proptest! {
             let number = number.to_string();
             outbox.announce(&[payment(&number), refund(&number), payout()][kind], now);
         }
-        // Sends what is out of order, if it is the last.
+        // Releases an out-of-order notification that is the last.
         outbox.add_by_hand(None, Bytes::new(), now);
         let mut answers = answers.into_iter().cycle();
         while let Some(due_ms) = outbox.next_due_ms() {
