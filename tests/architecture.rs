@@ -568,6 +568,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "suspend",
             "cluster_view",
             "notification_exchange",
+            "admin_client",
         ];
         let chooses = code.contains("StatusCode::") && !may.contains(&&*file);
         assert!(!chooses, "{file} chooses a status");

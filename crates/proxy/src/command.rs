@@ -1,5 +1,6 @@
 //! The commands, one file each, and their shared parts: output and exit codes.
 
+mod admin_client;
 pub(crate) mod audit;
 pub(crate) mod call;
 pub(crate) mod check;
@@ -16,6 +17,7 @@ pub(crate) mod state;
 pub(crate) mod store;
 mod suspended;
 pub(crate) mod tenant;
+mod terminal_text;
 
 use std::env;
 use std::fmt;

@@ -17,6 +17,7 @@ use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::{Settings, StoreFailover};
 use gatepay_tenancy::{ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Registry};
 
+use super::admin_client::AdminClient;
 use super::suspended::SuspendedByHand;
 use super::{ExitStatus, UNREAD, complain, environment, fail, say};
 
@@ -78,9 +79,11 @@ impl CheckCommand {
                 complain("--against running compares secrets: run it without --without-secrets");
                 return Err(ExitStatus::Usage);
             }
-            let address = self.admin.unwrap_or(configuration.settings.admin.address);
-            let before =
-                running::outline(address, self.admin_token_file.as_deref()).map_err(fail)?;
+            let admin = AdminClient {
+                address: self.admin.unwrap_or(configuration.settings.admin.address),
+                token: self.admin_token_file.as_deref(),
+            };
+            let before = running::outline(&admin).map_err(fail)?;
             return Ok(self.print_plan(&Plan::against(&before, after)));
         }
         let before = if against.is_dir() {

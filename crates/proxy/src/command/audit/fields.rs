@@ -1,6 +1,5 @@
 //! The fields of a record, as `audit show` prints them.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use gatepay_proxy::journal::show::JournalRecord;
@@ -74,20 +73,4 @@ pub(super) fn text(record: &JournalRecord, name: &str) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
-}
-
-/// Characters that end lines or steer terminals as escapes.
-pub(super) fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
 }

@@ -1,6 +1,5 @@
 //! `audit show`.
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
@@ -13,10 +12,11 @@ use gatepay_proxy::journal::verify::VerifyReport;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::fields::{amounts, changes, ids, text, visible};
+use super::fields::{amounts, changes, ids, text};
 use super::names::KnownNames;
 use super::time::moment;
 use super::{JournalPlace, csv};
+use crate::command::terminal_text::{json_line, visible};
 use crate::command::{ExitStatus, complain, fail, say};
 
 /// Find calls and changes: the party, the operation, the amount and the outcome.
@@ -190,20 +190,6 @@ fn object(found: &FoundRecord) -> Value {
     }
 }
 
-/// JSON in one line, with characters that steer terminals as escapes.
-fn json_line(value: &Value) -> String {
-    let mut line = String::new();
-    for c in value.to_string().chars() {
-        // JSON text has control characters only inside strings here.
-        if c.is_control() {
-            let _ = write!(line, "\\u{:04x}", u32::from(c));
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
 fn print_call(call: &ShownCall) {
     let before = |name| shown(&call.before, name);
     say(format_args!(
@@ -284,14 +270,6 @@ mod tests {
     use super::*;
     use gatepay_proxy::journal::show::{EVENTS, OPEN};
     use gatepay_proxy::prom::outcome::RequestOutcome;
-
-    #[test]
-    fn json_stays_what_it_was_and_steers_no_terminal() {
-        let value = json!({"id": "a\u{1b}[2J\u{9b}2J\u{7f}\n"});
-        let line = json_line(&value);
-        assert!(!line.contains(char::is_control), "{line}");
-        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
-    }
 
     #[test]
     fn every_outcome_and_kind_that_is_written_down_can_be_asked_for() {

@@ -1,0 +1,109 @@
+//! Admin client: requests to the admin listener of the running process.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gatepay_proxy::upstream::client;
+use gatepay_proxy::upstream::connect::UpstreamConnector;
+use gatepay_tenancy::UpstreamUrl;
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Method, Request, StatusCode};
+use zeroize::Zeroizing;
+
+/// The timeout for the answer: an answer about a hundred thousand tenants takes a few seconds.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The admin listener of a running process.
+pub(crate) struct AdminClient<'a> {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// The file of the token, if the listener requires one.
+    pub(crate) token: Option<&'a Path>,
+}
+
+/// Why there is no answer.
+pub(crate) struct AdminRefusal {
+    address: SocketAddr,
+    /// The status, if the process answered.
+    status: Option<StatusCode>,
+    text: String,
+}
+
+impl AdminClient<'_> {
+    /// The body of the answer with status 200.
+    pub(crate) fn ask(&self, method: &Method, target: &str) -> Result<Bytes, AdminRefusal> {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let refusal = |status, text| AdminRefusal {
+            address,
+            status,
+            text,
+        };
+        let sent = self.send(address, method, target);
+        let (status, body) = sent.map_err(|text| refusal(None, text))?;
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let text = String::from_utf8_lossy(&body).trim_end().to_owned();
+        Err(refusal(Some(status), text))
+    }
+
+    fn send(
+        &self,
+        address: SocketAddr,
+        method: &Method,
+        target: &str,
+    ) -> Result<(StatusCode, Bytes), String> {
+        if address.port() == 0 {
+            return Err(
+                "admin.address has no fixed port; give the address with --admin".to_owned(),
+            );
+        }
+        let url =
+            UpstreamUrl::parse(&format!("http://{address}")).map_err(|error| error.to_string())?;
+        let upstream =
+            UpstreamConnector::new(url, None, TIMEOUT).map_err(|error| error.to_string())?;
+        let request = Request::builder().method(method).uri(target);
+        let mut request = request.header(HOST, address.to_string());
+        if let Some(path) = self.token {
+            request = request.header(AUTHORIZATION, bearer(path)?);
+        }
+        let request = request
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        let answer = runtime
+            .block_on(client::send(upstream, request, TIMEOUT))
+            .map_err(|error| error.to_string())?;
+        Ok((answer.status(), answer.into_body()))
+    }
+}
+
+fn bearer(path: &Path) -> Result<HeaderValue, String> {
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
+    let bearer = Zeroizing::new(format!("Bearer {}", text.trim_end_matches(['\r', '\n'])));
+    let mut bearer = HeaderValue::from_str(&bearer)
+        .map_err(|_| format!("{}: holds no token", path.display()))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
+}
+
+impl fmt::Display for AdminRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the process at {}: ", self.address)?;
+        if let Some(status) = self.status {
+            write!(f, "{status}: ")?;
+        }
+        f.write_str(&self.text)
+    }
+}
