@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// Paths that need a token.
-const CLOSED: [&str; 14] = [
+const CLOSED: [&str; 18] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -90,7 +90,11 @@ const CLOSED: [&str; 14] = [
     "GET /institution",
     "GET /-/registry",
     "GET /-/reload",
+    "GET /notifications",
+    "GET /ledger?key=1",
     "GET /nothing",
+    "POST /-/notifications/assign?id=1&tenant=acme",
+    "POST /-/notifications/replay?id=1",
     "POST /-/reload",
     "POST /-/institution/switch",
     "POST /-/suspend?tenant=acme",
@@ -259,6 +263,11 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
         "/-/registry",
         "/-/reload",
         "/-/institution/switch",
+        "/notifications",
+        "/notifications/1",
+        "/ledger?key=1",
+        "/-/notifications/assign",
+        "/-/notifications/replay",
         "/nothing",
         // The content of these pages changes from one request to the next, and so may its length.
         "/metrics",

@@ -568,6 +568,9 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "suspend",
             "cluster_view",
             "notification_exchange",
+            "notification_view",
+            "notification_acts",
+            "query_fields",
             "admin_client",
         ];
         let chooses = code.contains("StatusCode::") && !may.contains(&&*file);

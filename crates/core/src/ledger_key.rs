@@ -187,6 +187,18 @@ impl LedgerKey {
         )
     }
 
+    /// A key as an operator writes it: of two fields with a space between them.
+    pub fn written(kind: LedgerKeyKind, text: &str) -> Option<Self> {
+        let is_pair = matches!(
+            kind,
+            LedgerKeyKind::DepositAddress | LedgerKeyKind::AddressLabel
+        );
+        match text.split_once(' ').filter(|_| is_pair) {
+            Some((first, second)) => Self::pair(kind, first, second),
+            None => Self::new(kind, text),
+        }
+    }
+
     /// The namespace.
     pub fn kind(&self) -> LedgerKeyKind {
         self.kind
@@ -248,6 +260,16 @@ mod tests {
         ] {
             assert_eq!(key(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_operator_writes_a_key_of_two_fields_with_a_space() {
+        let (chain, address) = ("eth", "0x52908400098527886E0F7030069857D2E4169EE7");
+        let written =
+            LedgerKey::written(LedgerKeyKind::DepositAddress, &format!("{chain} {address}"));
+        assert_eq!(written, LedgerKey::deposit_address(chain, address));
+        let number = LedgerKey::written(LedgerKeyKind::TradeNumber, "eth 1");
+        assert_eq!(number, LedgerKey::new(LedgerKeyKind::TradeNumber, "eth 1"));
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub use credential::{ClientId, Credential, SigningKey};
 pub use operation::{Kind, Operation};
 pub use payload::Payload;
 pub use query::decode as query_text;
+pub use query::encode as query_of;
 pub use secret::SecretKey;
 pub use sign::sign;
 pub use signature::Signature;

@@ -41,7 +41,7 @@ pub fn decode(text: &str) -> Cow<'_, str> {
 
 /// Writes fields as a query: the reverse of [`decode`] for the values. Every byte of a value is escaped except letters,
 /// digits, `-`, `.`, `_` and `~`.
-pub(crate) fn encode<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+pub fn encode<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut query = String::new();
     for (name, value) in fields {
         if !query.is_empty() {

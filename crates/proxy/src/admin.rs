@@ -2,8 +2,11 @@
 
 mod cluster_view;
 mod gate;
+mod notification_acts;
+mod notification_view;
 pub mod operation_list;
 mod places;
+mod query_fields;
 mod reply;
 pub mod status;
 mod status_report;
@@ -202,6 +205,11 @@ async fn look(
                 None => text(StatusCode::NOT_FOUND, "no tenant or operator has this id\n"),
             }
         }
+        (&Method::GET, "/notifications") => notification_view::list(app, query).await,
+        (&Method::GET, path) if let Some(id) = path.strip_prefix("/notifications/") => {
+            notification_view::one(app, id, query).await
+        }
+        (&Method::GET, "/ledger") => notification_view::ledger(app, query).await,
         (&Method::GET, "/config") => config(app),
         (&Method::GET, "/cluster") => cluster_view::cluster(app),
         (&Method::GET, "/institution") => {
@@ -234,6 +242,14 @@ fn unsupported(path: &str) -> AdminResponse {
             "POST",
             "POST with ?tenant= ends a suspension by POST /-/suspend\n",
         ),
+        "/-/notifications/assign" => not_allowed(
+            "POST",
+            "POST with ?id= and &tenant= gives a notification in quarantine to a tenant\n",
+        ),
+        "/-/notifications/replay" => not_allowed(
+            "POST",
+            "POST with ?id=, or with ?tenant= and &since=, sends dead notifications again\n",
+        ),
         "/-/registry" => not_allowed(
             "GET, HEAD",
             "GET returns the configuration in force, for check --against running\n",
@@ -245,15 +261,18 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /-/reload, /-/registry, /-/suspend, /-/resume and /-/institution/switch\n",
+             /notifications, /ledger, /-/reload, /-/registry, /-/suspend, /-/resume, /-/notifications/assign, \
+             /-/notifications/replay and /-/institution/switch\n",
         ),
     }
 }
 
 /// The paths at which POST changes something.
-const ACTIONS: [&str; 4] = [
+const ACTIONS: [&str; 6] = [
     "/-/suspend",
     "/-/resume",
+    "/-/notifications/assign",
+    "/-/notifications/replay",
     "/-/reload",
     "/-/institution/switch",
 ];
@@ -267,6 +286,8 @@ async fn act(
     match action {
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
+        "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,
+        "/-/notifications/replay" => notification_acts::replay(app, query, actor).await,
         "/-/reload" => reload(app, query).await,
         _ => switch(app, query).await,
     }

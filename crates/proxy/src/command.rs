@@ -7,6 +7,8 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod explain;
 mod from;
+pub(crate) mod ledger;
+pub(crate) mod notifications;
 pub(crate) mod operations;
 pub(crate) mod sandbox;
 pub(crate) mod schema;

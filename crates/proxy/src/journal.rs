@@ -28,7 +28,10 @@ use tokio::sync::oneshot;
 
 use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
-use entry::{CallIntent, CallResult, JournalEntry, JournaledAttempt, SuspensionAct, TimedEntry};
+use entry::{
+    CallIntent, CallResult, JournalEntry, JournaledAttempt, NotificationAct, SuspensionAct,
+    TimedEntry,
+};
 use folder::JournalFolder;
 use head::{ChainHead, HeadFolder};
 use meters::{FileRotation, JournalMeters};
@@ -143,7 +146,15 @@ impl Journal {
     /// Writes down a suspension act of an operator, and returns once the record is on the disk. If writing fails, the
     /// record of an act that was done already is written as soon as the journal can be written again.
     pub async fn suspension(&self, act: SuspensionAct) -> Result<(), JournalUnavailable> {
-        let entry = JournalEntry::Suspension(act);
+        self.act(JournalEntry::Suspension(act)).await
+    }
+
+    /// Writes down an order about notifications, and returns once the record is on the disk.
+    pub async fn notification(&self, act: NotificationAct) -> Result<(), JournalUnavailable> {
+        self.act(JournalEntry::Notification(act)).await
+    }
+
+    async fn act(&self, entry: JournalEntry) -> Result<(), JournalUnavailable> {
         if !self.is_available() && entry.comes_first() {
             return Err(JournalUnavailable);
         }
@@ -155,6 +166,11 @@ impl Journal {
     /// Writes down a suspension act without awaiting the disk.
     pub fn note_suspension(&self, act: SuspensionAct) {
         self.shared.submit(JournalEntry::Suspension(act), None);
+    }
+
+    /// Writes down an order about notifications without awaiting the disk.
+    pub fn note_notification(&self, act: NotificationAct) {
+        self.shared.submit(JournalEntry::Notification(act), None);
     }
 
     /// Writes the queued records and the record that the run ended in order.

@@ -31,6 +31,10 @@ enum Command {
     Operations(command::operations::OperationsCommand),
     #[command(subcommand)]
     Audit(command::audit::AuditCommand),
+    #[command(subcommand)]
+    Notifications(command::notifications::NotificationsCommand),
+    #[command(subcommand)]
+    Ledger(command::ledger::LedgerCommand),
     Schema(command::schema::SchemaCommand),
     #[command(subcommand)]
     State(command::state::StateCommand),
@@ -68,6 +72,8 @@ fn main() -> ExitCode {
         Command::Tenant(tenant) => tenant.run(),
         Command::Operations(operations) => operations.run(),
         Command::Audit(audit) => audit.run(),
+        Command::Notifications(notifications) => notifications.run(),
+        Command::Ledger(ledger) => ledger.run(),
         Command::Schema(schema) => schema.run(),
         Command::State(state) => state.run(),
         Command::Store(store) => store.run(),

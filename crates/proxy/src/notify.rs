@@ -76,6 +76,16 @@ impl Notifications {
         &self.settings
     }
 
+    /// The way to the store.
+    pub fn calls(&self) -> &StoreCalls {
+        &self.calls
+    }
+
+    /// The tenants, once the store has registered them.
+    pub fn registered_tenants(&self) -> Option<Arc<RegisteredTenants>> {
+        self.tenants.load_full()
+    }
+
     /// Shows in seconds since 1970 when the listener's certificate expires, and warns if it has.
     pub fn show_expiry(&self, gauge: &IntGauge, clock: &Clock) {
         let Some(expires) = self.identity.as_ref().map(|identity| identity.expires()) else {

@@ -1,5 +1,7 @@
 //! The answers of the admin address.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -31,4 +33,17 @@ pub(super) fn answer_of(status: StatusCode, kind: &'static str, body: Bytes) -> 
     let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// A request that has no result: the status, and a line about it.
+#[derive(Debug)]
+pub(super) struct AdminFailure(pub(super) StatusCode, pub(super) Cow<'static, str>);
+
+impl AdminFailure {
+    pub(super) fn answer(self) -> AdminResponse {
+        match self.1 {
+            Cow::Borrowed(body) => text(self.0, body),
+            Cow::Owned(body) => answer_text(self.0, body),
+        }
+    }
 }

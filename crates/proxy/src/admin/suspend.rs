@@ -29,7 +29,7 @@ use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::process::state_dir::Suspension;
 
 /// The timeout for the disk, after which the answer says that the disk did not respond.
-const DISK: Duration = Duration::from_secs(5);
+pub(super) const DISK: Duration = Duration::from_secs(5);
 
 /// The epoch of no halt.
 const NO_EPOCH: i64 = 0;
@@ -108,7 +108,8 @@ pub(super) async fn resume(
     .await
 }
 
-async fn finished(task: tokio::task::JoinHandle<AdminResponse>) -> AdminResponse {
+/// The answer of a task that goes on if the caller leaves.
+pub(super) async fn finished(task: tokio::task::JoinHandle<AdminResponse>) -> AdminResponse {
     let internal = || text(StatusCode::INTERNAL_SERVER_ERROR, "it was not finished\n");
     task.await.unwrap_or_else(|_| internal())
 }

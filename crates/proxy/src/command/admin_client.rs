@@ -2,19 +2,43 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
+use gatepay_core::query_of;
 use gatepay_proxy::upstream::client;
 use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_tenancy::UpstreamUrl;
+use gatepay_tenancy::load::{WhatIf, load_what_if};
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Method, Request, StatusCode};
+use serde_json::Value;
 use zeroize::Zeroizing;
+
+use super::terminal_text::{json_line, visible};
+use super::{ExitStatus, complain, environment, say};
 
 /// The timeout for the answer: an answer about a hundred thousand tenants takes a few seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The running process, as a command names it.
+#[derive(Args)]
+pub(crate) struct AdminArguments {
+    /// The process's configuration; it names the address of the admin listener.
+    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
+    config: PathBuf,
+    /// The address of the running process's admin listener [default: admin.address of the configuration]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
+    /// A file that holds a token: of the admin listener, or of an operator of it.
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
 
 /// The admin listener of a running process.
 pub(crate) struct AdminClient<'a> {
@@ -30,6 +54,77 @@ pub(crate) struct AdminRefusal {
     /// The status, if the process answered.
     status: Option<StatusCode>,
     text: String,
+}
+
+impl AdminArguments {
+    /// Sends a request with these parameters, of which those without a value are left out. Prints the answer as JSON, or
+    /// the lines about it.
+    pub(crate) fn run(
+        &self,
+        method: &Method,
+        path: &str,
+        parameters: &[(&str, Option<&str>)],
+        lines: impl FnOnce(&Value) -> Vec<String>,
+    ) -> ExitStatus {
+        let answer = match self.ask(method, path, parameters) {
+            Ok(answer) => answer,
+            Err(exit) => return exit,
+        };
+        if self.json {
+            say(json_line(&answer));
+        } else {
+            for line in lines(&answer) {
+                say(visible(&line));
+            }
+        }
+        ExitStatus::Fine
+    }
+
+    fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        parameters: &[(&str, Option<&str>)],
+    ) -> Result<Value, ExitStatus> {
+        let given = parameters.iter();
+        let given = given.filter_map(|(name, value)| value.map(|value| (*name, value)));
+        let query = query_of(given);
+        let admin = AdminClient {
+            address: self.address()?,
+            token: self.admin_token_file.as_deref(),
+        };
+        let answer = admin.ask(method, &format!("{path}?{query}"));
+        let answer = answer.map_err(|refusal| {
+            complain(visible(&refusal.to_string()));
+            match refusal.status {
+                Some(StatusCode::BAD_REQUEST) => ExitStatus::Usage,
+                _ => ExitStatus::Failed,
+            }
+        })?;
+        serde_json::from_slice(&answer).map_err(|_no_json| {
+            complain(format_args!(
+                "the process at {} is of another version",
+                admin.address
+            ));
+            ExitStatus::Failed
+        })
+    }
+
+    fn address(&self) -> Result<SocketAddr, ExitStatus> {
+        if let Some(address) = self.admin {
+            return Ok(address);
+        }
+        let what_if = WhatIf {
+            file: None,
+            secrets_elsewhere: true,
+        };
+        let configuration = load_what_if(&self.config, &environment, what_if);
+        let configuration = configuration.map_err(|problems| {
+            problems.iter().for_each(complain);
+            ExitStatus::Usage
+        })?;
+        Ok(configuration.settings.admin.address)
+    }
 }
 
 impl AdminClient<'_> {

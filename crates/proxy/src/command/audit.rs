@@ -4,7 +4,7 @@ mod csv;
 mod fields;
 mod names;
 mod show;
-mod time;
+pub(super) mod time;
 mod verify;
 
 use std::io;

@@ -53,6 +53,8 @@ pub(super) enum JournalEntry {
     Configuration { hash: String, changes: Vec<String> },
     /// A party was suspended by hand, or is about to be resumed.
     Suspension(SuspensionAct),
+    /// A notification is about to be assigned or sent again by hand.
+    Notification(NotificationAct),
     /// The journal can be written again, after this many milliseconds.
     Resumed { after_ms: u64 },
     /// The run ended in order.
@@ -118,6 +120,41 @@ pub struct SuspensionAct {
     pub peer: IpAddr,
 }
 
+/// An order of an operator of the proxy about notifications, on the admin address.
+#[derive(Debug, Clone)]
+pub struct NotificationAct {
+    /// The action taken.
+    pub action: NotificationAction,
+    /// The notification, if it is one.
+    pub event: Option<String>,
+    /// The tenant that gets it, or gets them again.
+    pub party: Option<String>,
+    /// Notifications that came before this time, in milliseconds since 1970, are left out.
+    pub since_ms: Option<u64>,
+    /// The name of the operator of the proxy.
+    pub by: String,
+    /// The IP address that the request came from.
+    pub peer: IpAddr,
+}
+
+/// The action that a record about notifications states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotificationAction {
+    /// A notification is about to be given to a tenant.
+    Assign,
+    /// The announced assignment failed.
+    AssignFailed,
+    /// Whether the announced assignment took effect is not known.
+    AssignUnknown,
+    /// Dead notifications are about to be sent again.
+    Replay,
+    /// The announced replay failed.
+    ReplayFailed,
+    /// Whether the announced replay took effect, or a part of it, is not known.
+    ReplayUnknown,
+}
+
 /// The action that a suspension record states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -138,6 +175,10 @@ impl JournalEntry {
         match self {
             Self::Before(_) => true,
             Self::Suspension(act) => act.action == SuspensionAction::Resume,
+            Self::Notification(act) => matches!(
+                act.action,
+                NotificationAction::Assign | NotificationAction::Replay
+            ),
             _ => false,
         }
     }
@@ -244,6 +285,17 @@ enum EntryBody<'a> {
     Suspension {
         action: SuspensionAction,
         party: &'a str,
+        by: &'a str,
+        peer: IpAddr,
+    },
+    Notification {
+        action: NotificationAction,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        event: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        party: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<Rfc3339>,
         by: &'a str,
         peer: IpAddr,
     },
@@ -361,6 +413,14 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
         JournalEntry::Suspension(act) => EntryBody::Suspension {
             action: act.action,
             party: &act.party,
+            by: &act.by,
+            peer: act.peer,
+        },
+        JournalEntry::Notification(act) => EntryBody::Notification {
+            action: act.action,
+            event: act.event.as_deref(),
+            party: act.party.as_deref(),
+            since: act.since_ms.map(Rfc3339),
             by: &act.by,
             peer: act.peer,
         },

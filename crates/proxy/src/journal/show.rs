@@ -16,7 +16,7 @@ pub type JournalRecord = Map<String, Value>;
 /// The search criteria. All given criteria must match, and of a list one value must. An empty list matches everything.
 #[derive(Debug, Default)]
 pub struct CallFilter {
-    /// Tenants and operators that made the call, or that a configuration change or a suspension names.
+    /// Tenants and operators that made the call, or that a configuration change or an operator's act names.
     pub parties: Vec<String>,
     /// Values of the idempotency key, or of an id that GatePay gave.
     pub keys: Vec<String>,
@@ -37,7 +37,7 @@ pub struct CallFilter {
 }
 
 /// Records that belong to no call. The search finds each by its record name as kind.
-pub const EVENTS: [&str; 2] = ["configuration", "suspension"];
+pub const EVENTS: [&str; 3] = ["configuration", "suspension", "notification"];
 /// The outcome of a call without a record *after*: it is in flight, or its outcome was lost with the process.
 pub const OPEN: &str = "open";
 
@@ -57,7 +57,7 @@ pub struct SearchResult {
 pub enum FoundRecord {
     /// A call with its records.
     Call(ShownCall),
-    /// A configuration change or a suspension.
+    /// A configuration change, a suspension, or an order about notifications.
     Event(JournalEvent),
 }
 
@@ -82,7 +82,7 @@ pub struct ShownCall {
     pub verified: Option<bool>,
 }
 
-/// A change of the configuration, or a suspension.
+/// A change of the configuration, a suspension, or an order about notifications.
 #[derive(Debug)]
 pub struct JournalEvent {
     /// The event's only record.

@@ -49,9 +49,13 @@ pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
     let mut changes: Vec<String> = lines.map(str::to_owned).collect();
     if let Some(action) = text(record, "action") {
         let word = |name| text(record, name).unwrap_or_default();
+        let event = text(record, "event").map(|id| format!(" {id}"));
+        let since = text(record, "since").map(|time| format!(" since {time}"));
         changes.push(format!(
-            "{action} {} by {} from {}",
+            "{action}{} {}{} by {} from {}",
+            event.unwrap_or_default(),
             word("party"),
+            since.unwrap_or_default(),
             word("by"),
             word("peer")
         ));

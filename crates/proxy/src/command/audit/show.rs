@@ -20,10 +20,10 @@ use crate::command::terminal_text::{json_line, visible};
 use crate::command::{ExitStatus, complain, fail, say};
 
 /// Find calls and changes: the party, the operation, the amount and the outcome.
-/// Prints the records that match all given options: calls, changes of the configuration, and suspensions by hand. Options
-/// with several values may be repeated, and all but --key and --head take values separated by commas; one matching value
-/// is enough. Only calls match --operation, --outcome, --key and --id; changes and suspensions match --tenant if they
-/// name that tenant.
+/// Prints the records that match all given options: calls, changes of the configuration, suspensions by hand, and orders
+/// about notifications. Options with several values may be repeated, and all but --key and --head take values separated
+/// by commas; one matching value is enough. Only calls match --operation, --outcome, --key and --id; all others match
+/// --tenant if they name that tenant.
 /// The records are verified with the journal's key, as by `audit verify`. Altered records are marked and reported on
 /// standard error, and the command exits with 4. Otherwise it exits with 0, with 1 if no record matches or the journal
 /// cannot be read, and with 64 for bad usage, such as a name that is neither in the configuration nor in the journal.
@@ -32,7 +32,7 @@ use crate::command::{ExitStatus, complain, fail, say};
 pub(crate) struct AuditShow {
     #[command(flatten)]
     place: JournalPlace,
-    /// Only calls of this tenant or operator, and changes and suspensions that name it.
+    /// Only calls of this tenant or operator, and changes, suspensions and orders that name it.
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     tenant: Vec<String>,
     /// Only calls with this idempotency key (merchantTradeNo, refundRequestId …) or id of GatePay's.
@@ -75,6 +75,7 @@ enum RecordKind {
     Money,
     Configuration,
     Suspension,
+    Notification,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

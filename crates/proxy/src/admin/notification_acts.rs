@@ -1,0 +1,301 @@
+//! `POST /-/notifications/assign` and `POST /-/notifications/replay`: an operator's orders about notifications.
+//!
+//! Both are first written to the audit journal, and are not carried out if that fails, since an assignment shows a tenant
+//! GatePay's news about a payment. Both run to their end even if the caller leaves.
+
+use std::sync::Arc;
+
+use gatepay_core::ownership::TenantIncarnation;
+use gatepay_store::notifications::event::{EventId, EventState};
+use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::admin::notification_view::{bad, event, event_id, relay, tenant};
+use crate::admin::query_fields::query_fields;
+use crate::admin::reply::{AdminFailure, AdminResponse, json};
+use crate::admin::suspend::{AdminActor, DISK, finished};
+use crate::app::App;
+use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::journal::entry::{NotificationAct, NotificationAction};
+
+/// An order that was read and may be carried out.
+struct NotificationOrder {
+    app: Arc<App>,
+    calls: StoreCalls,
+    /// The record about it, before it is carried out.
+    act: NotificationAct,
+}
+
+/// The answer to an assignment.
+#[derive(Serialize)]
+struct AssignReply {
+    id: String,
+    tenant: String,
+    state: &'static str,
+    /// Whether another final status of the object contradicts it.
+    conflict: bool,
+    /// Whether the audit journal holds it; `null` without a journal.
+    journaled: Option<bool>,
+}
+
+/// The answer to a replay.
+#[derive(Serialize)]
+struct ReplayReply {
+    /// Notifications that wait for delivery again.
+    waiting: u32,
+    /// Notifications that a later status has superseded.
+    superseded: u32,
+    /// Whether the audit journal holds it; `null` without a journal.
+    journaled: Option<bool>,
+}
+
+/// Gives a notification in quarantine to a tenant.
+pub(super) async fn assign(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
+    match read_assignment(app, query, actor).await {
+        Err(failure) => failure.answer(),
+        Ok((order, id, owner)) => {
+            let task = tokio::spawn(async move {
+                let assigned = order.assign(id, owner).await;
+                assigned.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
+            });
+            finished(task).await
+        }
+    }
+}
+
+/// Sends dead notifications again.
+pub(super) async fn replay(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
+    match read_replay(app, query, actor).await {
+        Err(failure) => failure.answer(),
+        Ok((order, filter)) => {
+            let task = tokio::spawn(async move {
+                let replayed = order.replay(filter).await;
+                replayed.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
+            });
+            finished(task).await
+        }
+    }
+}
+
+async fn read_assignment(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> Result<(NotificationOrder, EventId, TenantIncarnation), AdminFailure> {
+    let relay = relay(app)?;
+    let [Some(id), Some(owner)] = query_fields(query, ["id", "tenant"])? else {
+        return Err(bad("say id= and tenant=\n"));
+    };
+    let (id, owner) = (event_id(&id)?, tenant(relay, &owner)?);
+    let state = event(relay.calls(), id).await?.summary.state;
+    if !matches!(state, EventState::Quarantined | EventState::Operator) {
+        return Err(conflict(format!(
+            "only a notification in quarantine, or of the operators, is assigned: this one is {state}\n"
+        )));
+    }
+    let act = NotificationAct {
+        action: NotificationAction::Assign,
+        event: Some(id.to_string()),
+        party: Some(owner.tenant.clone()),
+        since_ms: None,
+        by: actor.name.to_string(),
+        peer: actor.peer,
+    };
+    Ok((NotificationOrder::new(app, relay.calls(), act), id, owner))
+}
+
+async fn read_replay(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> Result<(NotificationOrder, ReplayFilter), AdminFailure> {
+    let relay = relay(app)?;
+    let mut act = NotificationAct {
+        action: NotificationAction::Replay,
+        event: None,
+        party: None,
+        since_ms: None,
+        by: actor.name.to_string(),
+        peer: actor.peer,
+    };
+    let filter = match query_fields(query, ["id", "tenant", "since"])? {
+        [Some(id), None, None] => {
+            let id = event_id(&id)?;
+            let summary = event(relay.calls(), id).await?.summary;
+            if summary.state != EventState::Dead {
+                let state = summary.state;
+                return Err(conflict(format!(
+                    "only a dead notification is sent again: this one is {state}\n"
+                )));
+            }
+            act.event = Some(id.to_string());
+            act.party = summary.tenant.map(|tenant| tenant.tenant);
+            ReplayFilter::Event(id)
+        }
+        [None, Some(id), Some(since)] => {
+            let tenant = tenant(relay, &id)?;
+            let since_ms = moment(&since)?;
+            act.party = Some(tenant.tenant.clone());
+            act.since_ms = Some(since_ms);
+            ReplayFilter::Tenant { tenant, since_ms }
+        }
+        _ => return Err(bad("say id=, or tenant= and since=\n")),
+    };
+    Ok((NotificationOrder::new(app, relay.calls(), act), filter))
+}
+
+/// Milliseconds since 1970, written so or as RFC 3339.
+fn moment(text: &str) -> Result<u64, AdminFailure> {
+    let written = || {
+        text.parse::<Timestamp>()
+            .ok()?
+            .as_millisecond()
+            .try_into()
+            .ok()
+    };
+    let moment = text.parse().ok().or_else(written);
+    moment.ok_or(bad(
+        "since is a time as RFC 3339 writes it, or in milliseconds since 1970\n",
+    ))
+}
+
+fn conflict(text: String) -> AdminFailure {
+    AdminFailure(StatusCode::CONFLICT, text.into())
+}
+
+impl NotificationOrder {
+    fn new(app: &Arc<App>, calls: &StoreCalls, act: NotificationAct) -> Self {
+        Self {
+            app: Arc::clone(app),
+            calls: calls.clone(),
+            act,
+        }
+    }
+
+    async fn assign(
+        self,
+        id: EventId,
+        owner: TenantIncarnation,
+    ) -> Result<AssignReply, AdminFailure> {
+        let journaled = self.journaled(NotificationAction::AssignFailed).await?;
+        let (by, tenant) = (self.act.by.clone(), owner.tenant.clone());
+        let assigned = self
+            .calls
+            .call(move |store| async move { store.assign(id, &owner, None, &by).await });
+        let arrival = match assigned.await {
+            Ok(Some(arrival)) if arrival.state != EventState::Quarantined => arrival,
+            Ok(stays) => {
+                self.note(NotificationAction::AssignFailed);
+                let why = match stays {
+                    Some(_) => "the tenant has another sub-account by now",
+                    None => "it has left quarantine meanwhile",
+                };
+                return Err(conflict(format!("not assigned: {why}\n")));
+            }
+            Err(error) => {
+                let unknown = NotificationAction::AssignUnknown;
+                return Err(self.failed(&error, (NotificationAction::AssignFailed, unknown)));
+            }
+        };
+        self.wake();
+        tracing::warn!(event = %id, %tenant, operator = %self.act.by, peer = %self.act.peer, "a notification was assigned by hand");
+        Ok(AssignReply {
+            id: id.to_string(),
+            tenant,
+            state: arrival.state.as_str(),
+            conflict: arrival.has_conflict,
+            journaled,
+        })
+    }
+
+    async fn replay(self, filter: ReplayFilter) -> Result<ReplayReply, AdminFailure> {
+        let journaled = self.journaled(NotificationAction::ReplayFailed).await?;
+        let mut report = RedeliveryReport::default();
+        loop {
+            let filter = filter.clone();
+            let step = self
+                .calls
+                .call(move |store| async move { store.replay(&filter).await });
+            let step = step.await.map_err(|error| {
+                let unknown = NotificationAction::ReplayUnknown;
+                self.failed(&error, (NotificationAction::ReplayFailed, unknown))
+            })?;
+            report.waiting = report.waiting.saturating_add(step.waiting);
+            report.superseded = report.superseded.saturating_add(step.superseded);
+            if !step.has_more {
+                break;
+            }
+        }
+        self.wake();
+        let RedeliveryReport {
+            waiting,
+            superseded,
+            ..
+        } = report;
+        let (by, peer) = (&self.act.by, &self.act.peer);
+        tracing::warn!(event = ?self.act.event, tenant = ?self.act.party, waiting, superseded, operator = %by, %peer, "notifications are sent again");
+        Ok(ReplayReply {
+            waiting,
+            superseded,
+            journaled,
+        })
+    }
+
+    /// Writes the order down; returns whether there is a journal. Without the record the order is not carried out.
+    async fn journaled(&self, failed: NotificationAction) -> Result<Option<bool>, AdminFailure> {
+        let Some(journal) = &self.app.journal else {
+            return Ok(None);
+        };
+        let written = tokio::time::timeout(DISK, journal.notification(self.act.clone()));
+        if written.await.is_ok_and(|written| written.is_ok()) {
+            return Ok(Some(true));
+        }
+        // A slow disk may still write the record.
+        self.note(failed);
+        Err(AdminFailure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not done: the audit journal cannot be written; ask again once it can\n".into(),
+        ))
+    }
+
+    /// The failure of a call that was to change something, written down as failed or unknown.
+    fn failed(
+        &self,
+        error: &StoreCallError,
+        (failed, unknown): (NotificationAction, NotificationAction),
+    ) -> AdminFailure {
+        let (action, text) = match error {
+            StoreCallError::NotJoined => (failed, "not done"),
+            StoreCallError::Store(_) => (unknown, "it is unknown whether it was done"),
+        };
+        self.note(action);
+        AdminFailure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{text}: the store gave no answer: {error}\n").into(),
+        )
+    }
+
+    /// Wakes the deliveries.
+    fn wake(&self) {
+        if let Some(relay) = &self.app.notifications {
+            relay.wake.wake();
+        }
+    }
+
+    fn note(&self, action: NotificationAction) {
+        if let Some(journal) = &self.app.journal {
+            let act = self.act.clone();
+            journal.note_notification(NotificationAct { action, ..act });
+        }
+    }
+}
