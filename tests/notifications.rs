@@ -2,6 +2,7 @@
 
 mod delivered;
 mod orders;
+mod pull;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -139,7 +139,7 @@ async fn without_its_record_in_the_journal_nothing_is_assigned() {
 }
 
 /// The stored notifications of a process that has ended, as acme's dead ones.
-async fn let_all_die(folder: &Folder, ids: &[String]) {
+pub(super) async fn let_all_die(folder: &Folder, ids: &[String]) {
     let settings = SqliteSettings {
         path: folder.path("store/gatepay.db"),
         contact_file: folder.path("state/store-contact"),

@@ -32,6 +32,7 @@ pub mod look_up;
 pub mod notification;
 pub mod operation;
 pub mod order;
+pub mod own_operation;
 pub mod ownership;
 pub mod payload;
 pub mod proof;

@@ -12,6 +12,7 @@ pub mod ingress;
 pub mod intent;
 pub mod judge;
 pub mod lost_call;
+pub mod own_answer;
 pub mod refuse;
 pub mod relay;
 pub mod route;
@@ -25,6 +26,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use gatepay_core::Kind;
+use gatepay_core::own_operation::OwnOperation;
 use gatepay_http1::request_head::RequestHead;
 
 use crate::callers::activity::ActiveRequest;
@@ -193,6 +195,10 @@ async fn call(
 ) -> Result<RelayableAnswer, Refusal> {
     let (app, upstream) = (&worker.app, &worker.app.upstream);
     intent::write_if_any(app.journal.as_ref(), admitted.take_intent(), record).await?;
+    if let Some(own) = OwnOperation::of(admitted.operation()) {
+        let relay = app.notifications.as_deref();
+        return Box::pin(own_answer::answer(own, relay, admitted, record)).await;
+    }
     let Some(signing) = upstream.credential_rotation.signing(admitted.institution()) else {
         record.detail("no institution credential is valid at this time".to_owned());
         return Err(Refusal::Internal(CallOutcome::NotExecuted));

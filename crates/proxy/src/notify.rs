@@ -9,6 +9,7 @@ pub mod deliver;
 pub mod endpoint;
 pub mod ledger;
 pub mod owner;
+pub mod pull;
 pub mod receive;
 pub mod thread;
 

@@ -218,6 +218,11 @@ impl EventState {
         matches!(self, Self::Quarantined | Self::Operator | Self::Dead)
     }
 
+    /// Whether a tenant owns the events in this state.
+    pub const fn has_owner(self) -> bool {
+        !matches!(self, Self::Quarantined | Self::Operator)
+    }
+
     /// The state that a word stands for.
     pub fn parse(word: &str) -> Option<Self> {
         let mut all = Self::ALL.iter().copied();

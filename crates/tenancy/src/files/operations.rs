@@ -13,6 +13,7 @@ use gatepay_core::operation::{
     AccountHeader, AnswerForm, ApiModule, IdempotencyKey, MediaType, Method, OperationScope,
     RowSwitch, Translation,
 };
+use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::spelling::is_canonical;
 use gatepay_core::{Catalogue, Kind, Operation};
 
@@ -41,6 +42,9 @@ pub(crate) fn read(proxy: &mut TableReader<'_>) -> Catalogue {
         .iter_mut()
         .map(|table| change(table, &mut rows, &mut named, &standard))
         .collect();
+    if proxy.has("notifications") {
+        rows.extend(OwnOperation::ALL.map(OwnOperation::row));
+    }
     // Rows are judged only now, so that two of them may swap their paths.
     let placed = zip(&changed, &tables);
     let places = placed

@@ -1,0 +1,99 @@
+//! Own operations: calls that the proxy answers itself, without GatePay. They are signed, limited and recorded like any
+//! call, so each has a row of the catalogue where notifications are received.
+
+use crate::operation::{
+    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, MediaType, Method, OperationScope,
+    RowSwitch, Translation,
+};
+use crate::{Kind, Operation};
+
+/// A call that the proxy answers itself. It is the tenants' alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnOperation {
+    /// `GET /-/notifications`: a page of the tenant's notifications.
+    ListNotifications,
+    /// `POST /-/notifications/replay`: dead notifications of the tenant are sent again.
+    ReplayNotifications,
+}
+
+impl OwnOperation {
+    /// Every own operation.
+    pub const ALL: [Self; 2] = [Self::ListNotifications, Self::ReplayNotifications];
+
+    /// The own operation that a row stands for.
+    pub fn of(row: &Operation) -> Option<Self> {
+        let path = row.institution_path.as_deref()?;
+        let mut all = Self::ALL.into_iter();
+        all.find(|own| own.path() == path && own.name() == row.name)
+    }
+
+    /// The row for the catalogue. Its institution path is never sent.
+    pub fn row(self) -> Operation {
+        let (method, kind) = match self {
+            Self::ListNotifications => (Method::Get, Kind::Read),
+            Self::ReplayNotifications => (Method::Post, Kind::Write),
+        };
+        Operation {
+            name: self.name().into(),
+            module: ApiModule::Payment,
+            method,
+            merchant_path: Some(self.path().into()),
+            institution_method: method,
+            institution_path: Some(self.path().into()),
+            alternatives: &[],
+            account: AccountHeader::OnBehalfOf,
+            scope: OperationScope::Tenant,
+            kind,
+            key: IdempotencyKey::None,
+            look_up: None,
+            confirmed: true,
+            fields: &[],
+            amounts: &[],
+            translation: Translation::Verbatim,
+            media: MediaType::Json,
+            answer: AnswerForm::Envelope,
+            switch: RowSwitch::Default,
+            body_limit: None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ListNotifications => "list_notifications",
+            Self::ReplayNotifications => "replay_notifications",
+        }
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::ListNotifications => "/-/notifications",
+            Self::ReplayNotifications => "/-/notifications/replay",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Catalogue;
+
+    #[test]
+    fn own_operations_stand_beside_those_of_gatepay_and_are_told_from_them() {
+        let standard = Catalogue::standard();
+        assert!(
+            standard
+                .rows()
+                .iter()
+                .all(|row| OwnOperation::of(row).is_none())
+        );
+        let own = OwnOperation::ALL.map(OwnOperation::row);
+        let rows = [standard.rows(), &own].concat();
+        let catalogue = Catalogue::new(rows).unwrap();
+        for own in OwnOperation::ALL {
+            let row = own.row();
+            let at = catalogue.merchant(row.method, own.path()).unwrap();
+            assert_eq!(OwnOperation::of(&catalogue.rows()[at]), Some(own));
+            assert_eq!(row.off(), None);
+        }
+    }
+}

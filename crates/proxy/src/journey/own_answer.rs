@@ -1,0 +1,99 @@
+//! Own answer: calls of tenants that the proxy answers from its store, without GatePay.
+
+use bytes::Bytes;
+use gatepay_core::envelope::{AnswerJudgement, AnswerVerdict};
+use gatepay_core::own_operation::OwnOperation;
+use gatepay_http1::content_coding::ContentCoding;
+use gatepay_http1::header_block::HeaderBlock;
+use gatepay_http1::response_parser::ResponseHead;
+use http::{StatusCode, header};
+use serde::Serialize;
+
+use crate::cluster::store_calls::StoreCallError;
+use crate::headers;
+use crate::journey::admit::Admitted;
+use crate::journey::answer::RelayableAnswer;
+use crate::notify::Notifications;
+use crate::notify::pull::{OwnReplay, PullRequest, PullingTenant};
+use crate::record::RequestRecord;
+use crate::refusal::{CallOutcome, Refusal};
+
+/// An answer in GatePay's form, so that clients read it as they read GatePay's.
+#[derive(Serialize)]
+struct OwnEnvelope<T> {
+    status: &'static str,
+    code: &'static str,
+    #[serde(rename = "errorMessage")]
+    error_message: &'static str,
+    data: T,
+}
+
+/// Answers an admitted call. The call has spent its tokens, as a call to GatePay has.
+pub async fn answer(
+    own: OwnOperation,
+    relay: Option<&Notifications>,
+    admitted: &mut Admitted,
+    record: &mut RequestRecord,
+) -> Result<RelayableAnswer, Refusal> {
+    let unknown = || {
+        let operation = admitted.operation();
+        let path = operation.merchant_path.as_deref().unwrap_or_default();
+        Refusal::unknown_operation(operation.method.as_str(), path)
+    };
+    let Some(relay) = relay.filter(|_| !admitted.is_by_operator()) else {
+        return Err(unknown());
+    };
+    let id = admitted.tenant_limits().breaker.id().as_str();
+    let tenant = PullingTenant::of(relay, admitted.generation(), id, record.began_unix_ms());
+    let tenant = tenant.ok_or(Refusal::StoreUnavailable)?;
+    let (query, body) = admitted.outbound().content();
+    let bad = |why: &'static str| Refusal::MalformedRequest(why.into());
+    let body = match own {
+        OwnOperation::ListNotifications => {
+            let request = PullRequest::read(query).map_err(bad)?;
+            let page = tenant.page(relay, &request).await;
+            envelope(&page.map_err(|error| away(&error, record))?)
+        }
+        OwnOperation::ReplayNotifications => {
+            let wanted = OwnReplay::read(body).map_err(bad)?;
+            let replayed = tenant.replay(relay, &wanted).await;
+            envelope(&replayed.map_err(|error| away(&error, record))?)
+        }
+    };
+    admitted.commit();
+    let status = StatusCode::OK;
+    let judgement = AnswerJudgement {
+        verdict: AnswerVerdict::Success,
+        ..AnswerJudgement::UNREAD
+    };
+    record.answered(status.as_u16(), &judgement, &body);
+    let mut fields = HeaderBlock::with_capacity(64);
+    fields.add(&header::CONTENT_TYPE, "application/json");
+    if own == OwnOperation::ReplayNotifications {
+        record.settled(CallOutcome::Executed);
+        fields.add(&headers::OUTCOME, CallOutcome::Executed.as_str());
+    }
+    let head = ResponseHead {
+        status,
+        fields,
+        coding: ContentCoding::Identity,
+    };
+    Ok(RelayableAnswer::Whole(head, body))
+}
+
+fn envelope(data: &impl Serialize) -> Bytes {
+    let whole = OwnEnvelope {
+        status: "SUCCESS",
+        code: "000000",
+        error_message: "",
+        data,
+    };
+    let body = serde_json::to_vec(&whole).expect("its keys are texts");
+    body.into()
+}
+
+/// The refusal without an answer of the store. A replay may be repeated: it concerns dead notifications alone.
+fn away(error: &StoreCallError, record: &mut RequestRecord) -> Refusal {
+    record.detail(error.to_string());
+    Refusal::StoreUnavailable
+}
