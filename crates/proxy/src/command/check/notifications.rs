@@ -24,7 +24,7 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
     };
     let delivered = tenants.filter(|tenant| has_url(tenant)).count();
     say(format_args!(
-        "notifications on {}, for GatePay {}; {delivered} of {} tenants have an endpoint; those of the others are kept",
+        "notifications on {}, for GatePay {}; {delivered} of {} tenants have an endpoint, the others pull",
         notifications.address,
         notifications.public_url,
         registry.tenants().len()
