@@ -104,8 +104,7 @@ words!(LedgerKeyKind {
 pub enum HintStrength {
     /// A number that callers choose. Two tenants may choose the same number, so it only names candidates.
     Weak,
-    /// An account that GatePay names, or an id that may be GatePay's own or a caller's number. It decides if no other
-    /// hint speaks against it.
+    /// An account that GatePay names. It decides if no other hint speaks against it.
     Strong,
     /// An id that GatePay made and gave to one tenant, or a URL that the proxy made for one tenant.
     Certain,
@@ -135,9 +134,10 @@ impl LedgerKeyKind {
             | Self::DeductionNumber
             | Self::AddressLabel
             | Self::AccountRequest
-            | Self::TransferNumber => HintStrength::Weak,
+            | Self::TransferNumber
             // GatePay's documentation leaves open whether its `batch_id` is the caller's or its own.
-            Self::PayoutId | Self::Account => HintStrength::Strong,
+            | Self::PayoutId => HintStrength::Weak,
+            Self::Account => HintStrength::Strong,
             Self::PrepayId
             | Self::RewardBatchId
             | Self::GiftBatchId

@@ -45,7 +45,9 @@ impl LedgerRow {
     /// GatePay's own ids in a complete answer to the call. An answer that is not a success, or that parsers may read in
     /// more than one way, has none.
     ///
-    /// An id that equals one of the call's intents is not GatePay's own: the caller chose it.
+    /// An id that reads like one of the call's intents is not GatePay's own: the caller chose it, and GatePay may have
+    /// trimmed it or changed its case. A batch's id counts only beside a number of the call's own in plain ASCII, since
+    /// GatePay may have read a number that this reading has not.
     pub fn own_ids(
         &self,
         operation: &Operation,
@@ -53,16 +55,16 @@ impl LedgerRow {
         status: u16,
         answer: &[u8],
     ) -> Vec<LedgerKey> {
-        let chosen = self.intents(call);
-        let is_chosen = |text: &str| chosen.iter().any(|intent| intent.text() == text);
-        self.own_ids_beside(operation, is_chosen, status, answer)
+        let intents = self.intents(call);
+        let chosen: Vec<&str> = intents.iter().map(LedgerKey::text).collect();
+        self.own_ids_beside(operation, &chosen, status, answer)
     }
 
     /// As [`own_ids`](Self::own_ids), for a call with known intents.
     pub fn own_ids_beside(
         &self,
         operation: &Operation,
-        is_chosen: impl Fn(&str) -> bool,
+        chosen: &[&str],
         status: u16,
         answer: &[u8],
     ) -> Vec<LedgerKey> {
@@ -74,9 +76,23 @@ impl LedgerRow {
             return Vec::new();
         }
         let mut ids = answered(self.own_ids, answer);
-        ids.retain(|id| !is_chosen(id.text()));
+        let is_chosen = |id: &LedgerKey| chosen.iter().any(|text| plain(text).eq(plain(id.text())));
+        let is_clear = !chosen.is_empty() && chosen.iter().all(|text| text.is_ascii());
+        let may_be_an_echo = |id: &LedgerKey| {
+            matches!(
+                id.kind(),
+                LedgerKeyKind::PayoutId | LedgerKeyKind::RewardBatchId | LedgerKeyKind::GiftBatchId
+            )
+        };
+        ids.retain(|id| !is_chosen(id) && (is_clear || !may_be_an_echo(id)));
         ids
     }
+}
+
+/// The letters and digits of a text, in lower case.
+fn plain(text: &str) -> impl Iterator<Item = char> {
+    let letters = text.chars().filter(char::is_ascii_alphanumeric);
+    letters.map(|letter| letter.to_ascii_lowercase())
 }
 
 /// The keys in an answer's data. The data may be an object, a list of objects or JSON in a string, and one page wraps

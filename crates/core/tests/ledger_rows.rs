@@ -237,4 +237,16 @@ fn a_number_that_the_caller_chose_is_never_an_own_id() {
         own_ids("create_payout", &call, 200, &answer("7001").to_string()),
         [key(LedgerKeyKind::PayoutId, "7001")]
     );
+    // GatePay may trim a number, change its case, or read one that is no key here.
+    for chosen in [
+        json!(" P1"),
+        json!("p1\n"),
+        json!("P1\u{a0}"),
+        json!("x".repeat(257)),
+        json!(1e3),
+    ] {
+        let call = json!({"batch_id": chosen});
+        let ids = own_ids("create_payout", &call, 200, &answer("P1").to_string());
+        assert_eq!(ids, [], "{call}");
+    }
 }

@@ -95,9 +95,12 @@ fn note_own_ids(ledger: &LedgerQueue, admitted: &Admitted, status: u16, answer: 
     let (Some(entry), Some(row)) = (admitted.ledger(), LedgerRow::of(operation)) else {
         return;
     };
-    let chosen = || entry.intents.iter().map(|intent| intent.key.as_str());
-    let is_chosen = |text: &str| chosen().any(|key| key == text);
-    let ids = row.own_ids_beside(operation, is_chosen, status, answer);
+    let chosen: Vec<&str> = entry
+        .intents
+        .iter()
+        .map(|intent| intent.key.as_str())
+        .collect();
+    let ids = row.own_ids_beside(operation, &chosen, status, answer);
     if !ids.is_empty() {
         let party = admitted.tenant_limits().breaker.id().as_str();
         ledger.note(ids, party, &entry.account, &operation.name);
