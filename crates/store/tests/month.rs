@@ -15,7 +15,8 @@ const MINUTE: u64 = 60_000;
 const BEGIN: u64 = 1_767_225_600_000;
 /// Stamps in an hour.
 const STAMPS: i64 = 4 * 60;
-/// Nonces in an hour. Those that have left are dead rows until the next vacuum, an hour later at most.
+/// Nonces in an hour. Those that have left are dead rows until the next vacuum, an hour later at most. The server's count
+/// of dead rows runs some seconds late, so that it may show the hour before once more.
 const NONCES: i64 = 60;
 
 /// Dead rows of the tables of limits: each of the three that an exchange writes is rewritten above 5,000, and the server counts
@@ -216,7 +217,7 @@ async fn pass(hours: u64, exchanges_a_minute: u32) {
         median(before),
         median(held),
     );
-    assert!(most[0] <= STAMPS / 20 && most[1] <= 2 * NONCES, "{most:?}");
+    assert!(most[0] <= STAMPS / 20 && most[1] <= 4 * NONCES, "{most:?}");
     assert!(bytes[last] <= bytes[0] * 3 / 2, "{bytes:?}");
 }
 
