@@ -88,7 +88,7 @@ struct LeaseLoan {
 
 const LOAN_MS: i64 = 2_000;
 const SEAT_MS: i64 = 5_000;
-const GRACE_MS: i64 = 1_000;
+const GRACE_MS: i64 = 100;
 const FORGET_MS: i64 = 10_000;
 /// An instance without a sign of life for this long before the era was not part of the last one.
 const GONE_MS: i64 = 10_000;
