@@ -155,9 +155,8 @@ $$;
 -- instance has declared its seats; if it is not this one, the instance had its last answer of an earlier era `n_silent` ms
 -- ago.
 --
--- The instances are those that `instance` has, if they gave a sign of life in the last 10 s before an instance had an
--- answer of the earlier era. Rows are complete unless a guard runs, since joining is a commit, and an instance joins before
--- it is lent anything. The clocks of two servers differ by less than 1 s.
+-- The instances are those that `instance` has. Rows are complete unless a guard runs, since joining is a commit, and an
+-- instance joins before it is lent anything.
 CREATE FUNCTION open_limits(at_ms bigint, n_id bigint, n_era bigint, n_silent bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -173,9 +172,10 @@ BEGIN
     END IF;
     clock.opened := NOT clock.guarded AND clock.heard IS NOT NULL
         AND NOT EXISTS (SELECT FROM limit_member AS m WHERE NOT m.declared AND m.seen > at_ms - 5000)
+        -- Of any age: the server's clock may have been set, so that an age proves nothing.
         AND NOT EXISTS (
-            SELECT FROM instance AS i WHERE i.seen > clock.heard - 10000
-                AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = i.id AND m.declared)
+            SELECT FROM instance AS i
+            WHERE NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = i.id AND m.declared)
         );
     UPDATE limit_clock AS c SET heard = clock.heard, opened = clock.opened;
     RETURN clock.opened;

@@ -141,8 +141,9 @@ async fn an_era_opens_as_soon_as_every_instance_has_declared_its_seats() {
     assert!(all_live <= 400, "{all_live}");
     cluster.happen(LimitEvent::Kill(0)).await;
     cluster.happen(LimitEvent::Pass(11_500)).await;
+    // Of an instance that did not leave, no clock proves that it ended.
     let long_dead = opens_after(&mut cluster).await;
-    assert!(long_dead <= 400, "{long_dead}");
+    assert!(long_dead >= 5_000, "{long_dead}");
     // This one may have gone on when the store failed.
     cluster.happen(LimitEvent::Part(0, 20_000)).await;
     let parted = opens_after(&mut cluster).await;

@@ -90,8 +90,6 @@ const LOAN_MS: i64 = 2_000;
 const SEAT_MS: i64 = 5_000;
 const GRACE_MS: i64 = 100;
 const FORGET_MS: i64 = 10_000;
-/// An instance without a sign of life for this long before the era was not part of the last one.
-const GONE_MS: i64 = 10_000;
 const FIGURES_MS: i64 = 30_000;
 /// A longer step of the clock is no time.
 const STEP_MS: i64 = 500;
@@ -367,14 +365,15 @@ impl LimitModel {
             let silent = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
             self.heard = self.heard.max(Some(self.wall_ms - silent));
         }
-        let Some(heard) = self.heard.filter(|_| !self.is_guarded) else {
+        if self.is_guarded || self.heard.is_none() {
             return;
-        };
+        }
         let since = self.now - SEAT_MS;
         let mut members = self.members.values().filter(|it| it.seen > since);
-        let mut signs = self.signs.iter().filter(|it| *it.1 > heard - GONE_MS);
-        let has_declared = |id| self.members.get(id).is_some_and(|it| it.has_declared);
-        self.is_open = members.all(|it| it.has_declared) && signs.all(|(id, _)| has_declared(id));
+        // Of any age: the server's clock may have been set, so that an age proves nothing.
+        let mut signs = self.signs.keys();
+        let has_declared = |id: &i64| self.members.get(id).is_some_and(|it| it.has_declared);
+        self.is_open = members.all(|it| it.has_declared) && signs.all(has_declared);
     }
 
     /// Notes a sign of life of an instance.
