@@ -34,13 +34,14 @@ pub struct Judged<'g> {
     acting: Acting<'g>,
     amounts: BodyAmounts,
     intents: Option<Vec<LedgerIntent>>,
-    callback: Option<OwnCallback>,
+    /// Boxed, since hardly a call has one and every call carries its state through the journey.
+    callback: Option<Box<OwnCallback>>,
 }
 
 /// A `callbackUrl` of a tenant's call that is the tenant's own.
 pub struct OwnCallback {
     /// The field in the body.
-    pub field: CallbackField,
+    pub field: Box<CallbackField>,
     /// The URL.
     pub url: DestinationUrl,
 }
@@ -58,7 +59,7 @@ impl<'g> Judged<'g> {
 
     /// The callback URL that is exchanged for one of the proxy's own.
     pub(super) fn callback(&self) -> Option<&OwnCallback> {
-        self.callback.as_ref()
+        self.callback.as_deref()
     }
 
     /// Moves the body out, for the request to GatePay.
@@ -139,7 +140,7 @@ async fn judge_call<'g>(
     claims: CallerClaims<'g>,
     rules: BodyRules<'_>,
     offload: &OffloadThreads,
-) -> Result<(Acting<'g>, JudgedBody, Option<OwnCallback>), Refusal> {
+) -> Result<(Acting<'g>, JudgedBody, Option<Box<OwnCallback>>), Refusal> {
     let (routed, caller) = (verified.routed(), verified.caller());
     let (generation, position) = (routed.generation(), routed.position());
     let (operation, owner) = (routed.operation(), caller.owner);
@@ -164,10 +165,10 @@ async fn judge_call<'g>(
 
 /// The callback URL of a call, if it is the caller's endpoint or has one of the caller's origins.
 fn own_callback(
-    field: CallbackField,
+    field: Box<CallbackField>,
     owner: PartyRef<'_>,
     endpoints: Option<&EndpointBounds>,
-) -> Result<OwnCallback, Refusal> {
+) -> Result<Box<OwnCallback>, Refusal> {
     let own = match owner {
         PartyRef::Tenant(tenant) => tenant.notifications.as_ref(),
         PartyRef::Operator(_) => None,
@@ -177,7 +178,7 @@ fn own_callback(
         parsed.ok()
     });
     match (own, url) {
-        (Some(own), Some(url)) if own.owns(&url) => Ok(OwnCallback { field, url }),
+        (Some(own), Some(url)) if own.owns(&url) => Ok(Box::new(OwnCallback { field, url })),
         _ => Err(foreign_callback()),
     }
 }
@@ -327,7 +328,7 @@ pub struct JudgedBody {
     /// The numbers in the body that lead a notification back to the call, if the ledger records the call.
     pub intents: Option<Vec<LedgerIntent>>,
     /// The callback URL, if it is exchanged for one of the proxy's own.
-    pub callback: Option<CallbackField>,
+    pub callback: Option<Box<CallbackField>>,
 }
 
 /// Checks that the body has one reading, acts for `own` alone and may be accepted by GatePay; returns its facts.
@@ -371,7 +372,8 @@ pub fn body(
         BodyAmounts::default()
     };
     let callback = if exchanges {
-        CallbackField::read(&reading).map_err(|UnclearCallback| foreign_callback())?
+        let field = CallbackField::read(&reading).map_err(|UnclearCallback| foreign_callback())?;
+        field.map(Box::new)
     } else {
         None
     };
