@@ -846,6 +846,17 @@ fn tenant(
     })
 }
 
+/// A row of the tenants' with one path on both sides, and the defaults of the catalogue.
+pub(crate) fn tenant_row(
+    name: &'static str,
+    module: ApiModule,
+    kind: Kind,
+    method: Method,
+    path: &'static str,
+) -> Operation {
+    tenant(name, module, kind, method, path).at(path).row()
+}
+
 fn institution(
     name: &'static str,
     module: ApiModule,

@@ -1,11 +1,8 @@
 //! Own operations: calls that the proxy answers itself, without GatePay. They are signed, limited and recorded like any
 //! call, so each has a row of the catalogue where notifications are received.
 
-use crate::operation::{
-    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, MediaType, Method, OperationScope,
-    RowSwitch, Translation,
-};
-use crate::{Kind, Operation};
+use crate::operation::{ApiModule, Method};
+use crate::{Kind, Operation, catalogue_rows};
 
 /// A call that the proxy answers itself. It is the tenants' alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,28 +30,8 @@ impl OwnOperation {
             Self::ListNotifications => (Method::Get, Kind::Read),
             Self::ReplayNotifications => (Method::Post, Kind::Write),
         };
-        Operation {
-            name: self.name().into(),
-            module: ApiModule::Payment,
-            method,
-            merchant_path: Some(self.path().into()),
-            institution_method: method,
-            institution_path: Some(self.path().into()),
-            alternatives: &[],
-            account: AccountHeader::OnBehalfOf,
-            scope: OperationScope::Tenant,
-            kind,
-            key: IdempotencyKey::None,
-            look_up: None,
-            confirmed: true,
-            fields: &[],
-            amounts: &[],
-            translation: Translation::Verbatim,
-            media: MediaType::Json,
-            answer: AnswerForm::Envelope,
-            switch: RowSwitch::Default,
-            body_limit: None,
-        }
+        let module = ApiModule::Payment;
+        catalogue_rows::tenant_row(self.name(), module, kind, method, self.path())
     }
 
     const fn name(self) -> &'static str {
