@@ -105,21 +105,18 @@ impl SandboxWorld {
     /// Pays an order as its customer would. Without a sub-account the order's own is looked up: the customer does not
     /// know it.
     pub(crate) fn pay(&self, sub_account: Option<&str>, prepay_id: &str) -> Result<(), ApiFailure> {
-        let now = self.now();
-        let mut state = self.state();
-        let ledger = &mut state.ledger;
-        let account = sub_account.or_else(|| ledger.orders.owner(prepay_id));
-        let account = account.ok_or(ApiFailure::UnknownOrder)?.to_owned();
-        let call = ledger.call(&account, now);
-        orders::pay(
-            &mut ledger.orders,
-            &mut ledger.balances,
-            &mut ledger.news,
-            call,
-            prepay_id,
-        )?;
-        self.announce(&mut state);
-        Ok(())
+        self.happen(|ledger, now| {
+            let account = sub_account.or_else(|| ledger.orders.owner(prepay_id));
+            let account = account.ok_or(ApiFailure::UnknownOrder)?.to_owned();
+            let call = ledger.call(&account, now);
+            orders::pay(
+                &mut ledger.orders,
+                &mut ledger.balances,
+                &mut ledger.news,
+                call,
+                prepay_id,
+            )
+        })
     }
 
     /// Pays a subscription on its chain.
@@ -129,20 +126,17 @@ impl SandboxWorld {
         currency: &str,
         amount: Amount,
     ) -> Result<(), ApiFailure> {
-        let now = self.now();
-        let mut state = self.state();
-        let ledger = &mut state.ledger;
-        subscriptions::collect(
-            &mut ledger.subscriptions,
-            &mut ledger.balances,
-            &mut ledger.news,
-            now,
-            subscription_id,
-            currency,
-            amount,
-        )?;
-        self.announce(&mut state);
-        Ok(())
+        self.happen(|ledger, now| {
+            subscriptions::collect(
+                &mut ledger.subscriptions,
+                &mut ledger.balances,
+                &mut ledger.news,
+                now,
+                subscription_id,
+                currency,
+                amount,
+            )
+        })
     }
 
     /// Gives an account money from outside.
@@ -171,18 +165,27 @@ impl SandboxWorld {
         currency: &str,
         amount: Amount,
     ) -> Result<(), ApiFailure> {
+        self.happen(|ledger, now| {
+            fixed_addresses::deposit(
+                &mut ledger.fixed_addresses,
+                &mut ledger.balances,
+                &mut ledger.news,
+                now,
+                address,
+                currency,
+                amount,
+            )
+        })
+    }
+
+    /// An event outside of the API: it changes the ledger, and its news is announced.
+    fn happen(
+        &self,
+        change: impl FnOnce(&mut Ledger, u64) -> Result<(), ApiFailure>,
+    ) -> Result<(), ApiFailure> {
         let now = self.now();
         let mut state = self.state();
-        let ledger = &mut state.ledger;
-        fixed_addresses::deposit(
-            &mut ledger.fixed_addresses,
-            &mut ledger.balances,
-            &mut ledger.news,
-            now,
-            address,
-            currency,
-            amount,
-        )?;
+        change(&mut state.ledger, now)?;
         self.announce(&mut state);
         Ok(())
     }
