@@ -115,14 +115,8 @@ async fn an_instance_that_has_not_seen_the_halts_yet_sends_no_read_without_the_s
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
-    let folder = folder(&gatepay, &server, ", reads_without_store = true");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
-    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
-    assert_eq!(said.status, 200, "{}", said.text());
-    program.stop().await;
-    server.kill();
+    let gatepay = GatePay::now();
+    let folder = suspended_before_the_store_went(&gatepay).await;
     std::fs::remove_file(folder.path("state/store-halts")).unwrap();
     let program = Program::serve(&folder).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -138,14 +132,8 @@ async fn an_instance_that_starts_without_the_store_knows_the_halts_that_its_last
     if postgres::is_missing() {
         return;
     }
-    let (gatepay, mut server) = (GatePay::now(), PgServer::migrated().await);
-    let folder = folder(&gatepay, &server, ", reads_without_store = true");
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
-    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
-    assert_eq!(said.status, 200, "{}", said.text());
-    program.stop().await;
-    server.kill();
+    let gatepay = GatePay::now();
+    let folder = suspended_before_the_store_went(&gatepay).await;
     let program = Program::serve(&folder).await;
     let details = format!("{DETAILS}?refundRequestId=R-0001");
     let before = gatepay.count();
@@ -155,6 +143,19 @@ async fn an_instance_that_starts_without_the_store_knows_the_halts_that_its_last
     // The reads of others go on.
     let other = first_word(&program, || signed(&globex().get(&details))).await;
     assert_eq!(other.refusal(), None, "{}", other.text());
+}
+
+/// The folder of an instance that suspended acme and ended, before its store did.
+async fn suspended_before_the_store_went(gatepay: &GatePay) -> Folder {
+    let mut server = PgServer::migrated().await;
+    let folder = folder(gatepay, &server, ", reads_without_store = true");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    program.stop().await;
+    server.kill();
+    folder
 }
 
 /// The first answer after the start's guard and with a token.
