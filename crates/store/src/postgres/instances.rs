@@ -115,8 +115,8 @@ impl PostgresStore {
         self.control(BRING_BACK, &parameters).await.map(drop)
     }
 
-    /// Writes the contact file, asks on idle admission lines, prepares the next slot of the ring, and keeps the tables of limits small. Called after each sign
-    /// of life.
+    /// Writes the contact file, asks on idle admission lines, prepares the next slot of the ring, and keeps the tables of
+    /// limits small. Called after each sign of life.
     pub async fn upkeep(&self) -> Result<(), StoreError> {
         let saved = self.save_contact().await;
         self.probe_idle_lines().await;
