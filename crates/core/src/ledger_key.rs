@@ -20,7 +20,7 @@ pub enum LedgerKeyKind {
     /// `refundRequestId` of a refund, chosen by the caller.
     RefundNumber,
     /// `prepayId` and `refundRequestId` of a refund, with a space between them. Beside the order's own key it shows that
-    /// another tenant has refunded the order.
+    /// another tenant of the sub-account has refunded the order.
     OrderRefund,
     /// `batch_id` of a payout, chosen by the caller.
     PayoutNumber,
@@ -114,7 +114,8 @@ words!(HintStrength { Weak = "weak", Strong = "strong", Certain = "certain" });
 
 impl LedgerKeyKind {
     /// Whether two tenants with the same key are a contradiction. Of a number that callers choose this is not so, except
-    /// that of one refund of one order: one of the two has refunded the other's order, or has tried to.
+    /// that of one refund of one order: one of the two has refunded the other's order, or has tried to. Beside the order's
+    /// own key only tenants of the order's sub-account count.
     pub const fn is_of_one_tenant(self) -> bool {
         matches!(self.strength(), HintStrength::Certain) || matches!(self, Self::OrderRefund)
     }

@@ -4,11 +4,17 @@
 //! is a function of all hints together, so that no order of look-ups can change it. If the hints leave a doubt, no
 //! tenant gets the notification: it waits in quarantine.
 //!
-//! The decision rests on three facts. GatePay gives one id to one account only. The ledger has every number that tenants
+//! The decision rests on four facts. GatePay gives one id to one account only. GatePay's news about an object is the news
+//! of the account that has it, whatever calls other accounts have made with its id. The ledger has every number that tenants
 //! have chosen since it exists, since an intent is recorded before its call is sent. And a number from before that does
 //! not equal an id of GatePay's for another tenant; only fields that may hold either depend on this, and their hints are
 //! [`Strong`](HintStrength::Strong) at most.
+//!
+//! An intent is recorded whether GatePay accepts the call or not, so a tenant can have any number in the ledger. Where
+//! certain hints name one tenant, the numbers of tenants with other sub-accounts say nothing: otherwise every tenant could
+//! keep the news of another in quarantine.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::ledger_key::HintStrength;
@@ -54,6 +60,10 @@ pub struct ResolvedHint {
     pub strength: HintStrength,
     /// Whether two holders are a contradiction.
     pub is_of_one_tenant: bool,
+    /// Whether callers choose the key, so that any tenant can have it in the ledger.
+    pub is_chosen: bool,
+    /// The key's text, if the hint has a key.
+    pub text: Option<String>,
     /// The tenants that have the key. The list must be complete: a missing tenant would seem to disagree.
     pub holders: BTreeSet<KeyHolder>,
 }
@@ -65,6 +75,8 @@ impl ResolvedHint {
             strength: hint.strength,
             is_of_one_tenant: hint.key.kind().is_of_one_tenant()
                 && hint.strength == hint.key.kind().strength(),
+            is_chosen: hint.key.kind().strength() == HintStrength::Weak,
+            text: Some(hint.key.text().to_owned()),
             holders,
         }
     }
@@ -75,6 +87,8 @@ impl ResolvedHint {
         Self {
             strength: HintStrength::Certain,
             is_of_one_tenant: true,
+            is_chosen: false,
+            text: None,
             holders: BTreeSet::from([holder]),
         }
     }
@@ -112,7 +126,8 @@ pub enum QuarantineReason {
     Unreadable,
     /// No tenant has any of the keys.
     NoHolder,
-    /// No tenant has every key that some tenant has, or two tenants have a key of one.
+    /// No tenant has every key that some tenant has, or two tenants have a key of one. Numbers of tenants with another
+    /// sub-account than the certain hints' are left out.
     Disagreement,
     /// The tenant was removed, or its id now has another sub-account.
     Removed,
@@ -136,14 +151,16 @@ words!(QuarantineReason {
 
 /// Decides by all hints together. A hint without a holder is no hint.
 ///
-/// The owner has every key that some tenant has. Certain hints decide before strong ones; weak ones never decide, and
-/// like all others they can contradict.
+/// The owner has every key that some tenant has. Certain hints decide before strong ones; weak ones never decide. Like all
+/// others they can contradict, but a certain hint only by tenants of its own sub-account.
 pub fn decide(audience: NotificationAudience, hints: &[ResolvedHint]) -> OwnershipDecision {
     if audience == NotificationAudience::Institution {
         return OwnershipDecision::Operators;
     }
+    let hints = without_numbers_of_other_accounts(hints);
     let hints: Vec<&ResolvedHint> = hints
         .iter()
+        .map(|hint| &**hint)
         .filter(|hint| !hint.holders.is_empty())
         .collect();
     if hints.is_empty() {
@@ -160,10 +177,41 @@ pub fn decide(audience: NotificationAudience, hints: &[ResolvedHint]) -> Ownersh
     if let Some(owner) = only_holder(certain()) {
         return owned(owner, HintStrength::Certain);
     }
-    if let Some(owner) = only_holder(of_strength(&hints, HintStrength::Strong)) {
+    let strong = of_strength(&hints, HintStrength::Strong);
+    if let Some(owner) = only_holder(strong.filter(|hint| !may_be_a_number(hint, &hints))) {
         return owned(owner, HintStrength::Strong);
     }
     candidates(&agreed)
+}
+
+/// The hints; of keys that callers choose only the holders with the sub-account that the certain hints lead to, if these
+/// lead to one tenant.
+fn without_numbers_of_other_accounts(hints: &[ResolvedHint]) -> Vec<Cow<'_, ResolvedHint>> {
+    let certain = hints
+        .iter()
+        .filter(|hint| hint.strength == HintStrength::Certain);
+    let proved: BTreeSet<&KeyHolder> = certain.flat_map(|hint| &hint.holders).collect();
+    let account = match (proved.first(), proved.len()) {
+        (Some(owner), 1) => Some(&owner.tenant.account),
+        _ => None,
+    };
+    let counts =
+        |holder: &KeyHolder| account.is_none_or(|account| holder.tenant.account == *account);
+    let kept = |hint| -> Cow<'_, ResolvedHint> {
+        let hint: &ResolvedHint = hint;
+        if !hint.is_chosen || hint.holders.iter().all(counts) {
+            return Cow::Borrowed(hint);
+        }
+        let holders = hint.holders.iter().filter(|holder| counts(holder));
+        Cow::Owned(ResolvedHint {
+            strength: hint.strength,
+            is_of_one_tenant: hint.is_of_one_tenant,
+            is_chosen: hint.is_chosen,
+            text: hint.text.clone(),
+            holders: holders.cloned().collect(),
+        })
+    };
+    hints.iter().map(kept).collect()
 }
 
 fn without_hint(audience: NotificationAudience) -> OwnershipDecision {
@@ -194,6 +242,15 @@ fn of_strength<'h>(
 ) -> impl Iterator<Item = &'h ResolvedHint> {
     let of_strength = move |hint: &&ResolvedHint| hint.strength == strength;
     hints.iter().copied().filter(of_strength)
+}
+
+/// Whether the text of a hint is also a number that another tenant has chosen: the field may hold either.
+fn may_be_a_number(hint: &ResolvedHint, hints: &[&ResolvedHint]) -> bool {
+    let same = hints
+        .iter()
+        .filter(|it| it.is_chosen && it.text.is_some() && it.text == hint.text);
+    same.flat_map(|number| &number.holders)
+        .any(|holder| !hint.holders.contains(holder))
 }
 
 /// The tenant of the first hint that leads to one tenant alone. The hints agree, so that any such hint leads to it.
@@ -267,6 +324,8 @@ mod tests {
         ResolvedHint {
             strength,
             is_of_one_tenant: strength == HintStrength::Certain,
+            is_chosen: strength == HintStrength::Weak,
+            text: None,
             holders: holders.chars().map(holder).collect(),
         }
     }
@@ -306,8 +365,9 @@ mod tests {
             ("certain:a strong: weak:", owner('a', Certain)),
             ("certain:a certain:b", quarantine(Disagreement)),
             ("certain:a strong:b", quarantine(Disagreement)),
-            ("certain:a weak:b", quarantine(Disagreement)),
-            ("certain:a weak:bc", quarantine(Disagreement)),
+            ("certain:a weak:b", owner('a', Certain)),
+            ("certain:a weak:bc weak:d", owner('a', Certain)),
+            ("certain:a strong:b weak:a", quarantine(Disagreement)),
             ("certain:ab", quarantine(Disagreement)),
             ("certain:ab certain:a", quarantine(Disagreement)),
             ("strong:a", owner('a', Strong)),
@@ -323,6 +383,9 @@ mod tests {
             // A shared account.
             ("certain:e", owner('e', Certain)),
             ("certain:e strong:ef", owner('e', Certain)),
+            ("certain:e weak:f", quarantine(Disagreement)),
+            ("certain:e weak:fa", quarantine(Disagreement)),
+            ("certain:e weak:a", owner('e', Certain)),
             ("strong:ef", quarantine(SharedAccount)),
             ("strong:e", quarantine(SharedAccount)),
             ("strong:ef weak:e", quarantine(SharedAccount)),
@@ -334,7 +397,8 @@ mod tests {
             ("weak:g", quarantine(Removed)),
             ("certain:h", quarantine(Removed)),
             ("certain:i", owner('i', Certain)),
-            ("certain:h weak:i", quarantine(Disagreement)),
+            ("certain:g weak:a", quarantine(Removed)),
+            ("certain:h weak:i", quarantine(Removed)),
             ("certain:i weak:hi", owner('i', Certain)),
             ("weak:hi", ask("i")),
             ("certain:hi", quarantine(Disagreement)),
@@ -346,16 +410,77 @@ mod tests {
         assert_eq!(decided("weak:abcdij"), quarantine(TooManyCandidates));
     }
 
-    #[test]
-    fn a_refund_that_two_tenants_have_asked_for_belongs_to_neither() {
+    /// The decision about the refund of an order of `order`'s that the tenants `refund` have asked for.
+    fn decided_refund(order: &str, refund: &str) -> OwnershipDecision {
         let key = LedgerKey::pair(LedgerKeyKind::OrderRefund, "506", "r1").unwrap();
         let strength = HintStrength::Weak;
-        let both = ResolvedHint::new(
+        let refund = ResolvedHint::new(
             &OwnershipHint { key, strength },
-            hint(strength, "ab").holders,
+            hint(strength, refund).holders,
         );
-        let order = hint(HintStrength::Certain, "a");
-        let decision = decide(NotificationAudience::Tenant, &[order, both]);
+        let order = hint(HintStrength::Certain, order);
+        decide(NotificationAudience::Tenant, &[order, refund])
+    }
+
+    #[test]
+    fn a_refund_that_two_tenants_of_an_account_have_asked_for_belongs_to_neither() {
+        let disagreement = OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
+        for refund in ["ef", "f", "aef"] {
+            assert_eq!(decided_refund("e", refund), disagreement, "{refund}");
+        }
+        assert_eq!(decided_refund("e", "e"), owner('e', HintStrength::Certain));
+    }
+
+    #[test]
+    fn a_refund_that_another_account_has_asked_for_belongs_to_the_tenant_of_the_order() {
+        for refund in ["a", "ab", "b", "bef"] {
+            let expected = owner('a', HintStrength::Certain);
+            assert_eq!(decided_refund("a", refund), expected, "{refund}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_also_the_number_of_another_tenant_decides_nothing() {
+        let of = |kind, strength, text: &str, holders: &str| {
+            let key = LedgerKey::new(kind, text).unwrap();
+            ResolvedHint::new(
+                &OwnershipHint { key, strength },
+                hint(strength, holders).holders,
+            )
+        };
+        let decided = |number: &str, holders: &str| {
+            let hints = [
+                of(
+                    LedgerKeyKind::RewardNumber,
+                    HintStrength::Weak,
+                    number,
+                    holders,
+                ),
+                of(
+                    LedgerKeyKind::RewardBatchId,
+                    HintStrength::Strong,
+                    "1004",
+                    "b",
+                ),
+            ];
+            decide(NotificationAudience::Tenant, &hints)
+        };
+        // The number of `a` equals an id that GatePay gave to `b`, and `b` has chosen the number too.
+        assert_eq!(decided("1004", "ab"), ask("b"));
+        assert_eq!(decided("1004", "b"), owner('b', HintStrength::Strong));
+        assert_eq!(decided("n1", "ab"), owner('b', HintStrength::Strong));
+    }
+
+    #[test]
+    fn an_order_that_proves_nothing_still_contradicts_a_certain_hint() {
+        let key = LedgerKey::new(LedgerKeyKind::PrepayId, "506").unwrap();
+        let strength = HintStrength::Weak;
+        let order = ResolvedHint::new(
+            &OwnershipHint { key, strength },
+            hint(strength, "b").holders,
+        );
+        let token = ResolvedHint::certain(holder('a'));
+        let decision = decide(NotificationAudience::Tenant, &[order, token]);
         let expected = OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
         assert_eq!(decision, expected);
     }
@@ -412,6 +537,32 @@ mod tests {
         prop_oneof![free, agreeing]
     }
 
+    /// The holders that count: beside certain hints of one tenant, a number only for tenants of its account.
+    fn counting(hints: &[ResolvedHint]) -> Vec<BTreeSet<KeyHolder>> {
+        let certain = of(hints, HintStrength::Certain);
+        let mut accounts: BTreeSet<&str> = certain.clone().map(|it| &*it.tenant.account).collect();
+        if certain.collect::<BTreeSet<_>>().len() > 1 {
+            accounts.clear();
+        }
+        let counts = |hint: &ResolvedHint| {
+            let mut holders = hint.holders.clone();
+            if hint.is_chosen && !accounts.is_empty() {
+                holders.retain(|it| accounts.contains(&*it.tenant.account));
+            }
+            holders
+        };
+        let sets = hints.iter().map(counts);
+        sets.filter(|holders| !holders.is_empty()).collect()
+    }
+
+    fn of(
+        hints: &[ResolvedHint],
+        strength: HintStrength,
+    ) -> impl Iterator<Item = &KeyHolder> + Clone {
+        let of_strength = hints.iter().filter(move |hint| hint.strength == strength);
+        of_strength.flat_map(|hint| &hint.holders)
+    }
+
     fn holds(hint: &ResolvedHint, tenant: &TenantIncarnation) -> bool {
         hint.holders.iter().any(|holder| holder.tenant == *tenant)
     }
@@ -430,7 +581,13 @@ mod tests {
         #[test]
         fn an_owner_has_every_key_that_some_tenant_has(hints in hints()) {
             if let OwnershipDecision::Owner { tenant, by } = decide(NotificationAudience::Tenant, &hints) {
-                for hint in hints.iter().filter(|hint| !hint.holders.is_empty()) {
+                let is_certain = by == HintStrength::Certain;
+                let counts = |hint: &&ResolvedHint| {
+                    let of_account = |holder: &KeyHolder| holder.tenant.account == tenant.account;
+                    let says_nothing = is_certain && hint.is_chosen && !hint.holders.iter().any(of_account);
+                    !hint.holders.is_empty() && !says_nothing
+                };
+                for hint in hints.iter().filter(counts) {
                     prop_assert!(holds(hint, &tenant));
                     prop_assert!(hint.strength != HintStrength::Certain || hint.holders.len() == 1);
                 }
@@ -444,10 +601,9 @@ mod tests {
 
         #[test]
         fn a_disagreement_is_never_an_owner_and_never_asked(hints in hints()) {
-            let disjoint = |one: &ResolvedHint, other: &ResolvedHint| {
-                !one.holders.is_empty() && !other.holders.is_empty() && one.holders.is_disjoint(&other.holders)
-            };
-            if hints.iter().any(|one| hints.iter().any(|other| disjoint(one, other))) {
+            let sets = counting(&hints);
+            let is_disjoint = |one: &BTreeSet<KeyHolder>| sets.iter().any(|other| one.is_disjoint(other));
+            if sets.iter().any(is_disjoint) {
                 let decision = decide(NotificationAudience::Tenant, &hints);
                 let expected = OwnershipDecision::Quarantine(QuarantineReason::Disagreement);
                 prop_assert_eq!(decision, expected);
@@ -460,7 +616,8 @@ mod tests {
             hints.insert(at.min(hints.len()), certain);
             let is_agreeing = |hint: &ResolvedHint| {
                 let of_one = hint.strength != HintStrength::Certain || hint.holders.len() < 2;
-                hint.holders.is_empty() || (holds(hint, &holder('a').tenant) && of_one)
+                // No other tenant has the account of `a`, so that no number contradicts.
+                hint.is_chosen || hint.holders.is_empty() || (holds(hint, &holder('a').tenant) && of_one)
             };
             let decision = decide(NotificationAudience::Tenant, &hints);
             let decides = decision == owner('a', HintStrength::Certain);

@@ -46,6 +46,8 @@ struct Tally {
     kinds: BTreeSet<NotificationKind>,
     /// Notifications with hints of different tenants.
     disagreeing: u32,
+    /// Notifications with a certain hint that a number of another sub-account's tenant contradicts, and that are delivered.
+    attacked: u32,
     /// Notifications about objects of removed tenants.
     of_removed: u32,
 }
@@ -63,7 +65,8 @@ fn check(tally: &Tally) {
         tally.certain > all / 3 && tally.delivered > tally.certain,
         "{tally:?}"
     );
-    assert!(tally.disagreeing > all / 50, "hints disagree: {tally:?}");
+    assert!(tally.disagreeing > all / 100, "hints disagree: {tally:?}");
+    assert!(tally.attacked > all / 100, "news is denied: {tally:?}");
     assert!(
         tally.of_removed > all / 50,
         "tenants are removed: {tally:?}"
@@ -78,6 +81,7 @@ fn run(seeds: std::ops::RangeInclusive<u64>, notifications: u32) -> Tally {
         let mut world = World::new(seed);
         for _ in 0..60 {
             world.call();
+            world.deny();
         }
         for _ in 0..notifications {
             let about = world.dice.below(world.objects.len() as u64);
@@ -213,8 +217,16 @@ impl World {
             "refund_order" => json!({}),
             _ => json!({"prepayId": self.id()}),
         };
-        let foreign = operation == "refund_order" && self.is_foreign(&call["prepayId"], &owner);
-        self.record(operation, &owner, &call, &answer, foreign);
+        let order = self.owner_of(&call["prepayId"]);
+        let refunded = order.filter(|order| operation == "refund_order" && *order != owner);
+        if let Some(order) = refunded.as_ref()
+            && order.tenant.account != owner.tenant.account
+        {
+            // GatePay refuses to refund another account's order; the intent is in the ledger.
+            self.intend(operation, &owner, &call);
+            return;
+        }
+        self.record(operation, &owner, &call, &answer, refunded.is_some());
         self.objects.push(MadeObject {
             operation,
             owner,
@@ -237,11 +249,36 @@ impl World {
         self.dice.pick(&orders).clone()
     }
 
-    fn is_foreign(&self, order: &Value, owner: &KeyHolder) -> bool {
-        let has = |made: &MadeObject| made.answer.get("prepayId") == Some(order);
-        self.objects
-            .iter()
-            .any(|made| has(made) && made.owner != *owner)
+    fn owner_of(&self, order: &Value) -> Option<KeyHolder> {
+        let has = |made: &&MadeObject| made.answer.get("prepayId") == Some(order);
+        let made = self.objects.iter().find(has)?;
+        Some(made.owner.clone())
+    }
+
+    /// A hostile tenant sends another tenant's call again, word for word, so that the ledger has the numbers as its own.
+    /// GatePay refuses some of these calls, and makes other objects for the rest.
+    fn deny(&mut self) {
+        let hostile = self.dice.pick(&self.tenants).clone();
+        let refunds_only = self.dice.in_hundred(50);
+        let is_aim = |made: &&MadeObject| !refunds_only || made.operation == "refund_order";
+        let aims: Vec<MadeObject> = self.objects.iter().filter(is_aim).cloned().collect();
+        if aims.is_empty() {
+            return;
+        }
+        let about = self.dice.pick(&aims);
+        // Tenants of one account may refund each other's orders, and then it is their refund.
+        if about.owner.tenant.account != hostile.tenant.account {
+            self.intend(about.operation, &hostile, &about.call);
+        }
+    }
+
+    fn intend(&mut self, operation: &str, tenant: &KeyHolder, call: &Value) {
+        let row = self.catalogue.named(operation).unwrap();
+        let call = call.to_string();
+        let call = BodyReading::read(row, None, call.as_bytes());
+        for key in LedgerRow::of(row).unwrap().intents(&call) {
+            self.ledger.entry(key).or_default().insert(tenant.clone());
+        }
     }
 
     /// Records intents and own ids. Some answers were lost. Some calls were made before the ledger existed, though none
@@ -465,18 +502,30 @@ fn judge(
 ) {
     let MadeObject { owner, .. } = about;
     let is_removed = owner.standing == TenantStanding::Removed;
-    let agrees = |hint: &ResolvedHint| {
-        let of_owner = hint.holders.is_empty() || hint.holders.contains(owner);
-        of_owner && (!hint.is_of_one_tenant || hint.holders.len() < 2)
+    let agrees = |hint: &ResolvedHint, holders: &BTreeSet<KeyHolder>| {
+        let of_owner = holders.is_empty() || holders.contains(owner);
+        of_owner && (!hint.is_of_one_tenant || holders.len() < 2)
     };
     let proves = |hint: &ResolvedHint| {
         hint.strength == HintStrength::Certain && hint.holders.iter().eq([owner])
     };
-    let all_agree = hints.iter().all(agrees);
+    // A number of another account's tenant says nothing about the object.
+    let of_account = |hint: &ResolvedHint| -> BTreeSet<KeyHolder> {
+        let account = &owner.tenant.account;
+        let is_own = |holder: &&KeyHolder| holder.tenant.account == *account;
+        if hint.is_chosen {
+            hint.holders.iter().filter(is_own).cloned().collect()
+        } else {
+            hint.holders.clone()
+        }
+    };
+    let all_agree = hints.iter().all(|hint| agrees(hint, &of_account(hint)));
+    let is_attacked = hints.iter().any(|hint| !agrees(hint, &hint.holders));
     let mut decision = decide(read.audience(), &hints);
     let is_news_of_tenant = read.kind != NotificationKind::Institution && !is_removed;
     if is_news_of_tenant && all_agree && hints.iter().any(proves) {
         tally.certain += 1;
+        tally.attacked += u32::from(is_attacked);
         let by = HintStrength::Certain;
         let tenant = owner.tenant.clone();
         let expected = OwnershipDecision::Owner { tenant, by };
