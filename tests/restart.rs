@@ -1,6 +1,6 @@
 //! A restart on sockets that outlive the process: no caller is refused, no request is forwarded twice.
 
-use crate::support::program::{Folder, Launcher, Program};
+use crate::support::program::{Folder, Launcher, Program, printed, run};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
@@ -51,6 +51,50 @@ async fn the_next_process_serves_while_the_last_calls_of_the_old_one_end() {
     let (code, lines, err) = new.end().await;
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(lines.lines().count(), 3, "each of the three once");
+}
+
+#[tokio::test]
+async fn the_next_process_waits_for_the_file_of_the_store_until_the_last_calls_of_the_old_one_end()
+{
+    let upstream = Scripted::held();
+    let folder = Folder::before(&upstream.url());
+    folder.proxy(
+        "timestamp = { future_ms = 300 }\n\
+         store = { path = 'gatepay.db', max_skew_ms = 200 }",
+    );
+    let (said, code) = printed(&run(&[
+        "store",
+        "migrate",
+        "--config",
+        &folder.name("proxy.toml"),
+    ]));
+    assert_eq!(code, Some(0), "{said}");
+    let launcher = Launcher::bind();
+    let old = launcher.start(&folder).serving().await;
+    old.until_ready().await;
+    let first = acme()
+        .post(CREATE, order("A-0001"))
+        .request(&Clock::system());
+    let calling = call(&launcher, first.clone());
+    until("it is at GatePay", || upstream.count() == 1).await;
+
+    let new = launcher.start(&folder);
+    old.terminate();
+    // SQLite itself waits five seconds for the other process.
+    until("the next one waits for the file", || {
+        new.stderr().contains("to close the store")
+    })
+    .await;
+    let repeated = call(&launcher, first);
+    upstream.release();
+    assert_eq!(calling.await.unwrap().status, 200);
+    let (code, _, err) = old.end().await;
+    assert_eq!(code, Some(0), "{err}");
+    let new = new.serving().await;
+    assert_eq!(repeated.await.unwrap().refusal(), Some("replayed"));
+    new.terminate();
+    let (code, _, err) = new.end().await;
+    assert_eq!(code, Some(0), "{err}");
 }
 
 /// On a connection of its own.

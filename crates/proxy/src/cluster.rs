@@ -225,8 +225,9 @@ impl Cluster {
 
     /// Starts the thread and waits for its first attempt to join, within the time limit of a call. A store that is away is
     /// joined later; a store that this version cannot use is an error. If a run of this folder `served_before`, and not
-    /// through this store, the store is guarded against its stamps.
-    pub fn start(&self, served_before: bool) -> Result<(), String> {
+    /// through this store, the store is guarded against its stamps. A file that the previous process holds is waited for
+    /// with this patience.
+    pub fn start(&self, served_before: bool, patience: Duration) -> Result<(), String> {
         let Some(unstarted) = self.unstarted.lock().take() else {
             return Ok(());
         };
@@ -246,7 +247,7 @@ impl Cluster {
         }
         let (tried, first) = std::sync::mpsc::channel();
         let shared = Arc::clone(&self.shared);
-        let thread = store_thread::start(shared, unstarted, tried)?;
+        let thread = store_thread::start(shared, unstarted, tried, patience)?;
         *self.thread.lock() = Some(thread);
         let tried = first.recv_timeout(self.shared.timeout * 2);
         if matches!(tried, Ok(Ok(()))) && self.key().is_some() {

@@ -28,7 +28,7 @@ use crate::notify::deliver::store_deliveries::StoreDeliveries;
 use crate::notify::deliver::thread::{self as deliver, DeliverInputs};
 use crate::notify::thread::NotifyInputs;
 use crate::process::clock::Clock;
-use crate::process::drain::{DrainPhase, EntryGate, cut_after};
+use crate::process::drain::{DrainPhase, EntryGate, cut_after, successor_patience};
 use crate::process::heartbeat::WorkerHeartbeat;
 use crate::process::shutdown::{join_unless, lock_unless, until};
 use crate::process::state_dir::{
@@ -47,8 +47,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long the callers of accepted connections have to send a request before the replay memory is handed over. New
 /// callers wait for the next process meanwhile.
 const LAST_CALL: Duration = Duration::from_secs(2);
-/// How much longer than the drain deadline a successor waits for the lock of the state folder.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the control thread may take to end after the calls in flight were cut.
 const CONTROL_AFTER_CUT: Duration = Duration::from_millis(300);
 /// The time that must be left before the end when waiting for the workers stops, and likewise for the next two steps.
@@ -286,7 +284,7 @@ impl InheritedState {
         Ok(Self {
             path,
             folder,
-            patience: settings.drain.deadline + PATIENCE,
+            patience: successor_patience(settings.drain.deadline),
             guard: Duration::from_millis(settings.window.future_ms),
             fresh_credentials,
             suspended: None,

@@ -98,6 +98,13 @@ impl StoreError {
         }
     }
 
+    /// Whether another process holds the file of the store.
+    pub fn is_file_in_use(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        matches!(self, Self::Sqlite(error)
+            if matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked)))
+    }
+
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         let path = path.display().to_string();
         Self::File { path, source }

@@ -17,6 +17,7 @@ use crate::cluster::store_use;
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimitsMap;
 use crate::process::clock::{self, Clock};
+use crate::process::drain::successor_patience;
 use crate::process::state_dir::PreviousRun;
 use crate::process::watermark::StampWatermark;
 use crate::process::yielding::OffloadThreads;
@@ -56,7 +57,9 @@ impl AdmissionState {
         let (previous, watermark) = inherit().map_err(StartError::State)?;
         let (previous, left) = if let Some(cluster) = cluster {
             let served_before = !is_first(&previous);
-            cluster.start(served_before).map_err(StartError::Store)?;
+            let patience = successor_patience(settings.drain.deadline);
+            let started = cluster.start(served_before, patience);
+            started.map_err(StartError::Store)?;
             let mark_ms = watermark.left_ms();
             let previous = known_to_store(previous, settings, clock, mark_ms, cluster);
             (previous, None)

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use gatepay_core::StampWindow;
 use gatepay_store::engine::Store;
@@ -65,6 +66,25 @@ impl StoreConnection {
     /// Opens the store. Reads the contact file; a server is connected later.
     pub fn open(&self) -> Result<Store, String> {
         Store::open(&self.engine, self.terms).map_err(|error| error.to_string())
+    }
+
+    /// Like [`open`](Self::open), but waits until the previous process closes the file, for a successor that starts while
+    /// the last calls of the previous process end.
+    pub fn open_in_turn(&self, patience: Duration) -> Result<Store, String> {
+        let began = Instant::now();
+        let mut was_logged = false;
+        loop {
+            match Store::open(&self.engine, self.terms) {
+                Err(error) if error.is_file_in_use() && began.elapsed() < patience => {
+                    if !was_logged {
+                        was_logged = true;
+                        let place = self.place();
+                        tracing::info!(%place, ?patience, "waiting for the process before this one to close the store");
+                    }
+                }
+                opened => return opened.map_err(|error| error.to_string()),
+            }
+        }
     }
 
     /// The same server, as another user of the database.

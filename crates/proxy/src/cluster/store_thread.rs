@@ -34,11 +34,12 @@ const JOINED: Duration = Duration::from_millis(10);
 /// The answer of the first attempt to join: an error only if this version cannot use the store.
 type FirstAttempt = Sender<Result<(), String>>;
 
-/// Starts the thread.
+/// Starts the thread. A file that the previous process holds is waited for with this patience.
 pub(super) fn start(
     shared: Arc<ClusterShared>,
     unstarted: UnstartedThread,
     tried: FirstAttempt,
+    patience: Duration,
 ) -> Result<JoinHandle<()>, String> {
     let UnstartedThread {
         connection,
@@ -46,7 +47,7 @@ pub(super) fn start(
         orders,
         calls,
     } = unstarted;
-    let store = Arc::new(connection.open()?);
+    let store = Arc::new(connection.open_in_turn(patience)?);
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let observed = Arc::clone(&shared);

@@ -27,6 +27,14 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// The least time for closing, however short the deadline is or however late an immediate end is requested.
 const CLOSING_AT_LEAST: Duration = Duration::from_secs(1);
 
+/// How much longer than the drain deadline a successor waits for what the process before it holds.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// How long a successor waits for the state folder, and for the store's file, of a process that drains.
+pub fn successor_patience(drain_deadline: Duration) -> Duration {
+    drain_deadline + HANDOVER
+}
+
 /// The phase of the drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainPhase {
