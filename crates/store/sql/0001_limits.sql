@@ -371,7 +371,7 @@ $$;
 -- tenants that any instance reports. The rate without demand is lent in equal parts.
 --
 -- The lent rates are never more than the whole rate, and the lent bursts never more than the whole burst. An instance may
--- use its old lease for 100 ms after it asked (`old_until`), and no longer; `n_applied` is the number of the last exchange
+-- use its old lease for 1 s after it asked (`old_until`), and no longer; `n_applied` is the number of the last exchange
 -- with an answer in use.
 CREATE FUNCTION exchange_at(
     t_life bigint, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint, n_era bigint, n_silent bigint,
@@ -401,7 +401,7 @@ BEGIN
     IF known.until > at_ms AND known.serial = n_applied THEN
         known.old_rate := known.rate;
         known.old_burst := known.burst;
-        known.old_until := least(known.until, at_ms + 100);
+        known.old_until := least(known.until, at_ms + 1000);
     END IF;
     INSERT INTO lease AS l VALUES (n_id, n_serial, 0, 0, at_ms + 2000, coalesce(known.old_rate, 0),
         coalesce(known.old_burst, 0), coalesce(known.old_until, 0), n_rate, n_burst, n_in_force, n_tenants, n_weights,

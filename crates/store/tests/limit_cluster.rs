@@ -64,6 +64,7 @@ pub(crate) fn event() -> impl Strategy<Value = LimitEvent> {
         3 => (which.clone(), 1..2_000_u32).prop_map(|(which, count)| LimitEvent::Demand(which, count)),
         3 => (which.clone(), any::<bool>()).prop_map(|(which, done)| LimitEvent::Lose(which, done)),
         3 => (which.clone(), 0..120_u64).prop_map(|(which, ms)| LimitEvent::Delay(which, ms)),
+        1 => (which.clone(), 120..900_u64).prop_map(|(which, ms)| LimitEvent::Delay(which, ms)),
         1 => Just(LimitEvent::Failover),
         1 => prop_oneof![-4_000_000..0_i64, 800..4_000_000_i64].prop_map(LimitEvent::Step),
         4 => (which, prop_oneof![Just(0), 0..3_u32])

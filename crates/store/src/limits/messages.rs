@@ -7,12 +7,12 @@ use std::time::Duration;
 pub const LOAN_ENDS: Duration = Duration::from_secs(2);
 /// The same for seats: their calls last longer.
 pub const SEATS_END: Duration = Duration::from_secs(5);
-/// How long a lease is used while the question for the next one has no answer.
-pub const LEASE_GRACE: Duration = Duration::from_millis(100);
+/// How long a lease is used while the question for the next one has no answer: a store that is late is not away.
+pub const LEASE_GRACE: Duration = Duration::from_secs(1);
 /// How often an instance calls [`exchange`](crate::postgres::PostgresStore::exchange) without a reason.
 pub const EXCHANGE_EVERY: Duration = Duration::from_millis(200);
 /// How often it does so at most: if the store does not know the demand of a refused tenant yet, or if the lease is below
-/// its target.
+/// its target, or has become smaller: the store lends the difference to others once it hears that the old one has ended.
 pub const EXCHANGE_AT_MOST: Duration = Duration::from_millis(50);
 
 /// An instance's questions about its tenants' limits in one call.

@@ -88,7 +88,7 @@ struct LeaseLoan {
 
 const LOAN_MS: i64 = 2_000;
 const SEAT_MS: i64 = 5_000;
-const GRACE_MS: i64 = 100;
+const GRACE_MS: i64 = 1_000;
 const FORGET_MS: i64 = 10_000;
 const FIGURES_MS: i64 = 30_000;
 /// A longer step of the clock is no time.

@@ -18,6 +18,8 @@ pub struct RateLease {
     until: Duration,
     /// When the newest exchange was asked for.
     asked_at: Duration,
+    /// The lease has become smaller with the last answer.
+    has_shrunk: bool,
     /// When the oldest exchange was asked for that has no answer: the lease may be another one since.
     unanswered: Option<Duration>,
 }
@@ -34,6 +36,8 @@ impl RateLease {
         self.advance(now);
         self.until = self.asked_at + LOAN_ENDS;
         self.unanswered = None;
+        let before = self.grant.as_ref().map_or(0.0, |it| it.rate);
+        self.has_shrunk = grant.rate < 0.95 * before;
         self.tokens = self.tokens.min(grant.burst);
         self.grant = Some(grant);
     }
@@ -87,10 +91,10 @@ impl RateLease {
         self.grant.as_ref().map_or(0, |it| it.number)
     }
 
-    /// When the next exchange is due: earlier if the lease is below its target.
+    /// When the next exchange is due: earlier if the lease is below its target, or has become smaller.
     pub fn due(&self) -> Duration {
         let short = |it: &LeaseGrant| it.rate < 0.95 * it.target;
-        let short = self.grant.as_ref().is_none_or(short);
+        let short = self.has_shrunk || self.grant.as_ref().is_none_or(short);
         self.asked_at
             + if short {
                 EXCHANGE_AT_MOST
@@ -176,15 +180,28 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_without_an_answer_is_used_for_a_moment_only() {
+    fn a_lease_is_used_while_its_answer_is_late_and_ends_a_second_after_the_question() {
         let mut lease = RateLease::default();
         granted(&mut lease, 100.0, 50.0, 0);
         lease.ask(at(200));
         lease.ask(at(290));
         assert_eq!(admitted(&mut lease, 255), 25);
-        assert_eq!(admitted(&mut lease, 300), 0);
-        granted(&mut lease, 100.0, 50.0, 1_000);
-        // The inflow until 300 ms, and no longer.
-        assert_eq!(admitted(&mut lease, 1_000), 5);
+        assert_eq!(admitted(&mut lease, 700), 45);
+        assert_eq!(admitted(&mut lease, 1_199), 49);
+        assert_eq!(admitted(&mut lease, 1_200), 0);
+        granted(&mut lease, 100.0, 50.0, 1_900);
+        // The inflow until 1,200 ms, and no longer.
+        assert_eq!(admitted(&mut lease, 1_900), 0);
+    }
+
+    #[test]
+    fn a_smaller_lease_is_confirmed_by_an_early_exchange() {
+        let mut lease = RateLease::default();
+        granted(&mut lease, 100.0, 50.0, 0);
+        assert_eq!(lease.due(), at(200));
+        granted(&mut lease, 50.0, 50.0, 200);
+        assert_eq!(lease.due(), at(250));
+        granted(&mut lease, 50.0, 50.0, 250);
+        assert_eq!(lease.due(), at(450));
     }
 }
