@@ -18,6 +18,9 @@ CREATE UNLOGGED TABLE limit_clock (
     ticked bigint NOT NULL,
     -- Whether no loan of an earlier era is in use, so that all may be lent.
     opened boolean NOT NULL DEFAULT false,
+    -- When tokens and leases are lent: 2 s after the era began, or once it was opened. Buckets fill from then on, since
+    -- tokens of the last era may have been used until then.
+    lends_from bigint NOT NULL DEFAULT 2000,
     -- Whether the era began in a guard: rows of instances may be lost then.
     guarded boolean NOT NULL DEFAULT false,
     -- The latest time by `wall` at which an instance is known to have had an answer of the era before.
@@ -120,8 +123,10 @@ END
 $$;
 
 -- Locks the limits, and advances their clock. `t_wall` is NULL but in tests, which bring their own time. Seats are open
--- once `o_open`, tokens and leases 2 s after the era began at the latest.
-CREATE FUNCTION tick_limits(t_life bigint, t_wall bigint, OUT o_era bigint, OUT o_now bigint, OUT o_open boolean)
+-- once `o_open`, tokens and leases from `o_lends_from` on.
+CREATE FUNCTION tick_limits(
+    t_life bigint, t_wall bigint, OUT o_era bigint, OUT o_now bigint, OUT o_open boolean, OUT o_lends_from bigint
+)
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     clock limit_clock%ROWTYPE;
@@ -141,12 +146,15 @@ BEGIN
         DELETE FROM lease;
         o_era := floor(random() * 9e15)::bigint + 1;
         o_now := 0;
-        UPDATE limit_clock SET swept = 0, swept_to = '', opened = false, guarded = t_life > read_wall, heard = NULL;
+        UPDATE limit_clock SET swept = 0, swept_to = '', opened = false, lends_from = 2000, guarded = t_life > read_wall,
+            heard = NULL;
         clock.opened := false;
+        clock.lends_from := 2000;
     ELSIF read_wall - clock.wall BETWEEN 0 AND 500 THEN
         o_now := o_now + read_wall - clock.wall;
     END IF;
     o_open := clock.opened OR o_now >= 5000;
+    o_lends_from := clock.lends_from;
     UPDATE limit_clock AS c SET era = o_era, life = t_life, wall = read_wall, ticked = o_now, opened = o_open;
 END
 $$;
@@ -177,7 +185,8 @@ BEGIN
             SELECT FROM instance AS i
             WHERE NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = i.id AND m.declared)
         );
-    UPDATE limit_clock AS c SET heard = clock.heard, opened = clock.opened;
+    UPDATE limit_clock AS c SET heard = clock.heard, opened = clock.opened,
+        lends_from = CASE WHEN clock.opened THEN least(c.lends_from, at_ms) ELSE c.lends_from END;
     RETURN clock.opened;
 END
 $$;
@@ -192,8 +201,8 @@ BEGIN
     END IF;
     INSERT INTO limit_use VALUES (true) ON CONFLICT DO NOTHING;
     IF FOUND AND (SELECT count(*) FROM life) <= 1 THEN
-        INSERT INTO limit_clock (era, life, wall, ticked, swept)
-        VALUES (floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0)
+        INSERT INTO limit_clock (era, life, wall, ticked, swept, lends_from)
+        VALUES (floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0, 0)
         ON CONFLICT DO NOTHING;
     END IF;
 END
@@ -237,8 +246,10 @@ DECLARE
     -- Whether seats are lent, and tokens.
     is_open boolean;
     is_lent boolean;
+    lends_from bigint;
 BEGIN
-    SELECT k.o_era, k.o_now, k.o_open, k.o_open OR k.o_now >= 2000 INTO STRICT o_era, at_ms, is_open, is_lent
+    SELECT k.o_era, k.o_now, k.o_open, k.o_now >= k.o_lends_from, k.o_lends_from
+    INTO STRICT o_era, at_ms, is_open, is_lent, lends_from
     FROM tick_limits(t_life, t_wall) AS k;
     last_seen := note_member(n_id, n_serial, at_ms);
     SELECT count(*) INTO STRICT o_instances FROM limit_member AS m WHERE m.seen > at_ms - 2000;
@@ -266,8 +277,9 @@ BEGIN
     ), filled AS (
         -- With the tokens that were out meanwhile and the figures of that time, loans that became void included.
         SELECT a.*, CASE
-                WHEN b.tenant IS NULL THEN least(a.burst, a.rate * at_ms / 1000)
-                ELSE greatest(b.tokens, least(b.burst - a.before, b.tokens + b.rate * (at_ms - b.at) / 1000))
+                WHEN b.tenant IS NULL THEN least(a.burst, a.rate * greatest(0, at_ms - lends_from) / 1000)
+                ELSE greatest(b.tokens, least(b.burst - a.before,
+                    b.tokens + b.rate * greatest(0, at_ms - greatest(b.at, lends_from)) / 1000))
             END AS tokens
         FROM agreed AS a LEFT JOIN bucket AS b ON b.tenant = a.tenant AND b.lim = a.lim
     ), capped AS (
@@ -385,6 +397,7 @@ CREATE FUNCTION exchange_at(
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     at_ms bigint;
+    lends_from bigint;
     known lease%ROWTYPE;
     level double precision;
     allotted double precision;
@@ -392,7 +405,7 @@ DECLARE
     others_burst double precision;
     configured double precision;
 BEGIN
-    SELECT k.o_era, k.o_now INTO STRICT o_era, at_ms FROM tick_limits(t_life, t_wall) AS k;
+    SELECT k.o_era, k.o_now, k.o_lends_from INTO STRICT o_era, at_ms, lends_from FROM tick_limits(t_life, t_wall) AS k;
     PERFORM note_member(n_id, n_serial, at_ms);
     o_open := open_limits(at_ms, n_id, n_era, n_silent);
     PERFORM sweep_limits(at_ms);
@@ -457,8 +470,8 @@ BEGIN
 
     o_rate := 0;
     o_burst := 0;
-    -- Leases of the last era may be in use.
-    IF o_open OR at_ms >= 2000 THEN
+    -- Before, leases of the last era may be in use.
+    IF o_open OR at_ms >= lends_from THEN
         o_rate := greatest(0, least(o_target, o_whole_rate - others_rate));
         -- A token for each instance if there are as many: with less than one, an instance could never admit.
         o_burst := CASE
@@ -529,7 +542,9 @@ BEGIN
         AND (s.held = 0 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance));
     -- Loans of silent instances become void once their buckets are filled for the time until now.
     UPDATE bucket AS b
-    SET tokens = greatest(b.tokens, least(b.burst - o.held, b.tokens + b.rate * (at_ms - b.at) / 1000)), at = at_ms
+    SET tokens = greatest(b.tokens, least(b.burst - o.held, b.tokens
+            + b.rate * greatest(0, at_ms - greatest(b.at, (SELECT c.lends_from FROM limit_clock AS c))) / 1000)),
+        at = at_ms
     FROM (
         SELECT s.tenant, s.lim, sum(s.held) AS held
         FROM stock AS s LEFT JOIN limit_member AS m ON m.id = s.instance AND m.seen > at_ms - 2000

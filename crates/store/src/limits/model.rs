@@ -20,6 +20,8 @@ pub struct LimitModel {
     wall_ms: i64,
     now: i64,
     is_open: bool,
+    /// When the era was opened before its time.
+    opened_at: Option<i64>,
     is_guarded: bool,
     heard: Option<i64>,
     swept: i64,
@@ -29,6 +31,25 @@ pub struct LimitModel {
     buckets: BTreeMap<BucketKey, LimitBucket>,
     seats: BTreeMap<Arc<str>, BTreeMap<i64, SeatLoan>>,
     leases: BTreeMap<i64, LeaseLoan>,
+}
+
+/// The clock of the limits, and when the era lends tokens and leases. Buckets fill from then on, since tokens of the last
+/// era may have been used until then.
+#[derive(Debug, Clone, Copy)]
+struct Lending {
+    now: i64,
+    from: i64,
+}
+
+impl Lending {
+    fn is_lending(self) -> bool {
+        self.now >= self.from
+    }
+
+    /// The milliseconds since then in which buckets filled.
+    fn since(self, at: i64) -> f64 {
+        real((self.now - at.max(self.from)).max(0))
+    }
 }
 
 /// A call that was overtaken by a later one of its instance.
@@ -136,7 +157,7 @@ impl LimitModel {
         let key = (Arc::clone(&question.tenant), question.limit);
         let known = self.buckets.remove(&key);
         let is_living = living(&self.members, now - LOAN_MS);
-        let mut bucket = LimitBucket::agreed(known, question, instance, now, is_living);
+        let mut bucket = LimitBucket::agreed(known, question, instance, self.lending(), is_living);
         let mine = bucket.stocks.remove(&instance).map_or(0.0, |it| it.held);
         let mine = if last_seen > now - LOAN_MS { mine } else { 0.0 };
         let kept = f64::from(question.held).min(mine);
@@ -146,7 +167,7 @@ impl LimitModel {
 
         let small = bucket.burst < 4.0 * f64::from(instances);
         let wanted = bucket.wanted(question, small);
-        let is_lent = self.is_open || now >= LOAN_MS;
+        let is_lent = self.lending().is_lending();
         let lent = if is_lent {
             wanted.min((bucket.tokens + 1e-9).floor())
         } else {
@@ -255,7 +276,7 @@ impl LimitModel {
         let (others_rate, others_burst) = together(others.copied(), now);
         let instances = living.len();
         let (mut rate, mut burst) = (0.0, 0.0);
-        if self.is_open || now >= LOAN_MS {
+        if self.lending().is_lending() {
             rate = target.min(whole_rate - others_rate).max(0.0);
             burst = if whole_burst > each {
                 1.0 + (whole_burst - each) * rate / whole_rate
@@ -374,6 +395,14 @@ impl LimitModel {
         let mut signs = self.signs.keys();
         let has_declared = |id: &i64| self.members.get(id).is_some_and(|it| it.has_declared);
         self.is_open = members.all(|it| it.has_declared) && signs.all(has_declared);
+        self.opened_at = self.is_open.then_some(self.now);
+    }
+
+    fn lending(&self) -> Lending {
+        Lending {
+            now: self.now,
+            from: self.opened_at.map_or(LOAN_MS, |at| at.min(LOAN_MS)),
+        }
     }
 
     /// Notes a sign of life of an instance.
@@ -420,11 +449,12 @@ impl LimitModel {
         for loans in self.seats.values_mut() {
             loans.retain(|id, it| it.held > 0 && known(*id));
         }
+        let lending = self.lending();
         let living = living(&self.members, now - LOAN_MS);
         for bucket in self.buckets.values_mut() {
             let mut stocks = bucket.stocks.iter();
             if stocks.any(|(id, it)| !living(*id) && it.held > 0.0) {
-                bucket.tokens = bucket.filled(now);
+                bucket.tokens = bucket.filled(lending);
                 bucket.at = now;
             }
             bucket
@@ -491,9 +521,10 @@ impl LimitBucket {
         known: Option<Self>,
         question: &TokenQuestion,
         instance: i64,
-        now: i64,
+        lending: Lending,
         is_living: impl Fn(i64) -> bool,
     ) -> Self {
+        let now = lending.now;
         let mut stocks = known
             .as_ref()
             .map_or_else(BTreeMap::new, |it| it.stocks.clone());
@@ -506,7 +537,10 @@ impl LimitBucket {
         let burst = others().map(|it| it.burst).fold(question.burst, f64::min);
         Self {
             // With the tokens that were out meanwhile, and the figures of that time.
-            tokens: known.map_or(burst.min(rate * real(now) / 1000.0), |it| it.filled(now)),
+            tokens: known.map_or_else(
+                || burst.min(rate * lending.since(0) / 1000.0),
+                |it| it.filled(lending),
+            ),
             at: now,
             rate,
             burst,
@@ -536,8 +570,8 @@ impl LimitBucket {
     }
 
     /// The tokens after the time since the last call.
-    fn filled(&self, now: i64) -> f64 {
-        let flowed = self.rate * real(now - self.at) / 1000.0;
+    fn filled(&self, lending: Lending) -> f64 {
+        let flowed = self.rate * lending.since(self.at) / 1000.0;
         let room = self.burst - self.held();
         (self.tokens + flowed).min(room).max(self.tokens)
     }
