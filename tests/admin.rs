@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// Paths that need a token.
-const CLOSED: [&str; 18] = [
+const CLOSED: [&str; 21] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -91,10 +91,13 @@ const CLOSED: [&str; 18] = [
     "GET /-/registry",
     "GET /-/reload",
     "GET /notifications",
+    "GET /notifications/endpoints",
     "GET /ledger?key=1",
     "GET /nothing",
     "POST /-/notifications/assign?id=1&tenant=acme",
     "POST /-/notifications/replay?id=1",
+    "POST /-/notifications/test?tenant=acme",
+    "POST /-/notifications/enable?tenant=acme",
     "POST /-/reload",
     "POST /-/institution/switch",
     "POST /-/suspend?tenant=acme",
@@ -265,9 +268,12 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
         "/-/institution/switch",
         "/notifications",
         "/notifications/1",
+        "/notifications/endpoints",
         "/ledger?key=1",
         "/-/notifications/assign",
         "/-/notifications/replay",
+        "/-/notifications/test",
+        "/-/notifications/enable",
         "/nothing",
         // The content of these pages changes from one request to the next, and so may its length.
         "/metrics",

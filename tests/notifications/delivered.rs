@@ -6,7 +6,11 @@ use super::*;
 use crate::support::tenant_endpoint::{Delivery, TenantEndpoint};
 
 /// A folder in which each of these tenants has an endpoint of its own.
-fn folder_with(url: &str, engine: &Engine, endpoints: [(&Shop, &TenantEndpoint); 2]) -> Folder {
+pub(super) fn folder_with(
+    url: &str,
+    engine: &Engine,
+    endpoints: [(&Shop, &TenantEndpoint); 2],
+) -> Folder {
     let folder = folder(url, engine);
     let ports = endpoints.map(|(_, endpoint)| endpoint.address().port());
     folder.edit(
@@ -28,7 +32,7 @@ fn folder_with(url: &str, engine: &Engine, endpoints: [(&Shop, &TenantEndpoint);
 }
 
 /// Whether a tenant's own code accepts the delivery as GatePay's.
-fn verifies(delivery: &Delivery, secret: &str) -> bool {
+pub(super) fn verifies(delivery: &Delivery, secret: &str) -> bool {
     let key = SigningKey::new(&SecretKey::new(secret.to_owned().into()).unwrap());
     let [timestamp, nonce, signature] =
         ["timestamp", "nonce", "signature"].map(|it| delivery.header(&format!("x-gatepay-{it}")));

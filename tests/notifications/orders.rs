@@ -18,20 +18,20 @@ async fn receiver(gatepay: &GatePay) -> (Folder, Receiver) {
 }
 
 impl Receiver {
-    async fn looks(&self, path: &str) -> Value {
+    pub(super) async fn looks(&self, path: &str) -> Value {
         let answer = self.program.admin("GET", path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         answer.json()
     }
 
-    async fn orders(&self, path: &str) -> (u16, Value) {
+    pub(super) async fn orders(&self, path: &str) -> (u16, Value) {
         let answer = self.program.admin("POST", path).await;
         let body = serde_json::from_slice(&answer.body);
         (answer.status, body.unwrap_or(Value::Null))
     }
 
     /// The ids on this page.
-    async fn ids(&self, path: &str) -> Vec<String> {
+    pub(super) async fn ids(&self, path: &str) -> Vec<String> {
         let page = self.looks(path).await;
         let events = page["notifications"].as_array().unwrap().iter();
         events
@@ -40,7 +40,7 @@ impl Receiver {
     }
 
     /// Runs a command that asks this process.
-    fn command(&self, words: &[&str]) -> (String, Option<i32>) {
+    pub(super) fn command(&self, words: &[&str]) -> (String, Option<i32>) {
         let address = self.program.admin.to_string();
         printed(&run(&[words, &["--admin", &address]].concat()))
     }

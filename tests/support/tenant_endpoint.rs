@@ -5,10 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -43,8 +44,16 @@ impl Delivery {
 pub(crate) struct TenantEndpoint {
     /// Its certificate, to be trusted.
     certificate: String,
-    deliveries: Arc<Mutex<Vec<Delivery>>>,
+    kept: Arc<EndpointMemory>,
     background: Background,
+}
+
+/// What the endpoint received, and what it answers.
+#[derive(Default)]
+struct EndpointMemory {
+    deliveries: Mutex<Vec<Delivery>>,
+    /// The status of its answers; 0 for 200.
+    status: AtomicU16,
 }
 
 impl TenantEndpoint {
@@ -63,12 +72,12 @@ impl TenantEndpoint {
             )
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let deliveries = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&deliveries);
+        let kept = Arc::<EndpointMemory>::default();
+        let memory = Arc::clone(&kept);
         Self {
             certificate: certificate.pem(),
-            deliveries,
-            background: Background::serve(move |listener| accept(listener, acceptor, kept)),
+            kept,
+            background: Background::serve(move |listener| accept(listener, acceptor, memory)),
         }
     }
 
@@ -86,27 +95,28 @@ impl TenantEndpoint {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.deliveries.lock().len()
+        self.kept.deliveries.lock().len()
+    }
+
+    /// Answers with this status from now on.
+    pub(crate) fn answers(&self, status: u16) {
+        self.kept.status.store(status, Ordering::Relaxed);
     }
 
     /// Takes the deliveries received so far.
     pub(crate) fn take(&self) -> Vec<Delivery> {
-        std::mem::take(&mut *self.deliveries.lock())
+        std::mem::take(&mut *self.kept.deliveries.lock())
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    deliveries: Arc<Mutex<Vec<Delivery>>>,
-) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, kept: Arc<EndpointMemory>) {
     while let Ok((tcp, _)) = listener.accept().await {
-        let (acceptor, deliveries) = (acceptor.clone(), Arc::clone(&deliveries));
+        let (acceptor, kept) = (acceptor.clone(), Arc::clone(&kept));
         tokio::spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else {
                 return;
             };
-            let service = service_fn(|request| record(request, &deliveries));
+            let service = service_fn(|request| record(request, &kept));
             // The proxy, not this endpoint, has to notice a broken connection.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(tls), service)
@@ -117,13 +127,17 @@ async fn accept(
 
 async fn record(
     request: Request<Incoming>,
-    deliveries: &Mutex<Vec<Delivery>>,
+    kept: &EndpointMemory,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     if let Ok(body) = body.collect().await {
         let body = body.to_bytes();
-        deliveries.lock().push(Delivery { head, body });
+        kept.deliveries.lock().push(Delivery { head, body });
     }
     let answer = br#"{"returnCode":"SUCCESS","returnMessage":""}"#;
-    Ok(Response::new(Full::new(Bytes::from_static(answer))))
+    let mut answer = Response::new(Full::new(Bytes::from_static(answer)));
+    if let Ok(status) = StatusCode::from_u16(kept.status.load(Ordering::Relaxed)) {
+        *answer.status_mut() = status;
+    }
+    Ok(answer)
 }

@@ -3,6 +3,8 @@
 mod cluster_view;
 mod gate;
 mod notification_acts;
+mod notification_endpoints;
+mod notification_order;
 mod notification_view;
 pub mod operation_list;
 mod places;
@@ -12,6 +14,7 @@ pub mod status;
 mod status_report;
 mod suspend;
 pub mod tenant_list;
+mod test_notification;
 mod trouble;
 
 use std::collections::BTreeSet;
@@ -205,6 +208,9 @@ async fn look(
                 None => text(StatusCode::NOT_FOUND, "no tenant or operator has this id\n"),
             }
         }
+        (&Method::GET, "/notifications/endpoints") => {
+            notification_endpoints::list(app, query).await
+        }
         (&Method::GET, "/notifications") => notification_view::list(app, query).await,
         (&Method::GET, path) if let Some(id) = path.strip_prefix("/notifications/") => {
             notification_view::one(app, id, query).await
@@ -250,6 +256,14 @@ fn unsupported(path: &str) -> AdminResponse {
             "POST",
             "POST with ?id=, or with ?tenant= and &since=, sends dead notifications again\n",
         ),
+        "/-/notifications/test" => not_allowed(
+            "POST",
+            "POST with ?tenant= sends a test event to the endpoints of a tenant\n",
+        ),
+        "/-/notifications/enable" => not_allowed(
+            "POST",
+            "POST with ?tenant= turns the endpoints of a tenant on again\n",
+        ),
         "/-/registry" => not_allowed(
             "GET, HEAD",
             "GET returns the configuration in force, for check --against running\n",
@@ -261,18 +275,21 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /ledger, /-/reload, /-/registry, /-/suspend, /-/resume, /-/notifications/assign, \
-             /-/notifications/replay and /-/institution/switch\n",
+             /notifications, /notifications/endpoints, /ledger, /-/reload, /-/registry, /-/suspend, /-/resume, \
+             /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable and \
+             /-/institution/switch\n",
         ),
     }
 }
 
-/// The paths at which POST changes something.
-const ACTIONS: [&str; 6] = [
+/// The paths at which POST changes or sends something.
+const ACTIONS: [&str; 8] = [
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
     "/-/notifications/replay",
+    "/-/notifications/test",
+    "/-/notifications/enable",
     "/-/reload",
     "/-/institution/switch",
 ];
@@ -288,6 +305,8 @@ async fn act(
         "/-/resume" => suspend::resume(app, query, actor).await,
         "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,
         "/-/notifications/replay" => notification_acts::replay(app, query, actor).await,
+        "/-/notifications/test" => test_notification::test(app, query).await,
+        "/-/notifications/enable" => notification_acts::enable(app, query, actor).await,
         "/-/reload" => reload(app, query).await,
         _ => switch(app, query).await,
     }

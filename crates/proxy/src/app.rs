@@ -170,6 +170,12 @@ impl App {
         all
     }
 
+    /// Whether a party is suspended by hand, by this process or by the store that instances share.
+    pub fn is_suspended(&self, party: &str) -> bool {
+        let suspended = self.suspensions();
+        suspended.keys().any(|id| id.as_str() == party)
+    }
+
     /// Reads the listener's certificate and key again. If either is invalid, nothing changes.
     pub fn renew_certificate(&self) -> Result<CertificateRenewal, String> {
         let (metrics, clock) = (&self.metrics, &self.clock);

@@ -382,7 +382,7 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
     let (Some(notifications), Some(cluster)) = (&app.notifications, &app.cluster) else {
         return Ok(None);
     };
-    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let [of_app, of_store, suspended_in] = [0, 1, 2].map(|_| Arc::clone(app));
     let store = StoreDeliveries {
         calls: cluster.calls().clone(),
         instance: cluster.id(),
@@ -394,6 +394,7 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
         metrics: app.settings.metrics.clone(),
         store,
         in_force: Box::new(move || of_app.generation.load_full()),
+        suspended: Box::new(move |tenant| suspended_in.is_suspended(tenant)),
         clock: app.clock.clone(),
         meters: app.metrics.deliveries.clone(),
         wake: notifications.wake.clone(),

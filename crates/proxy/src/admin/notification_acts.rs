@@ -1,32 +1,28 @@
-//! `POST /-/notifications/assign` and `POST /-/notifications/replay`: an operator's orders about notifications.
+//! `POST /-/notifications/assign`, `replay` and `enable`: an operator's orders about notifications.
 //!
-//! Both are first written to the audit journal, and are not carried out if that fails, since an assignment shows a tenant
-//! GatePay's news about a payment. Both run to their end even if the caller leaves.
+//! Each is first written to the audit journal, and is not carried out if that fails, since an assignment shows a tenant
+//! GatePay's news about a payment. Each runs to its end even if the caller leaves.
 
 use std::sync::Arc;
 
 use gatepay_core::ownership::TenantIncarnation;
+use gatepay_store::notifications::delivery::EndpointState;
 use gatepay_store::notifications::event::{EventId, EventState};
 use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::admin::notification_endpoints::{of_tenant, shown};
+use crate::admin::notification_order::{NotificationOrder, conflict};
 use crate::admin::notification_view::{bad, event, event_id, relay, tenant};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
-use crate::admin::suspend::{AdminActor, DISK, finished};
+use crate::admin::suspend::{AdminActor, finished};
+use crate::admin::test_notification;
 use crate::app::App;
-use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::journal::entry::{NotificationAct, NotificationAction};
-
-/// An order that was read and may be carried out.
-struct NotificationOrder {
-    app: Arc<App>,
-    calls: StoreCalls,
-    /// The record about it, before it is carried out.
-    act: NotificationAct,
-}
+use crate::notify::deliver::test_delivery;
 
 /// The answer to an assignment.
 #[derive(Serialize)]
@@ -47,6 +43,18 @@ struct ReplayReply {
     waiting: u32,
     /// Notifications that a later status has superseded.
     superseded: u32,
+    /// Whether the audit journal holds it; `null` without a journal.
+    journaled: Option<bool>,
+}
+
+/// The answer to an order to turn endpoints on.
+#[derive(Serialize)]
+struct EnableReply {
+    tenant: String,
+    /// The endpoints that are on now; that of the tenant's file is `null`. URLs are without their query.
+    enabled: Vec<Option<String>>,
+    /// The notifications that are due now.
+    waiting: u64,
     /// Whether the audit journal holds it; `null` without a journal.
     journaled: Option<bool>,
 }
@@ -81,6 +89,24 @@ pub(super) async fn replay(
             let task = tokio::spawn(async move {
                 let replayed = order.replay(filter).await;
                 replayed.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
+            });
+            finished(task).await
+        }
+    }
+}
+
+/// Turns endpoints on that are off or whose breaker is open.
+pub(super) async fn enable(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> AdminResponse {
+    match read_enable(app, query, actor).await {
+        Err(failure) => failure.answer(),
+        Ok((order, held)) => {
+            let task = tokio::spawn(async move {
+                let enabled = order.enable(held).await;
+                enabled.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
             });
             finished(task).await
         }
@@ -154,6 +180,50 @@ async fn read_replay(
     Ok((NotificationOrder::new(app, relay.calls(), act), filter))
 }
 
+/// Reads an order to turn on the endpoints of a tenant that the store holds back. Those that the configuration holds back
+/// would be off again at once.
+async fn read_enable(
+    app: &Arc<App>,
+    query: Option<&str>,
+    actor: AdminActor,
+) -> Result<(NotificationOrder, Vec<EndpointState>), AdminFailure> {
+    let relay = relay(app)?;
+    let [Some(id), url] = query_fields(query, ["tenant", "url"])? else {
+        return Err(bad(
+            "say tenant=, and url= for one URL of a call of the tenant's\n",
+        ));
+    };
+    let owner = tenant(relay, &id)?;
+    let (endpoints, _) = of_tenant(relay, &owner, url.as_deref()).await?;
+    let states = endpoints.into_iter().filter_map(|(_, state)| state);
+    let held: Vec<EndpointState> = states
+        .filter(|state| state.off.is_some() || state.breaker.open_until_ms.is_some())
+        .collect();
+    if held.is_empty() {
+        return Err(conflict(
+            "no endpoint of the tenant is off, and no breaker is open\n".to_owned(),
+        ));
+    }
+    let inputs = test_notification::inputs(app, relay, &owner.tenant);
+    for state in &held {
+        let hold = test_delivery::hold(&inputs, &state.endpoint);
+        let hold = hold.map_err(|error| conflict(format!("not done: {error}\n")))?;
+        if let Some(hold) = hold {
+            let advice = test_notification::hold_advice(hold, &state.endpoint);
+            return Err(conflict(format!("not done: {advice}\n")));
+        }
+    }
+    let act = NotificationAct {
+        action: NotificationAction::Enable,
+        event: None,
+        party: Some(owner.tenant),
+        since_ms: None,
+        by: actor.name.to_string(),
+        peer: actor.peer,
+    };
+    Ok((NotificationOrder::new(app, relay.calls(), act), held))
+}
+
 /// Milliseconds since 1970, written so or as RFC 3339.
 fn moment(text: &str) -> Result<u64, AdminFailure> {
     let written = || {
@@ -169,19 +239,7 @@ fn moment(text: &str) -> Result<u64, AdminFailure> {
     ))
 }
 
-fn conflict(text: String) -> AdminFailure {
-    AdminFailure(StatusCode::CONFLICT, text.into())
-}
-
 impl NotificationOrder {
-    fn new(app: &Arc<App>, calls: &StoreCalls, act: NotificationAct) -> Self {
-        Self {
-            app: Arc::clone(app),
-            calls: calls.clone(),
-            act,
-        }
-    }
-
     async fn assign(
         self,
         id: EventId,
@@ -251,51 +309,30 @@ impl NotificationOrder {
         })
     }
 
-    /// Writes the order down; returns whether there is a journal. Without the record the order is not carried out.
-    async fn journaled(&self, failed: NotificationAction) -> Result<Option<bool>, AdminFailure> {
-        let Some(journal) = &self.app.journal else {
-            return Ok(None);
-        };
-        let written = tokio::time::timeout(DISK, journal.notification(self.act.clone()));
-        if written.await.is_ok_and(|written| written.is_ok()) {
-            return Ok(Some(true));
+    async fn enable(self, held: Vec<EndpointState>) -> Result<EnableReply, AdminFailure> {
+        let journaled = self.journaled(NotificationAction::EnableFailed).await?;
+        let (mut enabled, mut waiting) = (Vec::new(), 0);
+        for state in held {
+            let endpoint = state.endpoint.clone();
+            let turned = self
+                .calls
+                .call(move |store| async move { store.turn_endpoint_on(&endpoint).await });
+            turned.await.map_err(|error| {
+                let unknown = NotificationAction::EnableUnknown;
+                self.failed(&error, (NotificationAction::EnableFailed, unknown))
+            })?;
+            let url = state.endpoint.url.as_deref();
+            enabled.push(url.map(|url| shown(url).to_owned()));
+            waiting += state.waiting;
         }
-        // A slow disk may still write the record.
-        self.note(failed);
-        Err(AdminFailure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not done: the audit journal cannot be written; ask again once it can\n".into(),
-        ))
-    }
-
-    /// The failure of a call that was to change something, written down as failed or unknown.
-    fn failed(
-        &self,
-        error: &StoreCallError,
-        (failed, unknown): (NotificationAction, NotificationAction),
-    ) -> AdminFailure {
-        let (action, text) = match error {
-            StoreCallError::NotJoined => (failed, "not done"),
-            StoreCallError::Store(_) => (unknown, "it is unknown whether it was done"),
-        };
-        self.note(action);
-        AdminFailure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{text}: the store gave no answer: {error}\n").into(),
-        )
-    }
-
-    /// Wakes the deliveries.
-    fn wake(&self) {
-        if let Some(relay) = &self.app.notifications {
-            relay.wake.wake();
-        }
-    }
-
-    fn note(&self, action: NotificationAction) {
-        if let Some(journal) = &self.app.journal {
-            let act = self.act.clone();
-            journal.note_notification(NotificationAct { action, ..act });
-        }
+        self.wake();
+        let (tenant, by, peer) = (&self.act.party, &self.act.by, &self.act.peer);
+        tracing::warn!(?tenant, waiting, operator = %by, %peer, "the tenant's endpoint was turned on by hand");
+        Ok(EnableReply {
+            tenant: tenant.clone().unwrap_or_default(),
+            enabled,
+            waiting,
+            journaled,
+        })
     }
 }

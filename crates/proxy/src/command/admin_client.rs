@@ -66,6 +66,20 @@ impl AdminArguments {
         parameters: &[(&str, Option<&str>)],
         lines: impl FnOnce(&Value) -> Vec<String>,
     ) -> ExitStatus {
+        self.run_judged(method, path, parameters, (lines, |_: &Value| true))
+    }
+
+    /// The same; the command fails if the judge finds the answer wanting.
+    pub(crate) fn run_judged(
+        &self,
+        method: &Method,
+        path: &str,
+        parameters: &[(&str, Option<&str>)],
+        (lines, is_fine): (
+            impl FnOnce(&Value) -> Vec<String>,
+            impl FnOnce(&Value) -> bool,
+        ),
+    ) -> ExitStatus {
         let answer = match self.ask(method, path, parameters) {
             Ok(answer) => answer,
             Err(exit) => return exit,
@@ -77,7 +91,11 @@ impl AdminArguments {
                 say(visible(&line));
             }
         }
-        ExitStatus::Fine
+        if is_fine(&answer) {
+            ExitStatus::Fine
+        } else {
+            ExitStatus::Failed
+        }
     }
 
     fn ask(

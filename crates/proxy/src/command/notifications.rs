@@ -9,8 +9,11 @@ use serde_json::Value;
 use super::ExitStatus;
 use super::admin_client::AdminArguments;
 use super::audit::time::moment;
+use super::notification_endpoints::{
+    NotificationsEnable, NotificationsEndpoints, NotificationsTest,
+};
 
-/// List and show GatePay's notifications, give them to tenants, and send them again.
+/// List and show GatePay's notifications, give them to tenants, send them again, and test the tenants' endpoints.
 /// The running process is asked on its admin listener, which needs a token unless it listens on a loopback address
 /// without one.
 #[derive(Subcommand)]
@@ -19,6 +22,9 @@ pub(crate) enum NotificationsCommand {
     Show(NotificationsShow),
     Assign(NotificationsAssign),
     Replay(NotificationsReplay),
+    Endpoints(NotificationsEndpoints),
+    Test(NotificationsTest),
+    Enable(NotificationsEnable),
 }
 
 /// List notifications, one line each, the newest first; those of one tenant in the order in which it got them.
@@ -88,6 +94,9 @@ impl NotificationsCommand {
             Self::Show(show) => show.run(),
             Self::Assign(assign) => assign.run(),
             Self::Replay(replay) => replay.run(),
+            Self::Endpoints(endpoints) => endpoints.run(),
+            Self::Test(test) => test.run(),
+            Self::Enable(enable) => enable.run(),
         }
     }
 }

@@ -153,6 +153,12 @@ pub enum NotificationAction {
     ReplayFailed,
     /// Whether the announced replay took effect, or a part of it, is not known.
     ReplayUnknown,
+    /// Endpoints of a tenant are about to be turned on.
+    Enable,
+    /// The announced order to turn on failed.
+    EnableFailed,
+    /// Whether the announced order to turn on took effect, or a part of it, is not known.
+    EnableUnknown,
 }
 
 /// The action that a suspension record states.
@@ -177,7 +183,9 @@ impl JournalEntry {
             Self::Suspension(act) => act.action == SuspensionAction::Resume,
             Self::Notification(act) => matches!(
                 act.action,
-                NotificationAction::Assign | NotificationAction::Replay
+                NotificationAction::Assign
+                    | NotificationAction::Replay
+                    | NotificationAction::Enable
             ),
             _ => false,
         }

@@ -18,6 +18,7 @@ pub mod signed_delivery;
 pub mod store_deliveries;
 pub mod target;
 pub mod tenant_target;
+pub mod test_delivery;
 #[cfg(test)]
 mod tests;
 pub mod thread;

@@ -35,10 +35,13 @@ const FILES_AGE: Duration = Duration::from_mins(5);
 
 /// Gives the configuration in force.
 pub type ConfigurationInForce = Box<dyn Fn() -> Arc<Generation> + Send>;
+/// Whether a tenant is suspended by hand, in this process or for all instances.
+pub type SuspendedByHand = Box<dyn Fn(&str) -> bool + Send>;
 
 /// The endpoints of all tenants.
 pub struct TenantDirectory {
     in_force: ConfigurationInForce,
+    suspended: SuspendedByHand,
     clock: Clock,
     bounds: EndpointBounds,
     metrics: MetricsSettings,
@@ -57,8 +60,8 @@ struct KnownClient {
 }
 
 /// One endpoint, for one attempt.
-struct TenantTarget {
-    generation: Arc<Generation>,
+pub(super) struct TenantTarget {
+    pub(super) generation: Arc<Generation>,
     tenant: Arc<Tenant>,
     position: usize,
     settings: Arc<TenantNotifications>,
@@ -70,7 +73,7 @@ struct TenantTarget {
 impl TenantDirectory {
     /// The endpoints of the configuration that `in_force` gives.
     pub fn new(
-        in_force: ConfigurationInForce,
+        (in_force, suspended): (ConfigurationInForce, SuspendedByHand),
         clock: Clock,
         bounds: EndpointBounds,
         metrics: MetricsSettings,
@@ -78,6 +81,7 @@ impl TenantDirectory {
     ) -> Self {
         Self {
             in_force,
+            suspended,
             clock,
             bounds,
             metrics,
@@ -141,25 +145,18 @@ impl TenantDirectory {
         Ok(client)
     }
 
-    fn tls(&self, settings: &TenantNotifications) -> Result<Arc<ClientConfig>, String> {
-        let own = settings.client_certificate.as_ref();
-        let own = own.map(|own| (own.certificate.as_path(), own.key.as_path()));
-        match (settings.ca.as_deref(), own) {
-            (None, None) => Ok(Arc::clone(&self.system_trust)),
-            (ca, own) => config::client_with(ca, own),
-        }
-    }
-}
-
-impl TargetDirectory for TenantDirectory {
-    fn target(&self, endpoint: &EndpointKey) -> Result<Rc<dyn DeliveryTarget>, DeliveryHold> {
+    /// An endpoint, for one attempt.
+    pub(super) fn tenant_target(
+        &self,
+        endpoint: &EndpointKey,
+    ) -> Result<TenantTarget, DeliveryHold> {
         let found = self.tenant(endpoint);
         let (generation, tenant, position) = found.ok_or(DeliveryHold::NoEndpoint)?;
         let settings = tenant.notifications.clone();
         let settings = settings.ok_or(DeliveryHold::NoEndpoint)?;
         let url = self.url(endpoint, &settings);
         let url = url.ok_or(DeliveryHold::NoEndpoint)?;
-        let is_suspended_by_hand = generation.tenant_limits(position).is_suspended();
+        let is_suspended_by_hand = (self.suspended)(&endpoint.tenant.tenant);
         if is_suspended_by_hand || tenant.party.standing == Standing::Suspended {
             return Err(DeliveryHold::Suspended);
         }
@@ -172,7 +169,22 @@ impl TargetDirectory for TenantDirectory {
             clock: self.clock.clone(),
         };
         target.credentials().ok_or(DeliveryHold::NoCredential)?;
-        Ok(Rc::new(target))
+        Ok(target)
+    }
+
+    fn tls(&self, settings: &TenantNotifications) -> Result<Arc<ClientConfig>, String> {
+        let own = settings.client_certificate.as_ref();
+        let own = own.map(|own| (own.certificate.as_path(), own.key.as_path()));
+        match (settings.ca.as_deref(), own) {
+            (None, None) => Ok(Arc::clone(&self.system_trust)),
+            (ca, own) => config::client_with(ca, own),
+        }
+    }
+}
+
+impl TargetDirectory for TenantDirectory {
+    fn target(&self, endpoint: &EndpointKey) -> Result<Rc<dyn DeliveryTarget>, DeliveryHold> {
+        Ok(Rc::new(self.tenant_target(endpoint)?))
     }
 
     fn url_print(&self, endpoint: &EndpointKey) -> Option<u64> {
@@ -203,7 +215,7 @@ impl TargetDirectory for TenantDirectory {
 }
 
 impl TenantTarget {
-    fn credentials(&self) -> Option<DeliveryCredentials<'_>> {
+    pub(super) fn credentials(&self) -> Option<DeliveryCredentials<'_>> {
         let credentials = self.tenant.party.credentials.iter().enumerate();
         let used = credentials.map(|(index, dated)| {
             let usage = self.generation.used(self.position, index);
@@ -214,7 +226,7 @@ impl TenantTarget {
     }
 
     /// The body as the tenant gets it.
-    fn body(&self, event: &DueEvent, signing: &Credential) -> Bytes {
+    pub(super) fn body(&self, event: &DueEvent, signing: &Credential) -> Bytes {
         match self.settings.client_id {
             DeliveredClientId::AsSent => Bytes::copy_from_slice(&event.body),
             DeliveredClientId::Tenant => {
@@ -229,7 +241,7 @@ impl TenantTarget {
         }
     }
 
-    async fn send(&self, event: &DueEvent, deadline: Instant) -> AttemptResult {
+    pub(super) async fn send(&self, event: &DueEvent, deadline: Instant) -> AttemptResult {
         let client = match &self.client {
             Ok(client) => client,
             Err(error) => return not_sent(error.clone()),

@@ -21,7 +21,9 @@ use crate::notify::deliver::delivery_loop::{
 use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::deliver::meters::DeliveryMeters;
 use crate::notify::deliver::store_deliveries::StoreDeliveries;
-use crate::notify::deliver::tenant_target::{ConfigurationInForce, TenantDirectory};
+use crate::notify::deliver::tenant_target::{
+    ConfigurationInForce, SuspendedByHand, TenantDirectory,
+};
 use crate::notify::endpoint::checked_addresses::SystemResolver;
 use crate::notify::endpoint::client::EndpointNetwork;
 use crate::process::clock::Clock;
@@ -38,6 +40,8 @@ pub struct DeliverInputs {
     pub store: StoreDeliveries,
     /// The configuration in force.
     pub in_force: ConfigurationInForce,
+    /// The tenants that are suspended by hand.
+    pub suspended: SuspendedByHand,
     /// The process's clock.
     pub clock: Clock,
     /// The metrics.
@@ -96,7 +100,7 @@ fn loop_inputs(inputs: DeliverInputs, stop: watch::Receiver<Option<Instant>>) ->
     };
     let network = EndpointNetwork::new(Arc::new(SystemResolver), inputs.meters.connections.clone());
     let directory = TenantDirectory::new(
-        inputs.in_force,
+        (inputs.in_force, inputs.suspended),
         inputs.clock,
         settings.endpoints.clone(),
         inputs.metrics,

@@ -145,7 +145,7 @@ impl Shop {
         )
         .metrics;
         let directory = TenantDirectory::new(
-            Box::new(move || source.load_full()),
+            (Box::new(move || source.load_full()), Box::new(|_| false)),
             clock.clone(),
             bounds(port),
             metrics,
