@@ -5,7 +5,8 @@
 //!
 //! Read in this order: the signing party ([`SecretKey`], [`Credential`]), the signed text ([`Stamp`], [`Payload`],
 //! [`Signature`]), the two functions [`sign()`] and [`verify()`], then the API's calls ([`operation`], [`catalogue`]),
-//! the rules for a body ([`check`], [`order`]) and its amounts ([`amount`]), the judgment of an answer ([`envelope`]),
+//! the rules for a body ([`check`], [`order`]), its amounts ([`amount`]) and what a money call asks for ([`money`],
+//! [`exact_amount`]), the judgment of an answer ([`envelope`]),
 //! its value as proof ([`proof`]), and the look-up of a call without an answer ([`look_up`]). For notifications read the
 //! keys of the ledger ([`ledger_key`], [`ledger_rows`]), the reading of a body ([`notification`]), its owner
 //! ([`ownership`]), and its delivery ([`delivery_order`], [`delivery_schedule`], [`destination`]).
@@ -22,6 +23,7 @@ pub mod delivery_order;
 pub mod delivery_schedule;
 pub mod destination;
 pub mod envelope;
+pub mod exact_amount;
 pub mod explain;
 pub mod field;
 pub mod guard;
@@ -29,6 +31,7 @@ pub mod header;
 pub mod ledger_key;
 pub mod ledger_rows;
 pub mod look_up;
+pub mod money;
 pub mod notification;
 pub mod operation;
 pub mod order;

@@ -1,0 +1,507 @@
+//! Money demand: what a money call asks for — how much of which currency, to which target, under which key — or why that
+//! cannot be read exactly.
+//!
+//! Money caps count it. A call that GatePay could read in another way than this module has no demand, but a
+//! [`DemandFault`]; while its tenant has caps, such a call is refused. Unlike [`BodyAmounts`](crate::amount::BodyAmounts),
+//! which tells the journal what a body states, nothing here is kept as text or left out.
+//!
+//! Fees are not part of an amount: GatePay adds them by its own table.
+
+mod rows;
+mod target;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::value::RawValue;
+
+use crate::body::{BodyReading, BodyValue};
+use crate::exact_amount::{AmountFault, ExactAmount};
+use crate::json::JsonText;
+use crate::ledger_key::{LedgerKey, LedgerKeyKind};
+use crate::operation::{Kind, MediaType, Operation};
+use crate::words::words;
+pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, TargetPlace};
+pub use target::MoneyTarget;
+
+/// What a money call asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoneyDemand {
+    /// What the call does. A refund that names a target of its own is a payout.
+    pub kind: DemandKind,
+    /// The name under which caps count the call: the operation's, or that of its payouts in disguise.
+    pub counted_as: &'static str,
+    /// Whether money leaves the account.
+    pub direction: MoneyDirection,
+    /// The amounts, one for each currency, in the order of the currencies.
+    pub parts: Vec<MoneyPart>,
+    /// The targets, each once. Empty if the money stays in the account or goes back to its payer.
+    pub targets: Vec<MoneyTarget>,
+    /// The call's key, if GatePay documents that a repetition under it is one transaction, and the body spells it as
+    /// documented. Every call without one counts.
+    pub key: Option<String>,
+}
+
+/// An amount in one currency.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoneyPart {
+    /// The currency.
+    pub currency: PartCurrency,
+    /// The amount, above zero.
+    pub amount: ExactAmount,
+}
+
+/// The currency of an amount.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PartCurrency {
+    /// The body states it.
+    Stated(CurrencyCode),
+    /// It is that of an order, which the ledger knows by this key.
+    OfOrder(LedgerKey),
+}
+
+/// A currency in upper case: 1 to 32 letters, digits, and any of `_`, `-` and `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CurrencyCode(String);
+
+/// What a money call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DemandKind {
+    /// Money leaves to an address or a Gate user.
+    Payout,
+    /// Money goes back to its payer, or to a receiver with an account at Gate.
+    Refund,
+    /// Money goes to Gate users.
+    Reward,
+    /// One currency is sold for another.
+    Conversion,
+    /// Gift cards are made.
+    GiftCard,
+    /// Crypto is sold to a bank account, or bought from one.
+    Otc,
+    /// A customer's subscription is debited.
+    Deduction,
+    /// An operator credits a sub-account.
+    Transfer,
+    /// An operator debits a sub-account.
+    Charge,
+}
+
+words!(DemandKind {
+    Payout = "payouts",
+    Refund = "refunds",
+    Reward = "rewards",
+    Conversion = "conversions",
+    GiftCard = "gift_cards",
+    Otc = "otc_orders",
+    Deduction = "deductions",
+    Transfer = "transfers",
+    Charge = "charges",
+});
+
+/// Whether money leaves the account of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoneyDirection {
+    /// It leaves, or changes its currency.
+    Out,
+    /// It comes in. Caps count it only if they name it.
+    In,
+}
+
+/// Why the demand of a money call cannot be read exactly. It names fields, and never contains a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DemandFault {
+    /// No row says where the operation states its amount.
+    UnknownOperation,
+    /// The body is not one JSON object, or parsers may read it differently.
+    Ambiguous,
+    /// The field is missing, empty or zero.
+    Missing(&'static str),
+    /// The field is not of the documented form, or has two values.
+    Misshapen(&'static str),
+    /// The field is not an exact amount.
+    Amount(&'static str, AmountFault),
+    /// The field is not a currency.
+    Currency(&'static str),
+    /// The refund is of the whole order, whose amount the body does not contain.
+    WholeOrder,
+    /// The amounts in one currency add up to more than the largest amount.
+    TooMuch,
+    /// The list has more items, or more currencies, than are counted.
+    TooMany(&'static str),
+}
+
+/// Maximum number of items of a list.
+pub const MOST_ITEMS: usize = 2_000;
+/// Maximum number of currencies of a call.
+pub const MOST_PARTS: usize = 16;
+
+impl MoneyRow {
+    /// The row of an operation.
+    pub fn of(operation: &Operation) -> Option<&'static Self> {
+        MONEY_ROWS
+            .iter()
+            .find(|row| row.operation == operation.name)
+    }
+
+    /// The names under which caps count calls to the operation.
+    pub fn counted_names(&self) -> impl Iterator<Item = &'static str> {
+        [Some(self.operation), self.payout_name]
+            .into_iter()
+            .flatten()
+    }
+
+    /// The names under which caps count the calls that a word selects: a kind of demand (`payouts`), or an operation.
+    /// Empty if the word selects nothing.
+    pub fn selected_by(word: &str) -> Vec<&'static str> {
+        if let Some(row) = MONEY_ROWS.iter().find(|row| row.operation == word) {
+            return row.counted_names().collect();
+        }
+        let kind = DemandKind::parse(word);
+        let names = MONEY_ROWS.iter().flat_map(|row| {
+            let own = (Some(row.kind) == kind).then(|| row.counted_names());
+            let disguised = (kind == Some(DemandKind::Payout)).then_some(row.payout_name);
+            own.into_iter().flatten().chain(disguised.flatten())
+        });
+        names.collect()
+    }
+}
+
+impl MoneyDemand {
+    /// The demand of a call; `None` if the operation moves no money.
+    pub fn read(
+        operation: &Operation,
+        reading: &BodyReading<'_>,
+    ) -> Option<Result<Self, DemandFault>> {
+        (operation.kind == Kind::Money).then(|| match MoneyRow::of(operation) {
+            Some(row) if operation.media == MediaType::Json => DemandReader { reading }.read(row),
+            _ => Err(DemandFault::UnknownOperation),
+        })
+    }
+}
+
+impl CurrencyCode {
+    /// A currency, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_code = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let is_currency = (1..=32).contains(&text.len()) && text.bytes().all(is_code);
+        is_currency.then(|| Self(text.to_ascii_uppercase()))
+    }
+
+    /// The currency in upper case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Reads one body, or one item of a list in it.
+struct DemandReader<'r, 'a> {
+    reading: &'r BodyReading<'a>,
+}
+
+/// Amounts by currency.
+type Sums = BTreeMap<PartCurrency, ExactAmount>;
+
+impl<'a> DemandReader<'_, 'a> {
+    fn read(&self, row: &MoneyRow) -> Result<MoneyDemand, DemandFault> {
+        let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
+        if !is_clear || self.reading.top().next().is_none() {
+            return Err(DemandFault::Ambiguous);
+        }
+        let parts = self.parts(row.amounts)?;
+        if parts.len() > MOST_PARTS {
+            return Err(DemandFault::TooMany("currency"));
+        }
+        let parts = parts.into_iter();
+        let parts = parts.map(|(currency, amount)| MoneyPart { currency, amount });
+        let targets = self.targets(row)?;
+        let disguised = row.payout_name.filter(|_| !targets.is_empty());
+        Ok(MoneyDemand {
+            kind: disguised.map_or(row.kind, |_| DemandKind::Payout),
+            counted_as: disguised.unwrap_or(row.operation),
+            direction: row.direction,
+            parts: parts.collect(),
+            targets,
+            key: row.key.and_then(|field| self.documented_key(field)),
+        })
+    }
+
+    fn parts(&self, place: AmountPlace) -> Result<Sums, DemandFault> {
+        match place {
+            AmountPlace::Stated { amount, currency } => {
+                let currency = PartCurrency::Stated(self.currency(currency)?);
+                Ok(Sums::from([(currency, self.required_amount(amount)?)]))
+            }
+            AmountPlace::OfOrder => self.order_refund(),
+            AmountPlace::Converted => self.converted_refund(),
+            AmountPlace::Items {
+                list,
+                common_currency,
+            } => self.sums(list, common_currency),
+            AmountPlace::Cards => {
+                let currency = PartCurrency::Stated(self.currency("currency")?);
+                let amount = self.required_amount("amount")?;
+                let total = match self.count("count")? {
+                    None => amount,
+                    Some(count) => amount.times(count).ok_or(DemandFault::TooMuch)?,
+                };
+                Ok(Sums::from([(currency, total)]))
+            }
+            AmountPlace::Exchanged => match self.text("type")?.as_deref() {
+                Some("SELL") => self.parts(AmountPlace::Stated {
+                    amount: "cryptoAmount",
+                    currency: "cryptoCurrency",
+                }),
+                Some("BUY") => self.parts(AmountPlace::Stated {
+                    amount: "fiatAmount",
+                    currency: "fiatCurrency",
+                }),
+                _ => Err(DemandFault::Misshapen("type")),
+            },
+        }
+    }
+
+    fn order_refund(&self) -> Result<Sums, DemandFault> {
+        // GatePay refunds the whole order then, whatever the amount says.
+        match self.choice("refundAmountTypeFull")? {
+            1 => return Err(DemandFault::WholeOrder),
+            0 | 2 => {}
+            _ => return Err(DemandFault::Misshapen("refundAmountTypeFull")),
+        }
+        let amount = self.required_amount("refundAmount")?;
+        let order = self.required("prepayId")?;
+        let order = LedgerKey::new(LedgerKeyKind::PrepayId, order);
+        let order = order.ok_or(DemandFault::Misshapen("prepayId"))?;
+        Ok(Sums::from([(PartCurrency::OfOrder(order), amount)]))
+    }
+
+    /// Both sides count if both are stated: no page says which one GatePay goes by.
+    fn converted_refund(&self) -> Result<Sums, DemandFault> {
+        let currency = PartCurrency::Stated(self.currency("refundOrderCurrency")?);
+        let mut amount = self.required_amount("refundOrderAmount")?;
+        if let Some(direct) = self.amount("refundAmount")? {
+            amount = amount.max(direct);
+        }
+        let mut sums = Sums::from([(currency, amount)]);
+        if let Some(paid) = self.amount("refundPayAmount")? {
+            let currency = PartCurrency::Stated(self.currency("refundPayCurrency")?);
+            let counted = sums.entry(currency).or_default();
+            *counted = (*counted).max(paid);
+        }
+        Ok(sums)
+    }
+
+    fn sums(&self, list: &'static str, common_currency: bool) -> Result<Sums, DemandFault> {
+        let has_common = common_currency && self.reading.has("currency");
+        let common = has_common.then(|| self.currency("currency")).transpose()?;
+        let mut sums = Sums::new();
+        for item in self.items(list)? {
+            let item = DemandReader { reading: &item };
+            let currency = match &common {
+                None => item.currency("currency")?,
+                Some(common) if !item.reading.has("currency") => common.clone(),
+                Some(common) if item.currency("currency")? == *common => common.clone(),
+                Some(_) => return Err(DemandFault::Misshapen("currency")),
+            };
+            let amount = item.required_amount("amount")?;
+            let sum = sums.entry(PartCurrency::Stated(currency)).or_default();
+            *sum = sum.plus(amount).ok_or(DemandFault::TooMuch)?;
+        }
+        Ok(sums)
+    }
+
+    fn targets(&self, row: &MoneyRow) -> Result<Vec<MoneyTarget>, DemandFault> {
+        let mut targets = match row.targets {
+            TargetPlace::None => Vec::new(),
+            TargetPlace::Refund => self.refund_targets()?,
+            TargetPlace::User(field) => vec![MoneyTarget::User(self.id(field)?)],
+            TargetPlace::Bank(field) => vec![MoneyTarget::Bank(self.id(field)?)],
+            TargetPlace::Account(field) => vec![MoneyTarget::Account(self.id(field)?)],
+            TargetPlace::Users => self.each_item(row, |item| {
+                let user = item.id("user_id")?;
+                Ok(MoneyTarget::User(user))
+            })?,
+            TargetPlace::Addresses => {
+                self.each_item(row, |item| item.address("chain", "address"))?
+            }
+        };
+        targets.sort();
+        targets.dedup();
+        Ok(targets)
+    }
+
+    /// A refund to the payer has none. One that states a target has it, whatever `refundStyle` says.
+    fn refund_targets(&self) -> Result<Vec<MoneyTarget>, DemandFault> {
+        let style = self.choice("refundStyle")?;
+        if style > 2 {
+            return Err(DemandFault::Misshapen("refundStyle"));
+        }
+        let mut targets = Vec::new();
+        if self.reading.has("refundAddress") {
+            targets.push(self.address("refundChain", "refundAddress")?);
+        }
+        if self.reading.has("refundToGateUid") && self.required("refundToGateUid")? != "0" {
+            targets.push(MoneyTarget::User(self.id("refundToGateUid")?));
+        }
+        if style == 2 && targets.is_empty() {
+            return Err(DemandFault::Missing("refundAddress"));
+        }
+        Ok(targets)
+    }
+
+    fn each_item(
+        &self,
+        row: &MoneyRow,
+        target: impl Fn(&DemandReader<'_, 'a>) -> Result<MoneyTarget, DemandFault>,
+    ) -> Result<Vec<MoneyTarget>, DemandFault> {
+        let AmountPlace::Items { list, .. } = row.amounts else {
+            return Err(DemandFault::UnknownOperation);
+        };
+        let items = self.items(list)?;
+        items
+            .iter()
+            .map(|item| target(&DemandReader { reading: item }))
+            .collect()
+    }
+
+    /// The items of a list of objects, at least one.
+    fn items(&self, list: &'static str) -> Result<Vec<BodyReading<'a>>, DemandFault> {
+        let mut values = self.reading.values(list);
+        let (Some(BodyValue::Body(list_text)), None) = (values.next(), values.next()) else {
+            return Err(DemandFault::Misshapen(list));
+        };
+        let items: Result<Vec<&RawValue>, _> = serde_json::from_str(list_text.as_str());
+        let items = items.map_err(|_| DemandFault::Misshapen(list))?;
+        match items.len() {
+            0 => return Err(DemandFault::Missing(list)),
+            1..=MOST_ITEMS => {}
+            _ => return Err(DemandFault::TooMany(list)),
+        }
+        let objects = items
+            .into_iter()
+            .map(|item| BodyReading::of_object(item.get()));
+        let objects: Option<Vec<_>> = objects.collect();
+        objects.ok_or(DemandFault::Misshapen(list))
+    }
+
+    fn address(
+        &self,
+        chain: &'static str,
+        address: &'static str,
+    ) -> Result<MoneyTarget, DemandFault> {
+        let memo = self.text("memo")?.unwrap_or_default();
+        let target = MoneyTarget::address(&self.required(chain)?, &self.required(address)?, &memo);
+        target.ok_or(DemandFault::Misshapen(address))
+    }
+
+    fn id(&self, field: &'static str) -> Result<String, DemandFault> {
+        let text = self.required(field)?;
+        MoneyTarget::id(&text).ok_or(DemandFault::Misshapen(field))
+    }
+
+    fn currency(&self, field: &'static str) -> Result<CurrencyCode, DemandFault> {
+        let text = self.required(field)?;
+        CurrencyCode::parse(&text).ok_or(DemandFault::Currency(field))
+    }
+
+    fn required_amount(&self, field: &'static str) -> Result<ExactAmount, DemandFault> {
+        self.amount(field)?.ok_or(DemandFault::Missing(field))
+    }
+
+    /// An amount above zero. Clients send absent optional values as zero (schemas.md).
+    fn amount(&self, field: &'static str) -> Result<Option<ExactAmount>, DemandFault> {
+        let Some(text) = self.text(field)? else {
+            return Ok(None);
+        };
+        let is_number =
+            |value: BodyValue<'_>| matches!(value, BodyValue::Body(_)) && value.number().is_some();
+        let amount = if self.reading.values(field).any(is_number) {
+            ExactAmount::parse_number(&text)
+        } else {
+            ExactAmount::parse(&text)
+        };
+        let amount = amount.map_err(|fault| DemandFault::Amount(field, fault))?;
+        Ok((amount != ExactAmount::ZERO).then_some(amount))
+    }
+
+    /// A whole number above zero, of at most six digits.
+    fn count(&self, field: &'static str) -> Result<Option<u32>, DemandFault> {
+        let Some(text) = self.text(field)? else {
+            return Ok(None);
+        };
+        let is_plain = text.len() <= 6
+            && text.bytes().all(|digit| digit.is_ascii_digit())
+            && (text == "0" || !text.starts_with('0'));
+        let count: Option<u32> = text.parse().ok().filter(|_| is_plain);
+        match count {
+            Some(0) => Ok(None),
+            Some(count) => Ok(Some(count)),
+            None => Err(DemandFault::Misshapen(field)),
+        }
+    }
+
+    /// A number that selects a form; 0 if the field is absent.
+    fn choice(&self, field: &'static str) -> Result<u32, DemandFault> {
+        Ok(self.count(field)?.unwrap_or(0))
+    }
+
+    fn required(&self, field: &'static str) -> Result<String, DemandFault> {
+        self.text(field)?.ok_or(DemandFault::Missing(field))
+    }
+
+    /// The one value of a field; `None` if it is absent, an error if query and body differ or it is no text or number.
+    fn text(&self, field: &'static str) -> Result<Option<String>, DemandFault> {
+        if !self.reading.has(field) {
+            return Ok(None);
+        }
+        let only = self.reading.only(field);
+        only.map(|text| Some(text.into_owned()))
+            .ok_or(DemandFault::Misshapen(field))
+    }
+
+    /// The key, spelled as documented: a string of letters, digits, `-` and `_` in a member of exactly that name.
+    fn documented_key(&self, field: &str) -> Option<String> {
+        let mut members = self
+            .reading
+            .top()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(field.as_bytes()));
+        let (name, value): (&[u8], JsonText<'_>) = members.next()?;
+        let is_only = members.next().is_none() && self.reading.values(field).count() == 1;
+        let key = value.text()?;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_documented = is_only
+            && name == field.as_bytes()
+            && (1..=100).contains(&key.len())
+            && key.bytes().all(is_plain);
+        is_documented.then(|| key.into_owned())
+    }
+}
+
+impl fmt::Display for CurrencyCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for DemandFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownOperation => {
+                f.write_str("it is not known where this operation states its amount")
+            }
+            Self::Ambiguous => f.write_str("body is not one JSON object that is read in one way"),
+            Self::Missing(field) => write!(f, "{field} is missing"),
+            Self::Misshapen(field) => write!(f, "{field} is not of the documented form"),
+            Self::Amount(field, fault) => write!(f, "{field} {fault}"),
+            Self::Currency(field) => write!(f, "{field} is not a currency"),
+            Self::WholeOrder => f.write_str(
+                "refundAmountTypeFull asks for the whole order; state the amount and 2 instead",
+            ),
+            Self::TooMuch => f.write_str("the amounts add up to 10^20 or more"),
+            Self::TooMany(list) => write!(f, "{list} has more entries than can be counted"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! The money rows: where each money call of the catalogue states its amounts and targets (schemas.md).
+
+use super::{DemandKind, MoneyDirection};
+
+/// Where one money operation states its amounts, currencies and targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoneyRow {
+    /// The operation's name in the catalogue.
+    pub operation: &'static str,
+    /// What a call does.
+    pub kind: DemandKind,
+    /// The name under which caps count a call that names a target of its own, if such calls are payouts.
+    pub payout_name: Option<&'static str>,
+    /// Whether money leaves the account.
+    pub direction: MoneyDirection,
+    /// The fields of amounts and currencies.
+    pub amounts: AmountPlace,
+    /// The fields of targets.
+    pub targets: TargetPlace,
+    /// The field of the key under which GatePay documents that a repetition is one transaction.
+    pub key: Option<&'static str>,
+}
+
+/// The place of amounts and currencies in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AmountPlace {
+    /// One amount, and its currency.
+    Stated {
+        /// The field of the amount.
+        amount: &'static str,
+        /// The field of the currency.
+        currency: &'static str,
+    },
+    /// `refundAmount`, in the currency of the order that `prepayId` names.
+    OfOrder,
+    /// `refundOrderAmount` in `refundOrderCurrency`, and `refundPayAmount` in `refundPayCurrency` if it is stated.
+    Converted,
+    /// A list of objects with `amount` and `currency`.
+    Items {
+        /// The field of the list.
+        list: &'static str,
+        /// Whether an item without a currency has that of the top object.
+        common_currency: bool,
+    },
+    /// `amount` in `currency` for each of `count` cards.
+    Cards,
+    /// The side that is given away: `cryptoAmount` of a sale, `fiatAmount` of a purchase.
+    Exchanged,
+}
+
+/// The place of targets in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetPlace {
+    /// The money stays in the account, or goes back to its payer.
+    None,
+    /// `refundAddress`, `refundChain`, `memo` and `refundToGateUid`, if the refund names a target.
+    Refund,
+    /// A Gate user in this field.
+    User(&'static str),
+    /// A Gate user in `user_id` of each item.
+    Users,
+    /// `chain`, `address` and `memo` of each item.
+    Addresses,
+    /// A bank account in this field.
+    Bank(&'static str),
+    /// An account of the institution in this field.
+    Account(&'static str),
+}
+
+/// Every money operation of the catalogue, in the catalogue's order. `mcp_call` has no published body, so it has no row.
+pub const MONEY_ROWS: &[MoneyRow] = &[
+    refund("refund_order", AmountPlace::OfOrder, TargetPlace::None),
+    refund(
+        "refund_checkout_order",
+        AmountPlace::Converted,
+        TargetPlace::User("receiverId"),
+    ),
+    named_refund("refund_order_v2", "refund_order_v2/payout"),
+    MoneyRow {
+        // No page describes its body, so no page documents its key.
+        key: None,
+        ..named_refund("refund_order_v3", "refund_order_v3/payout")
+    },
+    refund(
+        "refund_address_order",
+        AmountPlace::OfOrder,
+        TargetPlace::User("receiverId"),
+    ),
+    refund(
+        "refund_converted_address_order",
+        AmountPlace::Converted,
+        TargetPlace::User("receiverId"),
+    ),
+    MoneyRow {
+        key: Some("clientReqId"),
+        ..row(
+            "create_conversion",
+            DemandKind::Conversion,
+            stated("sellAmount", "sellCurrency"),
+        )
+    },
+    MoneyRow {
+        targets: TargetPlace::Addresses,
+        key: Some("batch_id"),
+        ..row(
+            "create_payout",
+            DemandKind::Payout,
+            AmountPlace::Items {
+                list: "withdraw_list",
+                common_currency: false,
+            },
+        )
+    },
+    MoneyRow {
+        targets: TargetPlace::Users,
+        key: Some("merchant_batch_no"),
+        ..row(
+            "create_batch_transfer",
+            DemandKind::Reward,
+            AmountPlace::Items {
+                list: "batchorderList",
+                common_currency: true,
+            },
+        )
+    },
+    MoneyRow {
+        targets: TargetPlace::Bank("bankAccountId"),
+        key: Some("clientOrderId"),
+        ..row("create_otc_order", DemandKind::Otc, AmountPlace::Exchanged)
+    },
+    row("create_gift_card", DemandKind::GiftCard, AmountPlace::Cards),
+    MoneyRow {
+        direction: MoneyDirection::In,
+        key: Some("merchantDeductNo"),
+        ..row(
+            "deduct_subscription",
+            DemandKind::Deduction,
+            stated("amount", "currency"),
+        )
+    },
+    booking("create_transfer", DemandKind::Transfer),
+    booking("create_charge", DemandKind::Charge),
+];
+
+const fn row(operation: &'static str, kind: DemandKind, amounts: AmountPlace) -> MoneyRow {
+    MoneyRow {
+        operation,
+        kind,
+        payout_name: None,
+        direction: MoneyDirection::Out,
+        amounts,
+        targets: TargetPlace::None,
+        key: None,
+    }
+}
+
+const fn refund(operation: &'static str, amounts: AmountPlace, targets: TargetPlace) -> MoneyRow {
+    MoneyRow {
+        targets,
+        key: Some("refundRequestId"),
+        ..row(operation, DemandKind::Refund, amounts)
+    }
+}
+
+const fn named_refund(operation: &'static str, payout_name: &'static str) -> MoneyRow {
+    MoneyRow {
+        payout_name: Some(payout_name),
+        ..refund(operation, AmountPlace::OfOrder, TargetPlace::Refund)
+    }
+}
+
+const fn booking(operation: &'static str, kind: DemandKind) -> MoneyRow {
+    MoneyRow {
+        targets: TargetPlace::Account("accountId"),
+        key: Some("merchantBatchNo"),
+        ..row(operation, kind, stated("amount", "currency"))
+    }
+}
+
+const fn stated(amount: &'static str, currency: &'static str) -> AmountPlace {
+    AmountPlace::Stated { amount, currency }
+}

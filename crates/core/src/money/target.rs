@@ -1,0 +1,125 @@
+//! Money target: where a call sends money, for the list of allowed destinations.
+
+use std::fmt;
+
+/// Where a call sends money. Two equal targets have one text, which the store keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MoneyTarget {
+    /// An address on a chain.
+    Address {
+        /// The chain's name, in upper case.
+        chain: String,
+        /// The address. The hex digits of an Ethereum-like address are in lower case; other addresses depend on case.
+        address: String,
+        /// The memo; empty if there is none.
+        memo: String,
+    },
+    /// A Gate user.
+    User(String),
+    /// A bank account that the tenant registered.
+    Bank(String),
+    /// An account of the institution.
+    Account(String),
+}
+
+/// The longest address, in bytes.
+const LONGEST_ADDRESS: usize = 120;
+/// The longest memo, in bytes.
+const LONGEST_MEMO: usize = 80;
+
+impl MoneyTarget {
+    /// An address on a chain, if all parts can be written down without a second reading.
+    pub fn address(chain: &str, address: &str, memo: &str) -> Option<Self> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let is_chain = (1..=32).contains(&chain.len()) && chain.bytes().all(is_name);
+        let is_address = (1..=LONGEST_ADDRESS).contains(&address.len())
+            && address.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_memo = memo.len() <= LONGEST_MEMO
+            && !memo.chars().any(char::is_control)
+            && memo.trim() == memo;
+        let hex = address
+            .strip_prefix("0x")
+            .filter(|hex| hex.len() == 40 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        (is_chain && is_address && is_memo).then(|| Self::Address {
+            chain: chain.to_ascii_uppercase(),
+            address: hex.map_or_else(|| address.to_owned(), |_| address.to_ascii_lowercase()),
+            memo: memo.to_owned(),
+        })
+    }
+
+    /// An id of 1 to 64 visible ASCII characters.
+    pub(super) fn id(text: &str) -> Option<String> {
+        let is_id =
+            (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_id.then(|| text.to_owned())
+    }
+}
+
+impl fmt::Display for MoneyTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address {
+                chain,
+                address,
+                memo,
+            } if memo.is_empty() => write!(f, "address {chain} {address}"),
+            Self::Address {
+                chain,
+                address,
+                memo,
+            } => write!(f, "address {chain} {address} {memo}"),
+            Self::User(id) => write!(f, "user {id}"),
+            Self::Bank(id) => write!(f, "bank {id}"),
+            Self::Account(id) => write!(f, "account {id}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_is_one_target_and_another_spelling_of_a_base58_address_is_another() {
+        let target = |chain: &str, address: &str, memo: &str| {
+            MoneyTarget::address(chain, address, memo).map(|it| it.to_string())
+        };
+        let evm = "0x52908400098527886E0F7030069857D2E4169EE7";
+        assert_eq!(
+            target("eth", evm, ""),
+            target("ETH", &evm.to_lowercase(), "")
+        );
+        assert_ne!(target("BSC", evm, ""), target("ETH", evm, ""));
+        assert_ne!(target("ETH", evm, "7"), target("ETH", evm, ""));
+        let tron = "TQn9Y2khEsLJW1ChVWFMSMeRDow5KcbLSE";
+        assert_ne!(
+            target("TRX", tron, ""),
+            target("TRX", &tron.to_lowercase(), "")
+        );
+    }
+
+    #[test]
+    fn a_part_with_a_second_reading_makes_no_target() {
+        for (chain, address, memo) in [
+            ("", "a", ""),
+            ("E T", "a", ""),
+            ("ETH", "", ""),
+            ("ETH", "a b", ""),
+            ("ETH", "\u{0430}", ""),
+            ("ETH", "a", " 7"),
+            ("ETH", "a", "7\n"),
+        ] {
+            assert_eq!(
+                MoneyTarget::address(chain, address, memo),
+                None,
+                "{chain} {address} {memo}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_target_fits_into_a_text_of_the_store() {
+        let longest = MoneyTarget::address(&"C".repeat(32), &"a".repeat(120), &"m".repeat(80));
+        assert!(longest.unwrap().to_string().len() <= 256);
+    }
+}

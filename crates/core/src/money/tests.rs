@@ -1,0 +1,533 @@
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::Catalogue;
+use crate::exact_amount::PLACES;
+
+static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(Catalogue::standard);
+
+fn read(row: &str, query: &str, body: &str) -> Result<MoneyDemand, DemandFault> {
+    let row = CATALOGUE.named(row).unwrap();
+    let reading = BodyReading::read(row, Some(query), body.as_bytes());
+    MoneyDemand::read(row, &reading).unwrap()
+}
+
+fn demand(row: &str, body: &str) -> Result<MoneyDemand, DemandFault> {
+    read(row, "", body)
+}
+
+/// A demand as a line: `kind counted_as: amount currency, … -> target, … key`.
+fn line(row: &str, body: &str) -> String {
+    let demand = match demand(row, body) {
+        Ok(demand) => demand,
+        Err(fault) => return fault.to_string(),
+    };
+    let parts = demand.parts.iter().map(|part| match &part.currency {
+        PartCurrency::Stated(currency) => format!("{} {currency}", part.amount),
+        PartCurrency::OfOrder(key) => format!("{} of order {}", part.amount, key.text()),
+    });
+    let targets = demand.targets.iter().map(ToString::to_string);
+    let [parts, targets] = [parts.collect::<Vec<_>>(), targets.collect()].map(|it| it.join(", "));
+    let key = demand.key.unwrap_or_else(|| "-".to_owned());
+    format!(
+        "{} {}: {parts} -> {targets} [{key}]",
+        demand.kind, demand.counted_as
+    )
+}
+
+#[test]
+fn every_money_row_says_where_its_amounts_stand_and_no_other_row_does() {
+    let money = CATALOGUE
+        .rows()
+        .iter()
+        .filter(|row| row.kind == Kind::Money);
+    let names = money.map(|row| &*row.name).filter(|it| *it != "mcp_call");
+    let listed = MONEY_ROWS.iter().map(|row| row.operation);
+    assert_eq!(names.collect::<Vec<_>>(), listed.collect::<Vec<_>>());
+    for row in MONEY_ROWS {
+        let operation = CATALOGUE.named(row.operation).unwrap();
+        let documented = operation.key.fields().next();
+        assert!(
+            row.key.is_none() || row.key == documented,
+            "{}",
+            row.operation
+        );
+    }
+    let order = CATALOGUE.named("create_order").unwrap();
+    let reading = BodyReading::read(order, None, b"{}");
+    assert_eq!(MoneyDemand::read(order, &reading), None);
+    assert_eq!(
+        demand("mcp_call", r#"{"amount":"1","currency":"USDT"}"#),
+        Err(DemandFault::UnknownOperation)
+    );
+}
+
+#[test]
+fn the_refund_that_gatepay_prints_is_read_to_the_last_digit() {
+    let samples = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/gatepay/samples.json"
+    ));
+    let samples: Value = serde_json::from_str(samples).unwrap();
+    let mut read = Vec::new();
+    for sample in samples["samples"].as_array().unwrap() {
+        let path = sample["merchant_path"].as_str().unwrap();
+        let row = CATALOGUE
+            .rows()
+            .iter()
+            .find(|row| row.merchant_path.as_deref() == Some(path) && row.kind == Kind::Money);
+        if let Some(row) = row {
+            read.push(line(&row.name, &sample["request"].to_string()));
+        }
+    }
+    let refund = "refunds refund_order: 0.8 of order 1647438500687506 ->  [156123911]";
+    assert_eq!(read, [refund]);
+}
+
+#[test]
+fn each_money_call_is_read_where_gatepay_reads_it() {
+    for (row, body, expected) in [
+        (
+            "refund_checkout_order",
+            r#"{"refundRequestId":"r1","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"USDT","refundOrderAmount":"2","refundPayAmount":"9.5"}"#,
+            "refunds refund_checkout_order: 2 GT, 9.5 USDT -> user 7 [r1]",
+        ),
+        (
+            "refund_order_v2",
+            r#"{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","refundStyle":1,"refundAddress":"","refundToGateUid":0}"#,
+            "refunds refund_order_v2: 3 of order p ->  [r1]",
+        ),
+        (
+            "refund_address_order",
+            r#"{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","receiverId":"10"}"#,
+            "refunds refund_address_order: 3 of order p -> user 10 [r1]",
+        ),
+        (
+            "refund_converted_address_order",
+            r#"{"refundRequestId":"r1","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"GT","refundOrderAmount":"2","refundPayAmount":"1.5"}"#,
+            "refunds refund_converted_address_order: 2 GT -> user 7 [r1]",
+        ),
+        (
+            "create_conversion",
+            r#"{"clientReqId":"c1","sellAmount":"1.5","sellCurrency":"gt","buyAmount":"9.5","buyCurrency":"USDT"}"#,
+            "conversions create_conversion: 1.5 GT ->  [c1]",
+        ),
+        (
+            "create_payout",
+            r#"{"batch_id":"b_1","withdraw_list":[
+                {"amount":"0.1","currency":"GT","chain":"eth","address":"0x52908400098527886E0F7030069857D2E4169EE7","memo":""},
+                {"amount":"0.2","currency":"gt","chain":"ETH","address":"0x52908400098527886e0f7030069857d2e4169ee7"},
+                {"amount":5,"currency":"BTC","chain":"BTC","address":"bc1q","memo":"9"}]}"#,
+            "payouts create_payout: 5 BTC, 0.3 GT -> address BTC bc1q 9, address ETH 0x52908400098527886e0f7030069857d2e4169ee7 [b_1]",
+        ),
+        (
+            "create_batch_transfer",
+            r#"{"merchant_batch_no":"m-1","currency":"USDT","batchorderList":[{"user_id":2,"amount":1},{"user_id":1,"amount":2.50,"currency":"USDT"}]}"#,
+            "rewards create_batch_transfer: 3.5 USDT -> user 1, user 2 [m-1]",
+        ),
+        (
+            "create_otc_order",
+            r#"{"clientOrderId":"o1","type":"SELL","bankAccountId":"77","cryptoAmount":"10","cryptoCurrency":"USDT","fiatAmount":"9","fiatCurrency":"USD"}"#,
+            "otc_orders create_otc_order: 10 USDT -> bank 77 [o1]",
+        ),
+        (
+            "create_otc_order",
+            r#"{"clientOrderId":"o1","type":"BUY","bankAccountId":"77","cryptoAmount":"10","cryptoCurrency":"USDT","fiatAmount":"9","fiatCurrency":"USD"}"#,
+            "otc_orders create_otc_order: 9 USD -> bank 77 [o1]",
+        ),
+        (
+            "create_gift_card",
+            r#"{"amount":"0.5","currency":"USDT","count":3}"#,
+            "gift_cards create_gift_card: 1.5 USDT ->  [-]",
+        ),
+        (
+            "create_gift_card",
+            r#"{"amount":"0.5","currency":"USDT","count":"0"}"#,
+            "gift_cards create_gift_card: 0.5 USDT ->  [-]",
+        ),
+        (
+            "deduct_subscription",
+            r#"{"merchantDeductNo":"d","amount":5.00,"currency":"USDT"}"#,
+            "deductions deduct_subscription: 5 USDT ->  [d]",
+        ),
+        (
+            "create_transfer",
+            r#"{"merchantBatchNo":"t","accountId":"2124","AMOUNT":"5","Currency":"USDT"}"#,
+            "transfers create_transfer: 5 USDT -> account 2124 [t]",
+        ),
+        (
+            "create_charge",
+            r#"{"merchantBatchNo":"t","accountId":2124,"amount":"5","currency":"USDT"}"#,
+            "charges create_charge: 5 USDT -> account 2124 [t]",
+        ),
+    ] {
+        assert_eq!(line(row, body), expected, "{row}");
+    }
+}
+
+#[test]
+fn a_refund_that_names_a_target_is_a_payout() {
+    let refund = |rest: &str| {
+        let body = format!(
+            r#"{{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","refundAmountTypeFull":2,{rest}}}"#
+        );
+        ["refund_order_v2", "refund_order_v3"].map(|row| line(row, &body))
+    };
+    for (rest, expected) in [
+        (
+            r#""refundStyle":2,"refundPayChannel":2,"refundAddress":"TQn9","refundChain":"TRX","memo":"5""#,
+            "address TRX TQn9 5",
+        ),
+        (
+            r#""refundStyle":"2","refundPayChannel":1,"refundToGateUid":10002"#,
+            "user 10002",
+        ),
+        // GatePay may go by the target that is stated.
+        (
+            r#""refundStyle":1,"refundAddress":"TQn9","refundChain":"TRX""#,
+            "address TRX TQn9",
+        ),
+        (
+            r#""refundAddress":"TQn9","refundChain":"TRX","refundToGateUid":"7""#,
+            "address TRX TQn9, user 7",
+        ),
+    ] {
+        let [second, third] = refund(rest);
+        assert_eq!(
+            second,
+            format!("payouts refund_order_v2/payout: 3 of order p -> {expected} [r1]")
+        );
+        assert_eq!(
+            third,
+            format!("payouts refund_order_v3/payout: 3 of order p -> {expected} [-]"),
+            "no page documents the key of v3"
+        );
+    }
+    for (rest, fault) in [
+        (r#""refundStyle":2"#, "refundAddress is missing"),
+        (
+            r#""refundStyle":2,"refundToGateUid":0"#,
+            "refundAddress is missing",
+        ),
+        (
+            r#""refundStyle":3"#,
+            "refundStyle is not of the documented form",
+        ),
+        (
+            r#""refundStyle":2,"refundAddress":"TQn9""#,
+            "refundChain is missing",
+        ),
+    ] {
+        assert_eq!(refund(rest), [fault, fault], "{rest}");
+    }
+}
+
+#[test]
+fn a_word_selects_the_calls_that_caps_count_under_it() {
+    let payouts = MoneyRow::selected_by("payouts");
+    assert_eq!(
+        payouts,
+        [
+            "refund_order_v2/payout",
+            "refund_order_v3/payout",
+            "create_payout"
+        ]
+    );
+    let refunds = MoneyRow::selected_by("refunds");
+    assert!(refunds.contains(&"refund_order") && refunds.contains(&"refund_order_v2/payout"));
+    assert_eq!(
+        MoneyRow::selected_by("refund_order_v2"),
+        ["refund_order_v2", "refund_order_v2/payout"]
+    );
+    assert_eq!(MoneyRow::selected_by("query_order"), [""; 0]);
+    let all: BTreeSet<_> = DemandKind::ALL
+        .iter()
+        .flat_map(|kind| MoneyRow::selected_by(kind.as_str()))
+        .collect();
+    let names: BTreeSet<_> = MONEY_ROWS
+        .iter()
+        .flat_map(MoneyRow::counted_names)
+        .collect();
+    assert_eq!(all, names, "every call is of a kind");
+}
+
+#[test]
+fn an_amount_that_gatepay_may_read_otherwise_is_refused() {
+    let transfer = |amount: &str| {
+        line(
+            "create_transfer",
+            &format!(r#"{{"accountId":"1","currency":"USDT","amount":{amount}}}"#),
+        )
+    };
+    for (amount, expected) in [
+        (r#""0.000000000000000001""#, "0.000000000000000001 USDT"),
+        (r#""99999999999999999999""#, "99999999999999999999 USDT"),
+        ("0.1", "0.1 USDT"),
+        (r#""\u0031""#, "1 USDT"),
+    ] {
+        let whole = format!("transfers create_transfer: {expected} -> account 1 [-]");
+        assert_eq!(transfer(amount), whole, "{amount}");
+    }
+    for (amount, fault) in [
+        (
+            r#""0.0000000000000000001""#,
+            "amount has more than 18 decimals",
+        ),
+        (r#""100000000000000000000""#, "amount is 10^20 or more"),
+        (r#""1e3""#, "amount has an exponent; write all digits"),
+        ("1e3", "amount has an exponent; write all digits"),
+        (
+            "1E400",
+            "body is not one JSON object that is read in one way",
+        ),
+        (r#""-1""#, "amount is negative"),
+        ("-1", "amount is negative"),
+        (r#"" 1""#, "amount is not a plain decimal amount"),
+        (r#""1,5""#, "amount is not a plain decimal amount"),
+        (
+            "0.3333333333333333",
+            "amount is a number of more than 15 digits, which parsers round; send it as text",
+        ),
+        ("[1]", "amount is not of the documented form"),
+        (r#"{"a":1}"#, "amount is not of the documented form"),
+        ("true", "amount is not of the documented form"),
+        ("null", "amount is missing"),
+        (r#""""#, "amount is missing"),
+        ("0", "amount is missing"),
+        (r#""0.00""#, "amount is missing"),
+        (
+            r#""1","amount":"2""#,
+            "body is not one JSON object that is read in one way",
+        ),
+        (
+            r#""1","Amount":"1""#,
+            "body is not one JSON object that is read in one way",
+        ),
+        (
+            r#""1","\u0061mount":"1""#,
+            "body is not one JSON object that is read in one way",
+        ),
+        (
+            r#""1","аmount":"2""#,
+            "body is not one JSON object that is read in one way",
+        ),
+    ] {
+        assert_eq!(transfer(amount), fault, "{amount}");
+    }
+}
+
+#[test]
+fn a_list_is_counted_whole_or_not_at_all() {
+    let item = r#"{"amount":"1","currency":"GT","chain":"ETH","address":"a"}"#;
+    let payout = |list: &str| demand("create_payout", &format!(r#"{{"withdraw_list":{list}}}"#));
+    let list = "withdraw_list";
+    for (text, fault) in [
+        ("[]", DemandFault::Missing(list)),
+        ("null", DemandFault::Misshapen(list)),
+        (item, DemandFault::Misshapen(list)),
+        (r#""[{}]""#, DemandFault::Misshapen(list)),
+        ("[1]", DemandFault::Misshapen(list)),
+        (&format!("[{item},[{item}]]"), DemandFault::Misshapen(list)),
+        (&format!("[{item},{{}}]"), DemandFault::Missing("currency")),
+        (
+            r#"[{"amount":"1","amount":"2","currency":"GT","chain":"E","address":"a"}]"#,
+            DemandFault::Ambiguous,
+        ),
+        (
+            r#"[{"amount":"1","currency":"U SDT","chain":"E","address":"a"}]"#,
+            DemandFault::Currency("currency"),
+        ),
+        (
+            &format!(
+                "[{}]",
+                vec![item.replace('1', "99999999999999999999"); 2].join(",")
+            ),
+            DemandFault::TooMuch,
+        ),
+        (
+            &format!("[{}]", vec![item; MOST_ITEMS + 1].join(",")),
+            DemandFault::TooMany(list),
+        ),
+        (
+            &format!(
+                "[{}]",
+                (0..=MOST_PARTS)
+                    .map(|number| item.replace("GT", &format!("C{number}")))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            ),
+            DemandFault::TooMany("currency"),
+        ),
+    ] {
+        assert_eq!(payout(text), Err(fault), "{text:.80}");
+    }
+    let most = payout(&format!("[{}]", vec![item; MOST_ITEMS].join(","))).unwrap();
+    assert_eq!(most.parts[0].amount, ExactAmount::parse("2000").unwrap());
+    let mixed =
+        r#"{"currency":"GT","batchorderList":[{"user_id":1,"amount":"1","currency":"USDT"}]}"#;
+    assert_eq!(
+        demand("create_batch_transfer", mixed),
+        Err(DemandFault::Misshapen("currency"))
+    );
+}
+
+#[test]
+fn a_demand_that_the_body_does_not_contain_is_refused() {
+    for (row, body, fault) in [
+        (
+            "refund_order",
+            r#"{"prepayId":"p"}"#,
+            DemandFault::Missing("refundAmount"),
+        ),
+        (
+            "refund_order",
+            r#"{"refundAmount":"1"}"#,
+            DemandFault::Missing("prepayId"),
+        ),
+        (
+            "refund_order_v2",
+            r#"{"prepayId":"p","refundAmount":"1","refundAmountTypeFull":1}"#,
+            DemandFault::WholeOrder,
+        ),
+        (
+            "refund_converted_address_order",
+            r#"{"refundOrderCurrency":"GT","refundPayCurrency":"USDT","receiverId":1}"#,
+            DemandFault::Missing("refundOrderAmount"),
+        ),
+        (
+            "create_otc_order",
+            r#"{"cryptoAmount":"10","cryptoCurrency":"USDT"}"#,
+            DemandFault::Misshapen("type"),
+        ),
+        (
+            "create_gift_card",
+            r#"{"amount":"1","currency":"GT","count":1.5}"#,
+            DemandFault::Misshapen("count"),
+        ),
+        ("create_gift_card", "", DemandFault::Ambiguous),
+        ("create_gift_card", r#"["amount"]"#, DemandFault::Ambiguous),
+        ("create_gift_card", "{", DemandFault::Ambiguous),
+    ] {
+        assert_eq!(demand(row, body), Err(fault), "{row} {body}");
+    }
+}
+
+#[test]
+fn a_query_that_repeats_a_field_agrees_with_the_body_or_the_call_is_refused() {
+    let body = r#"{"amount":"1","currency":"GT"}"#;
+    let card = |query: &str| read("create_gift_card", query, body);
+    assert!(card("amount=1").is_ok());
+    for query in ["amount=2", "AMOUNT=2", "amount=1;x"] {
+        assert_eq!(
+            card(query),
+            Err(DemandFault::Misshapen("amount")),
+            "{query}"
+        );
+    }
+}
+
+#[test]
+fn a_key_counts_only_in_its_documented_spelling() {
+    let key = |members: &str, query: &str| {
+        let body = format!(r#"{{"prepayId":"p","refundAmount":"1",{members}}}"#);
+        read("refund_order", query, &body).unwrap().key
+    };
+    let whole = r#""refundRequestId":"a-B_9""#;
+    assert_eq!(key(whole, "").as_deref(), Some("a-B_9"));
+    for members in [
+        r#""refundrequestid":"a""#,
+        r#""refundRequestId":7"#,
+        r#""refundRequestId":"a ""#,
+        r#""refundRequestId":"a.b""#,
+        r#""refundRequestId":"""#,
+        r#""refundRequestId":null"#,
+        &format!(r#""refundRequestId":"{}""#, "a".repeat(101)),
+    ] {
+        assert_eq!(key(members, ""), None, "{members}");
+    }
+    assert_eq!(key(whole, "refundRequestId=a-B_9"), None);
+}
+
+/// Amounts of a payout: currency and units of the 18th place.
+fn items() -> impl Strategy<Value = Vec<(u8, u128)>> {
+    prop::collection::vec((0_u8..4, 1..10_u128.pow(36)), 1..20)
+}
+
+fn payout_of(items: &[(u8, u128)]) -> String {
+    let items = items.iter().map(|(currency, units)| {
+        let one = 10_u128.pow(18);
+        let places = format!("{:0PLACES$}", units % one);
+        let amount = format!("{}.{places}", units / one);
+        format!(r#"{{"amount":"{amount}","currency":"C{currency}","chain":"E","address":"a"}}"#)
+    });
+    format!(
+        r#"{{"withdraw_list":[{}]}}"#,
+        items.collect::<Vec<_>>().join(",")
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_payout_demands_the_exact_sum_of_each_currency(items in items()) {
+        let demand = demand("create_payout", &payout_of(&items)).unwrap();
+        let mut sums = BTreeMap::new();
+        for (currency, units) in &items {
+            *sums.entry(format!("C{currency}")).or_insert(0) += units;
+        }
+        let read: BTreeMap<_, _> = demand
+            .parts
+            .iter()
+            .map(|part| match &part.currency {
+                PartCurrency::Stated(currency) => (currency.to_string(), part.amount.units()),
+                PartCurrency::OfOrder(_) => unreachable!("a payout states its currencies"),
+            })
+            .collect();
+        prop_assert_eq!(read, sums);
+    }
+
+    #[test]
+    fn the_order_of_a_list_changes_nothing(items in items(), by in 0_usize..20) {
+        let mut turned = items.clone();
+        turned.rotate_left(by % items.len());
+        prop_assert_eq!(
+            demand("create_payout", &payout_of(&items)),
+            demand("create_payout", &payout_of(&turned))
+        );
+    }
+
+    #[test]
+    fn no_body_makes_a_demand_of_nothing(
+        row in prop::sample::select(MONEY_ROWS),
+        query in "(amount=[0-9.]{1,3})?",
+        members in prop::collection::vec((
+            prop::sample::select(vec![
+                "amount", "refundAmount", "currency", "count", "prepayId", "refundOrderAmount",
+                "refundOrderCurrency", "type", "withdraw_list", "batchorderList", "receiverId", "accountId",
+            ]),
+            prop::sample::select(vec![
+                "0", "1", "\"1\"", "\"0\"", "-1", "\"GT\"", "null", "\"SELL\"", "[]", "[{}]", "{}", "1e2",
+                r#"[{"amount":"1","currency":"GT","chain":"E","address":"a","user_id":1}]"#, "\"\\ud800\"",
+            ]),
+        ), 0..8),
+    ) {
+        let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let body = format!("{{{}}}", members.join(","));
+        if let Ok(demand) = read(row.operation, &query, &body) {
+            prop_assert!(!demand.parts.is_empty());
+            prop_assert!(demand.parts.iter().all(|part| part.amount > ExactAmount::ZERO));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..60)) {
+        for row in MONEY_ROWS {
+            let operation = CATALOGUE.named(row.operation).unwrap();
+            let reading = BodyReading::read(operation, None, &body);
+            prop_assert!(MoneyDemand::read(operation, &reading).unwrap().is_err());
+        }
+    }
+}
