@@ -4,6 +4,7 @@ mod delivered;
 mod endpoints;
 mod orders;
 mod pull;
+mod strangers;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -145,7 +145,7 @@ fn notifications(settings: &Settings) -> usize {
     };
     let tls = notifications.tls.as_ref().map_or(0, |_| TLS);
     let connections = listener::CONNECTIONS * (CONNECTION + listener::HEAD + tls);
-    let bodies = exchange::BODY_UNITS * exchange::BODY_UNIT * COPIES;
+    let bodies = exchange::BODY_BYTES * COPIES;
     connections + bodies + ledger::WAITING * NOTE
 }
 

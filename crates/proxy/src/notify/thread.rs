@@ -87,6 +87,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         settings: Arc::clone(&notifications.settings),
         identity: notifications.identity.clone(),
         exchange: Arc::new(exchange),
+        clock: clock.clone(),
         drain: Arc::clone(&drain),
         meters: meters.clone(),
     };

@@ -1,7 +1,6 @@
 //! Listener: the connections on which GatePay calls. HTTP/1.1, over TLS or behind a proxy that has it.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,22 +10,34 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::notify::receive::caller_shares::{CallerConnection, CallerShares};
+use crate::notify::receive::log_budget::LogBudget;
 use crate::notify::receive::meters::ReceptionMeters;
-use crate::notify::receive::notification_exchange::NotificationExchange;
+use crate::notify::receive::notification_exchange::{
+    BODY_BYTES, BODY_WITHIN, NotificationExchange,
+};
+use crate::notify::receive::reception;
+use crate::process::clock::Clock;
 use crate::process::drain::{Drain, DrainPhase, RunningGuard};
 use crate::tls::certificate::ListenerIdentity;
 
-/// The most connections: GatePay is one caller, and each call is short.
+/// The most connections: GatePay is one caller, and each call is short. One address may hold a part of them.
 pub const CONNECTIONS: usize = 256;
 /// How long a TLS handshake and a request's head may take, and a connection may idle.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// The largest head, and the most lines of it.
 pub const HEAD: usize = 16 << 10;
 const HEAD_LINES: usize = 64;
+/// How long a connection serves new requests.
+const LIFETIME: Duration = Duration::from_mins(5);
+/// How long the last request of a connection may take: its head, its body, its commit and the answer.
+const LAST_REQUEST: Duration = HEAD_WITHIN
+    .saturating_add(BODY_WITHIN)
+    .saturating_add(reception::WITHIN)
+    .saturating_add(Duration::from_secs(5));
 /// How long accepting pauses after the system refused a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,6 +49,8 @@ pub struct NotificationListener {
     pub identity: Option<Arc<ListenerIdentity>>,
     /// Answers each call.
     pub exchange: Arc<NotificationExchange>,
+    /// The process's clock.
+    pub clock: Clock,
     /// The process's drain.
     pub drain: Arc<Drain>,
     /// The metrics.
@@ -47,7 +60,8 @@ pub struct NotificationListener {
 impl NotificationListener {
     /// Accepts connections until the process takes no new ones.
     pub async fn run(self, socket: TcpListener) {
-        let (listener, places) = (Arc::new(self), Arc::new(Semaphore::new(CONNECTIONS)));
+        let (listener, errors) = (Arc::new(self), LogBudget::default());
+        let shares = CallerShares::new(CONNECTIONS, BODY_BYTES);
         loop {
             let accepted = tokio::select! {
                 () = listener.drain.reached(DrainPhase::Finishing) => return,
@@ -56,45 +70,41 @@ impl NotificationListener {
             let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection for notifications cannot be accepted");
+                    if let Some(left_out) = errors.line(listener.clock.elapsed()) {
+                        tracing::warn!(%error, left_out, "a connection for notifications cannot be accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let place = Arc::clone(&places).try_acquire_owned();
-            let (Ok(place), true) = (place, listener.allows(peer.ip())) else {
+            let address = peer.ip().to_canonical();
+            let allowed = Some(address).filter(|address| listener.settings.allows_caller(*address));
+            let Some(caller) = allowed.and_then(|address| shares.connection(address)) else {
                 listener.meters.refused_connections.inc();
                 continue;
             };
             let listener = Arc::clone(&listener);
-            tokio::spawn(async move {
-                listener.connection(tcp).await;
-                drop(place);
-            });
+            tokio::spawn(async move { listener.connection(tcp, &caller).await });
         }
     }
 
-    fn allows(&self, peer: IpAddr) -> bool {
-        self.settings.allows_caller(peer.to_canonical())
-    }
-
-    async fn connection(&self, tcp: TcpStream) {
+    async fn connection(&self, tcp: TcpStream, caller: &CallerConnection) {
         let acceptor = self.identity.as_ref().map(|identity| identity.acceptor());
         match acceptor {
-            None => self.serve(tcp).await,
+            None => self.serve(tcp, caller).await,
             Some(acceptor) => {
                 if let Some(tls) = handshake(&acceptor, tcp).await {
-                    self.serve(tls).await;
+                    self.serve(tls, caller).await;
                 }
             }
         }
     }
 
-    /// Serves a connection to its end. Once the process ends, the request under way is the last one.
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    /// Serves a connection to its end. Once it is old or the process ends, the request under way is the last one.
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, caller: &CallerConnection) {
         let service = service_fn(|request| async {
             let _running = RunningGuard::begin(&self.drain);
-            Ok::<_, Infallible>(self.exchange.answer(request).await)
+            Ok::<_, Infallible>(self.exchange.answer(request, caller).await)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -107,9 +117,10 @@ impl NotificationListener {
             // An error is ignored: usually the peer has left.
             _ = connection.as_mut() => return,
             () = self.drain.reached(DrainPhase::Finishing) => {}
+            () = sleep(LIFETIME) => {}
         }
         connection.as_mut().graceful_shutdown();
-        let _ended = connection.await;
+        let _ended = timeout(LAST_REQUEST, connection).await;
     }
 }
 

@@ -17,7 +17,7 @@ pub struct ReceptionMeters {
     decided: IntCounterVec,
     /// Notifications that contradict another final status of their object.
     pub conflicts: IntCounter,
-    /// Connections from addresses that `notifications.addresses` does not list, or beyond the limit.
+    /// Connections from addresses that `notifications.addresses` does not list, or beyond the share of their address.
     pub refused_connections: IntCounter,
     /// Notifications in quarantine.
     pub quarantined: IntGauge,
@@ -42,18 +42,21 @@ pub enum ReceptionResult {
     Failed,
     /// Its signature is not GatePay's.
     Unsigned,
+    /// GatePay has signed it, with a stamp that is too far from the clock.
+    Stale,
     /// It is not a notification: a head or a body that GatePay does not send.
     Malformed,
 }
 
 impl ReceptionResult {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::New,
         Self::Changed,
         Self::Duplicate,
         Self::Unreadable,
         Self::Failed,
         Self::Unsigned,
+        Self::Stale,
         Self::Malformed,
     ];
 
@@ -65,6 +68,7 @@ impl ReceptionResult {
             Self::Unreadable => "unreadable",
             Self::Failed => "failed",
             Self::Unsigned => "unsigned",
+            Self::Stale => "stale",
             Self::Malformed => "malformed",
         }
     }
@@ -121,7 +125,7 @@ impl ReceptionMeters {
             ),
             refused_connections: make.counter(
                 "notification_connections_refused_total",
-                "Connections to the listener for notifications that were closed at once: from another network than notifications.addresses, or beyond the limit.",
+                "Connections to the listener for notifications that were closed at once: from another network than notifications.addresses, or beyond the share of one address.",
             ),
             quarantined: make.gauge(
                 "notifications_quarantined",

@@ -8,16 +8,17 @@ use gatepay_core::header::{NONCE, SIGNATURE, TIMESTAMP};
 use gatepay_core::notification::{ACKNOWLEDGMENT, NO_ACKNOWLEDGMENT, NotificationKind};
 use gatepay_core::{Signature, Stamp};
 use gatepay_tenancy::notifications::NotificationSettings;
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::notify::receive::caller_shares::{BodyShare, CallerConnection};
 use crate::notify::receive::institution_keys::InstitutionKeys;
+use crate::notify::receive::log_budget::LogBudget;
 use crate::notify::receive::meters::{ReceptionMeters, ReceptionResult};
 use crate::notify::receive::reception::Reception;
 use crate::process::clock::Clock;
@@ -25,11 +26,11 @@ use crate::process::clock::Clock;
 /// The largest body: GatePay's samples have a few KiB, and a payout names each of its orders.
 pub const LONGEST_BODY: usize = 1 << 20;
 /// How long a body may take.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// The memory for bodies that are being received, in units of [`BODY_UNIT`].
-pub const BODY_UNITS: usize = 32 << 10;
-/// The unit in which memory for bodies is taken.
-pub const BODY_UNIT: usize = 1 << 10;
+pub const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// The memory for bodies that are being received, of all callers together.
+pub const BODY_BYTES: usize = 32 << 20;
+/// The least memory for a body. It doubles as the body grows.
+const FIRST_BYTES: usize = 4 << 10;
 /// Stamps may be as old: GatePay repeats a notification for a day, and no page says whether it stamps it anew.
 const LEAST_AGE_LIMIT: Duration = Duration::from_hours(72);
 
@@ -41,7 +42,8 @@ pub struct NotificationExchange {
     reception: Reception,
     clock: Clock,
     meters: ReceptionMeters,
-    memory: Semaphore,
+    unsigned: LogBudget,
+    stale: LogBudget,
 }
 
 /// Why a call is not a notification of GatePay's, or is not stored.
@@ -75,14 +77,20 @@ impl NotificationExchange {
             reception,
             clock,
             meters,
-            memory: Semaphore::new(BODY_UNITS),
+            unsigned: LogBudget::default(),
+            stale: LogBudget::default(),
         }
     }
 
-    /// Answers a call. Only a notification that is committed is acknowledged.
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers a call. Only a notification that is committed is acknowledged. The connection of a caller whose call is not
+    /// GatePay's is closed.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        caller: &CallerConnection,
+    ) -> Response<Full<Bytes>> {
         let began = self.clock.elapsed();
-        match self.receive(request).await {
+        match self.receive(request, caller).await {
             Ok(()) => {
                 let took = self.clock.elapsed().saturating_sub(began);
                 self.meters.acknowledged.observe(took.as_secs_f64());
@@ -95,27 +103,46 @@ impl NotificationExchange {
                     let headers = answer.headers_mut();
                     headers.insert(ALLOW, HeaderValue::from_static("POST"));
                 }
+                if answer.status().is_client_error() {
+                    let headers = answer.headers_mut();
+                    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 answer
             }
         }
     }
 
-    async fn receive(&self, request: Request<Incoming>) -> Result<(), NotAcknowledged> {
+    async fn receive(
+        &self,
+        request: Request<Incoming>,
+        caller: &CallerConnection,
+    ) -> Result<(), NotAcknowledged> {
         let (head, body) = request.into_parts();
         let token = self.token(&head)?;
         let signed = SignedHeaders::read(&head.headers)?;
-        let memory = self.memory(&body)?;
-        let body = read(body).await?;
+        let mut memory = caller.body();
+        let body = timeout(BODY_WITHIN, read(body, &mut memory)).await;
+        let body = body.map_err(|_late| NotAcknowledged::Slow)??;
         let stamp = signed.stamp()?;
+        let (address, now) = (caller.address(), self.clock.elapsed());
         if !self.keys.have_signed(&stamp, &body, &signed.signature) {
-            tracing::warn!(
-                bytes = body.len(),
-                "the signature of a notification is of none of the institution's credentials"
-            );
+            if let Some(left_out) = self.unsigned.line(now) {
+                tracing::warn!(
+                    bytes = body.len(), %address, left_out,
+                    "the signature of a notification is of none of the institution's credentials"
+                );
+            }
             return Err(NotAcknowledged::Signature);
         }
         // The age comes last, so that a caller without the key learns nothing of the limit.
         if self.is_stale(stamp.millis()) {
+            if let Some(left_out) = self.stale.line(now) {
+                let stamp_ms = stamp.millis();
+                tracing::warn!(
+                    stamp_ms, %address, left_out,
+                    "a notification is signed with a stamp that is too far from the clock"
+                );
+            }
             return Err(NotAcknowledged::Stale);
         }
         let stored = self.reception.store(body, token).await;
@@ -145,19 +172,6 @@ impl NotificationExchange {
         Ok(token.filter(|token| is_token(token)).map(str::to_owned))
     }
 
-    /// Takes the memory for a body before any of it is read.
-    fn memory(&self, body: &Incoming) -> Result<tokio::sync::SemaphorePermit<'_>, NotAcknowledged> {
-        let announced = body.size_hint();
-        let most = announced.upper().unwrap_or(LONGEST_BODY as u64);
-        if announced.lower() > LONGEST_BODY as u64 {
-            return Err(NotAcknowledged::TooLarge);
-        }
-        let bytes = usize::try_from(most).map_or(LONGEST_BODY, |most| most.min(LONGEST_BODY));
-        let units = u32::try_from(bytes / BODY_UNIT + 1).unwrap_or(u32::MAX);
-        let permit = self.memory.try_acquire_many(units);
-        permit.map_err(|_| NotAcknowledged::Busy)
-    }
-
     fn is_stale(&self, stamp_ms: u64) -> bool {
         let days = u64::from(self.settings.keep_days.get());
         let limit =
@@ -171,7 +185,8 @@ impl NotificationExchange {
         let result = match why {
             NotAcknowledged::NotStored => return,
             NotAcknowledged::Busy => ReceptionResult::Failed,
-            NotAcknowledged::Signature | NotAcknowledged::Stale => ReceptionResult::Unsigned,
+            NotAcknowledged::Signature => ReceptionResult::Unsigned,
+            NotAcknowledged::Stale => ReceptionResult::Stale,
             _ => ReceptionResult::Malformed,
         };
         self.meters.received(NotificationKind::Unknown, result);
@@ -214,16 +229,40 @@ impl<'h> SignedHeaders<'h> {
     }
 }
 
-async fn read(body: Incoming) -> Result<Bytes, NotAcknowledged> {
-    let whole = timeout(BODY_WITHIN, Limited::new(body, LONGEST_BODY).collect()).await;
-    match whole {
-        Err(_) => Err(NotAcknowledged::Slow),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(NotAcknowledged::TooLarge)
-        }
-        Ok(Err(_)) => Err(NotAcknowledged::Broken),
+/// Reads a body. Memory is taken for what has arrived, not for what is announced.
+async fn read(mut body: Incoming, memory: &mut BodyShare<'_>) -> Result<Bytes, NotAcknowledged> {
+    if body.size_hint().lower() > LONGEST_BODY as u64 {
+        return Err(NotAcknowledged::TooLarge);
     }
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| NotAcknowledged::Broken)?;
+        if let Ok(data) = frame.into_data() {
+            make_room(&mut whole, data.len(), memory)?;
+            // A copy: the piece itself holds a whole buffer of the connection's.
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(whole.into())
+}
+
+fn make_room(
+    whole: &mut Vec<u8>,
+    more: usize,
+    memory: &mut BodyShare<'_>,
+) -> Result<(), NotAcknowledged> {
+    let (needed, before) = (whole.len() + more, whole.capacity());
+    if needed > LONGEST_BODY {
+        return Err(NotAcknowledged::TooLarge);
+    }
+    if needed > before {
+        let room = needed.max(before * 2).clamp(FIRST_BYTES, LONGEST_BODY);
+        if !memory.grow(room - before) {
+            return Err(NotAcknowledged::Busy);
+        }
+        whole.reserve_exact(room - whole.len());
+    }
+    Ok(())
 }
 
 /// Whether a text can be a token of the proxy's.

@@ -24,7 +24,7 @@ use crate::notify::receive::meters::{ReceptionMeters, ReceptionResult};
 /// The most notifications that wait for their batch.
 const WAITING: usize = 1_024;
 /// How long a notification waits for its commit. GatePay repeats one that was not acknowledged.
-const WITHIN: Duration = Duration::from_secs(10);
+pub const WITHIN: Duration = Duration::from_secs(10);
 
 /// The way of verified notifications to the store.
 #[derive(Clone)]

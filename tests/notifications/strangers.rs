@@ -1,0 +1,149 @@
+//! Strangers at the listener for notifications: GatePay gets through beside them, and they fill neither memory nor log.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::*;
+
+const HALF_A_HEAD: &str = "POST /gatepay HTTP/1.1\r\nhost: notify.example.com\r\nx-";
+
+/// The head of a call with a body of a MiB that nobody has signed, and the first byte of the body.
+fn slow_body() -> String {
+    let signature = "0".repeat(128);
+    format!(
+        "POST /gatepay HTTP/1.1\r\nhost: notify.example.com\r\nx-gatepay-timestamp: 1767225600000\r\nx-gatepay-nonce: n\r\n\
+        x-gatepay-signature: {signature}\r\ncontent-length: 1048576\r\n\r\n{{"
+    )
+}
+
+/// A connection to the listener from one of this machine's addresses.
+async fn from(last: u8, listener: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0);
+    socket.bind(address.into()).unwrap();
+    socket.connect(listener).await.unwrap()
+}
+
+/// Sends a notification from an address until it is acknowledged.
+async fn acknowledged_from(last: u8, receiver: &Receiver, body: &Value) {
+    let began = Instant::now();
+    loop {
+        let mut gatepay = Connection::over(from(last, receiver.address).await).await;
+        let request = notification(PATH, body, INSTITUTION_SECRET);
+        let answer = gatepay.try_send(request).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            return;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            answer.map(|it| it.status)
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_address_that_holds_all_it_can_does_not_shut_out_gatepay() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let id = receiver.order(&acme(), "A-0001").await;
+    receiver.acknowledges(&paid(&id, "A-0001")).await;
+    for (said, connections) in [(&*slow_body(), 48), (HALF_A_HEAD, 300)] {
+        let mut held = Vec::new();
+        for _ in 0..connections {
+            let mut stranger = from(2, receiver.address).await;
+            // The listener may close the connection before.
+            let _closed = stranger.write_all(said.as_bytes()).await;
+            held.push(stranger);
+        }
+        // The listener has accepted or closed all of them before this one.
+        acknowledged_from(3, &receiver, &paid(&id, &format!("beside {connections}"))).await;
+    }
+    let refused = receiver
+        .program
+        .metric("notification_connections_refused_total")
+        .await;
+    assert!(refused.parse::<u32>().unwrap() >= 300 - 64, "{refused}");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
+async fn unsigned_calls_write_one_line_and_are_all_counted() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let body = paid("1", "A-0001");
+    for _ in 0..40 {
+        let forged = notification(PATH, &body, acme().secret);
+        assert_eq!(receiver.send(forged).await.0, 401);
+    }
+    assert_eq!(receiver.received("UNKNOWN", "unsigned").await, "40");
+    let message = "the signature of a notification is of none of the institution's credentials";
+    let lines = receiver.logged(message);
+    let left_out: u64 = lines
+        .iter()
+        .map(|line| line["left_out"].as_u64().unwrap())
+        .sum();
+    // A slow machine may take longer than the ten seconds of one line.
+    assert!(lines.len() < 5 && left_out < 40, "{lines:?}");
+    assert_eq!(lines[0]["address"], "127.0.0.1");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_with_a_call_that_is_not_gatepays_is_closed() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let mut stranger = from(2, receiver.address).await;
+    let call = "POST /gatepay HTTP/1.1\r\nhost: notify.example.com\r\ncontent-length: 0\r\n\r\n";
+    stranger
+        .write_all(call.repeat(50).as_bytes())
+        .await
+        .unwrap();
+    let mut answers = Vec::new();
+    // The rest of the calls may be answered by a reset.
+    let _reset = stranger.read_to_end(&mut answers).await;
+    let answers = String::from_utf8(answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 401").count(), 1, "{answers}");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
+async fn a_notification_with_an_old_stamp_is_counted_apart_from_unsigned_ones() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let days = |days: u64| Clock::system().unix_ms() - days * 86_400_000;
+    let body = paid("1", "A-0001");
+    for (age, status, result) in [(91, 401, "stale"), (89, 200, "new")] {
+        let mut request = notification(PATH, &body, INSTITUTION_SECRET);
+        let key = SecretKey::new(INSTITUTION_SECRET.to_owned().into()).unwrap();
+        let stamp = FreshStamp::new(days(age), clock::random());
+        let signature = sign(
+            &SigningKey::new(&key),
+            &stamp.as_stamp(),
+            body.to_string().as_bytes(),
+        );
+        let headers = request.headers_mut();
+        for (name, value) in [
+            (
+                "x-gatepay-timestamp",
+                stamp.as_stamp().timestamp().to_owned(),
+            ),
+            ("x-gatepay-nonce", stamp.as_stamp().nonce().to_owned()),
+            ("x-gatepay-signature", signature.to_string()),
+        ] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        assert_eq!(receiver.send(request).await.0, status);
+        let kind = if result == "new" { "PAY" } else { "UNKNOWN" };
+        assert_eq!(receiver.received(kind, result).await, "1");
+    }
+    assert_eq!(receiver.received("UNKNOWN", "unsigned").await, "0");
+    receiver.program.stop().await;
+}
