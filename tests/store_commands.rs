@@ -1,6 +1,8 @@
 //! The commands about the store that instances share, and `serve` before a store that it cannot use.
 
+use std::fs::{self, Permissions};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
 use serde_json::Value;
@@ -505,6 +507,11 @@ async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
     program.stop().await;
     let (text, code) = said(&folder, &["distrust"]);
     assert_eq!(code, Some(0), "{text}");
+    let file = folder.path("state/gatepay.db");
+    fs::set_permissions(&file, Permissions::from_mode(0o604)).unwrap();
+    let (text, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("world-accessible: run `chmod o="), "{text}");
     let gone = folder_without_parent();
     let (text, code) = printed(&gone.run("check"));
     assert_eq!(code, Some(64), "{text}");

@@ -9,7 +9,7 @@ mod notifications;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -38,6 +38,15 @@ pub struct SqliteStore {
 pub const SQLITE_SCHEMA: u32 = 2;
 
 impl SqliteStore {
+    /// The faults that opening an existing file would find before its statements.
+    pub fn inspect(path: &Path) -> Result<(), StoreError> {
+        match std::fs::metadata(path) {
+            Ok(found) => file::is_private(path, &found),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(StoreError::file(path, source)),
+        }
+    }
+
     /// Opens the file, or makes an empty one.
     pub fn open(settings: &SqliteSettings, terms: StoreTerms) -> Result<Self, StoreError> {
         Ok(Self {

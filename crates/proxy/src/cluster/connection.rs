@@ -11,6 +11,7 @@ use gatepay_store::engine::Store;
 use gatepay_store::settings::{
     EngineSettings, Failover, PostgresSettings, SqliteSettings, StoreTerms,
 };
+use gatepay_store::sqlite::SqliteStore;
 use gatepay_tenancy::settings::{
     PostgresServer, StoreEngine, StoreFailover, StorePassword, StoreSettings,
 };
@@ -115,7 +116,7 @@ impl StoreConnection {
                 Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
                     Err(format!("{} is no folder", folder.display()))
                 }
-                _ => Ok(()),
+                _ => SqliteStore::inspect(&settings.path).map_err(|error| error.to_string()),
             },
         }
     }

@@ -1,6 +1,6 @@
 //! The file's statements. Each public call is one transaction.
 
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -36,6 +36,17 @@ pub(super) struct StoreFile {
     pub(super) now_ms: Option<u64>,
 }
 
+/// Refuses a file that every user may read or write: it holds the fingerprints' key.
+pub(super) fn is_private(path: &Path, file: &Metadata) -> Result<(), StoreError> {
+    if file.mode() & 0o007 != 0 {
+        let path = path.display();
+        return Err(StoreError::Settings(format!(
+            "{path} is world-accessible: run `chmod o= {path}`"
+        )));
+    }
+    Ok(())
+}
+
 /// The row of `cluster`.
 struct FileState {
     system_id: i64,
@@ -52,22 +63,15 @@ struct FileState {
 
 impl StoreFile {
     pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
-        // It holds the fingerprints' key. SQLite gives its other files the same permissions.
+        // SQLite gives its other files the same permissions.
         let made = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
             .open(path);
         let made = made.and_then(|file| file.metadata());
-        let mode = made
-            .map_err(|source| StoreError::file(path, source))?
-            .mode();
-        if mode & 0o007 != 0 {
-            let path = path.display();
-            return Err(StoreError::Settings(format!(
-                "{path} is world-accessible: run `chmod o= {path}`"
-            )));
-        }
+        let made = made.map_err(|source| StoreError::file(path, source))?;
+        is_private(path, &made)?;
         let connection = Connection::open(path)?;
         connection.execute_batch(PRAGMAS)?;
         let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
