@@ -394,5 +394,5 @@ async fn instances_tell_each_other_their_configuration_and_the_head_of_their_jou
     // The head is that of the log.
     let head = told("journal_head").await;
     assert!(head.starts_with("1.1."), "{head}");
-    assert!(program.stderr().contains(&head));
+    until("the log has it", || program.stderr().contains(&head)).await;
 }

@@ -123,7 +123,10 @@ async fn signals_of_log_rotation_and_timers_do_not_kill_the_process() {
     let request = acme().post(QUERY, BY_NUMBER).request(&Clock::system());
     let answer = Connection::open(program.address).await.send(request).await;
     assert_eq!(answer.status, 200);
-    assert!(program.stderr().contains("SIGHUP reloads, SIGTERM ends"));
+    until("the log says what each signal does", || {
+        program.stderr().contains("SIGHUP reloads, SIGTERM ends")
+    })
+    .await;
     program.terminate();
     assert_eq!(program.end().await.0, Some(0));
 }

@@ -250,7 +250,10 @@ async fn a_process_that_loses_its_state_folder_admits_no_more_requests() {
         }
         assert!(began.elapsed() < PATIENCE, "it goes on");
     }
-    assert!(program.stderr().contains("state_dir cannot be written"));
+    until("the log says why", || {
+        program.stderr().contains("state_dir cannot be written")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -294,7 +294,9 @@ impl Started {
         let began = Instant::now();
         let serving = loop {
             let text = self.err.text();
-            if let Some(found) = text.lines().find_map(addresses) {
+            // The log is written by a thread of its own: the line about the store comes after the addresses.
+            let is_whole = text.contains("this store together") || text.contains("no [store]: ");
+            if let Some(found) = text.lines().find_map(addresses).filter(|_| is_whole) {
                 break found;
             }
             assert!(began.elapsed() < PATIENCE, "it does not serve: {text}");
