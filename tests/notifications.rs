@@ -1,5 +1,6 @@
 //! GatePay's notifications, from its signed call to the store: of one process with a file, and with a real PostgreSQL.
 
+mod approvals;
 mod delivered;
 mod endpoints;
 mod orders;

@@ -139,6 +139,15 @@ CREATE TABLE url_token (
     UNIQUE (tenant, incarnation, url, made_for)
 );
 
+-- Assignments by one operator that wait for another one. There are a few at most.
+CREATE TABLE proposal (
+    event uuid PRIMARY KEY,
+    tenant text NOT NULL,
+    incarnation bigint NOT NULL,
+    proposed_by text NOT NULL,
+    at bigint NOT NULL
+);
+
 -- Where the retention goes on with the ledger, which has no index by age: calls would pay for it.
 CREATE TABLE sweep (one boolean PRIMARY KEY DEFAULT true CHECK (one), owner_block bigint NOT NULL DEFAULT 0);
 INSERT INTO sweep DEFAULT VALUES;
@@ -479,5 +488,30 @@ BEGIN
         o_reason := CASE WHEN s_tenant IS NULL THEN reason ELSE 'removed' END;
         UPDATE event AS e SET quarantine = o_reason, decide_at = at_ms + delay WHERE e.id = known.id;
     END IF;
+END
+$$;
+
+-- Notes that an operator would give an event to a tenant. Verdicts: 0 noted, 1 another operator has proposed the same,
+-- 2 another operator has proposed another tenant.
+CREATE FUNCTION propose_v1(
+    which text, p_tenant text, p_incarnation bigint, p_by text, lasts bigint,
+    OUT verdict smallint, OUT o_by text, OUT o_tenant text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    before proposal%ROWTYPE;
+BEGIN
+    PERFORM notifying();
+    DELETE FROM proposal AS p WHERE p.at <= now_ms() - lasts;
+    SELECT * INTO before FROM proposal AS p WHERE p.event = which::uuid AND p.proposed_by <> p_by;
+    IF FOUND THEN
+        o_by := before.proposed_by;
+        o_tenant := before.tenant;
+        verdict := CASE WHEN before.tenant = p_tenant AND before.incarnation = p_incarnation THEN 1 ELSE 2 END;
+        RETURN;
+    END IF;
+    verdict := 0;
+    INSERT INTO proposal VALUES (which::uuid, p_tenant, p_incarnation, p_by, now_ms())
+    ON CONFLICT (event) DO UPDATE SET tenant = p_tenant, incarnation = p_incarnation, at = now_ms();
 END
 $$;

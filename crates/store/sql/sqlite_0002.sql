@@ -122,6 +122,14 @@ CREATE TABLE url_token (
     UNIQUE (tenant, incarnation, url, made_for)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE proposal (
+    event BLOB PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    incarnation INTEGER NOT NULL,
+    proposed_by TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX owner_at ON owner (at);
 
 PRAGMA user_version = 2;

@@ -39,6 +39,8 @@ pub(crate) enum NewsStep {
     TakeQuarantined(u32),
     Settle(Index, AskedOwner, Option<u64>),
     Assign(Index, AskedOwner),
+    /// One of two operators would give an event to a tenant.
+    Propose(Index, u8, bool),
     Claim(i64, u32),
     Renew(Index),
     Release(Index),
@@ -114,6 +116,8 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
         2 => (1_u32..4).prop_map(NewsStep::TakeQuarantined),
         2 => (any::<Index>(), asked_owner(), delay).prop_map(|(at, owner, delay)| NewsStep::Settle(at, owner, delay)),
         1 => (any::<Index>(), asked_owner()).prop_map(|(at, owner)| NewsStep::Assign(at, owner)),
+        1 => (any::<Index>(), 0..2_u8, any::<bool>())
+            .prop_map(|(at, tenant, by)| NewsStep::Propose(at, tenant, by)),
         8 => (1_i64..3, 1_u32..4).prop_map(|(instance, most)| NewsStep::Claim(instance, most)),
         2 => any::<Index>().prop_map(NewsStep::Renew),
         2 => any::<Index>().prop_map(NewsStep::Release),
@@ -210,6 +214,14 @@ impl NewsTrial<'_> {
             }
             NewsStep::Settle(at, owner, delay) => self.settle(*at, *owner, *delay),
             NewsStep::Assign(at, owner) => self.assign(*at, *owner),
+            NewsStep::Propose(at, tenant, by) => {
+                if !self.ids.is_empty() {
+                    let id = *at.get(&self.ids);
+                    let tenant = self.tenant(*tenant, false);
+                    let by = if *by { "olga" } else { "otto" };
+                    both!(self, propose(id, &tenant, by));
+                }
+            }
             NewsStep::Claim(instance, most) => {
                 let claims = both!(self, claim_endpoints(*instance, *most));
                 self.claims.extend(claims);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use gatepay_core::ownership::TenantIncarnation;
 use gatepay_store::notifications::delivery::EndpointState;
-use gatepay_store::notifications::event::{EventId, EventState};
+use gatepay_store::notifications::event::{EventId, EventState, ProposalResult};
 use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
+use gatepay_tenancy::settings::ApprovalRule;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -32,6 +33,10 @@ struct AssignReply {
     state: &'static str,
     /// Whether another final status of the object contradicts it.
     conflict: bool,
+    /// The operators that have ordered it: one, or two if `caps.approvals` is 2.
+    approved_by: Vec<String>,
+    /// How many other operators it waits for.
+    needs: u64,
     /// Whether the audit journal holds it; `null` without a journal.
     journaled: Option<bool>,
 }
@@ -67,9 +72,12 @@ pub(super) async fn assign(
 ) -> AdminResponse {
     match read_assignment(app, query, actor).await {
         Err(failure) => failure.answer(),
-        Ok((order, id, owner)) => {
+        Ok((order, id, owner, state)) => {
             let task = tokio::spawn(async move {
-                let assigned = order.assign(id, owner).await;
+                let assigned = match order.app.settings.approvals {
+                    ApprovalRule::One => order.assign(id, owner).await,
+                    ApprovalRule::Two => order.propose(id, owner, state).await,
+                };
                 assigned.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
             });
             finished(task).await
@@ -117,12 +125,20 @@ async fn read_assignment(
     app: &Arc<App>,
     query: Option<&str>,
     actor: AdminActor,
-) -> Result<(NotificationOrder, EventId, TenantIncarnation), AdminFailure> {
+) -> Result<(NotificationOrder, EventId, TenantIncarnation, EventState), AdminFailure> {
     let relay = relay(app)?;
     let [Some(id), Some(owner)] = query_fields(query, ["id", "tenant"])? else {
         return Err(bad("say id= and tenant=\n"));
     };
     let (id, owner) = (event_id(&id)?, tenant(relay, &owner)?);
+    let rule = app.settings.approvals;
+    let mut operators = app.settings.admin.operators.iter();
+    if rule == ApprovalRule::Two && !operators.any(|operator| operator.name == actor.name) {
+        return Err(AdminFailure(
+            StatusCode::FORBIDDEN,
+            "caps.approvals is 2: two operators assign, each with the token of an [[admin.operator]]\n".into(),
+        ));
+    }
     let state = event(relay.calls(), id).await?.summary.state;
     if !matches!(state, EventState::Quarantined | EventState::Operator) {
         return Err(conflict(format!(
@@ -135,9 +151,15 @@ async fn read_assignment(
         party: Some(owner.tenant.clone()),
         since_ms: None,
         by: actor.name.to_string(),
+        proposed_by: None,
         peer: actor.peer,
     };
-    Ok((NotificationOrder::new(app, relay.calls(), act), id, owner))
+    Ok((
+        NotificationOrder::new(app, relay.calls(), act),
+        id,
+        owner,
+        state,
+    ))
 }
 
 async fn read_replay(
@@ -152,6 +174,7 @@ async fn read_replay(
         party: None,
         since_ms: None,
         by: actor.name.to_string(),
+        proposed_by: None,
         peer: actor.peer,
     };
     let filter = match query_fields(query, ["id", "tenant", "since"])? {
@@ -219,6 +242,7 @@ async fn read_enable(
         party: Some(owner.tenant),
         since_ms: None,
         by: actor.name.to_string(),
+        proposed_by: None,
         peer: actor.peer,
     };
     Ok((NotificationOrder::new(app, relay.calls(), act), held))
@@ -240,13 +264,65 @@ fn moment(text: &str) -> Result<u64, AdminFailure> {
 }
 
 impl NotificationOrder {
+    /// The assignment, if another operator has ordered the same; else it waits for one.
+    async fn propose(
+        mut self,
+        id: EventId,
+        owner: TenantIncarnation,
+        state: EventState,
+    ) -> Result<AssignReply, AdminFailure> {
+        self.act.action = NotificationAction::Propose;
+        let journaled = self.journaled(NotificationAction::ProposeFailed).await?;
+        let (tenant, by) = (owner.clone(), self.act.by.clone());
+        let proposed = self
+            .calls
+            .call(move |store| async move { store.propose(id, &tenant, &by).await });
+        let proposed = proposed.await.map_err(|error| {
+            let unknown = NotificationAction::ProposeUnknown;
+            self.failed(&error, (NotificationAction::ProposeFailed, unknown))
+        })?;
+        match proposed {
+            ProposalResult::Confirmed { by } => {
+                self.act.action = NotificationAction::Assign;
+                self.act.proposed_by = Some(by);
+                self.assign(id, owner).await
+            }
+            ProposalResult::Noted => {
+                let tenant = owner.tenant;
+                tracing::warn!(event = %id, %tenant, operator = %self.act.by, "an assignment waits for another operator");
+                Ok(AssignReply {
+                    id: id.to_string(),
+                    tenant,
+                    state: state.as_str(),
+                    conflict: false,
+                    approved_by: vec![self.act.by],
+                    needs: 1,
+                    journaled,
+                })
+            }
+            ProposalResult::Differs { by, tenant } => {
+                self.note(NotificationAction::ProposeFailed);
+                Err(conflict(format!(
+                    "not assigned: {by} has ordered it for {tenant}, and that order lasts a day\n"
+                )))
+            }
+        }
+    }
+
     async fn assign(
         self,
         id: EventId,
         owner: TenantIncarnation,
     ) -> Result<AssignReply, AdminFailure> {
         let journaled = self.journaled(NotificationAction::AssignFailed).await?;
-        let (by, tenant) = (self.act.by.clone(), owner.tenant.clone());
+        let approved_by: Vec<String> = self
+            .act
+            .proposed_by
+            .iter()
+            .chain([&self.act.by])
+            .cloned()
+            .collect();
+        let (by, tenant) = (approved_by.join(", "), owner.tenant.clone());
         let assigned = self
             .calls
             .call(move |store| async move { store.assign(id, &owner, None, &by).await });
@@ -272,6 +348,8 @@ impl NotificationOrder {
             tenant,
             state: arrival.state.as_str(),
             conflict: arrival.has_conflict,
+            approved_by,
+            needs: 0,
             journaled,
         })
     }

@@ -57,8 +57,8 @@ pub(crate) struct NotificationsShow {
 }
 
 /// Give a notification in quarantine to a tenant.
-/// The tenant gets it like its own, and sees the business of another tenant if the assignment is wrong. The audit journal
-/// records it.
+/// The tenant gets it like its own, and sees the business of another tenant if the assignment is wrong. With
+/// caps.approvals = 2 another operator has to order the same within a day. The audit journal records it.
 #[derive(Args)]
 pub(crate) struct NotificationsAssign {
     /// The notification's id.
@@ -196,6 +196,11 @@ impl NotificationsAssign {
         ];
         let lines = |reply: &Value| {
             let (tenant, state) = (shown(&reply["tenant"]), shown(&reply["state"]));
+            if reply["needs"] == 1 {
+                return vec![format!(
+                    "not assigned yet: another operator has to order it for {tenant} too, within a day"
+                )];
+            }
             vec![format!("assigned to {tenant}: it is {state}")]
         };
         let path = "/-/notifications/assign";

@@ -133,6 +133,8 @@ pub struct NotificationAct {
     pub since_ms: Option<u64>,
     /// The name of the operator of the proxy.
     pub by: String,
+    /// The operator that has ordered the same before, if an order needs two.
+    pub proposed_by: Option<String>,
     /// The IP address that the request came from.
     pub peer: IpAddr,
 }
@@ -141,6 +143,12 @@ pub struct NotificationAct {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotificationAction {
+    /// An operator orders an assignment that needs two operators.
+    Propose,
+    /// The announced proposal failed.
+    ProposeFailed,
+    /// Whether the announced proposal was stored is not known.
+    ProposeUnknown,
     /// A notification is about to be given to a tenant.
     Assign,
     /// The announced assignment failed.
@@ -183,7 +191,8 @@ impl JournalEntry {
             Self::Suspension(act) => act.action == SuspensionAction::Resume,
             Self::Notification(act) => matches!(
                 act.action,
-                NotificationAction::Assign
+                NotificationAction::Propose
+                    | NotificationAction::Assign
                     | NotificationAction::Replay
                     | NotificationAction::Enable
             ),
@@ -305,6 +314,8 @@ enum EntryBody<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         since: Option<Rfc3339>,
         by: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proposed_by: Option<&'a str>,
         peer: IpAddr,
     },
     Resumed {
@@ -430,6 +441,7 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
             party: act.party.as_deref(),
             since: act.since_ms.map(Rfc3339),
             by: &act.by,
+            proposed_by: act.proposed_by.as_deref(),
             peer: act.peer,
         },
         JournalEntry::Resumed { after_ms } => EntryBody::Resumed {

@@ -10,8 +10,8 @@ use crate::notifications::delivery::{
     EndpointState,
 };
 use crate::notifications::event::{
-    EventArrival, EventId, EventState, NewEvent, QuarantineDecision, QuarantinedEvent,
-    ReceiveResult,
+    EventArrival, EventId, EventState, NewEvent, ProposalResult, QuarantineDecision,
+    QuarantinedEvent, ReceiveResult,
 };
 use crate::notifications::ledger::{
     CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, TenantAccount,
@@ -124,6 +124,22 @@ impl Store {
         match self {
             Self::Postgres(store) => store.assign(event, tenant, url, by).await,
             Self::Sqlite(store) => store.assign(event, tenant, url, by).await,
+        }
+    }
+
+    /// Notes that an operator would give an event to a tenant, for [`PROPOSAL_LASTS`], and returns whether another operator
+    /// has proposed the same. Changes no event.
+    ///
+    /// [`PROPOSAL_LASTS`]: crate::notifications::event::PROPOSAL_LASTS
+    pub async fn propose(
+        &self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        by: &str,
+    ) -> Result<ProposalResult, StoreError> {
+        match self {
+            Self::Postgres(store) => store.propose(event, tenant, by).await,
+            Self::Sqlite(store) => store.propose(event, tenant, by).await,
         }
     }
 

@@ -135,6 +135,28 @@ pub enum QuarantineDecision {
     Again(QuarantineReason, Duration),
 }
 
+/// How long an operator's proposal of an assignment waits for another operator.
+pub const PROPOSAL_LASTS: Duration = Duration::from_hours(24);
+
+/// What became of an operator's proposal to give an event to a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProposalResult {
+    /// It waits for another operator. A proposal of the same operator before it is replaced.
+    Noted,
+    /// Another operator has proposed the same: it may be carried out.
+    Confirmed {
+        /// The other operator.
+        by: String,
+    },
+    /// Another operator has proposed another tenant, or another incarnation.
+    Differs {
+        /// The other operator.
+        by: String,
+        /// The other tenant id.
+        tenant: String,
+    },
+}
+
 impl NewEvent {
     /// An event of a notification that was [read](Notification::read) from `body`.
     pub fn new(

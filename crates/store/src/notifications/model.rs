@@ -15,7 +15,8 @@ use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use super::delivery::{AttemptRecord, EndpointBreaker, EndpointKey, EndpointOffReason};
 use super::event::{
     DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PlacementBasis, QuarantineDecision, QuarantinedEvent, ReceiveResult,
+    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
+    ReceiveResult,
 };
 use super::ledger::{
     CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
@@ -34,6 +35,8 @@ pub struct NotificationModel {
     objects: Vec<Option<ModelObject>>,
     events: BTreeMap<EventId, ModelEvent>,
     last_place: i64,
+    /// Tenant, operator and time.
+    proposals: BTreeMap<EventId, (TenantIncarnation, String, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -318,6 +321,31 @@ impl NotificationModel {
                 Some(self.place(event, &placement, None))
             }
             _ => None,
+        }
+    }
+
+    /// As [`Store::propose`](crate::engine::Store::propose).
+    pub fn propose(
+        &mut self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        by: &str,
+    ) -> ProposalResult {
+        let until = self.now_ms.saturating_sub(millis(PROPOSAL_LASTS));
+        self.proposals.retain(|_, (_, _, at)| *at > until);
+        match self.proposals.get(&event) {
+            Some((same, other, _)) if other != by && same == tenant => {
+                ProposalResult::Confirmed { by: other.clone() }
+            }
+            Some((differs, other, _)) if other != by => ProposalResult::Differs {
+                by: other.clone(),
+                tenant: differs.tenant.clone(),
+            },
+            _ => {
+                let proposal = (tenant.clone(), by.to_owned(), self.now_ms);
+                self.proposals.insert(event, proposal);
+                ProposalResult::Noted
+            }
         }
     }
 

@@ -18,10 +18,10 @@ use crate::model::claims::UniqueClaims;
 use crate::model::facts::ConfigFacts;
 use crate::model::party::{DEFAULT_WINDOW, PartyId, Rate};
 use crate::model::settings::{
-    AcceptEncoding, AdminOperator, AdminSettings, AuditSettings, BreakerSettings, ClockSource,
-    DrainSettings, EgressCredentials, EgressSettings, FixedAddressCallback, Institution,
-    ListenSettings, LogFormat, LogSettings, MetricsSettings, QuotaSettings, QuotaShadow,
-    RefusalStatus, SecretText, Settings, StoreSettings, UpstreamSettings,
+    AcceptEncoding, AdminOperator, AdminSettings, ApprovalRule, AuditSettings, BreakerSettings,
+    ClockSource, DrainSettings, EgressCredentials, EgressSettings, FixedAddressCallback,
+    Institution, ListenSettings, LogFormat, LogSettings, MetricsSettings, QuotaSettings,
+    QuotaShadow, RefusalStatus, SecretText, Settings, StoreSettings, UpstreamSettings,
 };
 use crate::model::tenant::SubAccount;
 use crate::model::url::{UpstreamUrl, UrlError};
@@ -89,6 +89,7 @@ pub(crate) fn read(
         audit,
         store,
         notifications,
+        approvals: approvals(reader.section("caps")),
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: ConfigFacts::new(),
@@ -97,12 +98,21 @@ pub(crate) fn read(
         let text = "requires state_dir, which remembers the last contact with the store";
         reader.problem("store", text);
     }
-    shared_burst(reader, &settings);
-    notifications_file::check(reader, &settings);
+    check_together(reader, &settings);
+    settings
+}
+
+/// Reports the settings that do not go together.
+fn check_together(reader: &mut TableReader<'_>, settings: &Settings) {
+    shared_burst(reader, settings);
+    if settings.approvals == ApprovalRule::Two && settings.admin.operators.len() < 2 {
+        let text = "2 requires two [[admin.operator]]: an order needs two different ones";
+        reader.problem("caps.approvals", text);
+    }
+    notifications_file::check(reader, settings);
     if collide(settings.listen.address, settings.admin.address) {
         reader.problem("admin.address", "must differ from listen.address");
     }
-    settings
 }
 
 /// Instances share the institution's burst, and one with less than one request of it would never admit.
@@ -405,6 +415,17 @@ fn window(mut reader: TableReader<'_>) -> StampWindow {
     };
     reader.finish();
     window
+}
+
+fn approvals(mut reader: TableReader<'_>) -> ApprovalRule {
+    let approvals = reader.or("approvals", ApprovalRule::One, |value| {
+        Ok(match value::number(value, 1..=2)? {
+            2 => ApprovalRule::Two,
+            _ => ApprovalRule::One,
+        })
+    });
+    reader.finish();
+    approvals
 }
 
 fn drain(mut reader: TableReader<'_>) -> DrainSettings {

@@ -63,6 +63,8 @@ pub struct Settings {
     pub store: Option<StoreSettings>,
     /// GatePay's notifications; without it they do not come through.
     pub notifications: Option<NotificationSettings>,
+    /// The orders that need more than one operator.
+    pub approvals: ApprovalRule,
     /// The metrics' settings.
     pub metrics: MetricsSettings,
     /// How the log looks.
@@ -446,6 +448,25 @@ impl StoreSettings {
     }
 }
 
+/// How many operators an order needs that may show one tenant another's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalRule {
+    /// One: the order is carried out at once.
+    One,
+    /// Two different operators, each with a token of its own.
+    Two,
+}
+
+impl ApprovalRule {
+    /// The number of operators.
+    pub const fn count(self) -> u64 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
 /// The metrics' settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsSettings {
@@ -516,6 +537,7 @@ impl Settings {
             audit: None,
             store: None,
             notifications: None,
+            approvals: ApprovalRule::One,
             metrics: MetricsSettings::default(),
             log: LogSettings::default(),
             written: ConfigFacts::new(),

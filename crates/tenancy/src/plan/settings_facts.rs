@@ -46,10 +46,12 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         audit,
         store,
         notifications,
+        approvals,
         metrics,
         log,
         written: _,
     } = settings;
+    let callback = word(FixedAddressCallback::WORDS, fixed_address_callback);
     let mut facts = named([
         ("tenants", path(tenants)),
         ("operators", maybe_path(operators.as_ref())),
@@ -59,10 +61,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         ("refusal_status", word(RefusalStatus::WORDS, refusal_status)),
         ("ratelimit_headers", (*ratelimit_headers).into()),
         ("checks", checks.as_str().into()),
-        (
-            "fixed_address_callback",
-            word(FixedAddressCallback::WORDS, fixed_address_callback),
-        ),
+        ("fixed_address_callback", callback),
         ("balance.currencies", balance_currencies.clone().into()),
         ("clock", word(ClockSource::WORDS, clock)),
         ("secret_text", word(SecretText::WORDS, secret_text)),
@@ -76,6 +75,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         ("audit", of_audit(audit.as_ref())),
         ("store", of_store(store.as_ref())),
         ("notifications", of_notifications(notifications.as_ref())),
+        ("caps", vec![("approvals", approvals.count().into())]),
         ("metrics", of_metrics(metrics)),
         ("log", of_log(log)),
     ] {

@@ -10,12 +10,14 @@ use super::{big, event_id, millis_of, one_row, small, unexpected, unsigned, url_
 use crate::error::StoreError;
 use crate::notifications::event::{
     DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PlacementBasis, QuarantineDecision, QuarantinedEvent, ReceiveResult,
+    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
+    ReceiveResult,
 };
 
 const RECEIVE: &str = "SELECT * FROM gatepay.receive_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
     $16, $17)";
 const TAKE_QUARANTINED: &str = "SELECT * FROM gatepay.take_quarantined_v1($1, $2)";
+const PROPOSE: &str = "SELECT * FROM gatepay.propose_v1($1, $2, $3, $4, $5)";
 const SETTLE: &str = "SELECT * FROM gatepay.settle_v1($1, $2, $3, $4, $5, $6, $7, $8)";
 
 impl PostgresStore {
@@ -74,6 +76,37 @@ impl PostgresStore {
         };
         self.settle(event, &["quarantined", "operator"], &placement, None)
             .await
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        by: &str,
+    ) -> Result<ProposalResult, StoreError> {
+        let rows = self
+            .run_on(
+                &self.notifications.arrivals,
+                PROPOSE,
+                &[
+                    &event.to_string(),
+                    &tenant.tenant,
+                    &big(tenant.incarnation),
+                    &by,
+                    &millis_of(PROPOSAL_LASTS),
+                ],
+            )
+            .await?;
+        let row = one_row(&rows)?;
+        let text = |name| cell::<Option<String>>(row, name).map(Option::unwrap_or_default);
+        match cell::<i16>(row, "verdict")? {
+            0 => Ok(ProposalResult::Noted),
+            1 => Ok(ProposalResult::Confirmed { by: text("o_by")? }),
+            _ => Ok(ProposalResult::Differs {
+                by: text("o_by")?,
+                tenant: text("o_tenant")?,
+            }),
+        }
     }
 
     async fn settle(

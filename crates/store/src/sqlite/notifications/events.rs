@@ -13,7 +13,8 @@ use super::{
 use crate::error::StoreError;
 use crate::notifications::event::{
     DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PlacementBasis, QuarantineDecision, QuarantinedEvent, ReceiveResult,
+    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
+    ReceiveResult,
 };
 
 impl SqliteStore {
@@ -75,6 +76,50 @@ impl SqliteStore {
         })
         .await
     }
+
+    pub(crate) async fn propose(
+        &self,
+        event: EventId,
+        tenant: &TenantIncarnation,
+        by: &str,
+    ) -> Result<ProposalResult, StoreError> {
+        let (tenant, by) = (tenant.clone(), by.to_owned());
+        self.change(move |change, now_ms| propose(change, event, &tenant, &by, now_ms))
+            .await
+    }
+}
+
+fn propose(
+    change: &Connection,
+    event: EventId,
+    tenant: &TenantIncarnation,
+    by: &str,
+    now_ms: i64,
+) -> Result<ProposalResult, StoreError> {
+    change.execute(
+        "DELETE FROM proposal WHERE at <= ?1",
+        [now_ms - millis_of(PROPOSAL_LASTS)],
+    )?;
+    let event = &event.0.as_bytes()[..];
+    let other = "SELECT proposed_by, tenant, incarnation FROM proposal WHERE event = ?1 AND proposed_by <> ?2";
+    let other = change
+        .query_row(other, params![event, by], |row| {
+            Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+        })
+        .optional()?;
+    if let Some((by, other, incarnation)) = other {
+        let is_same = other == tenant.tenant && incarnation == big(tenant.incarnation);
+        return Ok(if is_same {
+            ProposalResult::Confirmed { by }
+        } else {
+            ProposalResult::Differs { by, tenant: other }
+        });
+    }
+    change.execute(
+        "INSERT OR REPLACE INTO proposal VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![event, tenant.tenant, big(tenant.incarnation), by, now_ms],
+    )?;
+    Ok(ProposalResult::Noted)
 }
 
 /// The status of an event at an object.
