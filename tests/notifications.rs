@@ -3,6 +3,7 @@
 mod approvals;
 mod delivered;
 mod endpoints;
+mod import;
 mod orders;
 mod pull;
 mod strangers;

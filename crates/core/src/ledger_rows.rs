@@ -75,18 +75,56 @@ impl LedgerRow {
         if verdict != AnswerVerdict::Success {
             return Vec::new();
         }
-        let mut ids = answered(self.own_ids, answer);
-        let is_chosen = |id: &LedgerKey| chosen.iter().any(|text| plain(text).eq(plain(id.text())));
-        let is_clear = !chosen.is_empty() && chosen.iter().all(|text| text.is_ascii());
-        let may_be_an_echo = |id: &LedgerKey| {
-            matches!(
-                id.kind(),
-                LedgerKeyKind::PayoutId | LedgerKeyKind::RewardBatchId | LedgerKeyKind::GiftBatchId
-            )
-        };
-        ids.retain(|id| !is_chosen(id) && (is_clear || !may_be_an_echo(id)));
-        ids
+        let ids = answered(self.own_ids, answer);
+        without_echoes(ids, chosen)
     }
+
+    /// The keys of a call that only an audit journal knows: by the value of its idempotency key, which is the field `named`,
+    /// and the ids of GatePay's that its answer had, if it succeeded.
+    ///
+    /// A key of two fields is not in a journal. What is longer than [`JOURNALED_LENGTH`] may have been cut there, and is
+    /// left out.
+    pub fn journaled<'i>(
+        &self,
+        (named, key): (&str, Option<&str>),
+        id: impl Fn(&str) -> Option<&'i str>,
+    ) -> Vec<LedgerKey> {
+        let intents = self.intents.iter().filter(|it| it.fields == [named]);
+        let mut keys: Vec<LedgerKey> = intents
+            .filter_map(|intent| LedgerKey::new(intent.kind, key?))
+            .collect();
+        let ids = self.own_ids.iter().filter_map(|own| match own.fields {
+            [field] => LedgerKey::new(own.kind, id(field)?),
+            _ => None,
+        });
+        let ids = ids.filter(|id| id.text().chars().count() < JOURNALED_LENGTH);
+        let chosen: Vec<&str> = key.into_iter().collect();
+        keys.extend(without_echoes(ids.collect(), &chosen));
+        keys
+    }
+
+    /// The single fields of GatePay's own ids.
+    pub fn own_id_fields(&self) -> impl Iterator<Item = &'static str> {
+        let single = self.own_ids.iter().filter(|own| own.fields.len() == 1);
+        single.map(|own| own.fields[0])
+    }
+}
+
+/// The number of characters at which an audit journal cuts an id.
+pub const JOURNALED_LENGTH: usize = 64;
+
+/// The ids that are GatePay's own beside the numbers that the caller chose.
+fn without_echoes(mut ids: Vec<LedgerKey>, chosen: &[&str]) -> Vec<LedgerKey> {
+    let is_chosen = |id: &LedgerKey| chosen.iter().any(|text| plain(text).eq(plain(id.text())));
+    let is_clear = !chosen.is_empty() && chosen.iter().all(|text| text.is_ascii());
+    let may_be_an_echo = |id: &LedgerKey| {
+        matches!(
+            id.kind(),
+            LedgerKeyKind::PayoutId | LedgerKeyKind::RewardBatchId | LedgerKeyKind::GiftBatchId
+        )
+    };
+    ids.retain(|id| !is_chosen(id) && (is_clear || !may_be_an_echo(id)));
+    ids
 }
 
 /// The letters and digits of a text, in lower case.

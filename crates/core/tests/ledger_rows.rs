@@ -250,3 +250,49 @@ fn a_number_that_the_caller_chose_is_never_an_own_id() {
         assert_eq!(ids, [], "{call}");
     }
 }
+
+#[test]
+fn a_journal_gives_the_callers_number_and_gatepays_own_ids() {
+    let journaled = |name: &str, named: &str, key: Option<&str>, ids: &[(&str, &'static str)]| {
+        let id = |field: &str| {
+            ids.iter()
+                .find(|(name, _)| *name == field)
+                .map(|(_, id)| *id)
+        };
+        row(name).1.journaled((named, key), id)
+    };
+    let ids = [("prepayId", "506"), ("merchantTradeNo", "A-1")];
+    let both = [
+        key(LedgerKeyKind::TradeNumber, "A-1"),
+        key(LedgerKeyKind::PrepayId, "506"),
+    ];
+    assert_eq!(
+        journaled("create_order", "merchantTradeNo", Some("A-1"), &ids),
+        both
+    );
+    // Without a success there is no id of GatePay's.
+    let intent = &both[..1];
+    assert_eq!(
+        journaled("create_order", "merchantTradeNo", Some("A-1"), &[]),
+        intent
+    );
+    // A batch's id that echoes the caller's number is not GatePay's, and none is without that number.
+    let number = [key(LedgerKeyKind::PayoutNumber, "B-1")];
+    let echo = [("batch_id", "b1")];
+    assert_eq!(
+        journaled("create_payout", "batch_id", Some("B-1"), &echo),
+        number
+    );
+    assert_eq!(journaled("create_payout", "batch_id", None, &echo), []);
+    // An id that may have been cut is left out.
+    let long = "5".repeat(64).leak();
+    assert_eq!(
+        journaled(
+            "create_order",
+            "merchantTradeNo",
+            None,
+            &[("prepayId", long)]
+        ),
+        []
+    );
+}

@@ -1,4 +1,6 @@
-//! `ledger`: the ids by which notifications lead back to tenants, as the running process has them in its store.
+//! `ledger`: the ids by which notifications lead back to tenants.
+
+mod import;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -7,14 +9,15 @@ use serde_json::Value;
 use super::ExitStatus;
 use super::admin_client::AdminArguments;
 
-/// Show the tenants whose calls have used a number or an id of GatePay's.
-/// The running process is asked on its admin listener.
+/// Show the tenants whose calls have used a number or an id of GatePay's, or fill the ledger from an audit journal.
 #[derive(Subcommand)]
 pub(crate) enum LedgerCommand {
     Show(LedgerShow),
+    Import(import::LedgerImport),
 }
 
 /// Show every tenant that has a key, with the call that it comes from.
+/// The running process is asked on its admin listener.
 #[derive(Args)]
 pub(crate) struct LedgerShow {
     /// The number or id; of a fixed address its chain, a space and the address.
@@ -30,6 +33,7 @@ impl LedgerCommand {
     pub(crate) fn run(self) -> ExitStatus {
         match self {
             Self::Show(show) => show.run(),
+            Self::Import(import) => import.run(),
         }
     }
 }

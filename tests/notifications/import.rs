@@ -1,0 +1,107 @@
+//! `ledger import`: orders from before the ledger existed.
+
+use super::*;
+
+fn imports(folder: &Folder, more: &[&str]) -> (String, Option<i32>) {
+    let config = folder.name("proxy.toml");
+    printed(&run(
+        &[&["ledger", "import", "--config", &config], more].concat()
+    ))
+}
+
+#[tokio::test]
+async fn an_order_from_before_the_ledger_is_led_back_after_an_import() {
+    for engine in engines().await {
+        // A life without a store, whose journal is all that is left of its calls.
+        let gatepay = GatePay::now();
+        let before = Folder::before(&gatepay.url());
+        before.keeps_a_journal();
+        let program = Program::serve(&before).await;
+        program.until_ready().await;
+        let mut caller = Connection::open(program.address).await;
+        let mut created = async |shop: &Shop, number: &str| {
+            let call = shop.post(CREATE, order(number)).request(&Clock::system());
+            let answer = caller.send(call).await.json();
+            answer["data"]["prepayId"].as_str().unwrap().to_owned()
+        };
+        let to_acme = created(&acme(), "A-0001").await;
+        let to_globex = created(&globex(), "A-0001").await;
+        program.stop().await;
+
+        // The ledger of the next life does not know them.
+        let folder = folder(&gatepay.url(), &engine);
+        folder.keeps_a_journal();
+        let receiver = Receiver::start(&folder).await;
+        receiver.acknowledges(&paid(&to_acme, "A-0001")).await;
+        receiver.shows(&quarantined("no_holder")).await;
+        receiver.program.stop().await;
+
+        let (dir, key) = (before.name("audit"), before.name("secrets/audit.key"));
+        let from = ["--dir", &*dir, "--key-file", &*key];
+        let (said, code) = imports(&folder, &[&from[..], &["--dry-run"]].concat());
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("2 calls, verified"), "{said}");
+        assert!(
+            said.contains("4 keys would be added, 0 were there"),
+            "{said}"
+        );
+        let (said, code) = imports(&folder, &from);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("4 keys were added, 0 were there"), "{said}");
+        // To import again changes nothing.
+        let (said, code) = imports(&folder, &from);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("0 keys were added, 4 were there"), "{said}");
+
+        let receiver = Receiver::start(&folder).await;
+        // The one in quarantine leaves it, and the other's goes to its own tenant.
+        receiver.acknowledges(&paid(&to_globex, "A-0001")).await;
+        receiver.shows(&owned("globex")).await;
+        let began = Instant::now();
+        while receiver
+            .logged("a notification has left quarantine")
+            .is_empty()
+        {
+            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ledger = receiver.looks(&format!("/ledger?key={to_acme}")).await;
+        let holder = &ledger["holders"][0];
+        assert_eq!(
+            (&holder["tenant"], &holder["source"]),
+            (&json!("acme"), &json!("journal"))
+        );
+        receiver.program.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_altered_journal_is_not_imported() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    folder.keeps_a_journal();
+    let receiver = Receiver::start(&folder).await;
+    receiver.order(&acme(), "A-0001").await;
+    receiver.program.stop().await;
+    let file = fs::read_dir(folder.path("audit"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|it| it == "jsonl"))
+        .unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        text.replace("\"party\":\"acme\"", "\"party\":\"evil\""),
+    )
+    .unwrap();
+    let (said, code) = imports(&folder, &[]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("nothing was imported"), "{said}");
+    fs::write(&file, text).unwrap();
+    let (said, code) = imports(&folder, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("0 keys were added, 2 were there"), "{said}");
+    let (said, code) = imports(&folder, &["--dir", &folder.name("nowhere")]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("there is no journal here"), "{said}");
+}
