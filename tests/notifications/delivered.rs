@@ -89,6 +89,10 @@ async fn a_notification_reaches_its_own_tenant_once_and_verifies_with_its_secret
             }
             assert_eq!(endpoint.count(), 0, "once");
         }
+        let status = receiver.program.admin("GET", "/status").await.json();
+        let seen = &status["notifications"];
+        let counts = ["received", "delivered", "failed", "dead", "lag_ms"].map(|name| &seen[name]);
+        assert_eq!(json!(counts), json!([2, 2, 0, 0, 0]), "{seen}");
         receiver.program.stop().await;
     }
 }

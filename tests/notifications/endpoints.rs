@@ -98,6 +98,13 @@ async fn an_endpoint_that_answered_410_is_turned_on_by_hand_and_the_journal_has_
         assert_eq!(endpoint["waiting"], 1, "{endpoint}");
         assert_eq!(to_acme.take().len(), 1, "the notification");
 
+        let status = receiver.says("an endpoint of acme is turned off").await;
+        let backlog = &status["notifications"]["tenants"][0];
+        assert_eq!(
+            (&backlog["id"], &backlog["endpoints_off"]),
+            (&json!("acme"), &json!(1))
+        );
+
         // The test tells that it works again, and does not turn it on.
         to_acme.answers(200);
         let (status, said) = receiver.orders(TEST).await;

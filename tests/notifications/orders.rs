@@ -24,6 +24,21 @@ impl Receiver {
         answer.json()
     }
 
+    /// The status, once one of its problems begins with this text.
+    pub(super) async fn says(&self, problem: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let status = self.looks("/status").await;
+            let problems = status["problems"].as_array().unwrap();
+            let mut texts = problems.iter().filter_map(|it| it["text"].as_str());
+            if texts.any(|text| text.starts_with(problem)) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(super) async fn orders(&self, path: &str) -> (u16, Value) {
         let answer = self.program.admin("POST", path).await;
         let body = serde_json::from_slice(&answer.body);
@@ -201,6 +216,12 @@ async fn dead_notifications_are_sent_again_one_by_one_or_a_tenants_since_a_time(
     let shown = receiver.looks(&format!("/notifications/{}", dead[0])).await;
     assert_eq!(shown["deliveries"][0]["status"], 500);
     assert!(!shown.to_string().contains("secretive"), "{shown}");
+    let status = receiver.says("2 notifications were not delivered").await;
+    let seen = &status["notifications"];
+    assert_eq!(
+        (&seen["dead"], &seen["quarantined"]),
+        (&json!(2), &json!(1))
+    );
     let replay = |query: &str| format!("/-/notifications/replay?{query}");
     for (query, status) in [
         (format!("id={}", quarantined[0]), 409),

@@ -18,9 +18,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::admin::status_report::{
     BusyTenant, ByHand, CredentialReport, JournalReport, KeyNotInForce, LatencyQuantiles,
-    LatencyReport, OutcomeReport, ProcessReport, QuotaReport, RefusalCount, RefusedParty,
-    ReplayReport, StatusReport, StoreReport, SuspendedParty, TrafficReport, UpstreamReport,
-    WorkerReport,
+    LatencyReport, NotificationReport, OutcomeReport, ProcessReport, QuotaReport, RefusalCount,
+    RefusedParty, ReplayReport, StatusReport, StoreReport, SuspendedParty, TrafficReport,
+    UpstreamReport, WorkerReport,
 };
 use crate::admin::{cluster_view, trouble};
 use crate::app::App;
@@ -29,6 +29,8 @@ use crate::generation::Generation;
 use crate::generation::credential_usage::{NotInForceUse, why_not_in_force};
 use crate::generation::tenant_limits::TenantLimits;
 use crate::metrics::totals::{LatencySpread, MetricTotals};
+use crate::notify::deliver::meters::DeliveryResult;
+use crate::notify::receive::meters::ReceptionResult;
 use crate::process::drain::DrainPhase;
 use crate::process::heartbeat::StalledWorkers;
 use crate::prom::outcome::RequestOutcome;
@@ -165,6 +167,7 @@ fn status(
         },
         journal: journal(app),
         store: store(app, now_ms),
+        notifications: notifications(app),
         workers: workers(app),
         suspensions: suspensions(app),
         reload: app.lifecycle.reload.state(),
@@ -264,6 +267,38 @@ fn store(app: &App, now_ms: u64) -> Option<StoreReport> {
             let halts = view.halts.iter().take(BUSIEST);
             halts.map(|halt| halt.scope.to_string()).collect()
         }),
+    })
+}
+
+fn notifications(app: &App) -> Option<NotificationReport> {
+    app.notifications.as_ref()?;
+    let (received, deliveries) = (&app.metrics.notifications, &app.metrics.deliveries);
+    let attempts_failed = [
+        DeliveryResult::Failed,
+        DeliveryResult::Dead,
+        DeliveryResult::Gone,
+    ];
+    let mut tenants = deliveries.backlogs();
+    let (lag_ms, dead) = (
+        tenants.first().map_or(0, |oldest| oldest.lag_ms),
+        tenants.iter().map(|it| it.dead).sum(),
+    );
+    tenants.truncate(BUSIEST);
+    Some(NotificationReport {
+        received: received.count(ReceptionResult::New) + received.count(ReceptionResult::Changed),
+        not_stored: received.count(ReceptionResult::Failed),
+        unsigned: received.count(ReceptionResult::Unsigned),
+        quarantined: received.quarantined.get(),
+        oldest_quarantined_seconds: received.oldest_quarantined.get(),
+        delivered: deliveries.count(DeliveryResult::Delivered),
+        failed: attempts_failed
+            .map(|result| deliveries.count(result))
+            .iter()
+            .sum(),
+        connections: deliveries.connections.get(),
+        lag_ms,
+        dead,
+        tenants,
     })
 }
 

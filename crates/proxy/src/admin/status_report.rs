@@ -7,6 +7,7 @@ use crate::generation::suspension::SuspendedBy;
 use crate::generation::refusal_counts::RefusalView;
 use crate::generation::reload_status::ReloadState;
 use crate::generation::tenant_limits::TenantLimitsView;
+use crate::notify::deliver::meters::DeliveryBacklog;
 
 /// The state of the proxy at one moment.
 #[derive(Serialize)]
@@ -39,6 +40,9 @@ pub struct StatusReport {
     /// The store that instances share, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) store: Option<StoreReport>,
+    /// GatePay's notifications and their deliveries, if they are configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) notifications: Option<NotificationReport>,
     pub(super) workers: WorkerReport,
     /// Tenants and operators that are suspended by hand.
     pub(super) suspensions: ByHand,
@@ -177,6 +181,33 @@ pub(super) struct StoreReport {
     pub(super) max_skew_ms: u64,
     /// The scopes of the halts in force.
     pub(super) halts: Vec<String>,
+}
+
+/// Counts are since the start of this process; what is in the store is of all instances.
+#[derive(Serialize)]
+pub(super) struct NotificationReport {
+    /// Notifications that were stored.
+    pub(super) received: u64,
+    /// Notifications that could not be stored: GatePay repeats them.
+    pub(super) not_stored: u64,
+    /// Calls to the listener that GatePay has not signed.
+    pub(super) unsigned: u64,
+    /// Notifications without an owner, in the store.
+    pub(super) quarantined: i64,
+    /// The age of the oldest of them; 0 if there is none.
+    pub(super) oldest_quarantined_seconds: f64,
+    /// Notifications that a tenant acknowledged.
+    pub(super) delivered: u64,
+    /// Attempts that failed.
+    pub(super) failed: u64,
+    /// Open connections to tenants' endpoints.
+    pub(super) connections: i64,
+    /// The age of the oldest notification that waits for its delivery, in milliseconds; 0 if none waits.
+    pub(super) lag_ms: u64,
+    /// Notifications whose schedule is used up, in the store.
+    pub(super) dead: u64,
+    /// Tenants with something undelivered, the longest waiting first; a limited number.
+    pub(super) tenants: Vec<DeliveryBacklog>,
 }
 
 #[derive(Default, Serialize)]

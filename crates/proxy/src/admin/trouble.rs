@@ -14,7 +14,9 @@ const EXPIRES_SOON_S: u64 = 14 * 86_400;
 const EXPIRES_NOW_S: u64 = 2 * 86_400;
 /// The clock offset in milliseconds above which the problem is shown; at 10,000 ms GatePay accepts no request.
 const APART_MS: u64 = 4_000;
-/// The number of parties suspended by hand that get a line of their own.
+/// The age in seconds from which a notification without an owner is a problem.
+const QUARANTINED_LONG_S: f64 = 3_600.0;
+/// The number of parties, suspended by hand or with notifications undelivered, that get a line of their own.
 const NAMED: usize = 5;
 
 /// All problems in this status, the worst first.
@@ -23,6 +25,7 @@ pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Ve
     found.in_money(status, since);
     found.at_gatepay(status, since);
     found.in_store(status);
+    found.in_notifications(status);
     found.in_here(status, since, expiry);
     found.by_hand(status);
     found.in_files(status);
@@ -125,6 +128,33 @@ impl ProblemList {
         self.say(Warn, configurations > 1, text);
         for scope in &store.halts {
             self.say(Warn, true, format!("halted on all instances: {scope}"));
+        }
+    }
+
+    fn in_notifications(&mut self, status: &StatusReport) {
+        let Some(it) = &status.notifications else {
+            return;
+        };
+        let (count, oldest_s) = (it.quarantined, it.oldest_quarantined_seconds);
+        let text = format!(
+            "{count} notifications have no owner, the oldest for {:.0} minutes: notifications list --state quarantined shows them",
+            oldest_s / 60.0
+        );
+        self.say(Warn, oldest_s > QUARANTINED_LONG_S, text);
+        let dead = it.dead;
+        let text = format!(
+            "{dead} notifications were not delivered, and their schedule is used up: notifications list --state dead shows them"
+        );
+        self.say(Warn, dead > 0, text);
+        for tenant in it.tenants.iter().take(NAMED) {
+            let (id, lag_s) = (&tenant.id, tenant.lag_ms / 1_000);
+            let text = format!(
+                "notifications of {id} have waited for {lag_s} s: its endpoint keeps failing"
+            );
+            self.say(Warn, tenant.breakers_open > 0 && tenant.lag_ms > 0, text);
+            let text =
+                format!("an endpoint of {id} is turned off: notifications endpoints shows why");
+            self.say(Warn, tenant.endpoints_off > 0, text);
         }
     }
 

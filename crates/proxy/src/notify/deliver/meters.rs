@@ -1,11 +1,15 @@
 //! Metrics of deliveries. They stay at zero without `[notifications]`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use gatepay_store::notifications::delivery::{EndpointOffReason, EndpointState};
 use gatepay_store::notifications::listing::NotificationCounts;
 use parking_lot::Mutex;
 use prometheus::{GaugeVec, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
+use serde::Serialize;
 
 use crate::prom::registrar::{Registrar, SECONDS, tenant_label};
 
@@ -23,6 +27,23 @@ pub struct DeliveryMeters {
     dead: IntGaugeVec,
     /// The tenants that have series of their own. All others are counted together.
     own: Arc<Mutex<BTreeSet<String>>>,
+    /// The tenants with something undelivered, as last shown.
+    backlogs: Arc<Mutex<Vec<DeliveryBacklog>>>,
+}
+
+/// What is undelivered of one tenant, for the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeliveryBacklog {
+    /// The tenant.
+    pub id: String,
+    /// The age of the oldest notification that waits, in milliseconds; 0 if none waits.
+    pub lag_ms: u64,
+    /// Notifications whose schedule is used up.
+    pub dead: u64,
+    /// Endpoints that keep failing.
+    pub breakers_open: u64,
+    /// Endpoints that are turned off.
+    pub endpoints_off: u64,
 }
 
 /// The result of an attempt, as a label.
@@ -56,7 +77,47 @@ impl DeliveryResult {
 struct TenantBacklog {
     dead: u64,
     open_breakers: u64,
+    off: u64,
     oldest_ms: Option<u64>,
+}
+
+impl TenantBacklog {
+    fn add(&mut self, state: &EndpointState) {
+        self.dead += state.dead;
+        self.open_breakers += u64::from(state.breaker.open_until_ms.is_some());
+        // Those that the configuration has no more are nobody's trouble.
+        let is_off = |reason| reason != EndpointOffReason::Removed;
+        self.off += u64::from(state.off.is_some_and(is_off));
+        let oldest = [self.oldest_ms, state.oldest_waiting_ms];
+        self.oldest_ms = oldest.into_iter().flatten().min();
+    }
+
+    fn lag_ms(&self, now_ms: u64) -> u64 {
+        self.oldest_ms
+            .map_or(0, |oldest| now_ms.saturating_sub(oldest))
+    }
+}
+
+/// The tenants with something undelivered, the longest waiting first.
+fn undelivered(counts: &NotificationCounts) -> Vec<DeliveryBacklog> {
+    let mut by_tenant: BTreeMap<&str, TenantBacklog> = BTreeMap::new();
+    for state in &counts.endpoints {
+        let tenant = by_tenant.entry(&state.endpoint.tenant.tenant);
+        tenant.or_default().add(state);
+    }
+    let backlogs = by_tenant.into_iter().map(|(id, backlog)| DeliveryBacklog {
+        id: id.to_owned(),
+        lag_ms: backlog.lag_ms(counts.now_ms),
+        dead: backlog.dead,
+        breakers_open: backlog.open_breakers,
+        endpoints_off: backlog.off,
+    });
+    let is_something = |it: &DeliveryBacklog| {
+        it.lag_ms > 0 || it.dead > 0 || it.breakers_open > 0 || it.endpoints_off > 0
+    };
+    let mut backlogs: Vec<_> = backlogs.filter(is_something).collect();
+    backlogs.sort_by_key(|it| (Reverse(it.lag_ms), Reverse(it.dead)));
+    backlogs
 }
 
 impl DeliveryMeters {
@@ -98,6 +159,7 @@ impl DeliveryMeters {
                 tenant,
             ),
             own: Arc::default(),
+            backlogs: Arc::default(),
         };
         made.show(&NotificationCounts::default(), &BTreeSet::new());
         made
@@ -110,6 +172,22 @@ impl DeliveryMeters {
         self.results.with_label_values(&labels).inc();
     }
 
+    /// Attempts with this result since the start, over all tenants that have not left.
+    pub fn count(&self, result: DeliveryResult) -> u64 {
+        let own: Vec<String> = self.own.lock().iter().cloned().collect();
+        let labels = own.iter().map(|id| Some(id.as_str())).chain([None]);
+        let counted = labels.map(|id| {
+            let labels = [tenant_label(id), result.as_str()];
+            self.results.with_label_values(&labels).get()
+        });
+        counted.sum()
+    }
+
+    /// The tenants with something undelivered, as last shown, the oldest first.
+    pub fn backlogs(&self) -> Vec<DeliveryBacklog> {
+        self.backlogs.lock().clone()
+    }
+
     /// Counts an attempt whose endpoint had an address that is not allowed.
     pub(super) fn address_refused(&self, tenant: &str) {
         let label = self.label(tenant);
@@ -119,24 +197,18 @@ impl DeliveryMeters {
     /// Shows the figures of all endpoints. Tenants outside `own` are counted together, and lose their series.
     pub(super) fn show(&self, counts: &NotificationCounts, own: &BTreeSet<String>) {
         self.arrange(own);
+        *self.backlogs.lock() = undelivered(counts);
         let mut backlogs: BTreeMap<String, TenantBacklog> = BTreeMap::new();
         let labels = own.iter().map(|id| self.label(id));
         backlogs.extend(labels.map(|label| (label, TenantBacklog::default())));
         backlogs.entry(tenant_label(None).to_owned()).or_default();
         for state in &counts.endpoints {
             let label = self.label(&state.endpoint.tenant.tenant);
-            let backlog = backlogs.entry(label).or_default();
-            backlog.dead += state.dead;
-            backlog.open_breakers += u64::from(state.breaker.open_until_ms.is_some());
-            let oldest = [backlog.oldest_ms, state.oldest_waiting_ms];
-            backlog.oldest_ms = oldest.into_iter().flatten().min();
+            backlogs.entry(label).or_default().add(state);
         }
         for (label, backlog) in backlogs {
             let gauge = |number| i64::try_from(number).unwrap_or(i64::MAX);
-            let lag_ms = backlog
-                .oldest_ms
-                .map_or(0, |oldest| counts.now_ms.saturating_sub(oldest));
-            let lag = std::time::Duration::from_millis(lag_ms).as_secs_f64();
+            let lag = Duration::from_millis(backlog.lag_ms(counts.now_ms)).as_secs_f64();
             self.lag.with_label_values(&[&label]).set(lag);
             self.dead
                 .with_label_values(&[&label])

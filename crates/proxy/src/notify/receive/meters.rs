@@ -153,6 +153,18 @@ impl ReceptionMeters {
         self.received.with_label_values(&labels).inc();
     }
 
+    /// Notifications with this result since the start, of all kinds.
+    pub fn count(&self, result: ReceptionResult) -> u64 {
+        let kinds = NotificationKind::ALL
+            .iter()
+            .filter(|kind| result.has_kind() || **kind == NotificationKind::Unknown);
+        let counted = kinds.map(|kind| {
+            let labels = [kind.as_str(), result.as_str()];
+            self.received.with_label_values(&labels).get()
+        });
+        counted.sum()
+    }
+
     /// Counts a decision about an owner.
     pub fn decided(&self, by: &'static str) {
         self.decided.with_label_values(&[by]).inc();
