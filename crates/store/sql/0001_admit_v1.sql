@@ -1,22 +1,23 @@
 -- Decides a batch of requests in one transaction. The verdicts count once the commit is acknowledged.
 --
 -- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
--- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (not by this version), 9 without a body; 5 is SQLite's.
+-- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (when room comes free; the breach stands in scope), 9 without a body; 5 is
+-- SQLite's.
 --
 -- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, and a
 -- halted write's stamp is recorded as well: so `halted` proves that no copy was admitted or will be.
 --
 -- Order of locks, the same in every transaction: the shared lock, life, slots by number, nonces by print, stamps by
--- (slot, print), the ledger by key.
+-- (slot, print), spenders by their number, the ledger by key.
 CREATE FUNCTION admit_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     c_id bigint, c_seen bigint, future_ms bigint, guard_ms bigint, lossless boolean,
     prints bytea[], nonces bytea[], stamps bigint[], parties text[], accounts text[], kinds smallint[],
     modules text[], operations text[], bodies boolean[],
     intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
-    -- For caps, which come with a later schema under the same name and arguments.
-    spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
-    OUT verdicts smallint[], OUT details bigint[], OUT scopes text[],
+    -- Names and keys by row, parts by the number of their row; all empty if no row spends.
+    spend_names text[], spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
+    OUT verdicts smallint[], OUT details bigint[], OUT scopes text[], OUT shadows text[],
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
 )
@@ -109,6 +110,13 @@ BEGIN
         INTO verdicts, details
         FROM unnest(prints, stamps, verdicts, details) WITH ORDINALITY AS r(print, stamp, verdict, detail, n)
         LEFT JOIN stamp AS t ON r.print <> ALL (fresh) AND t.slot = ((r.stamp / ring) % 8)::smallint AND t.print = r.print;
+    END IF;
+
+    -- Caps: after the stamps, so that a copy is `replayed` and reserves nothing.
+    IF cardinality(spend_rows) > 0 THEN
+        SELECT r.verdicts, r.details, r.scopes, r.shadows INTO STRICT verdicts, details, scopes, shadows
+        FROM reserve_spends(o_at, coalesce(c_id, 0), prints, parties, accounts, spend_names, spend_keys,
+            spend_rows, spend_currencies, spend_amounts, verdicts, details, scopes) AS r;
     END IF;
 
     IF cardinality(intent_rows) > 0 THEN

@@ -107,20 +107,6 @@ CREATE TABLE owner (
     PRIMARY KEY (kind, key, tenant, account)
 );
 
--- Room for money caps; no function of this schema writes here.
-CREATE TABLE spend (
-    tenant text NOT NULL,
-    account text NOT NULL,
-    operation text NOT NULL,
-    key text NOT NULL,
-    currency text NOT NULL,
-    amount numeric(38, 18) NOT NULL,
-    state text NOT NULL,
-    at bigint NOT NULL,
-    instance bigint NOT NULL,
-    PRIMARY KEY (tenant, account, operation, key, currency)
-);
-
 CREATE FUNCTION now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint

@@ -72,18 +72,58 @@ CREATE TABLE owner (
     PRIMARY KEY (kind, key, tenant, account)
 ) STRICT, WITHOUT ROWID;
 
--- Room for money caps; this schema does not write here.
+-- Money caps, as in PostgreSQL (0001_caps.sql). Amounts are decimals, sums are in units of the 18th place.
 CREATE TABLE spend (
-    tenant TEXT NOT NULL,
+    party TEXT NOT NULL,
     account TEXT NOT NULL,
-    operation TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
     key TEXT NOT NULL,
     currency TEXT NOT NULL,
     amount TEXT NOT NULL,
-    state TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    executed INTEGER,
+    PRIMARY KEY (party, account, counted_as, key, currency)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX spend_at ON spend (at);
+
+CREATE TABLE spend_attempt (
+    print BLOB PRIMARY KEY,
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
+    key TEXT NOT NULL,
     at INTEGER NOT NULL,
     instance INTEGER NOT NULL,
-    PRIMARY KEY (tenant, account, operation, key, currency)
+    unknown INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX spend_attempt_key ON spend_attempt (party, account, counted_as, key);
+CREATE INDEX spend_attempt_at ON spend_attempt (at);
+
+CREATE TABLE meter (
+    scope TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    grain INTEGER NOT NULL,
+    slice INTEGER NOT NULL,
+    units TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    PRIMARY KEY (scope, counted_as, currency, grain, slice)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cap_rule (
+    shadow INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    measure INTEGER NOT NULL,
+    currency TEXT NOT NULL,
+    calls TEXT NOT NULL,
+    amount TEXT NOT NULL,
+    opens INTEGER NOT NULL,
+    ends INTEGER,
+    raised TEXT,
+    raised_from INTEGER,
+    PRIMARY KEY (shadow, scope, measure, currency, calls)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE cap_midnight (ms INTEGER PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 PRAGMA user_version = 1;

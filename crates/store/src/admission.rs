@@ -6,10 +6,9 @@ use std::fmt;
 
 use gatepay_core::Kind;
 
-/// A keyed 128-bit fingerprint, of a whole stamp or of a nonce alone. The key is the store's
-/// ([`InstanceJoined::fingerprint_key`](crate::instance::InstanceJoined::fingerprint_key)), so that all instances
-/// make the same one.
-pub type Fingerprint = [u8; 16];
+use crate::caps::rule::{CapBreach, ShadowBreach};
+use crate::caps::spend::SpendDemand;
+pub use crate::stored_text::{Fingerprint, LONGEST_TEXT, StoredText};
 
 /// The largest number of requests in one [`AdmissionBatch`].
 pub const MOST_ROWS: usize = 256;
@@ -38,11 +37,8 @@ pub struct AdmissionRow {
     pub has_body: bool,
     /// A ledger entry that is written before the call is sent.
     pub intents: Vec<LedgerIntent>,
-    /// The call's own duplicate key, if GatePay documents one for it. Caps count one key once.
-    pub spend_key: Option<StoredText>,
-    /// The call's amounts. Not judged yet: carried from the first version on, so that instances of two versions count
-    /// alike during a rolling upgrade.
-    pub spends: Vec<SpendAmount>,
+    /// What the call spends, if money caps count it.
+    pub spend: Option<Box<SpendDemand>>,
 }
 
 /// A number by which a notification can be led back to the party that made the call.
@@ -55,24 +51,6 @@ pub struct LedgerIntent {
     /// The currency of the call, if it has one.
     pub currency: Option<StoredText>,
 }
-
-/// An amount of a call, as an exact decimal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpendAmount {
-    /// The currency as the body spells it.
-    pub currency: StoredText,
-    /// The amount as a plain decimal without exponent.
-    pub decimal: StoredText,
-}
-
-/// A text that an engine can store and index: at most [`LONGEST_TEXT`] bytes, none of them zero.
-///
-/// One text that is not would fail its whole batch, and so other parties' requests.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StoredText(String);
-
-/// The longest text that is stored, in bytes. GatePay's own numbers have 64 at most.
-pub const LONGEST_TEXT: usize = 256;
 
 /// Requests that one transaction decides: at most [`MOST_ROWS`], no fingerprint twice.
 #[derive(Debug, Default)]
@@ -121,8 +99,8 @@ pub enum AdmissionVerdict {
         /// How far beyond the latest usable stamp, in milliseconds.
         ahead_ms: u64,
     },
-    /// A money cap has no room for it. No function of this version answers so; the next may, beside this one.
-    CapExceeded,
+    /// A money cap has no room for it. Its stamp is spent.
+    CapExceeded(Box<CapBreach>),
     /// A write without a body, while an instance serves reads without the store, or shortly after it did.
     Bodyless,
 }
@@ -155,19 +133,8 @@ pub struct AdmissionReply {
     pub guarded_until: u64,
     /// Whether this batch found that the store may have lost commits, and set a new guard.
     pub new_guard: bool,
-}
-
-impl StoredText {
-    /// A text, if it can be stored.
-    pub fn parse(text: &str) -> Option<Self> {
-        let stored = text.len() <= LONGEST_TEXT && !text.contains('\0');
-        stored.then(|| Self(text.to_owned()))
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+    /// The admitted rows that a shadow cap would have refused.
+    pub shadows: Vec<ShadowBreach>,
 }
 
 impl AdmissionBatch {
@@ -202,7 +169,7 @@ impl AdmissionVerdict {
     /// outcome of a refused write or money call is unknown: an instance may ask for another copy a moment later.
     pub fn proves_no_copy(&self) -> bool {
         match self {
-            Self::Restored | Self::Halted(_) | Self::CapExceeded => true,
+            Self::Restored | Self::Halted(_) | Self::CapExceeded(_) => true,
             Self::Admitted
             | Self::Replayed { .. }
             | Self::NonceReplayed { .. }

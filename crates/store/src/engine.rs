@@ -1,5 +1,6 @@
 //! One store over two engines.
 
+mod caps;
 mod notifications;
 
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};

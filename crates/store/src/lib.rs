@@ -10,21 +10,25 @@
 //! server with the instance's last contact ([`identity`]); if commits may be missing, they refuse every stamp that may
 //! have been admitted before.
 //!
+//! Money caps hold over all instances together: what a call spends is reserved in the same transaction ([`caps`]).
+//!
 //! Limits hold over all instances together: the store lends tokens, seats and parts of the institution's rate ([`limits`]).
 //!
 //! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
 //! (`crates/store/sql`), so that two versions of the program run side by side during an upgrade.
 //!
-//! Read [`admission`] first, then [`engine`], [`identity`], [`limits`], and the SQL.
+//! Read [`admission`] first, then [`engine`], [`identity`], [`limits`], [`caps`], and the SQL.
 
 #[cfg(test)]
 extern crate self as gatepay_store;
 
 pub mod admission;
+pub mod caps;
 pub mod identity;
 pub mod instance;
 pub mod limits;
 pub mod notifications;
+pub mod stored_text;
 
 pub mod error;
 pub mod settings;
@@ -40,6 +44,9 @@ pub mod sqlite;
 pub mod model;
 pub mod ring;
 
+#[cfg(test)]
+#[path = "../tests/cap_steps.rs"]
+mod cap_steps;
 #[cfg(test)]
 #[path = "../tests/notification_steps.rs"]
 mod notification_steps;

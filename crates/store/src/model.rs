@@ -11,7 +11,8 @@ use crate::instance::ResumeResult;
 use crate::ring::{SHORTEST_SLICE_MS, SLOTS, SlotRing, StampRules, UNUSED_RING, spends};
 use crate::settings::{Failover, StoreTerms};
 
-/// The store's content. Lost commits are stamps that a test [removes](Self::lose).
+/// The store's content but for what calls spend, which [`CapModel`](crate::caps::model::CapModel) has. Lost commits are
+/// stamps that a test [removes](Self::lose).
 #[derive(Debug, Clone)]
 pub struct StoreModel {
     terms: StoreTerms,
@@ -105,6 +106,7 @@ impl StoreModel {
             now_ms: server.now_ms,
             guarded_until: rules.guarded_until,
             new_guard,
+            shadows: Vec::new(),
         };
         let admitted = rows
             .iter()

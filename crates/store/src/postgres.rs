@@ -1,6 +1,8 @@
 //! The store in PostgreSQL.
 
 mod admit;
+mod cap_breach;
+mod caps;
 mod connector;
 mod instances;
 mod limits;

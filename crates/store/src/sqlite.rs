@@ -4,8 +4,12 @@
 //! acknowledged (`synchronous = FULL`). A file that was put back is recognized by the contact file beside it: each start
 //! draws a number for its run and writes it to both.
 
+#[cfg(test)]
+mod cap_tests;
+mod caps;
 mod file;
 mod notifications;
+mod spend_tables;
 #[cfg(test)]
 mod tests;
 

@@ -329,8 +329,7 @@ impl Trial<'_> {
             operation: "made_up".into(),
             has_body: self.asked.len().is_multiple_of(2),
             intents: intent.into_iter().collect(),
-            spend_key: None,
-            spends: Vec::new(),
+            spend: None,
         };
         self.asked.push(row.clone());
         row

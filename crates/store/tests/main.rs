@@ -8,6 +8,7 @@
     reason = "a test that cannot be set up has failed, or says that it is skipped"
 )]
 
+mod cap_steps;
 mod limit_cluster;
 mod limit_stores;
 mod notification_steps;
@@ -21,6 +22,8 @@ mod support;
 mod admitting;
 // The SQL functions answer as the model in Rust does.
 mod agreement;
+// Money caps: the functions answer as the model does, and what GatePay executes stays within the caps.
+mod capping;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
 // The long forms: many failovers under load, a million raced copies, throughput and latency.

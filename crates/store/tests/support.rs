@@ -83,8 +83,7 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         operation: "payout_create".into(),
         has_body: true,
         intents: Vec::new(),
-        spend_key: None,
-        spends: Vec::new(),
+        spend: None,
     }
 }
 

@@ -121,8 +121,7 @@ fn row(
             .call()
             .ledger()
             .map_or_else(Vec::new, |entry| entry.intents.clone()),
-        spend_key: None,
-        spends: Vec::new(),
+        spend: None,
     })
 }
 
@@ -171,10 +170,10 @@ fn refuse(
             "body_less_write",
             Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)),
         ),
-        // No version of the store that this one works with answers so without a cap.
-        AdmissionVerdict::Admitted | AdmissionVerdict::CapExceeded | AdmissionVerdict::Restored => {
-            ("away", Refusal::StoreUnavailable)
-        }
+        // No row asks for a spend yet, so no cap is exceeded.
+        AdmissionVerdict::Admitted
+        | AdmissionVerdict::CapExceeded(_)
+        | AdmissionVerdict::Restored => ("away", Refusal::StoreUnavailable),
     }
 }
 

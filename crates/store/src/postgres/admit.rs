@@ -8,15 +8,17 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
+use super::cap_breach::breach;
 use super::session::PgSession;
 use crate::admission::{
     AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope, StoredText,
 };
+use crate::caps::rule::ShadowBreach;
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)";
 
 /// How long an admission line is idle before it is probed.
 const IDLE: Duration = Duration::from_secs(2);
@@ -174,10 +176,12 @@ struct BatchColumns<'a> {
     intent_kinds: Vec<&'a str>,
     intent_keys: Vec<&'a str>,
     intent_currencies: Vec<Option<&'a str>>,
+    /// The names and keys of spends by row; empty if no row spends.
+    spend_names: Vec<Option<&'a str>>,
     spend_keys: Vec<Option<&'a str>>,
     spend_rows: Vec<i32>,
     spend_currencies: Vec<&'a str>,
-    spend_amounts: Vec<&'a str>,
+    spend_amounts: Vec<String>,
 }
 
 impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
@@ -203,21 +207,30 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
                     .intent_currencies
                     .push(intent.currency.as_ref().map(StoredText::as_str));
             }
-            columns
-                .spend_keys
-                .push(row.spend_key.as_ref().map(StoredText::as_str));
-            for spend in &row.spends {
-                columns.spend_rows.push(number);
-                columns.spend_currencies.push(spend.currency.as_str());
-                columns.spend_amounts.push(spend.decimal.as_str());
-            }
+        }
+        if rows.iter().any(|row| row.spend.is_some()) {
+            columns.spends(rows);
         }
         columns
     }
 }
 
-impl BatchColumns<'_> {
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 17] {
+impl<'a> BatchColumns<'a> {
+    fn spends(&mut self, rows: &'a [AdmissionRow]) {
+        for (number, row) in (1..).zip(rows) {
+            let spend = row.spend.as_deref();
+            self.spend_names.push(spend.map(|spend| spend.counted_as));
+            let key = spend.and_then(|spend| spend.key.as_ref());
+            self.spend_keys.push(key.map(StoredText::as_str));
+            for part in spend.iter().flat_map(|spend| &spend.parts) {
+                self.spend_rows.push(number);
+                self.spend_currencies.push(part.currency.as_str());
+                self.spend_amounts.push(part.amount.to_string());
+            }
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 18] {
         [
             &self.prints,
             &self.nonces,
@@ -232,6 +245,7 @@ impl BatchColumns<'_> {
             &self.intent_kinds,
             &self.intent_keys,
             &self.intent_currencies,
+            &self.spend_names,
             &self.spend_keys,
             &self.spend_rows,
             &self.spend_currencies,
@@ -260,6 +274,14 @@ fn read(row: &Row, asked: &[AdmissionRow]) -> Result<(AdmissionReply, StoreConta
     if [verdicts.len(), details.len(), scopes.len()] != [asked.len(); 3] {
         return Err(StoreError::Unexpected("verdicts are missing".to_owned()));
     }
+    let shadows: Option<Vec<Option<String>>> = cell(row, "shadows")?;
+    let shadows = shadows.iter().flatten().enumerate();
+    let shadows = shadows.filter_map(|(row, told)| Some((row, told.as_deref()?)));
+    let shadows = shadows.map(|(row, told)| {
+        let breach = breach(told, None)?;
+        Ok(ShadowBreach { row, breach })
+    });
+    let shadows = shadows.collect::<Result<_, StoreError>>()?;
     let verdicts = verdicts.iter().zip(&details).zip(&scopes);
     let verdicts =
         verdicts.map(|((verdict, detail), scope)| one(*verdict, *detail, scope.as_deref()));
@@ -277,6 +299,7 @@ fn read(row: &Row, asked: &[AdmissionRow]) -> Result<(AdmissionReply, StoreConta
         now_ms: contact.at_ms.unsigned_abs(),
         guarded_until,
         new_guard,
+        shadows,
     };
     Ok((reply, contact))
 }
@@ -314,7 +337,11 @@ fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdic
             AdmissionVerdict::Halted(scope)
         }
         7 => AdmissionVerdict::Premature { ahead_ms: detail },
-        8 => AdmissionVerdict::CapExceeded,
+        8 => {
+            let frees_ms = (detail > 0).then_some(detail);
+            let breach = breach(scope.unwrap_or_default(), frees_ms)?;
+            AdmissionVerdict::CapExceeded(Box::new(breach))
+        }
         9 => AdmissionVerdict::Bodyless,
         other => return Err(StoreError::Unexpected(format!("verdict {other}"))),
     })

@@ -7,8 +7,9 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::SQLITE_SCHEMA;
+use super::{SQLITE_SCHEMA, spend_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
+use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::instance::{
@@ -208,9 +209,16 @@ impl StoreFile {
         let halts = halts(&change)?;
         let scopes: Vec<&HaltScope> = halts.iter().map(|halt| &halt.scope).collect();
         let mut verdicts = Vec::with_capacity(rows.len());
-        for row in rows {
+        let mut shadows = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
             let refusal = rules.refusal(row, &ring, scopes.iter().copied());
-            verdicts.push(record(&change, &rules, row, refusal)?);
+            let (verdict, shadow) = record(&change, &rules, row, refusal)?;
+            let shadow = shadow.map(|breach| ShadowBreach {
+                row: number,
+                breach,
+            });
+            shadows.extend(shadow);
+            verdicts.push(verdict);
         }
         committed(change, now_ms)?;
         Ok(AdmissionReply {
@@ -218,6 +226,7 @@ impl StoreFile {
             now_ms,
             guarded_until: file.guarded_until,
             new_guard: false,
+            shadows,
         })
     }
 
@@ -511,13 +520,14 @@ fn ends(connection: &Connection) -> Result<Vec<HaltEnd>, StoreError> {
     Ok(ends.collect::<Result<_, _>>()?)
 }
 
-/// Records a row that may be admitted; a recorded stamp is `replayed`, also if something else refuses it.
+/// Records a row that may be admitted; a recorded stamp is `replayed`, also if something else refuses it. The breach is of a
+/// shadow cap.
 fn record(
     change: &Transaction<'_>,
     rules: &StampRules,
     row: &AdmissionRow,
     refusal: Option<AdmissionVerdict>,
-) -> Result<AdmissionVerdict, StoreError> {
+) -> Result<(AdmissionVerdict, Option<CapBreach>), StoreError> {
     let (slot, _) = rules.place(row.stamp_ms);
     let now_ms = to_sql(rules.now_ms);
     let mut seen =
@@ -527,14 +537,14 @@ fn record(
         .optional()?;
     if let Some(admitted) = seen {
         let admitted_ms = admitted.unsigned_abs();
-        return Ok(AdmissionVerdict::Replayed { admitted_ms });
+        return Ok((AdmissionVerdict::Replayed { admitted_ms }, None));
     }
     let mut insert = change.prepare_cached("INSERT INTO stamp VALUES (?1, ?2, ?3)")?;
     if let Some(refusal) = refusal {
         if spends(&refusal, row.kind) {
             insert.execute(params![number(slot), row.stamp, now_ms])?;
         }
-        return Ok(refusal);
+        return Ok((refusal, None));
     }
     if let Some(nonce) = row.nonce {
         let mut seen =
@@ -544,7 +554,7 @@ fn record(
             .optional()?;
         if let Some(admitted) = seen {
             let admitted_ms = admitted.unsigned_abs();
-            return Ok(AdmissionVerdict::NonceReplayed { admitted_ms });
+            return Ok((AdmissionVerdict::NonceReplayed { admitted_ms }, None));
         }
         let until = to_sql(row.stamp_ms + SLOTS * rules.slice_ms);
         let mut insert =
@@ -552,6 +562,10 @@ fn record(
         insert.execute(params![nonce, now_ms, until])?;
     }
     insert.execute(params![number(slot), row.stamp, now_ms])?;
+    let shadow = match spend_tables::reserve(change, rules.now_ms, row)? {
+        Ok(shadow) => shadow,
+        Err(exceeded) => return Ok((exceeded, None)),
+    };
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
             "INSERT OR IGNORE INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'call')",
@@ -569,7 +583,7 @@ fn record(
             row.operation.as_ref(),
         ])?;
     }
-    Ok(AdmissionVerdict::Admitted)
+    Ok((AdmissionVerdict::Admitted, shadow))
 }
 
 /// Refuses writes without a body for as long as stamps are remembered, if the instance stops that served reads while the
@@ -593,7 +607,7 @@ fn next_epoch(change: &Transaction<'_>, now_ms: u64) -> Result<i64, StoreError> 
 }
 
 /// Counts the commit, and makes it.
-fn committed(change: Transaction<'_>, now_ms: u64) -> Result<StoreContact, StoreError> {
+pub(super) fn committed(change: Transaction<'_>, now_ms: u64) -> Result<StoreContact, StoreError> {
     change.execute("UPDATE cluster SET position = position + 1", [])?;
     let file = state(&change)?;
     change.commit()?;
@@ -607,7 +621,7 @@ fn committed(change: Transaction<'_>, now_ms: u64) -> Result<StoreContact, Store
 }
 
 /// A number for a column. No clock of the next million years is beyond it.
-fn to_sql(number: u64) -> i64 {
+pub(super) fn to_sql(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

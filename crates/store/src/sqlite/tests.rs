@@ -94,8 +94,7 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
         operation: "made_up".into(),
         has_body: true,
         intents: Vec::new(),
-        spend_key: None,
-        spends: Vec::new(),
+        spend: None,
     }
 }
 

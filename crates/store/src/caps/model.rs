@@ -1,0 +1,211 @@
+//! A model of the store's caps in plain Rust: the tables in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+
+use super::judge::{
+    self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
+    SpendingCall,
+};
+use super::rule::{CapDeclaration, CapScope};
+use super::rule_book::RuleBook;
+use super::spend::{
+    ALIVE_MS, KEPT_MS, LOST_REPORT_MS, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
+};
+use super::window::CapWindow;
+use crate::stored_text::Fingerprint;
+
+/// The rules in force and all that counts.
+#[derive(Debug, Clone, Default)]
+pub struct CapModel {
+    book: RuleBook,
+    tables: MemoryTables,
+}
+
+#[derive(Debug, Clone, Default)]
+struct MemoryTables {
+    spends: BTreeMap<(SpendName, CurrencyCode), CountedSpend>,
+    attempts: BTreeMap<Fingerprint, OpenAttempt>,
+    meters: BTreeMap<MeterCell, MeterSum>,
+}
+
+impl CapModel {
+    /// Puts the rules of a configuration in force.
+    pub fn declare(&mut self, declaration: &CapDeclaration, now_ms: u64) {
+        let summed = self.book.sums_over_all();
+        self.book.declare(declaration, now_ms);
+        if !summed && self.book.sums_over_all() {
+            self.tables.sum_over_all();
+        }
+    }
+
+    /// Reserves what a call spends, if every rule holds.
+    pub fn reserve(&mut self, now_ms: u64, call: SpendingCall<'_>) -> SpendJudgement {
+        let Ok(judgement) = judge::reserve(&mut self.tables, &self.book, now_ms, call);
+        judgement
+    }
+
+    /// Takes over what instances know about their calls.
+    pub fn settle_attempts(&mut self, settled: &[SettledAttempt]) {
+        let Ok(()) = judge::settle_attempts(&mut self.tables, &self.book, settled);
+    }
+
+    /// Takes over GatePay's last word on an object. Returns whether its spend is released by it.
+    pub fn settle_object(&mut self, object: &SettledObject) -> bool {
+        let Ok(is_released) = judge::settle_object(&mut self.tables, &self.book, object);
+        is_released
+    }
+
+    /// What instances that are gone left open is unknown from now on; what is in no window any more is forgotten. `seen` is
+    /// the last sign of life of each instance.
+    pub fn age(&mut self, now_ms: u64, seen: &BTreeMap<i64, i64>) {
+        let is_alive = |instance: &i64| {
+            let last = seen.get(instance).map(|ms| ms.unsigned_abs());
+            last.is_some_and(|ms| ms > now_ms.saturating_sub(ALIVE_MS))
+        };
+        for attempt in self.tables.attempts.values_mut() {
+            let age_ms = now_ms.saturating_sub(attempt.at_ms);
+            attempt.unknown |= age_ms > LOST_REPORT_MS
+                || age_ms > UNKNOWN_AFTER_MS && !is_alive(&attempt.instance);
+        }
+        let tables = &mut self.tables;
+        tables
+            .meters
+            .retain(|cell, _| cell.slice >= cell.grain.oldest_kept(now_ms));
+        let forgotten_ms = now_ms.saturating_sub(KEPT_MS);
+        tables.spends.retain(|_, spend| spend.at_ms >= forgotten_ms);
+        tables
+            .attempts
+            .retain(|_, attempt| attempt.at_ms >= forgotten_ms);
+    }
+
+    /// The attempts of which nobody knows the end, with their times of admission.
+    pub fn unknown(&self) -> Vec<(u64, SpendName)> {
+        let attempts = self.tables.attempts.values();
+        let unknown = attempts.filter(|attempt| attempt.unknown);
+        unknown
+            .map(|attempt| (attempt.at_ms, attempt.name.clone()))
+            .collect()
+    }
+}
+
+impl MemoryTables {
+    fn sum_over_all(&mut self) {
+        self.meters.retain(|cell, _| cell.scope != CapScope::All);
+        let parties: Vec<(MeterCell, MeterSum)> = self
+            .meters
+            .iter()
+            .map(|(cell, sum)| (cell.clone(), *sum))
+            .collect();
+        for (mut cell, sum) in parties {
+            cell.scope = CapScope::All;
+            let all = self.meters.entry(cell).or_default();
+            all.units = all.units.saturating_add(sum.units);
+            all.calls += sum.calls;
+        }
+    }
+}
+
+impl SpendTables for MemoryTables {
+    type Error = Infallible;
+
+    fn spend(
+        &self,
+        name: &SpendName,
+        currency: &CurrencyCode,
+    ) -> Result<Option<CountedSpend>, Infallible> {
+        let key = (name.clone(), currency.clone());
+        Ok(self.spends.get(&key).copied())
+    }
+
+    fn spends(&self, name: &SpendName) -> Result<Vec<(CurrencyCode, CountedSpend)>, Infallible> {
+        let spends = self.spends.iter().filter(|((of, _), _)| of == name);
+        Ok(spends
+            .map(|((_, currency), spend)| (currency.clone(), *spend))
+            .collect())
+    }
+
+    fn put_spend(
+        &mut self,
+        name: &SpendName,
+        currency: &CurrencyCode,
+        spend: CountedSpend,
+    ) -> Result<(), Infallible> {
+        self.spends.insert((name.clone(), currency.clone()), spend);
+        Ok(())
+    }
+
+    fn remove_spend(&mut self, name: &SpendName) -> Result<(), Infallible> {
+        self.spends.retain(|(of, _), _| of != name);
+        Ok(())
+    }
+
+    fn put_attempt(&mut self, attempt: &OpenAttempt) -> Result<(), Infallible> {
+        self.attempts.insert(attempt.stamp, attempt.clone());
+        Ok(())
+    }
+
+    fn attempt(&self, stamp: &Fingerprint) -> Result<Option<OpenAttempt>, Infallible> {
+        Ok(self.attempts.get(stamp).cloned())
+    }
+
+    fn attempts(&self, name: &SpendName) -> Result<Vec<OpenAttempt>, Infallible> {
+        let attempts = self.attempts.values();
+        Ok(attempts.filter(|it| it.name == *name).cloned().collect())
+    }
+
+    fn remove_attempt(&mut self, stamp: &Fingerprint) -> Result<(), Infallible> {
+        self.attempts.remove(stamp);
+        Ok(())
+    }
+
+    fn count(&mut self, cell: &MeterCell, amount: ExactAmount) -> Result<(), Infallible> {
+        let sum = self.meters.entry(cell.clone()).or_default();
+        sum.units = sum.units.saturating_add(amount.units());
+        sum.calls += 1;
+        Ok(())
+    }
+
+    fn uncount(&mut self, cell: &MeterCell, amount: ExactAmount) -> Result<(), Infallible> {
+        if let Some(sum) = self.meters.get_mut(cell) {
+            sum.units = sum.units.saturating_sub(amount.units());
+            sum.calls = sum.calls.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    fn sum(
+        &self,
+        scope: &CapScope,
+        calls: &BTreeSet<String>,
+        currency: &CurrencyCode,
+        window: &CapWindow,
+    ) -> Result<MeterSum, Infallible> {
+        let mut total = MeterSum::default();
+        for (cell, sum) in &self.meters {
+            let is_summed = cell.scope == *scope
+                && calls.contains(&cell.counted_as)
+                && cell.currency == *currency
+                && cell.grain == window.grain
+                && cell.slice >= window.first;
+            if is_summed {
+                total.add(cell.slice, sum.units, sum.calls);
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl MeterSum {
+    /// Adds a slice.
+    pub(crate) fn add(&mut self, slice: u64, units: u128, calls: u64) {
+        self.units = self.units.saturating_add(units);
+        self.calls = self.calls.saturating_add(calls);
+        if units > 0 || calls > 0 {
+            self.oldest = Some(self.oldest.map_or(slice, |oldest| oldest.min(slice)));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Cap rule: one limit on what calls may spend; and the breach of one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+
+use crate::stored_text::StoredText;
+
+/// The parties that a rule sums over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CapScope {
+    /// All parties together.
+    All,
+    /// One party, by its id: whatever account its calls are for.
+    Party(StoredText),
+}
+
+/// What a rule limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CapMeasure {
+    /// The amount of one call.
+    PerCall,
+    /// The amounts of any hour.
+    PerHour,
+    /// The amounts of any 24 hours.
+    Per24Hours,
+    /// The amounts since midnight.
+    PerDay,
+    /// The number of calls of any hour.
+    CountPerHour,
+}
+
+/// One limit. Every rule that covers a call must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapRule {
+    /// Which limit it is. A rule that differs here is another rule.
+    pub name: CapRuleName,
+    /// The limit: an amount, or a whole number of calls.
+    pub limit: ExactAmount,
+}
+
+/// What makes a rule the same rule after a reload.
+///
+/// The order is that in which rules are compared with a call; the first breach is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CapRuleName {
+    /// Whether a breach is only reported.
+    pub shadow: bool,
+    /// The parties.
+    pub scope: CapScope,
+    /// What is limited.
+    pub measure: CapMeasure,
+    /// The currency, or `None` for each currency that has no rule of its own.
+    pub currency: Option<CurrencyCode>,
+    /// The calls, by the names under which they are
+    /// [counted](gatepay_core::money::MoneyDemand::counted_as).
+    pub calls: BTreeSet<String>,
+}
+
+/// All rules of a configuration, as an instance declares them.
+#[derive(Debug, Clone, Default)]
+pub struct CapDeclaration {
+    /// The rules of all parties.
+    pub rules: Vec<CapRule>,
+    /// The midnights of the configured time zone, ascending, in milliseconds since 1970: at least the last one and those of
+    /// the time until the next declaration. After the last one the day does not end.
+    pub midnights: Vec<u64>,
+    /// How long a raised or removed rule still holds as it was, in milliseconds.
+    pub raise_after_ms: u64,
+}
+
+/// Why a call has no room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapBreach {
+    /// Whether the rule sums over all parties.
+    pub over_all: bool,
+    /// The currency of the amount.
+    pub currency: CurrencyCode,
+    /// The rule's measure and limit; `None` if the party has rules for the call but none for this currency.
+    pub rule: Option<(CapMeasure, ExactAmount)>,
+    /// What may still be spent, or called. Of a rule per call, the limit.
+    pub left: ExactAmount,
+    /// The earliest time at which room can come free, in milliseconds since 1970 by the store's clock. `None` if none will.
+    pub frees_ms: Option<u64>,
+}
+
+/// A breach of a shadow rule by an admitted call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowBreach {
+    /// The call's place in the batch, from 0 on.
+    pub row: usize,
+    /// The first shadow rule that was broken.
+    pub breach: CapBreach,
+}
+
+impl CapDeclaration {
+    /// The limits by rule. Of a rule that is declared twice, the lower limit.
+    pub(crate) fn by_name(&self) -> BTreeMap<&CapRuleName, ExactAmount> {
+        let mut limits = BTreeMap::new();
+        for rule in &self.rules {
+            let limit = limits.entry(&rule.name).or_insert(rule.limit);
+            *limit = rule.limit.min(*limit);
+        }
+        limits
+    }
+}
+
+impl CapScope {
+    /// The scope's text in tables: a party's id, or nothing.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::All => "",
+            Self::Party(party) => party.as_str(),
+        }
+    }
+
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        match text {
+            "" => Some(Self::All),
+            party => StoredText::parse(party).map(Self::Party),
+        }
+    }
+}
+
+impl CapMeasure {
+    /// Every measure; the place is the number in tables.
+    pub const ALL: [Self; 5] = [
+        Self::PerCall,
+        Self::PerHour,
+        Self::Per24Hours,
+        Self::PerDay,
+        Self::CountPerHour,
+    ];
+
+    /// The key of a configuration that sets it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PerCall => "per_call",
+            Self::PerHour => "per_hour",
+            Self::Per24Hours => "per_24h",
+            Self::PerDay => "per_day",
+            Self::CountPerHour => "count_per_hour",
+        }
+    }
+
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::PerCall => 0,
+            Self::PerHour => 1,
+            Self::Per24Hours => 2,
+            Self::PerDay => 3,
+            Self::CountPerHour => 4,
+        }
+    }
+
+    pub(crate) fn of(number: i64) -> Option<Self> {
+        let at = usize::try_from(number).ok()?;
+        Self::ALL.get(at).copied()
+    }
+}
+
+impl CapRuleName {
+    /// The currency's text in tables: `*` for every other.
+    pub(crate) fn currency_text(&self) -> &str {
+        self.currency.as_ref().map_or("*", CurrencyCode::as_str)
+    }
+
+    /// The calls' text in tables.
+    pub(crate) fn calls_text(&self) -> String {
+        let calls: Vec<&str> = self.calls.iter().map(String::as_str).collect();
+        calls.join(",")
+    }
+
+    /// The currency that a text in tables stands for.
+    pub(crate) fn currency_of(text: &str) -> Option<CurrencyCode> {
+        CurrencyCode::parse(text).filter(|_| text != "*")
+    }
+
+    pub(crate) fn calls_of(text: &str) -> BTreeSet<String> {
+        text.split(',').map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Display for CapMeasure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// `per_day cap of 500 USDT: 20 left`.
+impl fmt::Display for CapBreach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { currency, left, .. } = self;
+        let all = if self.over_all {
+            " over all tenants"
+        } else {
+            ""
+        };
+        match self.rule {
+            None => write!(f, "no cap for {currency}, so none may be spent"),
+            Some((CapMeasure::CountPerHour, limit)) => {
+                write!(
+                    f,
+                    "count_per_hour cap of {limit} calls in {currency}{all}: {left} left"
+                )
+            }
+            Some((measure, limit)) => {
+                write!(f, "{measure} cap of {limit} {currency}{all}: {left} left")
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Rule book: the rules in force. A rule that is new or lower holds at once; one that is raised or removed holds as it was
+//! for a while longer.
+
+use std::collections::BTreeMap;
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+
+use super::rule::{CapDeclaration, CapRuleName, CapScope};
+
+/// All rules in force or about to change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleBook {
+    /// The rules, in the order in which they are compared with a call.
+    pub rules: BTreeMap<CapRuleName, RuleState>,
+    /// The midnights of the configured time zone, ascending, in milliseconds since 1970.
+    pub midnights: Vec<u64>,
+}
+
+/// One rule's present and future.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleState {
+    /// The limit.
+    pub limit: ExactAmount,
+    /// From when on its currency is one that may be spent: a new currency is a raise.
+    pub opens_ms: u64,
+    /// When it ends, if it is removed.
+    pub ends_ms: Option<u64>,
+    /// A higher limit, and from when on it holds.
+    pub raise: Option<(ExactAmount, u64)>,
+}
+
+/// The treatment of a currency by the rules of one scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrencyCoverage {
+    /// Whether a rule for every other currency covers it too.
+    pub counts_as_other: bool,
+    /// Whether it may be spent at all.
+    pub may_be_spent: bool,
+}
+
+impl RuleBook {
+    /// Takes over a declaration.
+    pub fn declare(&mut self, declaration: &CapDeclaration, now_ms: u64) {
+        let later_ms = now_ms.saturating_add(declaration.raise_after_ms);
+        self.rules.retain(|_, state| {
+            if let Some((limit, from_ms)) = state.raise
+                && from_ms <= now_ms
+            {
+                (state.limit, state.raise) = (limit, None);
+            }
+            state.is_in_force(now_ms)
+        });
+        let declared = declaration.by_name();
+        for (name, state) in &mut self.rules {
+            match declared.get(name) {
+                Some(limit) => state.change(*limit, now_ms, later_ms),
+                None => state.ends_ms = state.ends_ms.or(Some(later_ms)),
+            }
+        }
+        let mut added = Vec::new();
+        for (name, limit) in declared {
+            if self.rules.contains_key(name) {
+                continue;
+            }
+            let was_capped = self.rules.iter().any(|(known, state)| {
+                !known.shadow
+                    && known.scope == name.scope
+                    && state.is_in_force(now_ms)
+                    && !known.calls.is_disjoint(&name.calls)
+            });
+            let state = RuleState {
+                limit,
+                opens_ms: if was_capped { later_ms } else { now_ms },
+                ends_ms: None,
+                raise: None,
+            };
+            added.push((name.clone(), state));
+        }
+        self.rules.extend(added);
+        self.midnights.clone_from(&declaration.midnights);
+    }
+
+    /// Whether any rule sums over all parties.
+    pub fn sums_over_all(&self) -> bool {
+        self.rules.keys().any(|name| name.scope == CapScope::All)
+    }
+
+    /// How the rules of a scope treat a call's currency.
+    pub fn coverage(
+        &self,
+        scope: &CapScope,
+        call: &str,
+        currency: &CurrencyCode,
+        now_ms: u64,
+    ) -> CurrencyCoverage {
+        let [mut is_capped, mut has_own, mut keeps_own, mut has_other] = [false; 4];
+        for (name, state) in &self.rules {
+            let covers = name.scope == *scope && name.calls.contains(call);
+            if name.shadow || !covers || !state.is_in_force(now_ms) {
+                continue;
+            }
+            is_capped = true;
+            match &name.currency {
+                None => has_other = true,
+                Some(own) if own == currency && state.opens_ms <= now_ms => {
+                    has_own = true;
+                    keeps_own |= state.ends_ms.is_none();
+                }
+                Some(_) => {}
+            }
+        }
+        CurrencyCoverage {
+            counts_as_other: !keeps_own,
+            may_be_spent: !is_capped || has_own || has_other || *scope == CapScope::All,
+        }
+    }
+}
+
+impl RuleState {
+    /// Whether the rule holds.
+    pub fn is_in_force(&self, now_ms: u64) -> bool {
+        self.ends_ms.is_none_or(|ends_ms| ends_ms > now_ms)
+    }
+
+    /// The limit that holds.
+    pub fn limit_at(&self, now_ms: u64) -> ExactAmount {
+        match self.raise {
+            Some((limit, from_ms)) if from_ms <= now_ms => limit,
+            _ => self.limit,
+        }
+    }
+
+    fn change(&mut self, limit: ExactAmount, now_ms: u64, later_ms: u64) {
+        self.ends_ms = None;
+        if limit <= self.limit {
+            (self.limit, self.raise) = (limit, None);
+            return;
+        }
+        let known = self.raise.filter(|(known, _)| *known >= limit);
+        let from_ms = known.map_or(later_ms, |(_, from_ms)| from_ms);
+        self.raise = Some((limit, from_ms.max(now_ms)));
+    }
+}

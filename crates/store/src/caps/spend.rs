@@ -1,0 +1,131 @@
+//! Spend: what a money call takes of its caps, and the proofs that give it back.
+//!
+//! A spend belongs to one key of one party; each admitted call under it is an *attempt*. It counts while an attempt is
+//! open, or once GatePay is known to have accepted one. Only two things end it: the proof that nothing was executed, for
+//! every attempt, or GatePay's own word that the object under the key has finally failed. "Not found" proves neither.
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::ledger_key::LedgerKey;
+use gatepay_core::money::{CurrencyCode, MoneyDemand, PartCurrency};
+
+use crate::stored_text::{Fingerprint, StoredText};
+
+/// What a call spends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpendDemand {
+    /// The name under which the call is [counted](MoneyDemand::counted_as).
+    pub counted_as: &'static str,
+    /// The call's own key, if one key is one spend. Every call without one counts.
+    pub key: Option<StoredText>,
+    /// The amounts. Two in one currency count as their sum.
+    pub parts: Vec<SpendAmount>,
+}
+
+/// An amount of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpendAmount {
+    /// The currency.
+    pub currency: CurrencyCode,
+    /// The amount.
+    pub amount: ExactAmount,
+}
+
+/// What is known about one admitted call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// Nothing of it was sent, or GatePay refused it with a code that proves that nothing was executed: codes that may mean
+    /// that the key exists prove nothing.
+    NotExecuted,
+    /// GatePay accepted it.
+    Executed,
+    /// It may have been executed. It counts.
+    Unknown,
+}
+
+/// What an instance knows about a call that it sent, or did not send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettledAttempt {
+    /// The stamp that the call was admitted with.
+    pub stamp: Fingerprint,
+    /// What is known.
+    pub result: AttemptResult,
+}
+
+/// GatePay's last word on the object under a key, by a notification or a look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledObject {
+    /// The tenant or operator.
+    pub party: StoredText,
+    /// The sub-account.
+    pub account: StoredText,
+    /// The names under which the call may have been counted: a notification does not always tell.
+    pub counted_as: Vec<&'static str>,
+    /// The key.
+    pub key: StoredText,
+    /// Whether the object exists and has not failed; otherwise it failed as a whole, finally.
+    pub stands: bool,
+    /// A time at which GatePay had already decided, in milliseconds since 1970 by the store's clock. Attempts that were
+    /// admitted later are not covered.
+    pub decided_ms: u64,
+}
+
+/// A spend with attempts of which nobody knows whether GatePay executed them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnknownSpend {
+    /// When the oldest of these attempts was admitted, in milliseconds since 1970 by the store's clock.
+    pub since_ms: u64,
+    /// The tenant or operator.
+    pub party: StoredText,
+    /// The sub-account.
+    pub account: StoredText,
+    /// The name under which it is counted.
+    pub counted_as: String,
+    /// The key; `None` if the calls had none, so that GatePay cannot be asked.
+    pub key: Option<StoredText>,
+}
+
+/// How long an instance without a sign of life may still know what became of its calls, in milliseconds.
+pub const UNKNOWN_AFTER_MS: u64 = 60_000;
+/// After this time an attempt is unknown although its instance lives: the report was lost. In milliseconds.
+pub const LOST_REPORT_MS: u64 = 600_000;
+/// Instances with a sign of life within this time are alive, in milliseconds.
+pub const ALIVE_MS: u64 = 5_000;
+/// How long a spend is kept, and its key is not a new one, in milliseconds: 400 days.
+pub const KEPT_MS: u64 = 400 * 86_400_000;
+
+/// The beginning of the stored key of a call without one. No key of a call contains it.
+pub(crate) const NO_KEY: char = '\u{1f}';
+
+impl SpendDemand {
+    /// What a call spends. `order_currency` names the currency of an order by its key; without it there is no demand, and
+    /// the call must be refused while its party has caps.
+    pub fn of(
+        demand: &MoneyDemand,
+        order_currency: impl Fn(&LedgerKey) -> Option<CurrencyCode>,
+    ) -> Option<Self> {
+        let parts = demand.parts.iter().map(|part| {
+            let currency = match &part.currency {
+                PartCurrency::Stated(currency) => currency.clone(),
+                PartCurrency::OfOrder(order) => order_currency(order)?,
+            };
+            Some(SpendAmount {
+                currency,
+                amount: part.amount,
+            })
+        });
+        let key = demand.key.as_deref().map(StoredText::parse);
+        Some(Self {
+            counted_as: demand.counted_as,
+            key: key.flatten(),
+            parts: parts.collect::<Option<_>>()?,
+        })
+    }
+
+    /// The key in tables: a call without one has its stamp's.
+    pub(crate) fn stored_key(&self, stamp: &Fingerprint) -> String {
+        match &self.key {
+            Some(key) => key.as_str().to_owned(),
+            None => format!("{NO_KEY}{}", hex::encode(stamp)),
+        }
+    }
+}

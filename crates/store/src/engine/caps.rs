@@ -1,0 +1,52 @@
+//! Money caps over two engines.
+
+use super::Store;
+use crate::caps::rule::CapDeclaration;
+use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
+use crate::error::StoreError;
+
+impl Store {
+    /// Puts the rules of a configuration in force, over all instances: once this returns, no call is admitted beyond a
+    /// lower cap. A raised, removed or widened one holds as it was for
+    /// [`raise_after_ms`](CapDeclaration::raise_after_ms). Called at each start, reload, and before the midnights run out.
+    pub async fn declare_caps(&self, declaration: &CapDeclaration) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.declare_caps(declaration).await,
+            Self::Sqlite(store) => store.declare_caps(declaration).await,
+        }
+    }
+
+    /// Tells what became of admitted calls with a [demand](crate::admission::AdmissionRow::spend). Repeating it changes
+    /// nothing; after an error it must be repeated, or the calls count for ever.
+    pub async fn settle_attempts(&self, settled: &[SettledAttempt]) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.settle_attempts(settled).await,
+            Self::Sqlite(store) => store.settle_attempts(settled).await,
+        }
+    }
+
+    /// Takes over GatePay's last word on the object under a key. Returns whether its spend is released by it.
+    pub async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.settle_object(object).await,
+            Self::Sqlite(store) => store.settle_object(object).await,
+        }
+    }
+
+    /// Makes unknown what instances without a sign of life left open, and forgets what no window covers. Called each few
+    /// seconds, by any instance.
+    pub async fn age_spends(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.age_spends().await,
+            Self::Sqlite(store) => store.age_spends().await,
+        }
+    }
+
+    /// Spends that GatePay is to be asked about, the oldest first, at most so many.
+    pub async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.unknown_spends(most).await,
+            Self::Sqlite(store) => store.unknown_spends(most).await,
+        }
+    }
+}

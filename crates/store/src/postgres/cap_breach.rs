@@ -1,0 +1,39 @@
+//! The breach of a cap, as the function `cap_breach` tells it.
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+
+use crate::caps::rule::{CapBreach, CapMeasure};
+use crate::error::StoreError;
+
+/// The breach that `cap_breach` tells: whose rule, currency, measure, limit and what is left, with spaces between them;
+/// only the first two if there is no rule for the currency. A time at which room comes free may follow.
+pub(super) fn breach(told: &str, frees_ms: Option<u64>) -> Result<CapBreach, StoreError> {
+    let unreadable = || StoreError::Unexpected("a breach of a cap".to_owned());
+    let mut words = told.split(' ');
+    let over_all = words.next() == Some("all");
+    let currency = words.next().and_then(CurrencyCode::parse);
+    let amount = |word: Option<&str>| {
+        let amount = word.and_then(|word| ExactAmount::parse(word).ok());
+        amount.ok_or_else(unreadable)
+    };
+    let measure = words.next().map(|word| {
+        let number = word.parse().ok();
+        number.and_then(CapMeasure::of).ok_or_else(unreadable)
+    });
+    let (rule, left) = match measure {
+        None => (None, ExactAmount::ZERO),
+        Some(measure) => (
+            Some((measure?, amount(words.next())?)),
+            amount(words.next())?,
+        ),
+    };
+    let told_ms = words.next().and_then(|word| word.parse().ok());
+    Ok(CapBreach {
+        over_all,
+        currency: currency.ok_or_else(unreadable)?,
+        rule,
+        left,
+        frees_ms: frees_ms.or(told_ms),
+    })
+}

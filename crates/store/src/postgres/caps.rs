@@ -1,0 +1,110 @@
+//! Money caps: rules, settlements, and what is still unknown.
+
+use super::PostgresStore;
+use super::admit::{cell, millis};
+use crate::admission::StoredText;
+use crate::caps::rule::CapDeclaration;
+use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
+use crate::error::StoreError;
+
+const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8)";
+const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
+const SETTLE_OBJECT: &str = "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6) AS released";
+const AGE: &str = "SELECT gatepay.age_spends_v1()";
+const UNKNOWN: &str = "SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since
+    FROM gatepay.spend_attempt AS a WHERE a.unknown
+    GROUP BY a.party, a.account, a.counted_as, a.key
+    ORDER BY since, a.party COLLATE \"C\", a.account COLLATE \"C\", a.counted_as COLLATE \"C\", a.key COLLATE \"C\" LIMIT $1";
+
+impl PostgresStore {
+    pub(crate) async fn declare_caps(
+        &self,
+        declaration: &CapDeclaration,
+    ) -> Result<(), StoreError> {
+        let rules = declaration.by_name();
+        let shadows: Vec<bool> = rules.keys().map(|name| name.shadow).collect();
+        let scopes: Vec<&str> = rules.keys().map(|name| name.scope.as_str()).collect();
+        let measures: Vec<i16> = rules.keys().map(|name| name.measure.number()).collect();
+        let currencies: Vec<&str> = rules.keys().map(|name| name.currency_text()).collect();
+        let calls: Vec<String> = rules.keys().map(|name| name.calls_text()).collect();
+        let limits: Vec<String> = rules.values().map(ToString::to_string).collect();
+        let midnights = declaration.midnights.iter().copied().map(millis);
+        let midnights: Vec<i64> = midnights.collect();
+        let raise_ms = millis(declaration.raise_after_ms);
+        self.control(
+            DECLARE,
+            &[
+                &shadows,
+                &scopes,
+                &measures,
+                &currencies,
+                &calls,
+                &limits,
+                &midnights,
+                &raise_ms,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn settle_attempts(
+        &self,
+        settled: &[SettledAttempt],
+    ) -> Result<(), StoreError> {
+        let prints: Vec<&[u8]> = settled.iter().map(|it| it.stamp.as_slice()).collect();
+        let results = settled.iter().map(|it| match it.result {
+            AttemptResult::NotExecuted => 0,
+            AttemptResult::Executed => 1,
+            AttemptResult::Unknown => 2,
+        });
+        let results: Vec<i16> = results.collect();
+        self.control(SETTLE_ATTEMPTS, &[&prints, &results]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
+        let rows = self
+            .control(
+                SETTLE_OBJECT,
+                &[
+                    &object.party.as_str(),
+                    &object.account.as_str(),
+                    &object.counted_as,
+                    &object.key.as_str(),
+                    &object.stands,
+                    &millis(object.decided_ms),
+                ],
+            )
+            .await?;
+        match &rows[..] {
+            [row] => cell(row, "released"),
+            _ => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
+        }
+    }
+
+    pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
+        self.control(AGE, &[]).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
+        let rows = self.control(UNKNOWN, &[&i64::from(most)]).await?;
+        let spends = rows.iter().map(|row| {
+            let text = |name| {
+                let text: String = cell(row, name)?;
+                StoredText::parse(&text)
+                    .ok_or_else(|| StoreError::Unexpected(format!("{name} of a spend")))
+            };
+            let key = text("key")?;
+            Ok(UnknownSpend {
+                since_ms: cell::<i64>(row, "since")?.unsigned_abs(),
+                party: text("party")?,
+                account: text("account")?,
+                counted_as: cell(row, "counted_as")?,
+                key: (!key.as_str().starts_with(NO_KEY)).then_some(key),
+            })
+        });
+        spends.collect()
+    }
+}

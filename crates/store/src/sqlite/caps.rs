@@ -1,0 +1,139 @@
+//! Money caps in the file: rules, settlements, and what is still unknown.
+
+use rusqlite::{Connection, params};
+
+use super::SqliteStore;
+use super::file::{StoreFile, committed, to_sql};
+use super::spend_tables::{SpendFile, name, rule_book, unreadable, write_book};
+use crate::caps::judge;
+use crate::caps::rule::CapDeclaration;
+use crate::caps::spend::{
+    ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
+    UnknownSpend,
+};
+use crate::caps::window::SliceGrain;
+use crate::error::StoreError;
+use crate::stored_text::StoredText;
+
+impl SqliteStore {
+    pub(crate) async fn declare_caps(
+        &self,
+        declaration: &CapDeclaration,
+    ) -> Result<(), StoreError> {
+        let declaration = declaration.clone();
+        self.run(move |file| file.declare_caps(&declaration)).await
+    }
+
+    pub(crate) async fn settle_attempts(
+        &self,
+        settled: &[SettledAttempt],
+    ) -> Result<(), StoreError> {
+        let settled = settled.to_vec();
+        self.run(move |file| file.settle_attempts(&settled)).await
+    }
+
+    pub(crate) async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
+        let object = object.clone();
+        self.run(move |file| file.settle_object(&object)).await
+    }
+
+    pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
+        self.run(StoreFile::age_spends).await
+    }
+
+    pub(crate) async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
+        self.run(move |file| unknown_spends(file.connection(), most))
+            .await
+    }
+}
+
+impl StoreFile {
+    fn declare_caps(&mut self, declaration: &CapDeclaration) -> Result<(), StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let mut book = rule_book(&change)?;
+        let summed = book.sums_over_all();
+        book.declare(declaration, now_ms);
+        write_book(&change, &book)?;
+        if !summed && book.sums_over_all() {
+            SpendFile(&change).sum_over_all()?;
+        }
+        committed(change, now_ms)?;
+        Ok(())
+    }
+
+    fn settle_attempts(&mut self, settled: &[SettledAttempt]) -> Result<(), StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let book = rule_book(&change)?;
+        judge::settle_attempts(&mut SpendFile(&change), &book, settled)?;
+        committed(change, now_ms)?;
+        Ok(())
+    }
+
+    fn settle_object(&mut self, object: &SettledObject) -> Result<bool, StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let book = rule_book(&change)?;
+        let is_released = judge::settle_object(&mut SpendFile(&change), &book, object)?;
+        committed(change, now_ms)?;
+        Ok(is_released)
+    }
+
+    fn age_spends(&mut self) -> Result<(), StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let before = |ms: u64| to_sql(now_ms.saturating_sub(ms));
+        change.execute(
+            "UPDATE spend_attempt SET unknown = 1 WHERE NOT unknown AND (at < ?1 OR at < ?2
+                AND NOT EXISTS (SELECT 1 FROM instance WHERE id = spend_attempt.instance AND seen > ?3))",
+            params![
+                before(LOST_REPORT_MS),
+                before(UNKNOWN_AFTER_MS),
+                before(ALIVE_MS)
+            ],
+        )?;
+        for grain in SliceGrain::ALL {
+            let forgotten = params![grain.number(), to_sql(grain.oldest_kept(now_ms))];
+            change.execute(
+                "DELETE FROM meter WHERE grain = ?1 AND slice < ?2",
+                forgotten,
+            )?;
+        }
+        for forgotten in [
+            "DELETE FROM spend_attempt WHERE at < ?1",
+            "DELETE FROM spend WHERE at < ?1",
+        ] {
+            change.execute(forgotten, [before(KEPT_MS)])?;
+        }
+        committed(change, now_ms)?;
+        Ok(())
+    }
+}
+
+fn unknown_spends(connection: &Connection, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT min(at), party, account, counted_as, key FROM spend_attempt WHERE unknown
+        GROUP BY party, account, counted_as, key ORDER BY 1, 2, 3, 4, 5 LIMIT ?1",
+    )?;
+    let rows = statement.query_map([most], |row| {
+        let since: i64 = row.get(0)?;
+        Ok((since, name(row, 1)?))
+    })?;
+    let spends = rows.map(|row| {
+        let (since, name) = row?;
+        let text = |text: &str| StoredText::parse(text).ok_or_else(unreadable);
+        Ok(UnknownSpend {
+            since_ms: since.unsigned_abs(),
+            party: text(&name.party)?,
+            account: text(&name.account)?,
+            counted_as: name.counted_as,
+            key: if name.key.starts_with(NO_KEY) {
+                None
+            } else {
+                Some(text(&name.key)?)
+            },
+        })
+    });
+    spends.collect()
+}

@@ -1,0 +1,504 @@
+//! Sequences of money calls, answers, crashes and reloads: an engine and the model in Rust give the same answers, and what
+//! GatePay executes stays within the caps. The tests of both engines include this file.
+
+use std::collections::BTreeMap;
+
+use gatepay_core::Kind;
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
+use gatepay_store::caps::judge::{SpendJudgement, SpendingCall};
+use gatepay_store::caps::model::CapModel;
+use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
+use gatepay_store::caps::spend::{
+    AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
+};
+use gatepay_store::engine::Store;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tokio::runtime::Runtime;
+
+pub(crate) const START_MS: u64 = 1_767_225_600_000;
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+const PARTIES: [&str; 2] = ["acme", "globex"];
+const CALLS: [&str; 2] = ["create_payout", "refund_order_v2/payout"];
+const CURRENCIES: [&str; 3] = ["USDT", "BTC", "GT"];
+
+/// One thing that happens.
+#[derive(Debug, Clone)]
+pub(crate) enum CapStep {
+    /// An instance asks for a batch.
+    Admit(u8, Vec<AskedCall>),
+    /// GatePay receives a call that was admitted, perhaps long ago.
+    Deliver(Index),
+    /// An instance learns what became of a call, or that it cannot know.
+    Answer(Vec<(Index, bool)>),
+    /// An object at GatePay fails, or is seen to stand.
+    Decide(Index, bool),
+    /// GatePay's last word reaches the store; perhaps again.
+    Notify(Index),
+    Advance(u64),
+    Beat(u8),
+    Age,
+    /// A reload, with other rules beside those of [`lasting`].
+    Declare(Vec<(u8, u8, u8, u8, bool)>, bool),
+}
+
+/// A call of one of a few keys.
+#[derive(Debug, Clone)]
+pub(crate) struct AskedCall {
+    party: u8,
+    call: u8,
+    key: Option<u8>,
+    amounts: Vec<(u8, u8)>,
+}
+
+fn asked_call() -> impl Strategy<Value = AskedCall> {
+    let mostly_first = || prop_oneof![4 => Just(0_u8), 1 => Just(1)];
+    let of = prop_oneof![6 => Just(0_u8), 2 => Just(1), 1 => Just(2)];
+    (
+        mostly_first(),
+        mostly_first(),
+        prop::option::weighted(0.8, 0_u8..4),
+        prop::collection::vec((of, 5_u8..25), 1..3),
+    )
+        .prop_map(|(party, call, key, amounts)| AskedCall {
+            party,
+            call,
+            key,
+            amounts,
+        })
+}
+
+pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
+    let advance = prop_oneof![
+        3 => 0_u64..60_000,
+        3 => 60_000_u64..HOUR_MS,
+        2 => HOUR_MS..8 * HOUR_MS,
+        1 => 8 * HOUR_MS..DAY_MS + HOUR_MS,
+    ];
+    let rule = (
+        0_u8..3,
+        0_u8..5,
+        0_u8..4,
+        10_u8..200,
+        prop::bool::weighted(0.2),
+    );
+    let rules = prop::collection::vec(rule, 0..3);
+    let answer = prop::collection::vec((any::<Index>(), any::<bool>()), 1..4);
+    let admit = (0_u8..4, prop::collection::vec(asked_call(), 1..4));
+    prop_oneof![
+        12 => admit.prop_map(|(it, calls)| CapStep::Admit(it, calls)),
+        9 => any::<Index>().prop_map(CapStep::Deliver),
+        6 => answer.prop_map(CapStep::Answer),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(it, stands)| CapStep::Decide(it, stands)),
+        3 => any::<Index>().prop_map(CapStep::Notify),
+        5 => advance.prop_map(CapStep::Advance),
+        2 => (0_u8..4).prop_map(CapStep::Beat),
+        2 => Just(CapStep::Age),
+        1 => (rules, any::<bool>()).prop_map(|(rules, at_once)| CapStep::Declare(rules, at_once)),
+    ]
+}
+
+/// A server or file with a clock that the test sets, as one or more instances see it.
+#[derive(Clone, Copy)]
+pub(crate) struct CapEngine<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) stores: &'a [Store],
+    pub(crate) set_clock: &'a dyn Fn(u64),
+    /// Gives the sign of life of an instance, by its place.
+    pub(crate) beat: &'a dyn Fn(usize),
+}
+
+/// A call that was admitted.
+#[derive(Debug, Clone)]
+struct Sent {
+    row: AdmissionRow,
+    at_ms: u64,
+    /// What GatePay did with it, once it received it.
+    executed: Option<bool>,
+    answered: bool,
+}
+
+/// An object at GatePay, by party, call and key.
+#[derive(Debug, Clone)]
+struct Object {
+    sent: usize,
+    stands: bool,
+    decided_ms: u64,
+}
+
+struct CapTrial<'a> {
+    engine: CapEngine<'a>,
+    model: CapModel,
+    seen: BTreeMap<i64, i64>,
+    now_ms: u64,
+    number: u64,
+    sent: Vec<Sent>,
+    /// GatePay keeps one object of a key, for ever.
+    objects: BTreeMap<(String, &'static str, String), Object>,
+}
+
+pub(crate) fn currency(text: &str) -> CurrencyCode {
+    CurrencyCode::parse(text).unwrap()
+}
+
+pub(crate) fn amount(text: &str) -> ExactAmount {
+    ExactAmount::parse(text).unwrap()
+}
+
+pub(crate) fn text(text: &str) -> StoredText {
+    StoredText::parse(text).unwrap()
+}
+
+pub(crate) fn party(id: &str) -> CapScope {
+    CapScope::Party(text(id))
+}
+
+/// A rule for both calls.
+pub(crate) fn rule(scope: CapScope, measure: CapMeasure, of: Option<&str>, limit: &str) -> CapRule {
+    CapRule {
+        name: CapRuleName {
+            shadow: false,
+            scope,
+            measure,
+            currency: of.map(currency),
+            calls: CALLS.iter().map(ToString::to_string).collect(),
+        },
+        limit: amount(limit),
+    }
+}
+
+/// The rules that hold in every trial from its first moment to its last.
+fn lasting() -> Vec<CapRule> {
+    vec![
+        rule(party("acme"), CapMeasure::PerHour, Some("USDT"), "40"),
+        rule(party("acme"), CapMeasure::Per24Hours, Some("USDT"), "90"),
+        rule(party("acme"), CapMeasure::PerDay, Some("BTC"), "50"),
+        rule(CapScope::All, CapMeasure::Per24Hours, Some("USDT"), "120"),
+    ]
+}
+
+fn midnights() -> Vec<u64> {
+    // Days of 23, 24 and 25 hours.
+    let lengths = [24, 23, 24, 25, 24, 24, 24, 24];
+    let mut at_ms = START_MS - 5 * HOUR_MS;
+    let days = lengths.into_iter().cycle().take(400);
+    let mut midnights = vec![at_ms];
+    midnights.extend(days.map(|hours| {
+        at_ms += hours * HOUR_MS;
+        at_ms
+    }));
+    midnights
+}
+
+pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
+    let mut trial = CapTrial {
+        engine,
+        model: CapModel::default(),
+        seen: (1..)
+            .map(|id| (id, START_MS.cast_signed()))
+            .take(engine.stores.len())
+            .collect(),
+        now_ms: START_MS + 60_000,
+        number: 0,
+        sent: Vec::new(),
+        objects: BTreeMap::new(),
+    };
+    (engine.set_clock)(trial.now_ms);
+    trial.declare(&[], true);
+    for step in steps {
+        trial.step(step);
+    }
+    trial.check_executed();
+}
+
+impl CapTrial<'_> {
+    fn step(&mut self, step: &CapStep) {
+        match step {
+            CapStep::Admit(instance, calls) => self.admit(usize::from(*instance), calls),
+            CapStep::Deliver(which) => self.deliver(*which),
+            CapStep::Answer(which) => self.answer(which),
+            CapStep::Decide(which, stands) => {
+                let decided_ms = self.now_ms;
+                if let Some(object) = self.object(*which).filter(|object| object.stands) {
+                    (object.stands, object.decided_ms) = (*stands, decided_ms);
+                }
+            }
+            CapStep::Notify(which) => self.notify(*which),
+            CapStep::Advance(ms) => {
+                self.now_ms += ms;
+                (self.engine.set_clock)(self.now_ms);
+            }
+            CapStep::Beat(instance) => {
+                let place = usize::from(*instance) % self.engine.stores.len();
+                (self.engine.beat)(place);
+                let id = i64::try_from(place).unwrap() + 1;
+                self.seen.insert(id, self.now_ms.cast_signed());
+            }
+            CapStep::Age => {
+                let store = &self.engine.stores[0];
+                self.engine.runtime.block_on(store.age_spends()).unwrap();
+                self.model.age(self.now_ms, &self.seen);
+            }
+            CapStep::Declare(rules, at_once) => self.declare(rules, *at_once),
+        }
+        self.check_unknown();
+    }
+
+    fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], at_once: bool) {
+        let others = rules.iter().map(|(scope, measure, of, limit, shadow)| {
+            let scope = match scope {
+                0 => CapScope::All,
+                1 => party(PARTIES[0]),
+                _ => party(PARTIES[1]),
+            };
+            let of = CURRENCIES.get(usize::from(*of)).copied();
+            let measure = CapMeasure::ALL[usize::from(*measure)];
+            let mut rule = rule(scope, measure, of, &limit.to_string());
+            rule.name.shadow = *shadow;
+            if limit % 3 == 0 {
+                rule.name.calls.remove(CALLS[0]);
+            }
+            rule
+        });
+        let declaration = CapDeclaration {
+            rules: lasting().into_iter().chain(others).collect(),
+            midnights: midnights(),
+            raise_after_ms: if at_once { 0 } else { DAY_MS },
+        };
+        let declared = self.engine.stores[0].declare_caps(&declaration);
+        self.engine.runtime.block_on(declared).unwrap();
+        self.model.declare(&declaration, self.now_ms);
+    }
+
+    fn admit(&mut self, instance: usize, calls: &[AskedCall]) {
+        let mut batch = AdmissionBatch::default();
+        for call in calls {
+            let row = self.row(call);
+            batch.push(row).unwrap();
+        }
+        let place = instance % self.engine.stores.len();
+        let asked = self.engine.stores[place].admit(&batch);
+        let reply = self.engine.runtime.block_on(asked).unwrap();
+        let mut shadows = Vec::new();
+        for (number, (row, verdict)) in batch.rows().iter().zip(&reply.verdicts).enumerate() {
+            let call = SpendingCall {
+                stamp: &row.stamp,
+                party: &row.party,
+                account: &row.account,
+                demand: row.spend.as_ref().unwrap(),
+                instance: i64::try_from(place).unwrap() + 1,
+            };
+            let expected = match self.model.reserve(self.now_ms, call) {
+                SpendJudgement::Reserved(shadow) => {
+                    shadows.extend(shadow.map(|breach| (number, breach)));
+                    self.sent.push(Sent {
+                        row: row.clone(),
+                        at_ms: self.now_ms,
+                        executed: None,
+                        answered: false,
+                    });
+                    AdmissionVerdict::Admitted
+                }
+                SpendJudgement::Exceeded(breach) => AdmissionVerdict::CapExceeded(Box::new(breach)),
+            };
+            assert_eq!(*verdict, expected, "{row:?}");
+        }
+        let told = reply.shadows.into_iter().map(|it| (it.row, it.breach));
+        assert_eq!(told.collect::<Vec<_>>(), shadows);
+    }
+
+    fn row(&mut self, call: &AskedCall) -> AdmissionRow {
+        self.number += 1;
+        let mut stamp = [9; 16];
+        stamp[..8].copy_from_slice(&self.number.to_be_bytes());
+        let parts = call.amounts.iter().map(|(of, units)| SpendAmount {
+            currency: currency(CURRENCIES[usize::from(*of)]),
+            amount: amount(&units.to_string()),
+        });
+        AdmissionRow {
+            stamp,
+            nonce: None,
+            stamp_ms: self.now_ms,
+            party: text(PARTIES[usize::from(call.party)]),
+            account: text("100"),
+            kind: Kind::Money,
+            module: "payout",
+            operation: "create_payout".into(),
+            has_body: true,
+            intents: Vec::new(),
+            spend: Some(Box::new(SpendDemand {
+                counted_as: CALLS[usize::from(call.call)],
+                key: call.key.map(|key| text(&format!("k{key}"))),
+                parts: parts.collect(),
+            })),
+        }
+    }
+
+    /// GatePay executes a call if it has no object of its key.
+    fn deliver(&mut self, which: Index) {
+        let open: Vec<usize> = (0..self.sent.len())
+            .filter(|at| self.sent[*at].executed.is_none() && !self.sent[*at].answered)
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let at = *which.get(&open);
+        let key = self.sent[at].key();
+        let is_new = !self.objects.contains_key(&key);
+        self.sent[at].executed = Some(is_new);
+        if is_new {
+            self.objects.insert(
+                key,
+                Object {
+                    sent: at,
+                    stands: true,
+                    decided_ms: self.now_ms,
+                },
+            );
+        }
+    }
+
+    /// An instance reports only what is true: a call that GatePay has not received may never be sent any more.
+    fn answer(&mut self, which: &[(Index, bool)]) {
+        let mut settled = Vec::new();
+        for (which, is_known) in which {
+            let Some(at) = (!self.sent.is_empty()).then(|| which.index(self.sent.len())) else {
+                continue;
+            };
+            let sent = &mut self.sent[at];
+            if sent.answered {
+                continue;
+            }
+            let result = match (*is_known, sent.executed) {
+                // The code of a key that exists proves nothing.
+                (false, _) | (true, Some(false)) => AttemptResult::Unknown,
+                (true, Some(true)) => AttemptResult::Executed,
+                (true, None) => AttemptResult::NotExecuted,
+            };
+            sent.answered = *is_known;
+            settled.push(SettledAttempt {
+                stamp: sent.row.stamp,
+                result,
+            });
+        }
+        let store = &self.engine.stores[0];
+        let run = store.settle_attempts(&settled);
+        self.engine.runtime.block_on(run).unwrap();
+        self.model.settle_attempts(&settled);
+    }
+
+    fn object(&mut self, which: Index) -> Option<&mut Object> {
+        let len = self.objects.len();
+        let at = (len > 0).then(|| which.index(len))?;
+        self.objects.values_mut().nth(at)
+    }
+
+    fn notify(&mut self, which: Index) {
+        let Some(object) = self.object(which).cloned() else {
+            return;
+        };
+        let row = &self.sent[object.sent].row;
+        let spend = row.spend.as_ref().unwrap();
+        let Some(key) = spend.key.clone() else {
+            return;
+        };
+        let settled = SettledObject {
+            party: row.party.clone(),
+            account: row.account.clone(),
+            // The notification of a refund does not say which.
+            counted_as: if object.sent.is_multiple_of(2) {
+                CALLS.to_vec()
+            } else {
+                vec![spend.counted_as]
+            },
+            key,
+            stands: object.stands,
+            decided_ms: object.decided_ms,
+        };
+        let run = self.engine.stores[0].settle_object(&settled);
+        let is_released = self.engine.runtime.block_on(run).unwrap();
+        assert_eq!(
+            is_released,
+            self.model.settle_object(&settled),
+            "{settled:?}"
+        );
+    }
+
+    fn check_unknown(&self) {
+        let unknown = self.engine.stores[0].unknown_spends(1_000);
+        let unknown = self.engine.runtime.block_on(unknown).unwrap();
+        let mut expected: BTreeMap<_, u64> = BTreeMap::new();
+        for (at_ms, name) in self.model.unknown() {
+            let since = expected.entry(name).or_insert(at_ms);
+            *since = at_ms.min(*since);
+        }
+        let told: BTreeMap<_, u64> = unknown
+            .into_iter()
+            .map(|it| ((it.party, it.counted_as, it.key), it.since_ms))
+            .collect();
+        let keyed = expected
+            .iter()
+            .filter(|(name, _)| name.key.starts_with('k'));
+        let keyed: BTreeMap<_, u64> = keyed
+            .map(|(name, since)| {
+                let key = Some(text(&name.key));
+                ((text(&name.party), name.counted_as.clone(), key), *since)
+            })
+            .collect();
+        let told_keyed = told.iter().filter(|((_, _, key), _)| key.is_some());
+        let told_keyed: BTreeMap<_, u64> = told_keyed.map(|(it, ms)| (it.clone(), *ms)).collect();
+        assert_eq!(told_keyed, keyed);
+    }
+
+    /// What GatePay executed and did not undo is within the lasting rules, in every window of their length.
+    fn check_executed(&self) {
+        let standing = self.objects.values().filter(|object| object.stands);
+        let executed: Vec<&Sent> = standing.map(|object| &self.sent[object.sent]).collect();
+        let days = midnights();
+        for rule in lasting() {
+            let spent = |from_ms: u64, to_ms: u64| {
+                let within = executed.iter().filter(|it| {
+                    let is_scope = match &rule.name.scope {
+                        CapScope::All => true,
+                        CapScope::Party(party) => *party == it.row.party,
+                    };
+                    is_scope && (from_ms..=to_ms).contains(&it.at_ms)
+                });
+                let parts = within.flat_map(|it| &it.row.spend.as_ref().unwrap().parts);
+                let parts =
+                    parts.filter(|part| Some(&part.currency) == rule.name.currency.as_ref());
+                parts.map(|part| part.amount.units()).sum::<u128>()
+            };
+            for first in &executed {
+                let from_ms = first.at_ms;
+                let to_ms = match rule.name.measure {
+                    CapMeasure::PerHour => from_ms + HOUR_MS,
+                    CapMeasure::Per24Hours => from_ms + DAY_MS,
+                    _ => *days.iter().find(|midnight| **midnight > from_ms).unwrap() - 1,
+                };
+                let spent = spent(from_ms, to_ms);
+                assert!(
+                    spent <= rule.limit.units(),
+                    "{:?} of {}: {spent} units executed from {from_ms} on",
+                    rule.name,
+                    rule.limit
+                );
+            }
+        }
+    }
+}
+
+impl Sent {
+    /// What GatePay takes for the same transaction. Calls without a key are all their own.
+    fn key(&self) -> (String, &'static str, String) {
+        let spend = self.row.spend.as_ref().unwrap();
+        let key = spend.key.as_ref().map_or_else(
+            || format!("{:?}", self.row.stamp),
+            |key| key.as_str().to_owned(),
+        );
+        (self.row.party.as_str().to_owned(), spend.counted_as, key)
+    }
+}

@@ -1,0 +1,625 @@
+//! Money caps in PostgreSQL: the functions answer as the model does, four racing instances keep a cap to the last digit,
+//! and a spend ends only by proof.
+
+use std::time::{Duration, Instant};
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
+use gatepay_store::caps::rule::{CapBreach, CapDeclaration, CapMeasure, CapRule, CapScope};
+use gatepay_store::caps::spend::{
+    AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
+};
+use gatepay_store::engine::Store;
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::{Failover, StoreTerms};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio_postgres::{Client, NoTls};
+
+use crate::cap_steps::{CapEngine, START_MS, amount, cap_step, currency, party, rule, run, text};
+use crate::postgres::{self, PgServer};
+use crate::support::{batch, beat, introduction, row_at, settings};
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+const TERMS: StoreTerms = StoreTerms {
+    future_ms: 300,
+    max_skew_ms: 100,
+    timeout: Duration::from_mins(1),
+    failover: Failover::Lossless,
+};
+
+const EMPTY: &str =
+    "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
+        gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight;
+    UPDATE gatepay.slot SET slice = 0, filling = true";
+
+/// A server with a clock that the test sets.
+struct Clocked {
+    server: PgServer,
+    admin: Client,
+}
+
+impl Clocked {
+    async fn start() -> Self {
+        let server = PgServer::migrated().await;
+        let conninfo = settings(&[server.port]).conninfo;
+        let (admin, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let faked = "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES (0);
+            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+                'SELECT now FROM gatepay.clock'";
+        admin.batch_execute(faked).await.unwrap();
+        Self { server, admin }
+    }
+
+    async fn set(&self, now_ms: u64) {
+        let set = format!("UPDATE gatepay.clock SET now = {now_ms}");
+        self.admin.batch_execute(&set).await.unwrap();
+    }
+
+    /// Instances that joined an empty store at [`START_MS`]; their ids count from 1.
+    async fn instances(&self, number: i64) -> Vec<Store> {
+        self.admin.batch_execute(EMPTY).await.unwrap();
+        self.set(START_MS).await;
+        let mut stores = Vec::new();
+        for id in 1..=number {
+            let store = PostgresStore::new(&settings(&[self.server.port]), TERMS).unwrap();
+            store.join(&introduction(id)).await.unwrap();
+            stores.push(Store::Postgres(Box::new(store)));
+        }
+        stores
+    }
+}
+
+/// One instance, and the time.
+struct Shop {
+    clocked: Clocked,
+    store: Store,
+    now_ms: u64,
+}
+
+impl Shop {
+    async fn open(rules: &[CapRule]) -> Self {
+        let clocked = Clocked::start().await;
+        let store = clocked.instances(1).await.remove(0);
+        let mut shop = Self {
+            clocked,
+            store,
+            now_ms: START_MS,
+        };
+        shop.wait(60_000).await;
+        shop.declare(rules, DAY_MS).await;
+        shop
+    }
+
+    async fn wait(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.clocked.set(self.now_ms).await;
+    }
+
+    async fn declare(&self, rules: &[CapRule], raise_after_ms: u64) {
+        let midnights = [0, 1, 2, 3, 5].map(|day| START_MS + day * DAY_MS);
+        let declaration = CapDeclaration {
+            rules: rules.to_vec(),
+            midnights: midnights.to_vec(),
+            raise_after_ms,
+        };
+        self.store.declare_caps(&declaration).await.unwrap();
+    }
+
+    async fn ask(&self, row: &AdmissionRow) -> AdmissionVerdict {
+        let asked = batch(std::slice::from_ref(row));
+        self.store.admit(&asked).await.unwrap().verdicts.remove(0)
+    }
+
+    /// Pays USDT under a key. Returns the stamp, or the breach.
+    async fn pay(&self, key: &str, units: &str) -> Result<[u8; 16], CapBreach> {
+        let row = payment(self.now_ms, Some(key), units);
+        match self.ask(&row).await {
+            AdmissionVerdict::Admitted => Ok(row.stamp),
+            AdmissionVerdict::CapExceeded(breach) => Err(*breach),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is left of the first cap that a call of this amount breaks.
+    async fn left(&self, units: &str) -> ExactAmount {
+        self.pay("probe", units).await.unwrap_err().left
+    }
+
+    async fn settle(&self, stamp: [u8; 16], result: AttemptResult) {
+        let settled = [SettledAttempt { stamp, result }];
+        self.store.settle_attempts(&settled).await.unwrap();
+    }
+
+    async fn decided(&self, key: &str, stands: bool, decided_ms: u64) -> bool {
+        let object = SettledObject {
+            party: text("acme"),
+            account: text("100"),
+            counted_as: vec!["create_payout"],
+            key: text(key),
+            stands,
+            decided_ms,
+        };
+        self.store.settle_object(&object).await.unwrap()
+    }
+}
+
+fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
+    let spend = SpendDemand {
+        counted_as: "create_payout",
+        key: key.map(text),
+        parts: vec![SpendAmount {
+            currency: currency("USDT"),
+            amount: amount(units),
+        }],
+    };
+    AdmissionRow {
+        spend: Some(Box::new(spend)),
+        ..row_at(now_ms)
+    }
+}
+
+fn usdt(measure: CapMeasure, limit: &str) -> CapRule {
+    rule(party("acme"), measure, Some("USDT"), limit)
+}
+
+fn agree(cases: u32, steps: usize) {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clocked = runtime.block_on(Clocked::start());
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let sequences = prop::collection::vec(cap_step(), 1..steps);
+    let result = runner.run(&sequences, |steps| {
+        let stores = runtime.block_on(clocked.instances(4));
+        let set_clock = |now_ms| runtime.block_on(clocked.set(now_ms));
+        let beat = |place: usize| {
+            runtime.block_on(stores[place].beat(&beat())).unwrap();
+        };
+        let engine = CapEngine {
+            runtime: &runtime,
+            stores: &stores,
+            set_clock: &set_clock,
+            beat: &beat,
+        };
+        run(engine, &steps);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn the_functions_and_the_model_agree_about_caps_and_four_instances_keep_them() {
+    agree(16, 100);
+}
+
+#[test]
+#[ignore = "minutes: the long form of the_functions_and_the_model_agree_about_caps_and_four_instances_keep_them"]
+fn the_functions_and_the_model_agree_about_caps_in_many_long_sequences() {
+    agree(1_500, 150);
+}
+
+#[tokio::test]
+async fn four_racing_instances_spend_a_cap_to_its_last_digit_and_no_further() {
+    if postgres::is_missing() {
+        return;
+    }
+    let clocked = Clocked::start().await;
+    let stores = clocked.instances(4).await;
+    clocked.set(START_MS + 60_000).await;
+    let declaration = CapDeclaration {
+        rules: vec![
+            usdt(CapMeasure::Per24Hours, "70.7"),
+            rule(CapScope::All, CapMeasure::PerHour, Some("USDT"), "101"),
+        ],
+        midnights: Vec::new(),
+        raise_after_ms: 0,
+    };
+    stores[0].declare_caps(&declaration).await.unwrap();
+    let mut instances = tokio::task::JoinSet::new();
+    for store in stores {
+        instances.spawn(async move {
+            let mut admitted = [0_u32; 2];
+            for _ in 0..40 {
+                let acme = payment(START_MS + 60_000, None, "1.01");
+                let mut globex = payment(START_MS + 60_000, None, "1.01");
+                globex.party = text("globex");
+                let reply = store.admit(&batch(&[acme, globex])).await.unwrap();
+                for (number, verdict) in admitted.iter_mut().zip(&reply.verdicts) {
+                    *number += u32::from(*verdict == AdmissionVerdict::Admitted);
+                }
+            }
+            admitted
+        });
+    }
+    let admitted = instances.join_all().await;
+    let of = |party: usize| admitted.iter().map(|it| it[party]).sum::<u32>();
+    assert!(of(0) <= 70, "70 calls of 1.01 are 70.7");
+    assert_eq!(of(0) + of(1), 100, "100 calls of 1.01 are 101");
+}
+
+#[tokio::test]
+async fn an_unknown_call_counts_until_every_attempt_under_its_key_is_refuted() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    let first = shop.pay("a", "60").await.unwrap();
+    shop.settle(first, AttemptResult::Unknown).await;
+    assert_eq!(shop.left("41").await, amount("40"), "unknown counts");
+    let second = shop.pay("a", "60").await.unwrap();
+    assert_eq!(shop.left("41").await, amount("40"), "one key is one spend");
+    shop.settle(second, AttemptResult::NotExecuted).await;
+    assert_eq!(
+        shop.left("41").await,
+        amount("40"),
+        "the first may be executed"
+    );
+    shop.settle(first, AttemptResult::NotExecuted).await;
+    assert_eq!(shop.left("101").await, amount("100"), "all are refuted");
+    shop.settle(first, AttemptResult::NotExecuted).await;
+    shop.pay("b", "100").await.unwrap();
+    assert_eq!(
+        shop.left("1").await,
+        amount("0"),
+        "a second report releases nothing"
+    );
+}
+
+#[tokio::test]
+async fn two_bodies_under_one_key_count_as_the_larger_one() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    let first = shop.pay("a", "10").await.unwrap();
+    shop.pay("a", "25").await.unwrap();
+    shop.pay("a", "5").await.unwrap();
+    assert_eq!(shop.left("76").await, amount("75"));
+    assert_eq!(shop.pay("a", "101").await.unwrap_err().left, amount("100"));
+    shop.settle(first, AttemptResult::Executed).await;
+    assert_eq!(
+        shop.left("76").await,
+        amount("75"),
+        "which one is not known"
+    );
+}
+
+#[tokio::test]
+async fn only_gatepays_final_failure_undoes_what_it_accepted_and_only_once() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    let accepted = shop.pay("a", "60").await.unwrap();
+    shop.settle(accepted, AttemptResult::Executed).await;
+    shop.settle(accepted, AttemptResult::NotExecuted).await;
+    assert_eq!(shop.left("41").await, amount("40"), "accepted is accepted");
+    assert!(!shop.decided("a", true, shop.now_ms).await);
+    shop.wait(1_000).await;
+    let failed_ms = shop.now_ms;
+    shop.wait(1_000).await;
+    assert!(
+        !shop.decided("a", false, failed_ms - 2_000).await,
+        "decided before it stood"
+    );
+    assert!(shop.decided("a", false, failed_ms).await);
+    assert!(!shop.decided("a", false, failed_ms).await);
+    shop.pay("a", "70").await.unwrap();
+    assert!(
+        !shop.decided("a", false, failed_ms).await,
+        "it speaks of the object before"
+    );
+    assert_eq!(shop.left("31").await, amount("30"));
+}
+
+#[tokio::test]
+async fn a_call_of_a_dead_instance_becomes_unknown_and_counts() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    shop.pay("a", "60").await.unwrap();
+    shop.wait(60_001).await;
+    shop.store.beat(&beat()).await.unwrap();
+    shop.store.age_spends().await.unwrap();
+    assert_eq!(
+        shop.store.unknown_spends(9).await.unwrap(),
+        [],
+        "it is alive"
+    );
+    shop.wait(5_001).await;
+    shop.store.age_spends().await.unwrap();
+    let [unknown] = &shop.store.unknown_spends(9).await.unwrap()[..] else {
+        panic!("one spend");
+    };
+    assert_eq!(unknown.key, Some(text("a")));
+    assert_eq!(shop.left("41").await, amount("40"));
+}
+
+#[tokio::test]
+async fn a_copy_of_a_call_reserves_nothing_and_a_refused_call_stays_refused() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[usdt(CapMeasure::PerHour, "10")]).await;
+    let row = payment(shop.now_ms, None, "6");
+    assert_eq!(shop.ask(&row).await, AdmissionVerdict::Admitted);
+    assert!(matches!(
+        shop.ask(&row).await,
+        AdmissionVerdict::Replayed { .. }
+    ));
+    assert_eq!(shop.left("5").await, amount("4"));
+    let refused = payment(shop.now_ms, None, "5");
+    assert!(matches!(
+        shop.ask(&refused).await,
+        AdmissionVerdict::CapExceeded(_)
+    ));
+    shop.settle(row.stamp, AttemptResult::NotExecuted).await;
+    assert!(
+        matches!(shop.ask(&refused).await, AdmissionVerdict::Replayed { .. }),
+        "`cap_exceeded` said that no copy is executed"
+    );
+    assert_eq!(shop.left("11").await, amount("10"));
+}
+
+#[tokio::test]
+async fn room_comes_free_at_the_time_that_the_breach_tells() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::PerHour, "10")]).await;
+    shop.pay("a", "10").await.unwrap();
+    shop.wait(HOUR_MS).await;
+    let breach = shop.pay("b", "1").await.unwrap_err();
+    assert_eq!(breach.rule, Some((CapMeasure::PerHour, amount("10"))));
+    let frees_ms = breach.frees_ms.unwrap();
+    assert!(
+        frees_ms - shop.now_ms <= HOUR_MS / 96,
+        "a slice late at most"
+    );
+    shop.wait(frees_ms - shop.now_ms - 1).await;
+    assert!(shop.pay("b", "1").await.is_err());
+    shop.wait(1).await;
+    shop.pay("b", "10").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_repetition_of_an_old_call_counts_anew_in_the_windows_that_have_forgotten_it() {
+    if postgres::is_missing() {
+        return;
+    }
+    let rules = [
+        usdt(CapMeasure::PerHour, "10"),
+        usdt(CapMeasure::Per24Hours, "25"),
+    ];
+    let mut shop = Shop::open(&rules).await;
+    shop.pay("a", "10").await.unwrap();
+    shop.wait(2 * HOUR_MS).await;
+    shop.pay("b", "10").await.unwrap();
+    let full = shop.pay("a", "10").await.unwrap_err();
+    assert_eq!(full.rule.unwrap().0, CapMeasure::PerHour);
+    shop.wait(2 * HOUR_MS).await;
+    shop.pay("a", "10").await.unwrap();
+    assert_eq!(shop.left("6").await, amount("0"), "of this hour");
+    shop.wait(2 * HOUR_MS).await;
+    assert_eq!(
+        shop.left("6").await,
+        amount("5"),
+        "of these 24 hours: counted once"
+    );
+    shop.wait(19 * HOUR_MS).await;
+    assert_eq!(
+        shop.left("6").await,
+        amount("5"),
+        "a has moved to its repetition"
+    );
+    shop.pay("c", "5").await.unwrap();
+    shop.wait(HOUR_MS + DAY_MS / 96).await;
+    shop.pay("d", "10").await.expect("b has left");
+}
+
+#[tokio::test]
+async fn a_lower_cap_holds_at_once_and_a_higher_or_removed_one_a_day_later() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::PerCall, "100")]).await;
+    let lower = usdt(CapMeasure::PerCall, "50");
+    shop.declare(std::slice::from_ref(&lower), DAY_MS).await;
+    assert_eq!(shop.left("51").await, amount("50"));
+    shop.declare(&[usdt(CapMeasure::PerCall, "80")], DAY_MS)
+        .await;
+    shop.wait(DAY_MS - 1).await;
+    shop.declare(&[usdt(CapMeasure::PerCall, "80")], DAY_MS)
+        .await;
+    assert_eq!(shop.left("51").await, amount("50"), "not yet");
+    shop.wait(1).await;
+    assert_eq!(shop.left("81").await, amount("80"));
+    shop.declare(&[], DAY_MS).await;
+    shop.wait(DAY_MS - 1).await;
+    assert_eq!(
+        shop.left("81").await,
+        amount("80"),
+        "removed, and still there"
+    );
+    shop.wait(1).await;
+    shop.pay("a", "81").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_currency_or_a_cap_of_its_own_is_a_raise() {
+    if postgres::is_missing() {
+        return;
+    }
+    let other = rule(party("acme"), CapMeasure::PerCall, None, "10");
+    let btc = rule(party("acme"), CapMeasure::PerCall, Some("BTC"), "10");
+    let mut shop = Shop::open(std::slice::from_ref(&btc)).await;
+    let uncapped = shop.pay("a", "1").await.unwrap_err();
+    assert_eq!((uncapped.rule, uncapped.frees_ms), (None, None));
+    shop.declare(&[btc.clone(), usdt(CapMeasure::PerCall, "5")], DAY_MS)
+        .await;
+    assert_eq!(shop.pay("a", "1").await.unwrap_err().rule, None, "not yet");
+    shop.wait(DAY_MS).await;
+    assert_eq!(shop.left("6").await, amount("5"));
+    let own = usdt(CapMeasure::PerCall, "20");
+    let mut shop = Shop::open(std::slice::from_ref(&other)).await;
+    shop.declare(&[other.clone(), own.clone()], DAY_MS).await;
+    assert_eq!(
+        shop.left("11").await,
+        amount("10"),
+        "the cap of all others still holds"
+    );
+    shop.wait(DAY_MS).await;
+    assert_eq!(shop.left("21").await, amount("20"));
+    shop.declare(&[other], DAY_MS).await;
+    assert_eq!(shop.left("11").await, amount("10"), "lower at once");
+}
+
+#[tokio::test]
+async fn a_new_cap_counts_what_was_spent_before_it() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[]).await;
+    shop.pay("a", "60").await.unwrap();
+    let all = rule(CapScope::All, CapMeasure::PerDay, Some("USDT"), "100");
+    shop.declare(&[usdt(CapMeasure::Per24Hours, "70"), all.clone()], DAY_MS)
+        .await;
+    let full = shop.pay("b", "50").await.unwrap_err();
+    assert!(full.over_all && full.left == amount("40"));
+    shop.declare(&[usdt(CapMeasure::Per24Hours, "70")], 0).await;
+    assert_eq!(shop.left("11").await, amount("10"));
+    shop.pay("b", "10").await.unwrap();
+    shop.declare(&[all], 0).await;
+    assert_eq!(
+        shop.left("31").await,
+        amount("30"),
+        "the sum over all is made anew"
+    );
+}
+
+#[tokio::test]
+async fn a_day_ends_at_the_midnight_of_the_time_zone_however_long_it_is() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::PerDay, "100")]).await;
+    shop.pay("a", "100").await.unwrap();
+    let breach = shop.pay("b", "1").await.unwrap_err();
+    assert_eq!(breach.frees_ms, Some(START_MS + DAY_MS));
+    shop.wait(DAY_MS - 60_001).await;
+    assert!(shop.pay("b", "1").await.is_err());
+    shop.wait(1).await;
+    shop.pay("b", "100").await.unwrap();
+    // The fourth day of the declaration has 48 hours.
+    shop.wait(2 * DAY_MS).await;
+    shop.pay("c", "100").await.unwrap();
+    shop.wait(DAY_MS + HOUR_MS).await;
+    assert!(shop.pay("d", "1").await.is_err());
+    shop.wait(DAY_MS - HOUR_MS).await;
+    shop.pay("d", "100").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shadow_cap_admits_and_tells() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shadow = usdt(CapMeasure::CountPerHour, "1");
+    shadow.name.shadow = true;
+    let shop = Shop::open(&[shadow]).await;
+    let rows = [None, Some("k"), Some("k")].map(|key| payment(shop.now_ms, key, "1"));
+    let reply = shop.store.admit(&batch(&rows)).await.unwrap();
+    assert_eq!(reply.verdicts, [const { AdmissionVerdict::Admitted }; 3]);
+    let [told] = &reply.shadows[..] else {
+        panic!("{:?}", reply.shadows);
+    };
+    assert_eq!(told.row, 1, "the third is of the same key as the second");
+    assert_eq!(
+        told.breach.rule,
+        Some((CapMeasure::CountPerHour, amount("1")))
+    );
+    assert!(told.breach.frees_ms.unwrap() > shop.now_ms);
+}
+
+#[tokio::test]
+async fn a_batch_without_spends_runs_no_statement_of_caps() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[usdt(CapMeasure::PerDay, "100")]).await;
+    let counted = "ALTER SYSTEM SET track_functions = 'all'; SELECT pg_reload_conf()";
+    for statement in counted.split(';') {
+        shop.clocked.admin.batch_execute(statement).await.unwrap();
+    }
+    let clocked = &shop.clocked;
+    let store = PostgresStore::new(&settings(&[clocked.server.port]), TERMS).unwrap();
+    store.join(&introduction(2)).await.unwrap();
+    let rows: Vec<_> = (0..100).map(|_| row_at(shop.now_ms)).collect();
+    store.admit(&batch(&rows)).await.unwrap();
+    let spending = payment(shop.now_ms, None, "1");
+    store.admit(&batch(&[spending])).await.unwrap();
+    drop(store);
+    let calls = "SELECT coalesce(sum(calls) FILTER (WHERE funcname = 'admit_v1'), 0)::bigint AS admitted,
+            coalesce(sum(calls) FILTER (WHERE funcname IN ('reserve_spends', 'lock_spenders')), 0)::bigint AS spent
+        FROM pg_stat_user_functions";
+    let mut told = (0, 0);
+    for _ in 0..600 {
+        let row = clocked.admin.query_one(calls, &[]).await.unwrap();
+        told = (row.get::<_, i64>("admitted"), row.get::<_, i64>("spent"));
+        if told.0 == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        told,
+        (2, 2),
+        "both functions ran for the second batch alone"
+    );
+}
+
+#[tokio::test]
+#[ignore = "a measurement: run it alone"]
+async fn the_time_of_a_row_with_and_without_a_spend() {
+    if postgres::is_missing() {
+        return;
+    }
+    let rules = [
+        usdt(CapMeasure::PerCall, "100"),
+        usdt(CapMeasure::PerHour, "100000000"),
+        usdt(CapMeasure::Per24Hours, "100000000"),
+        rule(CapScope::All, CapMeasure::PerDay, Some("USDT"), "100000000"),
+    ];
+    let mut shop = Shop::open(&rules).await;
+    for spending in [0, 0, 51, 256, 0, 51, 256] {
+        let mut took = Duration::ZERO;
+        for _ in 0..10 {
+            shop.wait(1_000).await;
+            let rows = (0..256).map(|number| {
+                if number < spending {
+                    payment(shop.now_ms, None, "1.5")
+                } else {
+                    row_at(shop.now_ms)
+                }
+            });
+            let rows = batch(&rows.collect::<Vec<_>>());
+            let began = Instant::now();
+            shop.store.admit(&rows).await.unwrap();
+            took += began.elapsed();
+        }
+        println!("{spending} of 256 rows spend: {:?} a batch", took / 10);
+    }
+}
