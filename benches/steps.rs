@@ -350,11 +350,7 @@ impl World {
         let rules = BodyRules::of(&app.settings, false);
         let judged = judge::judge(verified, claims, rules, &admission.offload, record);
         let judged = at_once(judged).expect("a good body");
-        let rules = OutboundRules::of(
-            &app.settings,
-            (&app.upstream.host, None),
-            &admission.offload,
-        );
+        let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
         let translation = at_once(outbound::translate(&judged, &rules));
         let translation = translation.expect("a body that is sent as it is");
         let composed = outbound::compose(judged, translation, (&head, &lines), &rules, record);

@@ -461,7 +461,7 @@ fn no_file_of_the_journey_names_the_application() {
 }
 
 /// The most lines of code in `journey.rs`, which holds only the order of the steps.
-const JOURNEY_LINES: usize = 206;
+const JOURNEY_LINES: usize = 207;
 
 #[test]
 fn the_journey_fits_on_a_page() {

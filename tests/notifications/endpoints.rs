@@ -172,7 +172,7 @@ async fn a_tenant_that_is_suspended_by_hand_gets_its_notifications_once_it_is_re
     loop {
         let page = receiver.looks("/notifications/endpoints?tenant=acme").await;
         let endpoint = &page["endpoints"][0];
-        if endpoint["off"] == "removed" {
+        if endpoint["off"] == "suspended" {
             assert_eq!(endpoint["waiting"], 1, "{page}");
             break;
         }

@@ -147,3 +147,42 @@ async fn a_notification_with_an_old_stamp_is_counted_apart_from_unsigned_ones() 
     assert_eq!(receiver.received("UNKNOWN", "unsigned").await, "0");
     receiver.program.stop().await;
 }
+
+#[tokio::test]
+async fn a_replayed_call_takes_none_of_the_urls_that_a_tenants_calls_may_name() {
+    for engine in engines().await {
+        let upstream = Scripted::each(|_| {
+            let saved =
+                r#"{"status":"SUCCESS","code":"000000","data":{"chain":"ETH","address":"0xabc"}}"#;
+            Some(scripted::answer("200 OK", "", saved.as_bytes()))
+        });
+        let folder = folder(&upstream.url(), &engine);
+        folder.keeps_a_journal();
+        let receiver = Receiver::start(&folder).await;
+        let now = Clock::system().unix_ms();
+        let save = |url: &str| acme().post(SAVE_ADDRESS, address(url));
+        let first = save("https://b.example/0").timestamp(&now).nonce("once");
+        assert_eq!(receiver.call(&first).await.status, 200);
+        for number in 1..=20 {
+            let copy = save(&format!("https://b.example/{number}"));
+            let copy = copy.timestamp(&now).nonce("once");
+            let refused = receiver.call(&copy).await;
+            assert_eq!(refused.refused(), (401, "replayed"), "{number}");
+        }
+        let urls = |range: std::ops::Range<u32>| {
+            range.map(|number| format!("https://b.example/new{number}"))
+        };
+        for url in urls(0..14) {
+            assert_eq!(receiver.call(&save(&url)).await.status, 200, "{url}");
+        }
+        // The stamp is spent, and nothing was sent.
+        let sent = upstream.count();
+        for url in urls(14..16) {
+            let refused = receiver.call(&save(&url)).await;
+            assert_eq!(refused.refused(), (403, "operation_not_allowed"), "{url}");
+            assert_eq!(refused.outcome(), Some("not-executed"));
+        }
+        assert_eq!(upstream.count(), sent);
+        receiver.program.stop().await;
+    }
+}

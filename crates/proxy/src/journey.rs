@@ -8,6 +8,7 @@ pub mod admit;
 pub mod answer;
 pub mod arrival;
 pub mod authenticate;
+pub mod callback;
 pub mod ingress;
 pub mod intent;
 pub mod judge;
@@ -151,8 +152,7 @@ async fn enter(
     let rules = BodyRules::of(&app.settings, app.journal.is_some());
     let judged = judge::judge(verified, claims, rules, &admission.offload, record).await?;
 
-    let ends = (&app.upstream.host, app.notifications.as_deref());
-    let rules = OutboundRules::of(&app.settings, ends, &admission.offload);
+    let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
     let translation = sign::translate(&judged, &rules).await?;
     let composed = sign::compose(judged, translation, (head, lines), &rules, record)?;
 
@@ -194,6 +194,7 @@ async fn call(
     record: &mut RequestRecord,
 ) -> Result<RelayableAnswer, Refusal> {
     let (app, upstream) = (&worker.app, &worker.app.upstream);
+    callback::exchange(admitted, app.notifications.as_deref()).await?;
     intent::write_if_any(app.journal.as_ref(), admitted.take_intent(), record).await?;
     if let Some(own) = OwnOperation::of(admitted.operation()) {
         let relay = app.notifications.as_deref();

@@ -121,11 +121,13 @@ BEGIN
 
     IF cardinality(intent_rows) > 0 THEN
         INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
-        SELECT i.kind, i.key, parties[i.n], accounts[i.n], o_at, i.currency, operations[i.n], 'call'
+        SELECT DISTINCT ON (i.kind COLLATE "C", i.key COLLATE "C", parties[i.n], accounts[i.n])
+            i.kind, i.key, parties[i.n], accounts[i.n], o_at, i.currency, operations[i.n], 'call'
         FROM unnest(intent_rows, intent_kinds, intent_keys, intent_currencies) AS i(n, kind, key, currency)
         WHERE verdicts[i.n] = 0
-        ORDER BY i.kind COLLATE "C", i.key COLLATE "C", 3, 4
-        ON CONFLICT DO NOTHING;
+        ORDER BY i.kind COLLATE "C", i.key COLLATE "C", parties[i.n], accounts[i.n], i.n
+        -- A tenant id that has a former sub-account again uses the key as another tenant: the last use counts.
+        ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = excluded.at WHERE owner.at < excluded.at;
     END IF;
 END
 $$;

@@ -240,8 +240,11 @@ BEGIN
     UPDATE sweep AS s SET owner_block = CASE
         WHEN (s.owner_block + blocks) * 8192 >= pg_relation_size('gatepay.owner') THEN 0 ELSE s.owner_block + blocks END
     RETURNING s.owner_block INTO STRICT block;
-    DELETE FROM owner AS o WHERE o.at < at_ms - owner_age
-        AND o.ctid >= format('(%s,0)', block)::tid AND o.ctid < format('(%s,0)', block + blocks)::tid;
+    -- Rows that a call uses again just now are skipped, so that neither waits for the other.
+    DELETE FROM owner AS o WHERE o.ctid = ANY (ARRAY(
+        SELECT s.ctid FROM owner AS s WHERE s.at < at_ms - owner_age
+            AND s.ctid >= format('(%s,0)', block)::tid AND s.ctid < format('(%s,0)', block + blocks)::tid
+        FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS o_owners = ROW_COUNT;
 END
 $$;

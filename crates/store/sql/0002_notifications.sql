@@ -159,6 +159,11 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$ 
 CREATE FUNCTION notifying() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 4) $$;
 
+-- Makes the commit wait for standbys as if the transaction had changed something. What it answers may rest on a commit whose
+-- own wait was canceled: then a standby may lack it, and a failover would lose it.
+CREATE FUNCTION wait_for_standbys() RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT pg_logical_emit_message(true, 'gatepay', '') $$;
+
 -- The lowest UUID of version 7 at a time.
 CREATE FUNCTION uuid_floor(ms bigint) RETURNS uuid
 LANGUAGE sql IMMUTABLE AS $$
@@ -295,11 +300,15 @@ DECLARE
     woken text[];
 BEGIN
     INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
-    SELECT r.kind, r.key, r.tenant, r.account, coalesce(r.at, at_ms), r.currency, r.operation, o_source
+    SELECT DISTINCT ON (r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account)
+        r.kind, r.key, r.tenant, r.account,
+        max(coalesce(r.at, at_ms)) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account), r.currency, r.operation, o_source
     FROM unnest(kinds, keys, tenants, accounts, ats, operations, currencies)
-        AS r(kind, key, tenant, account, at, operation, currency)
-    ORDER BY r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account
-    ON CONFLICT DO NOTHING;
+        WITH ORDINALITY AS r(kind, key, tenant, account, at, operation, currency, n)
+    ORDER BY r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account, r.n
+    -- A tenant id that has a former sub-account again uses the key as another tenant: the last use counts.
+    ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = excluded.at WHERE owner.at < excluded.at;
+    PERFORM wait_for_standbys();
     IF NOT EXISTS (SELECT FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key)) THEN
         RETURN '{}';
     END IF;
@@ -326,6 +335,7 @@ BEGIN
     SELECT t.token INTO o_token FROM url_token AS t
     WHERE t.tenant = t_tenant AND t.incarnation = t_incarnation AND t.url = t_url AND t.made_for = t_made_for;
     IF FOUND AND newest_incarnation(t_tenant) = t_incarnation THEN
+        PERFORM wait_for_standbys();
         RETURN;
     END IF;
     PERFORM notifying();
@@ -381,6 +391,7 @@ BEGIN
             states := states || known.state;
             conflicts := conflicts || known.has_conflict;
             reasons := array_append(reasons, known.quarantine);
+            PERFORM wait_for_standbys();
             CONTINUE;
         END IF;
         changed := EXISTS (SELECT FROM event AS e WHERE e.news = came.news);

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
 use gatepay_core::notification::{DuplicateKey, NotificationKind};
 use gatepay_core::ownership::TenantIncarnation;
+use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, LedgerIntent};
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, ReceiveResult,
 };
-use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccount};
+use gatepay_store::notifications::ledger::{
+    CallbackToken, CallbackUrl, LedgerNote, LedgerSource, TenantAccount,
+};
 use gatepay_store::notifications::listing::RetentionTerms;
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
@@ -23,7 +26,7 @@ use tokio::sync::Notify;
 use tokio_postgres::NoTls;
 
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
-use crate::postgres::{self, PgServer};
+use crate::postgres::{self, PgServer, StandbyMode, until};
 use crate::support::{TERMS, now_ms, settings};
 
 fn opened(server: &PgServer) -> Store {
@@ -297,8 +300,17 @@ async fn a_tenant_id_with_another_account_sees_nothing_older() {
     assert_eq!(acme(&store, "200").await, second);
     let third = acme(&store, "100").await;
     assert_eq!(third.incarnation, 3);
-    let holders = store.owners(std::slice::from_ref(&prepay)).await.unwrap();
-    assert_eq!(holders[0][0].tenant, first);
+    let owner = async || {
+        let mut holders = store.owners(std::slice::from_ref(&prepay)).await.unwrap();
+        holders.remove(0).remove(0).tenant
+    };
+    assert_eq!(owner().await, first);
+    // GatePay gives the id to the third too, such as the same address for the same channel.
+    store
+        .note_owners(&[note("100")], LedgerSource::Answer)
+        .await
+        .unwrap();
+    assert_eq!(owner().await, third);
     for newer in [&second, &third] {
         let page = store.tenant_events(newer, None, 0, 100).await.unwrap();
         assert!(page.events.is_empty(), "{page:?}");
@@ -316,6 +328,115 @@ async fn a_tenant_id_with_another_account_sees_nothing_older() {
         .unwrap()
         .unwrap();
     assert_eq!(assigned.state, EventState::Waiting);
+}
+
+/// Ends the wait of the next commit for the standby, as an administrator may.
+async fn cancel_the_wait(server: PgServer) -> PgServer {
+    let canceled = tokio::task::spawn_blocking(move || {
+        until("the wait for the standby is canceled", || {
+            let cancel =
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+            server.sql(cancel) == "t"
+        });
+        server
+    });
+    canceled.await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_only_local_is_acknowledged_by_no_repetition_before_the_standby_has_it() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let tenant = acme(&store, "100").await;
+    let standby = server.standby(StandbyMode::Synchronous);
+    let events = [event(&tenant, "1")];
+    let notes = [LedgerNote {
+        key: LedgerKey::new(LedgerKeyKind::PrepayId, "1").unwrap(),
+        holder: TenantAccount {
+            tenant: "acme".to_owned(),
+            account: "100".to_owned(),
+        },
+        at_ms: Some(1),
+        operation: "create_order".to_owned(),
+        currency: None,
+    }];
+    let url = CallbackUrl {
+        tenant: tenant.clone(),
+        url: "https://b.example/".to_owned(),
+        made_for: "save_fixed_address".to_owned(),
+    };
+    standby.pause();
+    let (received, server) = tokio::join!(store.receive(&events), cancel_the_wait(server));
+    assert!(
+        matches!(received, Err(StoreError::Noticed(_))),
+        "{received:?}"
+    );
+    let noted = store.note_owners(&notes, LedgerSource::Answer);
+    let (noted, server) = tokio::join!(noted, cancel_the_wait(server));
+    assert!(matches!(noted, Err(StoreError::Noticed(_))), "{noted:?}");
+    let token = store.callback_token(&url, "t1");
+    let (token, server) = tokio::join!(token, cancel_the_wait(server));
+    assert!(matches!(token, Err(StoreError::Noticed(_))), "{token:?}");
+    // The rows are there, and nothing that rests on them is answered: each call waits as the first one did.
+    let (received, server) = tokio::join!(store.receive(&events), cancel_the_wait(server));
+    assert!(
+        matches!(received, Err(StoreError::Noticed(_))),
+        "{received:?}"
+    );
+    let noted = store.note_owners(&notes, LedgerSource::Answer);
+    let (noted, server) = tokio::join!(noted, cancel_the_wait(server));
+    assert!(matches!(noted, Err(StoreError::Noticed(_))), "{noted:?}");
+    let token = store.callback_token(&url, "t2");
+    let (token, _server) = tokio::join!(token, cancel_the_wait(server));
+    assert!(matches!(token, Err(StoreError::Noticed(_))), "{token:?}");
+    standby.resume();
+    let received = store.receive(&events).await.unwrap();
+    assert!(
+        matches!(received[0], ReceiveResult::Duplicate(_)),
+        "{received:?}"
+    );
+    let token = store.callback_token(&url, "t3").await.unwrap();
+    assert_eq!(token, CallbackToken::Token("t1".to_owned()));
+}
+
+#[tokio::test]
+async fn a_number_that_is_used_again_is_as_young_as_its_last_use() {
+    let (server, store) = if postgres::is_missing() {
+        return;
+    } else {
+        crate::support::ready().await
+    };
+    let intent = LedgerIntent {
+        key_kind: "merchantTradeNo",
+        key: crate::support::text("1"),
+        currency: None,
+    };
+    let row = || AdmissionRow {
+        intents: vec![intent.clone()],
+        ..crate::support::row()
+    };
+    let ledger = opened(&server);
+    let key = LedgerKey::new(LedgerKeyKind::TradeNumber, "1").unwrap();
+    let at = async || {
+        let holders = ledger.owners(std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(holders[0].len(), 1);
+        holders[0][0].at_ms
+    };
+    // Two calls of one batch may have one number.
+    let both = crate::support::ask(&store, &[row(), row()]).await.unwrap();
+    assert!(
+        both.verdicts
+            .iter()
+            .all(|it| *it == AdmissionVerdict::Admitted)
+    );
+    server.sql("UPDATE gatepay.owner SET at = 1");
+    assert_eq!(at().await, 1);
+    let again = crate::support::verdict(&store, &row()).await;
+    assert_eq!(again, AdmissionVerdict::Admitted);
+    assert!(at().await > 1);
 }
 
 #[tokio::test]

@@ -235,6 +235,7 @@ fn advice(result: &AttemptResult) -> Vec<String> {
         AttemptWord::Late => {
             "no answer within notifications.deadline_ms: the endpoint must answer first and work afterwards, and firewalls must let this machine connect"
         }
+        AttemptWord::OwnFault => "the proxy's log has the fault: report it",
         AttemptWord::NoAnswer => {
             "the endpoint closed the connection without an HTTP answer: see its log"
         }
@@ -280,7 +281,15 @@ fn state_advice(
         (None, Some(_)) if is_well => Some(format!(
             "{waiting} notifications wait for the breaker's next attempt; to send them now: {enable}"
         )),
-        (Some(EndpointOffReason::Removed) | None, _) => None,
+        (
+            Some(
+                EndpointOffReason::Removed
+                | EndpointOffReason::Suspended
+                | EndpointOffReason::NoCredential,
+            )
+            | None,
+            _,
+        ) => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
 use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
@@ -19,6 +20,7 @@ use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
 use crate::journal::entry::CallIntent;
+use crate::journey::judge::OwnCallback;
 use crate::journey::sign::{Composed, Outbound};
 use crate::journey::stamp::{self, CoveredStamp};
 use crate::journey::{intent, judge};
@@ -40,6 +42,8 @@ pub struct Admitted {
     intent: Option<Box<CallIntent>>,
     /// The call's entry in the ledger, if GatePay notifies about the object that the call makes.
     ledger: Option<Box<LedgerEntry>>,
+    /// The tenant's URL that is still to be exchanged for one of the proxy's.
+    callback: Option<Box<OwnCallback>>,
     /// When the store was asked for its verdict, in the clock's elapsed time; `None` without its verdict.
     asked_store: Option<Duration>,
     /// The memory reserved for the body.
@@ -115,6 +119,19 @@ impl Admitted {
     /// The journal entry that is still to be written.
     pub(super) fn take_intent(&mut self) -> Option<Box<CallIntent>> {
         self.intent.take()
+    }
+
+    /// The tenant's URL that is still to be exchanged.
+    pub(super) fn take_callback(&mut self) -> Option<Box<OwnCallback>> {
+        self.callback.take()
+    }
+
+    /// Sends this body in place of the caller's. The journal gets the body that is sent.
+    pub(super) fn replace_body(&mut self, body: Bytes) {
+        if let Some(intent) = &mut self.intent {
+            intent.body = body.clone();
+        }
+        self.outbound.replace_body(body);
     }
 
     /// The permit, which lasts until the answer's end.
@@ -377,7 +394,7 @@ pub(super) fn assemble(
     let acting = composed.judged().acting();
     let has_body = composed.has_body();
     let (judged, outbound, translated) = composed.into_parts();
-    let (amounts, intents) = judged.into_parts();
+    let (amounts, intents, callback) = judged.into_parts();
     let intent = journal.map(|_| {
         let call = (operation, &acting, amounts);
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
@@ -401,6 +418,7 @@ pub(super) fn assemble(
         permit,
         intent,
         ledger,
+        callback,
         asked_store: None,
         _reserved: reserved,
     });

@@ -44,6 +44,10 @@ pub struct OwnCallback {
     pub field: Box<CallbackField>,
     /// The URL.
     pub url: DestinationUrl,
+    /// The tenant that makes the call.
+    pub tenant: String,
+    /// Its sub-account, for which the call is made.
+    pub account: String,
 }
 
 impl<'g> Judged<'g> {
@@ -57,19 +61,21 @@ impl<'g> Judged<'g> {
         self.acting
     }
 
-    /// The callback URL that is exchanged for one of the proxy's own.
-    pub(super) fn callback(&self) -> Option<&OwnCallback> {
-        self.callback.as_deref()
-    }
-
     /// Moves the body out, for the request to GatePay.
     pub(super) fn take_body(&mut self) -> Bytes {
         self.verified.take_body()
     }
 
-    /// The amounts in the body for the journal, and the numbers for the ledger.
-    pub(super) fn into_parts(self) -> (BodyAmounts, Option<Vec<LedgerIntent>>) {
-        (self.amounts, self.intents)
+    /// The amounts in the body for the journal, the numbers for the ledger, and the callback URL that is exchanged for one
+    /// of the proxy's own.
+    pub(super) fn into_parts(
+        self,
+    ) -> (
+        BodyAmounts,
+        Option<Vec<LedgerIntent>>,
+        Option<Box<OwnCallback>>,
+    ) {
+        (self.amounts, self.intents, self.callback)
     }
 }
 
@@ -169,16 +175,20 @@ fn own_callback(
     owner: PartyRef<'_>,
     endpoints: Option<&EndpointBounds>,
 ) -> Result<Box<OwnCallback>, Refusal> {
-    let own = match owner {
-        PartyRef::Tenant(tenant) => tenant.notifications.as_ref(),
-        PartyRef::Operator(_) => None,
+    let PartyRef::Tenant(tenant) = owner else {
+        return Err(foreign_callback());
     };
     let url = endpoints.and_then(|bounds| {
         let parsed = bounds.with_rules(|rules| DestinationUrl::parse(&field.url, rules));
         parsed.ok()
     });
-    match (own, url) {
-        (Some(own), Some(url)) if own.owns(&url) => Ok(Box::new(OwnCallback { field, url })),
+    match (&tenant.notifications, url) {
+        (Some(own), Some(url)) if own.owns(&url) => Ok(Box::new(OwnCallback {
+            field,
+            url,
+            tenant: tenant.party.id.as_str().to_owned(),
+            account: tenant.sub_account.as_str().to_owned(),
+        })),
         _ => Err(foreign_callback()),
     }
 }

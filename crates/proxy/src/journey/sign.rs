@@ -1,7 +1,5 @@
 //! Sign: builds the institution's request, signed anew for every attempt at the moment of sending.
 
-mod callback;
-
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,8 +16,6 @@ use http::header::{self, HeaderValue};
 use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
-use crate::notify::Notifications;
-use crate::notify::callback::CallbackTokens;
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
 use crate::record::RequestRecord;
 use crate::refusal::{CallOutcome, Refusal};
@@ -59,22 +55,15 @@ pub struct OutboundRules<'a> {
     gzip: bool,
     /// The currencies that a translated balance query asks for.
     balance_currencies: &'a [String],
-    /// The tokens of tenants' callback URLs, if notifications are received.
-    callbacks: Option<&'a CallbackTokens>,
     /// Threads for work on long bodies.
     offload: &'a OffloadThreads,
 }
 
 impl<'a> OutboundRules<'a> {
-    /// The rules in the process's settings, with GatePay's name in `Host` and the notifications.
-    pub fn of(
-        settings: &'a Settings,
-        (host, notifications): (&'a HeaderValue, Option<&'a Notifications>),
-        offload: &'a OffloadThreads,
-    ) -> Self {
+    /// The rules in the process's settings, with GatePay's name in `Host`.
+    pub fn of(settings: &'a Settings, host: &'a HeaderValue, offload: &'a OffloadThreads) -> Self {
         Self {
             host,
-            callbacks: notifications.map(|notifications| &notifications.callbacks),
             gzip: settings.upstream.accept_encoding == AcceptEncoding::Gzip,
             balance_currencies: &settings.balance_currencies,
             offload,
@@ -88,8 +77,6 @@ pub enum Translation {
     Verbatim,
     /// The body of the institution's balance query.
     Balance(Vec<u8>),
-    /// The caller's body with the proxy's URL in place of the tenant's `callbackUrl`.
-    Callback(Bytes),
 }
 
 /// Translates the body of a judged call if its operation demands it. A long body is read on another thread.
@@ -97,10 +84,6 @@ pub async fn translate(
     judged: &Judged<'_>,
     rules: &OutboundRules<'_>,
 ) -> Result<Translation, Refusal> {
-    if let Some(callback) = judged.callback() {
-        let exchanged = callback::exchanged(judged, callback, rules.callbacks);
-        return Box::pin(exchanged).await.map(Translation::Callback);
-    }
     let routed = judged.verified().routed();
     // Operators already use the institution's form.
     if routed.is_by_operator() || routed.operation().is_verbatim() {
@@ -152,10 +135,6 @@ pub fn compose<'g>(
     let outbound = match translation {
         Translation::Verbatim => Outbound::verbatim(operation, inbound, acting, host),
         Translation::Balance(body) => Outbound::balance(operation, head, acting, host, body),
-        Translation::Callback(body) => {
-            let inbound = InboundRequest { body, ..inbound };
-            Outbound::verbatim(operation, inbound, acting, host)
-        }
     };
     match outbound {
         Ok(outbound) => Ok(Composed {
@@ -275,6 +254,11 @@ impl Outbound {
     /// The body.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Sends another body, as each attempt states its length.
+    pub fn replace_body(&mut self, body: Bytes) {
+        self.body = body;
     }
 
     /// The query as it is sent to GatePay, and the body.

@@ -157,19 +157,31 @@ pub enum EndpointOffReason {
     Gone,
     /// The tenant has no such endpoint any more, or is another incarnation.
     Removed,
+    /// The tenant is suspended.
+    Suspended,
+    /// No credential of the tenant is in force.
+    NoCredential,
     /// An operator turned it off.
     Operator,
 }
 
 impl EndpointOffReason {
     /// Every reason.
-    pub const ALL: &[Self] = &[Self::Gone, Self::Removed, Self::Operator];
+    pub const ALL: &[Self] = &[
+        Self::Gone,
+        Self::Removed,
+        Self::Suspended,
+        Self::NoCredential,
+        Self::Operator,
+    ];
 
     /// The word for the reason.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gone => "gone",
             Self::Removed => "removed",
+            Self::Suspended => "suspended",
+            Self::NoCredential => "no_credential",
             Self::Operator => "operator",
         }
     }

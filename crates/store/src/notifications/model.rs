@@ -165,7 +165,9 @@ impl NotificationModel {
                 source,
             );
             let key = (note.key.clone(), note.holder.clone());
-            self.owners.entry(key).or_insert(row);
+            let at_ms = row.0;
+            let known = self.owners.entry(key).or_insert(row);
+            known.0 = known.0.max(at_ms);
         }
         let mut woken = Vec::new();
         for (id, event) in &mut self.events {

@@ -1,6 +1,7 @@
 //! `[notifications]` of `proxy.toml` and of a tenant's file, as written.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use gatepay_core::ClientId;
 use gatepay_core::delivery_schedule::AckRule;
@@ -46,7 +47,7 @@ pub(crate) fn read(
     let endpoints = endpoints(&mut reader);
     let ask = reader.or("ask", false, value::flag);
     let deadline = NotificationSettings::DEADLINE;
-    let deadline = reader.or("deadline_ms", deadline, value::millis);
+    let deadline = reader.or("deadline_ms", deadline, attempt_millis);
     let attempts_at_once = reader.or(
         "attempts_at_once",
         NotificationSettings::ATTEMPTS_AT_ONCE,
@@ -158,6 +159,13 @@ pub(crate) fn of_tenant(
     };
     reader.finish();
     notifications
+}
+
+/// The time for one attempt, in milliseconds.
+fn attempt_millis(value: &ConfigValue) -> Result<Duration, ValueFault> {
+    let longest = NotificationSettings::LONGEST_DEADLINE.as_millis();
+    let longest = u64::try_from(longest).unwrap_or(u64::MAX);
+    value::number(value, 1..=longest).map(Duration::from_millis)
 }
 
 fn whole(value: &ConfigValue, most: u64) -> Result<NonZeroU32, ValueFault> {

@@ -40,6 +40,8 @@ pub struct NotificationSettings {
 impl NotificationSettings {
     /// A tenant that does not answer holds an attempt as long as GatePay holds a call of ours at most.
     pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+    /// An attempt ends within the claim of its endpoint, after which another instance may send the notification.
+    pub const LONGEST_DEADLINE: Duration = Duration::from_secs(22);
     /// Each attempt is a connection and some memory; a tenth of them is one tenant's at most.
     pub(crate) const ATTEMPTS_AT_ONCE: NonZeroU32 =
         NonZeroU32::new(256).expect("a constant that is not zero");

@@ -49,6 +49,8 @@ pub enum AttemptWord {
     Late,
     /// The connection broke before the head of an answer, or the answer was not HTTP.
     NoAnswer,
+    /// The attempt ended by a fault of this program.
+    OwnFault,
 }
 
 impl AttemptWord {
@@ -67,11 +69,23 @@ impl AttemptWord {
             Self::TlsFailed => "tls_failed",
             Self::Late => "late",
             Self::NoAnswer => "no_answer",
+            Self::OwnFault => "own_fault",
         }
     }
 }
 
 impl AttemptResult {
+    /// The result of an attempt that ended by a fault of this program. The panic is in the log.
+    pub fn panicked() -> Self {
+        Self {
+            outcome: DeliveryOutcome::NO_ANSWER,
+            word: AttemptWord::OwnFault,
+            status: None,
+            said: Vec::new(),
+            error: Some("a fault of the proxy's own".to_owned()),
+        }
+    }
+
     /// Judges an answer, or its absence. `now_ms` is wall time, for a `Retry-After` that is a date.
     pub fn of(rule: AckRule, answered: Result<EndpointAnswer, EndpointError>, now_ms: u64) -> Self {
         match answered {

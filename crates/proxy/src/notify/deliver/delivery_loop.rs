@@ -4,14 +4,16 @@
 //! one transaction. Attempts run beside it; no transaction is open while HTTP runs. If the process ends between an
 //! attempt and its record, the notification is sent again, with the same id.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
 use gatepay_store::notifications::delivery::{CLAIM_LASTS, DueEvent, EndpointClaim, EndpointKey};
 use gatepay_store::notifications::event::MOST_EVENTS;
+use gatepay_tenancy::notifications::NotificationSettings;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id as TaskId, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::notify::deliver::attempt::AttemptResult;
@@ -33,8 +35,16 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 const RENEW_BEFORE: Duration = Duration::from_secs(8);
 /// The time of a claim that is kept free at its end, since instances' clocks and the network differ.
 const CLAIM_MARGIN: Duration = Duration::from_secs(2);
+/// The bytes of bodies under way from which on no further attempt begins.
+pub const BODY_BYTES: usize = 64 << 20;
 /// The time to record the last results and to release claims at the end.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+
+/// The longest attempt that the configuration allows is not cut short.
+const _: () = assert!(
+    NotificationSettings::LONGEST_DEADLINE.as_millis() + RENEW_BEFORE.as_millis()
+        <= CLAIM_LASTS.as_millis()
+);
 
 /// The limits of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +61,12 @@ impl DeliveryLimits {
     /// The most attempts at the same time to one endpoint that takes `at_once`: never more than a tenth of all.
     pub fn of_endpoint(&self, at_once: usize) -> usize {
         at_once.min(self.attempts_at_once / 10).max(1)
+    }
+
+    /// The most attempts at the same time to all endpoints of one tenant, beside a number of attempts of others: a tenth of
+    /// what these leave.
+    pub fn of_tenant(&self, others: usize) -> usize {
+        (self.attempts_at_once.saturating_sub(others) / 10).max(1)
     }
 
     /// The time limit of an attempt. It ends within the claim under which it began.
@@ -75,11 +91,27 @@ pub struct DeliveryInputs {
     pub stop: watch::Receiver<Option<Instant>>,
 }
 
+/// An attempt under way.
+struct AttemptUnderWay {
+    endpoint: EndpointKey,
+    /// The claim's number and turn.
+    claim: (i64, i64),
+    /// The event, without its body.
+    event: DueEvent,
+    began: Instant,
+    /// The length of the body.
+    bytes: usize,
+}
+
 /// The loop with its state.
 pub struct DeliveryLoop {
     inputs: DeliveryInputs,
     claims: HeldClaims,
-    attempts: JoinSet<EndedAttempt>,
+    attempts: JoinSet<Option<AttemptResult>>,
+    /// What is under way, by its task.
+    under_way: HashMap<TaskId, AttemptUnderWay>,
+    /// The bytes of the bodies of these.
+    body_bytes: usize,
     ended: EndedAttempts,
     switch: EndpointSwitch,
     /// When endpoints are claimed next.
@@ -97,6 +129,8 @@ impl DeliveryLoop {
             inputs,
             claims: HeldClaims::default(),
             attempts: JoinSet::new(),
+            under_way: HashMap::new(),
+            body_bytes: 0,
             ended: EndedAttempts::default(),
             switch: EndpointSwitch::default(),
             next_claim: Instant::now(),
@@ -145,7 +179,7 @@ impl DeliveryLoop {
             return;
         }
         let first = async {
-            match self.attempts.join_next().await {
+            match self.attempts.join_next_with_id().await {
                 Some(ended) => ended,
                 None => pending().await,
             }
@@ -164,23 +198,45 @@ impl DeliveryLoop {
     }
 
     fn has_room(&self) -> bool {
-        self.attempts.len() < self.inputs.limits.attempts_at_once
+        self.attempts.len() < self.inputs.limits.attempts_at_once && self.body_bytes < BODY_BYTES
     }
 
     /// Takes the attempts that have ended.
     fn gather_ended(&mut self) {
-        while let Some(ended) = self.attempts.try_join_next() {
+        while let Some(ended) = self.attempts.try_join_next_with_id() {
             self.judge(ended);
         }
     }
 
-    fn judge(&mut self, ended: Result<EndedAttempt, JoinError>) {
-        // A panic in an attempt ends that attempt alone: its line stays under way here until the process ends.
-        if let Ok(ended) = ended {
-            let inputs = &self.inputs;
-            self.ended
-                .push(ended, &mut self.claims, &*inputs.store, &inputs.meters);
-        }
+    fn judge(&mut self, ended: Result<(TaskId, Option<AttemptResult>), JoinError>) {
+        let (id, result) = match ended {
+            Ok(ended) => ended,
+            // A panic in an attempt is a failure of that attempt alone.
+            Err(error) => (error.id(), error.is_panic().then(AttemptResult::panicked)),
+        };
+        let Some(begun) = self.under_way.remove(&id) else {
+            return;
+        };
+        let AttemptUnderWay {
+            endpoint,
+            claim,
+            event,
+            began,
+            bytes,
+        } = begun;
+        self.body_bytes -= bytes;
+        let took = began.elapsed();
+        let inputs = &self.inputs;
+        inputs.meters.attempt_seconds.observe(took.as_secs_f64());
+        let ended = EndedAttempt {
+            endpoint,
+            claim,
+            event,
+            result,
+            took,
+        };
+        self.ended
+            .push(ended, &mut self.claims, &*inputs.store, &inputs.meters);
     }
 
     /// Records the attempts that have ended.
@@ -223,11 +279,9 @@ impl DeliveryLoop {
     }
 
     async fn claim(&mut self) {
-        let room = self
-            .inputs
-            .limits
-            .attempts_at_once
-            .saturating_sub(self.claims.len());
+        let limits = self.inputs.limits;
+        let counted = self.claims.counted(|others| limits.of_tenant(others));
+        let room = limits.attempts_at_once.saturating_sub(counted);
         let Some(most) = u32::try_from(room).ok().filter(|room| *room > 0) else {
             return;
         };
@@ -250,7 +304,10 @@ impl DeliveryLoop {
                 let target = directory.target(endpoint);
                 target.map_or(0, |target| limits.of_endpoint(target.at_once()))
             };
-            let looked = self.claims.next_to_look_at(at_once, now_ms, margin);
+            let of_tenant = |others| limits.of_tenant(others);
+            let looked = self
+                .claims
+                .next_to_look_at(at_once, of_tenant, now_ms, margin);
             let Some((claims, most)) = looked else {
                 return;
             };
@@ -283,7 +340,8 @@ impl DeliveryLoop {
             }
             let at_once = limits.of_endpoint(target.at_once());
             let now_ms = self.inputs.store.now_ms();
-            if let Some(turn) = self.claims.begin(number, event.line, at_once, now_ms) {
+            let most = (at_once, |others| limits.of_tenant(others));
+            if let Some(turn) = self.claims.begin(number, event.line, most, now_ms) {
                 self.switch.note(&claim.endpoint, &*self.inputs.directory);
                 self.begin_attempt(target, event, (number, turn), claim.endpoint.clone());
             }
@@ -300,20 +358,24 @@ impl DeliveryLoop {
         let began = Instant::now();
         let deadline = began + self.inputs.limits.attempt();
         let stop = self.inputs.stop.clone();
-        let attempt_seconds = self.inputs.meters.attempt_seconds.clone();
-        self.attempts.spawn_local(async move {
-            let result = unless_stopped(target.attempt(&event, deadline), stop).await;
-            let took = began.elapsed();
-            attempt_seconds.observe(took.as_secs_f64());
-            event.body = Vec::new();
-            EndedAttempt {
-                endpoint,
-                claim,
-                event,
-                result,
-                took,
-            }
+        let body = std::mem::take(&mut event.body);
+        let bytes = body.len();
+        let sent = DueEvent {
+            body,
+            ..event.clone()
+        };
+        let task = self.attempts.spawn_local(async move {
+            unless_stopped(target.attempt(&sent, deadline), stop).await
         });
+        self.body_bytes += bytes;
+        let begun = AttemptUnderWay {
+            endpoint,
+            claim,
+            event,
+            began,
+            bytes,
+        };
+        self.under_way.insert(task.id(), begun);
     }
 
     /// Gives up the claims under which nothing is due and nothing is under way.
@@ -331,7 +393,7 @@ impl DeliveryLoop {
     /// Waits for the attempts under way until `end`, abandons the rest, and gives up all claims.
     async fn drain(mut self, end: Instant) {
         while let Ok(Some(ended)) =
-            timeout_at(end + LAST_CALLS / 4, self.attempts.join_next()).await
+            timeout_at(end + LAST_CALLS / 4, self.attempts.join_next_with_id()).await
         {
             self.judge(ended);
             self.gather_ended();

@@ -68,7 +68,8 @@ impl EndpointSwitch {
                 Some(_) => None,
             };
             let has_changed = self.known.get(&state.endpoint) != Some(&print);
-            if let Some(reason) = hold.map(reason_of).filter(|_| state.off.is_none()) {
+            let reason = hold.map(reason_of);
+            if let Some(reason) = reason.filter(|reason| turns_off(state, *reason)) {
                 store.turn_endpoint_off(&state.endpoint, reason).await?;
             } else if hold.is_none() && has_changed && turns_on(state) {
                 store.turn_endpoint_on(&state.endpoint).await?;
@@ -84,15 +85,29 @@ impl EndpointSwitch {
 /// changed meanwhile.
 fn turns_on(state: &EndpointState) -> bool {
     match state.off {
-        Some(EndpointOffReason::Gone | EndpointOffReason::Removed) => true,
+        Some(
+            EndpointOffReason::Gone
+            | EndpointOffReason::Removed
+            | EndpointOffReason::Suspended
+            | EndpointOffReason::NoCredential,
+        ) => true,
         Some(EndpointOffReason::Operator) | None => false,
+    }
+}
+
+/// An endpoint that is off shows the present hold, unless it has answered 410 or an operator has turned it off.
+fn turns_off(state: &EndpointState, reason: EndpointOffReason) -> bool {
+    match state.off {
+        None => true,
+        Some(EndpointOffReason::Gone | EndpointOffReason::Operator) => false,
+        Some(present) => present != reason,
     }
 }
 
 fn reason_of(hold: DeliveryHold) -> EndpointOffReason {
     match hold {
-        DeliveryHold::NoEndpoint | DeliveryHold::Suspended | DeliveryHold::NoCredential => {
-            EndpointOffReason::Removed
-        }
+        DeliveryHold::NoEndpoint => EndpointOffReason::Removed,
+        DeliveryHold::Suspended => EndpointOffReason::Suspended,
+        DeliveryHold::NoCredential => EndpointOffReason::NoCredential,
     }
 }

@@ -1,6 +1,6 @@
 //! Held claims: the endpoints that this instance delivers to, and the lines of each with an attempt under way.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use gatepay_store::notifications::delivery::{EndpointBreaker, EndpointClaim, EndpointKey};
@@ -8,8 +8,9 @@ use tokio::time::Instant;
 
 use crate::notify::deliver::breaker_rules::{BreakerAllowance, allowance};
 
-/// The most endpoints whose due events are asked for in one call: their bodies are in memory together.
+/// The most endpoints whose due events are asked for in one call, and the most events: their bodies are in memory together.
 const LOOKED_AT_ONCE: usize = 16;
+const EVENTS_AT_ONCE: usize = 64;
 
 /// The claims of this instance, in the order in which they are looked at.
 #[derive(Default)]
@@ -30,6 +31,10 @@ struct HeldClaim {
 }
 
 impl HeldClaim {
+    fn tenant(&self) -> &str {
+        &self.claim.endpoint.tenant.tenant
+    }
+
     /// The number of attempts that may be begun now, if the endpoint takes `at_once`.
     fn room(&self, at_once: usize, now_ms: u64) -> usize {
         let most = match allowance(&self.claim.breaker, now_ms) {
@@ -42,8 +47,50 @@ impl HeldClaim {
 }
 
 impl HeldClaims {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    /// The number of claims, of one tenant not more than it may have attempts at the same time.
+    pub(super) fn counted(&self, of_tenant: impl Fn(usize) -> usize) -> usize {
+        let mut claims: HashMap<&str, usize> = HashMap::new();
+        for held in &self.0 {
+            *claims.entry(held.tenant()).or_default() += 1;
+        }
+        claims.into_values().map(|own| own.min(of_tenant(0))).sum()
+    }
+
+    /// The number of attempts of each tenant that are under way, or not recorded yet.
+    fn under_way(&self) -> HashMap<String, usize> {
+        let mut attempts = HashMap::new();
+        for held in self.0.iter().filter(|held| !held.lines.is_empty()) {
+            *attempts.entry(held.tenant().to_owned()).or_default() += held.lines.len();
+        }
+        attempts
+    }
+
+    /// The number of attempts that may be begun now for a tenant, by its part of what the others leave.
+    fn room_of_tenant(&self, tenant: &str, of_tenant: impl Fn(usize) -> usize) -> usize {
+        let (mut own, mut others) = (0, 0);
+        for held in &self.0 {
+            let attempts = if held.tenant() == tenant {
+                &mut own
+            } else {
+                &mut others
+            };
+            *attempts += held.lines.len();
+        }
+        of_tenant(others).saturating_sub(own)
+    }
+
+    /// The claims that want a look, in the order in which they are served: tenants with few attempts under way first, and
+    /// of each tenant one claim after another.
+    fn turns(&self) -> Vec<i64> {
+        let mut ahead = self.under_way();
+        let mut turns = Vec::new();
+        for held in self.0.iter().filter(|held| held.wants_look) {
+            let ahead = ahead.entry(held.tenant().to_owned()).or_default();
+            turns.push((*ahead, held.claim.number));
+            *ahead += 1;
+        }
+        turns.sort_by_key(|(ahead, _)| *ahead);
+        turns.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Adds claims. An endpoint that was lost and is claimed again keeps its lines: their attempts may be under way.
@@ -94,27 +141,37 @@ impl HeldClaims {
     }
 
     /// The next claims whose due events are asked for, and how many events of each. `at_once` is the number of attempts
-    /// that an endpoint takes. A claim that ends within `margin` waits until it is renewed.
+    /// that an endpoint takes, `of_tenant` that of a tenant beside a number of attempts of others. A claim that ends within
+    /// `margin` waits until it is renewed.
     pub(super) fn next_to_look_at(
         &mut self,
         at_once: impl Fn(&EndpointKey) -> usize,
+        of_tenant: impl Fn(usize) -> usize,
         now_ms: u64,
         margin: Duration,
     ) -> Option<(Vec<EndpointClaim>, u32)> {
         let until = Instant::now() + margin;
         let (mut claims, mut most) = (Vec::new(), 0);
-        for _ in 0..self.0.len() {
-            let Some(mut held) = self.0.pop_front() else {
+        for number in self.turns() {
+            let Some(mut held) = self.position(number).and_then(|at| self.0.remove(at)) else {
                 break;
             };
-            if held.wants_look && claims.len() < LOOKED_AT_ONCE {
-                held.wants_look = false;
-                let room = held.room(at_once(&held.claim.endpoint), now_ms);
-                held.is_done = room == 0;
-                if room > 0 && !held.is_lost && held.ends >= until {
-                    claims.push(held.claim.clone());
-                    most = most.max(room + held.lines.len());
-                }
+            let room = held.room(at_once(&held.claim.endpoint), now_ms);
+            let wanted = most.max(room + held.lines.len()).min(EVENTS_AT_ONCE);
+            if claims.len() == LOOKED_AT_ONCE
+                || (claims.len() + 1) * wanted > EVENTS_AT_ONCE.max(wanted)
+            {
+                self.0.push_front(held);
+                break;
+            }
+            held.wants_look = false;
+            held.is_done = room == 0;
+            // A tenant with as many attempts as it may have keeps its claims until one of these ends.
+            let of_tenant = self.room_of_tenant(held.tenant(), &of_tenant);
+            let is_crowded = of_tenant <= held.lines.len();
+            if room > 0 && !is_crowded && !held.is_lost && held.ends >= until {
+                claims.push(held.claim.clone());
+                most = wanted;
             }
             self.0.push_back(held);
         }
@@ -136,15 +193,19 @@ impl HeldClaims {
         }
     }
 
-    /// Takes note that an attempt for this line begins, unless one is under way or the endpoint takes no more. Returns
-    /// the turn of the claim.
+    /// Takes note that an attempt for this line begins, unless one is under way, or the endpoint or its tenant takes no
+    /// more. Returns the turn of the claim.
     pub(super) fn begin(
         &mut self,
         number: i64,
         line: i64,
-        at_once: usize,
+        (at_once, of_tenant): (usize, impl Fn(usize) -> usize),
         now_ms: u64,
     ) -> Option<i64> {
+        let tenant = self.get_mut(number)?.tenant().to_owned();
+        if self.room_of_tenant(&tenant, of_tenant) == 0 {
+            return None;
+        }
         let held = self.get_mut(number)?;
         if held.is_lost || held.room(at_once, now_ms) == 0 {
             return None;
@@ -152,10 +213,14 @@ impl HeldClaims {
         held.lines.insert(line).then_some(held.claim.turn)
     }
 
-    /// Takes note that the attempt for this line is over and recorded.
+    /// Takes note that the attempt for this line is over and recorded. The tenant's other endpoints may have waited for it.
     pub(super) fn ended(&mut self, number: i64, line: i64) {
-        if let Some(held) = self.get_mut(number) {
-            held.lines.remove(&line);
+        let Some(held) = self.get_mut(number) else {
+            return;
+        };
+        held.lines.remove(&line);
+        let tenant = held.tenant().to_owned();
+        for held in self.0.iter_mut().filter(|held| held.tenant() == tenant) {
             held.wants_look = true;
         }
         self.drop_lost();

@@ -18,6 +18,7 @@ use gatepay_tenancy::notifications::{DeliveredClientId, EndpointBounds, TenantNo
 use gatepay_tenancy::settings::MetricsSettings;
 use gatepay_tenancy::{Standing, Tenant};
 use rustls::ClientConfig;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::generation::Generation;
@@ -26,7 +27,7 @@ use crate::notify::deliver::signed_delivery::{self, DeliveryCredentials, Deliver
 use crate::notify::deliver::target::{
     AttemptFuture, DeliveryHold, DeliveryTarget, TargetDirectory,
 };
-use crate::notify::endpoint::client::{EndpointClient, EndpointNetwork};
+use crate::notify::endpoint::client::{EndpointClient, EndpointNetwork, LOOKUPS};
 use crate::process::clock::Clock;
 use crate::tls::config;
 
@@ -49,6 +50,8 @@ pub struct TenantDirectory {
     /// The trust in the system's authorities, for endpoints without certificates of their own.
     system_trust: Arc<ClientConfig>,
     clients: RefCell<HashMap<EndpointKey, KnownClient>>,
+    /// The permits of each tenant to resolve names. They outlive its clients, as a look-up may.
+    lookups: RefCell<HashMap<String, Arc<Semaphore>>>,
 }
 
 /// The client for an endpoint, with what it was made from.
@@ -88,6 +91,7 @@ impl TenantDirectory {
             network: Arc::new(network),
             system_trust,
             clients: RefCell::default(),
+            lookups: RefCell::default(),
         }
     }
 
@@ -132,7 +136,11 @@ impl TenantDirectory {
         if let Some(known) = known.filter(is_current) {
             return Ok(Arc::clone(&known.client));
         }
-        let (tls, network) = (self.tls(settings)?, Arc::clone(&self.network));
+        let tls = self.tls(settings)?;
+        let network = (
+            Arc::clone(&self.network),
+            self.lookups(&endpoint.tenant.tenant),
+        );
         let client = EndpointClient::new(url.clone(), self.bounds.clone(), tls, network);
         let client = Arc::new(client.map_err(|error| error.to_string())?);
         let made = KnownClient {
@@ -170,6 +178,12 @@ impl TenantDirectory {
         };
         target.credentials().ok_or(DeliveryHold::NoCredential)?;
         Ok(target)
+    }
+
+    fn lookups(&self, tenant: &str) -> Arc<Semaphore> {
+        let mut lookups = self.lookups.borrow_mut();
+        let of_tenant = lookups.entry(tenant.to_owned());
+        Arc::clone(of_tenant.or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS))))
     }
 
     fn tls(&self, settings: &TenantNotifications) -> Result<Arc<ClientConfig>, String> {
@@ -211,6 +225,9 @@ impl TargetDirectory for TenantDirectory {
             known.client.close_idle();
             self.tenant(endpoint).is_some()
         });
+        // Without a client and a look-up nobody else has the permits.
+        let mut lookups = self.lookups.borrow_mut();
+        lookups.retain(|_, of_tenant| Arc::strong_count(of_tenant) > 1);
     }
 }
 

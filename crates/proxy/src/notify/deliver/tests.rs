@@ -38,11 +38,13 @@ enum EndpointManner {
     AsksFor(Duration),
     /// It resets the connection.
     Resets,
+    /// The attempt panics.
+    Panics,
     /// The tenant is on hold.
     Hold(DeliveryHold),
 }
 
-use EndpointManner::{Acknowledges, Answers, AsksFor, Hangs, Hold, Resets};
+use EndpointManner::{Acknowledges, Answers, AsksFor, Hangs, Hold, Panics, Resets};
 
 const QUICK: EndpointManner = Acknowledges(Duration::from_millis(20));
 
@@ -155,6 +157,7 @@ impl DeliveryTarget for FakeTarget {
                     sleep_until(deadline).await;
                     (failed, AttemptWord::Late)
                 }
+                Panics => panic!("a test's own"),
                 Answers(410) => (DeliveryOutcome::Gone, AttemptWord::Gone),
                 AsksFor(delay) => {
                     let retry_after = Some(delay);
@@ -388,6 +391,84 @@ async fn an_endpoint_gets_its_number_at_once_and_at_most_a_tenth_of_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenants_many_endpoints_together_take_a_tenth_and_delay_no_other_tenant() {
+    in_world(async |store, directory| {
+        directory.set("hostile", Hangs);
+        for endpoint in 0..16 {
+            arrive_many(&store, &format!("hostile#{endpoint}"), 20);
+        }
+        let few = DeliveryLimits {
+            attempts_at_once: 20,
+            ..LIMITS
+        };
+        let _instance = start(&store, &directory, few);
+        sleep(seconds(5)).await;
+        for _ in 0..20 {
+            let (id, arrived) = (store.arrive("well"), Instant::now());
+            sleep(seconds(1)).await;
+            let seen = directory.seen("well");
+            let ended = seen.iter().find(|seen| seen.event == id);
+            let ended = ended.and_then(|seen| seen.ended);
+            assert!(ended.is_some_and(|ended| ended - arrived < seconds(1)));
+        }
+        assert_eq!(directory.most_at_once(Some("hostile")), 2, "a tenth of 20");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_tenants_endpoints_each_has_its_turn() {
+    in_world(async |store, directory| {
+        directory.set("hostile", Hangs);
+        for endpoint in 0..16 {
+            arrive_many(&store, &format!("hostile#{endpoint}"), 20);
+        }
+        let few = DeliveryLimits {
+            attempts_at_once: 20,
+            ..LIMITS
+        };
+        let _instance = start(&store, &directory, few);
+        // Two attempts at a time, each of 15 s.
+        sleep(seconds(16 * 15)).await;
+        let lines: BTreeSet<i64> = directory.seen("hostile").iter().map(|it| it.line).collect();
+        assert!(lines.len() >= 30, "{}", lines.len());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_panics_is_a_failed_one_and_its_line_goes_on() {
+    in_world(async |store, directory| {
+        directory.set("acme", Panics);
+        let _instance = start(&store, &directory, LIMITS);
+        store.arrive("acme");
+        sleep(seconds(5)).await;
+        assert_eq!(directory.seen("acme").len(), 1);
+        assert_eq!(store.rows.records.borrow()[0].outcome, "own_fault");
+        directory.set("acme", QUICK);
+        sleep(seconds(20)).await;
+        assert_eq!(store.count("acme", EventState::Delivered), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bodies_of_attempts_under_way_are_bounded_by_their_bytes() {
+    in_world(async |mut store, directory| {
+        store.body = vec![b'x'; 1 << 20].leak();
+        for number in 0..80 {
+            let tenant = format!("tenant-{number}");
+            directory.set(&tenant, Hangs);
+            store.arrive(&tenant);
+        }
+        let _instance = start(&store, &directory, LIMITS);
+        sleep(seconds(100)).await;
+        assert_eq!(directory.most_at_once(None), 64);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_a_line_one_notification_is_under_way_at_a_time_in_its_order() {
     in_world(async |store, directory| {
         directory.set("acme", Acknowledges(seconds(2)));
@@ -476,11 +557,11 @@ async fn two_instances_never_send_one_notification_at_the_same_time() {
 #[tokio::test(start_paused = true)]
 async fn the_news_of_a_tenant_on_hold_waits() {
     let holds = [
-        DeliveryHold::Suspended,
-        DeliveryHold::NoCredential,
-        DeliveryHold::NoEndpoint,
+        (DeliveryHold::Suspended, EndpointOffReason::Suspended),
+        (DeliveryHold::NoCredential, EndpointOffReason::NoCredential),
+        (DeliveryHold::NoEndpoint, EndpointOffReason::Removed),
     ];
-    for hold in holds {
+    for (hold, reason) in holds {
         in_world(async |store, directory| {
             directory.set("acme", Hold(hold));
             let slow = DeliveryLimits {
@@ -492,8 +573,9 @@ async fn the_news_of_a_tenant_on_hold_waits() {
             sleep(Duration::from_hours(100)).await;
             assert_eq!(directory.seen("acme").len(), 0);
             assert_eq!(store.count("acme", EventState::Waiting), 1);
-            assert!(
-                store.off("acme").is_some(),
+            assert_eq!(
+                store.off("acme"),
+                Some(reason),
                 "it is not claimed again and again"
             );
             directory.set("acme", QUICK);

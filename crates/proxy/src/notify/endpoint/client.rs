@@ -30,8 +30,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub const MOST_READ: usize = 4 * 1024;
 /// The most addresses of a name that are tried for one connection. All are checked.
 const MOST_TRIED: usize = 8;
-/// The most look-ups of an endpoint's name at once, abandoned ones included.
-const LOOKUPS: usize = 4;
+/// The most look-ups of the names of one tenant's endpoints at once, abandoned ones included.
+pub const LOOKUPS: usize = 4;
 
 /// What the clients of all endpoints share.
 pub struct EndpointNetwork {
@@ -96,12 +96,12 @@ impl EndpointNetwork {
 }
 
 impl EndpointClient {
-    /// A client without connections.
+    /// A client without connections. Clients of one tenant share the permits of `lookups`.
     pub fn new(
         url: DestinationUrl,
         bounds: EndpointBounds,
         tls: Arc<ClientConfig>,
-        network: Arc<EndpointNetwork>,
+        (network, lookups): (Arc<EndpointNetwork>, Arc<Semaphore>),
     ) -> Result<Self, rustls_pki_types::InvalidDnsNameError> {
         let server_name = match url.host() {
             DestinationHost::Name(name) => ServerName::try_from(name.clone())?,
@@ -113,7 +113,7 @@ impl EndpointClient {
             tls: TlsConnector::from(tls),
             server_name,
             network,
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            lookups,
             kept: KeptConnections::default(),
         })
     }

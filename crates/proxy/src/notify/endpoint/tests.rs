@@ -13,10 +13,13 @@ use gatepay_tenancy::notifications::EndpointBounds;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::checked_addresses::{AddressError, NameLookup, NameResolver};
-use super::client::{EndpointAnswer, EndpointClient, EndpointError, EndpointNetwork, MOST_READ};
+use super::client::{
+    EndpointAnswer, EndpointClient, EndpointError, EndpointNetwork, LOOKUPS, MOST_READ,
+};
 use crate::tls::config;
 use crate::upstream::connection::ExchangeError;
 use tls_server::{SUCCESS, ServerManner, TlsServer};
@@ -89,6 +92,7 @@ fn client(
 ) -> EndpointClient {
     let gauge = IntGauge::new("open", "Open.").unwrap();
     let network = Arc::new(EndpointNetwork::new(resolver, gauge));
+    let network = (network, Arc::new(Semaphore::new(LOOKUPS)));
     let url = parse(url, rules).unwrap();
     EndpointClient::new(url, rules.clone(), config::client(ca).unwrap(), network).unwrap()
 }

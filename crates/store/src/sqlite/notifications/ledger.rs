@@ -149,7 +149,8 @@ fn note_owner(
     source: LedgerSource,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let insert = "INSERT OR IGNORE INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+        ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < excluded.at";
     change.prepare_cached(insert)?.execute(params![
         note.key.kind().as_str(),
         note.key.text(),

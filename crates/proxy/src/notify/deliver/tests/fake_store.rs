@@ -52,14 +52,19 @@ pub(super) struct FakeStore {
     pub(super) body: &'static [u8],
 }
 
-pub(super) fn key(tenant: &str) -> EndpointKey {
+/// The endpoint of a tenant, such as `acme`, or one more of it, such as `acme#1`.
+pub(super) fn key(endpoint: &str) -> EndpointKey {
+    let (tenant, url) = match endpoint.split_once('#') {
+        Some((tenant, url)) => (tenant, Some(url.to_owned())),
+        None => (endpoint, None),
+    };
     EndpointKey {
         tenant: TenantIncarnation {
             tenant: tenant.to_owned(),
             account: format!("account-{tenant}"),
             incarnation: 1,
         },
-        url: None,
+        url,
     }
 }
 
