@@ -316,13 +316,25 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS
 DECLARE
     now bigint := now_ms();
 BEGIN
+    -- It waits for no row, so that it is in no deadlock with admissions and settlements; the next call takes what is left.
     UPDATE spend_attempt AS a SET unknown = true
-    WHERE NOT a.unknown AND (a.at < now - 600000 OR a.at < now - 60000 AND NOT EXISTS (
-        SELECT FROM instance AS n WHERE n.id = a.instance AND n.seen > now - 5000));
-    DELETE FROM meter AS m
-    WHERE m.grain = 0 AND m.slice < (now - 7200000) / 37500 OR m.grain = 1 AND m.slice < (now - 345600000) / 900000;
-    DELETE FROM spend_attempt AS a WHERE a.at < now - 34560000000;
-    DELETE FROM spend AS s WHERE s.at < now - 34560000000;
+    WHERE a.print IN (
+        SELECT b.print FROM spend_attempt AS b
+        WHERE NOT b.unknown AND (b.at < now - 600000 OR b.at < now - 60000 AND NOT EXISTS (
+            SELECT FROM instance AS n WHERE n.id = b.instance AND n.seen > now - 5000))
+        FOR UPDATE SKIP LOCKED
+    );
+    DELETE FROM meter AS m WHERE m.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM meter AS o
+        WHERE o.grain = 0 AND o.slice < (now - 7200000) / 37500 OR o.grain = 1 AND o.slice < (now - 345600000) / 900000
+        FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend_attempt AS a WHERE a.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend_attempt AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend AS s WHERE s.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
 END
 $$;
 

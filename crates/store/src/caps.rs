@@ -8,6 +8,16 @@
 //!
 //! [`judge`](mod@judge) is the whole in Rust, over tables that [`model`] keeps in memory and the SQLite file on disk.
 //! PostgreSQL's functions (`sql/0001_caps.sql`) answer the same; property tests drive all three.
+//!
+//! An instance uses them so. At start and at each reload it [declares](crate::engine::Store::declare_caps) its rules. For a
+//! money call it reads the [demand](gatepay_core::money::MoneyDemand), makes a [`SpendDemand`](spend::SpendDemand) of it,
+//! with the order's currency from the ledger, and puts that into the row that it asks about; a demand that cannot be read
+//! is refused before that if the party has caps for the call. After the answer it
+//! [settles the attempt](crate::engine::Store::settle_attempts) by its stamp: what was not sent or was refused with proof, what
+//! was accepted, and what is unknown. A notification or a look-up with a last word
+//! [settles the object](crate::engine::Store::settle_object). Each few seconds it calls
+//! [`age_spends`](crate::engine::Store::age_spends), and looks up the
+//! [unknown spends](crate::engine::Store::unknown_spends).
 
 pub mod rule;
 pub mod rule_book;

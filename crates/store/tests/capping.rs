@@ -1,6 +1,7 @@
 //! Money caps in PostgreSQL: the functions answer as the model does, four racing instances keep a cap to the last digit,
 //! and a spend ends only by proof.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gatepay_core::exact_amount::ExactAmount;
@@ -247,6 +248,78 @@ async fn four_racing_instances_spend_a_cap_to_its_last_digit_and_no_further() {
     let of = |party: usize| admitted.iter().map(|it| it[party]).sum::<u32>();
     assert!(of(0) <= 70, "70 calls of 1.01 are 70.7");
     assert_eq!(of(0) + of(1), 100, "100 calls of 1.01 are 101");
+}
+
+#[tokio::test]
+async fn racing_calls_settlements_and_upkeep_leave_sums_that_equal_the_spends() {
+    if postgres::is_missing() {
+        return;
+    }
+    let clocked = Clocked::start().await;
+    let stores = clocked.instances(4).await;
+    let now_ms = START_MS + 60_000;
+    clocked.set(now_ms).await;
+    let declaration = CapDeclaration {
+        rules: vec![
+            usdt(CapMeasure::Per24Hours, "100"),
+            rule(CapScope::All, CapMeasure::PerHour, Some("USDT"), "150"),
+        ],
+        midnights: Vec::new(),
+        raise_after_ms: 0,
+    };
+    stores[0].declare_caps(&declaration).await.unwrap();
+    // Each turn of the first instance makes older calls unknown, for no instance gives a sign of life.
+    let clock = AtomicU64::new(now_ms);
+    let (clock, clocked) = (&clock, &clocked);
+    let instances = stores
+        .iter()
+        .enumerate()
+        .map(|(instance, store)| async move {
+            // The rows of all turns, the newest last: an answer comes some turns late.
+            let mut sent: Vec<AdmissionRow> = Vec::new();
+            for turn in 0..40 {
+                if instance == 0 {
+                    let later_ms = clock.fetch_add(61_000, Ordering::Relaxed) + 61_000;
+                    clocked.set(later_ms).await;
+                }
+                let rows = ["a", "b", "c"].map(|key| {
+                    let now_ms = clock.load(Ordering::Relaxed) - 61_000;
+                    let mut row = payment(now_ms, Some(key), "7.01");
+                    if (turn + instance).is_multiple_of(3) {
+                        row.party = text("globex");
+                    }
+                    row
+                });
+                store.admit(&batch(&rows)).await.unwrap();
+                sent.extend(rows);
+                let answered = sent.len().saturating_sub(9);
+                let results = [AttemptResult::NotExecuted, AttemptResult::Executed];
+                let settled =
+                    sent[answered..]
+                        .iter()
+                        .zip(results)
+                        .map(|(row, result)| SettledAttempt {
+                            stamp: row.stamp,
+                            result,
+                        });
+                let settled: Vec<_> = settled.collect();
+                store.settle_attempts(&settled).await.unwrap();
+                store.age_spends().await.unwrap();
+            }
+        });
+    futures_util::future::join_all(instances).await;
+    let sums = "SELECT o.scope, m.amount::text AS counted, s.amount::text AS spent
+        FROM (VALUES (''), ('acme'), ('globex')) AS o(scope)
+        CROSS JOIN LATERAL (SELECT sum(t.amount) AS amount FROM gatepay.meter AS t
+            WHERE t.scope = o.scope AND t.grain = 1) AS m
+        CROSS JOIN LATERAL (SELECT sum(t.amount) AS amount FROM gatepay.spend AS t
+            WHERE o.scope IN ('', t.party)) AS s";
+    for row in clocked.admin.query(sums, &[]).await.unwrap() {
+        let [scope, counted, spent] =
+            ["scope", "counted", "spent"].map(|it| row.get::<_, String>(it));
+        assert_eq!(counted, spent, "{scope}");
+        assert_ne!(amount(&spent), ExactAmount::ZERO, "{scope}");
+    }
 }
 
 #[tokio::test]
