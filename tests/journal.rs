@@ -630,7 +630,7 @@ async fn a_table_has_a_line_for_each_and_no_formula() {
         "{table}"
     );
     assert!(
-        lines[1..4].iter().all(|line| line.ends_with(",yes")),
+        lines[1..4].iter().all(|line| line.ends_with(",yes,")),
         "{table}"
     );
 }

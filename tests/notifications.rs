@@ -6,6 +6,7 @@ mod endpoints;
 mod import;
 mod orders;
 mod pull;
+mod settled;
 mod strangers;
 
 use std::fs;
@@ -82,12 +83,19 @@ impl Receiver {
     async fn start(folder: &Folder) -> Self {
         let program = Program::serve(folder).await;
         program.until_ready().await;
-        let lines = program.stderr();
-        let line = lines
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .find(|line| line["message"] == "receiving GatePay's notifications");
-        let line = line.expect("its address is logged before it serves");
+        let began = Instant::now();
+        let line = loop {
+            let lines = program.stderr();
+            let line = lines
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|line| line["message"] == "receiving GatePay's notifications");
+            if let Some(line) = line {
+                break line;
+            }
+            assert!(began.elapsed() < PATIENCE, "{lines}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
         let address = line["address"].as_str().unwrap().parse().unwrap();
         Self { program, address }
     }

@@ -6,7 +6,7 @@
 
 use crate::body::{BodyReading, BodyValue};
 use crate::envelope::{self, AnswerVerdict};
-use crate::ledger_key::{LedgerKey, LedgerKeyKind, key_text};
+use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind, key_text};
 use crate::operation::Operation;
 
 /// The fields of a body or of an answer's data that form one key.
@@ -27,6 +27,8 @@ pub struct LedgerRow {
     pub intents: &'static [KeyFields],
     /// Fields of the answer's data: ids that GatePay makes.
     pub own_ids: &'static [KeyFields],
+    /// Fields of the call that name the order that it closes.
+    pub closes: &'static [KeyFields],
     /// Why the row has no intents; empty for a row with intents.
     pub reason: &'static str,
 }
@@ -40,6 +42,11 @@ impl LedgerRow {
     /// The intents of a call. A field with several values gives a key for each, since GatePay may take any of them.
     pub fn intents(&self, call: &BodyReading<'_>) -> Vec<LedgerKey> {
         keys(self.intents, call)
+    }
+
+    /// The keys of the order that a call closes.
+    pub fn closes(&self, call: &BodyReading<'_>) -> Vec<LedgerKey> {
+        keys(self.closes, call)
     }
 
     /// GatePay's own ids in a complete answer to the call. An answer that is not a success, or that parsers may read in
@@ -58,6 +65,23 @@ impl LedgerRow {
         let intents = self.intents(call);
         let chosen: Vec<&str> = intents.iter().map(LedgerKey::text).collect();
         self.own_ids_beside(operation, &chosen, status, answer)
+    }
+
+    /// GatePay's own ids in the object that a look-up of the call has found: those that prove an owner, and that the caller
+    /// has not chosen.
+    pub fn found_ids(&self, chosen: &[LedgerKey], object: &str) -> Vec<LedgerKey> {
+        let reading = BodyReading::strict(object.as_bytes());
+        if !reading.has_one_reading() {
+            return Vec::new();
+        }
+        let mut ids = keys(self.own_ids, &reading);
+        let is_chosen = |id: &LedgerKey| {
+            chosen
+                .iter()
+                .any(|key| plain(key.text()).eq(plain(id.text())))
+        };
+        ids.retain(|id| id.kind().strength() == HintStrength::Certain && !is_chosen(id));
+        ids
     }
 
     /// As [`own_ids`](Self::own_ids), for a call with known intents.
@@ -222,7 +246,13 @@ const TRANSFER_NUMBER: &[KeyFields] = &[one(LedgerKeyKind::TransferNumber, &["me
 /// of a payout's sub-orders is no key either: each notification names the batch beside it.
 pub const ROWS: &[LedgerRow] = &[
     made("create_order", TRADE_NUMBER, PREPAY_ID),
-    none("close_order", CHANGES),
+    LedgerRow {
+        closes: &[
+            one(LedgerKeyKind::PrepayId, &["prepayId"]),
+            one(LedgerKeyKind::TradeNumber, &["merchantTradeNo"]),
+        ],
+        ..none("close_order", CHANGES)
+    },
     made("refund_order", REFUND, &[]),
     made("create_native_order", TRADE_NUMBER, PREPAY_ID),
     made("create_checkout_order", TRADE_NUMBER, PREPAY_ID),
@@ -324,6 +354,7 @@ const fn made(
         operation,
         intents,
         own_ids,
+        closes: &[],
         reason: "",
     }
 }

@@ -40,6 +40,7 @@ pub mod ownership;
 pub mod payload;
 pub mod proof;
 pub mod secret;
+pub mod settlement;
 pub mod sign;
 pub mod signature;
 pub mod spelling;

@@ -56,6 +56,9 @@ pub struct LookUpObservation {
     pub observed: ObservedOutcome,
     /// GatePay's data about the call, as printed; `None` if GatePay has none.
     pub order: Option<Box<RawValue>>,
+    /// The object in the data that is the call's, if it was found.
+    #[serde(skip)]
+    pub object: Option<String>,
 }
 
 impl LookUpObservation {
@@ -63,6 +66,7 @@ impl LookUpObservation {
     pub const UNKNOWN: Self = Self {
         observed: ObservedOutcome::Unknown,
         order: None,
+        object: None,
     };
 }
 
@@ -121,6 +125,7 @@ impl LookUpQuestion {
                         ObservedOutcome::Unknown
                     },
                     order: None,
+                    object: None,
                 }
             }
             AnswerVerdict::Success => text::decode(body)
@@ -146,6 +151,7 @@ impl LookUpQuestion {
                     ObservedOutcome::Unknown
                 },
                 order: None,
+                object: None,
             });
         };
         let agrees = self.same.iter().all(|(field, said)| {
@@ -159,6 +165,7 @@ impl LookUpQuestion {
         Some(LookUpObservation {
             observed,
             order: printed(body),
+            object: (observed == ObservedOutcome::Found).then(|| thing.to_string()),
         })
     }
 

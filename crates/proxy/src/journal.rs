@@ -29,8 +29,8 @@ use tokio::sync::oneshot;
 use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
 use entry::{
-    CallIntent, CallResult, JournalEntry, JournaledAttempt, NotificationAct, SuspensionAct,
-    TimedEntry,
+    CallIntent, CallResult, CallSettlement, JournalEntry, JournaledAttempt, NotificationAct,
+    SuspensionAct, TimedEntry,
 };
 use folder::JournalFolder;
 use head::{ChainHead, HeadFolder};
@@ -59,6 +59,17 @@ pub struct JournalUnavailable;
 pub struct PendingCall {
     shared: Arc<JournalShared>,
     after: Option<CallResult>,
+}
+
+/// Writes down calls that a notification has settled.
+#[derive(Clone)]
+pub struct SettlementJournal(Arc<JournalShared>);
+
+impl SettlementJournal {
+    /// Writes a settlement down without awaiting the disk.
+    pub fn settled(&self, settlement: CallSettlement) {
+        self.0.submit(JournalEntry::Settled(settlement), None);
+    }
 }
 
 struct JournalShared {
@@ -171,6 +182,11 @@ impl Journal {
     /// Writes down an order about notifications without awaiting the disk.
     pub fn note_notification(&self, act: NotificationAct) {
         self.shared.submit(JournalEntry::Notification(act), None);
+    }
+
+    /// The way of settled calls to the journal.
+    pub fn settlements(&self) -> SettlementJournal {
+        SettlementJournal(Arc::clone(&self.shared))
     }
 
     /// Writes the queued records and the record that the run ended in order.

@@ -1,8 +1,8 @@
 //! Notifications: GatePay's calls to the institution, from their arrival to the tenant that owns them.
 //!
 //! `receive` verifies and stores them, `owner` decides their owner, `ledger` and `callback` make that they can be led
-//! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `deliver` sends them on, with the client of
-//! `endpoint`.
+//! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `settling` has them settle calls without a known
+//! outcome. `deliver` sends them on, with the client of `endpoint`.
 
 pub mod callback;
 pub mod deliver;
@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod owner;
 pub mod pull;
 pub mod receive;
+pub mod settling;
 pub mod thread;
 
 use std::sync::Arc;
@@ -21,11 +22,13 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 
 use crate::cluster::store_calls::StoreCalls;
+use crate::journal::Journal;
 use crate::notify::callback::CallbackTokens;
 use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::ledger::{LedgerQueue, LedgerWriter};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::ReceptionMeters;
+use crate::notify::settling::Settling;
 use crate::process::clock::Clock;
 use crate::tls::certificate::{CertificateRenewal, ListenerIdentity};
 
@@ -70,6 +73,12 @@ impl Notifications {
             meters: meters.clone(),
             writer: Mutex::new(Some(writer)),
         })
+    }
+
+    /// The way of proved outcomes to the store and to this journal.
+    pub fn settling(&self, journal: Option<&Journal>) -> Settling {
+        let journal = journal.map(Journal::settlements);
+        Settling::new(&self.calls, journal, &self.meters)
     }
 
     /// The settings.

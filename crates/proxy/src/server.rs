@@ -370,6 +370,7 @@ fn notify_thread(
     let inputs = NotifyInputs {
         notifications: Arc::clone(notifications),
         in_force: Arc::new(move || of_app.generation.load_full()),
+        settling: notifications.settling(app.journal.as_ref()),
         clock: app.clock.clone(),
         drain: Arc::clone(&app.lifecycle.drain),
     };

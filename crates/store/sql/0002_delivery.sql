@@ -246,5 +246,6 @@ BEGIN
             AND s.ctid >= format('(%s,0)', block)::tid AND s.ctid < format('(%s,0)', block + blocks)::tid
         FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS o_owners = ROW_COUNT;
+    DELETE FROM open_call AS c WHERE c.at < at_ms - owner_age;
 END
 $$;

@@ -148,6 +148,24 @@ CREATE TABLE proposal (
     at bigint NOT NULL
 );
 
+-- The outcome of the object that a key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.
+ALTER TABLE owner ADD COLUMN outcome smallint, ADD COLUMN outcome_status text, ADD COLUMN outcome_event uuid,
+    ADD COLUMN outcome_at bigint;
+
+-- Calls whose outcome is not known, by each of their keys. A settled call has no row.
+CREATE TABLE open_call (
+    kind text NOT NULL,
+    key text NOT NULL,
+    tenant text NOT NULL,
+    account text NOT NULL,
+    call text NOT NULL,
+    operation text NOT NULL,
+    closes boolean NOT NULL,
+    at bigint NOT NULL,
+    PRIMARY KEY (kind, key, tenant, account, call)
+);
+CREATE INDEX open_call_call ON open_call (call);
+
 -- Where the retention goes on with the ledger, which has no index by age: calls would pay for it.
 CREATE TABLE sweep (one boolean PRIMARY KEY DEFAULT true CHECK (one), owner_block bigint NOT NULL DEFAULT 0);
 INSERT INTO sweep DEFAULT VALUES;
@@ -321,6 +339,86 @@ BEGIN
     )
     SELECT coalesce(array_agg(d.id::text ORDER BY d.id), '{}') INTO woken FROM due AS d;
     RETURN woken;
+END
+$$;
+
+-- Records calls without a known outcome. Those whose object has an outcome already are settled: their rows are the answer.
+-- A call that closes an order is settled only by the order's end.
+CREATE FUNCTION note_open_calls_v1(
+    kinds text[], keys text[], tenants text[], accounts text[], calls text[], operations text[], closings boolean[]
+) RETURNS TABLE (
+    call text, tenant text, account text, operation text, closes boolean, open_since bigint,
+    outcome smallint, status text, event text, at bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    at_ms bigint := now_ms();
+    settled record;
+BEGIN
+    PERFORM notifying();
+    INSERT INTO open_call (kind, key, tenant, account, call, operation, closes, at)
+    SELECT r.kind, r.key, r.tenant, r.account, r.call, r.operation, r.closing, at_ms
+    FROM unnest(kinds, keys, tenants, accounts, calls, operations, closings)
+        AS r(kind, key, tenant, account, call, operation, closing)
+    ON CONFLICT DO NOTHING;
+    FOR settled IN
+        SELECT DISTINCT ON (c.call COLLATE "C") c.call, c.tenant, c.account, c.operation, c.closes, c.at,
+            o.outcome, o.outcome_status, o.outcome_event, o.outcome_at
+        FROM open_call AS c
+        JOIN owner AS o ON o.kind = c.kind AND o.key = c.key AND o.tenant = c.tenant AND o.account = c.account
+        WHERE c.call = ANY (calls) AND o.outcome > CASE WHEN c.closes THEN 1 ELSE 0 END
+        ORDER BY c.call COLLATE "C", o.outcome DESC, c.kind COLLATE "C", c.key COLLATE "C"
+    LOOP
+        DELETE FROM open_call AS c WHERE c.call = settled.call;
+        RETURN QUERY SELECT settled.call, settled.tenant, settled.account, settled.operation, settled.closes, settled.at,
+            settled.outcome, settled.outcome_status, settled.outcome_event::text, settled.outcome_at;
+    END LOOP;
+END
+$$;
+
+-- Takes proved outcomes into the ledger, one row of the arguments for each key, and settles open calls. A row of the
+-- answer is a change of the ledger (`call` is NULL, `before` the outcome before) or a call.
+CREATE FUNCTION settle_objects_v1(
+    kinds text[], keys text[], tenants text[], accounts text[], outcomes smallint[], statuses text[], events text[]
+) RETURNS TABLE (
+    n bigint, call text, tenant text, account text, operation text, closes boolean, open_since bigint,
+    before smallint, outcome smallint, status text, event text, at bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    at_ms bigint;
+    came record;
+    known record;
+    open record;
+BEGIN
+    PERFORM notifying();
+    at_ms := now_ms();
+    FOR came IN
+        SELECT * FROM unnest(kinds, keys, tenants, accounts, outcomes, statuses, events) WITH ORDINALITY
+            AS r(kind, key, tenant, account, outcome, status, event, n) ORDER BY r.n
+    LOOP
+        SELECT o.operation, o.outcome INTO known FROM owner AS o
+        WHERE o.kind = came.kind AND o.key = came.key AND o.tenant = came.tenant AND o.account = came.account FOR UPDATE;
+        IF FOUND AND coalesce(known.outcome, 0) < came.outcome THEN
+            UPDATE owner AS o SET outcome = came.outcome, outcome_status = came.status, outcome_event = came.event::uuid,
+                outcome_at = at_ms
+            WHERE o.kind = came.kind AND o.key = came.key AND o.tenant = came.tenant AND o.account = came.account;
+            RETURN QUERY SELECT came.n, NULL::text, came.tenant, came.account, known.operation, NULL::boolean, NULL::bigint,
+                known.outcome, came.outcome, came.status, came.event, at_ms;
+        END IF;
+        FOR open IN
+            SELECT c.* FROM open_call AS c
+            WHERE c.kind = came.kind AND c.key = came.key AND c.tenant = came.tenant AND c.account = came.account
+                AND (came.outcome > 1 OR NOT c.closes)
+            ORDER BY c.call COLLATE "C"
+        LOOP
+            DELETE FROM open_call AS c WHERE c.call = open.call;
+            RETURN QUERY SELECT came.n, open.call, open.tenant, open.account, open.operation, open.closes, open.at,
+                NULL::smallint, came.outcome, came.status, came.event, at_ms;
+        END LOOP;
+    END LOOP;
 END
 $$;
 

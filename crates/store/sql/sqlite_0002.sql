@@ -132,4 +132,24 @@ CREATE TABLE proposal (
 
 CREATE INDEX owner_at ON owner (at);
 
+-- The outcome of the object that a key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.
+ALTER TABLE owner ADD COLUMN outcome INTEGER;
+ALTER TABLE owner ADD COLUMN outcome_status TEXT;
+ALTER TABLE owner ADD COLUMN outcome_event BLOB;
+ALTER TABLE owner ADD COLUMN outcome_at INTEGER;
+
+-- Calls whose outcome is not known, by each of their keys. A settled call has no row.
+CREATE TABLE open_call (
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    account TEXT NOT NULL,
+    call TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    closes INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (kind, key, tenant, account, call)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX open_call_call ON open_call (call);
+
 PRAGMA user_version = 2;

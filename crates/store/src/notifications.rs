@@ -13,5 +13,6 @@ pub mod delivery;
 pub mod event;
 pub mod ledger;
 pub mod listing;
+pub mod settlement;
 
 pub mod model;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
 use gatepay_core::notification::{DuplicateKey, NotificationKind, StatusRank};
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
+use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::engine::Store;
 use gatepay_store::notifications::delivery::{
     AttemptEffect, AttemptRecord, DueEvent, EndpointBreaker, EndpointClaim, EndpointKey,
@@ -19,6 +20,7 @@ use gatepay_store::notifications::event::{
 use gatepay_store::notifications::ledger::{CallbackUrl, LedgerNote, LedgerSource, TenantAccount};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::notifications::model::NotificationModel;
+use gatepay_store::notifications::settlement::{ObjectNews, OpenCall, SettlementReport};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::runtime::Runtime;
@@ -35,6 +37,10 @@ pub(crate) enum NewsStep {
     Register(u8, u8),
     Receive(Vec<AskedEvent>),
     Note(u8, u8, u8, Option<u64>),
+    /// A call about one or two keys ends without a known outcome, perhaps one that closes an order.
+    OpenCall(u8, u8, u8, bool),
+    /// Notifications about some keys prove outcomes.
+    Prove(Vec<(u8, u8, u8, u8)>),
     Token(u8, u8, u8),
     TakeQuarantined(u32),
     Settle(Index, AskedOwner, Option<u64>),
@@ -112,6 +118,9 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
         2 => (0_u8..2, 0_u8..2).prop_map(|(tenant, account)| NewsStep::Register(tenant, account)),
         12 => prop::collection::vec(asked_event(), 1..6).prop_map(NewsStep::Receive),
         4 => (0_u8..4, 0_u8..2, 0_u8..2, past).prop_map(|(key, tenant, account, past)| NewsStep::Note(key, tenant, account, past)),
+        4 => (0_u8..4, 0_u8..2, 0_u8..2, any::<bool>())
+            .prop_map(|(key, tenant, account, closes)| NewsStep::OpenCall(key, tenant, account, closes)),
+        4 => prop::collection::vec((0_u8..4, 0_u8..2, 0_u8..2, 0_u8..3), 1..4).prop_map(NewsStep::Prove),
         1 => (0_u8..2, 0_u8..18, 0_u8..2).prop_map(|(tenant, url, call)| NewsStep::Token(tenant, url, call)),
         2 => (1_u32..4).prop_map(NewsStep::TakeQuarantined),
         2 => (any::<Index>(), asked_owner(), delay).prop_map(|(at, owner, delay)| NewsStep::Settle(at, owner, delay)),
@@ -208,6 +217,10 @@ impl NewsTrial<'_> {
             NewsStep::Register(tenant, account) => self.register(*tenant, *account),
             NewsStep::Receive(events) => self.receive(events),
             NewsStep::Note(key, tenant, account, past) => self.note(*key, *tenant, *account, *past),
+            NewsStep::OpenCall(key, tenant, account, closes) => {
+                self.open_call(*key, *tenant, *account, *closes);
+            }
+            NewsStep::Prove(news) => self.prove(news),
             NewsStep::Token(tenant, url, call) => self.token(*tenant, *url, *call),
             NewsStep::TakeQuarantined(most) => {
                 both!(self, take_quarantined(*most));
@@ -341,16 +354,55 @@ impl NewsTrial<'_> {
     fn note(&mut self, number: u8, tenant: u8, account: u8, past: Option<u64>) {
         let note = LedgerNote {
             key: key(number),
-            holder: TenantAccount {
-                tenant: format!("t{tenant}"),
-                account: format!("a{account}"),
-            },
+            holder: account_of(tenant, account),
             at_ms: past.map(|past| self.model.now_ms - past),
             operation: "create_order".to_owned(),
             currency: None,
         };
         let notes = [note.clone(), note];
         both!(self, note_owners(&notes, LedgerSource::Answer));
+        let keys: Vec<LedgerKey> = (0..4).map(key).collect();
+        both!(self, owners(&keys));
+    }
+
+    fn open_call(&mut self, number: u8, tenant: u8, account: u8, closes: bool) {
+        self.tokens += 1;
+        let other = self.tokens % 4;
+        let mut keys = vec![key(number)];
+        if closes && other != u32::from(number) {
+            keys.push(key(u8::try_from(other).unwrap()));
+        }
+        let call = OpenCall {
+            call: format!("call {}", self.tokens),
+            holder: account_of(tenant, account),
+            operation: "close_order".to_owned(),
+            keys,
+            closes,
+        };
+        let twice = [call.clone(), call];
+        both!(self, note_open_calls(&twice));
+    }
+
+    fn prove(&mut self, asked: &[(u8, u8, u8, u8)]) {
+        let Some(event) = self.ids.last().copied() else {
+            return;
+        };
+        let news: Vec<ObjectNews> = asked
+            .iter()
+            .map(|(number, tenant, account, outcome)| ObjectNews {
+                event,
+                holder: account_of(*tenant, *account),
+                proof: OutcomeProof {
+                    keys: vec![key(*number), key((number + 1) % 4)],
+                    outcome: ObjectOutcome::ALL[usize::from(*outcome)],
+                    status: format!("STATUS_{outcome}"),
+                },
+            })
+            .collect();
+        both!(self, settle_objects(&news));
+        // Whatever was settled is so once.
+        let again = both!(self, settle_objects(&news));
+        assert_eq!(again, SettlementReport::default());
         let keys: Vec<LedgerKey> = (0..4).map(key).collect();
         both!(self, owners(&keys));
     }
@@ -524,6 +576,13 @@ impl NewsTrial<'_> {
         for id in &self.ids {
             both!(self, event(*id));
         }
+    }
+}
+
+fn account_of(tenant: u8, account: u8) -> TenantAccount {
+    TenantAccount {
+        tenant: format!("t{tenant}"),
+        account: format!("a{account}"),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use gatepay_core::notification::Notification;
 use gatepay_core::ownership::TenantIncarnation;
 use gatepay_store::notifications::delivery::EndpointState;
 use gatepay_store::notifications::event::{EventId, EventState, ProposalResult};
@@ -24,6 +25,7 @@ use crate::admin::test_notification;
 use crate::app::App;
 use crate::journal::entry::{NotificationAct, NotificationAction};
 use crate::notify::deliver::test_delivery;
+use crate::notify::settling;
 
 /// The answer to an assignment.
 #[derive(Serialize)]
@@ -322,10 +324,10 @@ impl NotificationOrder {
             .chain([&self.act.by])
             .cloned()
             .collect();
-        let (by, tenant) = (approved_by.join(", "), owner.tenant.clone());
+        let (by, tenant, to) = (approved_by.join(", "), owner.tenant.clone(), owner.clone());
         let assigned = self
             .calls
-            .call(move |store| async move { store.assign(id, &owner, None, &by).await });
+            .call(move |store| async move { store.assign(id, &to, None, &by).await });
         let arrival = match assigned.await {
             Ok(Some(arrival)) if arrival.state != EventState::Quarantined => arrival,
             Ok(stays) => {
@@ -342,6 +344,7 @@ impl NotificationOrder {
             }
         };
         self.wake();
+        self.settle(id, &owner).await;
         tracing::warn!(event = %id, %tenant, operator = %self.act.by, peer = %self.act.peer, "a notification was assigned by hand");
         Ok(AssignReply {
             id: id.to_string(),
@@ -352,6 +355,19 @@ impl NotificationOrder {
             needs: 0,
             journaled,
         })
+    }
+
+    /// Has the assigned notification settle the tenant's calls. The assignment stands without it.
+    async fn settle(&self, id: EventId, owner: &TenantIncarnation) {
+        let (Some(relay), Ok(event)) = (&self.app.notifications, event(&self.calls, id).await)
+        else {
+            return;
+        };
+        let news = settling::news(id, owner, &Notification::read(&event.body));
+        let settling = relay.settling(self.app.journal.as_ref());
+        if let Err(error) = settling.settle(news.into_iter().collect()).await {
+            tracing::warn!(%error, event = %id, "the outcome that an assigned notification proves is not in the ledger");
+        }
     }
 
     async fn replay(self, filter: ReplayFilter) -> Result<ReplayReply, AdminFailure> {

@@ -116,6 +116,17 @@ struct HolderEntry {
     at: String,
     operation: String,
     source: String,
+    /// The outcome of the object that the key names, if a notification has proved it.
+    outcome: Option<OutcomeEntry>,
+}
+
+/// The outcome of an object, with its basis.
+#[derive(Serialize)]
+struct OutcomeEntry {
+    outcome: &'static str,
+    status: String,
+    notification: String,
+    at: String,
 }
 
 /// Answers `GET /notifications`.
@@ -340,6 +351,12 @@ impl HolderEntry {
             at: time(holder.at_ms),
             operation: holder.operation,
             source: holder.source,
+            outcome: holder.proved.map(|proved| OutcomeEntry {
+                outcome: proved.outcome.as_str(),
+                status: proved.status,
+                notification: proved.event.to_string(),
+                at: time(proved.at_ms),
+            }),
         }
     }
 }

@@ -60,8 +60,21 @@ impl LedgerShow {
 
 fn line(holder: &Value) -> String {
     let word = |name: &str| holder[name].as_str().unwrap_or("-");
+    let outcome = &holder["outcome"];
+    let proved = |name: &str| outcome[name].as_str().unwrap_or("-");
+    let outcome = if outcome.is_object() {
+        format!(
+            ", {} at {}: {} by notification {}",
+            proved("outcome"),
+            proved("at"),
+            proved("status"),
+            proved("notification"),
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "{} {} (account {}, incarnation {}) by {} at {}, source {}",
+        "{} {} (account {}, incarnation {}) by {} at {}, source {}{outcome}",
         word("kind"),
         word("tenant"),
         word("account"),

@@ -55,6 +55,8 @@ pub(super) enum JournalEntry {
     Suspension(SuspensionAct),
     /// A notification is about to be assigned or sent again by hand.
     Notification(NotificationAct),
+    /// A notification has settled a call without a known outcome.
+    Settled(CallSettlement),
     /// The journal can be written again, after this many milliseconds.
     Resumed { after_ms: u64 },
     /// The run ended in order.
@@ -118,6 +120,23 @@ pub struct SuspensionAct {
     pub by: String,
     /// The IP address that the request came from.
     pub peer: IpAddr,
+}
+
+/// The settlement of a call without a known outcome by a notification.
+#[derive(Debug, Clone)]
+pub struct CallSettlement {
+    /// The request id of the call.
+    pub call: String,
+    /// The tenant that made the call.
+    pub party: String,
+    /// The catalogue's name for the call.
+    pub operation: String,
+    /// The outcome: `found`, `failed` or `done`.
+    pub outcome: &'static str,
+    /// The status in the notification.
+    pub status: String,
+    /// The notification.
+    pub event: String,
 }
 
 /// An order of an operator of the proxy about notifications, on the admin address.
@@ -318,6 +337,14 @@ enum EntryBody<'a> {
         proposed_by: Option<&'a str>,
         peer: IpAddr,
     },
+    Settled {
+        id: &'a str,
+        party: &'a str,
+        operation: &'a str,
+        outcome: &'a str,
+        status: &'a str,
+        event: &'a str,
+    },
     Resumed {
         after_ms: u64,
     },
@@ -429,25 +456,41 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
             ids: ids(&after.answer),
         },
         JournalEntry::Configuration { hash, changes } => EntryBody::Configuration { hash, changes },
+        JournalEntry::Settled(settled) => settlement(settled),
         JournalEntry::Suspension(act) => EntryBody::Suspension {
             action: act.action,
             party: &act.party,
             by: &act.by,
             peer: act.peer,
         },
-        JournalEntry::Notification(act) => EntryBody::Notification {
-            action: act.action,
-            event: act.event.as_deref(),
-            party: act.party.as_deref(),
-            since: act.since_ms.map(Rfc3339),
-            by: &act.by,
-            proposed_by: act.proposed_by.as_deref(),
-            peer: act.peer,
-        },
+        JournalEntry::Notification(act) => order(act),
         JournalEntry::Resumed { after_ms } => EntryBody::Resumed {
             after_ms: *after_ms,
         },
         JournalEntry::Ended => EntryBody::Ended,
+    }
+}
+
+fn order(act: &NotificationAct) -> EntryBody<'_> {
+    EntryBody::Notification {
+        action: act.action,
+        event: act.event.as_deref(),
+        party: act.party.as_deref(),
+        since: act.since_ms.map(Rfc3339),
+        by: &act.by,
+        proposed_by: act.proposed_by.as_deref(),
+        peer: act.peer,
+    }
+}
+
+fn settlement(settled: &CallSettlement) -> EntryBody<'_> {
+    EntryBody::Settled {
+        id: &settled.call,
+        party: &settled.party,
+        operation: &settled.operation,
+        outcome: settled.outcome,
+        status: &settled.status,
+        event: &settled.event,
     }
 }
 

@@ -37,7 +37,7 @@ pub struct CallFilter {
 }
 
 /// Records that belong to no call. The search finds each by its record name as kind.
-pub const EVENTS: [&str; 3] = ["configuration", "suspension", "notification"];
+pub const EVENTS: [&str; 4] = ["configuration", "suspension", "notification", "settled"];
 /// The outcome of a call without a record *after*: it is in flight, or its outcome was lost with the process.
 pub const OPEN: &str = "open";
 
@@ -78,7 +78,9 @@ pub struct ShownCall {
     pub before: JournalRecord,
     /// The record *after*.
     pub after: Option<JournalRecord>,
-    /// Whether both records are as they were written; `None` without the journal's key.
+    /// The record that a notification has settled the call, which had no known outcome.
+    pub settled: Option<JournalRecord>,
+    /// Whether all records are as they were written; `None` without the journal's key.
     pub verified: Option<bool>,
 }
 
@@ -102,6 +104,7 @@ pub fn show(
         wanted,
         shown: SearchResult::default(),
         open: HashMap::new(),
+        unknown: HashMap::new(),
     };
     let mut chain = ChainCheck::new(key);
     for part in folder.parts()? {
@@ -127,6 +130,8 @@ struct RecordSearch<'w> {
     shown: SearchResult,
     /// The positions in `found` of calls without a record *after* so far, by request id.
     open: HashMap<String, usize>,
+    /// The same of calls whose record *after* states no outcome.
+    unknown: HashMap<String, usize>,
 }
 
 impl RecordSearch<'_> {
@@ -134,6 +139,10 @@ impl RecordSearch<'_> {
         match text(&record, "record") {
             Some("before") => self.take_before(record, verified),
             Some("after") => self.take_after(record, verified),
+            // Of another instance's call, or of one that was left out, it is an event of its own.
+            Some("settled") if self.is_of_known_call(&record) => {
+                self.take_settled(record, verified);
+            }
             Some(event) if EVENTS.contains(&event) && self.wanted.matches_event(&record, event) => {
                 let found = FoundRecord::Event(JournalEvent { record, verified });
                 self.shown.found.push(found);
@@ -152,6 +161,7 @@ impl RecordSearch<'_> {
             self.shown.found.push(FoundRecord::Call(ShownCall {
                 before,
                 after: None,
+                settled: None,
                 verified,
             }));
         }
@@ -159,9 +169,30 @@ impl RecordSearch<'_> {
 
     fn take_after(&mut self, after: JournalRecord, verified: Option<bool>) {
         let position = text(&after, "id").and_then(|id| self.open.remove(id));
+        if let Some((id, position)) = text(&after, "id").zip(position)
+            && text(&after, "outcome") == Some("unknown")
+        {
+            self.unknown.insert(id.to_owned(), position);
+        }
         let found = position.and_then(|position| self.shown.found.get_mut(position));
         if let Some(FoundRecord::Call(call)) = found {
             call.after = Some(after);
+            call.verified = call.verified.zip(verified).map(|(one, other)| one && other);
+        }
+    }
+
+    /// Whether the journal has the call that a record settles, as a match or as none.
+    fn is_of_known_call(&self, settled: &JournalRecord) -> bool {
+        let id = text(settled, "id").unwrap_or_default();
+        self.unknown.contains_key(id) || self.open.contains_key(id)
+    }
+
+    fn take_settled(&mut self, settled: JournalRecord, verified: Option<bool>) {
+        let id = text(&settled, "id").unwrap_or_default();
+        let position = self.unknown.get(id).or_else(|| self.open.get(id));
+        let found = position.and_then(|position| self.shown.found.get_mut(*position));
+        if let Some(FoundRecord::Call(call)) = found {
+            call.settled = Some(settled);
             call.verified = call.verified.zip(verified).map(|(one, other)| one && other);
         }
     }

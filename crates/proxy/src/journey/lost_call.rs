@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::body::BodyReading;
-use gatepay_core::look_up::{LookUpObservation, LookUpQuestion};
+use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
+use gatepay_core::ledger_rows::LedgerRow;
+use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
 use gatepay_core::operation::LookUp;
-use gatepay_core::proof::LookUpRule;
+use gatepay_core::proof::{LookUpRule, SettledCall};
 use gatepay_core::{Credential, Kind, Operation};
+use gatepay_store::notifications::ledger::TenantAccount;
+use gatepay_store::notifications::settlement::OpenCall;
 
 use crate::generation::Generation;
 use crate::journey::admit::Admitted;
-use crate::notify::ledger::LedgerQueue;
+use crate::notify::ledger::{FoundIds, LedgerQueue};
 use crate::process::drain::Drain;
 use crate::process::yielding::YIELD_AFTER;
 use crate::record::RequestRecord;
@@ -54,6 +58,10 @@ pub async fn lost(
     record.enter_phase(RequestPhase::Own);
     if let Some(observation) = &observation {
         record.observed(observation.observed);
+        note_observation(admitted, means, observation);
+        if observation.observed != ObservedOutcome::Found {
+            note_open(admitted, means, record);
+        }
     }
     let (generation, operation) = (admitted.generation(), admitted.operation());
     let by_operator = admitted.is_by_operator();
@@ -78,10 +86,81 @@ pub async fn settle(
         }
     };
     record.enter_phase(RequestPhase::LookUp);
-    let LookUpObservation { observed, .. } = look_up(admitted, means, schedule).await;
+    let observation = look_up(admitted, means, schedule).await;
     record.enter_phase(RequestPhase::Own);
-    record.observed(observed);
-    rule.settle(observed).into()
+    record.observed(observation.observed);
+    note_observation(admitted, means, &observation);
+    let settled = rule.settle(observation.observed);
+    if settled == SettledCall::Unknown {
+        note_open(admitted, means, record);
+    }
+    settled.into()
+}
+
+/// Hands the ids in a found object to the ledger, as those of an answer.
+fn note_observation(admitted: &Admitted, means: &LookUpMeans<'_>, observation: &LookUpObservation) {
+    let operation = admitted.operation();
+    let (Some(ledger), Some(object)) = (means.ledger, &observation.object) else {
+        return;
+    };
+    let Some((row, holder)) = LedgerRow::of(operation).zip(holder(admitted)) else {
+        return;
+    };
+    let chosen = chosen(admitted);
+    let ids = row.found_ids(&chosen, object);
+    if !ids.is_empty() && !chosen.is_empty() {
+        ledger.note_found(FoundIds {
+            holder,
+            operation: operation.name.to_string(),
+            chosen,
+            ids,
+        });
+    }
+}
+
+/// Notes that the outcome of a call is not known, so that a notification settles it.
+fn note_open(admitted: &Admitted, means: &LookUpMeans<'_>, record: &RequestRecord) {
+    let operation = admitted.operation();
+    let (Some(ledger), Some(row)) = (means.ledger, LedgerRow::of(operation)) else {
+        return;
+    };
+    let mut keys = chosen(admitted);
+    let (query, body) = admitted.outbound().content();
+    let closes = keys.is_empty() && !row.closes.is_empty();
+    if closes && body.len() <= YIELD_AFTER {
+        keys = row.closes(&BodyReading::read(operation, query, body));
+    }
+    keys.truncate(OPEN_KEYS);
+    if let Some(holder) = holder(admitted).filter(|_| !keys.is_empty()) {
+        ledger.note_open(OpenCall {
+            call: String::from_utf8_lossy(&record.id()).into_owned(),
+            holder,
+            operation: operation.name.to_string(),
+            keys,
+            closes,
+        });
+    }
+}
+
+/// The most keys of a call without a known outcome. A call has more only if its body names a number more than once.
+const OPEN_KEYS: usize = 2;
+
+/// The numbers that the call chose.
+fn chosen(admitted: &Admitted) -> Vec<LedgerKey> {
+    let intents = admitted.ledger().map_or(&[][..], |entry| &entry.intents);
+    let keys = intents.iter().filter_map(|intent| {
+        let kind = LedgerKeyKind::parse(intent.key_kind)?;
+        LedgerKey::new(kind, intent.key.as_str())
+    });
+    keys.collect()
+}
+
+/// The party of the call with the account that it is made for.
+fn holder(admitted: &Admitted) -> Option<TenantAccount> {
+    Some(TenantAccount {
+        tenant: admitted.tenant_limits().breaker.id().as_str().to_owned(),
+        account: admitted.ledger()?.account.clone(),
+    })
 }
 
 /// The advice to a caller before a repeat: the query to make, and its key.

@@ -20,6 +20,7 @@ use crate::notify::receive::institution_keys::InstitutionKeys;
 use crate::notify::receive::listener::NotificationListener;
 use crate::notify::receive::notification_exchange::NotificationExchange;
 use crate::notify::receive::reception;
+use crate::notify::settling::Settling;
 use crate::process::clock::Clock;
 use crate::process::drain::{Drain, DrainPhase};
 
@@ -44,6 +45,8 @@ pub struct NotifyInputs {
     pub notifications: Arc<Notifications>,
     /// The configuration in force.
     pub in_force: GenerationSource,
+    /// The way of proved outcomes to the store.
+    pub settling: Settling,
     /// The process's clock.
     pub clock: Clock,
     /// The process's drain.
@@ -67,6 +70,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     let NotifyInputs {
         notifications,
         in_force,
+        settling,
         clock,
         drain,
     } = inputs;
@@ -74,8 +78,12 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     let keys = InstitutionKeys::new(Arc::clone(&in_force().institution));
     let keys = Arc::new(keys);
     let tenants = Arc::clone(&notifications.tenants);
-    let (reception, batches) =
-        reception::reception(tenants, calls.clone(), meters, notifications.wake.clone());
+    let (reception, batches) = reception::reception(
+        tenants,
+        (calls, &settling),
+        meters,
+        notifications.wake.clone(),
+    );
     let exchange = NotificationExchange::new(
         Arc::clone(&notifications.settings),
         Arc::clone(&keys),
@@ -98,6 +106,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         spawn(follow(
             Arc::clone(&notifications),
             (in_force, keys, clock),
+            settling.clone(),
             Arc::clone(&learned),
         )),
         spawn(count(Arc::clone(&notifications))),
@@ -105,7 +114,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     ];
     let writer = notifications.writer.lock().take();
     if let Some(writer) = writer {
-        write_ledger(&notifications, writer, &learned, &drain).await;
+        write_ledger(&notifications, (writer, &settling), &learned, &drain).await;
     }
     upkeep.iter().for_each(TaskHandle::abort);
 }
@@ -113,12 +122,12 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
 /// Writes the ledger until the last request has ended, and then the notes that still wait.
 async fn write_ledger(
     notifications: &Notifications,
-    mut writer: LedgerWriter,
+    (mut writer, settling): (LedgerWriter, &Settling),
     learned: &Notify,
     drain: &Drain,
 ) {
     tokio::select! {
-        () = writer.run(&notifications.calls, learned) => {}
+        () = writer.run(&notifications.calls, settling, learned) => {}
         () = async {
             drain.reached(DrainPhase::Finishing).await;
             tokio::select! {
@@ -127,7 +136,7 @@ async fn write_ledger(
             }
         } => {}
     }
-    let finishing = writer.finish(&notifications.calls, learned);
+    let finishing = writer.finish(&notifications.calls, settling, learned);
     let _late = timeout(FINISH, finishing).await;
 }
 
@@ -136,6 +145,7 @@ async fn write_ledger(
 async fn follow(
     notifications: Arc<Notifications>,
     (in_force, keys, clock): (GenerationSource, Arc<InstitutionKeys>, Clock),
+    settling: Settling,
     learned: Arc<Notify>,
 ) {
     let (calls, tenants) = (&notifications.calls, &notifications.tenants);
@@ -154,7 +164,7 @@ async fn follow(
                 tenants.store(Some(Arc::clone(&registered)));
                 registered
             };
-            quarantine::decide_again(&present, calls, &notifications.meters).await
+            quarantine::decide_again(&present, calls, &settling, &notifications.meters).await
         };
         let followed = followed.await;
         // Before this instance has joined the store, the log tells why.
@@ -187,6 +197,8 @@ async fn count(notifications: Arc<Notifications>) {
         if let Ok(counts) = counts.await {
             let quarantined = i64::try_from(counts.quarantined).unwrap_or(i64::MAX);
             meters.quarantined.set(quarantined);
+            let open = i64::try_from(counts.open_calls).unwrap_or(i64::MAX);
+            meters.open_calls.set(open);
             let oldest = counts.oldest_quarantined_ms;
             let age = oldest.map_or(0, |since_ms| counts.now_ms.saturating_sub(since_ms));
             let age = Duration::from_millis(age).as_secs_f64();

@@ -20,6 +20,7 @@ use crate::notifications::listing::{
     EventDetail, EventPage, EventSummary, NotificationCounts, RedeliveryReport, ReplayFilter,
     RetentionReport, RetentionTerms,
 };
+use crate::notifications::settlement::{ObjectNews, OpenCall, SettledCall, SettlementReport};
 
 impl Store {
     /// Registers the tenants of the configuration in force, and returns each with its incarnation, in the same order.
@@ -54,6 +55,30 @@ impl Store {
         match self {
             Self::Postgres(store) => store.note_owners(notes, source).await,
             Self::Sqlite(store) => store.note_owners(notes, source).await,
+        }
+    }
+
+    /// Records calls without a known outcome. Those whose object has a proved outcome already are settled at once and
+    /// returned, each once.
+    pub async fn note_open_calls(
+        &self,
+        calls: &[OpenCall],
+    ) -> Result<Vec<SettledCall>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.note_open_calls(calls).await,
+            Self::Sqlite(store) => store.note_open_calls(calls).await,
+        }
+    }
+
+    /// Takes the outcomes that notifications prove into the ledger, and settles open calls. The same news again changes
+    /// nothing.
+    pub async fn settle_objects(
+        &self,
+        news: &[ObjectNews],
+    ) -> Result<SettlementReport, StoreError> {
+        match self {
+            Self::Postgres(store) => store.settle_objects(news).await,
+            Self::Sqlite(store) => store.settle_objects(news).await,
         }
     }
 

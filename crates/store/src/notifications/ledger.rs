@@ -2,6 +2,9 @@
 
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::ownership::TenantIncarnation;
+use gatepay_core::settlement::ObjectOutcome;
+
+use super::event::EventId;
 
 /// The largest number of keys, rows or tokens in one call.
 pub const MOST_KEYS: usize = 1_000;
@@ -26,6 +29,21 @@ pub struct LedgerHolder {
     pub operation: String,
     /// Where the row comes from: a word of [`LedgerSource`].
     pub source: String,
+    /// The outcome of the object that the key names, if a notification has proved it.
+    pub proved: Option<ProvedOutcome>,
+}
+
+/// The outcome of an object, with its basis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvedOutcome {
+    /// The outcome of the object.
+    pub outcome: ObjectOutcome,
+    /// The status as GatePay sent it.
+    pub status: String,
+    /// The notification.
+    pub event: EventId,
+    /// When the ledger learned it.
+    pub at_ms: u64,
 }
 
 /// A row for the ledger.

@@ -126,6 +126,8 @@ pub struct NotificationCounts {
     pub quarantined: u64,
     /// When the oldest of them came.
     pub oldest_quarantined_ms: Option<u64>,
+    /// Calls whose outcome is not known.
+    pub open_calls: u64,
     /// Every endpoint with its events, the tenants' removed incarnations included. A tenant's figures are the sums.
     pub endpoints: Vec<EndpointState>,
     /// The store's clock.

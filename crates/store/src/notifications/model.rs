@@ -5,6 +5,7 @@
 
 mod delivery;
 mod lists;
+mod settlement;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +21,9 @@ use super::event::{
 };
 use super::ledger::{
     CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
-    TenantAccount,
+    ProvedOutcome, TenantAccount,
 };
+use super::settlement::OpenCall;
 
 /// All that a store keeps of notifications.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,8 @@ pub struct NotificationModel {
     pub now_ms: u64,
     incarnations: BTreeMap<String, Vec<ModelIncarnation>>,
     owners: BTreeMap<(LedgerKey, TenantAccount), (u64, String, LedgerSource)>,
+    proved: BTreeMap<(LedgerKey, TenantAccount), ProvedOutcome>,
+    open_calls: BTreeMap<String, (OpenCall, u64)>,
     tokens: Vec<(String, CallbackUrl)>,
     endpoints: Vec<ModelEndpoint>,
     objects: Vec<Option<ModelObject>>,
@@ -130,6 +134,7 @@ impl NotificationModel {
                 at_ms: *at_ms,
                 operation: operation.clone(),
                 source: source.as_str().to_owned(),
+                proved: self.proved.get(&(key.clone(), holder.clone())).cloned(),
             };
             rows.map(holder).collect()
         };

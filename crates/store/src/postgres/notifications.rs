@@ -4,6 +4,7 @@ mod delivery;
 mod events;
 mod ledger;
 mod lists;
+mod settlement;
 
 use gatepay_core::ownership::TenantIncarnation;
 use tokio_postgres::Row;

@@ -568,7 +568,8 @@ fn record(
     };
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
-            "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'call')
+            "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'call')
                 ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < excluded.at",
         )?;
         insert.execute(params![

@@ -4,6 +4,7 @@ mod delivery;
 mod events;
 mod ledger;
 mod lists;
+mod settlement;
 #[cfg(test)]
 mod tests;
 

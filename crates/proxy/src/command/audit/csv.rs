@@ -6,14 +6,14 @@
 
 use std::borrow::Cow;
 
-use gatepay_proxy::journal::show::{FoundRecord, JournalEvent, ShownCall};
+use gatepay_proxy::journal::show::{FoundRecord, JournalEvent, JournalRecord, ShownCall};
 use serde_json::Value;
 
 use super::fields::{amounts, changes, ids, text};
 use crate::command::terminal_text::visible;
 
 /// The names of the columns. They are stable: new columns may only be added at the end.
-const COLUMNS: [&str; 26] = [
+const COLUMNS: [&str; 27] = [
     "time",
     "kind",
     "operation",
@@ -40,6 +40,7 @@ const COLUMNS: [&str; 26] = [
     "seq",
     "signed_sha256",
     "verified",
+    "settled",
 ];
 
 /// The line with the names of the columns.
@@ -105,6 +106,7 @@ fn of_call(call: &ShownCall) -> String {
         before("seq"),
         before("signed_sha256"),
         verified(call.verified),
+        call.settled.as_ref().map(settlement).unwrap_or_default(),
     ])
 }
 
@@ -120,8 +122,20 @@ fn of_event(event: &JournalEvent) -> String {
         set(column, text(&event.record, column).unwrap_or_default());
     }
     set("changes", changes(&event.record).join("; "));
+    if text(&event.record, "record").as_deref() == Some("settled") {
+        for (column, name) in [("request", "id"), ("operation", "operation")] {
+            set(column, text(&event.record, name).unwrap_or_default());
+        }
+        set("settled", settlement(&event.record));
+    }
     set("verified", verified(event.verified));
     line(cells)
+}
+
+/// The settlement of a call: outcome, status, time and notification.
+fn settlement(settled: &JournalRecord) -> String {
+    let words = ["outcome", "status", "time", "event"].map(|name| text(settled, name));
+    words.map(Option::unwrap_or_default).join(" ")
 }
 
 fn verified(verified: Option<bool>) -> String {
@@ -234,6 +248,6 @@ mod tests {
         };
         let row = row(&FoundRecord::Event(event));
         assert_eq!(row.split(',').count(), header().split(',').count());
-        assert!(row.starts_with("t,configuration,") && row.ends_with(",no\r"));
+        assert!(row.starts_with("t,configuration,") && row.ends_with(",no,\r"));
     }
 }

@@ -47,6 +47,18 @@ pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
     let lines = record.get("changes").and_then(Value::as_array);
     let lines = lines.into_iter().flatten().filter_map(Value::as_str);
     let mut changes: Vec<String> = lines.map(str::to_owned).collect();
+    if text(record, "record").as_deref() == Some("settled") {
+        let word = |name| text(record, name).unwrap_or_default();
+        changes.push(format!(
+            "request {} ({}) of {}: {}, by {} of notification {}",
+            word("id"),
+            word("operation"),
+            word("party"),
+            word("outcome"),
+            word("status"),
+            word("event")
+        ));
+    }
     if let Some(action) = text(record, "action") {
         let word = |name| text(record, name).unwrap_or_default();
         let event = text(record, "event").map(|id| format!(" {id}"));

@@ -76,6 +76,7 @@ enum RecordKind {
     Configuration,
     Suspension,
     Notification,
+    Settled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -182,8 +183,15 @@ fn object(found: &FoundRecord) -> Value {
         FoundRecord::Call(ShownCall {
             before,
             after,
+            settled: None,
             verified,
         }) => json!({"before": before, "after": after, "verified": verified}),
+        FoundRecord::Call(ShownCall {
+            before,
+            after,
+            settled,
+            verified,
+        }) => json!({"before": before, "after": after, "settled": settled, "verified": verified}),
         FoundRecord::Event(JournalEvent { record, verified }) => {
             let kind = record.get("record").and_then(Value::as_str);
             json!({kind.unwrap_or_default(): record, "verified": verified})
@@ -221,6 +229,16 @@ fn print_call(call: &ShownCall) {
     match &call.after {
         Some(after) => print_end(after),
         None => say("    in flight, or the record of its end was lost in a crash: ask GatePay"),
+    }
+    if let Some(settled) = &call.settled {
+        let settled = |name| shown(settled, name);
+        say(format_args!(
+            "    settled at {}: {}, by {} of notification {}",
+            settled("time"),
+            settled("outcome"),
+            settled("status"),
+            settled("event"),
+        ));
     }
     print_mark(call.verified);
 }

@@ -11,6 +11,7 @@ use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::notify::owner::placement::{OwnerQuestion, place};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::ReceptionMeters;
+use crate::notify::settling::{self, Settling};
 
 /// The most notifications that are decided again together.
 const TOGETHER: u32 = 64;
@@ -28,6 +29,7 @@ const DELAYS: [Duration; 4] = [
 pub async fn decide_again(
     tenants: &RegisteredTenants,
     calls: &StoreCalls,
+    settling: &Settling,
     meters: &ReceptionMeters,
 ) -> Result<(), StoreCallError> {
     loop {
@@ -49,7 +51,12 @@ pub async fn decide_again(
             })
             .collect();
         let placements = place(&questions, tenants, calls).await?;
-        for (event, placement) in events.iter().zip(placements) {
+        for ((event, notification), placement) in events.iter().zip(&read).zip(placements) {
+            // Before the event has its owner: after a crash in between it is decided again.
+            if let EventPlacement::Tenant { tenant, .. } = &placement {
+                let news = settling::news(event.id, tenant, notification);
+                settling.settle(news.into_iter().collect()).await?;
+            }
             let decision = decision(event, placement);
             if let Some(arrival) = settle(calls, event.id, decision).await? {
                 report(event, &arrival, meters);

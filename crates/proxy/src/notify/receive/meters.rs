@@ -2,6 +2,7 @@
 
 use gatepay_core::notification::NotificationKind;
 use gatepay_core::ownership::QuarantineReason;
+use gatepay_core::settlement::ObjectOutcome;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use crate::prom::registrar::{Registrar, SECONDS};
@@ -23,8 +24,12 @@ pub struct ReceptionMeters {
     pub quarantined: IntGauge,
     /// The age of the oldest of them, in seconds.
     pub oldest_quarantined: Gauge,
-    /// Ids of GatePay's that the ledger did not take.
+    /// Ids of GatePay's, and calls without a known outcome, that the ledger did not take.
     pub lost_notes: IntCounter,
+    /// Calls without a known outcome.
+    pub open_calls: IntGauge,
+    /// Calls without a known outcome that a notification has settled, by outcome.
+    settled_calls: IntCounterVec,
 }
 
 /// The result of a notification.
@@ -135,6 +140,11 @@ impl ReceptionMeters {
                 "notification_quarantine_oldest_seconds",
                 "Age of the oldest notification without an owner; 0 if there is none.",
             ),
+            open_calls: make.gauge(
+                "calls_open",
+                "Write and money calls in the store whose outcome is not known.",
+            ),
+            settled_calls: settled_calls(make),
             lost_notes: make.counter(
                 "notification_ledger_lost_total",
                 "Ids in GatePay's answers that the ledger did not take: notifications that name them alone go to quarantine.",
@@ -165,8 +175,28 @@ impl ReceptionMeters {
         counted.sum()
     }
 
+    /// Counts a call that is settled.
+    pub fn settled(&self, outcome: ObjectOutcome) {
+        self.settled_calls
+            .with_label_values(&[outcome.as_str()])
+            .inc();
+    }
+
     /// Counts a decision about an owner.
     pub fn decided(&self, by: &'static str) {
         self.decided.with_label_values(&[by]).inc();
     }
+}
+
+/// The counter of settled calls, with each outcome at zero.
+fn settled_calls(make: &Registrar<'_>) -> IntCounterVec {
+    let settled_calls = make.counters(
+        "calls_settled_total",
+        "Write and money calls without a known outcome that a notification has settled: found at GatePay, failed or done.",
+        &["outcome"],
+    );
+    for outcome in ObjectOutcome::ALL {
+        settled_calls.with_label_values(&[outcome.as_str()]);
+    }
+    settled_calls
 }

@@ -12,6 +12,7 @@ use gatepay_store::error::StoreError;
 use gatepay_store::notifications::event::{
     EventArrival, EventPlacement, MOST_EVENTS, NewEvent, PlacementBasis, ReceiveResult,
 };
+use gatepay_store::notifications::settlement::ObjectNews;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -20,6 +21,7 @@ use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::owner::placement::{OwnerQuestion, place};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::{ReceptionMeters, ReceptionResult};
+use crate::notify::settling::{self, Settling};
 
 /// The most notifications that wait for their batch.
 const WAITING: usize = 1_024;
@@ -38,6 +40,7 @@ pub struct ReceptionBatches {
     waiting: mpsc::Receiver<WaitingNotification>,
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
     calls: StoreCalls,
+    settling: Settling,
     meters: ReceptionMeters,
     wake: DeliveryWake,
 }
@@ -53,7 +56,7 @@ struct WaitingNotification {
 /// A reception and its other end.
 pub fn reception(
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
-    calls: StoreCalls,
+    (calls, settling): (&StoreCalls, &Settling),
     meters: &ReceptionMeters,
     wake: DeliveryWake,
 ) -> (Reception, ReceptionBatches) {
@@ -66,7 +69,8 @@ pub fn reception(
     let batches = ReceptionBatches {
         waiting,
         tenants,
-        calls,
+        calls: calls.clone(),
+        settling: settling.clone(),
         meters,
         wake,
     };
@@ -124,7 +128,8 @@ impl ReceptionBatches {
         }
     }
 
-    /// Stores a batch in one commit. `None` for a notification that the store refuses.
+    /// Stores a batch in one commit, and in another the outcomes that it proves. `None` for a notification that the store
+    /// refuses.
     async fn store(
         &self,
         batch: &[WaitingNotification],
@@ -146,7 +151,7 @@ impl ReceptionBatches {
                 NewEvent::new(&waiting.notification, body, token, placement)
             })
             .collect();
-        let stored = match self.receive(events.clone()).await {
+        let stored: Vec<Option<ReceiveResult>> = match self.receive(events.clone()).await {
             Ok(results) => results.into_iter().map(Some).collect(),
             // One event that the store refuses must not keep the others away.
             Err(error) if is_refusal(&error) && events.len() > 1 => {
@@ -154,6 +159,8 @@ impl ReceptionBatches {
             }
             Err(error) => return Err(error),
         };
+        // Without the outcomes nothing is acknowledged: GatePay repeats the batch, and a duplicate proves the same.
+        self.settling.settle(news(batch, &events, &stored)).await?;
         let reported = batch.iter().zip(&events).zip(stored);
         let report = |((waiting, event), result): ((&WaitingNotification, &NewEvent), _)| {
             let result: Option<ReceiveResult> = result;
@@ -217,6 +224,30 @@ impl ReceptionBatches {
             None => result,
         }
     }
+}
+
+/// The outcomes that stored notifications prove. One that the store has put into quarantine proves none.
+fn news(
+    batch: &[WaitingNotification],
+    events: &[NewEvent],
+    stored: &[Option<ReceiveResult>],
+) -> Vec<ObjectNews> {
+    let mut proved = Vec::new();
+    for ((waiting, event), result) in batch.iter().zip(events).zip(stored) {
+        let id = match result {
+            Some(ReceiveResult::Duplicate(id)) => *id,
+            Some(ReceiveResult::New(arrival) | ReceiveResult::Changed(arrival))
+                if arrival.quarantine.is_none() =>
+            {
+                arrival.id
+            }
+            _ => continue,
+        };
+        if let EventPlacement::Tenant { tenant, .. } = &event.placement {
+            proved.extend(settling::news(id, tenant, &waiting.notification));
+        }
+    }
+    proved
 }
 
 /// Whether the store answers and refuses the events.

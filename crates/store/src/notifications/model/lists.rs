@@ -143,6 +143,7 @@ impl NotificationModel {
         NotificationCounts {
             quarantined: quarantined.clone().count() as u64,
             oldest_quarantined_ms: quarantined.map(|event| event.received_ms).min(),
+            open_calls: self.open_calls.len() as u64,
             endpoints: (0..self.endpoints.len())
                 .map(|number| self.state_of(number))
                 .collect(),
@@ -189,6 +190,8 @@ impl NotificationModel {
         let count = self.owners.len();
         self.owners.retain(|_, (at_ms, _, _)| *at_ms >= owners);
         report.owners = u32::try_from(count - self.owners.len()).unwrap_or(u32::MAX);
+        self.proved.retain(|row, _| self.owners.contains_key(row));
+        self.open_calls.retain(|_, (_, at_ms)| *at_ms >= owners);
         report
     }
 }

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 
 use super::super::PostgresStore;
 use super::super::admit::{cell, millis};
-use super::{big, event_id, one_row, small, tenant, unexpected, unsigned};
+use super::{big, event_id, one_row, settlement, small, tenant, unexpected, unsigned};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{
@@ -16,7 +16,8 @@ use crate::notifications::ledger::{
 
 const REGISTER: &str = "SELECT gatepay.register_tenants_v1($1, $2) AS numbers";
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
-const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at, o.operation, o.source,
+const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at AS noted, o.operation, o.source,
+        o.outcome, o.outcome_status AS status, o.outcome_event::text AS event, o.outcome_at AS at,
         coalesce(
             (SELECT max(i.incarnation) FROM gatepay.incarnation AS i
                 WHERE i.tenant = o.tenant AND i.account = o.account AND i.began <= o.at),
@@ -68,9 +69,13 @@ impl PostgresStore {
         for row in &rows {
             let holder = LedgerHolder {
                 tenant: tenant(row)?,
-                at_ms: unsigned(cell(row, "at")?),
+                at_ms: unsigned(cell(row, "noted")?),
                 operation: cell(row, "operation")?,
                 source: cell(row, "source")?,
+                proved: match cell::<Option<i16>>(row, "outcome")? {
+                    Some(_) => Some(settlement::proved(row)?),
+                    None => None,
+                },
             };
             numbered(&mut holders, row)?.push(holder);
         }

@@ -64,7 +64,8 @@ const ATTEMPTS: &str =
     WHERE event = $1::text::uuid ORDER BY number";
 const REPLAY: &str = "SELECT * FROM gatepay.replay_v1($1, $2, $3, $4, $5)";
 const COUNTS: &str =
-    "SELECT count(*) AS quarantined, min(e.received) AS oldest, gatepay.clock_v1() AS now
+    "SELECT count(*) AS quarantined, min(e.received) AS oldest, gatepay.clock_v1() AS now,
+        (SELECT count(DISTINCT c.call) FROM gatepay.open_call AS c) AS open_calls
     FROM gatepay.event AS e WHERE e.state = 'quarantined'";
 const RETAIN: &str = "SELECT * FROM gatepay.retain_v1($1, $2, $3, $4, $5)";
 /// The blocks of the ledger that one step looks at: some 1,000 rows.
@@ -218,6 +219,7 @@ impl PostgresStore {
         Ok(NotificationCounts {
             quarantined: unsigned(cell(row, "quarantined")?),
             oldest_quarantined_ms: cell::<Option<i64>>(row, "oldest")?.map(unsigned),
+            open_calls: unsigned(cell(row, "open_calls")?),
             endpoints: self.endpoints().await?,
             now_ms: unsigned(cell(row, "now")?),
         })

@@ -5,7 +5,7 @@ use gatepay_core::ownership::TenantIncarnation;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::SqliteStore;
-use super::{big, event_id, is_newest};
+use super::{big, event_id, is_newest, settlement};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{
@@ -19,7 +19,8 @@ const OWNERS: &str = "SELECT o.tenant, o.account, o.at, o.operation, o.source,
             (SELECT max(i.incarnation) FROM incarnation AS i
                 WHERE i.tenant = o.tenant AND i.account = o.account AND i.began <= o.at),
             (SELECT min(i.incarnation) FROM incarnation AS i WHERE i.tenant = o.tenant AND i.account = o.account),
-            0)
+            0),
+        o.outcome, o.outcome_status, o.outcome_event, o.outcome_at
     FROM owner AS o WHERE o.kind = ?1 AND o.key = ?2 ORDER BY o.tenant, o.account";
 
 impl SqliteStore {
@@ -129,7 +130,8 @@ fn register(
 fn owners(connection: &Connection, key: &LedgerKey) -> Result<Vec<LedgerHolder>, StoreError> {
     let mut owners = connection.prepare_cached(OWNERS)?;
     let owners = owners.query_map([key.kind().as_str(), key.text()], |row| {
-        Ok(LedgerHolder {
+        let proved = settlement::proved(row, 6)?;
+        let holder = LedgerHolder {
             tenant: TenantIncarnation {
                 tenant: row.get(0)?,
                 account: row.get(1)?,
@@ -138,9 +140,17 @@ fn owners(connection: &Connection, key: &LedgerKey) -> Result<Vec<LedgerHolder>,
             at_ms: row.get::<_, i64>(2)?.unsigned_abs(),
             operation: row.get(3)?,
             source: row.get(4)?,
-        })
+            proved: None,
+        };
+        Ok((holder, proved))
     })?;
-    Ok(owners.collect::<Result<_, _>>()?)
+    let mut holders = Vec::new();
+    for row in owners {
+        let (holder, proved) = row?;
+        let proved = proved.transpose()?;
+        holders.push(LedgerHolder { proved, ..holder });
+    }
+    Ok(holders)
 }
 
 fn note_owner(
@@ -149,7 +159,8 @@ fn note_owner(
     source: LedgerSource,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    let insert = "INSERT INTO owner VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    let insert = "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
         ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < excluded.at";
     change.prepare_cached(insert)?.execute(params![
         note.key.kind().as_str(),

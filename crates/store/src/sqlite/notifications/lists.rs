@@ -62,7 +62,10 @@ impl SqliteStore {
                 "SELECT count(*), min(received) FROM event WHERE state = 'quarantined'";
             let (quarantined, oldest): (i64, Option<i64>) =
                 connection.query_row(quarantined, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let open = "SELECT count(DISTINCT call) FROM open_call";
+            let open: i64 = connection.query_row(open, [], |row| row.get(0))?;
             Ok(NotificationCounts {
+                open_calls: open.unsigned_abs(),
                 quarantined: quarantined.unsigned_abs(),
                 oldest_quarantined_ms: oldest.map(i64::unsigned_abs),
                 endpoints: endpoints(connection, big(now_ms))?,
@@ -309,6 +312,8 @@ fn retain(
     let owners = "DELETE FROM owner WHERE (kind, key, tenant, account) IN (
         SELECT kind, key, tenant, account FROM owner WHERE at < ?1 ORDER BY at LIMIT ?2)";
     report.owners = removed(change, owners, before(terms.owners))?;
+    let open_calls = "DELETE FROM open_call WHERE at < ?1";
+    change.execute(open_calls, [before(terms.owners)])?;
     Ok(report)
 }
 

@@ -385,6 +385,7 @@ impl DeliveryStore for FakeStore {
             NotificationCounts {
                 quarantined: 0,
                 oldest_quarantined_ms: None,
+                open_calls: 0,
                 endpoints: states.collect(),
                 now_ms,
             }
