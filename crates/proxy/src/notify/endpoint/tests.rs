@@ -25,6 +25,7 @@ use crate::upstream::connection::ExchangeError;
 use tls_server::{SUCCESS, ServerManner, TlsServer};
 
 mod forbidden_destinations;
+mod kernel_connects;
 pub(crate) mod tls_server;
 
 /// A resolver of a test: each name has a list of results, the last of which repeats.
