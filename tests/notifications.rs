@@ -4,10 +4,12 @@ mod approvals;
 mod delivered;
 mod endpoints;
 mod import;
+mod kills;
 mod orders;
 mod pull;
 mod settled;
 mod strangers;
+mod takeover;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -176,6 +176,30 @@ async fn the_end_of_an_order_settles_the_call_that_closes_it() {
     }
 }
 
+#[tokio::test]
+async fn a_notification_that_is_assigned_by_hand_settles_the_tenants_call() {
+    for engine in engines().await {
+        let upstream = silent();
+        let (_folder, receiver) = receiver(&upstream, &engine).await;
+        receiver.loses(&acme().post(CREATE, order("A-0001"))).await;
+        // Nothing but acme's own number leads to acme, which proves no owner.
+        receiver.acknowledges(&paid("77", "A-0001")).await;
+        receiver.shows(&quarantined("unproved")).await;
+        assert_eq!(receiver.settled("done").await, "0");
+        let event = receiver.logged("notification")[0]["event"].clone();
+        let assign = format!(
+            "/-/notifications/assign?id={}&tenant=acme",
+            event.as_str().unwrap()
+        );
+        let answer = receiver.program.admin("POST", &assign).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        receiver.until_settled("done", "1").await;
+        let proved = &receiver.ledger("A-0001").await[0]["outcome"];
+        assert_eq!(proved["notification"], event, "{proved}");
+        receiver.program.stop().await;
+    }
+}
+
 /// An upstream that loses the answer to every order, and shows the order to any tenant that asks for its number.
 fn forgetful() -> Scripted {
     let orders = [("A-0001", "5062036807"), ("B-0001", "5062036808")];

@@ -53,6 +53,11 @@ impl GatePay {
         Self::now_for(INSTITUTION_SECRET)
     }
 
+    /// Like `now`, with the test's changes to the emulator's configuration.
+    pub(crate) fn now_and(adjust: impl FnOnce(&mut SandboxConfig)) -> Self {
+        Self::at(Clock::system(), adjust)
+    }
+
     /// Like `now`, for an institution with these credentials.
     pub(crate) fn now_with(institution: Vec<Credential>) -> Self {
         Self::at(Clock::system(), |config| config.institution = institution)

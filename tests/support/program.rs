@@ -387,6 +387,12 @@ impl Program {
         self.child.id()
     }
 
+    /// Whether the program has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let status = self.child.try_wait();
+        status.expect("it can be waited for").is_some()
+    }
+
     /// Asks the program to end (`SIGTERM`).
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -54,6 +54,8 @@ struct EndpointMemory {
     deliveries: Mutex<Vec<Delivery>>,
     /// The status of its answers; 0 for 200.
     status: AtomicU16,
+    /// Whether a request that comes now is never answered.
+    is_silent: AtomicBool,
 }
 
 impl TenantEndpoint {
@@ -103,6 +105,11 @@ impl TenantEndpoint {
         self.kept.status.store(status, Ordering::Relaxed);
     }
 
+    /// Leaves requests that come from now on without an answer, or answers them again.
+    pub(crate) fn falls_silent(&self, is_silent: bool) {
+        self.kept.is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
     /// Takes the deliveries received so far.
     pub(crate) fn take(&self) -> Vec<Delivery> {
         std::mem::take(&mut *self.kept.deliveries.lock())
@@ -132,7 +139,11 @@ async fn record(
     let (head, body) = request.into_parts();
     if let Ok(body) = body.collect().await {
         let body = body.to_bytes();
+        let is_silent = kept.is_silent.load(Ordering::Relaxed);
         kept.deliveries.lock().push(Delivery { head, body });
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
     }
     let answer = br#"{"returnCode":"SUCCESS","returnMessage":""}"#;
     let mut answer = Response::new(Full::new(Bytes::from_static(answer)));

@@ -29,7 +29,9 @@ fn no_notification_reaches_another_tenant() {
 #[test]
 #[ignore = "the long form takes up to a minute"]
 fn no_notification_of_a_hundred_thousand_reaches_another_tenant() {
-    check(&run(1..=1_000, 100));
+    let tally = run(1..=1_000, 100);
+    eprintln!("{tally:?}");
+    check(&tally);
 }
 
 /// The results of all notifications.

@@ -1,0 +1,213 @@
+//! `kill -9` of the proxy and of the database while the emulator sends: no acknowledged notification is lost.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use gatepay_sandbox::{NotificationSending, SentNotification};
+
+use super::*;
+
+/// The most notifications of one round that wait for an acknowledgment at once.
+const UNDER_WAY: usize = 40;
+
+#[tokio::test]
+async fn no_acknowledged_notification_is_lost_by_kills_while_gatepay_sends() {
+    for engine in engines().await {
+        kill_while_gatepay_sends(engine, 4).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "half an hour: the long form with the embedded store"]
+async fn no_acknowledged_notification_is_lost_by_a_thousand_kills_of_the_proxy() {
+    kill_while_gatepay_sends(Engine::File, 1_000).await;
+}
+
+#[tokio::test]
+#[ignore = "an hour: the long form with PostgreSQL"]
+async fn no_acknowledged_notification_is_lost_by_a_thousand_kills_of_the_proxy_and_the_database() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = Box::new(PgServer::migrated().await);
+    kill_while_gatepay_sends(Engine::Server(server), 1_000).await;
+}
+
+/// A run of kills.
+struct KillRun {
+    gatepay: Arc<GatePay>,
+    engine: Engine,
+    folder: Folder,
+    receiver: Receiver,
+    /// The id of acme's order, which a part of the notifications is about.
+    order: String,
+    /// The numbers of the notifications that were acknowledged and then found in the store.
+    found: BTreeSet<u64>,
+}
+
+#[expect(clippy::print_stderr, reason = "a proof shows its figures")]
+async fn kill_while_gatepay_sends(engine: Engine, rounds: u32) {
+    let mut dice = Dice::new(u64::from(rounds));
+    let mut run = KillRun::start(engine).await;
+    let (mut of_proxy, mut of_database) = (0, 0);
+    for round in 0..rounds {
+        run.send_to_proxy();
+        let sender = run.send_without_end(round);
+        run.until_one_more_is_acknowledged().await;
+        tokio::time::sleep(Duration::from_micros(dice.below(60_000))).await;
+        let is_of_database = matches!(run.engine, Engine::Server(_)) && dice.below(2) == 0;
+        if is_of_database {
+            run.kill_database();
+            of_database += 1;
+        } else {
+            run.receiver.program.signal("-KILL");
+            of_proxy += 1;
+        }
+        sender.abort();
+        run.send_nowhere();
+        if !is_of_database {
+            run.start_proxy_again().await;
+        }
+        run.find_acknowledged(round).await;
+        if round % 100 == 99 {
+            let found = run.found.len();
+            eprintln!(
+                "kills: {of_proxy} of the proxy, {of_database} of the database; acknowledged: {found}, lost: 0"
+            );
+        }
+    }
+    assert!(run.found.len() >= rounds as usize);
+    run.receiver.program.stop().await;
+}
+
+impl KillRun {
+    async fn start(engine: Engine) -> Self {
+        let gatepay = Arc::new(GatePay::now_and(|config| {
+            let mut sending = NotificationSending::new(nowhere(), institution());
+            sending.speed = NonZeroU32::new(1_000).unwrap();
+            sending.record = 4_000;
+            config.notifications = Some(sending);
+        }));
+        let folder = folder(&gatepay.url(), &engine);
+        let receiver = Receiver::start(&folder).await;
+        let order = receiver.order(&acme(), "A-0001").await;
+        receiver.acknowledges(&paid(&order, "first")).await;
+        Self {
+            gatepay,
+            engine,
+            folder,
+            receiver,
+            order,
+            found: BTreeSet::new(),
+        }
+    }
+
+    fn send_to_proxy(&self) {
+        let url = format!("http://{}{PATH}", self.receiver.address);
+        self.gatepay.sandbox.move_notifications_to(&url).unwrap();
+    }
+
+    /// Repetitions go where nothing listens, until the next round.
+    fn send_nowhere(&self) {
+        let sandbox = &self.gatepay.sandbox;
+        sandbox.move_notifications_to(&nowhere()).unwrap();
+    }
+
+    /// Sends notifications until the task is aborted: about acme's order, about the institution, and some that no
+    /// field leads to a tenant.
+    fn send_without_end(&self, round: u32) -> tokio::task::JoinHandle<()> {
+        let (gatepay, order) = (Arc::clone(&self.gatepay), self.order.clone());
+        let before = gatepay.sandbox.notifications_waiting();
+        tokio::spawn(async move {
+            for number in 0_u32.. {
+                while gatepay.sandbox.notifications_waiting() >= before + UNDER_WAY {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                let number = format!("{round}.{number}");
+                let body = match number.len() + number.bytes().map(usize::from).sum::<usize>() {
+                    sum if sum % 8 == 0 => {
+                        json!({ "bizType": "PAY", "bizStatus": "PAY_SUCCESS", "bizId": number, "data": {} })
+                    }
+                    sum if sum % 8 < 4 => {
+                        json!({ "bizType": "INSTITUTION", "bizStatus": "INSTITUTION_ACCOUNT_SUCCESS",
+                            "data": { "request_id": number, "account_id": "9" } })
+                    }
+                    _ => paid(&order, &number),
+                };
+                gatepay.sandbox.notify(body.to_string()).unwrap();
+            }
+        })
+    }
+
+    /// The acknowledged notifications that were not looked for in the store yet.
+    fn acknowledged(&self) -> Vec<SentNotification> {
+        let mut sent = self.gatepay.sandbox.notifications_sent();
+        sent.retain(|sent| sent.acknowledged && !self.found.contains(&sent.id));
+        sent
+    }
+
+    async fn until_one_more_is_acknowledged(&self) {
+        let began = Instant::now();
+        while self.acknowledged().is_empty() {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{}",
+                self.receiver.program.stderr()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn kill_database(&mut self) {
+        if let Engine::Server(server) = &mut self.engine {
+            server.kill();
+            server.start_again();
+        }
+    }
+
+    async fn start_proxy_again(&mut self) {
+        let killed = &mut self.receiver.program;
+        until("the killed proxy has ended", || killed.has_ended()).await;
+        self.receiver = Receiver::start(&self.folder).await;
+    }
+
+    /// Finds every notification in the store that was acknowledged.
+    async fn find_acknowledged(&mut self, round: u32) {
+        let acknowledged = self.acknowledged();
+        match &self.engine {
+            Engine::Server(server) => {
+                let stored = server.sql("SELECT convert_from(body, 'UTF8') FROM gatepay.event");
+                let stored: BTreeSet<&str> = stored.lines().collect();
+                for sent in &acknowledged {
+                    let body = str::from_utf8(&sent.body).unwrap();
+                    assert!(stored.contains(body), "{body} is lost in round {round}");
+                }
+            }
+            // The proxy was killed and started again, and nothing is sent to it: only what was lost would be new.
+            Engine::File => {
+                let receiver = &self.receiver;
+                let body = paid(&self.order, "first");
+                receiver.acknowledges(&body).await;
+                for sent in &acknowledged {
+                    let body: Value = serde_json::from_slice(&sent.body).unwrap();
+                    receiver.acknowledges(&body).await;
+                }
+                for (kind, result) in [("PAY", "new"), ("PAY", "changed"), ("INSTITUTION", "new")] {
+                    let stored = receiver.received(kind, result).await;
+                    assert_eq!(
+                        stored, "0",
+                        "a {kind} notification is lost in round {round}"
+                    );
+                }
+            }
+        }
+        self.found.extend(acknowledged.iter().map(|sent| sent.id));
+    }
+}
+
+/// A URL where nothing listens.
+fn nowhere() -> String {
+    let socket = std::net::TcpListener::bind(any_port()).unwrap();
+    format!("http://{}{PATH}", socket.local_addr().unwrap())
+}
