@@ -1,5 +1,7 @@
 //! `demo`: sandbox, proxy and two tenants in one process, which show a newcomer the proxy at work in ten seconds.
 
+mod demo_store;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,11 @@ use clap::Args;
 use gatepay_core::order::{
     CreateOrder, CreatedOrder, OrderAnswer, OrderGoods, OrderId, RefundOrder, TerminalType,
 };
+use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{
     Catalogue, ClientId, Credential, FreshStamp, Kind, SecretKey, envelope, header, sign,
 };
+use gatepay_proxy::app::Readiness;
 use gatepay_proxy::process::clock::{self, Clock};
 use gatepay_proxy::process::systemd::InheritedSockets;
 use gatepay_proxy::server::{Server, ServerExit};
@@ -19,20 +23,26 @@ use gatepay_proxy::upstream::client;
 use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_proxy::upstream::meters::UpstreamMeters;
 use gatepay_proxy::upstream::pool::{Pool, PoolLimits};
-use gatepay_sandbox::{ReceivedRequest, Sandbox, SandboxConfig, SubAccount as Account};
+use gatepay_sandbox::{
+    NotificationSending, ReceivedRequest, Sandbox, SandboxConfig, SubAccount as Account,
+};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
 use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Registry, SubAccount, Tenant};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use serde::Serialize;
+use serde_json::Value;
+use tokio::time::sleep;
 use zeroize::Zeroizing;
 
+use self::demo_store::{AHEAD_MS, DemoFolder};
 use super::sandbox::wall_clock;
 use super::signals::wait_for_signal;
 use super::{ExitStatus, fail, say};
 
-/// Run a sandbox, the proxy and two tenants in one process, without files or network.
+/// Run a sandbox, the proxy and two tenants in one process, without network, and with files in a temporary folder only.
 ///
-/// Creates, queries, refunds and closes orders through the proxy and prints each exchange, then serves until Ctrl-C.
+/// Creates, queries, refunds and closes orders through the proxy, brings a payment's notification to its tenant, and prints
+/// each exchange. Then it serves until Ctrl-C.
 #[derive(Args)]
 pub(crate) struct DemoCommand {
     /// Exit after the exchanges instead of serving until Ctrl-C.
@@ -42,16 +52,16 @@ pub(crate) struct DemoCommand {
 
 impl DemoCommand {
     pub(crate) fn run(self) -> ExitStatus {
-        let stage = match DemoStage::set(self.once) {
-            Ok(stage) => stage,
-            Err(error) => return fail(format_args!("cannot start: {error}")),
-        };
         let runtime = match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
         {
             Ok(runtime) => runtime,
             Err(error) => return fail(error),
+        };
+        let stage = match runtime.block_on(DemoStage::set(self.once)) {
+            Ok(stage) => stage,
+            Err(error) => return fail(format_args!("cannot start: {error}")),
         };
         if let Err(error) = runtime.block_on(stage.play()) {
             return fail(format_args!("the demo failed: {error}"));
@@ -63,8 +73,11 @@ impl DemoCommand {
                 return fail(error);
             }
         }
-        stage.server.leave();
-        match stage.server.wait() {
+        let DemoStage { server, folder, .. } = stage;
+        server.leave();
+        let ended = server.wait();
+        drop(folder);
+        match ended {
             ServerExit::Drained => ExitStatus::Fine,
             ServerExit::Late => ExitStatus::Late,
         }
@@ -75,6 +88,7 @@ const CREATE: &str = "/v1/pay/order";
 const QUERY: &str = "/v1/pay/order/query";
 const CLOSE: &str = "/v1/pay/order/close";
 const REFUND: &str = "/v1/pay/order/refund";
+const NOTIFICATIONS: &str = "/-/notifications";
 const FIRST: &str = "demo-0001";
 const SECOND: &str = "demo-0002";
 
@@ -86,6 +100,7 @@ struct DemoStage {
     clock: Clock,
     acme: DemoActor,
     globex: DemoActor,
+    folder: DemoFolder,
 }
 
 /// A tenant as its own shop holds it.
@@ -108,7 +123,7 @@ struct DemoAnswer {
 type DemoError = Box<dyn std::error::Error>;
 
 impl DemoStage {
-    fn set(once: bool) -> Result<Self, DemoError> {
+    async fn set(once: bool) -> Result<Self, DemoError> {
         let clock = Clock::system();
         let institution_secret = secret("demo-institution");
         let institution = || credential("demo-institution", &institution_secret);
@@ -121,24 +136,38 @@ impl DemoStage {
         config.sub_accounts = [&acme, &globex]
             .map(|actor| Account::active(actor.sub_account))
             .into();
+        let from_gatepay = TcpListener::bind(any_port())?;
+        let notified = demo_store::notifications(from_gatepay.local_addr()?);
+        config.notifications = Some(NotificationSending::new(
+            &notified.public_url,
+            institution()?,
+        ));
         let sandbox = Sandbox::start(config, (Ipv4Addr::LOCALHOST, 0).into())?;
         let institution = Institution {
             account_id: None,
             merchant_id: None,
             credentials: vec![DatedCredential::undated(institution()?)],
         };
-        let settings = settings(once, sandbox.address(), institution)?;
+        let mut settings = settings(once, sandbox.address(), institution)?;
+        let folder = DemoFolder::make()?;
+        settings.state_dir = Some(folder.state());
+        settings.window.future_ms = AHEAD_MS;
+        settings.store = Some(folder.store(settings.window).await?);
+        settings.notifications = Some(notified);
         let tenants = vec![acme.tenant()?, globex.tenant()?];
         let registry = Registry::new(tenants, Vec::new(), &settings.institution.credentials)
             .map_err(|conflicts| conflicts[0].clone())?;
         let configuration = Configuration {
             settings,
             registry,
-            catalogue: Catalogue::standard(),
+            catalogue: catalogue(),
         };
         let server = Server::start(
             configuration,
-            InheritedSockets::default(),
+            InheritedSockets {
+                notifications: Some(from_gatepay),
+                ..InheritedSockets::default()
+            },
             clock.clone(),
             Box::new(std::io::sink()),
             true,
@@ -150,7 +179,19 @@ impl DemoStage {
             clock,
             acme,
             globex,
+            folder,
         })
+    }
+
+    /// Waits until the proxy is ready: a new store refuses requests for a moment.
+    async fn ready(&self) -> Result<(), DemoError> {
+        for _ in 0..500 {
+            if self.server.app().readiness() == Readiness::Ready {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Err("the proxy is not ready".into())
     }
 
     /// Makes the exchanges and prints each of them; an unexpected answer ends the demo.
@@ -167,6 +208,7 @@ impl DemoStage {
             "GatePay  http://{}  (an emulator, in this process)",
             self.sandbox.address()
         ));
+        self.ready().await?;
         self.what_works().await?;
         say("\n-- refused requests --");
         self.what_must_not().await
@@ -185,8 +227,9 @@ impl DemoStage {
         let paid = self.sandbox.pay(acme.sub_account, &prepay_id);
         paid.map_err(|failure| failure.message().into_owned())?;
         say(format_args!(
-            "\n   (its customer pays {prepay_id} at GatePay)"
+            "\n   (its customer pays {prepay_id} at GatePay, which notifies the institution at the proxy)"
         ));
+        self.notified().await?;
 
         let refund = RefundOrder {
             refund_request_id: "demo-refund-1".to_owned(),
@@ -203,6 +246,44 @@ impl DemoStage {
         self.act("and closes it", acme, CLOSE, &number(SECOND))
             .await?;
         Ok(())
+    }
+
+    /// The payment's notification comes to its tenant, and to no other.
+    async fn notified(&self) -> Result<(), DemoError> {
+        let (acme, globex) = (&self.acme, &self.globex);
+        for _ in 0..500 {
+            let request = acme.sign_get(&self.clock, NOTIFICATIONS)?;
+            let answer = client::exchange(&self.pool, &request, Duration::from_secs(5)).await?;
+            // At first the store may not know the tenants yet.
+            if pulled(answer.body()).is_ok_and(|list| !list.is_empty()) {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        let request = acme.sign_get(&self.clock, NOTIFICATIONS)?;
+        let answered = self
+            .send("acme has its notification", acme, request)
+            .await?;
+        expect(&answered, 200, None)?;
+        let [notification] = &pulled(&answered.body)?[..] else {
+            return Err("acme's notification did not come".into());
+        };
+        let body = notification["body"].as_str().unwrap_or_default();
+        let body: Value = serde_json::from_str(body)?;
+        let word = |name: &str| body[name].as_str().unwrap_or("unknown");
+        say(format_args!(
+            "   {:<16} it says {} {}",
+            "",
+            word("bizType"),
+            word("bizStatus")
+        ));
+        let request = globex.sign_get(&self.clock, NOTIFICATIONS)?;
+        let answered = self.send("globex has none", globex, request).await?;
+        expect(&answered, 200, None)?;
+        if pulled(&answered.body)?.is_empty() {
+            return Ok(());
+        }
+        Err("globex saw a notification of acme's".into())
     }
 
     async fn what_must_not(&self) -> Result<(), DemoError> {
@@ -274,11 +355,10 @@ impl DemoStage {
                 .map(ToOwned::to_owned)
         };
         describe(text);
-        say(format_args!(
-            "   {:<16} {}",
-            "",
-            String::from_utf8_lossy(&body)
-        ));
+        if !body.is_empty() {
+            let body = String::from_utf8_lossy(&body);
+            say(format_args!("   {:<16} {body}", ""));
+        }
 
         let answer = client::exchange(&self.pool, &request, Duration::from_secs(5)).await?;
         let (head, answer) = answer.into_parts();
@@ -328,6 +408,13 @@ impl DemoStage {
             self.server.admin_address()
         ));
     }
+}
+
+/// GatePay's operations, and those of the proxy about notifications.
+fn catalogue() -> Catalogue {
+    let own = OwnOperation::ALL.map(OwnOperation::row);
+    let rows = [Catalogue::standard().rows(), &own].concat();
+    Catalogue::new(rows).expect("the proxy's own paths are none of GatePay's")
 }
 
 fn order(number: &str) -> CreateOrder {
@@ -417,6 +504,15 @@ fn describe(value: impl Fn(&str) -> Option<String>) {
     }
 }
 
+/// The notifications in the answer to a pull.
+fn pulled(answer: &Bytes) -> Result<Vec<Value>, DemoError> {
+    let answer: Value = serde_json::from_slice(answer)?;
+    let notifications = answer["data"]["notifications"].as_array();
+    Ok(notifications
+        .ok_or_else(|| format!("the answer has no list: {answer}"))?
+        .clone())
+}
+
 fn expect(answered: &DemoAnswer, status: u16, refusal: Option<&str>) -> Result<(), DemoError> {
     if answered.status == status && answered.refusal() == refusal {
         return Ok(());
@@ -489,7 +585,7 @@ impl DemoActor {
         Ok(Tenant::new(
             id,
             sub_account,
-            &Catalogue::standard(),
+            &catalogue(),
             vec![DatedCredential::undated(credential)],
         ))
     }
@@ -501,19 +597,36 @@ impl DemoActor {
         body: &impl Serialize,
         more: &[(&str, String)],
     ) -> Result<Request<Bytes>, DemoError> {
-        let body = serde_json::to_vec(body)?;
+        let body = serde_json::to_vec(body)?.into();
+        let mut request = self.signed(clock, Method::POST, path, body)?;
+        let headers = request.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(http::header::CONTENT_TYPE, json);
+        for (name, value) in more {
+            headers.insert(HeaderName::try_from(*name)?, value.parse()?);
+        }
+        Ok(request)
+    }
+
+    fn sign_get(&self, clock: &Clock, path: &str) -> Result<Request<Bytes>, DemoError> {
+        self.signed(clock, Method::GET, path, Bytes::new())
+    }
+
+    fn signed(
+        &self,
+        clock: &Clock,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Bytes>, DemoError> {
         let stamp: FreshStamp = clock.stamp();
         let mut request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(path)
-            .header(http::header::HOST, "demo")
-            .header(http::header::CONTENT_TYPE, "application/json");
+            .header(http::header::HOST, "demo");
         for (name, value) in sign::headers(&self.credential, &stamp.as_stamp(), &body) {
             request = request.header(name, value);
         }
-        for (name, value) in more {
-            request = request.header(*name, value);
-        }
-        Ok(request.body(body.clone().into())?)
+        Ok(request.body(body)?)
     }
 }
