@@ -52,7 +52,7 @@ fn folder(url: &str, engine: &Engine) -> Folder {
     let folder = Folder::before(url);
     let table = "notifications = { listen = '127.0.0.1:0', public_url = 'https://notify.example.com/gatepay' }";
     match engine {
-        Engine::Server(server) => folder.uses_a_store(&[server.port], ", timeout_ms = 500"),
+        Engine::Server(server) => folder.uses_a_store(&[server.port], ", timeout_ms = 5_000"),
         Engine::File => {
             folder.proxy("timestamp = { future_ms = 300 }\nstore = { path = 'store/gatepay.db' }");
             fs::create_dir(folder.path("store")).unwrap();

@@ -72,6 +72,29 @@ async fn one_address_that_holds_all_it_can_does_not_shut_out_gatepay() {
 }
 
 #[tokio::test]
+async fn bodies_beyond_a_strangers_share_are_counted_apart_from_notifications_that_are_not_stored()
+{
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let nearly_whole = slow_body() + &"{".repeat((1 << 20) - 2);
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut stranger = from(2, receiver.address).await;
+        // A quarter of the memory is for half of them: the others are answered before they have sent all.
+        let _closed = stranger.write_all(nearly_whole.as_bytes()).await;
+        held.push(stranger);
+    }
+    let began = Instant::now();
+    while receiver.received("UNKNOWN", "busy").await == "0" {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(receiver.received("UNKNOWN", "failed").await, "0");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
 async fn unsigned_calls_write_one_line_and_are_all_counted() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url(), &Engine::File);

@@ -417,7 +417,7 @@ async fn a_tenants_many_endpoints_together_take_a_tenth_and_delay_no_other_tenan
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_tenants_endpoints_each_has_its_turn() {
+async fn the_share_of_a_tenant_whose_endpoints_hang_goes_to_one_object_after_another() {
     in_world(async |store, directory| {
         directory.set("hostile", Hangs);
         for endpoint in 0..16 {

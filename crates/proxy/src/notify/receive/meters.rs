@@ -45,6 +45,8 @@ pub enum ReceptionResult {
     Unreadable,
     /// It was not stored: GatePay repeats it.
     Failed,
+    /// There was no room for its body: GatePay repeats it.
+    Busy,
     /// Its signature is not GatePay's.
     Unsigned,
     /// GatePay has signed it, with a stamp that is too far from the clock.
@@ -54,12 +56,13 @@ pub enum ReceptionResult {
 }
 
 impl ReceptionResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::New,
         Self::Changed,
         Self::Duplicate,
         Self::Unreadable,
         Self::Failed,
+        Self::Busy,
         Self::Unsigned,
         Self::Stale,
         Self::Malformed,
@@ -72,6 +75,7 @@ impl ReceptionResult {
             Self::Duplicate => "duplicate",
             Self::Unreadable => "unreadable",
             Self::Failed => "failed",
+            Self::Busy => "busy",
             Self::Unsigned => "unsigned",
             Self::Stale => "stale",
             Self::Malformed => "malformed",

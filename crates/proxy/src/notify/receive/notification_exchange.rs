@@ -184,7 +184,7 @@ impl NotificationExchange {
     fn count(&self, why: NotAcknowledged) {
         let result = match why {
             NotAcknowledged::NotStored => return,
-            NotAcknowledged::Busy => ReceptionResult::Failed,
+            NotAcknowledged::Busy => ReceptionResult::Busy,
             NotAcknowledged::Signature => ReceptionResult::Unsigned,
             NotAcknowledged::Stale => ReceptionResult::Stale,
             _ => ReceptionResult::Malformed,
