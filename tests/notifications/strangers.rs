@@ -72,6 +72,31 @@ async fn one_address_that_holds_all_it_can_does_not_shut_out_gatepay() {
 }
 
 #[tokio::test]
+async fn many_addresses_that_hold_all_connections_do_not_shut_out_gatepay() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    let receiver = Receiver::start(&folder).await;
+    let id = receiver.order(&acme(), "A-0001").await;
+    let (mut held, mut free) = (Vec::new(), 256_usize);
+    for address in 10.. {
+        let share = free.div_ceil(4);
+        for _ in 0..share {
+            let mut stranger = from(address, receiver.address).await;
+            stranger.write_all(HALF_A_HEAD.as_bytes()).await.unwrap();
+            held.push(stranger);
+        }
+        free -= share;
+        if free == 0 {
+            break;
+        }
+    }
+    acknowledged_from(3, &receiver, &paid(&id, "A-0001")).await;
+    let refused = "notification_connections_refused_total";
+    assert_eq!(receiver.program.metric(refused).await, "1");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
 async fn bodies_beyond_a_strangers_share_are_counted_apart_from_notifications_that_are_not_stored()
 {
     let gatepay = GatePay::now();

@@ -2,13 +2,16 @@
 //! that no address can shut out the others.
 //!
 //! An address may hold a part of what the others leave. The more addresses hold as much as they may, the smaller the part of
-//! the next one, but something is left for it.
+//! the next one, but something is left for it. Many addresses together can take all connections: an address without one
+//! then gets the place of the longest of those that have sent nothing signed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::callers::client_address::network;
 
@@ -21,6 +24,14 @@ pub struct CallerShares(Mutex<SharedPools>);
 struct SharedPools {
     connections: SharedPool,
     bytes: SharedPool,
+    /// The connections that have sent nothing signed, by their number: the longest first.
+    unproved: BTreeMap<u64, UnprovedConnection>,
+    opened: u64,
+}
+
+struct UnprovedConnection {
+    address: IpAddr,
+    evicted: Arc<Notify>,
 }
 
 /// A number of like things, and how many of them each address holds.
@@ -34,6 +45,9 @@ struct SharedPool {
 pub struct CallerConnection {
     shares: Arc<CallerShares>,
     address: IpAddr,
+    number: u64,
+    evicted: Arc<Notify>,
+    is_proved: AtomicBool,
 }
 
 /// The memory of a body that an address sends, until dropped.
@@ -48,16 +62,33 @@ impl CallerShares {
         Arc::new(Self(Mutex::new(SharedPools {
             connections: SharedPool::new(connections),
             bytes: SharedPool::new(bytes),
+            unproved: BTreeMap::new(),
+            opened: 0,
         })))
     }
 
-    /// Takes a connection, unless its address holds as many as it may.
+    /// Takes a connection, unless its address holds as many as it may. An address without one gets the place of another
+    /// connection if none is free.
     pub fn connection(self: &Arc<Self>, address: IpAddr) -> Option<CallerConnection> {
         let address = network(address);
-        let is_taken = self.0.lock().connections.take(address, 1);
-        is_taken.then(|| CallerConnection {
+        let mut pools = self.0.lock();
+        if !pools.connections.take(address, 1) {
+            pools.evict_for(address)?;
+        }
+        let (number, evicted) = (pools.opened, Arc::new(Notify::new()));
+        pools.opened += 1;
+        let unproved = UnprovedConnection {
+            address,
+            evicted: Arc::clone(&evicted),
+        };
+        pools.unproved.insert(number, unproved);
+        drop(pools);
+        Some(CallerConnection {
             shares: Arc::clone(self),
             address,
+            number,
+            evicted,
+            is_proved: AtomicBool::new(false),
         })
     }
 }
@@ -72,6 +103,19 @@ impl CallerConnection {
     /// The address, or the network that counts as one.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Notes that GatePay has signed a call of the connection: its place is its own from now on.
+    pub fn prove(&self) {
+        let unproved = &mut self.shares.0.lock().unproved;
+        if unproved.remove(&self.number).is_some() {
+            self.is_proved.store(true, Ordering::Release);
+        }
+    }
+
+    /// Waits until another connection has got this one's place.
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 }
 
@@ -89,7 +133,25 @@ impl BodyShare<'_> {
 
 impl Drop for CallerConnection {
     fn drop(&mut self) {
-        self.shares.0.lock().connections.give(self.address, 1);
+        let mut pools = self.shares.0.lock();
+        let is_unproved = pools.unproved.remove(&self.number).is_some();
+        // The place of an evicted one is another's.
+        if is_unproved || self.is_proved.load(Ordering::Acquire) {
+            pools.connections.give(self.address, 1);
+        }
+    }
+}
+
+impl SharedPools {
+    /// Takes a connection for an address that holds none, in the place of the longest one that has sent nothing signed.
+    fn evict_for(&mut self, address: IpAddr) -> Option<()> {
+        if self.connections.by_address.contains_key(&address) {
+            return None;
+        }
+        let (_, longest) = self.unproved.pop_first()?;
+        longest.evicted.notify_one();
+        self.connections.give(longest.address, 1);
+        self.connections.take(address, 1).then_some(())
     }
 }
 
@@ -162,7 +224,30 @@ mod tests {
             .map(|number| shares.connection(address(number)))
             .collect();
         assert!(held.iter().all(Option::is_some));
-        assert!(shares.connection(address(9)).is_none(), "none is free");
+        assert!(shares.connection(address(7)).is_none(), "none is free");
+        for one in held.iter().flatten() {
+            one.prove();
+        }
+        assert!(shares.connection(address(9)).is_none(), "all are proved");
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_connection_gets_the_place_of_the_longest_unproved_one() {
+        let shares = CallerShares::new(8, 1);
+        let held: Vec<_> = (0..8)
+            .filter_map(|number| shares.connection(address(number)))
+            .collect();
+        held[0].prove();
+        let ninth = shares.connection(address(9)).unwrap();
+        held[1].evicted().await;
+        let tenth = shares.connection(address(10)).unwrap();
+        held[2].evicted().await;
+        // A call that was verified at the same moment changes nothing.
+        held[1].prove();
+        drop((held, ninth, tenth));
+        let pools = shares.0.lock();
+        assert_eq!(pools.connections.used, 0);
+        assert!(pools.connections.by_address.is_empty() && pools.unproved.is_empty());
     }
 
     #[test]

@@ -84,7 +84,12 @@ impl NotificationListener {
                 continue;
             };
             let listener = Arc::clone(&listener);
-            tokio::spawn(async move { listener.connection(tcp, &caller).await });
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = listener.connection(tcp, &caller) => {}
+                    () = caller.evicted() => listener.meters.refused_connections.inc(),
+                }
+            });
         }
     }
 

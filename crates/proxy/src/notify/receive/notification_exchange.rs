@@ -134,6 +134,7 @@ impl NotificationExchange {
             }
             return Err(NotAcknowledged::Signature);
         }
+        caller.prove();
         // The age comes last, so that a caller without the key learns nothing of the limit.
         if self.is_stale(stamp.millis()) {
             if let Some(left_out) = self.stale.line(now) {
