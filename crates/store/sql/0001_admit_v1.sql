@@ -21,7 +21,9 @@ CREATE FUNCTION admit_v1(
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+-- Every admission waits for it, so that its statements keep their plans: for arrays whose length is known the server would
+-- make new ones each time. For the same reason what it calls is not in SQL, whose functions are planned at each call.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     ring bigint;
     fresh bytea[];

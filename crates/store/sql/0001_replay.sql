@@ -114,20 +114,23 @@ $$;
 
 -- The server that answers. The timeline of the control file may lag behind a promotion; that of the log does not.
 CREATE FUNCTION identity(OUT system_id bigint, OUT timeline bigint, OUT wal bigint, OUT started bigint)
-LANGUAGE sql VOLATILE AS $$
-    SELECT c.system_identifier,
-        ('x' || substr(pg_walfile_name(w.flushed), 1, 8))::bit(32)::bigint,
-        (w.flushed - '0/0'::pg_lsn)::bigint,
-        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
-    FROM pg_control_system() AS c, pg_current_wal_flush_lsn() AS w(flushed)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    flushed pg_lsn := pg_current_wal_flush_lsn();
+BEGIN
+    SELECT c.system_identifier INTO STRICT system_id FROM pg_control_system() AS c;
+    timeline := ('x' || substr(pg_walfile_name(flushed), 1, 8))::bit(32)::bigint;
+    wal := (flushed - '0/0'::pg_lsn)::bigint;
+    started := (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint;
+END
 $$;
 
 -- Shared by all admissions; taken alone to empty a partition, to halt, or to distrust. Its holder sees the effects of
 -- all admissions before it, and all admissions after it see the holder's effects.
 CREATE FUNCTION admitting() RETURNS void
-LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock_shared(1734437989, 1) $$;
+LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1734437989, 1); END $$;
 CREATE FUNCTION admitting_nothing() RETURNS void
-LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 1) $$;
+LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_advisory_xact_lock(1734437989, 1); END $$;
 
 -- Whether a contact shows that acknowledged commits are missing.
 CREATE FUNCTION contact_is_missed(
@@ -156,8 +159,10 @@ $$;
 
 -- How long a guard is: no instance admits stamps that lie further ahead.
 CREATE FUNCTION longest_guard(asked_ms bigint) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = gatepay, pg_temp AS $$
-    SELECT greatest(k.guard_ms, asked_ms) FROM cluster AS k
+LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    RETURN (SELECT greatest(k.guard_ms, asked_ms) FROM cluster AS k);
+END
 $$;
 
 -- Compares the server with an instance's last contact, and sets a guard if acknowledged commits may be lost. A contact
