@@ -7,6 +7,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 /// The result of a call on a path; `None` if nothing has this name.
 pub(crate) fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
@@ -30,6 +31,7 @@ pub struct FileSystem {
 pub struct OpenFile {
     file: File,
     files: FileSystem,
+    is_locked: AtomicBool,
     #[cfg(test)]
     path: PathBuf,
 }
@@ -108,6 +110,7 @@ impl FileSystem {
         Ok(OpenFile {
             file,
             files: self.clone(),
+            is_locked: AtomicBool::new(false),
             #[cfg(test)]
             path: path.to_owned(),
         })
@@ -280,11 +283,14 @@ impl OpenFile {
         self.file.metadata()
     }
 
-    /// Takes the lock on the file, which is held until the file is closed; false if another holder has it.
+    /// Takes the lock on the file, which is held until this is dropped; false if another holder has it.
     pub fn try_lock(&self) -> io::Result<bool> {
         self.files.point(SystemCall::Lock)?;
         match self.file.try_lock() {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.is_locked.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -297,6 +303,16 @@ impl OpenFile {
         };
         let own = self.metadata()?;
         Ok((there.dev(), there.ino()) == (own.dev(), own.ino()) && own.nlink() > 0)
+    }
+}
+
+impl Drop for OpenFile {
+    /// A child process that was made a moment ago has a copy of the descriptor until it executes its program, and would
+    /// hold the lock beyond the close.
+    fn drop(&mut self) {
+        if *self.is_locked.get_mut() {
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -486,5 +502,26 @@ pub(crate) mod faults {
             }
             fails
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_when_it_is_dropped_though_a_child_process_still_has_a_copy_of_the_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let open = || {
+            let options = OpenOptions::new().create(true).append(true).clone();
+            FileSystem::default().open(&options, &path).unwrap()
+        };
+        let first = open();
+        assert!(first.try_lock().unwrap());
+        assert!(!open().try_lock().unwrap());
+        let _of_a_child = first.file.try_clone().unwrap();
+        drop(first);
+        assert!(open().try_lock().unwrap());
     }
 }
