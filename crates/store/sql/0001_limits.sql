@@ -5,7 +5,8 @@
 -- the last one have ended, or every instance has said that its own have. `crates/store/src/limits/model.rs` is the same
 -- rules in Rust, held to this by tests.
 --
--- Every call locks the one row of `limit_clock` first: calls follow each other, and none waits for a second lock.
+-- Every call locks the one row of `limit_clock` first: calls follow each other, and none waits for a second lock. So the
+-- time of one is the wait of all, and the functions keep their plans, as `admit_v1` does.
 
 -- The clock of the limits, in milliseconds since the era began. Instances call several times a second, so a step of
 -- `wall` backward, or of more than 500 ms forward, is a step of the server's clock or a silence. Neither counts as time:
@@ -366,7 +367,7 @@ CREATE FUNCTION take_v1(
     OUT kepts integer[], OUT lents integer[], OUT waits bigint[], OUT smalls boolean[],
     OUT seat_kepts integer[], OUT seat_lents integer[], OUT seat_smalls boolean[]
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     known bigint := lock_limits(lossless);
 BEGIN
@@ -498,7 +499,7 @@ CREATE FUNCTION exchange_v1(
     OUT o_whole_rate double precision, OUT o_whole_burst double precision, OUT o_weight double precision,
     OUT o_elsewhere integer, OUT o_fractions double precision[]
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     known bigint := lock_limits(lossless);
 BEGIN

@@ -1,4 +1,7 @@
 -- Delivery: claims of endpoints, the heads of lines, attempts, replay, retention.
+--
+-- Plans are made for the given numbers at each call: a plan that serves every limit reads all lines of a dead tenant's
+-- endpoint to find its first four.
 
 -- Claims endpoints for an instance. The function takes no other lock, and waits for no row.
 CREATE FUNCTION claim_endpoints_v1(c_instance bigint, most integer, lasts bigint) RETURNS TABLE (
