@@ -5,6 +5,7 @@ mod delivered;
 mod endpoints;
 mod import;
 mod kills;
+mod operators;
 mod orders;
 mod pull;
 mod settled;

@@ -2,12 +2,13 @@
 //!
 //! `receive` verifies and stores them, `owner` decides their owner, `ledger` and `callback` make that they can be led
 //! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `settling` has them settle calls without a known
-//! outcome. `deliver` sends them on, with the client of `endpoint`.
+//! outcome. `operator_news` tells the institution's operator what needs a look. `deliver` sends them on, with the client of `endpoint`.
 
 pub mod callback;
 pub mod deliver;
 pub mod endpoint;
 pub mod ledger;
+pub mod operator_news;
 pub mod owner;
 pub mod pull;
 pub mod receive;
@@ -26,6 +27,7 @@ use crate::journal::Journal;
 use crate::notify::callback::CallbackTokens;
 use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::ledger::{LedgerQueue, LedgerWriter};
+use crate::notify::operator_news::{OperatorNewsQueue, OperatorNewsWriter};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::ReceptionMeters;
 use crate::notify::settling::Settling;
@@ -40,6 +42,8 @@ pub struct Notifications {
     pub callbacks: CallbackTokens,
     /// Wakes the thread `deliver` when a notification is stored.
     pub wake: DeliveryWake,
+    /// The way of news to the operator that gets notifications.
+    pub operators: OperatorNewsQueue,
     settings: Arc<NotificationSettings>,
     /// The tenants, once the store has registered them.
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
@@ -48,6 +52,8 @@ pub struct Notifications {
     meters: ReceptionMeters,
     /// The ledger's other end; `None` once the thread has it.
     writer: Mutex<Option<LedgerWriter>>,
+    /// The other end of `operators`; `None` once the thread has it.
+    news_writer: Mutex<Option<OperatorNewsWriter>>,
 }
 
 impl Notifications {
@@ -61,17 +67,21 @@ impl Notifications {
         let tenants = Arc::new(ArcSwapOption::empty());
         let identity = settings.tls.as_ref().map(ListenerIdentity::read_http1);
         let (ledger, writer) = ledger::queue(&meters.lost_notes);
+        let wake = DeliveryWake::default();
+        let (operators, news_writer) = operator_news::queue(&tenants, &wake);
         let shared = (Arc::clone(&settings), Arc::clone(&tenants));
         Ok(Self {
             ledger,
             callbacks: CallbackTokens::new(shared.0, shared.1, calls.clone()),
-            wake: DeliveryWake::default(),
+            wake,
+            operators,
             settings,
             tenants,
             identity: identity.transpose()?.map(Arc::new),
             calls: calls.clone(),
             meters: meters.clone(),
             writer: Mutex::new(Some(writer)),
+            news_writer: Mutex::new(Some(news_writer)),
         })
     }
 

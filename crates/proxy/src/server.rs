@@ -399,6 +399,7 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
         clock: app.clock.clone(),
         meters: app.metrics.deliveries.clone(),
         wake: notifications.wake.clone(),
+        operators: notifications.operators.clone(),
         drain: (
             Arc::clone(&app.lifecycle.drain),
             app.settings.drain.deadline,

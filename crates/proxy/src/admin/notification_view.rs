@@ -251,16 +251,16 @@ pub(super) fn relay(app: &App) -> Result<&Arc<Notifications>, AdminFailure> {
     relay.ok_or(AdminFailure(StatusCode::CONFLICT, missing.into()))
 }
 
-/// A tenant of the configuration in force, as the store has registered it.
+/// A tenant of the configuration in force, or the operator that gets notifications, as the store has registered it.
 pub(super) fn tenant(relay: &Notifications, id: &str) -> Result<TenantIncarnation, AdminFailure> {
     let registered = relay.registered_tenants().ok_or(AdminFailure(
         StatusCode::SERVICE_UNAVAILABLE,
         "the store has not registered the tenants yet\n".into(),
     ))?;
-    let tenant = registered.incarnation(id).cloned();
+    let tenant = registered.addressee(id).cloned();
     tenant.ok_or(AdminFailure(
         StatusCode::NOT_FOUND,
-        "no tenant has this id\n".into(),
+        "no tenant has this id, and no operator that gets notifications\n".into(),
     ))
 }
 

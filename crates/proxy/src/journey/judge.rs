@@ -14,6 +14,7 @@ use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::operation::AccountHeader;
+use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_store::admission::LedgerIntent;
 use gatepay_tenancy::notifications::EndpointBounds;
@@ -298,6 +299,10 @@ pub fn acting<'a>(
                 }
                 _ => Ok(Acting::OnBehalfOf(own)),
             }
+        }
+        // An operator asks the proxy itself for its own notifications.
+        (PartyRef::Operator(_), _) if named.is_none() && OwnOperation::of(operation).is_some() => {
+            Ok(Acting::Nobody)
         }
         (PartyRef::Operator(_), AccountHeader::OnBehalfOf) => {
             let known = |account: &&str| {

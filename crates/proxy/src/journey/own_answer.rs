@@ -1,4 +1,4 @@
-//! Own answer: calls of tenants that the proxy answers from its store, without GatePay.
+//! Own answer: calls that the proxy answers from its store, without GatePay.
 
 use bytes::Bytes;
 use gatepay_core::envelope::{AnswerJudgement, AnswerVerdict};
@@ -40,10 +40,14 @@ pub async fn answer(
         let path = operation.merchant_path.as_deref().unwrap_or_default();
         Refusal::unknown_operation(operation.method.as_str(), path)
     };
-    let Some(relay) = relay.filter(|_| !admitted.is_by_operator()) else {
+    let id = admitted.tenant_limits().breaker.id().as_str();
+    let pulls = || {
+        let notified = admitted.generation().registry.notified_operator();
+        !admitted.is_by_operator() || notified.is_some_and(|it| it.party.id.as_str() == id)
+    };
+    let Some(relay) = relay.filter(|_| pulls()) else {
         return Err(unknown());
     };
-    let id = admitted.tenant_limits().breaker.id().as_str();
     let tenant = PullingTenant::of(relay, admitted.generation(), id, record.began_unix_ms());
     let tenant = tenant.ok_or(Refusal::StoreUnavailable)?;
     let (query, body) = admitted.outbound().content();

@@ -1,4 +1,5 @@
-//! Pull: a tenant asks for its own notifications, and has its dead ones sent again.
+//! Pull: a tenant, or the operator that gets notifications, asks for its own notifications, and has its dead ones sent
+//! again.
 //!
 //! The tenant is the caller that was verified, in the incarnation that has the sub-account of the call. No parameter names
 //! a tenant.
@@ -13,6 +14,7 @@ use gatepay_store::notifications::event::{EventId, EventState};
 use gatepay_store::notifications::listing::{
     EventSummary, MOST_ON_PAGE, RedeliveryReport, ReplayFilter,
 };
+use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::notifications::DeliveredClientId;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,7 @@ use crate::cluster::store_calls::StoreCallError;
 use crate::generation::Generation;
 use crate::notify::Notifications;
 use crate::notify::deliver::signed_delivery::DeliveryCredentials;
+use crate::notify::owner::registered_tenants::INSTITUTION_ACCOUNT;
 
 /// The events that are read from the store at once. A body has 1 MiB at most.
 const AT_ONCE: u32 = 8;
@@ -134,15 +137,19 @@ impl PullingTenant {
         now_ms: u64,
     ) -> Option<Self> {
         let position = generation.registry.position(id)?;
-        let tenant = generation.registry.tenants().get(position)?;
+        let party = generation.registry.at(position);
+        let account = match party {
+            PartyRef::Tenant(tenant) => tenant.sub_account.as_str(),
+            PartyRef::Operator(_) => INSTITUTION_ACCOUNT,
+        };
         let registered = relay.registered_tenants()?;
-        let incarnation = registered.incarnation(id)?;
-        if incarnation.account != tenant.sub_account.as_str() {
+        let incarnation = registered.addressee(id)?;
+        if incarnation.account != account {
             return None;
         }
-        let settings = tenant.notifications.as_deref();
+        let settings = party.notifications();
         let as_sent = settings.is_some_and(|it| it.client_id == DeliveredClientId::AsSent);
-        let credentials = tenant.party.credentials.iter().enumerate();
+        let credentials = party.party().credentials.iter().enumerate();
         let used = credentials.map(|(index, dated)| {
             let usage = generation.used(position, index);
             (dated, usage.last_ms())

@@ -111,6 +111,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         )),
         spawn(count(Arc::clone(&notifications))),
         spawn(retain(Arc::clone(&notifications))),
+        spawn(tell_operators(Arc::clone(&notifications))),
     ];
     let writer = notifications.writer.lock().take();
     if let Some(writer) = writer {
@@ -164,7 +165,8 @@ async fn follow(
                 tenants.store(Some(Arc::clone(&registered)));
                 registered
             };
-            quarantine::decide_again(&present, calls, &settling, &notifications.meters).await
+            let told = (&notifications.meters, &notifications.operators);
+            quarantine::decide_again(&present, calls, &settling, told).await
         };
         let followed = followed.await;
         // Before this instance has joined the store, the log tells why.
@@ -184,6 +186,14 @@ async fn follow(
             () = sleep(pause) => {}
             () = learned.notified() => {}
         }
+    }
+}
+
+/// Stores news for the operator that gets notifications.
+async fn tell_operators(notifications: Arc<Notifications>) {
+    let writer = notifications.news_writer.lock().take();
+    if let Some(writer) = writer {
+        writer.run(&notifications.calls).await;
     }
 }
 

@@ -59,6 +59,8 @@ pub enum EventPlacement {
 pub enum PlacementBasis {
     /// Hints of the notification.
     Hints(HintStrength),
+    /// The event is about the institution itself, or the proxy's own news; the owner is an operator.
+    Institution,
     /// GatePay's answer to a question on the tenant's behalf.
     Asked,
     /// An operator's order.
@@ -256,6 +258,7 @@ impl fmt::Display for PlacementBasis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hints(strength) => f.write_str(strength.as_str()),
+            Self::Institution => f.write_str("institution"),
             Self::Asked => f.write_str("asked"),
             Self::Operator(name) => write!(f, "operator {name}"),
         }

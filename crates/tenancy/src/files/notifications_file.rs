@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gatepay_core::ClientId;
 use gatepay_core::delivery_schedule::AckRule;
-use gatepay_core::destination::{DestinationRules, DestinationUrl};
+use gatepay_core::destination::{DestinationError, DestinationRules, DestinationUrl};
 
 use crate::files::listener_keys::{address, collide, listen_tls};
 use crate::files::secrets::SecretSources;
@@ -118,36 +118,62 @@ pub(crate) fn of_tenant(
     credentials: &[DatedCredential],
     sources: SecretSources<'_>,
 ) -> TenantNotifications {
-    let destination = |text: &str| bounds.with_rules(|rules| DestinationUrl::parse(text, rules));
-    let origin = |text: &str| match destination(text) {
+    let mut notifications = of_party(&mut reader, bounds, (credentials, "tenant"), sources);
+    let origin = |text: &str| match destination(bounds, text) {
         Ok(url) if url.is_origin() => Ok(url),
         Ok(_) => Err("must end after the host and port".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let url = reader.optional("url", value::text(destination));
-    let urls = reader.list("urls", value::text(origin)).unwrap_or_default();
+    let urls = reader.list("urls", value::text(origin));
+    notifications.urls = urls.unwrap_or_default();
     let most = TenantNotifications::MOST_ORIGINS;
-    if urls.len() > most {
+    if notifications.urls.len() > most {
         reader.problem("urls", format!("must have at most {most} origins"));
     }
+    notifications.client_id = reader.or(
+        "client_id",
+        DeliveredClientId::Tenant,
+        value::word(DeliveredClientId::WORDS),
+    );
+    reader.finish();
+    notifications
+}
+
+/// Reads the table of an operator's file. An operator names no callback URLs, and its bodies have the institution's own
+/// client id.
+pub(crate) fn of_operator(
+    mut reader: TableReader<'_>,
+    bounds: &EndpointBounds,
+    credentials: &[DatedCredential],
+    sources: SecretSources<'_>,
+) -> TenantNotifications {
+    let notifications = of_party(&mut reader, bounds, (credentials, "operator"), sources);
+    reader.finish();
+    notifications
+}
+
+/// The keys that tenants and operators have.
+fn of_party(
+    reader: &mut TableReader<'_>,
+    bounds: &EndpointBounds,
+    (credentials, word): (&[DatedCredential], &str),
+    sources: SecretSources<'_>,
+) -> TenantNotifications {
+    let url = reader.optional("url", value::text(|text| destination(bounds, text)));
     let credential = reader.optional("credential", value::text(ClientId::parse));
     let is_own = |id: &ClientId| credentials.iter().any(|it| it.credential.client_id == *id);
     if credential.as_ref().is_some_and(|id| !is_own(id)) {
-        let text = "must be the client_id of one of this tenant's credentials";
+        let text = format!("must be the client_id of one of this {word}'s credentials");
         reader.problem("credential", text);
     }
     let client = reader.table("client_certificate");
-    let notifications = TenantNotifications {
+    TenantNotifications {
         url,
-        urls,
+        urls: Vec::new(),
         credential,
         ca: reader.optional("ca", value::path(sources.folder)),
         client_certificate: client.and_then(|table| store_file::client(table, sources)),
-        client_id: reader.or(
-            "client_id",
-            DeliveredClientId::Tenant,
-            value::word(DeliveredClientId::WORDS),
-        ),
+        client_id: DeliveredClientId::AsSent,
         ack: reader.or(
             "ack",
             AckRule::default(),
@@ -156,9 +182,11 @@ pub(crate) fn of_tenant(
         at_once: reader.or("at_once", TenantNotifications::AT_ONCE, |value| {
             whole(value, MOST_OF_A_TENANT)
         }),
-    };
-    reader.finish();
-    notifications
+    }
+}
+
+fn destination(bounds: &EndpointBounds, text: &str) -> Result<DestinationUrl, DestinationError> {
+    bounds.with_rules(|rules| DestinationUrl::parse(text, rules))
 }
 
 /// The time for one attempt, in milliseconds.

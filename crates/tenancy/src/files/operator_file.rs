@@ -1,8 +1,11 @@
 //! An operator's table, as written.
 
+use std::sync::Arc;
+
+use crate::files::notifications_file;
 use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
-use crate::model::claims::UniqueClaims;
+use crate::model::claims::{UniqueClaim, UniqueClaims};
 use crate::model::operator::Operator;
 use crate::model::permissions::CallerClass;
 use crate::syntax::table_reader::{SourceLocation, TableReader};
@@ -15,6 +18,22 @@ pub(crate) fn read(
     claims: &mut UniqueClaims<SourceLocation>,
 ) -> Option<Operator> {
     let party = party_file::read(&mut reader, CallerClass::Operators, terms, sources, claims);
+    if reader.has("notifications")
+        && let place = reader.location("notifications")
+        && let Some(other) = claims.stake(UniqueClaim::OperatorNotifications, place)
+    {
+        let text =
+            format!("is already set at {other}: news about the institution goes to one operator");
+        reader.problem("notifications", text);
+    }
+    let credentials = party.as_ref().map(|party| &*party.credentials);
+    let notifications = reader.table("notifications").map(|table| {
+        let credentials = credentials.unwrap_or_default();
+        notifications_file::of_operator(table, terms.endpoints, credentials, sources)
+    });
     reader.finish();
-    Some(Operator { party: party? })
+    Some(Operator {
+        party: party?,
+        notifications: notifications.map(Arc::new),
+    })
 }

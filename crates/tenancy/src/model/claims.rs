@@ -16,6 +16,8 @@ pub(crate) enum UniqueClaim {
     ClientId(ClientId),
     /// By fingerprint: equal for equal secrets, and says nothing else.
     Secret([u8; 32]),
+    /// The notifications about the institution itself.
+    OperatorNotifications,
 }
 
 /// The first owner of each claim; `P` names the owner or its place.

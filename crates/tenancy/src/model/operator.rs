@@ -1,7 +1,10 @@
 //! An operator: the institution's own back office.
 
+use std::sync::Arc;
+
 use gatepay_core::Catalogue;
 
+use crate::model::notifications::TenantNotifications;
 use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::permissions::Permissions;
 use crate::model::restriction::Restrictions;
@@ -10,6 +13,8 @@ use crate::model::restriction::Restrictions;
 pub struct Operator {
     /// Its credentials, permissions and limits.
     pub party: Party,
+    /// How notifications about the institution itself are delivered to it. One operator at most has this.
+    pub notifications: Option<Arc<TenantNotifications>>,
 }
 
 impl AsRef<Party> for Operator {
@@ -23,6 +28,7 @@ impl Operator {
     pub fn new(id: PartyId, catalogue: &Catalogue, credentials: Vec<DatedCredential>) -> Self {
         Self {
             party: Party::new(id, Permissions::of_operators(catalogue), credentials),
+            notifications: None,
         }
     }
 
@@ -30,6 +36,7 @@ impl Operator {
     pub(crate) fn restricted(&self, by: &Restrictions) -> Option<Self> {
         Some(Self {
             party: by.applied_to(&self.party)?,
+            notifications: self.notifications.clone(),
         })
     }
 }

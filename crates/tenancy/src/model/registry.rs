@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::model::claims::{UniqueClaim, UniqueClaims};
+use crate::model::notifications::TenantNotifications;
 use crate::model::operator::Operator;
 use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::restriction::Restrictions;
@@ -103,6 +104,14 @@ impl<'a> PartyRef<'a> {
         }
     }
 
+    /// How notifications are delivered to it.
+    pub fn notifications(self) -> Option<&'a Arc<TenantNotifications>> {
+        match self {
+            Self::Tenant(tenant) => tenant.notifications.as_ref(),
+            Self::Operator(operator) => operator.notifications.as_ref(),
+        }
+    }
+
     /// `tenant` or `operator`.
     pub fn word(self) -> &'static str {
         match self {
@@ -155,6 +164,12 @@ impl Registry {
             };
             let id = UniqueClaim::Id(party.id.clone());
             conflict("id", claims.stake(id, owner.clone()));
+            if let PartyRef::Operator(operator) = party_ref
+                && operator.notifications.is_some()
+            {
+                let claim = UniqueClaim::OperatorNotifications;
+                conflict("notifications", claims.stake(claim, owner.clone()));
+            }
             if let PartyRef::Tenant(tenant) = party_ref {
                 let account = tenant.sub_account.clone();
                 let shared = tenant.shared_sub_account;
@@ -290,6 +305,12 @@ impl Registry {
     /// All operators, sorted by id.
     pub fn operators(&self) -> &[Arc<Operator>] {
         &self.operators
+    }
+
+    /// The operator that gets the notifications about the institution itself.
+    pub fn notified_operator(&self) -> Option<&Arc<Operator>> {
+        let mut operators = self.operators.iter();
+        operators.find(|operator| operator.notifications.is_some())
     }
 
     /// All parties: the tenants, then the operators. The index of each is its [`CredentialMatch::position`].

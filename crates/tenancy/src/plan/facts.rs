@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gatepay_core::Operation;
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::operation::{AnswerForm, Method};
+use gatepay_core::{Catalogue, Operation};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::model::facts::ConfigFacts;
 use crate::model::notifications::TenantNotifications;
+use crate::model::operator::Operator;
 use crate::model::party::{DatedCredential, Party, PartyLimits, Rate};
 use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
@@ -58,7 +59,18 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
             }
             CallerClass::Tenants
         }
-        PartyRef::Operator(_) => CallerClass::Operators,
+        PartyRef::Operator(operator) => {
+            let Operator {
+                party: _,
+                notifications,
+            } = &**operator;
+            // An operator's file does not have two of the keys.
+            let own = notifications.iter().flat_map(|it| of_delivery(it));
+            for (key, value) in own.filter(|(key, _)| !["urls", "client_id"].contains(key)) {
+                put(&format!("notifications.{key}"), value);
+            }
+            CallerClass::Operators
+        }
     };
     put("standing", standing.as_str().into());
     put("replay", replay.as_str().into());
@@ -70,15 +82,26 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
     }
     put("timestamp.past_ms", window.past_ms.into());
     put("timestamp.future_ms", window.future_ms.into());
-    // A party that may call everything has no such fact, so that a row more is one change and not one for each party.
-    if *permissions != Permissions::all(side.catalogue, audience) {
-        let rows = side.catalogue.rows().iter().enumerate();
-        let allowed = rows.filter(|(position, _)| permissions.allows(*position));
-        put("operations", allowed.map(|(_, row)| &*row.name).collect());
+    if let Some(allowed) = of_permissions(permissions, audience, side.catalogue) {
+        put("operations", allowed);
     }
     facts.extend(of_limits(*limits));
     facts.extend(of_credentials(credentials));
     facts
+}
+
+/// A party that may call everything has no such fact, so that a row more is one change and not one for each party.
+fn of_permissions(
+    permissions: &Permissions,
+    audience: CallerClass,
+    catalogue: &Catalogue,
+) -> Option<Value> {
+    if *permissions == Permissions::all(catalogue, audience) {
+        return None;
+    }
+    let rows = catalogue.rows().iter().enumerate();
+    let allowed = rows.filter(|(position, _)| permissions.allows(*position));
+    Some(allowed.map(|(_, row)| &*row.name).collect())
 }
 
 /// Of a tenant's endpoint. Paths of endpoints often hold a secret, so that a URL is shown by its origin and a digest.

@@ -21,6 +21,7 @@ pub(super) enum UniqueKey<'a> {
     SubAccount(&'a str),
     ClientId(&'a str),
     Secret([u8; 32]),
+    OperatorNotifications,
 }
 
 /// A tenant or an operator.
@@ -38,7 +39,10 @@ impl UniqueKeys for Tenant {
 }
 
 impl UniqueKeys for Operator {
-    fn visit_keys<'a>(&'a self, visit: impl FnMut(UniqueKey<'a>, bool)) {
+    fn visit_keys<'a>(&'a self, mut visit: impl FnMut(UniqueKey<'a>, bool)) {
+        if self.notifications.is_some() {
+            visit(UniqueKey::OperatorNotifications, false);
+        }
         visit_party_keys(&self.party, visit);
     }
 }

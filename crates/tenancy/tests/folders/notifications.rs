@@ -239,3 +239,55 @@ fn facts_show_no_path_of_an_endpoint() {
     assert_eq!(facts["notifications.listen"], "127.0.0.1:8443");
     assert_eq!(facts["fixed_address_callback"], "relay");
 }
+
+/// A folder with a store, notifications and a folder of operators.
+fn with_operators() -> Folder {
+    let table = format!("{STORE}operators = 'operators.d'\n[notifications]\n{REQUIRED}\n");
+    folder().proxy(&table)
+}
+
+#[test]
+fn one_operator_gets_the_notifications_about_the_institution() {
+    let url = "[notifications]\nurl = 'https://office.example/news'";
+    let one = with_operators()
+        .operator("office", url)
+        .operator("desk", "");
+    let loaded = one.loads();
+    let office = loaded.registry.notified_operator().unwrap();
+    assert_eq!(office.party.id.as_str(), "office");
+    let table = office.notifications.clone().unwrap();
+    assert_eq!(table.client_id, DeliveredClientId::AsSent);
+    let side = gatepay_tenancy::ConfigSnapshot::of(&loaded);
+    let office = loaded.registry.parties().last().unwrap();
+    let facts = gatepay_tenancy::facts::of_party(office, side);
+    let told = facts["notifications.url"].as_str().unwrap();
+    assert!(told.starts_with("https://office.example/.. "), "{told}");
+
+    let two = with_operators()
+        .operator("desk", url)
+        .operator("office", "[notifications]");
+    let told = texts(&two);
+    assert!(
+        told[0].starts_with("notifications: is already set at ")
+            && told[0].ends_with(": news about the institution goes to one operator"),
+        "{told:?}"
+    );
+    for (table, problem) in [
+        (
+            "urls = ['https://b.example']",
+            "notifications: unknown key \"urls\"",
+        ),
+        (
+            "client_id = 'tenant'",
+            "notifications: unknown key \"client_id\"",
+        ),
+        (
+            "credential = 'another'",
+            "notifications.credential: must be the client_id of one of this operator's credentials",
+        ),
+    ] {
+        let folder = with_operators().operator("office", &format!("[notifications]\n{table}"));
+        let told = texts(&folder);
+        assert!(told[0].starts_with(problem), "{told:?}");
+    }
+}

@@ -11,9 +11,9 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
     let mut tenants = registry.tenants().iter();
     let has_table = |tenant: &Tenant| tenant.notifications.is_some();
     let Some(notifications) = &settings.notifications else {
-        if tenants.any(|tenant| has_table(tenant)) {
+        if tenants.any(|tenant| has_table(tenant)) || registry.notified_operator().is_some() {
             say(
-                "note: tenants have [notifications], and proxy.toml has none: no notification comes through",
+                "note: tenants or operators have [notifications], and proxy.toml has none: no notification comes through",
             );
         }
         return;
@@ -29,7 +29,23 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
         notifications.public_url,
         registry.tenants().len()
     ));
+    say(of_institution(registry));
     warnings(notifications).iter().for_each(say);
+}
+
+fn of_institution(registry: &Registry) -> String {
+    let Some(operator) = registry.notified_operator() else {
+        return "note: no operator has [notifications]: news about the institution itself is only listed, and no event of the proxy's own is sent"
+            .to_owned();
+    };
+    let id = &operator.party.id;
+    let table = operator.notifications.as_ref();
+    match table.and_then(|table| table.url.as_ref()) {
+        Some(url) => {
+            format!("news about the institution itself goes to the operator {id}, at {url}")
+        }
+        None => format!("news about the institution itself waits until the operator {id} pulls it"),
+    }
 }
 
 fn warnings(settings: &NotificationSettings) -> Vec<String> {

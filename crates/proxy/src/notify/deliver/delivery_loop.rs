@@ -24,6 +24,7 @@ use crate::notify::deliver::endpoint_switch::EndpointSwitch;
 use crate::notify::deliver::held_claims::HeldClaims;
 use crate::notify::deliver::meters::DeliveryMeters;
 use crate::notify::deliver::target::{DeliveryTarget, TargetDirectory};
+use crate::notify::operator_news::OperatorNewsQueue;
 
 /// The interval at which due endpoints are claimed, if nothing wakes the loop before.
 pub const CLAIM_INTERVAL: Duration = Duration::from_millis(300);
@@ -87,6 +88,8 @@ pub struct DeliveryInputs {
     pub meters: DeliveryMeters,
     /// Wakes the loop when a notification was stored.
     pub wake: DeliveryWake,
+    /// The way of news to the operator that gets notifications.
+    pub operators: OperatorNewsQueue,
     /// The end of the process: once it is set, nothing more is begun, and at this time attempts are abandoned.
     pub stop: watch::Receiver<Option<Instant>>,
 }
@@ -125,13 +128,14 @@ pub struct DeliveryLoop {
 impl DeliveryLoop {
     /// A loop without claims.
     pub fn new(inputs: DeliveryInputs) -> Self {
+        let ended = EndedAttempts::new(inputs.operators.clone());
         Self {
             inputs,
             claims: HeldClaims::default(),
             attempts: JoinSet::new(),
             under_way: HashMap::new(),
             body_bytes: 0,
-            ended: EndedAttempts::default(),
+            ended,
             switch: EndpointSwitch::default(),
             next_claim: Instant::now(),
             store_failed: false,

@@ -12,6 +12,7 @@ use crate::notify::deliver::breaker_rules;
 use crate::notify::deliver::delivery_store::DeliveryStore;
 use crate::notify::deliver::held_claims::HeldClaims;
 use crate::notify::deliver::meters::{DeliveryMeters, DeliveryResult};
+use crate::notify::operator_news::{OperatorNews, OperatorNewsQueue};
 use crate::process::clock;
 
 /// An attempt that has ended.
@@ -27,9 +28,9 @@ pub(super) struct EndedAttempt {
 }
 
 /// The attempts that the store has not recorded yet, in the order of their ends.
-#[derive(Default)]
 pub(super) struct EndedAttempts {
     waiting: Vec<JudgedAttempt>,
+    operators: OperatorNewsQueue,
 }
 
 struct JudgedAttempt {
@@ -40,6 +41,13 @@ struct JudgedAttempt {
 }
 
 impl EndedAttempts {
+    pub(super) fn new(operators: OperatorNewsQueue) -> Self {
+        Self {
+            waiting: Vec::new(),
+            operators,
+        }
+    }
+
     /// Judges an attempt, by the schedule and the endpoint's breaker. An abandoned attempt changes nothing: the event is
     /// sent again.
     pub(super) fn push(
@@ -63,7 +71,13 @@ impl EndedAttempts {
             .breaker(ended.claim.0)
             .map(|breaker| *breaker)
             .unwrap_or_default();
-        judge_breaker(&mut breaker, &ended, attempt, now_ms);
+        if judge_breaker(&mut breaker, &ended, attempt, now_ms) {
+            self.operators.tell(OperatorNews::EndpointFailing {
+                endpoint: ended.endpoint.clone(),
+                since_ms: breaker.failing_since_ms.unwrap_or(now_ms),
+                outcome: attempt.word.as_str(),
+            });
+        }
         if let Some(held) = claims.breaker(ended.claim.0) {
             *held = breaker;
         }
@@ -120,6 +134,12 @@ impl EndedAttempts {
             claims.ended(record.claim.0, event.line);
             meters.ended(&endpoint.tenant.tenant, result);
             log(&endpoint, &event, &record, result);
+            // What an attempt did not change, the instance that has the claim tells.
+            if verdict == Some(&AttemptVerdict::Recorded)
+                && let Some(news) = news(endpoint, &event, record, result)
+            {
+                self.operators.tell(news);
+            }
         }
     }
 }
@@ -144,12 +164,37 @@ fn effect(
     }
 }
 
+/// What operators are told about an attempt.
+fn news(
+    endpoint: EndpointKey,
+    event: &DueEvent,
+    record: AttemptRecord,
+    result: DeliveryResult,
+) -> Option<OperatorNews> {
+    let attempt = event.attempts.saturating_add(1);
+    match result {
+        DeliveryResult::Dead => Some(OperatorNews::Dead {
+            endpoint,
+            event: event.id,
+            attempt,
+            outcome: record.outcome,
+        }),
+        DeliveryResult::Gone => Some(OperatorNews::EndpointOff {
+            endpoint,
+            event: event.id,
+            attempt,
+        }),
+        DeliveryResult::Delivered | DeliveryResult::Failed => None,
+    }
+}
+
+/// Returns whether the breaker opened.
 fn judge_breaker(
     breaker: &mut gatepay_store::notifications::delivery::EndpointBreaker,
     ended: &EndedAttempt,
     attempt: &AttemptResult,
     now_ms: u64,
-) {
+) -> bool {
     let tenant = &*ended.endpoint.tenant.tenant;
     if attempt.outcome == DeliveryOutcome::Acknowledged {
         if breaker_rules::acknowledged(breaker) {
@@ -158,7 +203,10 @@ fn judge_breaker(
                 "the tenant's endpoint acknowledges notifications again"
             );
         }
-    } else if breaker_rules::failed(breaker, now_ms) {
+        return false;
+    }
+    let opened = breaker_rules::failed(breaker, now_ms);
+    if opened {
         let (reason, status) = (attempt.word.as_str(), attempt.status);
         let error = attempt.error.as_deref();
         tracing::warn!(
@@ -169,6 +217,7 @@ fn judge_breaker(
             "the tenant's endpoint keeps failing: one attempt after each pause is made until one succeeds"
         );
     }
+    opened
 }
 
 fn log(endpoint: &EndpointKey, event: &DueEvent, record: &AttemptRecord, result: DeliveryResult) {

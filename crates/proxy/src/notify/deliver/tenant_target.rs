@@ -16,7 +16,7 @@ use gatepay_http1::header_block::HeaderBlock;
 use gatepay_store::notifications::delivery::{DueEvent, EndpointKey};
 use gatepay_tenancy::notifications::{DeliveredClientId, EndpointBounds, TenantNotifications};
 use gatepay_tenancy::settings::MetricsSettings;
-use gatepay_tenancy::{Standing, Tenant};
+use gatepay_tenancy::{PartyRef, Standing};
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ use crate::notify::deliver::target::{
     AttemptFuture, DeliveryHold, DeliveryTarget, TargetDirectory,
 };
 use crate::notify::endpoint::client::{EndpointClient, EndpointNetwork, LOOKUPS};
+use crate::notify::owner::registered_tenants::INSTITUTION_ACCOUNT;
 use crate::process::clock::Clock;
 use crate::tls::config;
 
@@ -65,7 +66,7 @@ struct KnownClient {
 /// One endpoint, for one attempt.
 pub(super) struct TenantTarget {
     pub(super) generation: Arc<Generation>,
-    tenant: Arc<Tenant>,
+    /// The party's position in the registry.
     position: usize,
     settings: Arc<TenantNotifications>,
     clock: Clock,
@@ -95,14 +96,17 @@ impl TenantDirectory {
         }
     }
 
-    /// The tenant of an endpoint with its position, if the endpoint's incarnation is the one that is configured. The
-    /// store keeps the endpoints of older incarnations off.
-    fn tenant(&self, endpoint: &EndpointKey) -> Option<(Arc<Generation>, Arc<Tenant>, usize)> {
+    /// The position of an endpoint's party, if the endpoint's incarnation is the one that is configured. The store keeps
+    /// the endpoints of older incarnations off.
+    fn party(&self, endpoint: &EndpointKey) -> Option<(Arc<Generation>, usize)> {
         let generation = (self.in_force)();
         let position = generation.registry.position(&endpoint.tenant.tenant)?;
-        let tenant = Arc::clone(generation.registry.tenants().get(position)?);
-        let is_same = tenant.sub_account.as_str() == endpoint.tenant.account;
-        is_same.then_some((generation, tenant, position))
+        let account = match generation.registry.at(position) {
+            PartyRef::Tenant(tenant) => tenant.sub_account.as_str(),
+            PartyRef::Operator(_) => INSTITUTION_ACCOUNT,
+        };
+        let is_same = account == endpoint.tenant.account;
+        is_same.then_some((generation, position))
     }
 
     /// The URL of an endpoint, if the tenant's file allows it now.
@@ -158,20 +162,20 @@ impl TenantDirectory {
         &self,
         endpoint: &EndpointKey,
     ) -> Result<TenantTarget, DeliveryHold> {
-        let found = self.tenant(endpoint);
-        let (generation, tenant, position) = found.ok_or(DeliveryHold::NoEndpoint)?;
-        let settings = tenant.notifications.clone();
+        let found = self.party(endpoint);
+        let (generation, position) = found.ok_or(DeliveryHold::NoEndpoint)?;
+        let party = generation.registry.at(position);
+        let settings = party.notifications().map(Arc::clone);
         let settings = settings.ok_or(DeliveryHold::NoEndpoint)?;
         let url = self.url(endpoint, &settings);
         let url = url.ok_or(DeliveryHold::NoEndpoint)?;
         let is_suspended_by_hand = (self.suspended)(&endpoint.tenant.tenant);
-        if is_suspended_by_hand || tenant.party.standing == Standing::Suspended {
+        if is_suspended_by_hand || party.party().standing == Standing::Suspended {
             return Err(DeliveryHold::Suspended);
         }
         let target = TenantTarget {
             client: self.client(endpoint, url, &settings),
             generation,
-            tenant,
             position,
             settings,
             clock: self.clock.clone(),
@@ -202,8 +206,9 @@ impl TargetDirectory for TenantDirectory {
     }
 
     fn url_print(&self, endpoint: &EndpointKey) -> Option<u64> {
-        let (_, tenant, _) = self.tenant(endpoint)?;
-        let url = self.url(endpoint, tenant.notifications.as_ref()?)?;
+        let (generation, position) = self.party(endpoint)?;
+        let party = generation.registry.at(position);
+        let url = self.url(endpoint, party.notifications()?)?;
         let mut hasher = DefaultHasher::new();
         url.hash(&mut hasher);
         Some(hasher.finish())
@@ -213,9 +218,9 @@ impl TargetDirectory for TenantDirectory {
         let generation = (self.in_force)();
         let registry = &generation.registry;
         let own = registry.own_series(&self.metrics);
-        let own = registry.tenants().iter().zip(own);
-        let own = own.filter(|(tenant, own)| *own && tenant.notifications.is_some());
-        own.map(|(tenant, _)| tenant.party.id.as_str().to_owned())
+        let own = registry.parties().zip(own);
+        let own = own.filter(|(party, own)| *own && party.notifications().is_some());
+        own.map(|(party, _)| party.party().id.as_str().to_owned())
             .collect()
     }
 
@@ -223,7 +228,7 @@ impl TargetDirectory for TenantDirectory {
         let mut clients = self.clients.borrow_mut();
         clients.retain(|endpoint, known| {
             known.client.close_idle();
-            self.tenant(endpoint).is_some()
+            self.party(endpoint).is_some()
         });
         // Without a client and a look-up nobody else has the permits.
         let mut lookups = self.lookups.borrow_mut();
@@ -233,7 +238,8 @@ impl TargetDirectory for TenantDirectory {
 
 impl TenantTarget {
     pub(super) fn credentials(&self) -> Option<DeliveryCredentials<'_>> {
-        let credentials = self.tenant.party.credentials.iter().enumerate();
+        let party = self.generation.registry.at(self.position).party();
+        let credentials = party.credentials.iter().enumerate();
         let used = credentials.map(|(index, dated)| {
             let usage = self.generation.used(self.position, index);
             (dated, usage.last_ms())

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::delivery_schedule::{DeliveryOutcome, TO_TENANTS};
@@ -19,6 +20,7 @@ use super::delivery_store::DeliveryStore as _;
 use super::delivery_wake::DeliveryWake;
 use super::meters::DeliveryMeters;
 use super::target::{AttemptFuture, DeliveryHold, DeliveryTarget, TargetDirectory};
+use crate::notify::operator_news;
 use crate::prom::registrar::Registrar;
 use fake_store::{FakeStore, START, after, key};
 
@@ -204,6 +206,7 @@ fn start(store: &FakeStore, directory: &Rc<FakeDirectory>, limits: DeliveryLimit
         limits,
         meters: DeliveryMeters::new(&Registrar(&registry)),
         wake: wake.clone(),
+        operators: operator_news::queue(&Arc::default(), &wake).0,
         stop: stopped,
     };
     Instance {

@@ -26,6 +26,7 @@ use crate::notify::deliver::tenant_target::{
 };
 use crate::notify::endpoint::checked_addresses::SystemResolver;
 use crate::notify::endpoint::client::EndpointNetwork;
+use crate::notify::operator_news::OperatorNewsQueue;
 use crate::process::clock::Clock;
 use crate::process::drain::{Drain, DrainPhase};
 use crate::tls::config;
@@ -48,6 +49,8 @@ pub struct DeliverInputs {
     pub meters: DeliveryMeters,
     /// Wakes the loop when a notification was stored.
     pub wake: DeliveryWake,
+    /// The way of news to the operator that gets notifications.
+    pub operators: OperatorNewsQueue,
     /// The process's drain, and how long it may take.
     pub drain: (Arc<Drain>, Duration),
     /// The trust in the system's authorities.
@@ -112,6 +115,7 @@ fn loop_inputs(inputs: DeliverInputs, stop: watch::Receiver<Option<Instant>>) ->
         limits,
         meters: inputs.meters,
         wake: inputs.wake,
+        operators: inputs.operators,
         stop,
     }
 }

@@ -100,9 +100,9 @@ fn placement(
     });
     let hints: Vec<ResolvedHint> = hints.chain(token).collect();
     match decide(notification.audience(), &hints) {
-        OwnershipDecision::Operators => EventPlacement::Operators,
+        OwnershipDecision::Operators => of_institution(tenants),
         OwnershipDecision::Owner { tenant, .. } if is_institution(&tenant) => {
-            EventPlacement::Operators
+            of_institution(tenants)
         }
         OwnershipDecision::Owner { tenant, by } => EventPlacement::Tenant {
             url: callback_url(callback, &tenant, tenants),
@@ -137,6 +137,18 @@ fn holders(rows: &[LedgerHolder], tenants: &RegisteredTenants) -> BTreeSet<KeyHo
         };
     }
     holders
+}
+
+/// What is about the institution itself goes to the operator that gets notifications, if there is one.
+fn of_institution(tenants: &RegisteredTenants) -> EventPlacement {
+    let Some(operator) = tenants.operator() else {
+        return EventPlacement::Operators;
+    };
+    EventPlacement::Tenant {
+        tenant: operator.clone(),
+        url: None,
+        by: PlacementBasis::Institution,
+    }
 }
 
 /// The institution itself as the holder of a key: no tenant has an empty id.

@@ -8,6 +8,7 @@ use gatepay_store::notifications::event::{
 };
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::notify::operator_news::{OperatorNews, OperatorNewsQueue};
 use crate::notify::owner::placement::{OwnerQuestion, place};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::meters::ReceptionMeters;
@@ -25,12 +26,15 @@ const DELAYS: [Duration; 4] = [
     Duration::from_hours(6),
 ];
 
+/// The repeated decision from which on operators are told, after 5 s, 30 s and 5 min.
+const TOLD_FROM: u32 = 3;
+
 /// Decides again about the notifications that are due, until none is.
 pub async fn decide_again(
     tenants: &RegisteredTenants,
     calls: &StoreCalls,
     settling: &Settling,
-    meters: &ReceptionMeters,
+    (meters, operators): (&ReceptionMeters, &OperatorNewsQueue),
 ) -> Result<(), StoreCallError> {
     loop {
         let take = calls.call(|store| async move { store.take_quarantined(TOGETHER).await });
@@ -60,6 +64,9 @@ pub async fn decide_again(
             let decision = decision(event, placement);
             if let Some(arrival) = settle(calls, event.id, decision).await? {
                 report(event, &arrival, meters);
+                if let Some(news) = stays(event, &arrival) {
+                    operators.tell(news);
+                }
             }
         }
     }
@@ -100,10 +107,36 @@ fn report(event: &QuarantinedEvent, arrival: &EventArrival, meters: &ReceptionMe
     );
 }
 
+/// The news that a notification stays in quarantine, once the delays are long. The same news is stored once.
+fn stays(event: &QuarantinedEvent, arrival: &EventArrival) -> Option<OperatorNews> {
+    let reason = arrival.quarantine?;
+    (event.decisions >= TOLD_FROM).then(|| OperatorNews::Quarantined {
+        event: event.id,
+        reason: reason.as_str(),
+        received_ms: event.received_ms,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use gatepay_core::ownership::QuarantineReason;
+
+    #[test]
+    fn operators_are_told_of_a_notification_that_is_still_in_quarantine_after_five_minutes() {
+        let arrival = |quarantine, state| EventArrival {
+            id: event(0).id,
+            state,
+            has_conflict: false,
+            quarantine,
+        };
+        let held = arrival(Some(QuarantineReason::NoHolder), EventState::Quarantined);
+        let told = (1..=4).map(|decisions| stays(&event(decisions), &held).is_some());
+        // After 5 s, 35 s, 5.5 min and 1 h.
+        assert_eq!(told.collect::<Vec<_>>(), [false, false, true, true]);
+        let left = arrival(None, EventState::Waiting);
+        assert_eq!(stays(&event(4), &left), None);
+    }
 
     fn event(decisions: u32) -> QuarantinedEvent {
         QuarantinedEvent {

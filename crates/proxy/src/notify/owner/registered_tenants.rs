@@ -6,13 +6,19 @@ use std::sync::Arc;
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::ownership::{KeyHolder, TenantIncarnation, TenantStanding};
 use gatepay_store::notifications::ledger::{MOST_KEYS, TenantAccount};
+use gatepay_tenancy::Party;
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
 
+/// The account of the operator that gets the notifications about the institution itself. No sub-account has a space.
+pub const INSTITUTION_ACCOUNT: &str = "the institution";
+
 /// The tenants of one generation, as the store has registered them.
 pub struct RegisteredTenants {
     generation: Arc<Generation>,
+    /// The operator that gets the notifications about the institution itself.
+    operator: Option<TenantIncarnation>,
     by_id: HashMap<String, KeyHolder>,
     by_account: HashMap<String, Vec<KeyHolder>>,
 }
@@ -23,13 +29,16 @@ impl RegisteredTenants {
         calls: &StoreCalls,
         generation: Arc<Generation>,
     ) -> Result<Self, StoreCallError> {
-        let tenants = generation.registry.tenants().iter();
-        let accounts: Vec<TenantAccount> = tenants
-            .map(|tenant| TenantAccount {
-                tenant: tenant.party.id.as_str().to_owned(),
-                account: tenant.sub_account.as_str().to_owned(),
-            })
-            .collect();
+        let account = |party: &Party, account: &str| TenantAccount {
+            tenant: party.id.as_str().to_owned(),
+            account: account.to_owned(),
+        };
+        let registry = &generation.registry;
+        let tenants = registry.tenants().iter();
+        let tenants = tenants.map(|it| account(&it.party, it.sub_account.as_str()));
+        let operator = registry.notified_operator();
+        let operator = operator.map(|it| account(&it.party, INSTITUTION_ACCOUNT));
+        let accounts: Vec<TenantAccount> = tenants.chain(operator).collect();
         let mut incarnations = Vec::with_capacity(accounts.len());
         for some in accounts.chunks(MOST_KEYS) {
             let some = some.to_vec();
@@ -37,11 +46,16 @@ impl RegisteredTenants {
                 calls.call(move |store| async move { store.register_tenants(&some).await });
             incarnations.extend(registered.await?);
         }
-        Ok(Self::of(generation, &incarnations))
+        let operator = incarnations.pop_if(|last| last.account == INSTITUTION_ACCOUNT);
+        Ok(Self::of(generation, &incarnations, operator))
     }
 
-    /// The tenants with these incarnations.
-    fn of(generation: Arc<Generation>, incarnations: &[TenantIncarnation]) -> Self {
+    /// The tenants with these incarnations, and the operator.
+    fn of(
+        generation: Arc<Generation>,
+        incarnations: &[TenantIncarnation],
+        operator: Option<TenantIncarnation>,
+    ) -> Self {
         let mut accounts: HashMap<&str, u32> = HashMap::new();
         for incarnation in incarnations {
             *accounts.entry(&incarnation.account).or_default() += 1;
@@ -65,6 +79,7 @@ impl RegisteredTenants {
         }
         Self {
             generation,
+            operator,
             by_id,
             by_account,
         }
@@ -85,6 +100,17 @@ impl RegisteredTenants {
         self.by_id.get(id).map(|holder| &holder.tenant)
     }
 
+    /// The operator that gets the notifications about the institution itself, if one has an endpoint or pulls.
+    pub fn operator(&self) -> Option<&TenantIncarnation> {
+        self.operator.as_ref()
+    }
+
+    /// A tenant, or the operator that gets notifications, by its id.
+    pub fn addressee(&self, id: &str) -> Option<&TenantIncarnation> {
+        let operator = self.operator.as_ref().filter(|it| it.tenant == id);
+        operator.or_else(|| self.incarnation(id))
+    }
+
     /// The tenants that have a sub-account.
     pub fn of_account(&self, account: &str) -> &[KeyHolder] {
         self.by_account.get(account).map_or(&[], Vec::as_slice)
@@ -100,11 +126,10 @@ impl RegisteredTenants {
         }
     }
 
-    /// The endpoint in a tenant's file.
+    /// The endpoint in a party's file.
     pub fn configured_url(&self, id: &str) -> Option<String> {
-        let tenants = self.generation.registry.tenants();
-        let at = tenants.binary_search_by(|tenant| tenant.party.id.as_str().cmp(id));
-        let notifications = tenants[at.ok()?].notifications.as_ref()?;
+        let registry = &self.generation.registry;
+        let notifications = registry.at(registry.position(id)?).notifications()?;
         notifications.url.as_ref().map(whole_url)
     }
 
@@ -120,4 +145,15 @@ impl RegisteredTenants {
 /// A URL in its one spelling.
 pub fn whole_url(url: &DestinationUrl) -> String {
     format!("{url}{}", url.path_and_query())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_tenancy::SubAccount;
+
+    #[test]
+    fn no_tenant_has_the_account_of_the_operator() {
+        assert!(SubAccount::parse(INSTITUTION_ACCOUNT).is_err());
+    }
 }

@@ -243,7 +243,10 @@ fn news(
             }
             _ => continue,
         };
-        if let EventPlacement::Tenant { tenant, .. } = &event.placement {
+        // An operator's calls are for an account, not for the operator.
+        if let EventPlacement::Tenant { tenant, by, .. } = &event.placement
+            && *by != PlacementBasis::Institution
+        {
             proved.extend(settling::news(id, tenant, &waiting.notification));
         }
     }
@@ -268,7 +271,9 @@ fn decided_by(event: &NewEvent, arrival: &EventArrival) -> &'static str {
         (EventPlacement::Operators, None) => "operators",
         (EventPlacement::Tenant { by, .. }, None) => match by {
             PlacementBasis::Hints(strength) => strength.as_str(),
-            PlacementBasis::Asked | PlacementBasis::Operator(_) => "operators",
+            PlacementBasis::Institution | PlacementBasis::Asked | PlacementBasis::Operator(_) => {
+                "operators"
+            }
         },
     }
 }
