@@ -142,6 +142,8 @@ mod secrecy;
 mod process;
 // The commands besides `serve` print their results and end with the right exit code.
 mod commands;
+// Tenants are onboarded in bulk, whole or not at all, and changed key by key.
+mod onboarding;
 // Help, metrics, messages and alerts name their nouns.
 mod words;
 // The sources keep the prohibitions of the design.

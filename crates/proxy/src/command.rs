@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 mod from;
 pub(crate) mod ledger;
+mod line_difference;
 pub(crate) mod notification_endpoints;
 pub(crate) mod notifications;
 pub(crate) mod operations;

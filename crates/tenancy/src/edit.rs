@@ -18,12 +18,16 @@ use crate::syntax::document::{self, ConfigTable};
 use crate::syntax::problem::Problem;
 use crate::syntax::value;
 
+mod assign;
+pub mod bulk;
 pub(crate) mod files;
 mod json;
 pub(crate) mod new_credential;
 pub mod onboard;
+mod tenant_keys;
 mod toml;
 
+pub use assign::{AssignedKeys, Assignment, AssignmentError, EditMode, assign};
 pub use files::{ConfigFiles, EditError};
 pub use new_credential::RandomBytes;
 

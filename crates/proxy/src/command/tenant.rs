@@ -4,6 +4,7 @@ mod add;
 mod list;
 mod remove;
 mod rotate;
+mod set;
 mod show;
 mod standing;
 
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{ExitStatus, complain, environment, fail, say};
 
-/// Add, list, show, re-key, suspend, resume and remove tenants, in their files.
+/// Add, list, show, change, re-key, suspend, resume and remove tenants, in their files.
 /// An edit keeps comments and order. The whole configuration is checked with the edit first; if it has a problem, no file
 /// is changed. `suspend` and `rotate --overlap 0s` take rights away, so problems in other files do not stop them. A running
 /// proxy applies the edit within `poll_ms`.
@@ -30,6 +31,7 @@ pub(crate) enum TenantCommand {
     Add(add::TenantAdd),
     List(list::TenantList),
     Show(show::TenantShow),
+    Set(set::TenantSet),
     Rotate(rotate::TenantRotate),
     Suspend(standing::TenantSuspend),
     Resume(standing::TenantResume),
@@ -42,6 +44,7 @@ impl TenantCommand {
             Self::Add(add) => add.run(),
             Self::List(list) => list.run(),
             Self::Show(show) => show.run(),
+            Self::Set(set) => set.run(),
             Self::Rotate(rotate) => rotate.run(),
             Self::Suspend(suspend) => suspend.run(),
             Self::Resume(resume) => resume.run(),

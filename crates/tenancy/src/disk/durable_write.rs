@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 const SECRET_MODE: u32 = 0o600;
 /// The folder of secrets likewise.
 const SECRETS_MODE: u32 = 0o700;
+/// What the names of files begin with that have no name of their own yet.
+pub(crate) const UNNAMED: &str = ".new-";
 /// It has no secret, but the list of customers is confidential.
 const TENANT_MODE: u32 = 0o640;
 
@@ -53,6 +55,18 @@ pub(crate) fn write_tenant(path: &Path, text: &str) -> io::Result<()> {
     file.as_file().set_permissions(mode)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|error| error.error)?;
+    sync_folder_of(path)
+}
+
+/// Writes a note where nothing is yet, whole and for good.
+pub(crate) fn write_note(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(SECRET_MODE)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
     sync_folder_of(path)
 }
 
@@ -104,7 +118,7 @@ pub(crate) fn lock(folder: &Path) -> io::Result<File> {
 /// A nameless neighbor, as far as listings of tenants go: they leave out names that begin with a dot.
 fn beside(path: &Path, text: &str) -> io::Result<tempfile::NamedTempFile> {
     let mut file = tempfile::Builder::new()
-        .prefix(".new-")
+        .prefix(UNNAMED)
         .tempfile_in(folder_of(path))?;
     file.write_all(text.as_bytes())?;
     Ok(file)

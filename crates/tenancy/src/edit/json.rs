@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::edit::new_credential::{EndingCredential, NewCredential, UneditableText};
+use crate::edit::tenant_keys::KeyValue;
 
 /// Says a tenant's standing.
 pub(super) fn stand(
@@ -16,6 +17,55 @@ pub(super) fn stand(
 ) -> Result<String, UneditableText> {
     let at = table(text, tenant)?;
     set(text, at, "standing", standing)
+}
+
+/// Sets the value at a path of keys in a tenant's object, or removes it.
+pub(super) fn assign(
+    text: &str,
+    tenant: Option<usize>,
+    path: &[&str],
+    new: Option<&KeyValue>,
+) -> Result<String, UneditableText> {
+    let mut object = table(text, tenant)?;
+    let (key, tables) = path.split_last().ok_or(UneditableText)?;
+    for (depth, name) in tables.iter().enumerate() {
+        let Ok(inner) = value(text, object.clone(), name) else {
+            let Some(new) = new else {
+                return Ok(text.to_owned());
+            };
+            let wrap = |inner: serde_json::Value, key: &&str| serde_json::json!({ *key: inner });
+            let nested = path[depth + 1..].iter().rev().fold(new.json(), wrap);
+            return set_raw(text, object, name, &nested.to_string());
+        };
+        object = inner;
+    }
+    match new {
+        Some(new) => set_raw(text, object, key, &new.json().to_string()),
+        None => remove_key(text, object, key),
+    }
+}
+
+/// Removes a key with one comma: that before it, or for the first that after it.
+fn remove_key(text: &str, object: Range<usize>, key: &str) -> Result<String, UneditableText> {
+    let entries = entries(text, object.clone())?;
+    let Some(at) = entries.iter().rposition(|(name, _)| name == key) else {
+        return Ok(text.to_owned());
+    };
+    let end = entries[at].1.end;
+    let begin = match at.checked_sub(1) {
+        Some(before) => entries[before].1.end,
+        None => object.start + 1 + lead(text, object.clone()).len(),
+    };
+    let cut = match (at, entries.get(1)) {
+        // Up to the quotation mark that the next key begins with.
+        (0, Some((_, place))) => {
+            let between = &text[end..place.start];
+            let quote = between.find('"').ok_or(UneditableText)?;
+            begin..end + quote
+        }
+        _ => begin..end,
+    };
+    Ok(spliced(text, cut, ""))
 }
 
 /// Dates these of a tenant's credentials, and adds one if there is a new one.
@@ -74,12 +124,22 @@ fn credentials(text: &str, tenant: Option<usize>) -> Result<Range<usize>, Unedit
 
 /// Replaces the value of a key, or adds the key after the last.
 fn set(text: &str, object: Range<usize>, key: &str, word: &str) -> Result<String, UneditableText> {
-    let word = quoted(word);
+    set_raw(text, object, key, &quoted(word))
+}
+
+fn set_raw(
+    text: &str,
+    object: Range<usize>,
+    key: &str,
+    word: &str,
+) -> Result<String, UneditableText> {
     if let Ok(old) = value(text, object.clone(), key) {
-        return Ok(spliced(text, old, &word));
+        return Ok(spliced(text, old, word));
     }
-    let last = entries(text, object.clone())?.pop();
-    let (_, last) = last.ok_or(UneditableText)?;
+    let Some((_, last)) = entries(text, object.clone())?.pop() else {
+        let inside = object.start + 1..object.end - 1;
+        return Ok(spliced(text, inside, &format!(" {}: {word} ", quoted(key))));
+    };
     let added = format!(",{}{}: {word}", lead(text, object), quoted(key));
     Ok(spliced(text, last.end..last.end, &added))
 }
@@ -193,6 +253,41 @@ mod tests {
             index,
             not_before: None,
         }
+    }
+
+    #[test]
+    fn assigning_in_json_leaves_every_other_byte() {
+        let number = KeyValue::Integer(80);
+        let text = r#"{"id": "a", "limits": { "burst": 1,  "in_flight": 2 }, "tail": 1}"#;
+        let path = ["limits", "burst"];
+        let edited = |text, path: &[&str], value| assign(text, None, path, value).ok().unwrap();
+        assert_eq!(
+            edited(text, &path, Some(&number)),
+            text.replace("\"burst\": 1", "\"burst\": 80")
+        );
+        assert_eq!(
+            edited(text, &path, None),
+            text.replace("\"burst\": 1,  ", "")
+        );
+        assert_eq!(
+            edited(text, &["limits", "in_flight"], None),
+            text.replace(",  \"in_flight\": 2", "")
+        );
+        assert_eq!(edited(text, &["limits", "money", "burst"], None), text);
+        assert_eq!(
+            edited(text, &["limits", "money", "burst"], Some(&number)),
+            text.replace("2 }", "2, \"money\": {\"burst\":80} }")
+        );
+        assert_eq!(
+            edited(r#"{"limits": {}}"#, &path, Some(&number)),
+            r#"{"limits": { "burst": 80 }}"#
+        );
+        let note = KeyValue::Text("a \"b\"".to_owned());
+        assert_eq!(
+            edited(r#"{"id": "a"}"#, &["note"], Some(&note)),
+            r#"{"id": "a","note": "a \"b\""}"#
+        );
+        assert_eq!(edited(r#"{"note": 1}"#, &["note"], None), "{}");
     }
 
     const PRETTY: &str = r#"{

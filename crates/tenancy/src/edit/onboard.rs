@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::disk::durable_write;
 use crate::disk::party_files::party_files;
+use crate::edit::bulk::pending;
 use crate::edit::files::{self, ConfigFiles, EditError, LockedFolder};
 use crate::edit::new_credential::{RandomBytes, draw};
 use crate::model::party::PartyId;
@@ -100,6 +101,13 @@ pub fn add(tenant: &NewTenant<'_>, random: &RandomBytes) -> Result<AddedTenant, 
         TenantDestination::Folder(tenants) => add_to(tenants, tenant, random, |_, _| Ok(())),
         TenantDestination::Configuration(files) => {
             let folder = LockedFolder::of(&files)?;
+            let beside = folder.tenants.parent().unwrap_or(Path::new(""));
+            let secrets = tenant
+                .secrets
+                .map_or_else(|| beside.join("secrets"), Path::to_owned);
+            if !folder.is_one_file() {
+                pending::recover(&secrets, &folder.tenants).map_err(at(&secrets))?;
+            }
             add_to(&folder.tenants, tenant, random, |file, table| {
                 files::load_edited(&files, file, Some(table))?;
                 Ok(())

@@ -3,6 +3,7 @@
 use toml_edit::{Array, Datetime, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 use crate::edit::new_credential::{EndingCredential, NewCredential, UneditableText};
+use crate::edit::tenant_keys::KeyValue;
 
 /// Says a tenant's standing.
 pub(super) fn stand(
@@ -12,6 +13,35 @@ pub(super) fn stand(
 ) -> Result<String, UneditableText> {
     let mut document = parse(text)?;
     set(table(&mut document, tenant)?, "standing", standing.into());
+    Ok(document.to_string())
+}
+
+/// Sets the value at a path of keys in a tenant's table, or removes it.
+pub(super) fn assign(
+    text: &str,
+    tenant: Option<usize>,
+    path: &[&str],
+    value: Option<&KeyValue>,
+) -> Result<String, UneditableText> {
+    let mut document = parse(text)?;
+    let mut inner = table(&mut document, tenant)?;
+    let (key, tables) = path.split_last().ok_or(UneditableText)?;
+    for name in tables {
+        if !inner.contains_key(name) {
+            if value.is_none() {
+                return Ok(document.to_string());
+            }
+            inner.insert(name, Item::Table(Table::new()));
+        }
+        let next = inner.get_mut(name).and_then(Item::as_table_like_mut);
+        inner = next.ok_or(UneditableText)?;
+    }
+    match value {
+        Some(value) => set(inner, key, value.toml()),
+        None => {
+            inner.remove(key);
+        }
+    }
     Ok(document.to_string())
 }
 
@@ -100,6 +130,15 @@ fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
         *value.decor_mut() = old.decor().clone();
         *old = value;
     } else {
+        // In an inline table the space before the closing brace belongs to the last value.
+        let last = table.iter_mut().last();
+        if let Some(last) = last.and_then(|(_, item)| item.as_value_mut()) {
+            let suffix = last.decor().suffix().and_then(|suffix| suffix.as_str());
+            if suffix == Some(" ") {
+                last.decor_mut().set_suffix("");
+                *value.decor_mut() = toml_edit::Decor::new(" ", " ");
+            }
+        }
         table.insert(key, Item::Value(value));
     }
 }
@@ -220,6 +259,37 @@ client_id = 'b'
             edited.ok().unwrap(),
             "# x\nid = 'a' # y\nstanding = \"read_only\"\n\n# z\n[limits]\nburst = 1\n"
         );
+    }
+
+    #[test]
+    fn assigning_in_toml_keeps_comments_and_order_and_makes_tables_that_are_missing() {
+        let number = KeyValue::Integer(80);
+        let edited = assign(MANY, Some(0), &["limits", "burst"], Some(&number));
+        assert_eq!(
+            edited.ok().unwrap(),
+            MANY.replace("burst = 1\n", "burst = 80\n")
+        );
+        let edited = assign(MANY, Some(0), &["limits", "burst"], None)
+            .ok()
+            .unwrap();
+        assert!(!edited.contains("burst") && edited.contains("# in_flight = 20"));
+        let edited = assign(MANY, Some(1), &["limits", "money", "burst"], Some(&number));
+        let edited = edited.ok().unwrap();
+        assert!(
+            edited.contains("[tenant.limits.money]\nburst = 80"),
+            "{edited}"
+        );
+        let none = assign(MANY, Some(1), &["limits", "money", "burst"], None);
+        assert_eq!(none.ok().unwrap(), MANY);
+        let inline = "id = 'a'\nlimits = { burst = 1 } # few\n";
+        let list = KeyValue::List(vec!["rate".to_owned(), "read".to_owned()]);
+        assert_eq!(
+            assign(inline, None, &["limits", "shadow"], Some(&list))
+                .ok()
+                .unwrap(),
+            "id = 'a'\nlimits = { burst = 1, shadow = [\"rate\", \"read\"] } # few\n"
+        );
+        assert!(assign("limits = 3\n", None, &["limits", "burst"], Some(&number)).is_err());
     }
 
     #[test]

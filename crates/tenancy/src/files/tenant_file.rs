@@ -8,12 +8,15 @@ use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
 use crate::model::claims::UniqueClaims;
 use crate::model::permissions::CallerClass;
-use crate::model::tenant::{SubAccount, Tenant};
+use crate::model::tenant::{SubAccount, Tenant, TenantRemarks};
 use crate::syntax::table_reader::{SourceLocation, TableReader};
 use crate::syntax::value;
 
 /// One share: with nothing said, all tenants are equal.
 const WEIGHT: NonZeroU32 = NonZeroU32::MIN;
+
+/// In characters. More is a document, which belongs elsewhere.
+const LONGEST_REMARK: usize = 500;
 
 /// Reads one tenant. `None` if something it cannot be without is missing or wrong; that was reported.
 pub(crate) fn read(
@@ -30,14 +33,29 @@ pub(crate) fn read(
         let credentials = credentials.unwrap_or_default();
         notifications_file::of_tenant(table, terms.endpoints, credentials, sources)
     });
+    let remarks = TenantRemarks {
+        contact: reader.optional("contact", value::text(remark)),
+        note: reader.optional("note", value::text(remark)),
+    };
     reader.finish();
     Some(Tenant {
         notifications: notifications.map(Arc::new),
+        remarks: (remarks != TenantRemarks::default()).then(|| Box::new(remarks)),
         party: party?,
         sub_account: sub_account?,
         shared_sub_account,
         weight,
     })
+}
+
+/// It is printed to terminals and pages as it stands.
+fn remark(text: &str) -> Result<String, &'static str> {
+    let printable = !text.chars().any(char::is_control);
+    if printable && (1..=LONGEST_REMARK).contains(&text.chars().count()) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be one line of 1 to 500 characters")
+    }
 }
 
 fn sub_account(

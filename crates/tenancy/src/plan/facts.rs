@@ -21,7 +21,7 @@ use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
 use crate::model::settings::Institution;
 use crate::model::snapshot::ConfigSnapshot;
-use crate::model::tenant::Tenant;
+use crate::model::tenant::{Tenant, TenantRemarks};
 
 pub use crate::plan::settings_facts::of_settings;
 
@@ -50,10 +50,19 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
                 shared_sub_account,
                 weight,
                 notifications,
+                remarks,
             } = &**tenant;
             put("sub_account", sub_account.as_str().into());
             put("shared_sub_account", (*shared_sub_account).into());
             put("weight", weight.get().into());
+            if let Some(TenantRemarks { contact, note }) = remarks.as_deref() {
+                let remarks = [("contact", contact), ("note", note)];
+                for (key, text) in remarks {
+                    if let Some(text) = text {
+                        put(key, text.as_str().into());
+                    }
+                }
+            }
             for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
                 put(&format!("notifications.{key}"), value);
             }

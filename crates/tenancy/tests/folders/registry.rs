@@ -188,6 +188,7 @@ fn a_tenant_in_json_equals_the_tenant_in_toml() {
 sub_account = '2124538349'
 standing = 'read_only'
 weight = 1
+contact = 'Ada, +49 555'
 addresses = ['203.0.113.0/24', '2001:db8::1']
 limits = { requests_per_second = 7, in_flight = 2, money = { requests_per_second = 1, burst = 1 } }
 operations = { allow = ['payment', 'balance'], deny = ['write'] }
@@ -202,6 +203,7 @@ not_before = 2026-01-01T00:00:00Z
   "id": "acme", "sub_account": "2124538349", "standing": "read_only", "weight": 1,
   "addresses": ["203.0.113.0/24", "2001:db8::1"],
   "limits": {"requests_per_second": 7, "in_flight": 2, "money": {"requests_per_second": 1, "burst": 1}},
+  "contact": "Ada, +49 555",
   "operations": {"allow": ["payment", "balance"], "deny": ["write"]},
   "timestamp": {"past_ms": 1000},
   "notifications": {"url": "https://shop.example/hook?key=1", "urls": ["https://a.example"], "ack": "status"},
@@ -218,6 +220,7 @@ not_before = 2026-01-01T00:00:00Z
             shared_sub_account,
             weight,
             notifications,
+            remarks,
         } = tenant;
         let Party {
             id,
@@ -234,7 +237,7 @@ not_before = 2026-01-01T00:00:00Z
             .map(|it| (it.credential.client_id.clone(), it.not_before, it.not_after))
             .collect();
         format!(
-            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {notifications:?} {dates:?}"
+            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {notifications:?} {remarks:?} {dates:?}"
         )
     };
     let [toml, json] = [&from_toml, &from_json].map(|registry| &registry.tenants()[0]);
