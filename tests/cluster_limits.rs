@@ -371,7 +371,8 @@ async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
     let takes = (after[0] - before[0]) / lasted;
     eprintln!("{slug}: {refused:.0} refused, {admitted:.0} admitted and {takes:.0} takes a second");
     assert!(refused > 50.0, "{refused} refused: no flood");
-    takes
+    // An admitted call may ask for its own seat, and give it back.
+    takes - 2.0 * admitted
 }
 
 #[tokio::test]
@@ -387,7 +388,7 @@ async fn refusals_of_a_flood_ask_the_store_rarely_whatever_limit_refuses() {
     .await;
     let by_quota = flooded((20, 20), &limits(1_000, 1_000, 1_000), "institution_quota").await;
     assert!(
-        by_seats <= 100.0 && by_quota <= 100.0,
+        by_seats <= 50.0 && by_quota <= 50.0,
         "{by_seats} {by_quota}"
     );
 }
