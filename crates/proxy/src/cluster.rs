@@ -548,6 +548,10 @@ impl Cluster {
     pub fn leave_folder(&self) {
         let kept = self.shared.keep_halts();
         *self.shared.halts_file.lock() = None;
+        let removed = previous_instance::remove(self.shared.marker.folder());
+        if let Err(error) = removed {
+            tracing::warn!(%error, "state_dir cannot be written: the next process may use this one's limits while its last calls are in flight");
+        }
         if let Err(error) = kept {
             tracing::warn!(%error, "state_dir cannot be written: a start while the store is away does not know the newest halts");
         }

@@ -83,9 +83,12 @@ BEGIN
     DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
     DELETE FROM departure AS d WHERE d.at < o_at - 86400000;
     nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE o_at - 600000 END;
-    DELETE FROM nonce AS n WHERE n.print IN (
+    -- Those that an admission is about to use again stay: it locks them in another order.
+    WITH expired AS (
         SELECT m.print FROM nonce AS m WHERE m.until >= nonces_from AND m.until < o_at ORDER BY m.until LIMIT 1000
-    );
+        FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM nonce AS n USING expired AS e WHERE n.print = e.print;
 END
 $$;
 
@@ -194,6 +197,8 @@ BEGIN
     PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
     UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
+    -- After a step of the clock slots may be of a time that is far ahead, and refuse all that comes before it.
+    UPDATE slot AS s SET slice = 0, filling = true FROM cluster AS k WHERE s.slice * k.slice_ms > guarded;
     IF NOT EXISTS (SELECT FROM instance) THEN
         UPDATE cluster AS k SET guard_ms = distrust_v1.guard_ms;
     END IF;

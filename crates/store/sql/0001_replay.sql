@@ -178,6 +178,7 @@ DECLARE
     known life%ROWTYPE;
     at_ms bigint := now_ms();
     newer boolean;
+    last_seen bigint;
     guard bigint := longest_guard(guard_ms);
 BEGIN
     IF lossless THEN
@@ -192,8 +193,10 @@ BEGIN
         o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp, c_id, c_seen,
             server.system_id, server.timeline, server.wal);
         IF NOT o_renewed AND known.confirmed_start <> server.started THEN
-            -- Only an instance that was there to the end knows that nothing is missing: two signs of life before it.
-            o_renewed := c_at IS NULL OR c_at < (SELECT coalesce(max(n.seen), 0) FROM instance AS n) - 2000;
+            -- Only an instance that was there to the end knows that nothing is missing: two signs of life before it. In a
+            -- copy that was put back the end is that of the copy, and lies longer before the start.
+            SELECT coalesce(max(n.seen), 0) INTO STRICT last_seen FROM instance AS n;
+            o_renewed := c_at IS NULL OR c_at < last_seen - 2000 OR server.started / 1000 > last_seen + 10000;
             IF NOT o_renewed THEN
                 UPDATE life AS l SET confirmed_start = server.started
                 WHERE l.system_id = server.system_id AND l.timeline = server.timeline;

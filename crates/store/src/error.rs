@@ -62,6 +62,12 @@ pub enum StoreError {
     /// The engine may lose an acknowledged commit by its own settings.
     #[error("the engine may lose commits: {0}")]
     Unsafe(String),
+    /// The database is not the one that this instance joined: its fingerprints have another key, so copies of a request
+    /// would not be recognized by the instances that joined this one.
+    #[error(
+        "the database is another than the one that this instance joined: restart this instance"
+    )]
+    Replaced,
     /// A file of the store cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -129,7 +135,7 @@ fn advice(code: &str, message: &str) -> &'static str {
             "; the owner of the tables must run `gatepay-proxy store migrate --serve-role` with this user"
         }
         "26000" | "42P05" => {
-            "; a connection pooler in transaction mode must keep prepared statements: use session mode or no pooler"
+            "; a connection pooler in transaction mode cannot be used: use session mode or no pooler"
         }
         _ => "",
     }

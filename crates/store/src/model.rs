@@ -320,14 +320,11 @@ impl StoreModel {
             Some(life) => {
                 let guard_set = life.guarded_until - self.guard_ms();
                 let newer = contact.filter(|it| it.at_ms.unsigned_abs() > guard_set);
-                let recent = self
-                    .instances
-                    .values()
-                    .max()
-                    .map_or(i64::MIN, |seen| seen - 2_000);
+                let last_seen = self.instances.values().max().copied().unwrap_or(0);
                 newer.is_some_and(|contact| self.misses(server, contact))
                     || life.confirmed_start != server.started
-                        && contact.is_none_or(|it| it.at_ms < recent)
+                        && (server.started / 1_000 > last_seen + 10_000
+                            || contact.is_none_or(|it| it.at_ms < last_seen - 2_000))
             }
         };
         let until = if renewed {

@@ -25,6 +25,7 @@ use crate::instance::InstanceIntroduction;
 use crate::settings::{Failover, PostgresSettings, StoreTerms};
 use connector::PgConnector;
 pub use connector::place;
+use instances::OwnSigns;
 use session::PgSession;
 
 /// A PostgreSQL server, with up to seven connections: two that admit, one for limits, three for notifications, one for
@@ -42,6 +43,9 @@ pub struct PostgresStore {
     notifications: Box<NotificationLines>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
+    /// The key of the database that this instance joined.
+    joined_key: Mutex<Option<Zeroizing<[u8; 16]>>>,
+    own_signs: Mutex<OwnSigns>,
     contact_file: Option<PathBuf>,
 }
 
@@ -72,6 +76,8 @@ impl PostgresStore {
             notifications: Box::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
+            joined_key: Mutex::new(None),
+            own_signs: Mutex::default(),
             contact_file,
         })
     }

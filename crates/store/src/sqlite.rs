@@ -79,6 +79,8 @@ impl SqliteStore {
         &self,
         introduction: &InstanceIntroduction,
     ) -> Result<InstanceJoined, StoreError> {
+        // An attempt before this one may have changed the file, and not this.
+        self.save_contact().await?;
         let contact = self.read_contact().await?;
         let asked = introduction.clone();
         let (joined, contact) = self.run(move |file| file.join(&asked, contact)).await?;

@@ -175,7 +175,7 @@ impl Pair {
                     timeline: 1,
                 },
                 position: 1_000,
-                started: 1,
+                started: 1_000 * START_MS.cast_signed(),
                 now_ms: START_MS,
             },
             stores: [store(0), store(1)],
@@ -231,10 +231,10 @@ impl Trial<'_> {
                     self.lose(*lost_ms);
                 }
                 Step::Rewind(lost_ms) => {
-                    self.state.started += 1;
+                    self.restart();
                     self.lose(*lost_ms);
                 }
-                Step::Restart => self.state.started += 1,
+                Step::Restart => self.restart(),
             }
         }
     }
@@ -255,6 +255,12 @@ impl Trial<'_> {
             .runtime
             .block_on(self.pair.admin.batch_execute(&statement))
             .unwrap();
+    }
+
+    /// Starts are told apart, also two within a millisecond.
+    fn restart(&mut self) {
+        let now = 1_000 * self.state.now_ms.cast_signed();
+        self.state.started = now.max(self.state.started + 1);
     }
 
     fn lose(&mut self, lost_ms: u64) {

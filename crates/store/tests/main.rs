@@ -30,6 +30,8 @@ mod notified;
 mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
+// Another database in the place of the one that was joined, an old one that was put back, a clock that steps.
+mod other_databases;
 // Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 mod operating;
 // Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.

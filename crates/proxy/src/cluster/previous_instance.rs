@@ -1,13 +1,14 @@
 //! Previous instance: a file in `state_dir` with the number under which this folder's last run joined the store.
 //!
-//! One process at a time has the folder, so that run has ended: the store's loans to it are free at once, also after a
+//! A run that leaves the folder to the next one removes the file, since its last calls may still be in flight, and gives its
+//! loans back by itself. So the file is that of a run that has ended: the store's loans to it are free at once, also after a
 //! crash.
 
 use std::io;
 use std::path::Path;
 
 use crate::process::file_access;
-use crate::process::files::FileSystem;
+use crate::process::files::{FileSystem, if_exists};
 
 /// The file's name.
 const NAME: &str = "store-instance";
@@ -25,6 +26,11 @@ pub(super) fn replace(folder: &Path, id: i64) -> io::Result<Option<i64>> {
     Ok(previous)
 }
 
+/// Removes the file: this run goes on beside the next one.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    if_exists(FileSystem::default().remove(&folder.join(NAME))).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +43,8 @@ mod tests {
         std::fs::write(folder.path().join(NAME), "torn").unwrap();
         assert_eq!(replace(folder.path(), 9).unwrap(), None);
         assert_eq!(replace(folder.path(), 10).unwrap(), Some(9));
+        // Run 10 hands the folder over, and its last calls are still in flight.
+        remove(folder.path()).unwrap();
+        assert_eq!(replace(folder.path(), 11).unwrap(), None);
     }
 }

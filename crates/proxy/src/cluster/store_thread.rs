@@ -243,8 +243,8 @@ async fn sign_of_life(
     let (asked, asked_unix_ms) = (shared.clock.elapsed(), shared.clock.unix_ms());
     let view = store.beat(&signs).await;
     took(shared, "beat", asked);
-    if matches!(view, Err(StoreError::Unsafe(_))) {
-        // The lease is not waited out: what is admitted now may be lost.
+    if matches!(view, Err(StoreError::Unsafe(_) | StoreError::Replaced)) {
+        // The lease is not waited out: what is admitted now may be lost, or admitted by another instance too.
         shared.latest.revoke();
     }
     let view = view?;

@@ -38,13 +38,20 @@ const UNACKNOWLEDGED_MS: u32 = 10_000;
 /// The settings of a server that decide whether it may admit.
 const SETTINGS: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on',
     current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
-    to_regproc('aurora_version') IS NOT NULL";
+    to_regproc('aurora_version') IS NOT NULL, current_setting('server_encoding')";
+/// The encodings in which every text of a caller can be written. In any other one such a text would fail its whole batch.
+const ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
 
 /// The proofs depend on these settings, so a session does not take them from the server, the database or the user: the
 /// server sends the warning after a canceled wait for a standby, each statement sees the commits that it waited for, and a
 /// later change of the server's `synchronous_commit` does not reach the session.
+///
+/// The server too finds out within seconds that this program is gone, as after a partition: its sessions would use up the
+/// user's connections, and one might hold a lock.
 const SESSION: &str = "SET client_min_messages TO warning;
     SET default_transaction_isolation TO 'read committed';
+    SET tcp_keepalives_idle TO 10; SET tcp_keepalives_interval TO 5; SET tcp_keepalives_count TO 3;
+    SET tcp_user_timeout TO 10000;
     SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)";
 
 impl PgConnector {
@@ -197,6 +204,12 @@ async fn check_settings(session: &mut PgSession, lossless: bool) -> Result<(), S
     let row = rows.first().expect("a SELECT without FROM has one row");
     if row.get(0) {
         return Err(StoreError::ReadOnly);
+    }
+    let encoding: &str = row.get(5);
+    if !ENCODINGS.contains(&encoding) {
+        return Err(StoreError::Settings(format!(
+            "the database has the encoding {encoding}: make it with `ENCODING 'UTF8' TEMPLATE template0`"
+        )));
     }
     keeps_commits(row, 1, lossless)
 }

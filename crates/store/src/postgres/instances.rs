@@ -1,7 +1,11 @@
 //! Joining, signs of life and leaving; the ring of slots; halts.
 
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use zeroize::Zeroizing;
 
 use super::admit::{KnownContact, cell, contact, millis};
 use super::connector::keeps_commits;
@@ -16,6 +20,36 @@ use crate::server_facts::{GuardFacts, ServerFacts};
 
 /// How long instances without a sign of life are listed, in milliseconds.
 const GONE_FOR_MS: u64 = 60_000;
+
+/// For how long an instance may still send something after its last sign of life, and a bit.
+const SIGNS_FOR: Duration = Duration::from_millis(LOST_AFTER_MS + 1_000);
+
+/// The times of this instance's latest signs of life, by the server's clock. If that clock steps forward, the other
+/// instances' signs look old until they give their next ones: those from before the step are told by these.
+#[derive(Default)]
+pub(super) struct OwnSigns(VecDeque<(Instant, i64)>);
+
+impl OwnSigns {
+    fn note(&mut self, at_ms: i64) {
+        self.forget_old();
+        self.0.push_back((Instant::now(), at_ms));
+    }
+
+    fn earliest(&mut self) -> Option<i64> {
+        self.forget_old();
+        self.0.iter().map(|(_, at_ms)| *at_ms).min()
+    }
+
+    fn forget_old(&mut self) {
+        while self
+            .0
+            .front()
+            .is_some_and(|(noted, _)| noted.elapsed() > SIGNS_FOR)
+        {
+            self.0.pop_front();
+        }
+    }
+}
 
 const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
@@ -72,10 +106,10 @@ impl PostgresStore {
             uncovered: false,
             ..introduction.clone()
         });
-        let rows = self.control(KEY, &[]).await?;
-        let row = rows.first().ok_or(StoreError::NotMigrated)?;
+        let fingerprint_key = self.fingerprint_key().await?;
+        *self.joined_key.lock() = Some(fingerprint_key.clone());
         Ok(InstanceJoined {
-            fingerprint_key: key_of(cell(row, "fingerprint_key")?)?,
+            fingerprint_key,
             schema,
             now_ms,
             guarded_until,
@@ -87,6 +121,12 @@ impl PostgresStore {
         let introduction = self.introduction.lock().clone();
         let introduction = introduction
             .ok_or_else(|| StoreError::Unexpected("a beat before joining".to_owned()))?;
+        // A database that was made anew guards itself for longer than until the next sign of life, so that nothing is
+        // admitted under two keys.
+        let key = self.fingerprint_key().await?;
+        if self.joined_key.lock().as_ref() != Some(&key) {
+            return Err(StoreError::Replaced);
+        }
         let (now_ms, guarded_until) = self.sign_of_life(&introduction, beat).await?;
         let known = &beat.known_halts;
         let mut brought_back = Vec::new();
@@ -104,6 +144,12 @@ impl PostgresStore {
             brought_back = lost.into_iter().map(|halt| halt.scope).collect();
         }
         Err(StoreError::Unexpected("halts are lost again".to_owned()))
+    }
+
+    async fn fingerprint_key(&self) -> Result<Zeroizing<[u8; 16]>, StoreError> {
+        let rows = self.control(KEY, &[]).await?;
+        let row = rows.first().ok_or(StoreError::NotMigrated)?;
+        key_of(cell(row, "fingerprint_key")?)
     }
 
     async fn bring_back(&self, lost: &[HaltInForce]) -> Result<(), StoreError> {
@@ -161,6 +207,7 @@ impl PostgresStore {
         let rows = self.control(JOIN, &parameters).await?;
         let (mut answered, guarded_until, new_guard) = contact(only(&rows)?)?;
         answered.sign_of_life = Some((introduction.id, answered.at_ms));
+        self.own_signs.lock().note(answered.at_ms);
         self.remember(answered, new_guard);
         Ok((answered.at_ms.unsigned_abs(), guarded_until))
     }
@@ -197,8 +244,9 @@ impl PostgresStore {
         guarded_until: u64,
         known: &[HaltInForce],
     ) -> Result<(ClusterView, Vec<HaltEnd>, Result<(), StoreError>), StoreError> {
-        let since = now_ms.saturating_sub(GONE_FOR_MS);
-        let instances = self.control(INSTANCES, &[&millis(since)]).await?;
+        let since = self.own_signs.lock().earliest().unwrap_or(i64::MAX);
+        let since = since.min(millis(now_ms)) - millis(GONE_FOR_MS);
+        let instances = self.control(INSTANCES, &[&since]).await?;
         let instances: Vec<_> = instances.iter().map(instance).collect::<Result<_, _>>()?;
         let (instances, gone) = instances
             .into_iter()

@@ -227,6 +227,21 @@ async fn a_restore_after_an_admission_is_recognized(files: &Files, store: Sqlite
 }
 
 #[tokio::test]
+async fn joins_that_could_not_write_the_contact_file_do_not_make_the_file_look_put_back() {
+    let files = Files::new();
+    drop(files.ready().await);
+    let store = files.open(START_MS + 60_000).await;
+    for _ in 0..2 {
+        // An attempt that changed the file and then found the disk full.
+        let contact = store.read_contact().await.unwrap();
+        let joined = store.file.lock().join(&introduction(), contact);
+        *store.contact.lock() = Some(joined.unwrap().1);
+    }
+    store.join(&introduction()).await.unwrap();
+    assert!(!store.is_restored().await.unwrap());
+}
+
+#[tokio::test]
 async fn a_file_without_its_contact_file_and_a_contact_file_without_its_file_are_recognized() {
     for lost in ["store.contact", "gatepay.db"] {
         let files = Files::new();
