@@ -76,7 +76,7 @@ BEGIN
 END
 $$;
 
--- Effects: 0 delivered, 1 due again after the delay, 2 dead, 3 the endpoint is gone.
+-- Effects: 0 delivered, 1 due again after the delay, 2 dead, 3 the endpoint is gone: the delay is the print of its URL.
 -- Verdicts: 0 recorded, 1 the claim is another's, 2 the event waits no more, 3 no such event.
 CREATE FUNCTION record_attempts_v1(
     events text[], ids bigint[], turns bigint[], instances bigint[], tooks bigint[], http_statuses integer[],
@@ -127,7 +127,8 @@ BEGIN
         IF is_valid THEN
             UPDATE endpoint AS p SET failures = ended.failures, failing_since = ended.failing_since,
                 open_until = ended.open_until, failed_probes = ended.failed_probes,
-                off = CASE WHEN ended.effect = 3 THEN coalesce(p.off, 'gone') ELSE p.off END
+                off = CASE WHEN ended.effect = 3 THEN coalesce(p.off, 'gone') ELSE p.off END,
+                gone = CASE WHEN ended.effect = 3 THEN ended.delay ELSE p.gone END
             WHERE p.id = ended.id;
         END IF;
         IF known.object_id IS NOT NULL THEN

@@ -25,6 +25,8 @@ CREATE TABLE endpoint (
     -- When its first line is due, and its breaker is no longer open; NULL if it has no line or is off.
     next_at bigint,
     off text,
+    -- A digest of the URL that answered 410 last.
+    gone bigint,
     failures integer NOT NULL DEFAULT 0,
     failing_since bigint,
     open_until bigint,

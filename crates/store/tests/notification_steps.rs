@@ -11,7 +11,7 @@ use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::engine::Store;
 use gatepay_store::notifications::delivery::{
     AttemptEffect, AttemptRecord, DueEvent, EndpointBreaker, EndpointClaim, EndpointKey,
-    EndpointOffReason,
+    EndpointOffReason, UrlPrint,
 };
 use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
@@ -515,7 +515,7 @@ impl NewsTrial<'_> {
                 3..=4 => AttemptEffect::Retry(Duration::from_secs(15)),
                 5 => AttemptEffect::Retry(Duration::ZERO),
                 6 => AttemptEffect::Dead,
-                _ => AttemptEffect::EndpointOff,
+                _ => AttemptEffect::EndpointOff(UrlPrint(i64::from(failures))),
             },
             breaker: EndpointBreaker {
                 failures,

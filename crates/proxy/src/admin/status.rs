@@ -278,12 +278,7 @@ fn notifications(app: &App) -> Option<NotificationReport> {
         DeliveryResult::Dead,
         DeliveryResult::Gone,
     ];
-    let mut tenants = deliveries.backlogs();
-    let (lag_ms, dead) = (
-        tenants.first().map_or(0, |oldest| oldest.lag_ms),
-        tenants.iter().map(|it| it.dead).sum(),
-    );
-    tenants.truncate(BUSIEST);
+    let backlog = deliveries.backlog(BUSIEST);
     Some(NotificationReport {
         received: received.count(ReceptionResult::New) + received.count(ReceptionResult::Changed),
         not_stored: received.count(ReceptionResult::Failed),
@@ -296,9 +291,9 @@ fn notifications(app: &App) -> Option<NotificationReport> {
             .iter()
             .sum(),
         connections: deliveries.connections.get(),
-        lag_ms,
-        dead,
-        tenants,
+        lag_ms: backlog.lag_ms,
+        dead: backlog.dead,
+        tenants: backlog.longest,
     })
 }
 

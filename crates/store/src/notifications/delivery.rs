@@ -79,6 +79,10 @@ pub struct DueEvent {
     pub body: Vec<u8>,
 }
 
+/// A digest of an endpoint's URL: the store keeps no URL of a tenant's file, where secrets may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UrlPrint(pub i64);
+
 /// The end of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
@@ -111,8 +115,9 @@ pub enum AttemptEffect {
     Retry(Duration),
     /// The schedule is used up.
     Dead,
-    /// The endpoint is gone (410): it is turned off, and the event keeps its place.
-    EndpointOff,
+    /// The endpoint is gone (410): it is turned off, and the event keeps its place. The print is that of the URL that
+    /// answered so.
+    EndpointOff(UrlPrint),
 }
 
 /// What a recorded attempt changed.
@@ -136,6 +141,8 @@ pub struct EndpointState {
     pub endpoint: EndpointKey,
     /// Why nothing is sent to it.
     pub off: Option<EndpointOffReason>,
+    /// The URL that answered 410 last.
+    pub gone: Option<UrlPrint>,
     /// Its breaker.
     pub breaker: EndpointBreaker,
     /// When it is to be claimed next.

@@ -13,7 +13,7 @@ use gatepay_core::delivery_order::{ArrivalVerdict, ObjectProgress};
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 
-use super::delivery::{AttemptRecord, EndpointBreaker, EndpointKey, EndpointOffReason};
+use super::delivery::{AttemptRecord, EndpointBreaker, EndpointKey, EndpointOffReason, UrlPrint};
 use super::event::{
     DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
     NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
@@ -53,6 +53,7 @@ struct ModelIncarnation {
 struct ModelEndpoint {
     key: EndpointKey,
     off: Option<EndpointOffReason>,
+    gone: Option<UrlPrint>,
     breaker: EndpointBreaker,
     claimed_by: Option<i64>,
     claimed_until: u64,
@@ -453,6 +454,7 @@ impl NotificationModel {
             self.endpoints.push(ModelEndpoint {
                 key,
                 off: None,
+                gone: None,
                 breaker: EndpointBreaker::default(),
                 claimed_by: None,
                 claimed_until: 0,

@@ -9,7 +9,9 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use gatepay_store::notifications::delivery::{CLAIM_LASTS, DueEvent, EndpointClaim, EndpointKey};
+use gatepay_store::notifications::delivery::{
+    CLAIM_LASTS, DueEvent, EndpointClaim, EndpointKey, UrlPrint,
+};
 use gatepay_store::notifications::event::MOST_EVENTS;
 use gatepay_tenancy::notifications::NotificationSettings;
 use tokio::sync::watch;
@@ -102,6 +104,8 @@ struct AttemptUnderWay {
     /// The event, without its body.
     event: DueEvent,
     began: Instant,
+    /// The print of the URL.
+    url: UrlPrint,
     /// The length of the body.
     bytes: usize,
 }
@@ -226,6 +230,7 @@ impl DeliveryLoop {
             claim,
             event,
             began,
+            url,
             bytes,
         } = begun;
         self.body_bytes -= bytes;
@@ -238,6 +243,7 @@ impl DeliveryLoop {
             event,
             result,
             took,
+            url,
         };
         self.ended
             .push(ended, &mut self.claims, &*inputs.store, &inputs.meters);
@@ -253,8 +259,12 @@ impl DeliveryLoop {
             }
             let verdicts = recorded.unwrap_or_default();
             let meters = &self.inputs.meters;
-            self.ended
+            let is_gone = self
+                .ended
                 .recorded(batch.len(), &verdicts, &mut self.claims, meters);
+            if is_gone {
+                self.switch.compare_soon();
+            }
         }
     }
 
@@ -346,7 +356,6 @@ impl DeliveryLoop {
             let now_ms = self.inputs.store.now_ms();
             let most = (at_once, |others| limits.of_tenant(others));
             if let Some(turn) = self.claims.begin(number, event.line, most, now_ms) {
-                self.switch.note(&claim.endpoint, &*self.inputs.directory);
                 self.begin_attempt(target, event, (number, turn), claim.endpoint.clone());
             }
         }
@@ -363,7 +372,7 @@ impl DeliveryLoop {
         let deadline = began + self.inputs.limits.attempt();
         let stop = self.inputs.stop.clone();
         let body = std::mem::take(&mut event.body);
-        let bytes = body.len();
+        let (bytes, url) = (body.len(), target.url_print());
         let sent = DueEvent {
             body,
             ..event.clone()
@@ -377,6 +386,7 @@ impl DeliveryLoop {
             claim,
             event,
             began,
+            url,
             bytes,
         };
         self.under_way.insert(task.id(), begun);

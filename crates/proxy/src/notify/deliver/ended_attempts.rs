@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gatepay_core::delivery_schedule::{AfterFailure, DeliveryOutcome, after_failure};
 use gatepay_store::notifications::delivery::{
-    AttemptEffect, AttemptRecord, AttemptVerdict, DueEvent, EndpointKey, LONGEST_SAID,
+    AttemptEffect, AttemptRecord, AttemptVerdict, DueEvent, EndpointKey, LONGEST_SAID, UrlPrint,
 };
 
 use crate::notify::deliver::attempt::{AttemptResult, AttemptWord};
@@ -25,6 +25,8 @@ pub(super) struct EndedAttempt {
     /// `None` if the attempt was abandoned.
     pub(super) result: Option<AttemptResult>,
     pub(super) took: Duration,
+    /// The print of the URL that it went to.
+    pub(super) url: UrlPrint,
 }
 
 /// The attempts that the store has not recorded yet, in the order of their ends.
@@ -66,7 +68,7 @@ impl EndedAttempts {
         if attempt.word == AttemptWord::ForbiddenAddress {
             meters.address_refused(tenant);
         }
-        let (effect, result) = effect(attempt.outcome, &ended.event, now_ms);
+        let (effect, result) = effect(attempt.outcome, &ended, now_ms);
         let mut breaker = claims
             .breaker(ended.claim.0)
             .map(|breaker| *breaker)
@@ -112,14 +114,15 @@ impl EndedAttempts {
         self.waiting.is_empty()
     }
 
-    /// Takes note that the store has recorded the next `count` attempts.
+    /// Takes note that the store has recorded the next `count` attempts. Returns whether one turned an endpoint off.
     pub(super) fn recorded(
         &mut self,
         count: usize,
         verdicts: &[AttemptVerdict],
         claims: &mut HeldClaims,
         meters: &DeliveryMeters,
-    ) {
+    ) -> bool {
+        let mut is_gone = false;
         let verdicts = verdicts.iter().map(Some).chain(std::iter::repeat(None));
         for (judged, verdict) in self.waiting.drain(..count).zip(verdicts) {
             let JudgedAttempt {
@@ -132,6 +135,7 @@ impl EndedAttempts {
                 claims.lost(record.claim);
             }
             claims.ended(record.claim.0, event.line);
+            is_gone |= result == DeliveryResult::Gone;
             meters.ended(&endpoint.tenant.tenant, result);
             log(&endpoint, &event, &record, result);
             // What an attempt did not change, the instance that has the claim tells.
@@ -141,17 +145,18 @@ impl EndedAttempts {
                 self.operators.tell(news);
             }
         }
+        is_gone
     }
 }
 
 fn effect(
     outcome: DeliveryOutcome,
-    event: &DueEvent,
+    EndedAttempt { event, url, .. }: &EndedAttempt,
     now_ms: u64,
 ) -> (AttemptEffect, DeliveryResult) {
     match outcome {
         DeliveryOutcome::Acknowledged => (AttemptEffect::Delivered, DeliveryResult::Delivered),
-        DeliveryOutcome::Gone => (AttemptEffect::EndpointOff, DeliveryResult::Gone),
+        DeliveryOutcome::Gone => (AttemptEffect::EndpointOff(*url), DeliveryResult::Gone),
         DeliveryOutcome::Failed { retry_after } => {
             let age = Duration::from_millis(now_ms.saturating_sub(event.waits_since_ms));
             let failed = event.failed_attempts.saturating_add(1);

@@ -4,15 +4,14 @@
 //! The events of an endpoint that is off wait. Without the switch, the endpoint of a suspended tenant would be claimed
 //! again and again.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use gatepay_store::notifications::delivery::{EndpointKey, EndpointOffReason, EndpointState};
+use gatepay_store::notifications::delivery::{EndpointOffReason, EndpointState};
 use tokio::time::Instant;
 
 use crate::notify::deliver::delivery_store::{DeliveryStore, NoStoreReply};
 use crate::notify::deliver::meters::DeliveryMeters;
-use crate::notify::deliver::target::{DeliveryHold, TargetDirectory};
+use crate::notify::deliver::target::{DeliveryHold, DeliveryTarget, TargetDirectory};
 
 /// The interval of comparisons.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,23 +23,12 @@ const SHORTEST: Duration = Duration::from_secs(1);
 pub(super) struct EndpointSwitch {
     last: Option<Instant>,
     is_wanted: bool,
-    /// Each endpoint as the last comparison found it in the configuration: the print of its URL, or nothing if it is on
-    /// hold.
-    known: HashMap<EndpointKey, Option<u64>>,
 }
 
 impl EndpointSwitch {
-    /// An endpoint was found on hold.
+    /// An endpoint was found on hold, or has just been turned off.
     pub(super) fn compare_soon(&mut self) {
         self.is_wanted = true;
-    }
-
-    /// An attempt begins at an endpoint that may be new.
-    pub(super) fn note(&mut self, endpoint: &EndpointKey, directory: &dyn TargetDirectory) {
-        if !self.known.contains_key(endpoint) {
-            let print = directory.url_print(endpoint);
-            self.known.insert(endpoint.clone(), print);
-        }
     }
 
     /// Whether it is time to compare.
@@ -60,34 +48,30 @@ impl EndpointSwitch {
         self.is_wanted = false;
         let counts = store.notification_counts().await?;
         meters.show(&counts, &directory.own_series());
-        let mut known = HashMap::with_capacity(counts.endpoints.len());
         for state in &counts.endpoints {
-            let hold = directory.target(&state.endpoint).err();
-            let print = match hold {
-                None => directory.url_print(&state.endpoint),
-                Some(_) => None,
-            };
-            let has_changed = self.known.get(&state.endpoint) != Some(&print);
-            let reason = hold.map(reason_of);
-            if let Some(reason) = reason.filter(|reason| turns_off(state, *reason)) {
-                store.turn_endpoint_off(&state.endpoint, reason).await?;
-            } else if hold.is_none() && has_changed && turns_on(state) {
-                store.turn_endpoint_on(&state.endpoint).await?;
+            match directory.target(&state.endpoint) {
+                Err(hold) => {
+                    let reason = reason_of(hold);
+                    if turns_off(state, reason) {
+                        store.turn_endpoint_off(&state.endpoint, reason).await?;
+                    }
+                }
+                Ok(target) if turns_on(state, &*target) => {
+                    store.turn_endpoint_on(&state.endpoint).await?;
+                }
+                Ok(_) => {}
             }
-            known.insert(state.endpoint.clone(), print);
         }
-        self.known = known;
         Ok(())
     }
 }
 
-/// An endpoint that answered 410 is tried again once its URL has changed, and after a start of the process: the URL may have
-/// changed meanwhile.
-fn turns_on(state: &EndpointState) -> bool {
+/// An endpoint that answered 410 is tried again once its URL is another one than that which answered so.
+fn turns_on(state: &EndpointState, target: &dyn DeliveryTarget) -> bool {
     match state.off {
+        Some(EndpointOffReason::Gone) => state.gone != Some(target.url_print()),
         Some(
-            EndpointOffReason::Gone
-            | EndpointOffReason::Removed
+            EndpointOffReason::Removed
             | EndpointOffReason::Suspended
             | EndpointOffReason::NoCredential,
         ) => true,

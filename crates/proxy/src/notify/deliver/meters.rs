@@ -72,8 +72,19 @@ impl DeliveryResult {
     }
 }
 
-/// The figures of one tenant's endpoints.
-#[derive(Default)]
+/// What is undelivered of all tenants, for the status.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BacklogSummary {
+    /// The age of the oldest notification that waits, in milliseconds; 0 if none waits.
+    pub lag_ms: u64,
+    /// Notifications whose schedule is used up.
+    pub dead: u64,
+    /// The tenants with something undelivered, the longest waiting first.
+    pub longest: Vec<DeliveryBacklog>,
+}
+
+/// The figures of one tenant's endpoints, or of several tenants'.
+#[derive(Clone, Copy, Default)]
 struct TenantBacklog {
     dead: u64,
     open_breakers: u64,
@@ -92,22 +103,34 @@ impl TenantBacklog {
         self.oldest_ms = oldest.into_iter().flatten().min();
     }
 
+    fn merge(&mut self, other: Self) {
+        self.dead += other.dead;
+        self.open_breakers += other.open_breakers;
+        self.off += other.off;
+        let oldest = [self.oldest_ms, other.oldest_ms];
+        self.oldest_ms = oldest.into_iter().flatten().min();
+    }
+
     fn lag_ms(&self, now_ms: u64) -> u64 {
         self.oldest_ms
             .map_or(0, |oldest| now_ms.saturating_sub(oldest))
     }
 }
 
-/// The tenants with something undelivered, the longest waiting first.
-fn undelivered(counts: &NotificationCounts) -> Vec<DeliveryBacklog> {
+fn by_tenant(endpoints: &[EndpointState]) -> BTreeMap<&str, TenantBacklog> {
     let mut by_tenant: BTreeMap<&str, TenantBacklog> = BTreeMap::new();
-    for state in &counts.endpoints {
+    for state in endpoints {
         let tenant = by_tenant.entry(&state.endpoint.tenant.tenant);
         tenant.or_default().add(state);
     }
-    let backlogs = by_tenant.into_iter().map(|(id, backlog)| DeliveryBacklog {
-        id: id.to_owned(),
-        lag_ms: backlog.lag_ms(counts.now_ms),
+    by_tenant
+}
+
+/// The tenants with something undelivered, the longest waiting first.
+fn undelivered(by_tenant: &BTreeMap<&str, TenantBacklog>, now_ms: u64) -> Vec<DeliveryBacklog> {
+    let backlogs = by_tenant.iter().map(|(id, backlog)| DeliveryBacklog {
+        id: (*id).to_owned(),
+        lag_ms: backlog.lag_ms(now_ms),
         dead: backlog.dead,
         breakers_open: backlog.open_breakers,
         endpoints_off: backlog.off,
@@ -183,9 +206,14 @@ impl DeliveryMeters {
         counted.sum()
     }
 
-    /// The tenants with something undelivered, as last shown, the oldest first.
-    pub fn backlogs(&self) -> Vec<DeliveryBacklog> {
-        self.backlogs.lock().clone()
+    /// What is undelivered, as last shown, with the `most` tenants that wait longest.
+    pub fn backlog(&self, most: usize) -> BacklogSummary {
+        let backlogs = self.backlogs.lock();
+        BacklogSummary {
+            lag_ms: backlogs.first().map_or(0, |longest| longest.lag_ms),
+            dead: backlogs.iter().map(|it| it.dead).sum(),
+            longest: backlogs.iter().take(most).cloned().collect(),
+        }
     }
 
     /// Counts an attempt whose endpoint had an address that is not allowed.
@@ -197,14 +225,15 @@ impl DeliveryMeters {
     /// Shows the figures of all endpoints. Tenants outside `own` are counted together, and lose their series.
     pub(super) fn show(&self, counts: &NotificationCounts, own: &BTreeSet<String>) {
         self.arrange(own);
-        *self.backlogs.lock() = undelivered(counts);
+        let by_tenant = by_tenant(&counts.endpoints);
+        *self.backlogs.lock() = undelivered(&by_tenant, counts.now_ms);
         let mut backlogs: BTreeMap<String, TenantBacklog> = BTreeMap::new();
         let labels = own.iter().map(|id| self.label(id));
         backlogs.extend(labels.map(|label| (label, TenantBacklog::default())));
         backlogs.entry(tenant_label(None).to_owned()).or_default();
-        for state in &counts.endpoints {
-            let label = self.label(&state.endpoint.tenant.tenant);
-            backlogs.entry(label).or_default().add(state);
+        for (tenant, backlog) in by_tenant {
+            let label = self.label(tenant);
+            backlogs.entry(label).or_default().merge(backlog);
         }
         for (label, backlog) in backlogs {
             let gauge = |number| i64::try_from(number).unwrap_or(i64::MAX);

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use gatepay_store::notifications::delivery::{DueEvent, EndpointKey};
+use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, UrlPrint};
 use tokio::time::Instant;
 
 use crate::notify::deliver::attempt::AttemptResult;
@@ -15,6 +15,8 @@ pub type AttemptFuture<'a> = Pin<Box<dyn Future<Output = AttemptResult> + 'a>>;
 
 /// An endpoint as the configuration in force has it.
 pub trait DeliveryTarget {
+    /// The print of its URL.
+    fn url_print(&self) -> UrlPrint;
     /// The most attempts at the same time.
     fn at_once(&self) -> usize;
     /// Sends one event and judges the answer, by `deadline`.
@@ -25,8 +27,6 @@ pub trait DeliveryTarget {
 pub trait TargetDirectory {
     /// The endpoint, or why nothing is sent to it now.
     fn target(&self, endpoint: &EndpointKey) -> Result<Rc<dyn DeliveryTarget>, DeliveryHold>;
-    /// A number that changes whenever an endpoint's URL changes.
-    fn url_print(&self, endpoint: &EndpointKey) -> Option<u64>;
     /// The tenants that have metric series of their own and an endpoint.
     fn own_series(&self) -> BTreeSet<String>;
     /// Closes connections that are idle for too long. Called every few hundred milliseconds.

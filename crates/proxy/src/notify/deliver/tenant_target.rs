@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +12,12 @@ use gatepay_core::destination::DestinationUrl;
 use gatepay_core::notification::Notification;
 use gatepay_core::{ClientId, Credential};
 use gatepay_http1::header_block::HeaderBlock;
-use gatepay_store::notifications::delivery::{DueEvent, EndpointKey};
+use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, UrlPrint};
 use gatepay_tenancy::notifications::{DeliveredClientId, EndpointBounds, TenantNotifications};
 use gatepay_tenancy::settings::MetricsSettings;
 use gatepay_tenancy::{PartyRef, Standing};
 use rustls::ClientConfig;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::notify::deliver::target::{
     AttemptFuture, DeliveryHold, DeliveryTarget, TargetDirectory,
 };
 use crate::notify::endpoint::client::{EndpointClient, EndpointNetwork, LOOKUPS};
-use crate::notify::owner::registered_tenants::INSTITUTION_ACCOUNT;
+use crate::notify::owner::registered_tenants::{INSTITUTION_ACCOUNT, whole_url};
 use crate::process::clock::Clock;
 use crate::tls::config;
 
@@ -69,6 +69,7 @@ pub(super) struct TenantTarget {
     /// The party's position in the registry.
     position: usize,
     settings: Arc<TenantNotifications>,
+    url: UrlPrint,
     clock: Clock,
     /// The reason if the tenant's certificate files are unusable.
     client: Result<Arc<EndpointClient>, String>,
@@ -174,6 +175,7 @@ impl TenantDirectory {
             return Err(DeliveryHold::Suspended);
         }
         let target = TenantTarget {
+            url: url_print(&url),
             client: self.client(endpoint, url, &settings),
             generation,
             position,
@@ -200,18 +202,16 @@ impl TenantDirectory {
     }
 }
 
+/// The print of a URL. It is the same in every process.
+fn url_print(url: &DestinationUrl) -> UrlPrint {
+    let digest: [u8; 32] = Sha256::digest(whole_url(url)).into();
+    let (first, _) = digest.split_first_chunk().expect("32 bytes have 8");
+    UrlPrint(i64::from_be_bytes(*first))
+}
+
 impl TargetDirectory for TenantDirectory {
     fn target(&self, endpoint: &EndpointKey) -> Result<Rc<dyn DeliveryTarget>, DeliveryHold> {
         Ok(Rc::new(self.tenant_target(endpoint)?))
-    }
-
-    fn url_print(&self, endpoint: &EndpointKey) -> Option<u64> {
-        let (generation, position) = self.party(endpoint)?;
-        let party = generation.registry.at(position);
-        let url = self.url(endpoint, party.notifications()?)?;
-        let mut hasher = DefaultHasher::new();
-        url.hash(&mut hasher);
-        Some(hasher.finish())
     }
 
     fn own_series(&self) -> BTreeSet<String> {
@@ -301,6 +301,10 @@ fn not_sent(error: String) -> AttemptResult {
 }
 
 impl DeliveryTarget for TenantTarget {
+    fn url_print(&self) -> UrlPrint {
+        self.url
+    }
+
     fn at_once(&self) -> usize {
         usize::try_from(self.settings.at_once.get()).unwrap_or(usize::MAX)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::delivery_schedule::{DeliveryOutcome, TO_TENANTS};
-use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, EndpointOffReason};
+use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, EndpointOffReason, UrlPrint};
 use gatepay_store::notifications::event::{EventId, EventState};
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -58,21 +58,21 @@ struct SeenAttempt {
     line: i64,
     began: Instant,
     ended: Option<Instant>,
-    url: u64,
+    url: i64,
 }
 
 /// The endpoints of a test.
 #[derive(Default)]
 struct FakeDirectory {
     manners: RefCell<BTreeMap<String, EndpointManner>>,
-    urls: RefCell<BTreeMap<String, u64>>,
+    urls: RefCell<BTreeMap<String, i64>>,
     seen: Rc<RefCell<Vec<SeenAttempt>>>,
 }
 
 struct FakeTarget {
     tenant: String,
     manner: EndpointManner,
-    url: u64,
+    url: i64,
     seen: Rc<RefCell<Vec<SeenAttempt>>>,
 }
 
@@ -115,15 +115,10 @@ impl TargetDirectory for FakeDirectory {
             manner => Ok(Rc::new(FakeTarget {
                 tenant: tenant.clone(),
                 manner,
-                url: self.url_print(endpoint).unwrap(),
+                url: self.urls.borrow().get(tenant).copied().unwrap_or(0),
                 seen: Rc::clone(&self.seen),
             })),
         }
-    }
-
-    fn url_print(&self, endpoint: &EndpointKey) -> Option<u64> {
-        let urls = self.urls.borrow();
-        Some(urls.get(&endpoint.tenant.tenant).copied().unwrap_or(0))
     }
 
     fn own_series(&self) -> BTreeSet<String> {
@@ -134,6 +129,10 @@ impl TargetDirectory for FakeDirectory {
 }
 
 impl DeliveryTarget for FakeTarget {
+    fn url_print(&self) -> UrlPrint {
+        UrlPrint(self.url)
+    }
+
     fn at_once(&self) -> usize {
         4
     }
@@ -189,6 +188,7 @@ struct Instance {
     stop: watch::Sender<Option<Instant>>,
     wake: DeliveryWake,
     registry: Registry,
+    meters: DeliveryMeters,
 }
 
 const LIMITS: DeliveryLimits = DeliveryLimits {
@@ -200,11 +200,12 @@ const LIMITS: DeliveryLimits = DeliveryLimits {
 fn start(store: &FakeStore, directory: &Rc<FakeDirectory>, limits: DeliveryLimits) -> Instance {
     let (stop, stopped) = watch::channel(None);
     let (wake, registry) = (DeliveryWake::default(), Registry::new());
+    let meters = DeliveryMeters::new(&Registrar(&registry));
     let inputs = DeliveryInputs {
         store: Rc::new(store.clone()),
         directory: Rc::clone(directory) as Rc<dyn TargetDirectory>,
         limits,
-        meters: DeliveryMeters::new(&Registrar(&registry)),
+        meters: meters.clone(),
         wake: wake.clone(),
         operators: operator_news::queue(&Arc::default(), &wake).0,
         stop: stopped,
@@ -214,6 +215,7 @@ fn start(store: &FakeStore, directory: &Rc<FakeDirectory>, limits: DeliveryLimit
         stop,
         wake,
         registry,
+        meters,
     }
 }
 
@@ -616,10 +618,29 @@ async fn an_endpoint_that_is_gone_is_off_until_its_url_changes() {
         assert_eq!(directory.seen("acme").len(), 1);
         assert_eq!(store.off("acme"), Some(EndpointOffReason::Gone));
         assert_eq!(store.count("acme", EventState::Waiting), 1);
+        // A start of the process changes nothing.
+        let _successor = start(&store.of_instance(2), &directory, LIMITS);
+        sleep(seconds(60)).await;
+        assert_eq!(directory.seen("acme").len(), 1);
         directory.urls.borrow_mut().insert("acme".to_owned(), 2);
         directory.set("acme", QUICK);
         sleep(seconds(11)).await;
         assert_eq!(store.count("acme", EventState::Delivered), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_shows_within_seconds_that_an_endpoint_is_gone() {
+    in_world(async |store, directory| {
+        directory.set("acme", Answers(410));
+        let instance = start(&store, &directory, LIMITS);
+        sleep(seconds(30)).await;
+        store.arrive("acme");
+        instance.wake.wake();
+        sleep(seconds(2)).await;
+        let backlog = instance.meters.backlog(1);
+        assert_eq!(backlog.longest[0].endpoints_off, 1);
     })
     .await;
 }

@@ -139,12 +139,12 @@ impl NotificationModel {
                 event.state = EventState::Dead;
                 event.next_ms = None;
             }
-            AttemptEffect::EndpointOff if is_valid => {
-                self.endpoints[endpoint]
-                    .off
-                    .get_or_insert(EndpointOffReason::Gone);
+            AttemptEffect::EndpointOff(print) if is_valid => {
+                let endpoint = &mut self.endpoints[endpoint];
+                endpoint.off.get_or_insert(EndpointOffReason::Gone);
+                endpoint.gone = Some(print);
             }
-            AttemptEffect::Retry(_) | AttemptEffect::Dead | AttemptEffect::EndpointOff => {}
+            AttemptEffect::Retry(_) | AttemptEffect::Dead | AttemptEffect::EndpointOff(_) => {}
         }
         if !is_valid {
             return AttemptVerdict::ClaimLost;
@@ -194,6 +194,7 @@ impl NotificationModel {
         EndpointState {
             endpoint: endpoint.key.clone(),
             off: endpoint.off,
+            gone: endpoint.gone,
             breaker: endpoint.breaker,
             next_ms: self.next_of(number),
             claimed_by: endpoint.claimed_by.filter(|_| is_claimed),

@@ -11,7 +11,7 @@ use super::{
 use crate::error::StoreError;
 use crate::notifications::delivery::{
     AttemptEffect, AttemptRecord, AttemptVerdict, CLAIM_LASTS, DueEvent, EndpointBreaker,
-    EndpointClaim, EndpointKey, EndpointOffReason, EndpointState, LONGEST_SAID,
+    EndpointClaim, EndpointKey, EndpointOffReason, EndpointState, LONGEST_SAID, UrlPrint,
 };
 
 const CLAIM: &str = "SELECT o_id AS id, o_turn AS turn, o_tenant AS tenant, o_incarnation AS incarnation,
@@ -29,7 +29,7 @@ const TURN: &str = "SELECT gatepay.turn_endpoint_v1($1, $2, $3, $4)";
 macro_rules! endpoints {
     ($which:literal) => {
         concat!(
-            "SELECT p.tenant, p.incarnation, i.account, p.url, p.off, p.failures, p.failing_since, p.open_until,
+            "SELECT p.tenant, p.incarnation, i.account, p.url, p.off, p.gone, p.failures, p.failing_since, p.open_until,
                 p.failed_probes, p.next_at, p.waiting, p.dead,
                 CASE WHEN p.claimed_until > (SELECT gatepay.clock_v1()) THEN p.claimed_by END AS claimed_by,
                 (SELECT e.received FROM gatepay.event AS e WHERE e.endpoint = p.id AND e.state = 'waiting'
@@ -234,6 +234,7 @@ fn endpoint_row(row: &Row) -> Result<EndpointState, StoreError> {
                 EndpointOffReason::parse(&word).ok_or_else(|| unexpected("an unknown reason"))
             })
             .transpose()?,
+        gone: cell::<Option<i64>>(row, "gone")?.map(UrlPrint),
         breaker: breaker(row)?,
         next_ms: cell::<Option<i64>>(row, "next_at")?.map(unsigned),
         claimed_by: cell(row, "claimed_by")?,
@@ -297,7 +298,7 @@ impl<'a> From<&'a [AttemptRecord]> for AttemptColumns<'a> {
                 AttemptEffect::Delivered => (0, None),
                 AttemptEffect::Retry(delay) => (1, Some(millis_of(delay))),
                 AttemptEffect::Dead => (2, None),
-                AttemptEffect::EndpointOff => (3, None),
+                AttemptEffect::EndpointOff(print) => (3, Some(print.0)),
             };
             columns.effects.push(effect);
             columns.delays.push(delay);

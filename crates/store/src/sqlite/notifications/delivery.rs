@@ -11,7 +11,7 @@ use super::{
 use crate::error::StoreError;
 use crate::notifications::delivery::{
     AttemptEffect, AttemptRecord, AttemptVerdict, CLAIM_LASTS, DueEvent, EndpointBreaker,
-    EndpointClaim, EndpointKey, EndpointOffReason, EndpointState, LONGEST_SAID,
+    EndpointClaim, EndpointKey, EndpointOffReason, EndpointState, LONGEST_SAID, UrlPrint,
 };
 use crate::notifications::event::EventState;
 
@@ -22,7 +22,7 @@ const DUE: &str = "SELECT e.id, l.object, e.kind, e.object, e.status, e.received
     ORDER BY l.next_at, l.object LIMIT ?4";
 const ENDPOINTS: &str = "SELECT p.tenant, p.incarnation, i.account, p.url, p.failures, p.failing_since, p.open_until,
         p.failed_probes, p.off, p.next_at, CASE WHEN p.claimed_until > ?1 THEN p.claimed_by END, p.waiting, p.dead,
-        (SELECT e.received FROM event AS e WHERE e.endpoint = p.id AND e.state = 'waiting' ORDER BY e.received LIMIT 1), p.id, p.turn
+        (SELECT e.received FROM event AS e WHERE e.endpoint = p.id AND e.state = 'waiting' ORDER BY e.received LIMIT 1), p.id, p.turn, p.gone
     FROM endpoint AS p JOIN incarnation AS i ON i.tenant = p.tenant AND i.incarnation = p.incarnation ";
 
 impl SqliteStore {
@@ -317,11 +317,11 @@ fn take_effect(
             change.prepare_cached(die)?.execute([id])?;
             count(change, endpoint, -1, 1)?;
         }
-        AttemptEffect::EndpointOff if is_valid => {
-            let off = "UPDATE endpoint SET off = coalesce(off, 'gone') WHERE id = ?1";
-            change.prepare_cached(off)?.execute([endpoint])?;
+        AttemptEffect::EndpointOff(print) if is_valid => {
+            let off = "UPDATE endpoint SET off = coalesce(off, 'gone'), gone = ?2 WHERE id = ?1";
+            change.prepare_cached(off)?.execute([endpoint, print.0])?;
         }
-        AttemptEffect::Retry(_) | AttemptEffect::Dead | AttemptEffect::EndpointOff => {}
+        AttemptEffect::Retry(_) | AttemptEffect::Dead | AttemptEffect::EndpointOff(_) => {}
     }
     Ok(())
 }
@@ -396,6 +396,7 @@ fn state(row: &Row<'_>) -> Result<EndpointState, rusqlite::Error> {
         endpoint: key(row)?,
         // A reason of a newer version.
         off: off.map(|word| EndpointOffReason::parse(&word).unwrap_or(EndpointOffReason::Operator)),
+        gone: row.get::<_, Option<i64>>(16)?.map(UrlPrint),
         breaker: breaker(row)?,
         next_ms: row.get::<_, Option<i64>>(9)?.map(i64::unsigned_abs),
         claimed_by: row.get(10)?,

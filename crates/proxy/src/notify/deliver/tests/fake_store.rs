@@ -138,6 +138,7 @@ impl FakeStore {
                 state: EndpointState {
                     endpoint: key(tenant),
                     off: None,
+                    gone: None,
                     breaker: EndpointBreaker::default(),
                     next_ms: None,
                     claimed_by: None,
@@ -416,7 +417,10 @@ fn record(endpoints: &mut [FakeEndpoint], attempt: &AttemptRecord, now_ms: u64) 
             event.next_ms = now_ms + u64::try_from(delay.as_millis()).unwrap();
         }
         AttemptEffect::Dead => event.state = EventState::Dead,
-        AttemptEffect::EndpointOff => endpoint.state.off = Some(EndpointOffReason::Gone),
+        AttemptEffect::EndpointOff(url) => {
+            endpoint.state.off = Some(EndpointOffReason::Gone);
+            endpoint.state.gone = Some(url);
+        }
     }
     match (is_held, is_waiting) {
         (false, _) => AttemptVerdict::ClaimLost,
