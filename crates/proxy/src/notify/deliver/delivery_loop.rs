@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::notify::deliver::attempt::AttemptResult;
 use crate::notify::deliver::delivery_store::{DeliveryStore, NoStoreReply};
 use crate::notify::deliver::delivery_wake::DeliveryWake;
-use crate::notify::deliver::ended_attempts::{EndedAttempt, EndedAttempts};
+use crate::notify::deliver::ended_attempts::{self, EndedAttempt, EndedAttempts};
 use crate::notify::deliver::endpoint_switch::EndpointSwitch;
 use crate::notify::deliver::held_claims::HeldClaims;
 use crate::notify::deliver::meters::DeliveryMeters;
@@ -183,7 +183,8 @@ impl DeliveryLoop {
 
     /// Waits for the end of an attempt, a stored notification, or the next claim.
     async fn news(&mut self) {
-        if self.claims.wants_look() && self.has_room() && !self.store_failed {
+        let has_work = self.claims.wants_look() && self.has_room() || !self.ended.is_empty();
+        if has_work && !self.store_failed {
             return;
         }
         let first = async {
@@ -354,6 +355,20 @@ impl DeliveryLoop {
             }
             let at_once = limits.of_endpoint(target.at_once());
             let now_ms = self.inputs.store.now_ms();
+            if self.claims.is_probing(number, now_ms) && ended_attempts::is_too_old(&event, now_ms)
+            {
+                if let Some(turn) = self.claims.expire(number, event.line) {
+                    let (claim_of, endpoint) = ((number, turn), claim.endpoint.clone());
+                    self.ended.expire(
+                        endpoint,
+                        claim_of,
+                        event,
+                        &*self.inputs.store,
+                        claim.breaker,
+                    );
+                }
+                continue;
+            }
             let most = (at_once, |others| limits.of_tenant(others));
             if let Some(turn) = self.claims.begin(number, event.line, most, now_ms) {
                 self.begin_attempt(target, event, (number, turn), claim.endpoint.clone());

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use gatepay_core::delivery_schedule::{AfterFailure, DeliveryOutcome, after_failure};
+use gatepay_core::delivery_schedule::{AfterFailure, DeliveryOutcome, OLDEST, after_failure};
 use gatepay_store::notifications::delivery::{
-    AttemptEffect, AttemptRecord, AttemptVerdict, DueEvent, EndpointKey, LONGEST_SAID, UrlPrint,
+    AttemptEffect, AttemptRecord, AttemptVerdict, DueEvent, EndpointBreaker, EndpointKey,
+    LONGEST_SAID, UrlPrint,
 };
 
 use crate::notify::deliver::attempt::{AttemptResult, AttemptWord};
@@ -104,6 +105,35 @@ impl EndedAttempts {
         });
     }
 
+    /// Ends an event without an attempt, since the breaker has kept it from being sent for too long. Otherwise a probe after
+    /// each pause would be all that ever ends the events of an endpoint that stays dead.
+    pub(super) fn expire(
+        &mut self,
+        endpoint: EndpointKey,
+        claim: (i64, i64),
+        event: DueEvent,
+        store: &dyn DeliveryStore,
+        breaker: EndpointBreaker,
+    ) {
+        let record = AttemptRecord {
+            event: event.id,
+            claim,
+            instance: store.instance(),
+            took: Duration::ZERO,
+            status: None,
+            outcome: EXPIRED.to_owned(),
+            said: Vec::new(),
+            effect: AttemptEffect::Dead,
+            breaker,
+        };
+        self.waiting.push(JudgedAttempt {
+            record,
+            endpoint,
+            event,
+            result: DeliveryResult::Dead,
+        });
+    }
+
     /// The next attempts to record, at most so many.
     pub(super) fn next(&self, most: usize) -> Vec<AttemptRecord> {
         let next = self.waiting.iter().take(most);
@@ -147,6 +177,15 @@ impl EndedAttempts {
         }
         is_gone
     }
+}
+
+/// The word for an event that ended without an attempt.
+const EXPIRED: &str = "expired";
+
+/// Whether an event has waited longer than any schedule.
+pub(super) fn is_too_old(event: &DueEvent, now_ms: u64) -> bool {
+    let age = Duration::from_millis(now_ms.saturating_sub(event.waits_since_ms));
+    age >= OLDEST
 }
 
 fn effect(
@@ -195,7 +234,7 @@ fn news(
 
 /// Returns whether the breaker opened.
 fn judge_breaker(
-    breaker: &mut gatepay_store::notifications::delivery::EndpointBreaker,
+    breaker: &mut EndpointBreaker,
     ended: &EndedAttempt,
     attempt: &AttemptResult,
     now_ms: u64,

@@ -12,6 +12,9 @@ use crate::notify::deliver::breaker_rules::{BreakerAllowance, allowance};
 const LOOKED_AT_ONCE: usize = 16;
 const EVENTS_AT_ONCE: usize = 64;
 
+/// The events among which one is chosen for a probe: those that are too old are not tried.
+const PROBED_AT_ONCE: usize = 16;
+
 /// The claims of this instance, in the order in which they are looked at.
 #[derive(Default)]
 pub(super) struct HeldClaims(VecDeque<HeldClaim>);
@@ -157,7 +160,11 @@ impl HeldClaims {
                 break;
             };
             let room = held.room(at_once(&held.claim.endpoint), now_ms);
-            let wanted = most.max(room + held.lines.len()).min(EVENTS_AT_ONCE);
+            let looked_at = match allowance(&held.claim.breaker, now_ms) {
+                BreakerAllowance::Probe => room * PROBED_AT_ONCE,
+                BreakerAllowance::All | BreakerAllowance::Nothing => room,
+            };
+            let wanted = most.max(looked_at + held.lines.len()).min(EVENTS_AT_ONCE);
             if claims.len() == LOOKED_AT_ONCE
                 || (claims.len() + 1) * wanted > EVENTS_AT_ONCE.max(wanted)
             {
@@ -210,6 +217,21 @@ impl HeldClaims {
         if held.is_lost || held.room(at_once, now_ms) == 0 {
             return None;
         }
+        held.lines.insert(line).then_some(held.claim.turn)
+    }
+
+    /// Whether the next attempt finds out whether the endpoint works again.
+    pub(super) fn is_probing(&self, number: i64, now_ms: u64) -> bool {
+        let mut claims = self.0.iter();
+        let held = claims.find(|held| held.claim.number == number);
+        held.is_some_and(|held| {
+            allowance(&held.claim.breaker, now_ms) == BreakerAllowance::Probe && !held.is_lost
+        })
+    }
+
+    /// Takes note that the head of this line ends without an attempt, unless one is under way. Returns the turn of the claim.
+    pub(super) fn expire(&mut self, number: i64, line: i64) -> Option<i64> {
+        let held = self.get_mut(number)?;
         held.lines.insert(line).then_some(held.claim.turn)
     }
 

@@ -517,6 +517,43 @@ async fn a_dead_endpoint_costs_a_probe_after_each_pause_and_gets_all_when_it_is_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_open_breaker_keeps_from_being_sent_is_dead_after_eighty_hours_until_it_is_replayed()
+ {
+    in_world(async |store, directory| {
+        directory.set("acme", Answers(500));
+        let _instance = start(&store, &directory, LIMITS);
+        arrive_many(&store, "acme", 10);
+        sleep(seconds(60)).await;
+        // The breaker is open: a probe after each pause is all that it allows, and most are never tried.
+        arrive_many(&store, "acme", 690);
+        sleep(Duration::from_hours(10)).await;
+        arrive_many(&store, "acme", 300);
+        sleep(Duration::from_hours(69)).await;
+        let tried = || {
+            let seen = directory.seen("acme");
+            seen.iter()
+                .map(|it| it.event)
+                .collect::<BTreeSet<_>>()
+                .len()
+        };
+        assert!(tried() < 400, "{}", tried());
+        // The longest pause of the breaker is 15 min.
+        sleep(Duration::from_hours(1) + seconds(910)).await;
+        let dead = store.count("acme", EventState::Dead);
+        assert!(dead + tried() >= 700, "{dead} and {}", tried());
+        // One that was tried counts from its next attempt.
+        sleep(Duration::from_hours(80)).await;
+        assert_eq!(store.count("acme", EventState::Dead), 1_000);
+        assert!(directory.seen("acme").len() < 700, "no more than probes");
+        directory.set("acme", QUICK);
+        store.replay("acme");
+        sleep(seconds(1_000)).await;
+        assert_eq!(store.count("acme", EventState::Delivered), 1_000);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_before_a_crash_and_not_recorded_is_sent_again_with_the_same_id() {
     in_world(async |store, directory| {
         store.rows.record_hangs.set(true);
