@@ -1,6 +1,7 @@
 //! GatePay's notifications, from its signed call to the store: of one process with a file, and with a real PostgreSQL.
 
 mod approvals;
+mod asking;
 mod delivered;
 mod endpoints;
 mod import;

@@ -159,7 +159,7 @@ fn plain(text: &str) -> impl Iterator<Item = char> {
 
 /// The keys in an answer's data. The data may be an object, a list of objects or JSON in a string, and one page wraps
 /// it once more (protocol.md 4.1).
-fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
+pub(crate) fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
     let whole = BodyReading::strict(answer);
     if !whole.has_one_reading() {
         return Vec::new();

@@ -9,7 +9,7 @@
 //! [`exact_amount`]), the judgment of an answer ([`envelope`]),
 //! its value as proof ([`proof`]), and the look-up of a call without an answer ([`look_up`]). For notifications read the
 //! keys of the ledger ([`ledger_key`], [`ledger_rows`]), the reading of a body ([`notification`]), its owner
-//! ([`ownership`]), and its delivery ([`delivery_order`], [`delivery_schedule`], [`destination`]).
+//! ([`ownership`], [`owner_look_up`]), and its delivery ([`delivery_order`], [`delivery_schedule`], [`destination`]).
 
 pub mod amount;
 pub mod body;
@@ -36,6 +36,7 @@ pub mod notification;
 pub mod operation;
 pub mod order;
 pub mod own_operation;
+pub mod owner_look_up;
 pub mod ownership;
 pub mod payload;
 pub mod proof;

@@ -117,7 +117,7 @@ impl LookUpQuestion {
             AnswerVerdict::Unknown => LookUpObservation::UNKNOWN,
             AnswerVerdict::Failure => {
                 let code = judgement.code;
-                let absent = code.is_some_and(|code| ABSENT.contains(&code.as_str()));
+                let absent = code.is_some_and(|code| is_absence(code.as_str()));
                 LookUpObservation {
                     observed: if absent {
                         ObservedOutcome::NotFound
@@ -189,7 +189,13 @@ impl LookUpQuestion {
 /// batch.
 const ABSENT: [&str; 5] = ["400202", "400304", "500203", "500207", "550249"];
 
-fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+/// Whether a code says that the object does not exist.
+pub(crate) fn is_absence(code: &str) -> bool {
+    ABSENT.contains(&code)
+}
+
+/// A JSON object of these members.
+pub(crate) fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let members = fields.map(|(name, value)| (name.to_owned(), Value::from(value)));
     Value::Object(members.collect()).to_string()
 }

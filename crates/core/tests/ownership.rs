@@ -16,6 +16,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
 use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::notification::{Notification, NotificationKind, OwnershipHint};
+use gatepay_core::owner_look_up::{OwnerAnswer, OwnerInquiry};
 use gatepay_core::ownership::{
     KeyHolder, OwnershipDecision, ResolvedHint, TenantIncarnation, TenantStanding, decide,
 };
@@ -43,6 +44,8 @@ struct Tally {
     quarantined: u32,
     asked: u32,
     delivered_after_asking: u32,
+    /// Notifications about which GatePay is asked on behalf of others alone: the owner's own call is not in the ledger.
+    asked_of_others: u32,
     /// Notifications with a certain hint that leads to a configured tenant, and no hint that leads to others only.
     certain: u32,
     kinds: BTreeSet<NotificationKind>,
@@ -75,6 +78,7 @@ fn check(tally: &Tally) {
     );
     assert!(tally.asked > all / 50, "GatePay is asked: {tally:?}");
     assert!(tally.delivered_after_asking > all / 200, "{tally:?}");
+    assert!(tally.asked_of_others > all / 500, "{tally:?}");
 }
 
 fn run(seeds: std::ops::RangeInclusive<u64>, notifications: u32) -> Tally {
@@ -352,12 +356,40 @@ impl World {
         (read, hints)
     }
 
-    /// The answer of a GatePay that keeps accounts apart: the object belongs to one account.
-    fn asked(&self, about: &MadeObject, candidates: &[TenantIncarnation]) -> Option<ResolvedHint> {
-        let account = &about.owner.tenant.account;
-        let found = candidates.iter().find(|one| one.account == *account)?;
+    /// The owner by GatePay's answers on behalf of the candidates, if exactly one has the object. GatePay keeps accounts
+    /// apart. It knows objects by its own ids, and nothing of the notification.
+    fn asked(&self, read: &Notification, candidates: &[TenantIncarnation]) -> Option<ResolvedHint> {
+        let inquiry = OwnerInquiry::about(read)?;
+        let answer = |candidate: &TenantIncarnation| {
+            let answer = self.answer(&inquiry, &candidate.account).to_string();
+            inquiry.observe(200, answer.as_bytes())
+        };
+        let answers: Vec<OwnerAnswer> = candidates.iter().map(answer).collect();
+        let has = |answer: &OwnerAnswer| *answer == OwnerAnswer::Has;
+        if answers.iter().filter(|answer| has(answer)).count() != 1 {
+            return None;
+        }
+        let found = &candidates[answers.iter().position(has)?];
         let holder = self.tenants.iter().find(|holder| holder.tenant == *found)?;
         Some(ResolvedHint::certain(holder.clone()))
+    }
+
+    /// GatePay's answer to a look-up on behalf of an account.
+    fn answer(&self, inquiry: &OwnerInquiry, account: &str) -> Value {
+        let is_asked = |made: &&MadeObject| {
+            let id = inquiry.look_up.id.fields[0];
+            made.answer.get(id).and_then(Value::as_str) == Some(inquiry.id.text())
+        };
+        let made = self.objects.iter().find(is_asked);
+        match made.filter(|made| made.owner.tenant.account == account) {
+            Some(made) => {
+                let mut data = made.answer.clone();
+                let number = inquiry.look_up.number.fields[0];
+                data[number] = made.call[number].clone();
+                json!({"status": "SUCCESS", "code": "000000", "data": data})
+            }
+            None => json!({"status": "FAIL", "code": "400202"}),
+        }
     }
 
     fn resolve(&self, hint: &OwnershipHint) -> ResolvedHint {
@@ -535,7 +567,8 @@ fn judge(
     }
     if let OwnershipDecision::Ask(candidates) = &decision {
         tally.asked += 1;
-        if let Some(found) = world.asked(about, candidates) {
+        tally.asked_of_others += u32::from(!candidates.contains(&owner.tenant));
+        if let Some(found) = world.asked(read, candidates) {
             hints.push(found);
             decision = decide(read.audience(), &hints);
             let is_owner = matches!(decision, OwnershipDecision::Owner { .. });

@@ -2,6 +2,7 @@
 
 mod cluster_view;
 mod gate;
+mod isolation;
 mod notification_acts;
 mod notification_endpoints;
 mod notification_order;
@@ -227,6 +228,7 @@ async fn look(
                     .state(&generation.institution),
             )
         }
+        (&Method::GET, "/-/probe/isolation") => isolation::show(app).await,
         (&Method::GET, "/-/registry") => on_blocking_thread(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.lifecycle.reload.state()),
         _ => unsupported(path),
@@ -264,6 +266,10 @@ fn unsupported(path: &str) -> AdminResponse {
             "POST",
             "POST with ?tenant= turns the endpoints of a tenant on again\n",
         ),
+        "/-/probe/isolation" => not_allowed(
+            "GET, HEAD, POST",
+            "GET shows the newest results, POST with ?objects= finds out whether GatePay keeps accounts apart\n",
+        ),
         "/-/registry" => not_allowed(
             "GET, HEAD",
             "GET returns the configuration in force, for check --against running\n",
@@ -276,20 +282,21 @@ fn unsupported(path: &str) -> AdminResponse {
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
              /notifications, /notifications/endpoints, /ledger, /-/reload, /-/registry, /-/suspend, /-/resume, \
-             /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable and \
-             /-/institution/switch\n",
+             /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
+             /-/probe/isolation and /-/institution/switch\n",
         ),
     }
 }
 
 /// The paths at which POST changes or sends something.
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 9] = [
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
     "/-/notifications/replay",
     "/-/notifications/test",
     "/-/notifications/enable",
+    "/-/probe/isolation",
     "/-/reload",
     "/-/institution/switch",
 ];
@@ -307,6 +314,7 @@ async fn act(
         "/-/notifications/replay" => notification_acts::replay(app, query, actor).await,
         "/-/notifications/test" => test_notification::test(app, query).await,
         "/-/notifications/enable" => notification_acts::enable(app, query, actor).await,
+        "/-/probe/isolation" => isolation::probe(app, query, actor).await,
         "/-/reload" => reload(app, query).await,
         _ => switch(app, query).await,
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_store::admission::HaltScope;
+use gatepay_store::notifications::isolation::IsolationSubject;
 use gatepay_tenancy::settings::{Settings, StoreSettings};
 use gatepay_tenancy::{Configuration, PartyId};
 
@@ -31,6 +32,7 @@ use crate::journal::head::HeadFolder;
 use crate::journal::meters::FileRotation;
 use crate::metrics::Metrics;
 use crate::notify::Notifications;
+use crate::notify::asking::SubjectSource;
 use crate::process::clock::Clock;
 use crate::process::drain::DrainPhase;
 use crate::process::heartbeat::StalledWorkers;
@@ -137,6 +139,19 @@ impl App {
             metrics,
             lifecycle,
         }))
+    }
+
+    /// Gives the GatePay of this process with the credential that signs now.
+    pub fn isolation_subject(self: &Arc<Self>) -> SubjectSource {
+        let app = Arc::clone(self);
+        Arc::new(move || {
+            let institution = Arc::clone(&app.generation.load().institution);
+            let signing = app.upstream.credential_rotation.signing(&institution)?;
+            Some(IsolationSubject {
+                upstream: app.settings.upstream.url.authority(),
+                client_id: signing.credential().client_id.as_str().to_owned(),
+            })
+        })
     }
 
     /// Suspends the parties that the previous run left suspended by hand, and stores later changes in this file.

@@ -12,6 +12,7 @@ mod line_difference;
 pub(crate) mod notification_endpoints;
 pub(crate) mod notifications;
 pub(crate) mod operations;
+pub(crate) mod probe;
 pub(crate) mod sandbox;
 pub(crate) mod schema;
 pub(crate) mod serve;
@@ -46,6 +47,10 @@ pub(crate) enum ExitStatus {
     Changes,
     /// The journal is not as it was written.
     Altered,
+    /// The command has found nothing out.
+    Inconclusive,
+    /// GatePay does not keep accounts apart.
+    NotApart,
     /// The command line or the configuration is wrong.
     Usage,
 }
@@ -57,8 +62,8 @@ impl ExitStatus {
             Self::Fine => 0,
             Self::Failed => 1,
             Self::Late => 2,
-            Self::Changes => 3,
-            Self::Altered => 4,
+            Self::Changes | Self::Inconclusive => 3,
+            Self::Altered | Self::NotApart => 4,
             Self::Usage => 64,
         }
     }

@@ -35,6 +35,8 @@ enum Command {
     Notifications(command::notifications::NotificationsCommand),
     #[command(subcommand)]
     Ledger(command::ledger::LedgerCommand),
+    #[command(subcommand)]
+    Probe(command::probe::ProbeCommand),
     Schema(command::schema::SchemaCommand),
     #[command(subcommand)]
     State(command::state::StateCommand),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Audit(audit) => audit.run(),
         Command::Notifications(notifications) => notifications.run(),
         Command::Ledger(ledger) => ledger.run(),
+        Command::Probe(probe) => probe.run(),
         Command::Schema(schema) => schema.run(),
         Command::State(state) => state.run(),
         Command::Store(store) => store.run(),

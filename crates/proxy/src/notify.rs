@@ -1,9 +1,10 @@
 //! Notifications: GatePay's calls to the institution, from their arrival to the tenant that owns them.
 //!
-//! `receive` verifies and stores them, `owner` decides their owner, `ledger` and `callback` make that they can be led
+//! `receive` verifies and stores them, `owner` decides their owner, `asking` asks GatePay for it, `ledger` and `callback` make that they can be led
 //! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `settling` has them settle calls without a known
 //! outcome. `operator_news` tells the institution's operator what needs a look. `deliver` sends them on, with the client of `endpoint`.
 
+pub mod asking;
 pub mod callback;
 pub mod deliver;
 pub mod endpoint;
@@ -24,6 +25,8 @@ use prometheus::IntGauge;
 
 use crate::cluster::store_calls::StoreCalls;
 use crate::journal::Journal;
+use crate::notify::asking::inquiries::{self, Inquiries, InquiryInbox};
+use crate::notify::asking::{Asking, SubjectSource};
 use crate::notify::callback::CallbackTokens;
 use crate::notify::deliver::delivery_wake::DeliveryWake;
 use crate::notify::ledger::{LedgerQueue, LedgerWriter};
@@ -54,6 +57,9 @@ pub struct Notifications {
     writer: Mutex<Option<LedgerWriter>>,
     /// The other end of `operators`; `None` once the thread has it.
     news_writer: Mutex<Option<OperatorNewsWriter>>,
+    inquiries: Inquiries,
+    /// The other end of the inquiries; `None` once a worker has it.
+    inbox: Mutex<Option<InquiryInbox>>,
 }
 
 impl Notifications {
@@ -69,6 +75,7 @@ impl Notifications {
         let (ledger, writer) = ledger::queue(&meters.lost_notes);
         let wake = DeliveryWake::default();
         let (operators, news_writer) = operator_news::queue(&tenants, &wake);
+        let (inquiries, inbox) = inquiries::inquiries(meters);
         let shared = (Arc::clone(&settings), Arc::clone(&tenants));
         Ok(Self {
             ledger,
@@ -82,6 +89,8 @@ impl Notifications {
             meters: meters.clone(),
             writer: Mutex::new(Some(writer)),
             news_writer: Mutex::new(Some(news_writer)),
+            inquiries,
+            inbox: Mutex::new(Some(inbox)),
         })
     }
 
@@ -89,6 +98,22 @@ impl Notifications {
     pub fn settling(&self, journal: Option<&Journal>) -> Settling {
         let journal = journal.map(Journal::settlements);
         Settling::new(&self.calls, journal, &self.meters)
+    }
+
+    /// The way to GatePay's answers about owners.
+    pub fn asking(&self, subject: SubjectSource) -> Asking {
+        Asking {
+            is_set: self.settings.ask,
+            subject,
+            inquiries: self.inquiries.clone(),
+            calls: self.calls.clone(),
+            meters: self.meters.clone(),
+        }
+    }
+
+    /// The inquiries that are to be sent to GatePay, for the first worker that takes them.
+    pub fn inquiry_inbox(&self) -> Option<InquiryInbox> {
+        self.inbox.lock().take()
     }
 
     /// The settings.

@@ -373,6 +373,7 @@ fn notify_thread(
         settling: notifications.settling(app.journal.as_ref()),
         clock: app.clock.clone(),
         drain: Arc::clone(&app.lifecycle.drain),
+        subject: app.isolation_subject(),
     };
     let thread = notify::thread::start(inputs, socket).map_err(StartError::Thread)?;
     Ok((thread, address))
@@ -529,9 +530,13 @@ async fn work(
     });
     let probing = share.probes.then(|| {
         let worker = Arc::clone(&worker);
-        tokio::spawn(
-            async move { tokio::join!(own_reads::probe(&worker), own_reads::rotate(&worker)) },
-        )
+        tokio::spawn(async move {
+            tokio::join!(
+                own_reads::probe(&worker),
+                own_reads::rotate(&worker),
+                own_reads::inquire(&worker)
+            )
+        })
     });
     accept::accept(worker, listener, slots).await;
     tokio::select! {

@@ -27,6 +27,8 @@ pub struct SandboxConfig {
     pub account_delay: Duration,
     /// The scope in which a merchant's number (of an order, a refund or other business) must be unique.
     pub numbers_unique_per: NumbersUniquePer,
+    /// The orders that a look-up shows.
+    pub order_look_ups: OrderLookUps,
     /// The form of answers where the documentation and the official client libraries differ.
     pub answer_forms: AnswerForms,
     /// The sandbox's clock.
@@ -52,6 +54,7 @@ impl SandboxConfig {
             opening_balances: Vec::new(),
             account_delay: Duration::ZERO,
             numbers_unique_per: NumbersUniquePer::SubAccount,
+            order_look_ups: OrderLookUps::OwnOrders,
             answer_forms: AnswerForms::Clients,
             clock,
             tls: None,
@@ -182,6 +185,18 @@ pub enum NumbersUniquePer {
     SubAccount,
     /// A number used by one sub-account is taken for all.
     Institution,
+}
+
+/// The orders that the look-ups of orders show to a sub-account.
+///
+/// GatePay does not document whether it keeps accounts apart, so what concludes from an answer should be tested against
+/// both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderLookUps {
+    /// Those of the sub-account.
+    OwnOrders,
+    /// Those of all sub-accounts, if they are named by `prepayId`.
+    AllOrders,
 }
 
 /// The form of answers where two sources differ. A client should be tested against both.

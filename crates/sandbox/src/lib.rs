@@ -57,7 +57,7 @@ mod desk;
 
 pub use config::{
     AccountStatus, AnswerForms, Clock, NotificationSending, NumbersUniquePer, OpeningBalance,
-    RepetitionStamp, SandboxConfig, SubAccount,
+    OrderLookUps, RepetitionStamp, SandboxConfig, SubAccount,
 };
 pub use notify::fault::{SendingFault, SendingInjection};
 pub use notify::sent::{CallbackAnswer, SentNotification};

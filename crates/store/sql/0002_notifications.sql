@@ -141,6 +141,17 @@ CREATE TABLE url_token (
     UNIQUE (tenant, incarnation, url, made_for)
 );
 
+-- Whether GatePay keeps accounts apart, as a probe has found out last with this credential for each look-up.
+CREATE TABLE isolation (
+    upstream text NOT NULL,
+    client_id text NOT NULL,
+    operation text NOT NULL,
+    verdict text NOT NULL,
+    accounts integer NOT NULL,
+    at bigint NOT NULL,
+    PRIMARY KEY (upstream, client_id, operation)
+);
+
 -- Assignments by one operator that wait for another one. There are a few at most.
 CREATE TABLE proposal (
     event uuid PRIMARY KEY,
@@ -624,5 +635,21 @@ BEGIN
     verdict := 0;
     INSERT INTO proposal VALUES (which::uuid, p_tenant, p_incarnation, p_by, now_ms())
     ON CONFLICT (event) DO UPDATE SET tenant = p_tenant, incarnation = p_incarnation, at = now_ms();
+END
+$$;
+
+-- Keeps what a probe has found out, in the place of what was found out before about the same look-ups.
+CREATE FUNCTION note_isolation_v1(
+    i_upstream text, i_client_id text, i_operations text[], i_verdicts text[], i_accounts integer[]
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    INSERT INTO isolation
+    SELECT i_upstream, i_client_id, f.operation, f.verdict, f.accounts, now_ms()
+    FROM unnest(i_operations, i_verdicts, i_accounts) AS f(operation, verdict, accounts)
+    ORDER BY f.operation COLLATE "C"
+    ON CONFLICT ON CONSTRAINT isolation_pkey
+    DO UPDATE SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at;
+    PERFORM wait_for_standbys();
 END
 $$;

@@ -131,6 +131,16 @@ CREATE TABLE proposal (
     at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE isolation (
+    upstream TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    accounts INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (upstream, client_id, operation)
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX owner_at ON owner (at);
 
 -- The outcome of the object that a key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.

@@ -11,6 +11,7 @@
 
 pub mod delivery;
 pub mod event;
+pub mod isolation;
 pub mod ledger;
 pub mod listing;
 pub mod settlement;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
 use gatepay_core::notification::{DuplicateKey, NotificationKind, StatusRank};
+use gatepay_core::owner_look_up::IsolationVerdict;
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::engine::Store;
@@ -17,6 +18,7 @@ use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
     ReceiveResult,
 };
+use gatepay_store::notifications::isolation::{IsolationFinding, IsolationSubject};
 use gatepay_store::notifications::ledger::{CallbackUrl, LedgerNote, LedgerSource, TenantAccount};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::notifications::model::NotificationModel;
@@ -47,6 +49,8 @@ pub(crate) enum NewsStep {
     Assign(Index, AskedOwner),
     /// One of two operators would give an event to a tenant.
     Propose(Index, u8, bool),
+    /// A probe about two look-ups, with one of two credentials.
+    Probe(u8, Vec<(u8, u8)>),
     Claim(i64, u32),
     Renew(Index),
     Release(Index),
@@ -127,6 +131,8 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
         1 => (any::<Index>(), asked_owner()).prop_map(|(at, owner)| NewsStep::Assign(at, owner)),
         1 => (any::<Index>(), 0..2_u8, any::<bool>())
             .prop_map(|(at, tenant, by)| NewsStep::Propose(at, tenant, by)),
+        1 => (0..2_u8, prop::collection::btree_map(0..2_u8, 0..3_u8, 0..3))
+            .prop_map(|(credential, found)| NewsStep::Probe(credential, found.into_iter().collect())),
         8 => (1_i64..3, 1_u32..4).prop_map(|(instance, most)| NewsStep::Claim(instance, most)),
         2 => any::<Index>().prop_map(NewsStep::Renew),
         2 => any::<Index>().prop_map(NewsStep::Release),
@@ -235,6 +241,7 @@ impl NewsTrial<'_> {
                     both!(self, propose(id, &tenant, by));
                 }
             }
+            NewsStep::Probe(credential, found) => self.probe(*credential, found),
             NewsStep::Claim(instance, most) => {
                 let claims = both!(self, claim_endpoints(*instance, *most));
                 self.claims.extend(claims);
@@ -432,6 +439,21 @@ impl NewsTrial<'_> {
             None => QuarantineDecision::Placed(self.placement(owner, PlacementBasis::Asked)),
         };
         both!(self, settle_quarantine(id, &decision));
+    }
+
+    fn probe(&mut self, credential: u8, found: &[(u8, u8)]) {
+        let subject = IsolationSubject {
+            upstream: "https://gatepay.example".to_owned(),
+            client_id: format!("institution {credential}"),
+        };
+        let finding = |(look_up, verdict): &(u8, u8)| IsolationFinding {
+            operation: format!("look-up {look_up}"),
+            verdict: IsolationVerdict::ALL[usize::from(*verdict)],
+            accounts: u32::from(*verdict),
+        };
+        let findings: Vec<IsolationFinding> = found.iter().map(finding).collect();
+        both!(self, note_isolation(&subject, &findings));
+        both!(self, isolation(&subject));
     }
 
     fn assign(&mut self, at: Index, owner: AskedOwner) {

@@ -99,7 +99,8 @@ fn agree(cases: u32, steps: usize) {
     let sequences = prop::collection::vec(news_step(), 1..steps);
     let trial = |steps: &[NewsStep]| {
         sql("TRUNCATE gatepay.incarnation, gatepay.endpoint, gatepay.object, gatepay.line, gatepay.event, gatepay.hint,
-                gatepay.attempt, gatepay.url_token, gatepay.owner, gatepay.open_call RESTART IDENTITY;
+                gatepay.attempt, gatepay.url_token, gatepay.owner, gatepay.open_call,
+                gatepay.isolation RESTART IDENTITY;
             ALTER SEQUENCE gatepay.event_place_number RESTART");
         let set_clock = |now_ms: u64| sql(&format!("UPDATE gatepay.test_clock SET now = {now_ms}"));
         let engine = NewsEngine {

@@ -154,11 +154,19 @@ pub enum OwnCallPurpose {
     Settle,
     /// To see whether GatePay is reachable.
     Probe,
+    /// To learn which tenant a notification belongs to. Ranks as low as a probe: the notification is stored and can wait.
+    Owner,
 }
 
 impl OwnCallPurpose {
     /// Every purpose, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::LookUp, Self::Repeat, Self::Settle, Self::Probe];
+    pub const ALL: [Self; 5] = [
+        Self::LookUp,
+        Self::Repeat,
+        Self::Settle,
+        Self::Probe,
+        Self::Owner,
+    ];
 
     /// The value of the metric label.
     pub fn as_str(self) -> &'static str {
@@ -167,6 +175,7 @@ impl OwnCallPurpose {
             Self::Repeat => "repeat",
             Self::Settle => "settle",
             Self::Probe => "probe",
+            Self::Owner => "owner",
         }
     }
 }
@@ -331,7 +340,7 @@ impl FairShare {
         let kept = match purpose {
             OwnCallPurpose::LookUp => 0,
             OwnCallPurpose::Repeat | OwnCallPurpose::Settle => self.bands.saved,
-            OwnCallPurpose::Probe => self.bands.read,
+            OwnCallPurpose::Probe | OwnCallPurpose::Owner => self.bands.read,
         };
         let wait = match purpose {
             OwnCallPurpose::LookUp if self.has_saved_token() => 0,

@@ -271,7 +271,7 @@ fn store(app: &App, now_ms: u64) -> Option<StoreReport> {
 }
 
 fn notifications(app: &App) -> Option<NotificationReport> {
-    app.notifications.as_ref()?;
+    let settings = app.notifications.as_ref()?.settings();
     let (received, deliveries) = (&app.metrics.notifications, &app.metrics.deliveries);
     let attempts_failed = [
         DeliveryResult::Failed,
@@ -285,6 +285,7 @@ fn notifications(app: &App) -> Option<NotificationReport> {
         unsigned: received.count(ReceptionResult::Unsigned),
         quarantined: received.quarantined.get(),
         oldest_quarantined_seconds: received.oldest_quarantined.get(),
+        asking_unproved: settings.ask && received.asking.get() == 0,
         delivered: deliveries.count(DeliveryResult::Delivered),
         failed: attempts_failed
             .map(|result| deliveries.count(result))

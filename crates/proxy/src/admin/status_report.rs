@@ -196,6 +196,8 @@ pub(super) struct NotificationReport {
     pub(super) quarantined: i64,
     /// The age of the oldest of them; 0 if there is none.
     pub(super) oldest_quarantined_seconds: f64,
+    /// Whether `notifications.ask` is set and no proof is in force, so that GatePay is not asked for owners.
+    pub(super) asking_unproved: bool,
     /// Notifications that a tenant acknowledged.
     pub(super) delivered: u64,
     /// Attempts that failed.

@@ -141,6 +141,8 @@ impl ProblemList {
             oldest_s / 60.0
         );
         self.say(Warn, oldest_s > QUARANTINED_LONG_S, text);
+        let unproved = "notifications.ask has no effect, since no proof of GatePay's isolation is in force: run probe isolation";
+        self.say(Warn, it.asking_unproved, unproved);
         let dead = it.dead;
         let text = format!(
             "{dead} notifications were not delivered, and their schedule is used up: notifications list --state dead shows them"

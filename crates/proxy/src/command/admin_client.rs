@@ -80,6 +80,27 @@ impl AdminArguments {
             impl FnOnce(&Value) -> bool,
         ),
     ) -> ExitStatus {
+        let exit = |answer: &Value| {
+            if is_fine(answer) {
+                ExitStatus::Fine
+            } else {
+                ExitStatus::Failed
+            }
+        };
+        self.run_coded(method, path, parameters, (lines, exit))
+    }
+
+    /// The same; the answer decides how the command ends.
+    pub(crate) fn run_coded(
+        &self,
+        method: &Method,
+        path: &str,
+        parameters: &[(&str, Option<&str>)],
+        (lines, exit): (
+            impl FnOnce(&Value) -> Vec<String>,
+            impl FnOnce(&Value) -> ExitStatus,
+        ),
+    ) -> ExitStatus {
         let answer = match self.ask(method, path, parameters) {
             Ok(answer) => answer,
             Err(exit) => return exit,
@@ -91,11 +112,7 @@ impl AdminArguments {
                 say(visible(&line));
             }
         }
-        if is_fine(&answer) {
-            ExitStatus::Fine
-        } else {
-            ExitStatus::Failed
-        }
+        exit(&answer)
     }
 
     fn ask(

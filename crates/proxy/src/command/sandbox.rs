@@ -13,8 +13,8 @@ use gatepay_core::{ClientId, Credential};
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
 use gatepay_sandbox::{
-    AnswerForms, NotificationSending, NumbersUniquePer, Sandbox as Emulator, SandboxConfig,
-    SubAccount,
+    AnswerForms, NotificationSending, NumbersUniquePer, OrderLookUps, Sandbox as Emulator,
+    SandboxConfig, SubAccount,
 };
 
 use super::from::SecretFrom;
@@ -46,6 +46,9 @@ pub(crate) struct SandboxCommand {
     /// The scope within which a merchant order number is unique; GatePay's documentation leaves this open.
     #[arg(long, value_enum, default_value = "sub-account")]
     numbers_unique_per: UniquePer,
+    /// The orders that a look-up shows to a sub-account; GatePay's documentation leaves this open.
+    #[arg(long, value_enum, default_value = "own-orders")]
+    order_look_ups: ShownOrders,
     /// The form of answers where GatePay's official client libraries and its documentation differ.
     #[arg(long, value_enum, default_value = "clients")]
     answer_forms: FormsArgument,
@@ -115,11 +118,44 @@ enum UniquePer {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum ShownOrders {
+    OwnOrders,
+    AllOrders,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum FormsArgument {
     /// As the libraries' types read them.
     Clients,
     /// As the documentation's samples print them.
     Documentation,
+}
+
+impl From<UniquePer> for NumbersUniquePer {
+    fn from(argument: UniquePer) -> Self {
+        match argument {
+            UniquePer::SubAccount => Self::SubAccount,
+            UniquePer::Institution => Self::Institution,
+        }
+    }
+}
+
+impl From<ShownOrders> for OrderLookUps {
+    fn from(argument: ShownOrders) -> Self {
+        match argument {
+            ShownOrders::OwnOrders => Self::OwnOrders,
+            ShownOrders::AllOrders => Self::AllOrders,
+        }
+    }
+}
+
+impl From<FormsArgument> for AnswerForms {
+    fn from(argument: FormsArgument) -> Self {
+        match argument {
+            FormsArgument::Clients => Self::Clients,
+            FormsArgument::Documentation => Self::Documentation,
+        }
+    }
 }
 
 impl SandboxCommand {
@@ -143,14 +179,9 @@ impl SandboxCommand {
         config.institution_account = self.institution_account;
         config.merchant_id = self.merchant_id;
         config.answer_delay = Duration::from_millis(self.delay_ms);
-        config.numbers_unique_per = match self.numbers_unique_per {
-            UniquePer::SubAccount => NumbersUniquePer::SubAccount,
-            UniquePer::Institution => NumbersUniquePer::Institution,
-        };
-        config.answer_forms = match self.answer_forms {
-            FormsArgument::Clients => AnswerForms::Clients,
-            FormsArgument::Documentation => AnswerForms::Documentation,
-        };
+        config.numbers_unique_per = self.numbers_unique_per.into();
+        config.order_look_ups = self.order_look_ups.into();
+        config.answer_forms = self.answer_forms.into();
         if let Some(url) = self.notify.url.clone() {
             let credential = Credential::new(self.client_id, &secret);
             match self.notify.sending(url, credential) {

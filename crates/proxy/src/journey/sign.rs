@@ -7,6 +7,7 @@ use bytes::Bytes;
 use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
+use gatepay_core::owner_look_up::InquiryContent;
 use gatepay_core::{Credential, FreshStamp, Kind, Payload, Signature, translate};
 use gatepay_http1::request_head::RequestHead;
 use gatepay_http1::{content_coding, request_encoder, wire_lines};
@@ -188,6 +189,9 @@ pub enum UnsendableHead {
     /// The row has no institution path.
     #[error("the operation has no institution path")]
     NoPath,
+    /// The row of an inquiry is not a read.
+    #[error("the operation is not a read")]
+    NoRead,
     /// A byte of the path, the query or the account would end its line or its part of the line.
     #[error("{0} has a byte that cannot stand in a head")]
     NotText(&'static str),
@@ -243,6 +247,22 @@ impl Outbound {
     pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
         outbound.lines(None, Acting::Nobody, host)?;
+        Ok(outbound)
+    }
+
+    /// A read of the proxy's own that asks whether an account has an object.
+    pub fn inquiry(
+        row: &Operation,
+        content: InquiryContent,
+        account: &str,
+        host: &HeaderValue,
+    ) -> Result<Self, UnsendableHead> {
+        if row.kind != Kind::Read {
+            return Err(UnsendableHead::NoRead);
+        }
+        let (query, body) = (content.query.as_deref(), content.body.into());
+        let mut outbound = Self::begin(row, query, [JSON], body)?;
+        outbound.lines(None, Acting::OnBehalfOf(account), host)?;
         Ok(outbound)
     }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use gatepay_store::notifications::listing::RetentionTerms;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle as TaskHandle, spawn};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::generation::Generation;
 use crate::notify::Notifications;
+use crate::notify::asking::{Asking, SubjectSource};
 use crate::notify::ledger::LedgerWriter;
-use crate::notify::owner::quarantine;
+use crate::notify::owner::quarantine::RepeatedDecisions;
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::institution_keys::InstitutionKeys;
 use crate::notify::receive::listener::NotificationListener;
@@ -51,6 +53,8 @@ pub struct NotifyInputs {
     pub clock: Clock,
     /// The process's drain.
     pub drain: Arc<Drain>,
+    /// The GatePay that is asked for owners.
+    pub subject: SubjectSource,
 }
 
 /// Starts the thread on a bound socket. It ends once the last request has ended and its ids are in the ledger.
@@ -73,6 +77,7 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         settling,
         clock,
         drain,
+        subject,
     } = inputs;
     let (meters, calls) = (&notifications.meters, &notifications.calls);
     let keys = InstitutionKeys::new(Arc::clone(&in_force().institution));
@@ -103,9 +108,10 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     let upkeep = [
         spawn(batches.run()),
         spawn(listener.run(socket)),
-        spawn(follow(
+        spawn(follow(Arc::clone(&notifications), (in_force, keys, clock))),
+        spawn(decide_again(
             Arc::clone(&notifications),
-            (in_force, keys, clock),
+            notifications.asking(subject),
             settling.clone(),
             Arc::clone(&learned),
         )),
@@ -141,51 +147,72 @@ async fn write_ledger(
     let _late = timeout(FINISH, finishing).await;
 }
 
-/// Registers the tenants of each configuration, and decides again about the quarantine: at an interval, and when the
-/// ledger has learned a key.
+/// Registers the tenants of each configuration.
 async fn follow(
     notifications: Arc<Notifications>,
     (in_force, keys, clock): (GenerationSource, Arc<InstitutionKeys>, Clock),
-    settling: Settling,
-    learned: Arc<Notify>,
 ) {
     let (calls, tenants) = (&notifications.calls, &notifications.tenants);
-    let mut was_away = false;
     loop {
         let generation = in_force();
         keys.follow(&generation.institution, clock.elapsed());
-        let followed = async {
-            let registered = tenants.load_full();
-            let registered = registered.filter(|tenants| tenants.are_of(&generation));
-            let present = if let Some(present) = registered {
-                present
-            } else {
-                let registered = RegisteredTenants::register(calls, generation).await?;
-                let registered = Arc::new(registered);
-                tenants.store(Some(Arc::clone(&registered)));
-                registered
-            };
-            let told = (&notifications.meters, &notifications.operators);
-            quarantine::decide_again(&present, calls, &settling, told).await
-        };
-        let followed = followed.await;
-        // Before this instance has joined the store, the log tells why.
-        if let Err(error) = &followed
-            && !was_away
-            && tenants.load().is_some()
-        {
-            tracing::warn!(%error, "owners of notifications are not decided again");
+        let registered = tenants.load_full();
+        if registered.is_none_or(|tenants| !tenants.are_of(&generation)) {
+            match RegisteredTenants::register(calls, generation).await {
+                Ok(registered) => tenants.store(Some(Arc::new(registered))),
+                // Before this instance has joined the store, the log tells why.
+                Err(error) if tenants.load().is_some() => {
+                    tracing::warn!(%error, "the tenants of the configuration are not registered in the store");
+                }
+                Err(_) => {}
+            }
         }
-        was_away = followed.is_err();
-        let pause = if tenants.load().is_some() {
-            LOOK
-        } else {
-            FIRST_LOOK
-        };
+        sleep(look(tenants)).await;
+    }
+}
+
+/// Decides again about the quarantine: at an interval, and when the ledger has learned a key. GatePay may be asked
+/// meanwhile, which takes time.
+async fn decide_again(
+    notifications: Arc<Notifications>,
+    asking: Asking,
+    settling: Settling,
+    learned: Arc<Notify>,
+) {
+    let decisions = RepeatedDecisions {
+        calls: &notifications.calls,
+        settling: &settling,
+        asking: &asking,
+        meters: &notifications.meters,
+        operators: &notifications.operators,
+    };
+    let (mut was_away, mut told, mut shown) = (false, None, None);
+    loop {
+        if let Some(tenants) = notifications.registered_tenants() {
+            if shown.is_none_or(|shown: Instant| shown.elapsed() >= COUNT) {
+                asking.show(&mut told).await;
+                shown = Some(Instant::now());
+            }
+            let decided = decisions.run(&tenants).await;
+            if let Err(error) = &decided
+                && !was_away
+            {
+                tracing::warn!(%error, "owners of notifications are not decided again");
+            }
+            was_away = decided.is_err();
+        }
         tokio::select! {
-            () = sleep(pause) => {}
+            () = sleep(look(&notifications.tenants)) => {}
             () = learned.notified() => {}
         }
+    }
+}
+
+fn look(tenants: &ArcSwapOption<RegisteredTenants>) -> Duration {
+    if tenants.load().is_some() {
+        LOOK
+    } else {
+        FIRST_LOOK
     }
 }
 

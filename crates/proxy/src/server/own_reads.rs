@@ -1,10 +1,19 @@
-//! Own reads: the reads that the proxy itself sends to GatePay, as a probe or to try a credential.
+//! Own reads: the reads that the proxy itself sends to GatePay, as a probe, to try a credential, or to learn the owner of a
+//! notification.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_admission::quota::OwnCallPurpose;
+use gatepay_core::Kind;
+use gatepay_core::owner_look_up::OwnerAnswer;
+use tokio::time::{Instant, sleep};
 
 use crate::journey::sign::Outbound;
+use crate::notify::asking::inquiries::AccountInquiry;
 use crate::upstream::credential_rotation::ActiveCredential;
-use crate::upstream::forward::CallOwner;
+use crate::upstream::exchange::{AnswerBody, UpstreamAnswer};
+use crate::upstream::forward::{self, CallOwner};
 use crate::upstream::probe;
 use crate::worker::Worker;
 
@@ -42,3 +51,56 @@ pub async fn rotate(worker: &Worker) {
     let rotation = &app.upstream.credential_rotation;
     rotation.watch(institution, proves).await;
 }
+
+/// Sends the inquiries about owners of notifications to GatePay, one after another, for as long as this future is polled.
+pub async fn inquire(worker: &Worker) {
+    let notifications = worker.app.notifications.as_ref();
+    let Some(mut inbox) = notifications.and_then(|it| it.inquiry_inbox()) else {
+        return;
+    };
+    while let Some(inquiry) = inbox.next().await {
+        let answer = answer(worker, &inquiry).await;
+        inquiry.answer(answer.unwrap_or(OwnerAnswer::Unclear));
+        sleep(INQUIRY_PAUSE).await;
+    }
+}
+
+/// GatePay's answer to an inquiry; `None` if it is not asked. Only a read can be sent, on behalf of a configured tenant.
+async fn answer(worker: &Worker, asked: &AccountInquiry) -> Option<OwnerAnswer> {
+    let app = &worker.app;
+    let generation = app.generation.load_full();
+    let tenants = generation.registry.tenants();
+    let of_tenant = tenants.iter().position(|tenant| {
+        tenant.party.id.as_str() == asked.tenant && tenant.sub_account.as_str() == asked.account
+    })?;
+    let signing = &app.upstream.credential_rotation;
+    let signing = signing.signing(&generation.institution)?;
+    if signing.credential().client_id.as_str() != asked.client_id {
+        return None;
+    }
+    let row = asked.inquiry.look_up.row(&generation.catalogue)?;
+    let content = asked.inquiry.content(row);
+    let host = &app.upstream.host;
+    let outbound = Outbound::inquiry(row, content, &asked.account, host).ok()?;
+    let attempt = |head: &mut Vec<u8>| {
+        outbound.attempt(signing.credential(), &app.upstream.clock.stamp(), head)
+    };
+    let limits = generation.tenant_limits(of_tenant);
+    let call = worker.upstream_call(CallOwner::LookUp(limits));
+    if call.quota.take_for(OwnCallPurpose::Owner).is_err() {
+        return None;
+    }
+    let now = Instant::now();
+    match forward::send(&call, Kind::Read, now, INQUIRY_TIMEOUT, attempt).await {
+        Ok(UpstreamAnswer {
+            head,
+            body: AnswerBody::Whole(body, _),
+        }) => Some(asked.inquiry.observe(head.status.as_u16(), &body)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// The pause after each inquiry: one instance sends no more than twenty a second.
+const INQUIRY_PAUSE: Duration = Duration::from_millis(50);
+/// Timeout of one inquiry with its repetitions.
+const INQUIRY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use gatepay_core::order;
 use serde_json::{Value, json};
 
 use crate::api::balances::{Balances, MoneyHolder, MoneyMovement, MovementReason};
-use crate::config::{AnswerForms, NumbersUniquePer};
+use crate::config::{AnswerForms, NumbersUniquePer, OrderLookUps};
 use crate::rules::call::{LedgerCall, Outcome, data, signed};
 use crate::rules::market;
 use crate::rules::news::{BusinessNews, NewsBook};
@@ -30,6 +30,8 @@ const PAYER: &str = "7000001";
 /// All orders of the institution.
 pub(crate) struct OrderBook {
     numbers_unique_per: NumbersUniquePer,
+    /// The orders that look-ups show.
+    pub(crate) look_ups: OrderLookUps,
     by_prepay_id: HashMap<String, SandboxOrder>,
     /// `prepayId` by merchantTradeNo.
     prepay_ids: HashMap<RequestNumber, String>,
@@ -165,7 +167,7 @@ pub(crate) fn query(
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
-    let order = orders.named(call.account, asked)?;
+    let order = orders.looked_up(call.account, asked)?;
     Ok(data(order.describe(call.now)))
 }
 
@@ -175,7 +177,7 @@ pub(crate) fn query_v2(
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
-    let order = orders.named(call.account, asked)?;
+    let order = orders.looked_up(call.account, asked)?;
     Ok(order.describe_v2(call))
 }
 
@@ -185,7 +187,7 @@ pub(crate) fn query_at_address(
     call: LedgerCall<'_>,
     asked: &RequestParameters,
 ) -> Outcome {
-    let order = orders.named(call.account, asked);
+    let order = orders.looked_up(call.account, asked);
     let order = order.map_err(of_address_payment)?;
     let mut answer = order.describe_v2(call);
     if call.forms == AnswerForms::Clients {
@@ -277,6 +279,7 @@ impl OrderBook {
     pub(crate) fn new(numbers_unique_per: NumbersUniquePer) -> Self {
         Self {
             numbers_unique_per,
+            look_ups: OrderLookUps::OwnOrders,
             by_prepay_id: HashMap::new(),
             prepay_ids: HashMap::new(),
         }
@@ -299,6 +302,20 @@ impl OrderBook {
             .get_mut(prepay_id)
             .filter(|order| order.account == account)
             .ok_or(ApiFailure::UnknownOrder)
+    }
+
+    /// The order that a look-up shows to the caller.
+    fn looked_up(
+        &mut self,
+        account: &str,
+        asked: &RequestParameters,
+    ) -> Result<&mut SandboxOrder, ApiFailure> {
+        let named = asked.optional_text("prepayId")?;
+        let owner = match self.look_ups {
+            OrderLookUps::OwnOrders => None,
+            OrderLookUps::AllOrders => named.and_then(|id| self.owner(id)).map(str::to_owned),
+        };
+        self.named(owner.as_deref().unwrap_or(account), asked)
     }
 
     /// The caller's own order that is named by prepayId, merchantTradeNo, or both.
@@ -934,6 +951,23 @@ mod tests {
         assert_eq!(taken, Err("400201".to_owned()));
         let strange = desk.ask(OTHER, "query_order", &by_number("order-1"));
         assert_eq!(strange, Err("400202".to_owned()));
+    }
+
+    #[test]
+    fn look_ups_of_all_orders_show_another_accounts_order_and_change_none() {
+        let mut desk = TestDesk::new();
+        let prepay_id = desk.order(ACME, "order-1", "1");
+        let by_id = json!({ "prepayId": prepay_id });
+        let unknown = Err("400202".to_owned());
+        assert_eq!(desk.ask(OTHER, "query_order", &by_id), unknown);
+        desk.ledger.orders.look_ups = OrderLookUps::AllOrders;
+        let shown = desk.ask(OTHER, "query_order", &by_id).unwrap();
+        assert_eq!(shown["merchantTradeNo"], "order-1");
+        assert_eq!(
+            desk.ask(OTHER, "query_order", &by_number("order-1")),
+            unknown
+        );
+        assert_eq!(desk.ask(OTHER, "close_order", &by_id), unknown);
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Sandbox {
             opening_balances,
             account_delay,
             numbers_unique_per,
+            order_look_ups,
             answer_forms,
             clock,
             tls,
@@ -84,6 +85,7 @@ impl Sandbox {
         let sender = notifications.map(|sending| sender(sending, &clock));
         let sender = sender.transpose()?;
         let mut ledger = Ledger::new(accounts, numbers_unique_per, answer_forms);
+        ledger.orders.look_ups = order_look_ups;
         if sender.is_some() {
             ledger.news = NewsBook::read();
         }

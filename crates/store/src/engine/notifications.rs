@@ -13,6 +13,7 @@ use crate::notifications::event::{
     EventArrival, EventId, EventState, NewEvent, ProposalResult, QuarantineDecision,
     QuarantinedEvent, ReceiveResult,
 };
+use crate::notifications::isolation::{IsolationFinding, IsolationRecord, IsolationSubject};
 use crate::notifications::ledger::{
     CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, TenantAccount,
 };
@@ -312,6 +313,29 @@ impl Store {
         match self {
             Self::Postgres(store) => store.retain(terms).await,
             Self::Sqlite(store) => store.retain(terms).await,
+        }
+    }
+
+    /// Keeps what a probe has found out, in the place of what was found out before about the same look-ups.
+    pub async fn note_isolation(
+        &self,
+        subject: &IsolationSubject,
+        findings: &[IsolationFinding],
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.note_isolation(subject, findings).await,
+            Self::Sqlite(store) => store.note_isolation(subject, findings).await,
+        }
+    }
+
+    /// What the newest probes have found out.
+    pub async fn isolation(
+        &self,
+        subject: &IsolationSubject,
+    ) -> Result<IsolationRecord, StoreError> {
+        match self {
+            Self::Postgres(store) => store.isolation(subject).await,
+            Self::Sqlite(store) => store.isolation(subject).await,
         }
     }
 }

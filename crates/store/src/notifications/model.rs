@@ -4,6 +4,7 @@
 //! them.
 
 mod delivery;
+mod isolation;
 mod lists;
 mod settlement;
 
@@ -19,6 +20,7 @@ use super::event::{
     NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
     ReceiveResult,
 };
+use super::isolation::{IsolationFinding, IsolationSubject};
 use super::ledger::{
     CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
     ProvedOutcome, TenantAccount,
@@ -41,6 +43,7 @@ pub struct NotificationModel {
     last_place: i64,
     /// Tenant, operator and time.
     proposals: BTreeMap<EventId, (TenantIncarnation, String, u64)>,
+    isolation: BTreeMap<(IsolationSubject, String), (IsolationFinding, u64)>,
 }
 
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod events;
+mod isolation;
 mod ledger;
 mod lists;
 mod settlement;

@@ -58,7 +58,7 @@ fn warnings(settings: &NotificationSettings) -> Vec<String> {
     }
     if settings.ask {
         warnings.push(
-            "note: notifications.ask has no effect yet: a notification that only a number leads to stays in quarantine"
+            "note: notifications.ask has an effect only with a proof that GatePay keeps accounts apart; without one, notifications without a certain owner stay in quarantine. `gatepay-proxy probe isolation --kept` shows the proof"
                 .to_owned(),
         );
     }
@@ -77,12 +77,6 @@ fn warnings(settings: &NotificationSettings) -> Vec<String> {
     if !settings.endpoints.allow_networks.is_empty() {
         warnings.push(
             "note: tenants' endpoints may lie in notifications.allow_networks, where they reach machines of yours"
-                .to_owned(),
-        );
-    }
-    if settings.ask {
-        warnings.push(
-            "note: notifications.ask is set: GatePay's answers decide owners, which is right only if GatePay keeps accounts apart"
                 .to_owned(),
         );
     }

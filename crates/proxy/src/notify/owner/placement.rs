@@ -21,6 +21,16 @@ pub struct OwnerQuestion<'q> {
     pub notification: &'q Notification,
     /// The token of the URL that GatePay called.
     pub token: Option<&'q str>,
+    /// The tenant that has the object according to GatePay's answers.
+    pub proved: Option<&'q TenantIncarnation>,
+}
+
+/// The decision about a notification.
+pub struct PlacedNotification {
+    /// The place for the store.
+    pub placement: EventPlacement,
+    /// The tenants on whose behalf GatePay may be asked. The notification is in quarantine until then.
+    pub candidates: Vec<TenantIncarnation>,
 }
 
 /// Decides about notifications by all that the store and the configuration know of their hints.
@@ -28,12 +38,12 @@ pub async fn place(
     questions: &[OwnerQuestion<'_>],
     tenants: &RegisteredTenants,
     calls: &StoreCalls,
-) -> Result<Vec<EventPlacement>, StoreCallError> {
+) -> Result<Vec<PlacedNotification>, StoreCallError> {
     let ledger = ledger(questions, calls).await?;
     let callbacks = callbacks(questions, calls).await?;
     let placed = questions.iter().map(|question| {
         let callback = question.token.and_then(|token| callbacks.get(token));
-        placement(question.notification, callback, &ledger, tenants)
+        placement(question, callback, &ledger, tenants)
     });
     Ok(placed.collect())
 }
@@ -81,11 +91,12 @@ async fn callbacks(
 }
 
 fn placement(
-    notification: &Notification,
+    question: &OwnerQuestion<'_>,
     callback: Option<&CallbackUrl>,
     ledger: &LedgerHolders,
     tenants: &RegisteredTenants,
-) -> EventPlacement {
+) -> PlacedNotification {
+    let notification = question.notification;
     let hints = notification.hints.iter().map(|hint| {
         let key = &hint.key;
         let holders = match key.kind() {
@@ -98,20 +109,32 @@ fn placement(
         let holder = tenants.holder(callback.tenant.clone());
         ResolvedHint::certain(holder)
     });
-    let hints: Vec<ResolvedHint> = hints.chain(token).collect();
-    match decide(notification.audience(), &hints) {
+    let proved = question.proved.cloned();
+    let proved = proved.map(|tenant| ResolvedHint::certain(tenants.holder(tenant)));
+    let hints: Vec<ResolvedHint> = hints.chain(token).chain(proved).collect();
+    let mut candidates = Vec::new();
+    let placement = match decide(notification.audience(), &hints) {
         OwnershipDecision::Operators => of_institution(tenants),
         OwnershipDecision::Owner { tenant, .. } if is_institution(&tenant) => {
             of_institution(tenants)
         }
         OwnershipDecision::Owner { tenant, by } => EventPlacement::Tenant {
             url: callback_url(callback, &tenant, tenants),
+            by: match question.proved {
+                Some(proved) if *proved == tenant => PlacementBasis::Asked,
+                _ => PlacementBasis::Hints(by),
+            },
             tenant,
-            by: PlacementBasis::Hints(by),
         },
-        // GatePay's answer proves an owner only if it keeps accounts apart, which nothing has shown.
-        OwnershipDecision::Ask(_) => EventPlacement::Quarantine(QuarantineReason::Unproved),
+        OwnershipDecision::Ask(tenants) => {
+            candidates = tenants;
+            EventPlacement::Quarantine(QuarantineReason::Unproved)
+        }
         OwnershipDecision::Quarantine(reason) => EventPlacement::Quarantine(reason),
+    };
+    PlacedNotification {
+        placement,
+        candidates,
     }
 }
 

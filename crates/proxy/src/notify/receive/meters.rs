@@ -1,6 +1,7 @@
 //! Metrics of GatePay's notifications up to the decision about their owner. They stay at zero without `[notifications]`.
 
 use gatepay_core::notification::NotificationKind;
+use gatepay_core::owner_look_up::OwnerAnswer;
 use gatepay_core::ownership::QuarantineReason;
 use gatepay_core::settlement::ObjectOutcome;
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
@@ -20,6 +21,10 @@ pub struct ReceptionMeters {
     pub conflicts: IntCounter,
     /// Connections from addresses that `notifications.addresses` does not list, or beyond the share of their address.
     pub refused_connections: IntCounter,
+    /// Look-ups on behalf of candidates, by what the answer shows.
+    inquiries: IntCounterVec,
+    /// Whether GatePay is asked for owners: 0 or 1.
+    pub asking: IntGauge,
     /// Notifications in quarantine.
     pub quarantined: IntGauge,
     /// The age of the oldest of them, in seconds.
@@ -92,32 +97,12 @@ impl ReceptionResult {
 }
 
 /// The decisions besides the reasons of a quarantine.
-const DECIDED: [&str; 3] = ["certain", "strong", "operators"];
+const DECIDED: [&str; 4] = ["certain", "strong", "asked", "operators"];
 
 impl ReceptionMeters {
     /// Makes and registers the metrics.
     pub fn new(make: &Registrar<'_>) -> Self {
-        let received = make.counters(
-            "notifications_received_total",
-            "Calls to the listener for GatePay's notifications, by kind and result.",
-            &["kind", "result"],
-        );
-        for result in ReceptionResult::ALL {
-            for kind in NotificationKind::ALL {
-                if result.has_kind() || *kind == NotificationKind::Unknown {
-                    received.with_label_values(&[kind.as_str(), result.as_str()]);
-                }
-            }
-        }
-        let decided = make.counters(
-            "notification_owner_total",
-            "Decisions about a notification's owner, by the strength of the hint or the reason for its quarantine.",
-            &["by"],
-        );
-        let reasons = QuarantineReason::ALL.iter().map(|reason| reason.as_str());
-        for by in DECIDED.into_iter().chain(reasons) {
-            decided.with_label_values(&[by]);
-        }
+        let (received, decided) = (received(make), decided(make));
         let acknowledged = make.histograms(
             "notification_ack_seconds",
             "Seconds from the head of a notification to its acknowledgment, the store's commit included.",
@@ -135,6 +120,11 @@ impl ReceptionMeters {
             refused_connections: make.counter(
                 "notification_connections_refused_total",
                 "Connections to the listener for notifications that were closed at once: from another network than notifications.addresses, or beyond the share of one address.",
+            ),
+            inquiries: inquiries(make),
+            asking: make.gauge(
+                "notification_asking",
+                "Whether GatePay is asked for the owners of notifications: 1 if notifications.ask is set and a proof that GatePay keeps accounts apart is in force.",
             ),
             quarantined: make.gauge(
                 "notifications_quarantined",
@@ -186,6 +176,11 @@ impl ReceptionMeters {
             .inc();
     }
 
+    /// Counts a look-up of an owner.
+    pub fn inquired(&self, answer: OwnerAnswer) {
+        self.inquiries.with_label_values(&[answer.as_str()]).inc();
+    }
+
     /// Counts a decision about an owner.
     pub fn decided(&self, by: &'static str) {
         self.decided.with_label_values(&[by]).inc();
@@ -203,4 +198,48 @@ fn settled_calls(make: &Registrar<'_>) -> IntCounterVec {
         settled_calls.with_label_values(&[outcome.as_str()]);
     }
     settled_calls
+}
+
+/// The counter of look-ups of owners, with each answer at zero.
+fn inquiries(make: &Registrar<'_>) -> IntCounterVec {
+    let inquiries = make.counters(
+        "notification_inquiries_total",
+        "Look-ups at GatePay for the owner of a notification or for a probe, each on behalf of one tenant, by answer: the tenant has the object, has not, or the answer is unclear.",
+        &["answer"],
+    );
+    for answer in OwnerAnswer::ALL {
+        inquiries.with_label_values(&[answer.as_str()]);
+    }
+    inquiries
+}
+
+/// The counter of notifications by kind and result, each at zero.
+fn received(make: &Registrar<'_>) -> IntCounterVec {
+    let received = make.counters(
+        "notifications_received_total",
+        "Calls to the listener for GatePay's notifications, by kind and result.",
+        &["kind", "result"],
+    );
+    for result in ReceptionResult::ALL {
+        for kind in NotificationKind::ALL {
+            if result.has_kind() || *kind == NotificationKind::Unknown {
+                received.with_label_values(&[kind.as_str(), result.as_str()]);
+            }
+        }
+    }
+    received
+}
+
+/// The counter of decisions by their basis, each at zero.
+fn decided(make: &Registrar<'_>) -> IntCounterVec {
+    let decided = make.counters(
+        "notification_owner_total",
+        "Decisions about a notification's owner, by the strength of the hint or the reason for its quarantine.",
+        &["by"],
+    );
+    let reasons = QuarantineReason::ALL.iter().map(|reason| reason.as_str());
+    for by in DECIDED.into_iter().chain(reasons) {
+        decided.with_label_values(&[by]);
+    }
+    decided
 }

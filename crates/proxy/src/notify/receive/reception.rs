@@ -140,13 +140,16 @@ impl ReceptionBatches {
             .map(|waiting| OwnerQuestion {
                 notification: &waiting.notification,
                 token: waiting.token.as_deref(),
+                proved: None,
             })
             .collect();
         let placements = place(&questions, &tenants, &self.calls).await?;
+        // GatePay is never asked before the notification is acknowledged: the quarantine asks.
         let events: Vec<NewEvent> = batch
             .iter()
             .zip(placements)
-            .map(|(waiting, placement)| {
+            .map(|(waiting, placed)| {
+                let placement = placed.placement;
                 let (body, token) = (waiting.body.to_vec(), waiting.token.clone());
                 NewEvent::new(&waiting.notification, body, token, placement)
             })
@@ -271,9 +274,8 @@ fn decided_by(event: &NewEvent, arrival: &EventArrival) -> &'static str {
         (EventPlacement::Operators, None) => "operators",
         (EventPlacement::Tenant { by, .. }, None) => match by {
             PlacementBasis::Hints(strength) => strength.as_str(),
-            PlacementBasis::Institution | PlacementBasis::Asked | PlacementBasis::Operator(_) => {
-                "operators"
-            }
+            PlacementBasis::Asked => "asked",
+            PlacementBasis::Institution | PlacementBasis::Operator(_) => "operators",
         },
     }
 }
