@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// Paths that need a token.
-const CLOSED: [&str; 21] = [
+const CLOSED: [&str; 22] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -93,6 +93,7 @@ const CLOSED: [&str; 21] = [
     "GET /notifications",
     "GET /notifications/endpoints",
     "GET /ledger?key=1",
+    "GET /find?id=1",
     "GET /nothing",
     "POST /-/notifications/assign?id=1&tenant=acme",
     "POST /-/notifications/replay?id=1",
@@ -270,6 +271,7 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
         "/notifications/1",
         "/notifications/endpoints",
         "/ledger?key=1",
+        "/find?id=1",
         "/-/notifications/assign",
         "/-/notifications/replay",
         "/-/notifications/test",

@@ -570,6 +570,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "isolation",
             "notification_exchange",
             "notification_view",
+            "find",
             "notification_acts",
             "notification_endpoints",
             "notification_order",

@@ -4,6 +4,7 @@ mod approvals;
 mod asking;
 mod delivered;
 mod endpoints;
+mod finding;
 mod import;
 mod kills;
 mod operators;

@@ -1,6 +1,7 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
 mod cluster_view;
+mod find;
 mod gate;
 mod isolation;
 mod notification_acts;
@@ -217,6 +218,7 @@ async fn look(
             notification_view::one(app, id, query).await
         }
         (&Method::GET, "/ledger") => notification_view::ledger(app, query).await,
+        (&Method::GET, "/find") => find::find(app, query).await,
         (&Method::GET, "/config") => config(app),
         (&Method::GET, "/cluster") => cluster_view::cluster(app),
         (&Method::GET, "/institution") => {
@@ -281,7 +283,7 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /-/reload, /-/registry, /-/suspend, /-/resume, \
+             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/registry, /-/suspend, /-/resume, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),

@@ -7,6 +7,7 @@
 
 mod begin;
 pub mod entry;
+pub mod find;
 pub mod folder;
 pub mod head;
 pub mod meters;

@@ -35,6 +35,7 @@ enum Command {
     Notifications(command::notifications::NotificationsCommand),
     #[command(subcommand)]
     Ledger(command::ledger::LedgerCommand),
+    Find(command::find::FindCommand),
     #[command(subcommand)]
     Probe(command::probe::ProbeCommand),
     Schema(command::schema::SchemaCommand),
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         Command::Audit(audit) => audit.run(),
         Command::Notifications(notifications) => notifications.run(),
         Command::Ledger(ledger) => ledger.run(),
+        Command::Find(find) => find.run(),
         Command::Probe(probe) => probe.run(),
         Command::Schema(schema) => schema.run(),
         Command::State(state) => state.run(),

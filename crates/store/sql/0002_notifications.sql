@@ -100,6 +100,8 @@ CREATE TABLE event (
     -- Bodies stand beside the rows, which change a few times.
 ) WITH (fillfactor = 80, toast_tuple_target = 256, autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE event ALTER COLUMN body SET STORAGE EXTERNAL;
+-- For `find`.
+CREATE INDEX event_object ON event (object);
 CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
 CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';
 CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';

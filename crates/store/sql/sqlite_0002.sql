@@ -82,6 +82,7 @@ CREATE TABLE event (
     body BLOB NOT NULL,
     UNIQUE (news, body_print)
 ) STRICT;
+CREATE INDEX event_object ON event (object);
 CREATE INDEX event_place ON event (tenant, incarnation, place) WHERE tenant IS NOT NULL;
 CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state = 'waiting';
 CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';

@@ -1,6 +1,7 @@
 //! One store over two engines.
 
 mod caps;
+mod found;
 mod notifications;
 
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};

@@ -24,6 +24,7 @@ extern crate self as gatepay_store;
 
 pub mod admission;
 pub mod caps;
+pub mod found;
 pub mod identity;
 pub mod instance;
 pub mod limits;

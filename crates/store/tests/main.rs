@@ -26,6 +26,8 @@ mod agreement;
 mod capping;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
+// `find` answers the same from both engines, and looks at no table as a whole.
+mod finding;
 // The long forms: many failovers under load, a million raced copies, throughput and latency.
 mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.

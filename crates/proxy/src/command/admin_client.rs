@@ -115,7 +115,18 @@ impl AdminArguments {
         exit(&answer)
     }
 
-    fn ask(
+    /// The configuration's file.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Whether JSON is printed instead of text.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// The answer; the reason why there is none is printed.
+    pub(crate) fn ask(
         &self,
         method: &Method,
         path: &str,

@@ -3,7 +3,7 @@
 mod csv;
 mod fields;
 mod names;
-mod show;
+pub(super) mod show;
 pub(super) mod time;
 mod verify;
 
@@ -30,7 +30,7 @@ pub(crate) enum AuditCommand {
 
 /// The journal to read, and the heads to compare its end with.
 #[derive(Args)]
-struct JournalPlace {
+pub(super) struct JournalPlace {
     /// The process's configuration; its `[audit]` names the journal's folder.
     #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
     config: PathBuf,
@@ -52,10 +52,10 @@ struct JournalPlace {
 }
 
 /// The journal that a `JournalPlace` names.
-struct AuditSubject {
-    folder: PathBuf,
+pub(super) struct AuditSubject {
+    pub(super) folder: PathBuf,
     /// `None` if no `--key-file` goes with `--dir`.
-    key: Option<SigningKey>,
+    pub(super) key: Option<SigningKey>,
     state_dir: Option<PathBuf>,
     /// The note that is printed if there is no state folder.
     without: &'static str,
@@ -74,7 +74,19 @@ impl AuditCommand {
 }
 
 impl JournalPlace {
-    fn subject(&self) -> Result<AuditSubject, ExitStatus> {
+    /// The journal of a configuration, or of a folder, without heads to compare its end with.
+    pub(super) fn of(config: PathBuf, dir: Option<PathBuf>, key_file: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            dir,
+            key_file,
+            state_dir: None,
+            head: Vec::new(),
+            from_run: 1,
+        }
+    }
+
+    pub(super) fn subject(&self) -> Result<AuditSubject, ExitStatus> {
         let Some(dir) = &self.dir else {
             return self.configured();
         };
@@ -139,7 +151,7 @@ impl AuditSubject {
         report.map_err(|error| self.unreadable(&error))
     }
 
-    fn unreadable(&self, error: &io::Error) -> ExitStatus {
+    pub(super) fn unreadable(&self, error: &io::Error) -> ExitStatus {
         fail(format_args!("{}: {error}", self.folder.display()))
     }
 }

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod events;
+mod found;
 mod isolation;
 mod ledger;
 mod lists;

@@ -41,31 +41,9 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
         credentials,
     } = party.party();
     let mut facts = ConfigFacts::new();
-    let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
     let audience = match party {
         PartyRef::Tenant(tenant) => {
-            let Tenant {
-                party: _,
-                sub_account,
-                shared_sub_account,
-                weight,
-                notifications,
-                remarks,
-            } = &**tenant;
-            put("sub_account", sub_account.as_str().into());
-            put("shared_sub_account", (*shared_sub_account).into());
-            put("weight", weight.get().into());
-            if let Some(TenantRemarks { contact, note }) = remarks.as_deref() {
-                let remarks = [("contact", contact), ("note", note)];
-                for (key, text) in remarks {
-                    if let Some(text) = text {
-                        put(key, text.as_str().into());
-                    }
-                }
-            }
-            for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
-                put(&format!("notifications.{key}"), value);
-            }
+            facts.extend(of_tenant(tenant));
             CallerClass::Tenants
         }
         PartyRef::Operator(operator) => {
@@ -75,12 +53,12 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
             } = &**operator;
             // An operator's file does not have two of the keys.
             let own = notifications.iter().flat_map(|it| of_delivery(it));
-            for (key, value) in own.filter(|(key, _)| !["urls", "client_id"].contains(key)) {
-                put(&format!("notifications.{key}"), value);
-            }
+            let own = own.filter(|(key, _)| !["urls", "client_id"].contains(key));
+            facts.extend(own.map(|(key, value)| (format!("notifications.{key}"), value)));
             CallerClass::Operators
         }
     };
+    let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
     put("standing", standing.as_str().into());
     put("replay", replay.as_str().into());
     if !addresses.is_empty() {
@@ -111,6 +89,36 @@ fn of_permissions(
     let rows = catalogue.rows().iter().enumerate();
     let allowed = rows.filter(|(position, _)| permissions.allows(*position));
     Some(allowed.map(|(_, row)| &*row.name).collect())
+}
+
+/// The facts that only a tenant has.
+fn of_tenant(tenant: &Tenant) -> ConfigFacts {
+    let mut facts = ConfigFacts::new();
+    let mut put = |key: &str, value: Value| facts.insert(key.to_owned(), value);
+    let Tenant {
+        party: _,
+        sub_account,
+        shared_sub_account,
+        weight,
+        notifications,
+        remarks,
+    } = tenant;
+    put("sub_account", sub_account.as_str().into());
+    put("shared_sub_account", (*shared_sub_account).into());
+    put("weight", weight.get().into());
+    for (key, text) in remarks.iter().flat_map(|it| of_remarks(it)) {
+        put(key, text.as_str().into());
+    }
+    for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
+        put(&format!("notifications.{key}"), value);
+    }
+    facts
+}
+
+fn of_remarks(remarks: &TenantRemarks) -> impl Iterator<Item = (&'static str, &String)> {
+    let TenantRemarks { contact, note } = remarks;
+    let remarks = [("contact", contact), ("note", note)].into_iter();
+    remarks.filter_map(|(key, text)| Some((key, text.as_ref()?)))
 }
 
 /// Of a tenant's endpoint. Paths of endpoints often hold a secret, so that a URL is shown by its origin and a digest.

@@ -142,8 +142,7 @@ impl AuditShow {
         match found {
             _ if self.csv => say(csv::row(found)),
             _ if self.json => say(json_line(&object(found))),
-            FoundRecord::Call(call) => print_call(call),
-            FoundRecord::Event(event) => print_event(event),
+            found => lines_of(found).iter().for_each(say),
         }
     }
 }
@@ -178,7 +177,8 @@ fn is_whole(shown: &SearchResult, report: &VerifyReport) -> bool {
 /// The number of findings about the journal that are printed.
 const FINDINGS: usize = 3;
 
-fn object(found: &FoundRecord) -> Value {
+/// A match as JSON.
+pub(crate) fn object(found: &FoundRecord) -> Value {
     match found {
         FoundRecord::Call(ShownCall {
             before,
@@ -199,9 +199,21 @@ fn object(found: &FoundRecord) -> Value {
     }
 }
 
-fn print_call(call: &ShownCall) {
+/// The lines about a match, harmless for terminals.
+pub(crate) fn lines_of(found: &FoundRecord) -> Vec<String> {
+    let (mut lines, verified) = match found {
+        FoundRecord::Call(call) => (call_lines(call), call.verified),
+        FoundRecord::Event(event) => (event_lines(event), event.verified),
+    };
+    if verified == Some(false) {
+        lines.push("    NOT VERIFIED: altered, or after a record that was".to_owned());
+    }
+    lines
+}
+
+fn call_lines(call: &ShownCall) -> Vec<String> {
     let before = |name| shown(&call.before, name);
-    say(format_args!(
+    let mut lines = vec![format!(
         "{}  {} {} key {} by {} ({}) from {}",
         before("time"),
         before("kind"),
@@ -210,15 +222,12 @@ fn print_call(call: &ShownCall) {
         before("party"),
         before("client_id"),
         before("peer"),
-    ));
+    )];
     let (amounts, unlisted) = amounts(&call.before);
-    for amount in amounts {
-        say(format_args!("    {}", visible(&amount.to_string())));
-    }
-    if let Some(unlisted) = unlisted {
-        say(format_args!("    {unlisted} amounts in other currencies"));
-    }
-    say(format_args!(
+    let amounts = amounts.iter().map(ToString::to_string);
+    lines.extend(amounts.map(|amount| format!("    {}", visible(&amount))));
+    lines.extend(unlisted.map(|unlisted| format!("    {unlisted} amounts in other currencies")));
+    lines.push(format!(
         "    request {}  account {}  signed {} at {}, SHA-256 of the signed string {}",
         before("id"),
         before("account"),
@@ -226,13 +235,13 @@ fn print_call(call: &ShownCall) {
         before("timestamp"),
         before("signed_sha256"),
     ));
-    match &call.after {
-        Some(after) => print_end(after),
-        None => say("    in flight, or the record of its end was lost in a crash: ask GatePay"),
-    }
+    lines.push(call.after.as_ref().map_or_else(
+        || "    in flight, or the record of its end was lost in a crash: ask GatePay".to_owned(),
+        end_line,
+    ));
     if let Some(settled) = &call.settled {
         let settled = |name| shown(settled, name);
-        say(format_args!(
+        lines.push(format!(
             "    settled at {}: {}, by {} of notification {}",
             settled("time"),
             settled("outcome"),
@@ -240,13 +249,13 @@ fn print_call(call: &ShownCall) {
             settled("event"),
         ));
     }
-    print_mark(call.verified);
+    lines
 }
 
-fn print_end(after: &JournalRecord) {
+fn end_line(after: &JournalRecord) -> String {
     let attempts = after.get("attempts").and_then(Value::as_array);
     let ids = ids(after).into_iter().map(|id| format!(", {id}"));
-    say(format_args!(
+    format!(
         "    {} at {}: HTTP {}, code {}, attempts {}{}",
         shown(after, "outcome"),
         shown(after, "time"),
@@ -254,10 +263,10 @@ fn print_end(after: &JournalRecord) {
         shown(after, "code"),
         attempts.map_or(0, Vec::len),
         visible(&ids.collect::<String>())
-    ));
+    )
 }
 
-fn print_event(event: &JournalEvent) {
+fn event_lines(event: &JournalEvent) -> Vec<String> {
     let kind = shown(&event.record, "record");
     let hash = text(&event.record, "hash").unwrap_or_default();
     let line = format!(
@@ -265,17 +274,11 @@ fn print_event(event: &JournalEvent) {
         shown(&event.record, "time"),
         visible(&hash)
     );
-    say(line.trim_end());
-    for change in changes(&event.record) {
-        say(format_args!("    {}", visible(&change)));
-    }
-    print_mark(event.verified);
-}
-
-fn print_mark(verified: Option<bool>) {
-    if verified == Some(false) {
-        say("    NOT VERIFIED: altered, or after a record that was");
-    }
+    let changes = changes(&event.record).into_iter();
+    let changes = changes.map(|change| format!("    {}", visible(&change)));
+    std::iter::once(line.trim_end().to_owned())
+        .chain(changes)
+        .collect()
 }
 
 /// A field as people read it: with `-` if it is missing.

@@ -59,6 +59,11 @@ const ONE: &str = summaries!(
     ", e.token, coalesce(p.url, '') AS url, e.body
     FROM gatepay.event AS e LEFT JOIN gatepay.endpoint AS p ON p.id = e.endpoint WHERE e.id = $1::text::uuid"
 );
+// With OFFSET the events are found before they are sorted: otherwise the limit would tempt the planner to look at all
+// events in the order of their ids.
+pub(super) const SUMMARIES_OF_OBJECTS: &str = summaries!(
+    "FROM (SELECT * FROM gatepay.event AS x WHERE x.object = ANY($1::text[]) OFFSET 0) AS e ORDER BY e.id LIMIT $2"
+);
 const ATTEMPTS: &str =
     "SELECT number, at, instance, took, status, outcome, said FROM gatepay.attempt
     WHERE event = $1::text::uuid ORDER BY number";
@@ -250,7 +255,7 @@ impl PostgresStore {
     }
 }
 
-fn summary(row: &Row) -> Result<EventSummary, StoreError> {
+pub(super) fn summary(row: &Row) -> Result<EventSummary, StoreError> {
     let state: String = cell(row, "state")?;
     let is_owned = cell::<Option<i64>>(row, "incarnation")?.is_some();
     Ok(EventSummary {

@@ -14,7 +14,7 @@ use crate::notifications::listing::{
     RetentionTerms,
 };
 
-const SUMMARY: &str = "SELECT e.id, coalesce(e.place, 0), e.received, e.kind, e.object, e.status, e.tenant, e.incarnation,
+pub(super) const SUMMARY: &str = "SELECT e.id, coalesce(e.place, 0), e.received, e.kind, e.object, e.status, e.tenant, e.incarnation,
         (SELECT i.account FROM incarnation AS i WHERE i.tenant = e.tenant AND i.incarnation = e.incarnation),
         e.placed_by, e.state, e.quarantine, e.has_conflict, e.is_changed, e.attempts, e.next_at";
 
@@ -192,7 +192,7 @@ fn detail(connection: &Connection, id: EventId) -> Result<Option<EventDetail>, S
     Ok(Some(detail))
 }
 
-fn summary(row: &Row<'_>) -> Result<EventSummary, rusqlite::Error> {
+pub(super) fn summary(row: &Row<'_>) -> Result<EventSummary, rusqlite::Error> {
     let tenant: Option<String> = row.get(6)?;
     let tenant = match tenant {
         Some(tenant) => Some(TenantIncarnation {

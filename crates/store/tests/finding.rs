@@ -1,0 +1,192 @@
+//! `find` answers the same from both engines, and looks at no table as a whole.
+
+use std::time::{Duration, Instant};
+
+use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
+use gatepay_store::engine::Store;
+use gatepay_store::found::FoundInStore;
+use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccount};
+use gatepay_store::notifications::settlement::OpenCall;
+use gatepay_store::postgres::PostgresStore;
+use gatepay_store::settings::{SqliteSettings, StoreTerms};
+use gatepay_store::sqlite::SqliteStore;
+
+use crate::notified::{acme, event};
+use crate::postgres::{self, PgServer, until};
+use crate::support::{TERMS, settings};
+
+fn opened(server: &PgServer) -> Store {
+    let terms = StoreTerms {
+        timeout: Duration::from_secs(30),
+        ..TERMS
+    };
+    Store::Postgres(Box::new(
+        PostgresStore::new(&settings(&[server.port]), terms).unwrap(),
+    ))
+}
+
+/// A refund of acme's without a known outcome, whose order was paid.
+async fn told(store: &Store) {
+    let tenant = acme(store, "100").await;
+    let holder = TenantAccount {
+        tenant: "acme".to_owned(),
+        account: "100".to_owned(),
+    };
+    let key = |kind, text| LedgerKey::new(kind, text).unwrap();
+    let note = |kind, text, operation: &str| LedgerNote {
+        key: key(kind, text),
+        holder: holder.clone(),
+        at_ms: Some(1),
+        operation: operation.to_owned(),
+        currency: None,
+    };
+    let notes = [
+        note(LedgerKeyKind::PrepayId, "P-1", "create_order"),
+        note(LedgerKeyKind::RefundNumber, "R-1", "refund_order"),
+    ];
+    store
+        .note_owners(&notes, LedgerSource::Answer)
+        .await
+        .unwrap();
+    let open = OpenCall {
+        call: "request-1".to_owned(),
+        holder: holder.clone(),
+        operation: "refund_order".to_owned(),
+        keys: vec![key(LedgerKeyKind::RefundNumber, "R-1")],
+        closes: false,
+    };
+    store.note_open_calls(&[open]).await.unwrap();
+    store.receive(&[event(&tenant, "P-1")]).await.unwrap();
+}
+
+/// The parts of the answer that do not depend on the clock: kinds of keys, request ids, and objects.
+fn parts(found: &FoundInStore) -> (Vec<&str>, Vec<&str>, Vec<&str>) {
+    let kinds = found.holders.iter().map(|(key, _)| key.kind().as_str());
+    let calls = found.open_calls.iter().map(|call| call.call.as_str());
+    let objects = found.events.iter().map(|(event, _)| event.object.as_str());
+    (kinds.collect(), calls.collect(), objects.collect())
+}
+
+async fn answers(store: &Store) {
+    let (prepay, refund) = (
+        LedgerKeyKind::PrepayId.as_str(),
+        LedgerKeyKind::RefundNumber.as_str(),
+    );
+    let event = store.find("P-1").await.unwrap();
+    assert_eq!(parts(&event), (vec![prepay], vec![], vec!["P-1"]));
+    let id = event.events[0].0.id.to_string();
+    let by_id = store.find(&id).await.unwrap();
+    assert_eq!(parts(&by_id), (vec![], vec![], vec!["P-1"]));
+    let by_key = store.find("R-1").await.unwrap();
+    assert_eq!(parts(&by_key), (vec![refund], vec!["request-1"], vec![]));
+    let by_request = store.find("request-1").await.unwrap();
+    assert_eq!(parts(&by_request), (vec![], vec!["request-1"], vec![]));
+    assert_eq!(store.find("P-").await.unwrap(), FoundInStore::default());
+}
+
+#[tokio::test]
+async fn every_id_of_a_call_finds_its_ledger_rows_open_calls_and_notifications_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SqliteSettings {
+        path: folder.path().join("gatepay.db"),
+        contact_file: folder.path().join("store.contact"),
+    };
+    let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
+    store.migrate().await.unwrap();
+    let store = Store::Sqlite(store);
+    told(&store).await;
+    answers(&store).await;
+}
+
+/// Fills each table that `find` reads with so many rows.
+fn fill(server: &PgServer, rows: u32) {
+    server.sql(&format!(
+        "INSERT INTO gatepay.event (id, received, kind, object, status, news, body_print, tenant, incarnation, place,
+                state, is_changed, body)
+            SELECT gatepay.event_id(n), 1, 'PAY', 'bulk ' || n, 'PAY_SUCCESS', int8send(n), int8send(n), 'acme', 1,
+                nextval('gatepay.event_place_number'), 'delivered', false, 'x' FROM generate_series(1000, 1000 + {rows}) AS n;
+        INSERT INTO gatepay.attempt SELECT e.id, 1, 1, 1, 1, 200, 'acknowledged', '' FROM gatepay.event AS e;
+        INSERT INTO gatepay.hint SELECT 'prepayId', 'bulk ' || n, gatepay.event_id(n) FROM generate_series(1, {rows}) AS n;
+        INSERT INTO gatepay.owner (kind, key, tenant, account, at, operation, source)
+            SELECT 'prepayId', 'bulk ' || n, 'acme', '100', 1, 'create_order', 'answer' FROM generate_series(1, {rows}) AS n;
+        INSERT INTO gatepay.open_call SELECT 'refundRequestId', 'bulk ' || n, 'acme', '100', 'call ' || n, 'refund_order', false, 1
+            FROM generate_series(1, {rows}) AS n;
+        INSERT INTO gatepay.spend SELECT 'acme', '100', 'refund_order', 'bulk ' || n, 'USDT', 1.5, 1, 1
+            FROM generate_series(1, {rows}) AS n;
+        INSERT INTO gatepay.spend_attempt SELECT int8send(n), 'acme', '100', 'refund_order', 'bulk ' || n, 1, 1
+            FROM generate_series(1, {rows}) AS n;
+        ANALYZE"
+    ));
+}
+
+const TABLES: &str = "('event', 'attempt', 'hint', 'owner', 'open_call', 'spend', 'spend_attempt')";
+
+fn scans(server: &PgServer, what: &str) -> i64 {
+    let statement = format!(
+        "SELECT coalesce(sum({what}), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = 'gatepay' AND relname IN {TABLES}"
+    );
+    server.sql(&statement).trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn every_id_finds_the_same_in_a_server_and_no_table_is_scanned() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    told(&store).await;
+    fill(&server, 20_000);
+    drop(store);
+    let store = opened(&server);
+    let statistics = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+    until("the first connections have reported", || {
+        server.sql(statistics).trim() == "1"
+    });
+    let [sequential, by_index] = ["seq_scan", "idx_scan"].map(|what| scans(&server, what));
+    answers(&store).await;
+    let spent = store.find("bulk 7").await.unwrap();
+    assert_eq!(spent.spends[0].amount, "1.5");
+    assert_eq!(spent.spends[0].open_attempts, 1);
+    assert_eq!(spent.open_calls[0].call, "call 7");
+    assert_eq!(spent.holders.len(), 1);
+    drop(store);
+    until("the connections of find have reported", || {
+        server.sql(statistics).trim() == "1" && scans(&server, "idx_scan") > by_index
+    });
+    assert_eq!(scans(&server, "seq_scan"), sequential);
+}
+
+#[tokio::test]
+#[ignore = "minutes: ten million records"]
+async fn an_id_is_found_within_200_ms_among_ten_million_records() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    told(&store).await;
+    // Seven tables.
+    fill(&server, 1_430_000);
+    let mut took = Vec::new();
+    for round in 0..100_u32 {
+        for id in [
+            "P-1".to_owned(),
+            "R-1".to_owned(),
+            format!("bulk {}", round * 7_001 + 1),
+        ] {
+            let began = Instant::now();
+            assert_ne!(store.find(&id).await.unwrap(), FoundInStore::default());
+            took.push(began.elapsed());
+        }
+    }
+    took.sort_unstable();
+    let [middle, most, slowest] =
+        [50, 99, 100].map(|percent| took[(took.len() * percent).div_ceil(100) - 1]);
+    eprintln!(
+        "found among 10,010,000 records: median {middle:?}, 99 % {most:?}, slowest {slowest:?} of {}",
+        took.len()
+    );
+    // The slowest one has the machine's disk in it, which has just been written to.
+    assert!(most < Duration::from_millis(200), "{most:?}");
+}
