@@ -9,6 +9,7 @@ use std::time::Duration;
 use gatepay_core::delivery_schedule::{DeliveryOutcome, TO_TENANTS};
 use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, EndpointOffReason, UrlPrint};
 use gatepay_store::notifications::event::{EventId, EventState};
+use gatepay_tenancy::notifications::NotificationSettings;
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -672,7 +673,8 @@ async fn the_status_shows_within_seconds_that_an_endpoint_is_gone() {
     in_world(async |store, directory| {
         directory.set("acme", Answers(410));
         let instance = start(&store, &directory, LIMITS);
-        sleep(seconds(30)).await;
+        // Endpoints are compared every 10 s.
+        sleep(seconds(33)).await;
         store.arrive("acme");
         instance.wake.wake();
         sleep(seconds(2)).await;
@@ -747,6 +749,25 @@ async fn while_the_store_is_away_results_are_kept_and_recorded_later() {
         assert_eq!(store.count("acme", EventState::Delivered), 1);
         assert_eq!(directory.seen("acme").len(), 1, "it is not sent again");
         assert_eq!(store.rows.records.borrow().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_takes_twenty_two_seconds_at_most_whatever_the_deadline() {
+    in_world(async |store, directory| {
+        directory.set("acme", Hangs);
+        let limits = DeliveryLimits {
+            deadline: seconds(60),
+            ..LIMITS
+        };
+        let _instance = start(&store, &directory, limits);
+        store.arrive("acme");
+        sleep(seconds(30)).await;
+        let seen = directory.seen("acme");
+        let took = seen[0].ended.unwrap() - seen[0].began;
+        assert_eq!(took.as_secs(), 22, "{took:?}");
+        assert_eq!(NotificationSettings::LONGEST_DEADLINE, seconds(22));
     })
     .await;
 }

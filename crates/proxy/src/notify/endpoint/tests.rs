@@ -162,6 +162,55 @@ async fn a_connection_is_kept_for_a_limited_number_of_requests() {
 }
 
 #[tokio::test]
+async fn a_connection_serves_new_requests_for_a_minute() {
+    let server = TlsServer::local(ServerManner::Answers(SUCCESS.to_vec())).await;
+    let client = client_of(&server);
+    for _ in 0..22 {
+        post(&client).await.unwrap();
+        // Less than the time that a connection may be idle.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::time::resume();
+    }
+    // More if this machine was busy for longer than a connection may be idle.
+    assert!(server.connections() >= 2);
+}
+
+/// A resolver that never answers.
+#[derive(Default)]
+struct SilentResolver(AtomicUsize);
+
+impl NameResolver for SilentResolver {
+    fn resolve<'a>(&'a self, _name: &'a str, _port: u16) -> NameLookup<'a> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_endpoints_have_four_names_resolved_at_once_even_after_their_attempts_were_left()
+{
+    let resolver = Arc::new(SilentResolver::default());
+    let gauge = IntGauge::new("open", "Open.").unwrap();
+    let of_resolver = Arc::clone(&resolver) as Arc<dyn NameResolver>;
+    let network = Arc::new(EndpointNetwork::new(of_resolver, gauge));
+    let rules = bounds(&[443], &[]);
+    let tls = config::client(None).unwrap();
+    for looked_up in [LOOKUPS, 2 * LOOKUPS] {
+        // Each tenant has permits of its own.
+        let lookups = Arc::new(Semaphore::new(LOOKUPS));
+        for number in 0..10 {
+            let url = parse(&format!("https://s{number}.example/"), &rules).unwrap();
+            let own = (Arc::clone(&network), Arc::clone(&lookups));
+            let client = EndpointClient::new(url, rules.clone(), Arc::clone(&tls), own).unwrap();
+            let failed = post_within(&client, SHORT).await;
+            assert!(failed.is_err());
+        }
+        assert_eq!(resolver.0.load(Ordering::SeqCst), looked_up);
+    }
+}
+
+#[tokio::test]
 async fn a_kept_connection_that_its_server_closed_costs_no_attempt() {
     let server = TlsServer::local(ServerManner::AnswersAndCloses(SUCCESS.to_vec())).await;
     let client = client_of(&server);
