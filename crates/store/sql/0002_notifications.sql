@@ -640,6 +640,19 @@ BEGIN
 END
 $$;
 
+-- The newest findings with this credential, each with the present time. Without a finding one row that has the time alone.
+CREATE FUNCTION isolation_v1(i_upstream text, i_client_id text) RETURNS TABLE (
+    now bigint, operation text, verdict text, accounts integer, at bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    RETURN QUERY SELECT n.ms, i.operation, i.verdict, i.accounts, i.at
+    FROM (SELECT now_ms() AS ms) AS n
+    LEFT JOIN isolation AS i ON i.upstream = i_upstream AND i.client_id = i_client_id
+    ORDER BY i.operation COLLATE "C";
+END
+$$;
+
 -- Keeps what a probe has found out, in the place of what was found out before about the same look-ups.
 CREATE FUNCTION note_isolation_v1(
     i_upstream text, i_client_id text, i_operations text[], i_verdicts text[], i_accounts integer[]

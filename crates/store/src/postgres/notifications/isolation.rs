@@ -11,10 +11,7 @@ use crate::notifications::isolation::{
 };
 
 const NOTE: &str = "SELECT gatepay.note_isolation_v1($1, $2, $3, $4, $5)";
-const FINDINGS: &str = "SELECT n.now, i.operation, i.verdict, i.accounts, i.at
-    FROM (SELECT gatepay.now_ms() AS now) AS n
-    LEFT JOIN gatepay.isolation AS i ON i.upstream = $1 AND i.client_id = $2
-    ORDER BY i.operation COLLATE \"C\"";
+const FINDINGS: &str = "SELECT * FROM gatepay.isolation_v1($1, $2)";
 
 impl PostgresStore {
     pub(crate) async fn note_isolation(
