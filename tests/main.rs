@@ -120,6 +120,8 @@ mod clusters;
 mod cluster_limits;
 // GatePay's notifications are stored with their owner before they are acknowledged.
 mod notifications;
+// No call goes to GatePay beyond a money cap, whatever instance, crash or lost answer.
+mod caps;
 // The commands about the store say in one line what is wrong with it and what to do.
 mod store_commands;
 // The shipped files for HAProxy and Kubernetes run two instances; no call fails while one drains.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::*;
+use crate::support::program::{printed, run};
 use crate::support::scripted::{self, Scripted};
 
 #[tokio::test]
@@ -175,10 +176,10 @@ async fn a_process_that_drains_does_not_hand_over_suspensions_that_the_next_one_
     let _answer = call.await;
 }
 
-/// An upstream that answers slowly, and records when each request arrived and whether it is acme's.
+/// An upstream that answers slowly, and records when each request arrived, whether it is acme's, and whether it moves money.
 struct Watching {
     upstream: Scripted,
-    arrived: Arc<Mutex<Vec<(Instant, bool)>>>,
+    arrived: Arc<Mutex<Vec<(Instant, bool, bool)>>>,
 }
 
 /// The time until the upstream answers: calls wait for a connection meanwhile.
@@ -191,7 +192,10 @@ impl Watching {
         let upstream = Scripted::each(move |request| {
             let (head, _) = request.split_once("\r\n\r\n").unwrap();
             let is_acme = head.contains(acme().sub_account);
-            kept.lock().unwrap().push((Instant::now(), is_acme));
+            let is_money = head.contains("/refund");
+            kept.lock()
+                .unwrap()
+                .push((Instant::now(), is_acme, is_money));
             thread::sleep(SLOW);
             let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
             Some(scripted::answer("200 OK", "", body))
@@ -202,15 +206,31 @@ impl Watching {
     /// How many requests of acme's arrived, and how many of them after this moment.
     fn of_acme(&self, after: Instant) -> (usize, usize) {
         let arrived = self.arrived.lock().unwrap();
-        let all = arrived.iter().filter(|(_, is_acme)| *is_acme);
-        let late = all.clone().filter(|(at, _)| *at > after);
+        let all = arrived.iter().filter(|(_, is_acme, _)| *is_acme);
+        let late = all.clone().filter(|(at, ..)| *at > after);
         (all.count(), late.count())
+    }
+
+    /// How many money calls and how many others arrived after this moment.
+    fn money_and_others(&self, after: Instant) -> (usize, usize) {
+        let arrived = self.arrived.lock().unwrap();
+        let late = arrived.iter().filter(|(at, ..)| *at > after);
+        let money = late.clone().filter(|(_, _, is_money)| *is_money).count();
+        (money, late.count() - money)
     }
 }
 
 /// Two instances with one connection for each of two workers, and callers of acme that wait in line for them.
 async fn crowd(upstream: &Watching, server: &PgServer) -> [Instance; 2] {
-    let programs = instances([0, 1].map(|_| {
+    crowd_of([0, 1], upstream, server).await
+}
+
+async fn crowd_of<const N: usize>(
+    numbers: [usize; N],
+    upstream: &Watching,
+    server: &PgServer,
+) -> [Instance; N] {
+    let programs = instances(numbers.map(|_| {
         let folder = folder_at(&upstream.upstream.url(), &[server.port], "");
         folder.edit(
             "proxy.toml",
@@ -263,6 +283,158 @@ async fn no_byte_of_a_suspended_partys_call_is_sent_after_the_answer() {
             upstream.of_acme(returned).1 > 40
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn no_byte_of_a_halted_call_is_sent_by_four_instances_after_the_command_returned() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (upstream, server) = (Watching::start(), PgServer::migrated().await);
+    let programs = crowd_of([0, 1, 2, 3], &upstream, &server).await;
+    let command = |word: &'static str, at: usize| {
+        let admin = programs[at].admin.to_string();
+        tokio::task::spawn_blocking(move || {
+            let done = printed(&run(&[word, "money", "--admin", &admin]));
+            (done, Instant::now() + UNDER_WAY)
+        })
+    };
+    for round in 0..3 {
+        let ((said, code), returned) = command("halt", round).await.unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("halted: money"), "{said}");
+        // The reads go on meanwhile, at every instance.
+        until("reads arrive", || {
+            upstream.money_and_others(returned).1 > 40
+        })
+        .await;
+        assert_eq!(upstream.money_and_others(returned).0, 0);
+        for program in &programs {
+            let refused = send(program, &refund()).await;
+            assert_eq!(refused.refused(), (503, "halted"), "{}", refused.text());
+            assert_eq!(refused.outcome(), Some("not-executed"));
+            assert_eq!(program.metric("halted{scope=\"money\"}").await, "1");
+        }
+        assert_eq!(upstream.money_and_others(returned).0, 0);
+        let ((said, code), returned) = command("resume", 3 - round).await.unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        until("money arrives again", || {
+            upstream.money_and_others(returned).0 > 10
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_halt_ends_once_two_operators_have_ordered_it_at_any_instances() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
+    let [one, other] = instances([0, 1].map(|_| {
+        let folder = folder(&gatepay, &server, "");
+        needs_two(&folder);
+        folder
+    }))
+    .await;
+    let order = async |program: &Program, path: &str, by: &str| {
+        let token = format!("Bearer fake-token-of-{by}-0123456789");
+        let headers = [("authorization", token.as_str())];
+        let answer = program.admin_with("POST", path, &headers).await;
+        (answer.status, answer.json())
+    };
+    let (halt, end) = ("/-/halt?scope=tenant:acme", "/-/halt/end?scope=tenant:acme");
+    let (status, said) = order(&one, halt, "alice").await;
+    assert_eq!((status, &said["halted"]), (200, &json!(true)), "{said}");
+    // One operator is not two, however often and wherever.
+    for program in [&one, &other, &one] {
+        let (status, said) = order(program, end, "alice").await;
+        assert_eq!((status, &said["needs"]), (200, &json!(1)), "{said}");
+        assert_eq!(said["halted"], true, "{said}");
+    }
+    // A halt that is set once more needs two orders again.
+    order(&one, halt, "bob").await;
+    let (_, said) = order(&other, end, "bob").await;
+    assert_eq!(said["needs"], 1, "{said}");
+    let (status, said) = order(&one, end, "alice").await;
+    assert_eq!((status, &said["halted"]), (200, &json!(false)), "{said}");
+    assert_eq!(said["approved_by"], json!(["bob", "alice"]));
+    for program in [&one, &other] {
+        assert_eq!(send(program, &refund()).await.refusal(), None);
+    }
+}
+
+/// Two operators are known, and halts end once both have ordered it.
+fn needs_two(folder: &Folder) {
+    let operator = |name: &str| {
+        folder.secret(name, &format!("fake-token-of-{name}-0123456789"));
+        format!("{{ name = '{name}', token = {{ file = 'secrets/{name}.key' }} }}")
+    };
+    let operators = ["alice", "bob"].map(operator).join(", ");
+    folder.edit(
+        "proxy.toml",
+        "admin = { address = '127.0.0.2:0' }",
+        &format!("admin = {{ address = '127.0.0.2:0', operator = [{operators}] }}"),
+    );
+    folder.proxy("caps = { approvals = 2 }");
+}
+
+#[tokio::test]
+async fn without_a_store_a_halt_holds_from_the_answer_on_and_over_a_restart() {
+    let upstream = Watching::start();
+    let folder = Folder::before(&upstream.upstream.url());
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let address = program.address;
+    for _ in 0..8 {
+        tokio::spawn(async move {
+            let mut caller = Connection::open(address).await;
+            while caller.try_send(refund()).await.is_ok() {}
+        });
+    }
+    until("money arrives", || upstream.of_acme(Instant::now()).0 > 20).await;
+    let said = program.admin("POST", "/-/halt?scope=payouts").await;
+    assert_eq!(said.status, 200, "{}", said.text());
+    let said = program.admin("POST", "/-/halt?scope=money").await;
+    let returned = Instant::now() + UNDER_WAY;
+    assert_eq!(said.status, 200, "{}", said.text());
+    tokio::time::sleep(UNDER_WAY * 2).await;
+    let refused = send(&program, &refund()).await;
+    assert_eq!(refused.refused(), (503, "halted"), "{}", refused.text());
+    assert_eq!(refused.outcome(), Some("not-executed"));
+    let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+    assert_eq!(read.refusal(), None, "{}", read.text());
+    let status = program.admin("GET", "/status").await.json();
+    assert!(
+        status["problems"].to_string().contains("halted: money"),
+        "{status}"
+    );
+    program.signal("-KILL");
+    let _ended = program.end().await;
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let refused = send(&program, &refund()).await;
+    assert_eq!(refused.refusal(), Some("halted"), "{}", refused.text());
+    assert_eq!(upstream.money_and_others(returned).0, 0);
+    for scope in ["money", "payouts", "money"] {
+        let said = program
+            .admin("POST", &format!("/-/halt/end?scope={scope}"))
+            .await;
+        assert_eq!(said.status, 200, "{}", said.text());
+    }
+    assert_eq!(
+        program.admin("GET", "/-/halt").await.json()["halts"],
+        json!([])
+    );
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
+    for (query, status) in [
+        ("", 400),
+        ("?scope=some", 400),
+        ("?scope=tenant:nobody", 404),
+    ] {
+        let said = program.admin("POST", &format!("/-/halt{query}")).await;
+        assert_eq!(said.status, status, "{query}: {}", said.text());
     }
 }
 

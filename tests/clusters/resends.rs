@@ -51,6 +51,8 @@ const COPIES: [(&str, Copies); Refusal::SLUGS.len()] = [
     ("store_unavailable", Copies::Verified),
     // Only a call that was not executed meets it; an executed one is `replayed` under a halt.
     ("halted", Copies::OnlyTheAdmitted),
+    // As above: the stamp is looked up before the caps.
+    ("cap_exceeded", Copies::OnlyTheAdmitted),
 ];
 
 #[test]

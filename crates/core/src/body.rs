@@ -217,7 +217,7 @@ impl<'a> BodyReading<'a> {
     }
 
     /// The value of a field, if all its occurrences have the same value.
-    pub(crate) fn only(&self, field: &str) -> Option<Cow<'a, str>> {
+    pub fn only(&self, field: &str) -> Option<Cow<'a, str>> {
         let mut values = self.clear(field)?.map(|value| value.text_or_number());
         let first = values.next()??;
         values

@@ -36,7 +36,7 @@ pub struct LedgerRow {
 impl LedgerRow {
     /// The row of an operation. A read has none, and neither has an operation that only `proxy.toml` defines.
     pub fn of(operation: &Operation) -> Option<&'static Self> {
-        ROWS.iter().find(|row| row.operation == operation.name)
+        row(&operation.name)
     }
 
     /// The intents of a call. A field with several values gives a key for each, since GatePay may take any of them.
@@ -132,6 +132,11 @@ impl LedgerRow {
         let single = self.own_ids.iter().filter(|own| own.fields.len() == 1);
         single.map(|own| own.fields[0])
     }
+}
+
+/// The row of the operation with this name.
+pub(crate) fn row(operation: &str) -> Option<&'static LedgerRow> {
+    ROWS.iter().find(|row| row.operation == operation)
 }
 
 /// The number of characters at which an audit journal cuts an id.

@@ -19,6 +19,7 @@ use crate::body::{BodyReading, BodyValue};
 use crate::exact_amount::{AmountFault, ExactAmount};
 use crate::json::JsonText;
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
+use crate::ledger_rows;
 use crate::operation::{Kind, MediaType, Operation};
 use crate::words::words;
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, TargetPlace};
@@ -149,6 +150,25 @@ impl MoneyRow {
         [Some(self.operation), self.payout_name]
             .into_iter()
             .flatten()
+    }
+
+    /// The names under which caps count the calls whose key a ledger key of this kind is.
+    pub fn keyed_by(kind: LedgerKeyKind) -> Vec<&'static str> {
+        let is_keyed = |row: &&Self| {
+            let ledger = ledger_rows::row(row.operation);
+            let mut intents = ledger.into_iter().flat_map(|ledger| ledger.intents);
+            row.key
+                .is_some_and(|field| intents.any(|it| it.kind == kind && it.fields == [field]))
+        };
+        let rows = MONEY_ROWS.iter().filter(is_keyed);
+        rows.flat_map(Self::counted_names).collect()
+    }
+
+    /// The row of the operation whose calls are counted under a name.
+    pub fn counted_as(name: &str) -> Option<&'static Self> {
+        MONEY_ROWS
+            .iter()
+            .find(|row| row.counted_names().any(|counted| counted == name))
     }
 
     /// The names under which caps count the calls that a word selects: a kind of demand (`payouts`), or an operation.

@@ -3,6 +3,7 @@
 mod cluster_view;
 mod find;
 mod gate;
+mod halt;
 mod isolation;
 mod notification_acts;
 mod notification_endpoints;
@@ -231,6 +232,7 @@ async fn look(
             )
         }
         (&Method::GET, "/-/probe/isolation") => isolation::show(app).await,
+        (&Method::GET, "/-/halt") => halt::look(app, query),
         (&Method::GET, "/-/registry") => on_blocking_thread(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.lifecycle.reload.state()),
         _ => unsupported(path),
@@ -244,6 +246,11 @@ fn unsupported(path: &str) -> AdminResponse {
             "POST",
             "POST has another credential of the institution's sign\n",
         ),
+        "/-/halt" => not_allowed(
+            "GET, HEAD, POST",
+            "GET shows the halts, POST with ?scope= halts calls: all, money, payouts or tenant:<id>\n",
+        ),
+        "/-/halt/end" => not_allowed("POST", "POST with ?scope= ends a halt by POST /-/halt\n"),
         "/-/suspend" => not_allowed(
             "POST",
             "POST with ?tenant= refuses all calls of a tenant or an operator from now on\n",
@@ -283,7 +290,7 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/registry, /-/suspend, /-/resume, \
+             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),
@@ -291,7 +298,9 @@ fn unsupported(path: &str) -> AdminResponse {
 }
 
 /// The paths at which POST changes or sends something.
-const ACTIONS: [&str; 9] = [
+const ACTIONS: [&str; 11] = [
+    "/-/halt",
+    "/-/halt/end",
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
@@ -310,6 +319,8 @@ async fn act(
     actor: AdminActor,
 ) -> AdminResponse {
     match action {
+        "/-/halt" => halt::halt(app, query, actor).await,
+        "/-/halt/end" => halt::end(app, query, actor).await,
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
         "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,
@@ -422,6 +433,7 @@ fn metrics(app: &App) -> AdminResponse {
     let meters = &metrics.suspensions;
     meters.count.set(number(app.suspensions().len()));
     meters.unkept.set(suspensions.are_unkept().into());
+    metrics.halted.show(&app.halts());
     let (generation, now) = (app.generation.load_full(), app.clock.elapsed());
     for limits in generation.all_tenant_limits() {
         limits.meters().limits.stands(|| {

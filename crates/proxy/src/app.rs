@@ -8,10 +8,12 @@ pub mod listener_state;
 pub mod upstream_state;
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gatepay_store::admission::HaltScope;
+use gatepay_store::instance::HaltInForce;
 use gatepay_store::notifications::isolation::IsolationSubject;
 use gatepay_tenancy::settings::{Settings, StoreSettings};
 use gatepay_tenancy::{Configuration, PartyId};
@@ -20,7 +22,9 @@ use crate::app::admission_state::AdmissionState;
 use crate::app::lifecycle::Lifecycle;
 use crate::app::listener_state::ListenerState;
 use crate::app::upstream_state::UpstreamState;
+use crate::caps::{self, Caps};
 use crate::cluster::limits::SharedLimits;
+use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, ClusterReadiness};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::reload_status::ReloadControl;
@@ -59,6 +63,10 @@ pub struct App {
     pub journal: Option<Journal>,
     /// The store that instances share, if configured.
     pub cluster: Option<Cluster>,
+    /// The halts of a process without a store.
+    pub local_halts: LocalHalts,
+    /// What money calls may spend, if there is a store.
+    pub caps: Option<Arc<Caps>>,
     /// GatePay's notifications, if configured.
     pub notifications: Option<Arc<Notifications>>,
     /// What calls to GatePay use.
@@ -120,6 +128,10 @@ impl App {
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let cluster = cluster(&settings, &clock, &metrics, shared).map_err(StartError::Store)?;
         let notifications = notifications(&settings, cluster.as_ref(), &metrics, &clock)?;
+        let caps = cluster.as_ref().map(|_| {
+            let counts = caps::has_any(&generation);
+            Arc::new(Caps::new(&metrics.caps, counts))
+        });
         let registry = &generation.registry;
         let cluster_of = cluster.as_ref();
         let admission =
@@ -134,6 +146,8 @@ impl App {
             admission,
             journal,
             cluster,
+            local_halts: LocalHalts::default(),
+            caps,
             notifications,
             upstream,
             metrics,
@@ -166,6 +180,28 @@ impl App {
                 .tenant_limits
                 .follow_suspension(party.as_str());
         }
+    }
+
+    /// Takes over the halts that the previous run left in the state folder, without a store.
+    pub fn keep_halts(&self, folder: &Path) -> std::io::Result<()> {
+        if self.cluster.is_some() {
+            return Ok(());
+        }
+        for halt in self.local_halts.adopt(folder)? {
+            tracing::warn!(scope = %halt.scope, operator = %halt.by, since_ms = halt.since_ms, "calls are halted");
+        }
+        Ok(())
+    }
+
+    /// The halts in force as this process knows them, but for suspensions: by scope.
+    pub fn halts(&self) -> Vec<HaltInForce> {
+        let shared = self.cluster.as_ref().map(Cluster::known_halts);
+        let halts = match shared {
+            None => self.local_halts.all(),
+            Some(known) => known.unwrap_or_default(),
+        };
+        let is_halt = |halt: &HaltInForce| !matches!(halt.scope, HaltScope::Suspended(_));
+        halts.into_iter().filter(is_halt).collect()
     }
 
     /// The parties that are suspended by hand: by this process, or for all instances by the store that they share.
@@ -224,6 +260,9 @@ impl App {
         match self.cluster.as_ref().map(Cluster::readiness) {
             None | Some(ClusterReadiness::Ready) => {}
             Some(not_ready) => return Readiness::Cluster(not_ready),
+        }
+        if self.caps.as_ref().is_some_and(|caps| caps.awaits_store()) {
+            return Readiness::Cluster(ClusterReadiness::Away);
         }
         let stalled = self.lifecycle.heartbeats.stalled();
         stalled.map_or(Readiness::Ready, Readiness::Stalled)

@@ -8,8 +8,10 @@ pub mod connection;
 pub mod fingerprint;
 mod halt_cache;
 pub mod halt_check;
+pub mod halt_meters;
 pub mod handover_marker;
 pub mod limits;
+pub mod local_halts;
 pub mod meters;
 mod notes;
 mod previous_instance;
@@ -27,9 +29,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gatepay_admission::seats::SeatLimit;
 use gatepay_core::{Operation, StampWindow};
-use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope};
+use gatepay_store::admission::{AdmissionRow, HaltScope};
 use gatepay_store::instance::{ClusterView, HaltInForce, LOST_AFTER_MS, ResumeResult};
-use gatepay_store::queue::{AdmissionQueue, AdmissionRunner};
+use gatepay_store::queue::{AdmissionQueue, AdmissionRunner, JudgedRow};
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -301,14 +303,10 @@ impl Cluster {
     }
 
     /// Waits for the store's verdict about a request until a time; a store that failed lately is not asked.
-    pub async fn admit(
-        &self,
-        row: AdmissionRow,
-        until: Instant,
-    ) -> Result<AdmissionVerdict, StoreAway> {
-        let asked = self.shared.admissions.admit(row);
+    pub async fn admit(&self, row: AdmissionRow, until: Instant) -> Result<JudgedRow, StoreAway> {
+        let asked = self.shared.admissions.judge(row);
         match timeout_at(until, asked).await {
-            Ok(Ok(verdict)) => Ok(verdict),
+            Ok(Ok(judged)) => Ok(judged),
             Ok(Err(_)) | Err(_) => Err(StoreAway),
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod find;
 mod from;
+pub(crate) mod halt;
 pub(crate) mod ledger;
 mod line_difference;
 pub(crate) mod notification_endpoints;

@@ -16,6 +16,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
+use gatepay_tenancy::caps::CapSettings;
 use gatepay_tenancy::settings::{Institution, Settings};
 use gatepay_tenancy::{
     ConfigFacts, ConfigSnapshot, CredentialMatch, DatedCredential, Party, PartyId, Registry,
@@ -33,6 +34,8 @@ pub struct Generation {
     pub registry: Registry,
     /// The institution's identity to GatePay.
     pub institution: Arc<Institution>,
+    /// The caps over all tenants, and the terms of each tenant's.
+    pub caps: Arc<CapSettings>,
     /// The content of `proxy.toml`, as far as it is in force.
     pub written: ConfigFacts,
     /// The state of the parties, by position in the registry.
@@ -63,9 +66,10 @@ impl Generation {
         catalogue: Arc<Catalogue>,
         inputs: GenerationInputs<'_>,
     ) -> Self {
-        let institution = Arc::clone(&inputs.settings.institution);
-        let written = inputs.settings.written.clone();
-        Self::new(None, catalogue, registry, institution, written, inputs)
+        let settings = inputs.settings;
+        let institution = Arc::clone(&settings.institution);
+        let content = (settings.caps.clone().into(), settings.written.clone());
+        Self::new(None, catalogue, registry, institution, content, inputs)
     }
 
     /// Builds a generation. A party of the generation before keeps its `TenantLimits`, under its present limits, and
@@ -75,7 +79,7 @@ impl Generation {
         catalogue: Arc<Catalogue>,
         registry: Registry,
         institution: Arc<Institution>,
-        written: ConfigFacts,
+        (caps, written): (Arc<CapSettings>, ConfigFacts),
         inputs: GenerationInputs<'_>,
     ) -> Self {
         let own = registry.own_series(&inputs.settings.metrics);
@@ -91,6 +95,7 @@ impl Generation {
             catalogue,
             registry,
             institution,
+            caps,
             written,
         }
     }
@@ -234,7 +239,7 @@ mod tests {
                 Arc::new(Catalogue::standard()),
                 registry,
                 Arc::clone(&self.settings.institution),
-                ConfigFacts::new(),
+                (Arc::default(), ConfigFacts::new()),
                 self.inputs(),
             )
         }

@@ -34,6 +34,7 @@ use crate::callers::activity::ActiveRequest;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::callers::body_memory::BodyReservation;
 use crate::callers::client_address::ClientAddress;
+use crate::caps;
 use crate::headers::KnownHeaders;
 use crate::journey::admit::{AdmissionGate, Admitted};
 use crate::journey::answer::RelayableAnswer;
@@ -149,7 +150,8 @@ async fn enter(
     let verified = verify::receive(&claim, &mut upload, &bounds, record).await?;
 
     let claims = CallerClaims::new(origin.address, lines);
-    let rules = BodyRules::of(&app.settings, app.journal.is_some());
+    let caps = caps::counting(app.caps.as_ref());
+    let rules = BodyRules::of(&app.settings, app.journal.is_some(), caps.is_some());
     let judged = judge::judge(verified, claims, rules, &admission.offload, record).await?;
 
     let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);
@@ -162,6 +164,7 @@ async fn enter(
         journal: app.journal.as_ref(),
         replay: &admission.replay,
         cluster: app.cluster.as_ref(),
+        caps: app.caps.as_deref(),
         clock: &app.clock,
         address: origin.address,
     };
@@ -183,7 +186,10 @@ async fn leave(
             let stall = settings.upstream.deadline;
             relay::long(head, long, stall, record, admitted.into_permit())
         }
-        Err(refusal) => refuse(record, refusal, settings.refusal_status),
+        Err(refusal) => {
+            admitted.is_refused(&refusal);
+            refuse(record, refusal, settings.refusal_status)
+        }
     }
 }
 
@@ -215,7 +221,7 @@ async fn call(
         credential: signing.credential(),
         clock: &upstream.clock,
         record,
-        halts: store_verdict::halt_check(app.cluster.as_ref(), admitted),
+        halts: store_verdict::send_check((app.cluster.as_ref(), &app.local_halts), admitted),
     };
     let limit = app.settings.upstream.deadline;
     let sent = forward::send(&call, admitted.kind(), now, limit, attempts).await;
@@ -226,6 +232,7 @@ async fn call(
         within: app.settings.upstream.resolve,
         drain: (&app.lifecycle.drain, app.settings.drain.deadline),
         ledger: app.notifications.as_ref().map(|it| &it.ledger),
+        caps: caps::counting(app.caps.as_ref()),
     };
     answer::judge(sent, admitted, &means, app.settings.refusal_status, record).await
 }

@@ -22,6 +22,7 @@ pub mod app;
 pub mod metrics;
 pub mod start_error;
 
+pub mod caps;
 pub mod notify;
 pub mod record;
 

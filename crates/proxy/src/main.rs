@@ -33,6 +33,8 @@ enum Command {
     Audit(command::audit::AuditCommand),
     #[command(subcommand)]
     Notifications(command::notifications::NotificationsCommand),
+    Halt(command::halt::HaltCommand),
+    Resume(command::halt::ResumeCommand),
     #[command(subcommand)]
     Ledger(command::ledger::LedgerCommand),
     Find(command::find::FindCommand),
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
         Command::Operations(operations) => operations.run(),
         Command::Audit(audit) => audit.run(),
         Command::Notifications(notifications) => notifications.run(),
+        Command::Halt(halt) => halt.run(),
+        Command::Resume(resume) => resume.run(),
         Command::Ledger(ledger) => ledger.run(),
         Command::Find(find) => find.run(),
         Command::Probe(probe) => probe.run(),

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
+use crate::caps::meters::CapMeters;
+use crate::cluster::halt_meters::HaltMeters;
 use crate::cluster::limits::LoanMeters;
 use crate::cluster::meters::ClusterMeters;
 use crate::generation::meters::ReloadMeters;
@@ -77,6 +79,10 @@ pub struct Metrics {
     pub notifications: ReceptionMeters,
     /// Metrics of deliveries to tenants. They stay at zero without `[notifications]`.
     pub deliveries: DeliveryMeters,
+    /// Halts in force, by scope.
+    pub halted: HaltMeters,
+    /// Metrics of money caps. They stay at zero without caps.
+    pub caps: CapMeters,
     /// When the certificate of the listener for notifications expires, in seconds since 1970.
     pub notification_certificate_expiry: IntGauge,
     /// Limits that instances share.
@@ -137,6 +143,8 @@ impl Metrics {
             notification_certificate_expiry: expiries.with_label_values(&["notifications"]),
             notifications: ReceptionMeters::new(&make),
             deliveries: DeliveryMeters::new(&make),
+            halted: HaltMeters::new(&make),
+            caps: CapMeters::new(&make),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Failed accepts of a connection, mostly for lack of file descriptors.",

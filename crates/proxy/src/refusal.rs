@@ -21,6 +21,7 @@ use gatepay_core::proof::SettledCall;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{ClockSkew, StampError};
 use gatepay_http1::header_block::HeaderBlock;
+use gatepay_store::caps::rule::CapBreach;
 use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
@@ -122,6 +123,13 @@ pub enum Refusal {
     StoreUnavailable,
     /// A halt that the institution has set covers the call.
     Halted,
+    /// A money cap has no room for the call, or none is set for its currency.
+    CapExceeded {
+        /// The cap, and what is left of it.
+        breach: Box<CapBreach>,
+        /// The time until room can come free; `None` if none will.
+        frees: Option<Duration>,
+    },
 }
 
 /// How long a caller waits before it repeats a halted call: halts last for minutes.
@@ -270,6 +278,7 @@ impl Refusal {
             Self::JournalUnavailable => ("journal_unavailable", "900020"),
             Self::StoreUnavailable => ("store_unavailable", "900021"),
             Self::Halted => ("halted", "900022"),
+            Self::CapExceeded { .. } => ("cap_exceeded", "900023"),
         }
     }
 
@@ -286,6 +295,7 @@ impl Refusal {
             | Self::TenantSuspended
             | Self::OperationNotAllowed(_)
             | Self::OperationOff { .. }
+            | Self::CapExceeded { .. }
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownOperation(_) => StatusCode::NOT_FOUND,
             Self::RateLimited(_) | Self::TooManyInFlight { .. } | Self::InstitutionQuota(_) => {
@@ -329,6 +339,7 @@ impl Refusal {
             | Self::AddressNotAllowed
             | Self::UnknownOperation(_)
             | Self::HeadTooLarge
+            | Self::CapExceeded { .. }
             // The institution has set the halt: neither side is to be repaired.
             | Self::Halted => Blame::Caller,
             Self::UpstreamUnreachable
@@ -386,6 +397,9 @@ impl Refusal {
             | Self::JournalUnavailable
             | Self::StoreUnavailable => Duration::from_secs(1),
             Self::Halted => HALTED_RETRY,
+            Self::CapExceeded {
+                frees: Some(frees), ..
+            } => *frees,
             _ => return None,
         };
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
@@ -518,7 +532,7 @@ impl Refusal {
     }
 
     /// Every slug, for metrics that start at zero.
-    pub const SLUGS: [&'static str; 29] = [
+    pub const SLUGS: [&'static str; 30] = [
         "malformed_request",
         "invalid_body",
         "unsupported_media_type",
@@ -548,6 +562,7 @@ impl Refusal {
         "journal_unavailable",
         "store_unavailable",
         "halted",
+        "cap_exceeded",
     ];
 }
 
@@ -631,6 +646,7 @@ impl fmt::Display for Refusal {
                 "store unavailable: the store that all instances share does not answer; this request was not sent",
             ),
             Self::Halted => f.write_str("halted: your institution has stopped calls of this kind; this request was not sent"),
+            Self::CapExceeded { breach, .. } => write!(f, "cap exceeded: {breach}; this request was not sent"),
         }
     }
 }

@@ -51,7 +51,13 @@ const CHANGES: usize = 20;
 /// The most changes in a record of the audit journal, in which one record is one line.
 const CHANGES_IN_JOURNAL: usize = 1_000;
 /// The keys that take effect without a restart, besides those of the institution.
-const LIVE: [&str; 2] = ["tenants", "operators"];
+const LIVE: [&str; 5] = [
+    "tenants",
+    "operators",
+    "caps.timezone",
+    "caps.raise_after",
+    "caps.all",
+];
 /// The prefix of further keys that take effect without a restart.
 const LIVE_BELOW: &str = "upstream.quota.";
 
@@ -230,7 +236,7 @@ impl ReloadThread {
             Arc::clone(&before.catalogue),
             registry,
             Arc::clone(&before.institution),
-            before.written.clone(),
+            (Arc::clone(&before.caps), before.written.clone()),
             self.inputs(),
         ));
         app.generation.store(Arc::clone(&generation));
@@ -375,7 +381,10 @@ impl ReloadThread {
             Arc::clone(&before.catalogue),
             next.registry,
             Arc::clone(&next.settings.institution),
-            in_force(&app.settings.written, &next.settings.written),
+            (
+                next.settings.caps.clone().into(),
+                in_force(&app.settings.written, &next.settings.written),
+            ),
             inputs,
         ));
         app.generation.store(Arc::clone(&generation));

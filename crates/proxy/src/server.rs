@@ -1,6 +1,7 @@
 //! The running program: its threads, its sockets and its shutdown.
 
 pub mod own_reads;
+mod spend_look_ups;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -21,6 +22,7 @@ use crate::admin;
 use crate::app::App;
 use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
+use crate::caps::{self, thread::CapInputs};
 use crate::cluster::Cluster;
 use crate::listener::accept;
 use crate::notify;
@@ -69,6 +71,8 @@ pub struct Server {
     notify: Option<(JoinHandle<()>, SocketAddr)>,
     /// The thread `deliver`, if notifications are configured.
     deliver: Option<JoinHandle<()>>,
+    /// The thread `caps`, if there is a store.
+    caps: Option<JoinHandle<()>>,
     memory: Arc<Mutex<ReplayHandover>>,
 }
 
@@ -122,6 +126,9 @@ impl Server {
         if let Some((file, left)) = state.suspended {
             app.keep_suspensions(file, left);
         }
+        if let Some(path) = &state.path {
+            app.keep_halts(path).map_err(StartError::State)?;
+        }
         app.listener
             .address_limits
             .limit_addresses_to(of_one_address);
@@ -133,6 +140,7 @@ impl Server {
         }));
         let notify = notify_socket.map(|socket| notify_thread(&app, socket));
         let deliver = deliver_thread(&app)?;
+        let caps = caps_thread(&app)?;
         let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
@@ -143,6 +151,7 @@ impl Server {
             reload: None,
             notify: notify.transpose()?,
             deliver,
+            caps,
             memory,
         })
     }
@@ -230,6 +239,10 @@ impl Server {
         // The thread's last work is to take the ids of the last answers to the store.
         if let Some((notify, _)) = self.notify {
             join_unless(notify, until(end, LEFT_AFTER_MEMORY));
+        }
+        // As is that of the thread that takes the ends of the last money calls there.
+        if let Some(caps) = self.caps {
+            join_unless(caps, until(end, LEFT_AFTER_MEMORY));
         }
         app.lifecycle.reload.end();
         // Not before the workers have ended: until then a halt has to reach the calls in flight.
@@ -411,6 +424,25 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
     Ok(Some(thread))
 }
 
+/// Starts the thread that takes what money calls spend to the store, if there is one.
+fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(caps), Some(cluster)) = (&app.caps, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let inputs = CapInputs {
+        caps: Arc::clone(caps),
+        calls: cluster.calls().clone(),
+        in_force: Box::new(move || of_app.generation.load_full()),
+        metrics: app.settings.metrics.clone(),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+        drain: Arc::clone(&app.lifecycle.drain),
+    };
+    let thread = caps::thread::start(inputs).map_err(StartError::Thread)?;
+    Ok(Some(thread))
+}
+
 /// Starts the control thread. It also tells the systemd watchdog that the runtimes of the workers still turn.
 fn control_thread(
     app: &Arc<App>,
@@ -534,7 +566,8 @@ async fn work(
             tokio::join!(
                 own_reads::probe(&worker),
                 own_reads::rotate(&worker),
-                own_reads::inquire(&worker)
+                own_reads::inquire(&worker),
+                spend_look_ups::keep_asking(&worker),
             )
         })
     });
@@ -714,6 +747,7 @@ impl ReplayHandover {
         self.handed_over = true;
         app.admission.watermark.close();
         app.admission.tenant_limits.suspensions.close();
+        app.local_halts.leave_folder();
         if let Some(cluster) = &app.cluster {
             cluster.leave_folder();
         }

@@ -168,6 +168,27 @@ BEGIN
 END
 $$;
 
+-- Notes an operator's order to end a halt. Returns the other operator that has ordered the same within a day, or nothing.
+CREATE FUNCTION propose_resume_v1(h_scope text, h_epoch bigint, h_by text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    other text;
+    now bigint := now_ms();
+BEGIN
+    PERFORM admitting();
+    SELECT p.proposed_by INTO other FROM halt_proposal AS p
+    WHERE p.scope = h_scope AND p.epoch = h_epoch AND p.proposed_by <> h_by AND p.at > now - 86400000
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        INSERT INTO halt_proposal VALUES (h_scope, h_epoch, h_by, now)
+        ON CONFLICT (scope) DO UPDATE SET epoch = excluded.epoch, proposed_by = excluded.proposed_by, at = excluded.at
+        WHERE halt_proposal.epoch <> excluded.epoch OR halt_proposal.proposed_by = excluded.proposed_by
+            OR halt_proposal.at <= now - 86400000;
+    END IF;
+    RETURN other;
+END
+$$;
+
 -- Brings back the halts that an instance saw in force and that the store has lost, under a new epoch. One that was ended
 -- since the instance saw it stays ended.
 CREATE FUNCTION bring_back_v1(h_scopes text[], h_sinces bigint[], h_bys text[], h_epochs bigint[]) RETURNS void

@@ -94,6 +94,15 @@ CREATE TABLE halt_end (
     epoch bigint NOT NULL
 );
 
+-- The order of one operator to end a halt, where two have to order it.
+CREATE TABLE halt_proposal (
+    scope text PRIMARY KEY,
+    -- The epoch of the halt: one that is set once more needs two orders again.
+    epoch bigint NOT NULL,
+    proposed_by text NOT NULL,
+    at bigint NOT NULL
+);
+
 -- The ledger: the tenant that each number belongs to.
 CREATE TABLE owner (
     kind text NOT NULL,

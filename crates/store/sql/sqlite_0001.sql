@@ -60,6 +60,11 @@ CREATE TABLE halt (
 -- The epoch of the last order to end a halt, by its scope: a halt of before has ended, and was not lost.
 CREATE TABLE halt_end (scope TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
+-- The order of one operator to end a halt with this epoch, where two have to order it.
+CREATE TABLE halt_proposal (
+    scope TEXT PRIMARY KEY, epoch INTEGER NOT NULL, proposed_by TEXT NOT NULL, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE owner (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,

@@ -112,6 +112,20 @@ impl Store {
         }
     }
 
+    /// Notes the order of an operator to end a halt with this epoch, where two have to order it. Returns the other operator
+    /// that has ordered the same within a day; `None` if this is the first.
+    pub async fn propose_resume(
+        &self,
+        scope: &HaltScope,
+        epoch: i64,
+        by: &str,
+    ) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.propose_resume(scope, epoch, by).await,
+            Self::Sqlite(store) => store.propose_resume(scope, epoch, by).await,
+        }
+    }
+
     /// Ends a halt that was seen with this [epoch](crate::instance::HaltInForce::epoch); 0 if none was seen. After an
     /// error it may have ended.
     pub async fn resume(

@@ -14,6 +14,7 @@ use crate::admission::{
     AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, BatchRefusal,
 };
 use crate::breaker::StoreBreaker;
+use crate::caps::rule::CapBreach;
 use crate::engine::Store;
 use crate::error::StoreError;
 
@@ -57,7 +58,16 @@ pub struct StoreHealth {
     pub guarded_until: u64,
 }
 
-type VerdictSender = oneshot::Sender<Result<AdmissionVerdict, Arc<StoreError>>>;
+/// A store's answer about one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgedRow {
+    /// The decision.
+    pub verdict: AdmissionVerdict,
+    /// The first shadow cap that would have refused the admitted request.
+    pub shadow: Option<CapBreach>,
+}
+
+type VerdictSender = oneshot::Sender<Result<JudgedRow, Arc<StoreError>>>;
 
 struct WaitingRow {
     row: AdmissionRow,
@@ -102,6 +112,11 @@ impl AdmissionQueue {
     ///
     /// If the call is dropped, its request may be admitted all the same, unless it still waits for a batch.
     pub async fn admit(&self, row: AdmissionRow) -> Result<AdmissionVerdict, Arc<StoreError>> {
+        self.judge(row).await.map(|judged| judged.verdict)
+    }
+
+    /// Like [`admit`](Self::admit), with the shadow caps that would have refused the request.
+    pub async fn judge(&self, row: AdmissionRow) -> Result<JudgedRow, Arc<StoreError>> {
         let (answer, answered) = oneshot::channel();
         let full = || Arc::new(StoreError::QueueFull);
         let waiting = WaitingRow { row, answer };
@@ -218,8 +233,11 @@ impl AdmissionRunner {
                     before != reply.guarded_until
                 });
                 self.heard(None);
-                for (answer, verdict) in answers.into_iter().zip(reply.verdicts) {
-                    let _ = answer.send(Ok(verdict));
+                let mut shadows = reply.shadows.into_iter().peekable();
+                for (at, (answer, verdict)) in answers.into_iter().zip(reply.verdicts).enumerate() {
+                    let shadow = shadows.next_if(|shadow| shadow.row == at);
+                    let shadow = shadow.map(|shadow| shadow.breach);
+                    let _ = answer.send(Ok(JudgedRow { verdict, shadow }));
                 }
             }
             Err(error) => {

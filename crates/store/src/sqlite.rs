@@ -146,6 +146,18 @@ impl SqliteStore {
         self.run(move |file| file.resume(&scope, epoch_seen)).await
     }
 
+    /// As [`Store::propose_resume`](crate::engine::Store::propose_resume).
+    pub async fn propose_resume(
+        &self,
+        scope: &HaltScope,
+        epoch: i64,
+        by: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let (scope, by) = (scope.to_string(), by.to_owned());
+        self.run(move |file| file.propose_resume(&scope, epoch, &by))
+            .await
+    }
+
     /// Accepts the file as it is, with a guard: the contact file is written anew. Returns until when stamps are refused,
     /// in milliseconds since 1970.
     pub async fn distrust(&self) -> Result<u64, StoreError> {

@@ -42,7 +42,9 @@ pub use model::settings::Settings;
 pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};
 pub use model::url::UpstreamUrl;
-pub use model::{notifications, operator, party, permissions, registry, settings, tenant, url};
+pub use model::{
+    caps, notifications, operator, party, permissions, registry, settings, tenant, url,
+};
 pub use plan::facts;
 pub use plan::{ConfigHash, ConfigOutline, Plan};
 pub use syntax::problem;

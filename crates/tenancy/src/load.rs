@@ -252,6 +252,7 @@ impl<'a> ConfigReading<'a> {
         let terms = PartyBounds {
             catalogue,
             window: settings.window,
+            has_store: settings.store.is_some(),
             endpoints: notifications.map_or(&bounds, |settings| &settings.endpoints),
         };
         let tenants = self.parties(&files.tenants, "tenant", |table, sources| {

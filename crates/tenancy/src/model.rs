@@ -1,5 +1,6 @@
 //! The types that the files become: they cannot be wrong, and know no file.
 
+pub mod caps;
 pub(crate) mod configuration;
 pub(crate) mod facts;
 pub mod notifications;

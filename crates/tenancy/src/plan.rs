@@ -11,6 +11,7 @@ use crate::model::facts::ConfigFacts;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::plan::facts::FactSource;
 
+pub(crate) mod cap_facts;
 pub mod facts;
 mod hash;
 mod plan_text;

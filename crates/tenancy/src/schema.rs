@@ -70,6 +70,7 @@ fn terms<'a>(catalogue: &'a Catalogue, endpoints: &'a EndpointBounds) -> PartyBo
         catalogue,
         window: DEFAULT_WINDOW,
         endpoints,
+        has_store: true,
     }
 }
 

@@ -62,6 +62,8 @@ pub struct ConfigWatch {
     catalogue: Catalogue,
     window: StampWindow,
     endpoints: EndpointBounds,
+    /// Whether the process has a store, which it has from its start or not at all.
+    has_store: bool,
     secret_text: SecretText,
     /// Unique keys are compared by hashes that cannot be predicted.
     hasher: RandomState,
@@ -150,6 +152,7 @@ impl ConfigWatch {
             operators: PartyFolder::at(said.settings.operators.as_deref()),
             catalogue: catalogue.clone(),
             window: settings.window,
+            has_store: settings.store.is_some(),
             endpoints: settings
                 .notifications
                 .as_ref()
@@ -246,6 +249,7 @@ impl ConfigWatch {
             trust.read();
         }
         let terms = PartyBounds {
+            has_store: self.has_store,
             catalogue: &self.catalogue,
             window: self.window,
             endpoints: &self.endpoints,

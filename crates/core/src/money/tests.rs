@@ -531,3 +531,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_number_in_a_notification_leads_to_the_names_of_the_calls_that_it_is_the_key_of() {
+    assert_eq!(
+        MoneyRow::keyed_by(LedgerKeyKind::PayoutNumber),
+        ["create_payout"]
+    );
+    let refunds = MoneyRow::keyed_by(LedgerKeyKind::RefundNumber);
+    assert!(refunds.contains(&"refund_order") && refunds.contains(&"refund_order_v2/payout"));
+    assert!(!refunds.contains(&"create_payout"));
+    assert_eq!(MoneyRow::keyed_by(LedgerKeyKind::PrepayId), [""; 0]);
+    let row = MoneyRow::counted_as("refund_order_v2/payout").unwrap();
+    assert_eq!(row.operation, "refund_order_v2");
+}

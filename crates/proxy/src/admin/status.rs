@@ -22,7 +22,7 @@ use crate::admin::status_report::{
     RefusedParty, ReplayReport, StatusReport, StoreReport, SuspendedParty, TrafficReport,
     UpstreamReport, WorkerReport,
 };
-use crate::admin::{cluster_view, trouble};
+use crate::admin::{cluster_view, halt, trouble};
 use crate::app::App;
 use crate::cluster::meters::{asynchronous, configurations};
 use crate::generation::Generation;
@@ -170,6 +170,7 @@ fn status(
         notifications: notifications(app),
         workers: workers(app),
         suspensions: suspensions(app),
+        halts: app.halts().iter().map(|it| halt::word(&it.scope)).collect(),
         reload: app.lifecycle.reload.state(),
         process,
     };

@@ -46,6 +46,8 @@ pub struct StatusReport {
     pub(super) workers: WorkerReport,
     /// Tenants and operators that are suspended by hand.
     pub(super) suspensions: ByHand,
+    /// Halts in force, by scope.
+    pub(super) halts: Vec<String>,
     pub(super) reload: ReloadState,
     pub(super) process: ProcessReport,
 }

@@ -505,13 +505,13 @@ fn reply(
 }
 
 /// Writes the change to the audit journal, if there is one; returns whether it was written in time.
-async fn journaled(app: &App, act: SuspensionAct) -> Option<bool> {
+pub(super) async fn journaled(app: &App, act: SuspensionAct) -> Option<bool> {
     let journal = app.journal.as_ref()?;
     let written = timeout(DISK, journal.suspension(act)).await;
     Some(written.is_ok_and(|written| written.is_ok()))
 }
 
-fn note_failure(app: &App, act: SuspensionAct) {
+pub(super) fn note_failure(app: &App, act: SuspensionAct) {
     if let Some(journal) = &app.journal {
         journal.note_suspension(act);
     }

@@ -25,6 +25,7 @@ pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Ve
     found.in_money(status, since);
     found.at_gatepay(status, since);
     found.in_store(status);
+    found.in_halts(status);
     found.in_notifications(status);
     found.in_here(status, since, expiry);
     found.by_hand(status);
@@ -128,6 +129,14 @@ impl ProblemList {
         self.say(Warn, configurations > 1, text);
         for scope in &store.halts {
             self.say(Warn, true, format!("halted on all instances: {scope}"));
+        }
+    }
+
+    /// With a store the halts are among those of the store.
+    fn in_halts(&mut self, status: &StatusReport) {
+        let halts = status.halts.iter().filter(|_| status.store.is_none());
+        for scope in halts {
+            self.say(Warn, true, format!("halted: {scope}"));
         }
     }
 

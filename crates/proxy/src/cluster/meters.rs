@@ -44,13 +44,14 @@ struct ClusterViewMeters {
 }
 
 /// The reasons of refusals that the store causes.
-const REASONS: [&str; 6] = [
+const REASONS: [&str; 7] = [
     "away",
     "replayed",
     "guarded",
     "halted",
     "clock",
     "body_less_write",
+    "cap",
 ];
 /// The calls to the store.
 const CALLS: [&str; 5] = ["admit", "beat", "join", "exchange", "take"];

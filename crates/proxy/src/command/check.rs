@@ -1,5 +1,6 @@
 //! `check`: everything `serve` does before it binds.
 
+mod caps;
 mod notifications;
 mod running;
 
@@ -139,6 +140,7 @@ fn report(name: &str, configuration: &Configuration) {
     say(format_args!("{name}: fine"));
     addresses(settings, registry);
     say("");
+    caps::report(configuration);
     parties(configuration);
     memory(settings, registry);
     say(format_args!(

@@ -200,6 +200,16 @@ pub enum SuspensionAction {
     ResumeFailed,
     /// Whether the announced resumption took effect is not known.
     ResumeUnknown,
+    /// Calls were halted; the party is the scope.
+    Halt,
+    /// An operator orders the end of a halt that needs two operators.
+    ProposeEnd,
+    /// A halt is about to end.
+    EndHalt,
+    /// The announced end failed.
+    EndHaltFailed,
+    /// Whether the announced end took effect is not known.
+    EndHaltUnknown,
 }
 
 impl JournalEntry {
@@ -207,7 +217,10 @@ impl JournalEntry {
     pub(super) fn comes_first(&self) -> bool {
         match self {
             Self::Before(_) => true,
-            Self::Suspension(act) => act.action == SuspensionAction::Resume,
+            Self::Suspension(act) => matches!(
+                act.action,
+                SuspensionAction::Resume | SuspensionAction::EndHalt
+            ),
             Self::Notification(act) => matches!(
                 act.action,
                 NotificationAction::Propose

@@ -8,19 +8,22 @@ use bytes::Bytes;
 use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
 use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
+use gatepay_core::money::MoneyDemand;
 use gatepay_core::operation::Method;
 use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::LedgerIntent;
 use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
+use crate::caps::Caps;
+use crate::caps::spend_reports::SpendReport;
 use crate::cluster::Cluster;
 use crate::cluster::limits::TakenLoans;
 use crate::generation::Generation;
 use crate::generation::tenant_limits::{TakenTokens, TenantLimits};
 use crate::journal::Journal;
 use crate::journal::entry::CallIntent;
-use crate::journey::judge::OwnCallback;
+use crate::journey::judge::{JudgedParts, OwnCallback};
 use crate::journey::sign::{Composed, Outbound};
 use crate::journey::stamp::{self, CoveredStamp};
 use crate::journey::{intent, judge};
@@ -42,6 +45,8 @@ pub struct Admitted {
     intent: Option<Box<CallIntent>>,
     /// The call's entry in the ledger, if GatePay notifies about the object that the call makes.
     ledger: Option<Box<LedgerEntry>>,
+    /// The report to the store about what the call spends, if it has reserved that.
+    spend: Option<Box<SpendReport>>,
     /// The tenant's URL that is still to be exchanged for one of the proxy's.
     callback: Option<Box<OwnCallback>>,
     /// When the store was asked for its verdict, in the clock's elapsed time; `None` without its verdict.
@@ -104,6 +109,16 @@ impl Admitted {
     /// Spends the tokens and the grant of the call, as [`Permit::commit`].
     pub fn commit(&mut self) {
         self.permit.commit();
+        if let Some(spend) = &mut self.spend {
+            spend.may_be_sent();
+        }
+    }
+
+    /// The call has no answer that is relayed.
+    pub fn is_refused(&mut self, refusal: &Refusal) {
+        if let Some(spend) = &mut self.spend {
+            spend.refused(refusal);
+        }
     }
 
     /// Takes [`commit`](Self::commit) back, for a call of which no attempt was sent.
@@ -114,6 +129,11 @@ impl Admitted {
     /// When the store was asked for its verdict, in the clock's elapsed time.
     pub(super) fn asked_store(&self) -> Option<Duration> {
         self.asked_store
+    }
+
+    /// The report to the store about what the call spends.
+    pub(super) fn spend_report(&mut self) -> Option<&mut SpendReport> {
+        self.spend.as_deref_mut()
     }
 
     /// The journal entry that is still to be written.
@@ -162,6 +182,8 @@ pub(super) struct StoreQuestion {
     pub(super) account: String,
     /// Whether the call needs the store while reads go on without it.
     pub(super) need: StoreNeed,
+    /// What the call asks for, if caps count it.
+    pub(super) demand: Option<Box<MoneyDemand>>,
 }
 
 /// Whether a call needs the store if `store.reads_without_store` is set.
@@ -201,8 +223,13 @@ impl LocallyAdmitted {
     }
 
     /// The call, after the caller of this function has recorded its stamp.
-    pub(super) fn confirmed(mut self, asked_store: Option<Duration>) -> Box<Admitted> {
+    pub(super) fn confirmed(
+        mut self,
+        asked_store: Option<Duration>,
+        spend: Option<Box<SpendReport>>,
+    ) -> Box<Admitted> {
         self.admitted.asked_store = asked_store;
+        self.admitted.spend = spend;
         self.admitted.permit.count();
         self.admitted
     }
@@ -309,6 +336,8 @@ pub struct AdmissionGate<'a> {
     pub replay: &'a Replay,
     /// The store that instances share, if there is one. It records the stamp then.
     pub cluster: Option<&'a Cluster>,
+    /// What money calls may spend, if there is a store.
+    pub caps: Option<&'a Caps>,
     /// The process's clock.
     pub clock: &'a Clock,
     /// The caller's address, for the journal.
@@ -394,7 +423,12 @@ pub(super) fn assemble(
     let acting = composed.judged().acting();
     let has_body = composed.has_body();
     let (judged, outbound, translated) = composed.into_parts();
-    let (amounts, intents, callback) = judged.into_parts();
+    let JudgedParts {
+        amounts,
+        intents,
+        demand,
+        callback,
+    } = judged.into_parts();
     let intent = journal.map(|_| {
         let call = (operation, &acting, amounts);
         Box::new(intent::of(record, caller, gate.address, call, &outbound))
@@ -404,6 +438,7 @@ pub(super) fn assemble(
     let question = gate.cluster.map(|_| StoreQuestion {
         account: account(),
         need: StoreNeed::of(operation, routed.is_by_operator(), has_body),
+        demand,
     });
     let ledger = intents.map(|intents| {
         let account = account();
@@ -418,6 +453,7 @@ pub(super) fn assemble(
         permit,
         intent,
         ledger,
+        spend: None,
         callback,
         asked_store: None,
         _reserved: reserved,

@@ -10,13 +10,13 @@ use gatepay_core::proof::AnswerProof;
 use gatepay_core::{Kind, envelope, translate};
 use gatepay_http1::content_coding::{self, ContentCoding};
 use gatepay_http1::response_parser::ResponseHead;
+use gatepay_store::notifications::ledger::{LedgerNote, TenantAccount};
 use gatepay_tenancy::settings::RefusalStatus;
 
 use crate::headers;
 use crate::journey::admit::Admitted;
 use crate::journey::lost_call::{self, LookUpMeans};
 use crate::journey::store_verdict;
-use crate::notify::ledger::LedgerQueue;
 use crate::record::RequestRecord;
 use crate::refusal::{self, CallOutcome, Refusal};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
@@ -55,8 +55,8 @@ pub async fn judge(
         }
     };
     record.answered(head.status.as_u16(), &judgement, &body);
-    if let Some(ledger) = means.ledger {
-        note_own_ids(ledger, admitted, head.status.as_u16(), &body);
+    if means.ledger.is_some() || means.caps.is_some() {
+        note_own_ids(means, admitted, head.status.as_u16(), &body);
     }
     if is_rejection(&judgement) {
         let rejected = rejected(&head, &body, &judgement, admitted, means, record);
@@ -70,7 +70,8 @@ pub async fn judge(
         };
         return Ok(RelayableAnswer::Whole(head, body));
     }
-    let outcome = match AnswerProof::of(head.status.as_u16(), &judgement) {
+    let proof = AnswerProof::of(head.status.as_u16(), &judgement);
+    let outcome = match proof {
         AnswerProof::Executed => CallOutcome::Executed,
         AnswerProof::Refused => CallOutcome::Refused,
         AnswerProof::LookUp(rule) => {
@@ -82,6 +83,9 @@ pub async fn judge(
             return Err(Box::pin(lost_call::lost(what, admitted, means, record)).await);
         }
     };
+    if let Some(spend) = admitted.spend_report() {
+        spend.answered(proof, outcome);
+    }
     record.settled(outcome);
     head.fields.add(&headers::OUTCOME, outcome.as_str());
     head.status = refusal::relayed_status(statuses, head.status, outcome);
@@ -89,8 +93,9 @@ pub async fn judge(
     Ok(RelayableAnswer::Whole(head, body))
 }
 
-/// Hands the ids that GatePay made to the ledger, which the answer does not wait for.
-fn note_own_ids(ledger: &LedgerQueue, admitted: &Admitted, status: u16, answer: &[u8]) {
+/// Hands the ids that GatePay made to the ledger, which the answer does not wait for. Without notifications only refunds need
+/// them, which caps count in the currency of their order.
+fn note_own_ids(means: &LookUpMeans<'_>, admitted: &Admitted, status: u16, answer: &[u8]) {
     let operation = admitted.operation();
     let (Some(entry), Some(row)) = (admitted.ledger(), LedgerRow::of(operation)) else {
         return;
@@ -100,10 +105,27 @@ fn note_own_ids(ledger: &LedgerQueue, admitted: &Admitted, status: u16, answer: 
         .iter()
         .map(|intent| intent.key.as_str())
         .collect();
-    let ids = row.own_ids_beside(operation, &chosen, status, answer);
-    if !ids.is_empty() {
-        let party = admitted.tenant_limits().breaker.id().as_str();
-        ledger.note(ids, party, &entry.account, &operation.name);
+    let currency = entry.intents.iter().find_map(|it| it.currency.as_ref());
+    let currency = currency.map(|currency| currency.as_str().to_owned());
+    if means.ledger.is_none() && currency.is_none() {
+        return;
+    }
+    for key in row.own_ids_beside(operation, &chosen, status, answer) {
+        let note = LedgerNote {
+            key,
+            holder: TenantAccount {
+                tenant: admitted.tenant_limits().breaker.id().as_str().to_owned(),
+                account: entry.account.clone(),
+            },
+            at_ms: None,
+            operation: operation.name.to_string(),
+            currency: currency.clone(),
+        };
+        match (means.ledger, means.caps) {
+            (Some(ledger), _) => ledger.note(note),
+            (None, Some(caps)) => caps.reports.note_order(note),
+            (None, None) => {}
+        }
     }
 }
 

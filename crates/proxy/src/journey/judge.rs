@@ -13,6 +13,7 @@ use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
+use gatepay_core::money::{DemandFault, MoneyDemand};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -21,6 +22,7 @@ use gatepay_tenancy::notifications::EndpointBounds;
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
+use crate::caps;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
@@ -35,6 +37,8 @@ pub struct Judged<'g> {
     acting: Acting<'g>,
     amounts: BodyAmounts,
     intents: Option<Vec<LedgerIntent>>,
+    /// What the call asks for, if caps count it. Boxed, as the next one.
+    demand: Option<Box<MoneyDemand>>,
     /// Boxed, since hardly a call has one and every call carries its state through the journey.
     callback: Option<Box<OwnCallback>>,
 }
@@ -67,17 +71,27 @@ impl<'g> Judged<'g> {
         self.verified.take_body()
     }
 
-    /// The amounts in the body for the journal, the numbers for the ledger, and the callback URL that is exchanged for one
-    /// of the proxy's own.
-    pub(super) fn into_parts(
-        self,
-    ) -> (
-        BodyAmounts,
-        Option<Vec<LedgerIntent>>,
-        Option<Box<OwnCallback>>,
-    ) {
-        (self.amounts, self.intents, self.callback)
+    /// What admission takes over of the call.
+    pub(super) fn into_parts(self) -> JudgedParts {
+        JudgedParts {
+            amounts: self.amounts,
+            intents: self.intents,
+            demand: self.demand,
+            callback: self.callback,
+        }
     }
+}
+
+/// What admission takes over of a judged call.
+pub(super) struct JudgedParts {
+    /// The amounts in the body, for the journal.
+    pub(super) amounts: BodyAmounts,
+    /// The numbers for the ledger.
+    pub(super) intents: Option<Vec<LedgerIntent>>,
+    /// What the call asks for, if caps count it.
+    pub(super) demand: Option<Box<MoneyDemand>>,
+    /// The callback URL that is exchanged for one of the proxy's own.
+    pub(super) callback: Option<Box<OwnCallback>>,
 }
 
 /// The parts of a head that the judgement reads.
@@ -118,6 +132,7 @@ pub async fn judge<'g>(
                 key,
                 amounts,
                 intents,
+                demand,
                 callback: _,
             } = judged;
             record.key(key);
@@ -126,6 +141,7 @@ pub async fn judge<'g>(
                 acting,
                 amounts,
                 intents,
+                demand: demand.and_then(|demand| (*demand).ok()).map(Box::new),
                 callback,
             })
         }
@@ -165,6 +181,13 @@ async fn judge_call<'g>(
     let row = (&generation.catalogue, position);
     let (query, body) = (routed.query(), verified.body());
     let mut judged = judge_body(offload, row, query, body, own, rules.reading).await?;
+    if let Some(Err(fault)) = judged.demand.as_deref()
+        && caps::covers(generation, owner, operation)
+    {
+        return Err(Refusal::InvalidBody(format!(
+            "{fault}; caps count this call, so that its amount must be exact"
+        )));
+    }
     let callback = judged.callback.take();
     let callback = callback.map(|field| own_callback(field, owner, rules.endpoints));
     Ok((acting, judged, callback.transpose()?))
@@ -183,7 +206,7 @@ fn own_callback(
         let parsed = bounds.with_rules(|rules| DestinationUrl::parse(&field.url, rules));
         parsed.ok()
     });
-    match (&tenant.notifications, url) {
+    match (tenant.notifications(), url) {
         (Some(own), Some(url)) if own.owns(&url) => Ok(Box::new(OwnCallback {
             field,
             url,
@@ -342,6 +365,8 @@ pub struct JudgedBody {
     pub amounts: BodyAmounts,
     /// The numbers in the body that lead a notification back to the call, if the ledger records the call.
     pub intents: Option<Vec<LedgerIntent>>,
+    /// What the call asks for, if it moves money and spends are counted.
+    pub demand: Option<Box<Result<MoneyDemand, DemandFault>>>,
     /// The callback URL, if it is exchanged for one of the proxy's own.
     pub callback: Option<Box<CallbackField>>,
 }
@@ -398,6 +423,10 @@ pub fn body(
         intents: rules
             .ledger
             .then(|| ledger_intents::of(operation, &reading))
+            .flatten(),
+        demand: rules
+            .spends
+            .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
             .flatten(),
         callback,
     })
@@ -469,18 +498,22 @@ pub struct ReadingRules {
     pub amounts: bool,
     /// Whether the ledger's numbers are read, which only notifications need.
     pub ledger: bool,
+    /// Whether the demands of money calls are read, which only caps need.
+    pub spends: bool,
 }
 
 impl<'a> BodyRules<'a> {
-    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts.
-    pub fn of(settings: &'a Settings, amounts: bool) -> Self {
+    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts, and `spends` whether caps
+    /// count what calls spend.
+    pub fn of(settings: &'a Settings, amounts: bool, spends: bool) -> Self {
         let notifications = settings.notifications.as_ref();
         Self {
             reading: ReadingRules {
                 strictness: settings.checks,
                 callbacks: settings.fixed_address_callback,
                 amounts,
-                ledger: notifications.is_some(),
+                ledger: notifications.is_some() || spends,
+                spends,
             },
             endpoints: notifications.map(|settings| &settings.endpoints),
         }
@@ -512,6 +545,7 @@ mod tests {
             callbacks: FixedAddressCallback::Forward,
             amounts: true,
             ledger: true,
+            spends: true,
         };
         let own = CallerIdentity {
             account: "1",

@@ -15,6 +15,7 @@ use gatepay_core::{Credential, Kind, Operation};
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::notifications::settlement::OpenCall;
 
+use crate::caps::Caps;
 use crate::generation::Generation;
 use crate::journey::admit::Admitted;
 use crate::notify::ledger::{FoundIds, LedgerQueue};
@@ -38,6 +39,8 @@ pub struct LookUpMeans<'a> {
     pub drain: (&'a Drain, Duration),
     /// The way of GatePay's ids to the ledger, if notifications are received.
     pub ledger: Option<&'a LedgerQueue>,
+    /// What money calls may spend, if that is counted.
+    pub caps: Option<&'a Caps>,
 }
 
 /// The refusal of a call that was sent and has no answer fit to relay. The outcome is looked up at GatePay where

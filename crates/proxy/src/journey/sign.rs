@@ -15,6 +15,7 @@ use gatepay_tenancy::settings::{AcceptEncoding, Settings};
 use http::header::{self, HeaderValue};
 
 use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
+use crate::cluster::local_halts::LocalHaltCheck;
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
@@ -243,6 +244,19 @@ impl Outbound {
         Ok(outbound)
     }
 
+    /// A look-up of a call that ended long ago, for its account.
+    pub fn later_look_up(
+        row: &Operation,
+        question: &LookUpQuestion,
+        account: &str,
+        host: &HeaderValue,
+    ) -> Result<Self, UnsendableHead> {
+        let (query, body) = (question.query.as_deref(), question.body.clone());
+        let mut outbound = Self::begin(row, query, [JSON], body.into())?;
+        outbound.lines(None, Acting::OnBehalfOf(account), host)?;
+        Ok(outbound)
+    }
+
     /// A probe read of the proxy's own, for no account: any answer shows that GatePay is up, and the time of its clock.
     pub fn probe(row: &Operation, host: &HeaderValue) -> Result<Self, UnsendableHead> {
         let mut outbound = Self::begin(row, Some("limit=1"), [], Bytes::new())?;
@@ -410,8 +424,16 @@ pub struct SignedAttempts<'a> {
     pub clock: &'a UpstreamClock,
     /// The record of the caller's request.
     pub record: &'a mut RequestRecord,
-    /// The halts that each attempt has to pass before its first byte is sent, if instances share a store.
-    pub halts: Option<HaltCheck<'a>>,
+    /// The halts that each attempt has to pass before its first byte is sent.
+    pub halts: SendCheck<'a>,
+}
+
+/// The halts that a call has to pass before a byte of it is sent.
+pub enum SendCheck<'a> {
+    /// Those of this process, which has no store.
+    Local(LocalHaltCheck<'a>),
+    /// Those of the store.
+    Shared(HaltCheck<'a>),
 }
 
 impl MakeAttempt for SignedAttempts<'_> {
@@ -429,8 +451,8 @@ impl MakeAttempt for SignedAttempts<'_> {
 
     fn begin<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
         match &self.halts {
-            None => Ok(send()),
-            Some(halts) => halts.pass(send),
+            SendCheck::Local(halts) => halts.pass(send),
+            SendCheck::Shared(halts) => halts.pass(send),
         }
     }
 }

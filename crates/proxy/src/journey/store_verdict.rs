@@ -7,13 +7,25 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
+use gatepay_core::Operation;
+use gatepay_core::money::{DemandKind, MoneyDemand, PartCurrency};
+use gatepay_core::operation::ApiModule;
 use gatepay_core::stamp::ClockSkew;
-use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, HaltScope, StoredText};
-use tokio::time::Instant;
+use gatepay_store::admission::{
+    AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope, StoredText,
+};
+use gatepay_store::caps::rule::CapBreach;
+use gatepay_store::caps::spend::SpendDemand;
+use gatepay_store::notifications::ledger::TenantAccount;
+use gatepay_store::queue::JudgedRow;
+use tokio::time::{Instant, timeout_at};
 
-use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
+use crate::caps::{self, Caps};
+use crate::cluster::halt_check::StopBeforeSending;
+use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
 use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted, StoreNeed};
+use crate::journey::sign::SendCheck;
 use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
 use crate::record::RequestRecord;
 use crate::refusal::{Refusal, StaleStamp};
@@ -34,18 +46,21 @@ pub async fn confirm(
         return Err(Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)));
     }
     let asked = gate.clock.elapsed();
-    let verdict = match row(cluster, &local, claim) {
-        // After a wait for loans that took all the time there is none for a verdict.
-        Some(row) if Instant::now() < until => cluster.admit(row, until).await,
-        _ => Err(StoreAway),
-    };
-    let asked = match verdict {
-        Ok(AdmissionVerdict::Admitted) => {
+    let (judged, spent) = judge((cluster, until), &local, claim, gate).await?;
+    let asked = match judged {
+        Ok(JudgedRow {
+            verdict: AdmissionVerdict::Admitted,
+            shadow,
+        }) => {
+            note_shadow(gate.caps, shadow, claim);
             record.judged_elsewhere(None);
             Some(asked)
         }
-        Ok(verdict) => {
+        Ok(JudgedRow { verdict, .. }) => {
             let now_ms = gate.clock.unix_ms();
+            if let (Some(caps), AdmissionVerdict::CapExceeded(breach)) = (gate.caps, &verdict) {
+                caps.meters.refused(party_of(claim), breach);
+            }
             if verdict == AdmissionVerdict::Restored {
                 record.detail(RESTORED.to_owned());
             }
@@ -64,6 +79,9 @@ pub async fn confirm(
             return Err(Refusal::StoreUnavailable);
         }
     };
+    // From here on the spend counts until its report says otherwise.
+    let report = gate.caps.zip(spent.filter(|_| asked.is_some()));
+    let report = report.map(|(caps, stamp)| Box::new(caps.reports.of(stamp)));
     let now_ms = gate.clock.unix_ms();
     match gate.replay.record(stamp.fingerprint(), now_ms) {
         Ok(()) => record.admitted(),
@@ -73,19 +91,104 @@ pub async fn confirm(
         }
         Err(unusable) => return Err(stamp::refuse(unusable, now_ms)),
     }
-    Ok(local.confirmed(asked))
+    Ok(local.confirmed(asked, report))
 }
 
-/// The halts that an admitted call has to pass before a byte of it is sent, if instances share a store: one may have been
-/// set since the call's verdict.
-pub fn halt_check<'a>(
-    cluster: Option<&'a Cluster>,
+/// Asks the store about a call. Also returns the stamp, if the call spends what caps count.
+async fn judge(
+    (cluster, until): (&Cluster, Instant),
+    local: &LocallyAdmitted,
+    claim: &ClaimedCall<'_>,
+    gate: &AdmissionGate<'_>,
+) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
+    let spend = spend_of((cluster, until), local, claim).await?;
+    if spend.is_some() && gate.caps.is_some_and(Caps::awaits_store) {
+        return Ok((Err(StoreAway), None));
+    }
+    let Some(row) = row(cluster, local, claim) else {
+        return Ok((Err(StoreAway), None));
+    };
+    let row = AdmissionRow { spend, ..row };
+    let spent = row.spend.is_some().then_some(row.stamp);
+    // After a wait for loans that took all the time there is none for a verdict.
+    let judged = if Instant::now() < until {
+        cluster.admit(row, until).await
+    } else {
+        Err(StoreAway)
+    };
+    Ok((judged, spent))
+}
+
+fn party_of<'a>(claim: &'a ClaimedCall<'_>) -> &'a str {
+    claim.caller().owner.party().id.as_str()
+}
+
+fn note_shadow(caps: Option<&Caps>, shadow: Option<CapBreach>, claim: &ClaimedCall<'_>) {
+    let (Some(caps), Some(breach)) = (caps, shadow) else {
+        return;
+    };
+    let party = party_of(claim);
+    caps.meters.shadowed(party, &breach);
+    let operation = &claim.routed().operation().name;
+    tracing::warn!(%party, %operation, %breach, "a cap in shadow mode would have refused this call");
+}
+
+/// What a call spends, if caps count it. The currency of an order comes from the ledger; without it the call is refused if
+/// a cap covers it, and else not counted.
+async fn spend_of(
+    (cluster, until): (&Cluster, Instant),
+    local: &LocallyAdmitted,
+    claim: &ClaimedCall<'_>,
+) -> Result<Option<Box<SpendDemand>>, Refusal> {
+    let question = local.question.as_ref();
+    let Some(demand) = question.and_then(|question| question.demand.as_deref()) else {
+        return Ok(None);
+    };
+    let order = demand.parts.iter().find_map(|part| match &part.currency {
+        PartCurrency::OfOrder(order) => Some(order.clone()),
+        PartCurrency::Stated(_) => None,
+    });
+    let currency = match order {
+        None => None,
+        Some(order) => {
+            let holder = TenantAccount {
+                tenant: party_of(claim).to_owned(),
+                account: question.map_or_else(String::new, |it| it.account.clone()),
+            };
+            let asked = cluster
+                .calls()
+                .call(move |store| async move { store.order_currency(&order, &holder).await });
+            let Ok(Ok(currency)) = timeout_at(until, asked).await else {
+                cluster.refused("away");
+                return Err(Refusal::StoreUnavailable);
+            };
+            currency
+        }
+    };
+    let spend = SpendDemand::of(demand, |_| currency.clone());
+    if spend.is_none() {
+        let (routed, caller) = (claim.routed(), claim.caller());
+        if caps::covers(routed.generation(), caller.owner, routed.operation()) {
+            return Err(Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()));
+        }
+    }
+    Ok(spend.map(Box::new))
+}
+
+/// The halts that an admitted call has to pass before a byte of it is sent: one may have been set since the call's verdict.
+pub fn send_check<'a>(
+    (cluster, local): (Option<&'a Cluster>, &'a LocalHalts),
     admitted: &'a Admitted,
-) -> Option<HaltCheck<'a>> {
-    let cluster = cluster?;
+) -> SendCheck<'a> {
     let limits = admitted.tenant_limits();
-    let party = (limits.breaker.id().as_str(), limits.seats());
-    Some(cluster.halt_check(admitted.operation(), party, admitted.asked_store()))
+    let (operation, party) = (admitted.operation(), limits.breaker.id().as_str());
+    match cluster {
+        None => SendCheck::Local(local.check(operation, party)),
+        Some(cluster) => {
+            let party = (party, limits.seats());
+            SendCheck::Shared(cluster.halt_check(operation, party, admitted.asked_store()))
+        }
+    }
 }
 
 /// The refusal of an admitted call of which no byte was sent. No other copy of it can have been admitted.
@@ -114,7 +217,7 @@ fn row(
         party: StoredText::parse(party.id.as_str())?,
         account: StoredText::parse(&local.question.as_ref()?.account)?,
         kind: operation.kind,
-        module: operation.module.as_str(),
+        module: halted_module(operation, local.question.as_ref()?.demand.as_deref()),
         operation: operation.name.clone(),
         has_body: local.question.as_ref()?.need != StoreNeed::Forbidden,
         intents: local
@@ -123,6 +226,14 @@ fn row(
             .map_or_else(Vec::new, |entry| entry.intents.clone()),
         spend: None,
     })
+}
+
+/// The module by which halts cover a call: a refund that names a target of its own is a payout, if its demand is known.
+fn halted_module(operation: &Operation, demand: Option<&MoneyDemand>) -> &'static str {
+    match demand.map(|demand| demand.kind) {
+        Some(DemandKind::Payout) => ApiModule::Payout.as_str(),
+        _ => operation.module.as_str(),
+    }
 }
 
 /// The refusal of a verdict, and the reason for the metric.
@@ -170,10 +281,17 @@ fn refuse(
             "body_less_write",
             Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)),
         ),
-        // No row asks for a spend yet, so no cap is exceeded.
-        AdmissionVerdict::Admitted
-        | AdmissionVerdict::CapExceeded(_)
-        | AdmissionVerdict::Restored => ("away", Refusal::StoreUnavailable),
+        AdmissionVerdict::CapExceeded(breach) => {
+            let wait = |frees_ms: u64| Duration::from_millis(frees_ms.saturating_sub(now_ms));
+            let refusal = Refusal::CapExceeded {
+                breach: breach.clone(),
+                frees: breach.frees_ms.map(wait),
+            };
+            ("cap", refusal)
+        }
+        AdmissionVerdict::Admitted | AdmissionVerdict::Restored => {
+            ("away", Refusal::StoreUnavailable)
+        }
     }
 }
 
@@ -197,5 +315,7 @@ const RESTORED: &str = "the store's file was put back from a copy: run `gatepay-
 /// The refusal text for a request that the store admitted, and that this process cannot remember any more.
 const SPENT: &str =
     "this process takes no more requests; this one was not sent, and its stamp is spent: sign anew";
+/// The fault of a refund whose currency cannot be known.
+const UNKNOWN_ORDER: &str = "prepayId names no order of yours in the ledger, so that its currency is not known; caps count this call";
 /// The refusal text of a write without a body while reads may go on without the store.
 const BODY_LESS: &str = "a write without a body is refused while reads go on without the store (store.reads_without_store)";

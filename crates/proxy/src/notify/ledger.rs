@@ -74,15 +74,9 @@ pub fn queue(lost: &IntCounter) -> (LedgerQueue, LedgerWriter) {
 }
 
 impl LedgerQueue {
-    /// Notes the ids of an answer for the tenant and the account of the call. Never waits.
-    pub fn note(&self, keys: Vec<LedgerKey>, party: &str, account: &str, operation: &str) {
-        for key in keys {
-            let holder = TenantAccount {
-                tenant: party.to_owned(),
-                account: account.to_owned(),
-            };
-            self.send(LedgerItem::Answered(note(key, &holder, operation)));
-        }
+    /// Notes an id of an answer. Never waits.
+    pub fn note(&self, id: LedgerNote) {
+        self.send(LedgerItem::Answered(id));
     }
 
     /// Notes the ids that a look-up of a call has found. Never waits.

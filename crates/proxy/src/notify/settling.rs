@@ -1,9 +1,12 @@
 //! Settling: takes the outcomes that notifications prove to the store. The log, the metrics and the audit journal tell which
 //! calls they settle.
 
+use gatepay_core::money::MoneyRow;
 use gatepay_core::notification::Notification;
 use gatepay_core::ownership::TenantIncarnation;
-use gatepay_core::settlement::OutcomeProof;
+use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
+use gatepay_store::admission::StoredText;
+use gatepay_store::caps::spend::SettledObject;
 use gatepay_store::notifications::event::EventId;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::notifications::settlement::{
@@ -21,6 +24,29 @@ pub struct Settling {
     calls: StoreCalls,
     journal: Option<SettlementJournal>,
     meters: ReceptionMeters,
+}
+
+/// The spends that a proof settles: those of calls whose key the notification names. What came of it was decided before the
+/// notification came.
+fn spends(news: &ObjectNews) -> Vec<SettledObject> {
+    let (party, account) = (&news.holder.tenant, &news.holder.account);
+    let (Some(party), Some(account)) = (StoredText::parse(party), StoredText::parse(account))
+    else {
+        return Vec::new();
+    };
+    let keys = news.proof.keys.iter();
+    let spends = keys.filter_map(|key| {
+        let counted_as = MoneyRow::keyed_by(key.kind());
+        Some(SettledObject {
+            party: party.clone(),
+            account: account.clone(),
+            key: StoredText::parse(key.text()).filter(|_| !counted_as.is_empty())?,
+            counted_as,
+            stands: news.proof.outcome != ObjectOutcome::Failed,
+            decided_ms: news.event.came_ms(),
+        })
+    });
+    spends.collect()
 }
 
 /// The news for the store about a notification of a tenant; `None` if the notification proves no outcome.
@@ -58,11 +84,22 @@ impl Settling {
         if news.is_empty() {
             return Ok(SettlementReport::default());
         }
+        let spends: Vec<SettledObject> = news.iter().flat_map(spends).collect();
         let settled = self
             .calls
             .call(move |store| async move { store.settle_objects(&news).await });
         let report = settled.await?;
         self.tell(&report.calls);
+        for spend in spends {
+            let object = spend.clone();
+            let settled = self
+                .calls
+                .call(move |store| async move { store.settle_object(&object).await });
+            if settled.await? {
+                let (party, key) = (spend.party.as_str(), spend.key.as_str());
+                tracing::info!(%party, %key, "a notification releases the amount that a call had reserved");
+            }
+        }
         Ok(report)
     }
 

@@ -1,4 +1,6 @@
 use super::*;
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
 use std::num::NonZeroU32;
 
 const SPENT: RateExceeded = RateExceeded {
@@ -53,6 +55,16 @@ fn one_of_each() -> Vec<Refusal> {
         Refusal::JournalUnavailable,
         Refusal::StoreUnavailable,
         Refusal::Halted,
+        Refusal::CapExceeded {
+            breach: Box::new(CapBreach {
+                over_all: false,
+                currency: CurrencyCode::parse("USDT").unwrap(),
+                rule: None,
+                left: ExactAmount::ZERO,
+                frees_ms: None,
+            }),
+            frees: Some(second),
+        },
     ]
 }
 
@@ -69,14 +81,14 @@ fn every_slug_is_listed_for_the_metrics() {
 }
 
 #[test]
-fn a_429_and_a_503_say_when_to_come_back() {
+fn a_429_a_503_and_a_full_cap_say_when_to_come_back() {
     for refusal in one_of_each() {
         let (slug, status) = (refusal.slug(), refusal.status());
         let (_, headers, _) = refusal.into_answer(RefusalStatus::Http, &RefusedCall::default());
         let wanted = matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        );
+        ) || slug == "cap_exceeded";
         assert_eq!(
             headers.get(&header::RETRY_AFTER).is_some(),
             wanted,
@@ -209,7 +221,8 @@ fn of_a_copy(refusal: &Refusal) -> CopyOutcome {
         | Refusal::Starting { .. }
         | Refusal::JournalUnavailable
         | Refusal::StoreUnavailable
-        | Refusal::Halted => CopyOutcome::LookUp,
+        | Refusal::Halted
+        | Refusal::CapExceeded { .. } => CopyOutcome::LookUp,
     }
 }
 

@@ -34,6 +34,11 @@ pub const AFTER_REFUSAL: ResolveSchedule = ResolveSchedule {
     after: &[Duration::ZERO],
     purpose: OwnCallPurpose::Settle,
 };
+/// For a call that ended long ago: once.
+pub const LATER: ResolveSchedule = ResolveSchedule {
+    after: &[Duration::ZERO],
+    purpose: OwnCallPurpose::LookUp,
+};
 /// Timeout of one look-up, so that a hanging answer leaves time for the next look-up.
 const TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -70,7 +70,7 @@ pub struct SettledObject {
 }
 
 /// A spend with attempts of which nobody knows whether GatePay executed them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownSpend {
     /// When the oldest of these attempts was admitted, in milliseconds since 1970 by the store's clock.
     pub since_ms: u64,

@@ -1,6 +1,7 @@
 //! The store's calls about notifications.
 
 use gatepay_core::ledger_key::LedgerKey;
+use gatepay_core::money::CurrencyCode;
 use gatepay_core::ownership::TenantIncarnation;
 
 use super::Store;
@@ -44,6 +45,19 @@ impl Store {
             Self::Postgres(store) => store.owners(keys).await,
             Self::Sqlite(store) => store.owners(keys).await,
         }
+    }
+
+    /// The currency of the order that a key names, if the ledger has it for this party and account.
+    pub async fn order_currency(
+        &self,
+        order: &LedgerKey,
+        holder: &TenantAccount,
+    ) -> Result<Option<CurrencyCode>, StoreError> {
+        let currency = match self {
+            Self::Postgres(store) => store.order_currency(order, holder).await,
+            Self::Sqlite(store) => store.order_currency(order, holder).await,
+        };
+        Ok(currency?.as_deref().and_then(CurrencyCode::parse))
     }
 
     /// Adds rows to the ledger. Returns the events in quarantine that name one of the keys; they are due for another decision

@@ -200,6 +200,13 @@ impl EventId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// When the event came, in milliseconds since 1970.
+    pub fn came_ms(&self) -> u64 {
+        let mut ms = [0; 8];
+        ms[2..].copy_from_slice(&self.0.as_bytes()[..6]);
+        u64::from_be_bytes(ms)
+    }
+
     /// The lowest id of an event that came at this time, in milliseconds since 1970.
     pub(crate) fn floor(ms: u64) -> Self {
         let mut bytes = [0; 16];

@@ -59,6 +59,7 @@ const REWRITE: &str = "SELECT gatepay.rewrite_limits_v1()";
 const LEAVE: &str = "SELECT gatepay.leave_v1($1)";
 const HALT: &str = "SELECT gatepay.halt_v1($1, $2)";
 const BRING_BACK: &str = "SELECT gatepay.bring_back_v1($1, $2, $3, $4)";
+const PROPOSE_RESUME: &str = "SELECT gatepay.propose_resume_v1($1, $2, $3)";
 const RESUME: &str = "SELECT gatepay.resume_v1($1, $2)";
 const DISTRUST: &str = "SELECT gatepay.distrust_v1($1, $2)";
 const CHECK: &str = "SELECT * FROM gatepay.check_v1()";
@@ -294,6 +295,19 @@ impl PostgresStore {
         Ok(epoch.map_or(ResumeResult::SuspendedAgain, |epoch| {
             ResumeResult::Resumed { epoch }
         }))
+    }
+
+    /// As [`Store::propose_resume`](crate::engine::Store::propose_resume).
+    pub async fn propose_resume(
+        &self,
+        scope: &HaltScope,
+        epoch: i64,
+        by: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let rows = self
+            .control(PROPOSE_RESUME, &[&scope.to_string(), &epoch, &by])
+            .await?;
+        cell(only(&rows)?, "propose_resume_v1")
     }
 
     /// Sets a guard by hand: the store may have lost commits, and no instance can know. Returns until when stamps are

@@ -24,6 +24,8 @@ const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [
     include_str!("../../sql/sqlite_0001.sql"),
     include_str!("../../sql/sqlite_0002.sql"),
 ];
+/// How long an order to end a halt waits for another operator, in milliseconds.
+const PROPOSED_MS: u64 = 86_400_000;
 const PRAGMAS: &str =
     "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
     PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;";
@@ -339,6 +341,32 @@ impl StoreFile {
         } else {
             ResumeResult::Resumed { epoch }
         })
+    }
+
+    pub(super) fn propose_resume(
+        &mut self,
+        scope: &str,
+        epoch: i64,
+        by: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let now_ms = self.now()?;
+        let since = to_sql(now_ms.saturating_sub(PROPOSED_MS));
+        let change = self.begin()?;
+        let other = change.query_row(
+            "SELECT proposed_by FROM halt_proposal
+            WHERE scope = ?1 AND epoch = ?2 AND proposed_by <> ?3 AND at > ?4",
+            params![scope, epoch, by, since],
+            |row| row.get(0),
+        );
+        let other: Option<String> = other.optional()?;
+        if other.is_none() {
+            change.execute(
+                "INSERT OR REPLACE INTO halt_proposal VALUES (?1, ?2, ?3, ?4)",
+                params![scope, epoch, by, to_sql(now_ms)],
+            )?;
+        }
+        committed(change, now_ms)?;
+        Ok(other)
     }
 
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {

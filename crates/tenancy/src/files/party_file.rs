@@ -22,6 +22,8 @@ pub(crate) struct PartyBounds<'a> {
     pub(crate) window: StampWindow,
     /// The bounds of tenants' endpoints.
     pub(crate) endpoints: &'a EndpointBounds,
+    /// Whether there is a store, which keeps what calls spend.
+    pub(crate) has_store: bool,
 }
 
 /// Reads the keys that all parties have. `None` if there is no good name; that was reported.

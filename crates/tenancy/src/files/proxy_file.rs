@@ -9,6 +9,7 @@ use gatepay_core::{SigningKey, StampWindow};
 
 use serde_json::json;
 
+use crate::files::caps_file;
 use crate::files::credentials;
 use crate::files::listener_keys::{address, collide, listen_tls};
 use crate::files::notifications_file;
@@ -58,6 +59,7 @@ pub(crate) fn read(
     let store = store.map(|table| store_file::read(table, sources));
     let notifications = reader.table("notifications");
     let notifications = notifications.and_then(|table| notifications_file::read(table, sources));
+    let (approvals, caps) = caps_file::read(reader.section("caps"));
     let settings = Settings {
         tenants: reader.or("tenants", sources.folder.join(default.tenants), path()),
         operators: reader.optional("operators", path()),
@@ -89,7 +91,8 @@ pub(crate) fn read(
         audit,
         store,
         notifications,
-        approvals: approvals(reader.section("caps")),
+        approvals,
+        caps,
         metrics: metrics(reader.section("metrics")),
         log: log(reader.section("log")),
         written: ConfigFacts::new(),
@@ -108,6 +111,9 @@ fn check_together(reader: &mut TableReader<'_>, settings: &Settings) {
     if settings.approvals == ApprovalRule::Two && settings.admin.operators.len() < 2 {
         let text = "2 requires two [[admin.operator]]: an order needs two different ones";
         reader.problem("caps.approvals", text);
+    }
+    if !settings.caps.all.is_empty() && settings.store.is_none() {
+        reader.problem("caps.all", caps_file::WITHOUT_STORE);
     }
     notifications_file::check(reader, settings);
     if collide(settings.listen.address, settings.admin.address) {
@@ -415,17 +421,6 @@ fn window(mut reader: TableReader<'_>) -> StampWindow {
     };
     reader.finish();
     window
-}
-
-fn approvals(mut reader: TableReader<'_>) -> ApprovalRule {
-    let approvals = reader.or("approvals", ApprovalRule::One, |value| {
-        Ok(match value::number(value, 1..=2)? {
-            2 => ApprovalRule::Two,
-            _ => ApprovalRule::One,
-        })
-    });
-    reader.finish();
-    approvals
 }
 
 fn drain(mut reader: TableReader<'_>) -> DrainSettings {

@@ -3,12 +3,13 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use crate::files::caps_file;
 use crate::files::notifications_file;
 use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
 use crate::model::claims::UniqueClaims;
 use crate::model::permissions::CallerClass;
-use crate::model::tenant::{SubAccount, Tenant, TenantRemarks};
+use crate::model::tenant::{SubAccount, Tenant, TenantOptions, TenantRemarks};
 use crate::syntax::table_reader::{SourceLocation, TableReader};
 use crate::syntax::value;
 
@@ -37,10 +38,14 @@ pub(crate) fn read(
         contact: reader.optional("contact", value::text(remark)),
         note: reader.optional("note", value::text(remark)),
     };
+    let options = TenantOptions {
+        notifications: notifications.map(Arc::new),
+        caps: caps_file::of_tenant(&mut reader, terms.has_store),
+        remarks,
+    };
     reader.finish();
     Some(Tenant {
-        notifications: notifications.map(Arc::new),
-        remarks: (remarks != TenantRemarks::default()).then(|| Box::new(remarks)),
+        options: options.if_any(),
         party: party?,
         sub_account: sub_account?,
         shared_sub_account,

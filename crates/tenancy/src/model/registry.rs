@@ -107,7 +107,7 @@ impl<'a> PartyRef<'a> {
     /// How notifications are delivered to it.
     pub fn notifications(self) -> Option<&'a Arc<TenantNotifications>> {
         match self {
-            Self::Tenant(tenant) => tenant.notifications.as_ref(),
+            Self::Tenant(tenant) => tenant.notifications(),
             Self::Operator(operator) => operator.notifications.as_ref(),
         }
     }

@@ -11,6 +11,7 @@ use gatepay_core::{Credential, SecretKey, SigningKey, StampWindow};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use crate::model::caps::CapSettings;
 use crate::model::facts::ConfigFacts;
 use crate::model::notifications::NotificationSettings;
 use crate::model::party::{DEFAULT_WINDOW, DatedCredential, PartyId, Rate};
@@ -65,6 +66,8 @@ pub struct Settings {
     pub notifications: Option<NotificationSettings>,
     /// The orders that need more than one operator.
     pub approvals: ApprovalRule,
+    /// Money caps: over all tenants, and the terms of each.
+    pub caps: CapSettings,
     /// The metrics' settings.
     pub metrics: MetricsSettings,
     /// How the log looks.
@@ -538,6 +541,7 @@ impl Settings {
             store: None,
             notifications: None,
             approvals: ApprovalRule::One,
+            caps: CapSettings::default(),
             metrics: MetricsSettings::default(),
             log: LogSettings::default(),
             written: ConfigFacts::new(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use gatepay_core::Catalogue;
 use smol_str::SmolStr;
 
+use crate::model::caps::Cap;
 use crate::model::notifications::TenantNotifications;
 use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::permissions::Permissions;
@@ -25,10 +26,19 @@ pub struct Tenant {
     pub weight: NonZeroU32,
     /// Whether another tenant may name the same sub-account; both have to say so.
     pub shared_sub_account: bool,
+    /// Settings that few tenants have, in one place to keep the others small.
+    pub options: Option<Arc<TenantOptions>>,
+}
+
+/// Settings that few tenants have.
+#[derive(Debug, Default)]
+pub struct TenantOptions {
     /// How notifications are delivered to it; without it the tenant pulls.
     pub notifications: Option<Arc<TenantNotifications>>,
+    /// How much its calls may spend; if there are none, as much as the caps over all allow.
+    pub caps: Vec<Cap>,
     /// What people wrote about it.
-    pub remarks: Option<Box<TenantRemarks>>,
+    pub remarks: TenantRemarks,
 }
 
 /// What people wrote about a tenant, for people alone.
@@ -38,6 +48,16 @@ pub struct TenantRemarks {
     pub contact: Option<String>,
     /// Anything else.
     pub note: Option<String>,
+}
+
+impl TenantOptions {
+    /// The options, if any is set.
+    pub fn if_any(self) -> Option<Arc<Self>> {
+        let is_set = self.notifications.is_some()
+            || !self.caps.is_empty()
+            || self.remarks != TenantRemarks::default();
+        is_set.then(|| Arc::new(self))
+    }
 }
 
 impl AsRef<Party> for Tenant {
@@ -58,10 +78,19 @@ impl Tenant {
             party: Party::new(id, Permissions::of_tenants(catalogue), credentials),
             sub_account,
             shared_sub_account: false,
-            notifications: None,
-            remarks: None,
+            options: None,
             weight: NonZeroU32::MIN,
         }
+    }
+
+    /// How notifications are delivered to it; without it the tenant pulls.
+    pub fn notifications(&self) -> Option<&Arc<TenantNotifications>> {
+        self.options.as_ref()?.notifications.as_ref()
+    }
+
+    /// How much its calls may spend.
+    pub fn caps(&self) -> &[Cap] {
+        self.options.as_ref().map_or(&[], |options| &options.caps)
     }
 
     /// The same tenant with fewer rights; `None` if it has no more than these restrictions leave.
@@ -70,8 +99,7 @@ impl Tenant {
             party: by.applied_to(&self.party)?,
             sub_account: self.sub_account.clone(),
             shared_sub_account: self.shared_sub_account,
-            notifications: self.notifications.clone(),
-            remarks: self.remarks.clone(),
+            options: self.options.clone(),
             weight: self.weight,
         })
     }

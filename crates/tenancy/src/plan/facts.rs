@@ -21,8 +21,9 @@ use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
 use crate::model::settings::Institution;
 use crate::model::snapshot::ConfigSnapshot;
-use crate::model::tenant::{Tenant, TenantRemarks};
+use crate::model::tenant::{Tenant, TenantOptions, TenantRemarks};
 
+use crate::plan::cap_facts::of_cap;
 pub use crate::plan::settings_facts::of_settings;
 
 /// Of a secret's fingerprint enough to tell two secrets apart, and too little to find a guessable one by.
@@ -100,17 +101,26 @@ fn of_tenant(tenant: &Tenant) -> ConfigFacts {
         sub_account,
         shared_sub_account,
         weight,
-        notifications,
-        remarks,
+        options,
     } = tenant;
     put("sub_account", sub_account.as_str().into());
     put("shared_sub_account", (*shared_sub_account).into());
     put("weight", weight.get().into());
-    for (key, text) in remarks.iter().flat_map(|it| of_remarks(it)) {
-        put(key, text.as_str().into());
-    }
-    for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
-        put(&format!("notifications.{key}"), value);
+    if let Some(options) = options {
+        let TenantOptions {
+            notifications,
+            caps,
+            remarks,
+        } = &**options;
+        for (key, text) in of_remarks(remarks) {
+            put(key, text.as_str().into());
+        }
+        for (key, value) in notifications.iter().flat_map(|it| of_delivery(it)) {
+            put(&format!("notifications.{key}"), value);
+        }
+        if !caps.is_empty() {
+            put("cap", caps.iter().map(of_cap).collect());
+        }
     }
     facts
 }

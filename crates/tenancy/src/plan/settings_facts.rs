@@ -9,20 +9,23 @@ use gatepay_core::StampWindow;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::model::caps::CapSettings;
 use crate::model::facts::ConfigFacts;
 use crate::model::notifications::NotificationSettings;
 use crate::model::party::PartyId;
 use crate::model::settings::{
-    AcceptEncoding, AdminSettings, AuditSettings, BreakerSettings, ClockSource, DrainSettings,
-    EgressSettings, FixedAddressCallback, ListenSettings, ListenTls, LogFormat, LogSettings,
-    MetricsSettings, QuotaSettings, QuotaShadow, RefusalStatus, SecretText, Settings, StoreEngine,
-    StoreFailover, StoreSettings, UpstreamSettings,
+    AcceptEncoding, AdminSettings, ApprovalRule, AuditSettings, BreakerSettings, ClockSource,
+    DrainSettings, EgressSettings, FixedAddressCallback, ListenSettings, ListenTls, LogFormat,
+    LogSettings, MetricsSettings, QuotaSettings, QuotaShadow, RefusalStatus, SecretText, Settings,
+    StoreEngine, StoreFailover, StoreSettings, UpstreamSettings,
 };
 use crate::model::url::UpstreamUrl;
+use crate::plan::cap_facts::of_cap;
 
 /// Of the process. The institution has facts of its own.
+///
+/// Each struct is destructured in full, so that the compiler reports a new key that has no fact.
 pub fn of_settings(settings: &Settings) -> ConfigFacts {
-    // Each struct is destructured in full, so that the compiler reports a new key that has no fact.
     let Settings {
         tenants,
         operators,
@@ -47,6 +50,7 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         store,
         notifications,
         approvals,
+        caps,
         metrics,
         log,
         written: _,
@@ -75,13 +79,27 @@ pub fn of_settings(settings: &Settings) -> ConfigFacts {
         ("audit", of_audit(audit.as_ref())),
         ("store", of_store(store.as_ref())),
         ("notifications", of_notifications(notifications.as_ref())),
-        ("caps", vec![("approvals", approvals.count().into())]),
+        ("caps", of_caps(*approvals, caps)),
         ("metrics", of_metrics(metrics)),
         ("log", of_log(log)),
     ] {
         below(&mut facts, table, entries);
     }
     facts
+}
+
+fn of_caps(approvals: ApprovalRule, caps: &CapSettings) -> Vec<(&'static str, Value)> {
+    let CapSettings {
+        time_zone,
+        raise_after,
+        all,
+    } = caps;
+    vec![
+        ("approvals", approvals.count().into()),
+        ("timezone", time_zone.name().into()),
+        ("raise_after", format!("{}s", raise_after.as_secs()).into()),
+        ("all", all.iter().map(of_cap).collect()),
+    ]
 }
 
 fn of_listen(listen: &ListenSettings) -> Vec<(&'static str, Value)> {

@@ -94,14 +94,18 @@ fn the_example_files_are_valid_and_show_the_defaults() {
 fn every_commented_key_of_the_example_tenant_is_a_valid_key() {
     let acme = "tenants.d/acme.toml";
     let folder = copy(|name, text| {
-        if name == acme {
-            uncommented(&text)
-        } else {
-            text
+        match name {
+            _ if name == acme => uncommented(&text),
+            // Caps need a store.
+            "proxy.toml" => text
+                .replace("# [store]\n", "[store]\npath = \"store.db\"\n")
+                .replace("# state_dir = ", "state_dir = "),
+            _ => text,
         }
     });
     let configuration = folder.loads();
     let tenant = &configuration.registry.tenants()[0];
+    assert_eq!(tenant.caps().len(), 1);
     assert!(tenant.shared_sub_account);
     let tenant = &tenant.party;
     assert_eq!(tenant.addresses.len(), 2);

@@ -42,7 +42,10 @@ fn notifications_have_the_documented_defaults() {
     assert_eq!(settings.keep_days.get(), 90);
     let relay = FixedAddressCallback::Relay;
     assert_eq!(loaded.settings.fixed_address_callback, relay);
-    let tenant = loaded.registry.tenants()[0].notifications.clone().unwrap();
+    let tenant = loaded.registry.tenants()[0]
+        .notifications()
+        .cloned()
+        .unwrap();
     assert!(tenant.url.is_none() && tenant.urls.is_empty());
     assert_eq!(tenant.client_id, DeliveredClientId::Tenant);
     assert_eq!(tenant.ack, AckRule::ReturnCode);
@@ -52,7 +55,7 @@ fn notifications_have_the_documented_defaults() {
     assert!(plain.settings.notifications.is_none());
     let refuse = FixedAddressCallback::Refuse;
     assert_eq!(plain.settings.fixed_address_callback, refuse);
-    assert!(plain.registry.tenants()[0].notifications.is_none());
+    assert!(plain.registry.tenants()[0].notifications().is_none());
 }
 
 #[test]
@@ -198,7 +201,10 @@ fn an_endpoint_of_a_tenant_is_judged_by_the_rules_for_destinations() {
     let table = format!("{REQUIRED}\nports = [9443]\nallow_networks = ['127.0.0.0/8']");
     let url = "[notifications]\nurl = 'https://127.0.0.1:9443/hook'";
     let loaded = with(&table).tenant("acme", url).loads();
-    let endpoint = loaded.registry.tenants()[0].notifications.clone().unwrap();
+    let endpoint = loaded.registry.tenants()[0]
+        .notifications()
+        .cloned()
+        .unwrap();
     assert_eq!(endpoint.url.as_ref().unwrap().path_and_query(), "/hook");
 }
 
@@ -209,7 +215,7 @@ fn a_callback_url_is_the_tenants_own_by_its_whole_url_or_by_a_listed_origin() {
     let loaded = with(REQUIRED).tenant("acme", table).loads();
     let (settings, tenants) = (loaded.settings, loaded.registry);
     let bounds = settings.notifications.unwrap().endpoints;
-    let tenant = tenants.tenants()[0].notifications.clone().unwrap();
+    let tenant = tenants.tenants()[0].notifications().cloned().unwrap();
     for (url, is_own) in [
         ("https://shop.example/hook", true),
         ("https://SHOP.example:443/hook", true),

@@ -219,8 +219,7 @@ not_before = 2026-01-01T00:00:00Z
             sub_account,
             shared_sub_account,
             weight,
-            notifications,
-            remarks,
+            options,
         } = tenant;
         let Party {
             id,
@@ -237,7 +236,7 @@ not_before = 2026-01-01T00:00:00Z
             .map(|it| (it.credential.client_id.clone(), it.not_before, it.not_after))
             .collect();
         format!(
-            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {notifications:?} {remarks:?} {dates:?}"
+            "{id} {sub_account} {shared_sub_account} {standing:?} {weight} {addresses:?} {replay:?} {limits:?} {permissions:?} {window:?} {options:?} {dates:?}"
         )
     };
     let [toml, json] = [&from_toml, &from_json].map(|registry| &registry.tenants()[0]);

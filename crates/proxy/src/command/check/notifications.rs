@@ -9,7 +9,7 @@ use super::super::say;
 /// Prints where notifications come in, and the settings that an operator should look at again.
 pub(super) fn report(settings: &Settings, registry: &Registry) {
     let mut tenants = registry.tenants().iter();
-    let has_table = |tenant: &Tenant| tenant.notifications.is_some();
+    let has_table = |tenant: &Tenant| tenant.notifications().is_some();
     let Some(notifications) = &settings.notifications else {
         if tenants.any(|tenant| has_table(tenant)) || registry.notified_operator().is_some() {
             say(
@@ -19,7 +19,7 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
         return;
     };
     let has_url = |tenant: &Tenant| {
-        let table = tenant.notifications.as_ref();
+        let table = tenant.notifications();
         table.is_some_and(|table| table.url.is_some())
     };
     let delivered = tenants.filter(|tenant| has_url(tenant)).count();

@@ -49,6 +49,25 @@ impl SqliteStore {
         .await
     }
 
+    pub(crate) async fn order_currency(
+        &self,
+        order: &LedgerKey,
+        holder: &TenantAccount,
+    ) -> Result<Option<String>, StoreError> {
+        let (order, holder) = (order.clone(), holder.clone());
+        self.run(move |file| {
+            let mut found = file.connection().prepare_cached(
+                "SELECT currency FROM owner
+                WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency IS NOT NULL",
+            )?;
+            let TenantAccount { tenant, account } = &holder;
+            let key = (order.kind().as_str(), order.text());
+            let found = found.query_row(params![key.0, key.1, tenant, account], |row| row.get(0));
+            Ok(found.optional()?)
+        })
+        .await
+    }
+
     pub(crate) async fn note_owners(
         &self,
         notes: &[LedgerNote],

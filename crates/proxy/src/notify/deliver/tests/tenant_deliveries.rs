@@ -13,6 +13,7 @@ use gatepay_core::{Catalogue, ClientId, Credential, SecretKey, Signature, Stamp,
 use gatepay_store::notifications::delivery::EndpointKey;
 use gatepay_tenancy::notifications::{DeliveredClientId, EndpointBounds, TenantNotifications};
 use gatepay_tenancy::settings::{Institution, Settings, UpstreamUrl};
+use gatepay_tenancy::tenant::TenantOptions;
 use gatepay_tenancy::{
     ConfigFacts, DatedCredential, PartyId, Registry, Standing, SubAccount, Tenant,
 };
@@ -79,7 +80,11 @@ fn tenant(notifications: Option<TenantNotifications>, credentials: &[&str]) -> T
     let account = SubAccount::parse("account-acme").unwrap();
     let id = PartyId::parse("acme").unwrap();
     let mut tenant = Tenant::new(id, account, &Catalogue::standard(), credentials);
-    tenant.notifications = notifications.map(Arc::new);
+    let options = TenantOptions {
+        notifications: notifications.map(Arc::new),
+        ..TenantOptions::default()
+    };
+    tenant.options = options.if_any();
     tenant
 }
 
@@ -109,7 +114,7 @@ fn generation(tenant: Tenant, clock: &Clock) -> Generation {
         Arc::new(Catalogue::standard()),
         registry,
         institution,
-        ConfigFacts::new(),
+        (Arc::default(), ConfigFacts::new()),
         inputs,
     )
 }

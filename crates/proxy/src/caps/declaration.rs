@@ -1,0 +1,85 @@
+//! Declaration: the caps of a configuration as the store's rules.
+
+use std::time::Duration;
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_store::admission::StoredText;
+use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
+use gatepay_tenancy::caps::{Cap, CapSettings};
+
+use crate::generation::Generation;
+
+/// How often midnights are declared anew, at least.
+pub const RENEWAL: Duration = Duration::from_hours(12);
+/// As many midnights to come as a store can be without a declaration.
+const MIDNIGHTS: u32 = 40;
+
+/// All rules of a configuration, and the midnights from today's on.
+pub fn declaration(generation: &Generation, now_ms: u64) -> CapDeclaration {
+    let CapSettings {
+        time_zone,
+        raise_after,
+        all,
+    } = &*generation.caps;
+    let mut rules: Vec<CapRule> = all
+        .iter()
+        .flat_map(|cap| rules(cap, &CapScope::All))
+        .collect();
+    for tenant in generation.registry.tenants() {
+        let scope = StoredText::parse(tenant.party.id.as_str()).map(CapScope::Party);
+        for cap in tenant.caps() {
+            rules.extend(scope.iter().flat_map(|scope| self::rules(cap, scope)));
+        }
+    }
+    CapDeclaration {
+        rules,
+        midnights: time_zone.midnights(now_ms, MIDNIGHTS),
+        raise_after_ms: u64::try_from(raise_after.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// A rule for each limit of a cap.
+fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
+    let Cap {
+        calls,
+        currency,
+        per_call,
+        per_hour,
+        per_24h,
+        per_day,
+        count_per_hour,
+        approve_above: _,
+        shadow,
+    } = cap;
+    let limits = [
+        (CapMeasure::PerCall, *per_call),
+        (CapMeasure::PerHour, *per_hour),
+        (CapMeasure::Per24Hours, *per_24h),
+        (CapMeasure::PerDay, *per_day),
+        (CapMeasure::CountPerHour, count_per_hour.map(calls_of)),
+    ];
+    let rules = limits.into_iter().filter_map(|(measure, limit)| {
+        let name = CapRuleName {
+            shadow: *shadow,
+            scope: scope.clone(),
+            measure,
+            currency: currency.clone(),
+            calls: calls
+                .counted
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
+        };
+        Some(CapRule {
+            name,
+            limit: limit?,
+        })
+    });
+    rules.collect()
+}
+
+/// A number of calls as a limit.
+fn calls_of(count: u32) -> ExactAmount {
+    let units = u128::from(count) * 10_u128.pow(18);
+    ExactAmount::from_units(units).unwrap_or(ExactAmount::MOST)
+}

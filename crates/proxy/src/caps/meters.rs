@@ -1,0 +1,149 @@
+//! Metrics of money caps. They stay at zero without caps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatepay_store::caps::rule::{CapBreach, CapMeasure};
+use gatepay_store::caps::spend::UnknownSpend;
+use parking_lot::Mutex;
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec};
+
+use crate::prom::registrar::{Registrar, tenant_label};
+
+/// The metrics of money caps.
+#[derive(Clone)]
+pub struct CapMeters {
+    /// Reports about the ends of calls that were lost.
+    pub lost_reports: IntCounter,
+    refusals: IntCounterVec,
+    shadows: IntCounterVec,
+    unknown: IntGaugeVec,
+    unknown_oldest: Gauge,
+    /// The tenants that have series of their own. All others are counted together.
+    own: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl CapMeters {
+    /// Makes and registers the metrics.
+    pub fn new(make: &Registrar<'_>) -> Self {
+        let labels = &["tenant", "cap"];
+        let made = Self {
+            lost_reports: make.counter(
+                "spend_reports_lost_total",
+                "Ends of money calls that found no room on the way to the store: they count as unknown.",
+            ),
+            refusals: make.counters(
+                "cap_refusals_total",
+                "Money calls refused because a cap had no room, by tenant and cap.",
+                labels,
+            ),
+            shadows: make.counters(
+                "cap_shadow_breaches_total",
+                "Admitted money calls that a cap in shadow mode would have refused, by tenant and cap.",
+                labels,
+            ),
+            unknown: make.gauge_vec(
+                "spends_unknown",
+                "Spends that count although it is not known whether GatePay executed them.",
+                &["tenant"],
+            ),
+            unknown_oldest: make.gauge_of_parts(
+                "spend_unknown_oldest_seconds",
+                "Age of the oldest spend of unknown outcome; 0 if there is none.",
+            ),
+            own: Arc::default(),
+        };
+        made.arrange(&BTreeSet::new());
+        made
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, tenant: &str, breach: &CapBreach) {
+        let labels = [&*self.label(tenant), cap(breach)];
+        self.refusals.with_label_values(&labels).inc();
+    }
+
+    /// Counts an admitted call that a shadow cap would have refused.
+    pub fn shadowed(&self, tenant: &str, breach: &CapBreach) {
+        let labels = [&*self.label(tenant), cap(breach)];
+        self.shadows.with_label_values(&labels).inc();
+    }
+
+    /// Shows the spends of unknown outcome.
+    pub(super) fn show(&self, unknown: &[UnknownSpend], now_ms: u64) {
+        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+        for spend in unknown {
+            *counts.entry(self.label(spend.party.as_str())).or_default() += 1;
+        }
+        for label in self.labels() {
+            let count = counts.get(&label).copied().unwrap_or(0);
+            self.unknown.with_label_values(&[&label]).set(count);
+        }
+        let oldest = unknown.iter().map(|spend| spend.since_ms).min();
+        let age = oldest.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let age = Duration::from_millis(age);
+        self.unknown_oldest.set(age.as_secs_f64());
+    }
+
+    /// Makes the series of these tenants at zero, and ends those of all others.
+    pub(super) fn arrange(&self, own: &BTreeSet<String>) {
+        let before = std::mem::replace(&mut *self.own.lock(), own.clone());
+        for id in before.difference(own) {
+            let label = tenant_label(Some(id));
+            for cap in CAPS {
+                let _none = self.refusals.remove_label_values(&[label, cap]);
+                let _none = self.shadows.remove_label_values(&[label, cap]);
+            }
+            let _none = self.unknown.remove_label_values(&[label]);
+        }
+        for label in self.labels() {
+            for cap in CAPS {
+                self.refusals.with_label_values(&[&*label, cap]);
+                self.shadows.with_label_values(&[&*label, cap]);
+            }
+            self.unknown.with_label_values(&[&label]);
+        }
+    }
+
+    fn labels(&self) -> Vec<String> {
+        let own = self.own.lock();
+        let all = own.iter().map(|id| Some(id.as_str())).chain([None]);
+        all.map(|id| tenant_label(id).to_owned()).collect()
+    }
+
+    fn label(&self, tenant: &str) -> String {
+        let has_own = self.own.lock().contains(tenant);
+        tenant_label(has_own.then_some(tenant)).to_owned()
+    }
+}
+
+/// The values of the label `cap`. Those of caps over all tenants begin with `all_`.
+const CAPS: [&str; 11] = [
+    "per_call",
+    "per_hour",
+    "per_24h",
+    "per_day",
+    "count_per_hour",
+    "all_per_call",
+    "all_per_hour",
+    "all_per_24h",
+    "all_per_day",
+    "all_count_per_hour",
+    "no_cap",
+];
+
+/// The label of a breach. `no_cap`: the currency has no cap, and others have.
+fn cap(breach: &CapBreach) -> &'static str {
+    let Some((measure, _)) = breach.rule else {
+        return CAPS[10];
+    };
+    let own = match measure {
+        CapMeasure::PerCall => 0,
+        CapMeasure::PerHour => 1,
+        CapMeasure::Per24Hours => 2,
+        CapMeasure::PerDay => 3,
+        CapMeasure::CountPerHour => 4,
+    };
+    CAPS[if breach.over_all { own + 5 } else { own }]
+}

@@ -1,0 +1,216 @@
+//! Thread: `caps`, which declares the rules of each configuration, takes the ends of calls to the store, and shows the spends
+//! of unknown outcome.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource};
+use gatepay_tenancy::settings::MetricsSettings;
+use tokio::runtime::Builder;
+use tokio::task::spawn;
+use tokio::time::{sleep, timeout};
+
+use crate::caps::declaration::{self, declaration};
+use crate::caps::spend_reports::{MOST, SpendNews, SpendReportsEnd};
+use crate::caps::{Caps, has_any};
+use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::generation::Generation;
+use crate::process::clock::Clock;
+use crate::process::drain::{Drain, DrainPhase};
+
+/// The interval at which the configuration in force is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// The same until the store has the first rules.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// The interval at which spends age, and their figures are read.
+const AGE: Duration = Duration::from_secs(5);
+/// The pause after the store did not take a call.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long the last reports may take to the store.
+const FINISH: Duration = Duration::from_secs(1);
+/// The most spends of unknown outcome that are looked at.
+const MOST_UNKNOWN: u32 = 10_000;
+
+/// The parts of the process that the thread uses.
+pub struct CapInputs {
+    /// The shared part.
+    pub caps: Arc<Caps>,
+    /// The store.
+    pub calls: StoreCalls,
+    /// The configuration in force.
+    pub in_force: Box<dyn Fn() -> Arc<Generation> + Send + Sync>,
+    /// The settings of metrics, which name the number of tenants with series of their own.
+    pub metrics: MetricsSettings,
+    /// The process's clock.
+    pub clock: Clock,
+    /// The store's clock less this machine's, in milliseconds.
+    pub offset_ms: Box<dyn Fn() -> i64 + Send + Sync>,
+    /// The process's drain.
+    pub drain: Arc<Drain>,
+}
+
+/// Starts the thread. It ends once the last request has ended and its end is in the store.
+pub fn start(inputs: CapInputs) -> std::io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("caps".into()).spawn(move || {
+        runtime.block_on(run(inputs));
+        runtime.shutdown_background();
+    })
+}
+
+async fn run(inputs: CapInputs) {
+    let (inputs, unread) = {
+        let unread = inputs.caps.unread.lock().take();
+        (Arc::new(inputs), unread)
+    };
+    let upkeep = [
+        spawn(declare(Arc::clone(&inputs))),
+        spawn(age(Arc::clone(&inputs))),
+    ];
+    if let Some(mut unread) = unread {
+        let (calls, drain) = (&inputs.calls, &inputs.drain);
+        tokio::select! {
+            () = take_reports(calls, &mut unread) => {}
+            () = async {
+                drain.reached(DrainPhase::Finishing).await;
+                tokio::select! {
+                    () = drain.finished() => {}
+                    () = drain.reached(DrainPhase::Over) => {}
+                }
+            } => {}
+        }
+        unread.news.close();
+        let _late = timeout(FINISH, take_reports(calls, &mut unread)).await;
+    }
+    upkeep.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Takes reports to the store until there are no more, each until the store has it. A report that the store has already
+/// changes nothing.
+async fn take_reports(calls: &StoreCalls, unread: &mut SpendReportsEnd) {
+    let mut taken = Vec::new();
+    while unread.news.recv_many(&mut taken, MOST).await > 0 {
+        let mut was_away = false;
+        while let Err(error) = settle(calls, &taken).await {
+            if !was_away {
+                tracing::warn!(%error, reports = taken.len(), "the store takes no ends of money calls; they wait, and count meanwhile");
+            }
+            was_away = true;
+            sleep(RETRY).await;
+        }
+        taken.clear();
+    }
+}
+
+async fn settle(calls: &StoreCalls, news: &[SpendNews]) -> Result<(), StoreCallError> {
+    let (mut ends, mut orders) = (Vec::new(), Vec::new());
+    for one in news {
+        match one {
+            SpendNews::End(end) => ends.push(*end),
+            SpendNews::Order(order) => orders.push(LedgerNote::clone(order)),
+        }
+    }
+    if !orders.is_empty() {
+        let noted = calls.call(move |store| async move {
+            store.note_owners(&orders, LedgerSource::Answer).await
+        });
+        let _woken = noted.await?;
+    }
+    if ends.is_empty() {
+        return Ok(());
+    }
+    let settled = calls.call(move |store| async move { store.settle_attempts(&ends).await });
+    settled.await
+}
+
+/// Declares the rules of each configuration, and midnights before they run out.
+async fn declare(inputs: Arc<CapInputs>) {
+    let CapInputs {
+        caps,
+        calls,
+        in_force,
+        clock,
+        ..
+    } = &*inputs;
+    let mut declared: Option<(Arc<Generation>, Duration)> = None;
+    let mut was_away = false;
+    loop {
+        let generation = in_force();
+        let now = clock.elapsed();
+        let is_due = declared.as_ref().is_none_or(|(known, at)| {
+            !Arc::ptr_eq(known, &generation) || now.saturating_sub(*at) >= declaration::RENEWAL
+        });
+        if is_due && (caps.is_counting() || has_any(&generation)) {
+            // First, so that the store counts each call that it judges by these rules.
+            caps.count();
+            let own = generation.registry.own_series(&inputs.metrics);
+            let parties = generation.registry.parties().zip(own);
+            let own = parties.filter(|(_, own)| *own);
+            let own = own.map(|(who, _)| who.party().id.to_string());
+            caps.meters.arrange(&own.collect());
+            let rules = declaration(&generation, clock.unix_ms());
+            let number = rules.rules.len();
+            let done = calls.call(move |store| async move { store.declare_caps(&rules).await });
+            match done.await {
+                Ok(()) => {
+                    caps.declared();
+                    tracing::info!(
+                        rules = number,
+                        "the store has the money caps of this configuration"
+                    );
+                    declared = Some((generation, now));
+                    was_away = false;
+                }
+                Err(error) => {
+                    // Before this instance has joined the store, the log tells why.
+                    if !was_away && !matches!(error, StoreCallError::NotJoined) {
+                        tracing::error!(%error, "the store does not take the money caps of this configuration: the ones before hold");
+                    }
+                    was_away = true;
+                }
+            }
+        }
+        let pause = if caps.awaits_store() {
+            FIRST_LOOK
+        } else {
+            LOOK
+        };
+        sleep(pause).await;
+    }
+}
+
+/// Makes unknown what instances that are gone left open, and shows what is unknown.
+async fn age(inputs: Arc<CapInputs>) {
+    let CapInputs {
+        caps,
+        calls,
+        clock,
+        offset_ms,
+        ..
+    } = &*inputs;
+    let mut was_away = false;
+    loop {
+        sleep(AGE).await;
+        if !caps.is_counting() {
+            continue;
+        }
+        let aged = calls.call(|store| async move {
+            store.age_spends().await?;
+            store.unknown_spends(MOST_UNKNOWN).await
+        });
+        match aged.await {
+            Ok(unknown) => {
+                let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
+                caps.meters.show(&unknown, now_ms);
+                was_away = false;
+            }
+            Err(error) => {
+                if !was_away && !matches!(error, StoreCallError::NotJoined) {
+                    tracing::warn!(%error, "spends of unknown outcome are not looked at");
+                }
+                was_away = true;
+            }
+        }
+    }
+}
