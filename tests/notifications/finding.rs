@@ -54,10 +54,14 @@ async fn one_id_finds_the_call_its_answer_and_what_gatepay_said_later_in_the_ord
                 assert!(began.elapsed() < PATIENCE, "{id}: {says:?}\n{said}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
-            let times: Vec<_> = entries
-                .iter()
-                .map(|it| it["at"].as_str().unwrap())
-                .collect();
+            let at = |it: &Value| {
+                it["at"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<jiff::Timestamp>()
+                    .unwrap()
+            };
+            let times: Vec<_> = entries.iter().map(at).collect();
             assert!(times.is_sorted(), "{said}");
             for call in entries.iter().filter(|it| it["source"] == "journal") {
                 assert_eq!(call["before"]["party"], "acme");

@@ -8,6 +8,7 @@ use gatepay_proxy::journal::find::{ScanProgress, find};
 use gatepay_proxy::journal::folder::DiskFolder;
 use gatepay_proxy::journal::show::FoundRecord;
 use http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::admin_client::AdminArguments;
@@ -68,8 +69,8 @@ impl FindCommand {
                 Err(_) => {}
             }
         }
-        // RFC 3339 in UTC with milliseconds sorts as text; of equal times the order of the sources stays.
-        told.sort_by(|one, other| one.at.cmp(&other.at));
+        // As text they do not sort: some have fewer digits. Of equal times the order of the sources stays.
+        told.sort_by_key(|told| told.at.parse::<Timestamp>().ok());
         if told.is_empty() {
             return Err(fail("nothing is known by this id"));
         }
