@@ -24,7 +24,7 @@ use crate::edit::onboard::AddError;
 use crate::model::party::PartyId;
 use crate::syntax::problem::Problem;
 use list::ListedTenant;
-use pending::PendingSecrets;
+use pending::{Leftovers, PendingSecrets};
 
 /// The added tenants.
 pub struct AddedTenants {
@@ -69,7 +69,7 @@ pub fn add(
     if folder.is_one_file() {
         return Err(AddError::NotAFolder(folder.tenants.clone()).into());
     }
-    let place = BulkPlace::new(&folder, list, secrets)?;
+    let place = BulkPlace::new(&folder, list, secrets, mode)?;
     let drawn: Vec<_> = list.rows.iter().map(|_| draw(&random())).collect();
     let ids = drawn.iter().map(|(client_id, _)| client_id);
     let text = place.text(list, ids)?;
@@ -123,6 +123,8 @@ struct BulkPlace {
     secret_files: Vec<PathBuf>,
     /// As the file of tenants names them.
     named: Vec<PathBuf>,
+    /// What a dry run leaves in place.
+    left: Leftovers,
 }
 
 impl BulkPlace {
@@ -130,11 +132,20 @@ impl BulkPlace {
         folder: &LockedFolder,
         list: &TenantList,
         secrets: Option<&Path>,
+        mode: EditMode,
     ) -> Result<Self, BulkError> {
         let tenants = &folder.tenants;
         let beside = tenants.parent().unwrap_or(Path::new(""));
         let folder = secrets.map_or_else(|| beside.join("secrets"), Path::to_owned);
-        pending::recover(&folder, tenants).map_err(|error| io_error(&folder, error))?;
+        let left = Leftovers::find(&folder, tenants).map_err(|error| io_error(&folder, error))?;
+        let left = match mode {
+            EditMode::DryRun => left,
+            EditMode::Make => {
+                let removed = left.remove(tenants);
+                removed.map_err(|error| io_error(&folder, error))?;
+                Leftovers::default()
+            }
+        };
         let names = list.rows.iter().map(|row| format!("{}.key", row.id));
         let secret_files: Vec<_> = names.clone().map(|name| folder.join(name)).collect();
         let named = if secrets.is_some() {
@@ -153,6 +164,7 @@ impl BulkPlace {
             secrets: folder,
             secret_files,
             named,
+            left,
         })
     }
 
@@ -160,7 +172,7 @@ impl BulkPlace {
     fn refuse_taken(&self, list: &TenantList) -> Result<(), BulkError> {
         let mut taken = Vec::new();
         for (row, file) in self.secret_files.iter().enumerate() {
-            if fs::symlink_metadata(file).is_ok() {
+            if fs::symlink_metadata(file).is_ok() && !self.left.has(file) {
                 let text = format!(
                     "{} exists already; a secret is never overwritten",
                     file.display()
@@ -233,7 +245,7 @@ impl BulkPlace {
     ) -> Result<PendingSecrets, BulkError> {
         let folder = &self.secrets;
         durable_write::make_secrets_folder(folder).map_err(|error| io_error(folder, error))?;
-        let pending = PendingSecrets::note(folder, &self.tenant_file, self.secret_files.clone());
+        let pending = PendingSecrets::note(folder, &self.tenant_file, &self.secret_files);
         let pending = pending.map_err(|error| io_error(folder, error))?;
         for (file, secret) in self.secret_files.iter().zip(secrets) {
             if let Err(error) = durable_write::write_secret(file, secret, None) {

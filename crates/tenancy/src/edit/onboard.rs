@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::disk::durable_write;
 use crate::disk::party_files::party_files;
-use crate::edit::bulk::pending;
+use crate::edit::bulk::pending::Leftovers;
 use crate::edit::files::{self, ConfigFiles, EditError, LockedFolder};
 use crate::edit::new_credential::{RandomBytes, draw};
 use crate::model::party::PartyId;
@@ -106,7 +106,9 @@ pub fn add(tenant: &NewTenant<'_>, random: &RandomBytes) -> Result<AddedTenant, 
                 .secrets
                 .map_or_else(|| beside.join("secrets"), Path::to_owned);
             if !folder.is_one_file() {
-                pending::recover(&secrets, &folder.tenants).map_err(at(&secrets))?;
+                let left = Leftovers::find(&secrets, &folder.tenants);
+                let removed = left.and_then(|left| left.remove(&folder.tenants));
+                removed.map_err(at(&secrets))?;
             }
             add_to(&folder.tenants, tenant, random, |file, table| {
                 files::load_edited(&files, file, Some(table))?;

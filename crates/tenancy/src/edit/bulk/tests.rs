@@ -163,7 +163,7 @@ fn what_a_killed_command_left_is_removed_by_the_next() {
     let secrets = ["acme.key", "globex.key"].map(|name| folder.path("secrets").join(name));
     let file = folder.path("tenants.d/killed.toml");
     let begin = || {
-        PendingSecrets::note(&folder.path("secrets"), &file, secrets.to_vec())
+        PendingSecrets::note(&folder.path("secrets"), &file, &secrets)
             .ok()
             .unwrap();
         fs::write(&secrets[0], "half").unwrap();
@@ -179,13 +179,51 @@ fn what_a_killed_command_left_is_removed_by_the_next() {
     let folder = BulkFolder::new();
     let added = folder.add(TWO, EditMode::Make).ok().unwrap();
     let files = added.credentials.iter().map(|it| it.secret_file.clone());
-    PendingSecrets::note(&folder.path("secrets"), &added.tenant_file, files.collect())
+    let files: Vec<_> = files.collect();
+    PendingSecrets::note(&folder.path("secrets"), &added.tenant_file, &files)
         .ok()
         .unwrap();
+    // An operator has given the file another name since.
+    fs::rename(&added.tenant_file, folder.path("tenants.d/other.toml")).unwrap();
     folder
         .add("id,sub_account\nhooli,9\n", EditMode::Make)
         .ok()
         .unwrap();
     assert!(folder.path("secrets/acme.key").exists());
     assert!(!folder.names().iter().any(|name| name.starts_with('.')));
+}
+
+#[test]
+fn what_a_command_for_another_folder_left_is_not_touched() {
+    let folder = BulkFolder::new();
+    let secret = folder.path("secrets/foreign.key");
+    fs::create_dir(folder.path("others.d")).unwrap();
+    let file = folder.path("others.d/list.toml");
+    PendingSecrets::note(
+        &folder.path("secrets"),
+        &file,
+        std::slice::from_ref(&secret),
+    )
+    .ok()
+    .unwrap();
+    fs::write(&secret, "in use").unwrap();
+    folder.add(TWO, EditMode::Make).ok().unwrap();
+    assert!(secret.exists());
+}
+
+#[test]
+fn a_dry_run_leaves_what_a_killed_command_left_and_counts_it_as_gone() {
+    let folder = BulkFolder::new();
+    let secret = folder.path("secrets/acme.key");
+    let file = folder.path("tenants.d/killed.toml");
+    PendingSecrets::note(
+        &folder.path("secrets"),
+        &file,
+        std::slice::from_ref(&secret),
+    )
+    .ok()
+    .unwrap();
+    durable_write::write_secret(&secret, &"cd".repeat(32), None).unwrap();
+    folder.add(TWO, EditMode::DryRun).ok().unwrap();
+    assert!(secret.exists());
 }
