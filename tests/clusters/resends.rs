@@ -271,21 +271,23 @@ async fn by_the_store_and_the_journal(
     // A guard, as after a failover.
     server.sql("SELECT gatepay.distrust_v1(60000, false)");
     server.sql("TRUNCATE gatepay.stamp");
-    // Limits begin again with the guard: no seats are lent for five seconds.
-    for _ in 0..400 {
-        if send(&program, executed).await.refusal() == Some("starting") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    is_in_doubt("starting", &send(&program, executed).await);
+    // Limits begin again with the guard: no seats are lent for five seconds, and buckets are empty.
+    let guarded = until_refused("starting", &program, executed).await;
+    is_in_doubt("starting", &guarded);
     server.kill();
-    for _ in 0..100 {
-        if send(&program, executed).await.refusal() == Some("store_unavailable") {
-            break;
+    let away = until_refused("store_unavailable", &program, executed).await;
+    is_in_doubt("store_unavailable", &away);
+    ["journal_unavailable", "starting", "store_unavailable"]
+}
+
+/// Sends a copy again until it is refused for this reason.
+async fn until_refused(slug: &str, program: &Program, copy: &Request<Full<Bytes>>) -> Answer {
+    for _ in 0..1_000 {
+        let answer = send(program, copy).await;
+        if answer.refusal() == Some(slug) {
+            return answer;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    is_in_doubt("store_unavailable", &send(&program, executed).await);
-    ["journal_unavailable", "starting", "store_unavailable"]
+    panic!("it is never refused with {slug}");
 }
