@@ -6,6 +6,7 @@
 mod client_id_span;
 mod hint_fields;
 mod kind;
+mod stated_refund;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,6 +21,7 @@ use hint_fields::{BodyPart, HintField, hint_fields};
 
 pub use client_id_span::ClientIdSpan;
 pub use kind::{KnownStatus, NotificationKind, StatusRank};
+pub use stated_refund::{StatedAmount, StatedRefund};
 
 /// The acknowledgment that GatePay expects, with HTTP status 200, once a notification is stored (protocol.md 5.4).
 pub const ACKNOWLEDGMENT: &str = r#"{"returnCode":"SUCCESS","returnMessage":""}"#;
@@ -44,6 +46,8 @@ pub struct Notification {
     pub rank: Option<StatusRank>,
     /// Keys that lead to the owner, without duplicates, ordered.
     pub hints: Vec<OwnershipHint>,
+    /// The refund that a `PAY_REFUND` names by its own number.
+    pub refund: Option<StatedRefund>,
     /// Why the body has no single reading.
     pub fault: Option<NotificationFault>,
     /// SHA-256 of the body as received.
@@ -182,6 +186,7 @@ impl Notification {
             status: String::new(),
             rank: None,
             hints: Vec::new(),
+            refund: None,
             fault: None,
             body_sha256,
             client_ids: Vec::new(),
@@ -223,6 +228,9 @@ impl Notification {
             .flat_map(|field| parts.hints(field))
             .collect();
         self.hints = hints.into_iter().collect();
+        if self.kind == NotificationKind::PayRefund {
+            self.refund = stated_refund::stated_refund(parts);
+        }
         self.weaken_order_of_nameless_refund();
     }
 

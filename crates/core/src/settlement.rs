@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
-use crate::notification::{Notification, NotificationKind};
+use crate::notification::{Notification, NotificationKind, StatedRefund};
 use crate::words::words;
 
 /// The outcome of an object at GatePay. Of several notifications about one object the greatest outcome counts: money
@@ -79,6 +79,9 @@ pub struct OutcomeProof {
     pub outcome: ObjectOutcome,
     /// The status as GatePay sent it.
     pub status: String,
+    /// The refund that has finally failed, if the notification is surely about the merchant's own number. Of a payout it
+    /// never is: `batch_id` may be the merchant's number or GatePay's id, which may be the number of another payout.
+    pub failed_refund: Option<StatedRefund>,
 }
 
 impl OutcomeProof {
@@ -95,10 +98,13 @@ impl OutcomeProof {
             .map(|hint| &hint.key)
             .filter(|key| own.contains(&key.kind()))
             .collect();
+        let outcome = ObjectOutcome::of_status(*kind, status);
+        let refund = &notification.refund;
         (!keys.is_empty()).then(|| Self {
             keys: keys.into_iter().cloned().collect(),
-            outcome: ObjectOutcome::of_status(*kind, status),
+            outcome,
             status: status.clone(),
+            failed_refund: refund.clone().filter(|_| outcome == ObjectOutcome::Failed),
         })
     }
 }
@@ -163,6 +169,42 @@ mod tests {
         assert!(keys.iter().all(|key| !key.starts_with("merchantTradeNo")));
         assert!(keys.iter().all(|key| !key.starts_with("prepayId=")));
         assert_eq!(proof(&body).unwrap().outcome, ObjectOutcome::Done);
+    }
+
+    #[test]
+    fn only_a_refund_under_its_own_number_fails_for_sure() {
+        let refund = |info: Value| {
+            json!({ "bizType": "PAY_REFUND", "bizStatus": "REFUND_REJECTED", "bizId": "P",
+                "data": { "refundInfo": info } })
+        };
+        let failed = |body: &Value| proof(body).and_then(|proof| proof.failed_refund);
+        let told = failed(&refund(json!({ "prepayId": "P", "refundRequestId": "R",
+            "refundAmount": "10.50", "refundPayAmount": 7, "refundPayCurrency": "btc" })));
+        let told = told.unwrap();
+        assert_eq!(told.number.text(), "R");
+        let amounts = told.amounts.unwrap().into_iter().map(|it| {
+            let currency = it.currency.map(|currency| currency.to_string());
+            (currency, it.amount.to_string())
+        });
+        let expected = [(None, "10.5".into()), (Some("BTC".into()), "7".into())];
+        assert_eq!(amounts.collect::<Vec<(Option<String>, String)>>(), expected);
+        let odd = failed(&refund(
+            json!({ "refundRequestId": "R", "refundAmount": "1e1" }),
+        ));
+        assert_eq!(odd.unwrap().amounts, None);
+        let nameless = refund(json!({ "prepayId": "P" }));
+        assert!(
+            keys(&nameless).contains(&"refundRequestId=P".to_owned()),
+            "by bizId"
+        );
+        assert_eq!(failed(&nameless), None);
+        let payout =
+            json!({ "main_order": { "batch_id": "1", "status": "FAIL" }, "suborders": [] });
+        assert_eq!(proof(&payout).unwrap().outcome, ObjectOutcome::Failed);
+        assert_eq!(failed(&payout), None);
+        let mut done = refund(json!({ "refundRequestId": "R" }));
+        done["bizStatus"] = "REFUND_SUCCESS".into();
+        assert_eq!(failed(&done), None);
     }
 
     #[test]

@@ -35,6 +35,17 @@ CREATE TABLE spend_attempt (
 CREATE INDEX spend_attempt_key ON spend_attempt (party, account, counted_as, key);
 CREATE INDEX spend_attempt_at ON spend_attempt (at);
 
+-- A key of which an object has failed, by a notification. Copies of it undo no later spend under the key.
+CREATE TABLE spend_failure (
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    key text NOT NULL,
+    at bigint NOT NULL,
+    PRIMARY KEY (party, account, counted_as, key)
+);
+CREATE INDEX spend_failure_at ON spend_failure (at);
+
 -- Sums by slice: grain 0 is a 96th of an hour, grain 1 a 96th of 24 hours. The scope is a party, or '' for all together,
 -- which is kept only while a rule sums over all.
 CREATE TABLE meter (
@@ -279,15 +290,17 @@ BEGIN
 END
 $$;
 
--- GatePay's last word on the object under a key. Returns whether its spend is released by it.
+-- GatePay's last word on the object under a key. Returns whether its spend is released by it. A stated currency '' is any.
 CREATE FUNCTION settle_object_v1(
-    s_party text, s_account text, s_names text[], s_key text, stands boolean, decided bigint
+    s_party text, s_account text, s_names text[], s_key text, stands boolean, decided bigint,
+    stated_currencies text[], stated_amounts text[]
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     held text[];
     name text;
     released boolean := false;
+    changed boolean;
 BEGIN
     PERFORM admitting();
     PERFORM lock_spenders(ARRAY[s_party]);
@@ -297,15 +310,33 @@ BEGIN
     IF held IS NULL OR NOT stands AND cardinality(held) > 1 THEN
         RETURN false;
     END IF;
+    -- When a notification came says little about when GatePay decided: a failure counts once.
+    IF NOT stands AND (
+        EXISTS (SELECT FROM spend_failure AS f
+            WHERE f.party = s_party AND f.account = s_account AND f.counted_as = held[1] AND f.key = s_key)
+        OR EXISTS (SELECT FROM unnest(stated_currencies, stated_amounts) AS q(currency, amount) WHERE NOT EXISTS (
+            SELECT FROM spend AS s
+            WHERE s.party = s_party AND s.account = s_account AND s.counted_as = held[1] AND s.key = s_key
+                AND q.currency IN ('', s.currency) AND s.amount = q.amount::numeric))
+    ) THEN
+        RETURN false;
+    END IF;
+    changed := EXISTS (SELECT FROM spend AS s
+        WHERE s.party = s_party AND s.account = s_account AND s.counted_as = ANY (held) AND s.key = s_key
+            AND s.executed <= decided);
     DELETE FROM spend_attempt AS a
     WHERE a.party = s_party AND a.account = s_account AND a.counted_as = ANY (held) AND a.key = s_key
         AND a.unknown AND a.at <= decided;
+    changed := changed OR FOUND;
     UPDATE spend AS s
     SET executed = CASE WHEN stands THEN greatest(s.executed, decided) WHEN s.executed > decided THEN s.executed END
     WHERE s.party = s_party AND s.account = s_account AND s.counted_as = ANY (held) AND s.key = s_key;
     FOREACH name IN ARRAY held LOOP
         released := release_if_refuted(s_party, s_account, name, s_key) OR released;
     END LOOP;
+    IF NOT stands AND (changed OR released) THEN
+        INSERT INTO spend_failure VALUES (s_party, s_account, held[1], s_key, decided);
+    END IF;
     RETURN released;
 END
 $$;
@@ -334,6 +365,9 @@ BEGIN
     ));
     DELETE FROM spend AS s WHERE s.ctid = ANY (ARRAY(
         SELECT o.ctid FROM spend AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend_failure AS f WHERE f.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend_failure AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
     ));
 END
 $$;

@@ -104,6 +104,16 @@ CREATE TABLE spend_attempt (
 CREATE INDEX spend_attempt_key ON spend_attempt (party, account, counted_as, key);
 CREATE INDEX spend_attempt_at ON spend_attempt (at);
 
+CREATE TABLE spend_failure (
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
+    key TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (party, account, counted_as, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX spend_failure_at ON spend_failure (at);
+
 CREATE TABLE meter (
     scope TEXT NOT NULL,
     counted_as TEXT NOT NULL,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use gatepay_core::Kind;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
+use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
 use gatepay_store::caps::judge::{SpendJudgement, SpendingCall};
 use gatepay_store::caps::model::CapModel;
@@ -37,7 +38,7 @@ pub(crate) enum CapStep {
     /// An object at GatePay fails, or is seen to stand.
     Decide(Index, bool),
     /// GatePay's last word reaches the store; perhaps again.
-    Notify(Index),
+    Notify(Index, u8),
     Advance(u64),
     Beat(u8),
     Age,
@@ -93,7 +94,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         9 => any::<Index>().prop_map(CapStep::Deliver),
         6 => answer.prop_map(CapStep::Answer),
         2 => (any::<Index>(), any::<bool>()).prop_map(|(it, stands)| CapStep::Decide(it, stands)),
-        3 => any::<Index>().prop_map(CapStep::Notify),
+        3 => (any::<Index>(), 0_u8..4).prop_map(|(it, told)| CapStep::Notify(it, told)),
         5 => advance.prop_map(CapStep::Advance),
         2 => (0_u8..4).prop_map(CapStep::Beat),
         2 => Just(CapStep::Age),
@@ -226,7 +227,7 @@ impl CapTrial<'_> {
                     (object.stands, object.decided_ms) = (*stands, decided_ms);
                 }
             }
-            CapStep::Notify(which) => self.notify(*which),
+            CapStep::Notify(which, told) => self.notify(*which, *told),
             CapStep::Advance(ms) => {
                 self.now_ms += ms;
                 (self.engine.set_clock)(self.now_ms);
@@ -396,7 +397,7 @@ impl CapTrial<'_> {
         self.objects.values_mut().nth(at)
     }
 
-    fn notify(&mut self, which: Index) {
+    fn notify(&mut self, which: Index, told: u8) {
         let Some(object) = self.object(which).cloned() else {
             return;
         };
@@ -416,6 +417,21 @@ impl CapTrial<'_> {
             },
             key,
             stands: object.stands,
+            amounts: match told {
+                0 => Vec::new(),
+                1 => vec![StatedAmount {
+                    currency: None,
+                    amount: spend.parts[0].amount,
+                }],
+                2 => vec![StatedAmount {
+                    currency: Some(spend.parts[0].currency.clone()),
+                    amount: spend.parts[0].amount,
+                }],
+                _ => vec![StatedAmount {
+                    currency: Some(currency(CURRENCIES[0])),
+                    amount: amount("11"),
+                }],
+            },
             decided_ms: object.decided_ms,
         };
         let run = self.engine.stores[0].settle_object(&settled);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::rule::{CapBreach, CapDeclaration, CapMeasure, CapRule, CapScope};
 use gatepay_store::caps::spend::{
@@ -33,7 +34,7 @@ const TERMS: StoreTerms = StoreTerms {
 
 const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
-        gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight;
+        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
@@ -136,12 +137,25 @@ impl Shop {
     }
 
     async fn decided(&self, key: &str, stands: bool, decided_ms: u64) -> bool {
+        self.told((key, stands, decided_ms), &[]).await
+    }
+
+    async fn told(
+        &self,
+        (key, stands, decided_ms): (&str, bool, u64),
+        amounts: &[(Option<&str>, &str)],
+    ) -> bool {
+        let amounts = amounts.iter().map(|(of, told)| StatedAmount {
+            currency: of.map(currency),
+            amount: amount(told),
+        });
         let object = SettledObject {
             party: text("acme"),
             account: text("100"),
             counted_as: vec!["create_payout"],
             key: text(key),
             stands,
+            amounts: amounts.collect(),
             decided_ms,
         };
         self.store.settle_object(&object).await.unwrap()
@@ -394,7 +408,34 @@ async fn only_gatepays_final_failure_undoes_what_it_accepted_and_only_once() {
         !shop.decided("a", false, failed_ms).await,
         "it speaks of the object before"
     );
+    assert!(
+        !shop.decided("a", false, shop.now_ms + 60_000).await,
+        "a changed copy that comes late speaks of it too"
+    );
     assert_eq!(shop.left("31").await, amount("30"));
+}
+
+#[tokio::test]
+async fn a_failure_of_another_amount_or_currency_is_not_that_of_the_spend() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    let accepted = shop.pay("a", "60").await.unwrap();
+    shop.settle(accepted, AttemptResult::Executed).await;
+    shop.wait(1_000).await;
+    let failed = ("a", false, shop.now_ms);
+    for amounts in [
+        &[(None, "59")][..],
+        &[(Some("BTC"), "60")],
+        &[(Some("USDT"), "60"), (Some("USDT"), "61")],
+    ] {
+        assert!(!shop.told(failed, amounts).await, "{amounts:?}");
+        assert_eq!(shop.left("41").await, amount("40"));
+    }
+    let same = [(None, "60.0"), (Some("USDT"), "60")];
+    assert!(shop.told(failed, &same).await);
+    shop.pay("b", "100").await.unwrap();
 }
 
 #[tokio::test]

@@ -403,6 +403,7 @@ impl NewsTrial<'_> {
                     keys: vec![key(*number), key((number + 1) % 4)],
                     outcome: ObjectOutcome::ALL[usize::from(*outcome)],
                     status: format!("STATUS_{outcome}"),
+                    failed_refund: None,
                 },
             })
             .collect();

@@ -112,8 +112,8 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
         )
     },
     MoneyRow {
+        // No page says that a repetition under `merchant_batch_no` is one transaction.
         targets: TargetPlace::Users,
-        key: Some("merchant_batch_no"),
         ..row(
             "create_batch_transfer",
             DemandKind::Reward,
@@ -124,8 +124,8 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
         )
     },
     MoneyRow {
+        // Nor under `clientOrderId`.
         targets: TargetPlace::Bank("bankAccountId"),
-        key: Some("clientOrderId"),
         ..row("create_otc_order", DemandKind::Otc, AmountPlace::Exchanged)
     },
     row("create_gift_card", DemandKind::GiftCard, AmountPlace::Cards),

@@ -127,17 +127,17 @@ fn each_money_call_is_read_where_gatepay_reads_it() {
         (
             "create_batch_transfer",
             r#"{"merchant_batch_no":"m-1","currency":"USDT","batchorderList":[{"user_id":2,"amount":1},{"user_id":1,"amount":2.50,"currency":"USDT"}]}"#,
-            "rewards create_batch_transfer: 3.5 USDT -> user 1, user 2 [m-1]",
+            "rewards create_batch_transfer: 3.5 USDT -> user 1, user 2 [-]",
         ),
         (
             "create_otc_order",
             r#"{"clientOrderId":"o1","type":"SELL","bankAccountId":"77","cryptoAmount":"10","cryptoCurrency":"USDT","fiatAmount":"9","fiatCurrency":"USD"}"#,
-            "otc_orders create_otc_order: 10 USDT -> bank 77 [o1]",
+            "otc_orders create_otc_order: 10 USDT -> bank 77 [-]",
         ),
         (
             "create_otc_order",
             r#"{"clientOrderId":"o1","type":"BUY","bankAccountId":"77","cryptoAmount":"10","cryptoCurrency":"USDT","fiatAmount":"9","fiatCurrency":"USD"}"#,
-            "otc_orders create_otc_order: 9 USD -> bank 77 [o1]",
+            "otc_orders create_otc_order: 9 USD -> bank 77 [-]",
         ),
         (
             "create_gift_card",

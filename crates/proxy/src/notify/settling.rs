@@ -1,6 +1,7 @@
 //! Settling: takes the outcomes that notifications prove to the store. The log, the metrics and the audit journal tell which
 //! calls they settle.
 
+use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::money::MoneyRow;
 use gatepay_core::notification::Notification;
 use gatepay_core::ownership::TenantIncarnation;
@@ -27,22 +28,32 @@ pub struct Settling {
 }
 
 /// The spends that a proof settles: those of calls whose key the notification names. What came of it was decided before the
-/// notification came.
+/// notification came. A failure is that of a refund under the merchant's own number alone: other fields may be GatePay's
+/// id, whose text a tenant can give to another object. It then counts on.
 fn spends(news: &ObjectNews) -> Vec<SettledObject> {
     let (party, account) = (&news.holder.tenant, &news.holder.account);
     let (Some(party), Some(account)) = (StoredText::parse(party), StoredText::parse(account))
     else {
         return Vec::new();
     };
-    let keys = news.proof.keys.iter();
-    let spends = keys.filter_map(|key| {
+    let stands = news.proof.outcome != ObjectOutcome::Failed;
+    let (keys, amounts): (Vec<&LedgerKey>, _) = match &news.proof.failed_refund {
+        _ if stands => (news.proof.keys.iter().collect(), Vec::new()),
+        Some(refund) => match &refund.amounts {
+            Some(amounts) => (vec![&refund.number], amounts.clone()),
+            None => return Vec::new(),
+        },
+        None => return Vec::new(),
+    };
+    let spends = keys.into_iter().filter_map(|key| {
         let counted_as = MoneyRow::keyed_by(key.kind());
         Some(SettledObject {
             party: party.clone(),
             account: account.clone(),
             key: StoredText::parse(key.text()).filter(|_| !counted_as.is_empty())?,
             counted_as,
-            stands: news.proof.outcome != ObjectOutcome::Failed,
+            stands,
+            amounts: amounts.clone(),
             decided_ms: news.event.came_ms(),
         })
     });
@@ -134,5 +145,49 @@ impl Settling {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spends_of(body: &Value) -> Vec<SettledObject> {
+        let notification = Notification::read(body.to_string().as_bytes());
+        let news = ObjectNews {
+            event: EventId::parse("019b76da-a800-7000-8000-000000000001").unwrap(),
+            holder: TenantAccount {
+                tenant: "acme".into(),
+                account: "100".into(),
+            },
+            proof: OutcomeProof::of(&notification).unwrap(),
+        };
+        spends(&news)
+    }
+
+    #[test]
+    fn a_failed_refund_releases_its_own_number_and_never_the_text_of_gatepays_ids() {
+        let mut refund = json!({ "bizType": "PAY_REFUND", "bizStatus": "REFUND_REJECTED", "bizId": "P1",
+            "data": { "refundInfo": { "refundRequestId": "r1", "prepayId": "P1", "refundAmount": "5" } } });
+        let failed = spends_of(&refund);
+        let told = failed.iter().map(|it| (it.key.as_str(), it.stands));
+        assert_eq!(told.collect::<Vec<_>>(), [("r1", false)]);
+        assert_eq!(failed[0].amounts[0].amount.to_string(), "5");
+        refund["data"]["refundInfo"]["refundAmount"] = "5e0".into();
+        assert_eq!(spends_of(&refund), [], "an amount that is not exact");
+        refund["data"]["refundInfo"] = json!({ "prepayId": "P1" });
+        assert_eq!(spends_of(&refund), []);
+    }
+
+    #[test]
+    fn a_failed_payout_releases_nothing_and_one_that_stands_counts() {
+        let payout = |status: &str| json!({ "main_order": { "batch_id": "7", "status": status }, "suborders": [] });
+        assert_eq!(spends_of(&payout("FAIL")), []);
+        let done = spends_of(&payout("SUCCESS"));
+        assert!(
+            done.iter().any(|it| it.stands && it.key.as_str() == "7"),
+            "{done:?}"
+        );
     }
 }

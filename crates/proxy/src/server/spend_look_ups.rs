@@ -105,6 +105,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, spend: &UnknownSpend) -> Option
             .collect(),
         key,
         stands: true,
+        amounts: Vec::new(),
         decided_ms,
     };
     let settled = cluster

@@ -106,6 +106,10 @@ pub trait SpendTables {
     fn attempt(&self, stamp: &Fingerprint) -> Result<Option<OpenAttempt>, Self::Error>;
     /// The attempts under a key.
     fn attempts(&self, name: &SpendName) -> Result<Vec<OpenAttempt>, Self::Error>;
+    /// Whether an object under a key has failed.
+    fn has_failed(&self, name: &SpendName) -> Result<bool, Self::Error>;
+    /// Notes that the object under a key has failed, for as long as spends are kept.
+    fn note_failure(&mut self, name: &SpendName, decided_ms: u64) -> Result<(), Self::Error>;
     /// Removes an attempt.
     fn remove_attempt(&mut self, stamp: &Fingerprint) -> Result<(), Self::Error>;
 
@@ -257,26 +261,66 @@ pub fn settle_object<T: SpendTables>(
         }
     }
     // GatePay may keep an object of each name, and told about one of them.
-    if !object.stands && names.len() > 1 {
-        return Ok(false);
+    if !object.stands {
+        return match &names[..] {
+            [name] => fail(tables, book, object, name),
+            _ => Ok(false),
+        };
     }
-    let mut is_released = false;
     for name in names {
-        for attempt in tables.attempts(&name)? {
-            if attempt.unknown && attempt.at_ms <= object.decided_ms {
-                tables.remove_attempt(&attempt.stamp)?;
-            }
-        }
+        remove_covered_attempts(tables, object, &name)?;
         for (currency, mut spend) in tables.spends(&name)? {
-            spend.executed_ms = match spend.executed_ms {
-                executed if object.stands => executed.max(Some(object.decided_ms)),
-                executed => executed.filter(|ms| *ms > object.decided_ms),
-            };
+            spend.executed_ms = spend.executed_ms.max(Some(object.decided_ms));
             tables.put_spend(&name, &currency, spend)?;
         }
-        is_released |= release_if_refuted(tables, book, &name)?;
+    }
+    Ok(false)
+}
+
+/// Takes over the failure of the object under a key, once: when a notification came says little about when GatePay
+/// decided, so that a late copy of it must not undo a later spend under the key.
+fn fail<T: SpendTables>(
+    tables: &mut T,
+    book: &RuleBook,
+    object: &SettledObject,
+    name: &SpendName,
+) -> Result<bool, T::Error> {
+    let spends = tables.spends(name)?;
+    let is_same = object.amounts.iter().all(|stated| {
+        spends.iter().any(|(currency, spend)| {
+            let is_currency = stated.currency.as_ref().is_none_or(|it| it == currency);
+            is_currency && spend.amount == stated.amount
+        })
+    });
+    if !is_same || tables.has_failed(name)? {
+        return Ok(false);
+    }
+    let mut has_changed = remove_covered_attempts(tables, object, name)?;
+    for (currency, mut spend) in spends {
+        let executed = spend.executed_ms;
+        spend.executed_ms = executed.filter(|ms| *ms > object.decided_ms);
+        has_changed |= spend.executed_ms != executed;
+        tables.put_spend(name, &currency, spend)?;
+    }
+    let is_released = release_if_refuted(tables, book, name)?;
+    if has_changed || is_released {
+        tables.note_failure(name, object.decided_ms)?;
     }
     Ok(is_released)
+}
+
+/// Removes the attempts of unknown outcome that GatePay's word is about. Returns whether there were any.
+fn remove_covered_attempts<T: SpendTables>(
+    tables: &mut T,
+    object: &SettledObject,
+    name: &SpendName,
+) -> Result<bool, T::Error> {
+    let mut attempts = tables.attempts(name)?;
+    attempts.retain(|attempt| attempt.unknown && attempt.at_ms <= object.decided_ms);
+    for attempt in &attempts {
+        tables.remove_attempt(&attempt.stamp)?;
+    }
+    Ok(!attempts.is_empty())
 }
 
 fn release_if_refuted<T: SpendTables>(

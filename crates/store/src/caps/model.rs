@@ -30,6 +30,7 @@ struct MemoryTables {
     spends: BTreeMap<(SpendName, CurrencyCode), CountedSpend>,
     attempts: BTreeMap<Fingerprint, OpenAttempt>,
     meters: BTreeMap<MeterCell, MeterSum>,
+    failures: BTreeMap<SpendName, u64>,
 }
 
 impl CapModel {
@@ -80,6 +81,7 @@ impl CapModel {
         tables
             .attempts
             .retain(|_, attempt| attempt.at_ms >= forgotten_ms);
+        tables.failures.retain(|_, at_ms| *at_ms >= forgotten_ms);
     }
 
     /// The attempts of which nobody knows the end, with their times of admission.
@@ -155,6 +157,15 @@ impl SpendTables for MemoryTables {
     fn attempts(&self, name: &SpendName) -> Result<Vec<OpenAttempt>, Infallible> {
         let attempts = self.attempts.values();
         Ok(attempts.filter(|it| it.name == *name).cloned().collect())
+    }
+
+    fn has_failed(&self, name: &SpendName) -> Result<bool, Infallible> {
+        Ok(self.failures.contains_key(name))
+    }
+
+    fn note_failure(&mut self, name: &SpendName, decided_ms: u64) -> Result<(), Infallible> {
+        self.failures.insert(name.clone(), decided_ms);
+        Ok(())
     }
 
     fn remove_attempt(&mut self, stamp: &Fingerprint) -> Result<(), Infallible> {

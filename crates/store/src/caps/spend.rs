@@ -7,6 +7,7 @@
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::money::{CurrencyCode, MoneyDemand, PartCurrency};
+use gatepay_core::notification::StatedAmount;
 
 use crate::stored_text::{Fingerprint, StoredText};
 
@@ -64,6 +65,8 @@ pub struct SettledObject {
     pub key: StoredText,
     /// Whether the object exists and has not failed; otherwise it failed as a whole, finally.
     pub stands: bool,
+    /// Amounts of the object as GatePay states them. A failure of another amount is not that of the spend.
+    pub amounts: Vec<StatedAmount>,
     /// A time at which GatePay had already decided, in milliseconds since 1970 by the store's clock. Attempts that were
     /// admitted later are not covered.
     pub decided_ms: u64,

@@ -1,5 +1,7 @@
 //! Money caps: rules, settlements, and what is still unknown.
 
+use gatepay_core::notification::StatedAmount;
+
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use crate::admission::StoredText;
@@ -9,7 +11,8 @@ use crate::error::StoreError;
 
 const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8)";
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
-const SETTLE_OBJECT: &str = "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6) AS released";
+const SETTLE_OBJECT: &str =
+    "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
 const AGE: &str = "SELECT gatepay.age_spends_v1()";
 const UNKNOWN: &str = "SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since
     FROM gatepay.spend_attempt AS a WHERE a.unknown
@@ -64,6 +67,11 @@ impl PostgresStore {
     }
 
     pub(crate) async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
+        let stated = &object.amounts;
+        let of_any =
+            |it: &StatedAmount| it.currency.as_ref().map_or("", |it| it.as_str()).to_owned();
+        let currencies: Vec<String> = stated.iter().map(of_any).collect();
+        let amounts: Vec<String> = stated.iter().map(|it| it.amount.to_string()).collect();
         let rows = self
             .control(
                 SETTLE_OBJECT,
@@ -74,6 +82,8 @@ impl PostgresStore {
                     &object.key.as_str(),
                     &object.stands,
                     &millis(object.decided_ms),
+                    &currencies,
+                    &amounts,
                 ],
             )
             .await?;

@@ -103,6 +103,7 @@ impl StoreFile {
         for forgotten in [
             "DELETE FROM spend_attempt WHERE at < ?1",
             "DELETE FROM spend WHERE at < ?1",
+            "DELETE FROM spend_failure WHERE at < ?1",
         ] {
             change.execute(forgotten, [before(KEPT_MS)])?;
         }

@@ -268,6 +268,22 @@ impl SpendTables for SpendFile<'_> {
         Ok(attempts.collect::<Result<_, _>>()?)
     }
 
+    fn has_failed(&self, name: &SpendName) -> Result<bool, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT 1 FROM spend_failure WHERE party = ?1 AND account = ?2 AND counted_as = ?3 AND key = ?4",
+        )?;
+        Ok(statement.exists(key(name))?)
+    }
+
+    fn note_failure(&mut self, name: &SpendName, decided_ms: u64) -> Result<(), StoreError> {
+        let (party, account, counted_as, key) = key(name);
+        let mut statement = self
+            .0
+            .prepare_cached("INSERT OR REPLACE INTO spend_failure VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        statement.execute(params![party, account, counted_as, key, to_sql(decided_ms)])?;
+        Ok(())
+    }
+
     fn remove_attempt(&mut self, stamp: &Fingerprint) -> Result<(), StoreError> {
         let mut statement = self
             .0

@@ -29,6 +29,26 @@ pub(super) fn report(configuration: &Configuration) {
         ));
     }
     of_caps("caps.all", &settings.caps.all, settings);
+    for cap in &settings.caps.all {
+        let tenants = registry.tenants().iter().map(|tenant| {
+            let may_call = |name: &&&'static str| {
+                let row = MoneyRow::counted_as(name);
+                let position = row.and_then(|row| position(catalogue, row.operation));
+                position.is_some_and(|at| tenant.party.permissions.allows(at))
+            };
+            let names = cap.calls.counted.iter().filter(may_call).copied();
+            (tenant.party.id.as_str(), names.collect(), tenant.caps())
+        });
+        let uncapped = uncapped(cap, tenants);
+        if !uncapped.is_empty() {
+            say(format_args!(
+                "note: caps.all: one tenant alone can use up the cap of {} in {}, even by calls that move no money: set a [[cap]] for {}",
+                words(cap),
+                cap.currency_text(),
+                uncapped.join(", ")
+            ));
+        }
+    }
     for tenant in capped {
         let id = tenant.party.id.as_str();
         of_caps(id, tenant.caps(), settings);
@@ -77,6 +97,21 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
     }
 }
 
+/// The tenants of which no cap of their own bounds each call that they may make and a cap over all sums.
+fn uncapped<'a>(
+    all: &Cap,
+    tenants: impl Iterator<Item = (&'a str, Vec<&'static str>, &'a [Cap])>,
+) -> Vec<&'a str> {
+    let uncapped = tenants.filter(|(_, calls, caps)| {
+        let is_bounded = |name: &&'static str| {
+            let mut caps = caps.iter().filter(|cap| !cap.shadow);
+            caps.any(|cap| cap.calls.counted.contains(name))
+        };
+        !all.shadow && !calls.iter().all(is_bounded)
+    });
+    uncapped.map(|(id, ..)| id).collect()
+}
+
 /// The limits of a cap that another one of its limits never lets be met.
 fn notes(cap: &Cap) -> Vec<String> {
     let pairs: [(&str, Option<ExactAmount>, &str, Option<ExactAmount>); 5] = [
@@ -98,6 +133,45 @@ mod tests {
     use super::*;
     use gatepay_tenancy::caps::CappedCalls;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_tenant_without_a_cap_of_its_own_for_a_call_can_use_up_the_one_over_all() {
+        let cap = |counted: &[&'static str], shadow| Cap {
+            calls: CappedCalls {
+                words: Vec::new(),
+                counted: counted.iter().copied().collect(),
+            },
+            currency: None,
+            per_call: None,
+            per_hour: None,
+            per_24h: None,
+            per_day: ExactAmount::parse("1").ok(),
+            count_per_hour: None,
+            approve_above: None,
+            shadow,
+        };
+        let both = ["create_payout", "refund_order"];
+        let tenants = [
+            (
+                "capped",
+                vec![cap(&both[..1], false), cap(&both[1..], false)],
+            ),
+            ("partly", vec![cap(&both[..1], false)]),
+            ("shadowed", vec![cap(&both, true)]),
+            ("bare", vec![]),
+        ];
+        let tenants = || {
+            let tenants = tenants.iter();
+            tenants
+                .map(|(id, caps)| (*id, both.to_vec(), &caps[..]))
+                .chain([("may call neither", Vec::new(), &[][..])])
+        };
+        assert_eq!(
+            uncapped(&cap(&both, false), tenants()),
+            ["partly", "shadowed", "bare"]
+        );
+        assert!(uncapped(&cap(&both, true), tenants()).is_empty());
+    }
 
     #[test]
     fn a_limit_that_a_longer_window_never_lets_be_met_is_a_note() {

@@ -1,0 +1,72 @@
+//! Stated refund: the refund that a notification names by the merchant's own number, with the amounts that it states.
+
+use super::hint_fields::BodyPart;
+use super::{NotificationParts, text_of};
+use crate::body::{BodyReading, BodyValue};
+use crate::exact_amount::ExactAmount;
+use crate::ledger_key::{LedgerKey, LedgerKeyKind};
+use crate::money::CurrencyCode;
+
+/// A refund under its own number. `bizId` is left out: GatePay's sample shows the order's id there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatedRefund {
+    /// `refundRequestId`, which the merchant chose.
+    pub number: LedgerKey,
+    /// The amounts; `None` if one of them cannot be read exactly.
+    pub amounts: Option<Vec<StatedAmount>>,
+}
+
+/// An amount of a notification.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StatedAmount {
+    /// The currency, if the notification states it.
+    pub currency: Option<CurrencyCode>,
+    /// The amount.
+    pub amount: ExactAmount,
+}
+
+/// The fields of a refund's amounts, and of their currencies.
+const AMOUNTS: [(&str, &str); 3] = [
+    ("refundAmount", "orderCurrency"),
+    ("refundOrderAmount", "refundOrderCurrency"),
+    ("refundPayAmount", "refundPayCurrency"),
+];
+
+/// The refund that `refundInfo` describes, if it has a number.
+pub(super) fn stated_refund(parts: &NotificationParts<'_>) -> Option<StatedRefund> {
+    let part = parts.part(BodyPart::Refund).first()?;
+    let number = text_of(part, "refundRequestId")?;
+    Some(StatedRefund {
+        number: LedgerKey::new(LedgerKeyKind::RefundNumber, number)?,
+        amounts: stated_amounts(part),
+    })
+}
+
+/// The amounts of a refund; `None` if one cannot be read.
+fn stated_amounts(part: &BodyReading<'_>) -> Option<Vec<StatedAmount>> {
+    let mut amounts = Vec::new();
+    for (amount, currency) in AMOUNTS {
+        let Some(amount) = written(part, amount) else {
+            continue;
+        };
+        let currency = match written(part, currency) {
+            None => None,
+            Some(currency) => Some(CurrencyCode::parse(&currency)?),
+        };
+        let amount = ExactAmount::parse(&amount).ok()?;
+        amounts.push(StatedAmount { currency, amount });
+    }
+    Some(amounts)
+}
+
+/// The text of a field that is neither absent, `null` nor empty.
+fn written(part: &BodyReading<'_>, field: &str) -> Option<String> {
+    let BodyValue::Body(raw) = part.values(field).next()? else {
+        return None;
+    };
+    let text = match raw.text() {
+        Some(text) => text.into_owned(),
+        None => raw.as_str().to_owned(),
+    };
+    (!matches!(&*text, "" | "null")).then_some(text)
+}
