@@ -20,7 +20,7 @@ use crate::exact_amount::{AmountFault, ExactAmount};
 use crate::json::JsonText;
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
 use crate::ledger_rows;
-use crate::operation::{Kind, MediaType, Operation};
+use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, TargetPlace};
 pub use target::MoneyTarget;
@@ -200,6 +200,19 @@ impl MoneyDemand {
     }
 }
 
+/// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, or
+/// whose target cannot be read exactly. Halts go by it, also where no cap counts the call.
+pub fn may_be_disguised_payout(operation: &Operation, reading: &BodyReading<'_>) -> bool {
+    if operation.kind != Kind::Money || operation.module != ApiModule::Payment {
+        return false;
+    }
+    let row = MoneyRow::of(operation).filter(|row| row.payout_name.is_some());
+    row.is_some_and(|row| {
+        let reader = DemandReader { reading };
+        !reader.is_clear() || !reader.targets(row).is_ok_and(|targets| targets.is_empty())
+    })
+}
+
 impl CurrencyCode {
     /// A currency, in any case.
     pub fn parse(text: &str) -> Option<Self> {
@@ -224,8 +237,7 @@ type Sums = BTreeMap<PartCurrency, ExactAmount>;
 
 impl<'a> DemandReader<'_, 'a> {
     fn read(&self, row: &MoneyRow) -> Result<MoneyDemand, DemandFault> {
-        let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
-        if !is_clear || self.reading.top().next().is_none() {
+        if !self.is_clear() {
             return Err(DemandFault::Ambiguous);
         }
         let parts = self.parts(row.amounts)?;
@@ -244,6 +256,12 @@ impl<'a> DemandReader<'_, 'a> {
             targets,
             key: row.key.and_then(|field| self.documented_key(field)),
         })
+    }
+
+    /// Whether the body is one JSON object that all parsers read alike.
+    fn is_clear(&self) -> bool {
+        let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
+        is_clear && self.reading.top().next().is_some()
     }
 
     fn parts(&self, place: AmountPlace) -> Result<Sums, DemandFault> {

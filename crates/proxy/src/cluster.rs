@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gatepay_admission::seats::SeatLimit;
-use gatepay_core::{Operation, StampWindow};
+use gatepay_core::StampWindow;
 use gatepay_store::admission::{AdmissionRow, HaltScope};
 use gatepay_store::instance::{ClusterView, HaltInForce, LOST_AFTER_MS, ResumeResult};
 use gatepay_store::queue::{AdmissionQueue, AdmissionRunner, JudgedRow};
@@ -41,7 +41,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::cluster::connection::StoreConnection;
 use crate::cluster::fingerprint::FingerprintKey;
 use crate::cluster::halt_cache::{HaltCache, HaltCacheFile};
-use crate::cluster::halt_check::{HaltCheck, LatestView};
+use crate::cluster::halt_check::{HaltCheck, HaltableCall, LatestView};
 use crate::cluster::handover_marker::HandoverMarker;
 use crate::cluster::limits::SharedLimits;
 use crate::cluster::meters::ClusterMeters;
@@ -347,11 +347,11 @@ impl Cluster {
     /// party's `seats` are closed while this process by itself has it suspended.
     pub fn halt_check<'a>(
         &'a self,
-        operation: &'a Operation,
-        (party, seats): (&'a str, &'a SeatLimit),
+        call: HaltableCall<'a>,
+        seats: &'a SeatLimit,
         asked: Option<Duration>,
     ) -> HaltCheck<'a> {
-        self.shared.latest.check(operation, (party, seats), asked)
+        self.shared.latest.check(call, seats, asked)
     }
 
     /// Stamps up to here are refused by the store, in milliseconds since 1970.

@@ -227,6 +227,37 @@ fn a_refund_that_names_a_target_is_a_payout() {
 }
 
 #[test]
+fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
+    let catalogue = Catalogue::standard();
+    let may_be = |row: &str, body: &str| {
+        let operation = catalogue.named(row).unwrap();
+        let reading = BodyReading::read(operation, None, body.as_bytes());
+        may_be_disguised_payout(operation, &reading)
+    };
+    for (body, expected) in [
+        // It moves the whole order, so that its demand cannot be read; its target can.
+        (r#"{"prepayId":"p","refundAmountTypeFull":1}"#, false),
+        (
+            r#"{"prepayId":"p","refundStyle":1,"refundToGateUid":0}"#,
+            false,
+        ),
+        (r#"{"refundAddress":"TQn9","refundChain":"TRX"}"#, true),
+        (r#"{"refundAddress":"TQn9"}"#, true),
+        (r#"{"refundAmountTypeFull":1,"refundToGateUid":7}"#, true),
+        (r#"{"refundStyle":2}"#, true),
+        (r#"{"refundStyle":3}"#, true),
+        (r#"{"prepayId":"p","prepayId":"p"}"#, true),
+        ("", true),
+    ] {
+        for row in ["refund_order_v2", "refund_order_v3"] {
+            assert_eq!(may_be(row, body), expected, "{row} {body}");
+        }
+        assert!(!may_be("refund_order", body), "it has no target to name");
+        assert!(!may_be("create_order", body) && !may_be("create_payout", body));
+    }
+}
+
+#[test]
 fn a_word_selects_the_calls_that_caps_count_under_it() {
     let payouts = MoneyRow::selected_by("payouts");
     assert_eq!(

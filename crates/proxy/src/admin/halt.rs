@@ -19,6 +19,7 @@ use super::query_fields::query_fields;
 use super::reply::{AdminFailure, AdminResponse, json};
 use super::suspend::{AdminActor, finished, journaled, note_failure};
 use crate::app::App;
+use crate::cluster::local_halts::LocalEnd;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 
@@ -269,9 +270,9 @@ impl HaltOrder {
             note_failure(app, self.act(SuspensionAction::EndHaltFailed));
             return Err(away("the audit journal cannot be written".to_owned()));
         }
-        if let Err((action, note)) = self.lift(halt.epoch).await {
+        if let Err((action, failure)) = self.lift(halt.epoch).await {
             note_failure(app, self.act(action));
-            return Err(away(note));
+            return Err(failure);
         }
         tracing::warn!(scope = %word(scope), operator = %actor.name, peer = %actor.peer, "a halt has ended");
         let mut reply = reply(app, Some(scope));
@@ -300,7 +301,9 @@ impl HaltOrder {
             ));
         }
         let Some(cluster) = &app.cluster else {
-            return Ok(app.local_halts.propose_end(scope, actor.name.as_str()));
+            let (seen, by) = ((scope, epoch), actor.name.as_str());
+            let now = app.clock.elapsed();
+            return Ok(app.local_halts.propose_end(seen, by, now));
         };
         let (scope, by) = (scope.clone(), actor.name.to_string());
         let proposed = cluster
@@ -312,29 +315,39 @@ impl HaltOrder {
         })
     }
 
-    async fn lift(&self, epoch: i64) -> Result<(), (SuspensionAction, String)> {
+    /// Ends the halt that was seen with this epoch, and no newer one.
+    async fn lift(&self, epoch: i64) -> Result<(), (SuspensionAction, AdminFailure)> {
         let Self { app, scope, .. } = self;
+        let halted_again = || {
+            let text = "not resumed: it was halted once more meanwhile; look at the halts, and ask again to end that one\n";
+            let failure = AdminFailure(StatusCode::CONFLICT, text.into());
+            Err((SuspensionAction::EndHaltFailed, failure))
+        };
+        let failed = |action, error: String| {
+            let text = format!("not resumed: {error}\n");
+            let failure = AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into());
+            Err((action, failure))
+        };
         let Some(cluster) = &app.cluster else {
             let ended = self
-                .locally(|app, scope, _| app.local_halts.end(&scope))
+                .locally(move |app, scope, _| app.local_halts.end(&scope, epoch))
                 .await;
-            return ended
-                .map(drop)
-                .map_err(|error| (SuspensionAction::EndHaltFailed, error.to_string()));
+            return match ended {
+                Ok(LocalEnd::Ended | LocalEnd::NotInForce) => Ok(()),
+                Ok(LocalEnd::HaltedAgain) => halted_again(),
+                Err(error) => failed(SuspensionAction::EndHaltFailed, error.to_string()),
+            };
         };
         match cluster.resume(scope.clone(), epoch).await {
             Ok(ResumeResult::Resumed { epoch }) => {
                 cluster.seen(epoch).await;
                 Ok(())
             }
-            Ok(ResumeResult::SuspendedAgain) => Err((
-                SuspensionAction::EndHaltFailed,
-                "it was halted once more meanwhile".to_owned(),
-            )),
-            Err(error) => Err((
+            Ok(ResumeResult::SuspendedAgain) => halted_again(),
+            Err(error) => failed(
                 SuspensionAction::EndHaltUnknown,
                 format!("it may have ended, ask again: {error}"),
-            )),
+            ),
         }
     }
 

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gatepay_admission::seats::SeatLimit;
-use gatepay_core::Operation;
+use gatepay_core::Kind;
+use gatepay_core::operation::ApiModule;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::{ClusterView, HaltInForce};
 use parking_lot::{Mutex, RwLock};
@@ -49,11 +50,21 @@ pub(super) struct SeenCluster {
     pub(super) answered: Duration,
 }
 
+/// What halts go by in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HaltableCall<'a> {
+    /// Whether it reads, writes or moves money.
+    pub kind: Kind,
+    /// Its operation's module, or that of payouts for a refund that may pay out.
+    pub module: ApiModule,
+    /// The party that makes it.
+    pub party: &'a str,
+}
+
 /// The halts that one call has to pass before a byte of it is sent.
 pub struct HaltCheck<'a> {
     latest: &'a LatestView,
-    operation: &'a Operation,
-    party: &'a str,
+    call: HaltableCall<'a>,
     /// The party's seats, which are closed while this process by itself has it suspended.
     seats: &'a SeatLimit,
     /// When the store was asked for the call's verdict; `None` for a read that goes on without the store.
@@ -180,17 +191,23 @@ impl LatestView {
     /// The check for one call.
     pub(super) fn check<'a>(
         &'a self,
-        operation: &'a Operation,
-        (party, seats): (&'a str, &'a SeatLimit),
+        call: HaltableCall<'a>,
+        seats: &'a SeatLimit,
         asked: Option<Duration>,
     ) -> HaltCheck<'a> {
         HaltCheck {
             latest: self,
-            operation,
-            party,
+            call,
             seats,
             asked,
         }
+    }
+}
+
+impl HaltableCall<'_> {
+    /// Whether a halt of this scope covers the call.
+    pub(super) fn is_covered_by(&self, scope: &HaltScope) -> bool {
+        scope.covers(self.kind, self.module.as_str(), self.party)
     }
 }
 
@@ -253,9 +270,8 @@ impl HaltCheck<'_> {
     }
 
     fn covering(&self, halts: &[HaltInForce]) -> Option<StopBeforeSending> {
-        let Operation { kind, module, .. } = self.operation;
         let mut halts = halts.iter().map(|halt| &halt.scope);
-        let covering = halts.find(|scope| scope.covers(*kind, module.as_str(), self.party))?;
+        let covering = halts.find(|scope| self.call.is_covered_by(scope))?;
         Some(match covering {
             HaltScope::Suspended(_) => StopBeforeSending::Suspended,
             _ => StopBeforeSending::Halted,
@@ -319,11 +335,20 @@ mod tests {
             });
         }
 
+        /// A call of acme's.
+        fn call(&self, name: &str) -> HaltableCall<'static> {
+            let row = self.catalogue.named(name).unwrap();
+            HaltableCall {
+                kind: row.kind,
+                module: row.module,
+                party: "acme",
+            }
+        }
+
         /// Whether a call of acme's is sent, with a verdict that was asked for at this time.
         fn sends(&self, name: &str, asked: Option<Duration>) -> Result<(), StopBeforeSending> {
-            let row = self.catalogue.named(name).unwrap();
-            let of_acme = ("acme", &self.seats);
-            self.latest.check(row, of_acme, asked).pass(|| ())
+            let call = self.call(name);
+            self.latest.check(call, &self.seats, asked).pass(|| ())
         }
     }
 
@@ -359,6 +384,21 @@ mod tests {
             let newer = Some(world.clock.elapsed());
             assert_eq!(world.sends(name, newer), Ok(()), "{scope} {name}");
         }
+    }
+
+    #[test]
+    fn a_halt_of_payouts_stops_an_admitted_refund_that_pays_out() {
+        let world = World::new();
+        let asked = Some(world.clock.elapsed());
+        world.sees(&["module:payout"]);
+        let refund = world.call("refund_order_v2");
+        let paying_out = HaltableCall {
+            module: ApiModule::Payout,
+            ..refund
+        };
+        let sends = |call| world.latest.check(call, &world.seats, asked).pass(|| ());
+        assert_eq!(sends(refund), Ok(()));
+        assert_eq!(sends(paying_out), Err(StopBeforeSending::Halted));
     }
 
     #[test]
@@ -491,9 +531,8 @@ mod tests {
     fn a_view_is_in_place_only_after_the_calls_that_are_being_sent_by_the_view_before() {
         let world = World::new();
         world.sees(&[]);
-        let row = world.catalogue.named("refund_order").unwrap();
-        let (of_acme, asked) = (("acme", &world.seats), world.clock.elapsed());
-        let check = world.latest.check(row, of_acme, Some(asked));
+        let (call, asked) = (world.call("refund_order"), world.clock.elapsed());
+        let check = world.latest.check(call, &world.seats, Some(asked));
         let sent = AtomicBool::new(false);
         let (in_place, sending) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {

@@ -1,18 +1,21 @@
 //! Local halts: the halts of a process without a store, and their file in `state_dir`.
 //!
 //! They are asked before each attempt's first byte, under a lock that is held while that byte is handed to the kernel: once a
-//! halt is set, no byte of a halted call is sent any more.
+//! halt is set, no byte of a halted call is sent any more. A process that has handed its folder over goes on with the calls
+//! that it has admitted. Halts are then set in the next process, so it also reads the file before each first byte, under a
+//! lock of the folder's that the next process waits for.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use gatepay_core::Operation;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::HaltInForce;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::halt_check::StopBeforeSending;
+use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::process::file_access;
 use crate::process::files::FileSystem;
 
@@ -22,12 +25,45 @@ const NAME: &str = "halts";
 /// The halts of this process.
 #[derive(Default)]
 pub struct LocalHalts {
-    in_force: RwLock<Vec<HaltInForce>>,
-    /// Orders to end a halt, where two operators have to order it: the scope and the operator.
-    proposals: Mutex<Vec<(HaltScope, String)>>,
+    in_force: RwLock<HaltsInForce>,
+    /// Orders to end a halt, where two operators have to order it.
+    proposals: Mutex<Vec<ProposedEnd>>,
     /// The state folder; `None` before this process has it, and after it has handed it over.
     folder: Mutex<Option<PathBuf>>,
 }
+
+/// The halts in force, and where others are.
+#[derive(Default)]
+struct HaltsInForce {
+    halts: Vec<HaltInForce>,
+    /// The number of the halt that was set last. Each has another, by which its end is told from that of a newer one.
+    last_epoch: i64,
+    /// The folder, once the next process has it and sets the halts.
+    left: Option<PathBuf>,
+}
+
+/// An operator's order to end a halt.
+struct ProposedEnd {
+    scope: HaltScope,
+    epoch: i64,
+    by: String,
+    /// In the clock's elapsed time.
+    at: Duration,
+}
+
+/// What became of the order to end a halt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalEnd {
+    /// It has ended.
+    Ended,
+    /// It is not in force.
+    NotInForce,
+    /// Calls of its scope were halted once more since it was looked at. That halt stays.
+    HaltedAgain,
+}
+
+/// How long an operator's order to end a halt waits for that of another one.
+const PROPOSAL_LASTS: Duration = Duration::from_hours(24);
 
 /// A halt in the file.
 #[derive(Serialize, Deserialize)]
@@ -41,102 +77,129 @@ struct WrittenHalt {
 /// The halts that one call has to pass before a byte of it is sent.
 pub struct LocalHaltCheck<'a> {
     halts: &'a LocalHalts,
-    operation: &'a Operation,
-    party: &'a str,
+    call: HaltableCall<'a>,
 }
 
 impl LocalHalts {
     /// Takes over the folder with the halts that the last process left in it. A damaged file is an error: without it calls
     /// would be sent that an operator has halted.
     pub fn adopt(&self, folder: &Path) -> io::Result<Vec<HaltInForce>> {
-        let path = folder.join(NAME);
-        let text = file_access::read_own(&FileSystem::default(), &path)?;
-        let halts: Vec<WrittenHalt> = match text {
-            None => Vec::new(),
-            Some(text) => serde_json::from_slice(&text).map_err(|_damaged| {
-                let text = format!(
-                    "{} is damaged: it says which calls are halted. Put it back from a copy, or remove it to halt none",
-                    path.display()
-                );
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            })?,
-        };
-        let halts = halts.into_iter().map(|halt| HaltInForce {
-            scope: HaltScope::parse(&halt.scope),
-            since_ms: halt.since_ms,
-            by: halt.by,
-            epoch: 0,
-        });
-        *self.in_force.write() = halts.collect();
+        let halts = read(folder)?;
+        {
+            let mut in_force = self.in_force.write();
+            for halt in halts {
+                in_force.put(halt);
+            }
+        }
         *self.folder.lock() = Some(folder.to_owned());
         Ok(self.all())
     }
 
-    /// Leaves the folder to the next process.
+    /// Leaves the folder to the next process. From here on the halts in the folder hold too.
     pub fn leave_folder(&self) {
-        *self.folder.lock() = None;
+        let left = self.folder.lock().take();
+        if left.is_some() {
+            self.in_force.write().left = left;
+        }
     }
 
     /// The halts in force.
     pub fn all(&self) -> Vec<HaltInForce> {
-        self.in_force.read().clone()
+        self.in_force.read().halts.clone()
     }
 
     /// Sets a halt. When this returns no byte of a halted call is sent any more, also if the disk has failed.
     pub fn set(&self, halt: HaltInForce) -> io::Result<()> {
         let folder = self.folder.lock();
         {
-            let mut halts = self.in_force.write();
-            halts.retain(|it| it.scope != halt.scope);
-            self.proposals
-                .lock()
-                .retain(|(scope, _)| *scope != halt.scope);
-            halts.push(halt);
+            let mut in_force = self.in_force.write();
+            in_force.put(halt);
         }
         self.write(folder.as_deref())
     }
 
-    /// Ends a halt, once the disk has it. Returns whether there was one.
-    pub fn end(&self, scope: &HaltScope) -> io::Result<bool> {
+    /// Ends the halt of a scope that was seen with this epoch, once the disk has it.
+    pub fn end(&self, scope: &HaltScope, epoch: i64) -> io::Result<LocalEnd> {
+        // Held to the end: a halt is set under the same lock.
         let folder = self.folder.lock();
-        let before = self.all();
-        let left = before.iter().filter(|it| it.scope != *scope);
-        let left: Vec<HaltInForce> = left.cloned().collect();
-        if left.len() == before.len() {
-            return Ok(false);
-        }
+        let mut left = self.all();
+        match left.iter().position(|it| it.scope == *scope) {
+            None => return Ok(LocalEnd::NotInForce),
+            Some(at) if left[at].epoch != epoch => return Ok(LocalEnd::HaltedAgain),
+            Some(at) => left.remove(at),
+        };
         write(folder.as_deref(), &left)?;
-        *self.in_force.write() = left;
-        Ok(true)
+        self.in_force.write().halts = left;
+        Ok(LocalEnd::Ended)
     }
 
-    /// Notes the order of an operator to end a halt. Returns the other operator that has ordered the same, since the halt was
-    /// set and since the process began.
-    pub fn propose_end(&self, scope: &HaltScope, by: &str) -> Option<String> {
+    /// Notes the order of an operator to end the halt of a scope that was seen with this epoch. Returns the other operator that
+    /// has ordered the same within a day, since the process began. `now` is the clock's elapsed time.
+    pub fn propose_end(
+        &self,
+        (scope, epoch): (&HaltScope, i64),
+        by: &str,
+        now: Duration,
+    ) -> Option<String> {
         let mut proposals = self.proposals.lock();
-        let of_another = |(of, other): &&(HaltScope, String)| of == scope && other != by;
-        let other = proposals
-            .iter()
-            .find(of_another)
-            .map(|(_, other)| other.clone());
+        proposals.retain(|it| now.saturating_sub(it.at) < PROPOSAL_LASTS);
+        let is_same = |it: &ProposedEnd| it.scope == *scope && it.epoch == epoch;
+        let of_another = proposals.iter().find(|it| is_same(it) && it.by != by);
+        let other = of_another.map(|it| it.by.clone());
         if other.is_none() {
-            proposals.push((scope.clone(), by.to_owned()));
+            proposals.retain(|it| !(is_same(it) && it.by == by));
+            proposals.push(ProposedEnd {
+                scope: scope.clone(),
+                epoch,
+                by: by.to_owned(),
+                at: now,
+            });
         }
         other
     }
 
     /// The check for one call.
-    pub fn check<'a>(&'a self, operation: &'a Operation, party: &'a str) -> LocalHaltCheck<'a> {
-        LocalHaltCheck {
-            halts: self,
-            operation,
-            party,
-        }
+    pub fn check<'a>(&'a self, call: HaltableCall<'a>) -> LocalHaltCheck<'a> {
+        LocalHaltCheck { halts: self, call }
     }
 
     fn write(&self, folder: Option<&Path>) -> io::Result<()> {
-        write(folder, &self.in_force.read())
+        write(folder, &self.in_force.read().halts)
     }
+}
+
+impl HaltsInForce {
+    /// Puts a halt in force, in place of that of the same scope.
+    fn put(&mut self, halt: HaltInForce) {
+        self.halts.retain(|it| it.scope != halt.scope);
+        self.last_epoch += 1;
+        self.halts.push(HaltInForce {
+            epoch: self.last_epoch,
+            ..halt
+        });
+    }
+}
+
+/// The halts in a folder's file, without epochs.
+fn read(folder: &Path) -> io::Result<Vec<HaltInForce>> {
+    let path = folder.join(NAME);
+    let Some(text) = file_access::read_own(&FileSystem::default(), &path)? else {
+        return Ok(Vec::new());
+    };
+    let halts: Vec<WrittenHalt> = serde_json::from_slice(&text).map_err(|_damaged| {
+        let text = format!(
+            "{} is damaged: it says which calls are halted. Put it back from a copy, or remove it to halt none",
+            path.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })?;
+    let halts = halts.into_iter().map(|halt| HaltInForce {
+        scope: HaltScope::parse(&halt.scope),
+        since_ms: halt.since_ms,
+        by: halt.by,
+        epoch: 0,
+    });
+    Ok(halts.collect())
 }
 
 fn write(folder: Option<&Path>, halts: &[HaltInForce]) -> io::Result<()> {
@@ -147,6 +210,9 @@ fn write(folder: Option<&Path>, halts: &[HaltInForce]) -> io::Result<()> {
         by: halt.by.clone(),
     });
     let text = serde_json::to_vec(&written.collect::<Vec<_>>())?;
+    // The last process may be sending calls by the halts that are there now.
+    let nothing_is_being_sent = File::open(folder)?;
+    nothing_is_being_sent.lock()?;
     file_access::replace(&FileSystem::default(), folder, NAME, |file| {
         file.write_all(&text)
     })?;
@@ -156,13 +222,27 @@ fn write(folder: Option<&Path>, halts: &[HaltInForce]) -> io::Result<()> {
 impl LocalHaltCheck<'_> {
     /// Runs `send`, which hands the first bytes of the call to the kernel, unless a halt covers the call.
     pub fn pass<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
-        let halts = self.halts.in_force.read();
-        let Operation { kind, module, .. } = self.operation;
-        let covers = |halt: &HaltInForce| halt.scope.covers(*kind, module.as_str(), self.party);
-        if halts.iter().any(covers) {
+        let in_force = self.halts.in_force.read();
+        if self.is_covered(&in_force.halts) {
+            return Err(StopBeforeSending::Halted);
+        }
+        let Some(left) = &in_force.left else {
+            return Ok(send());
+        };
+        // The next process has the folder. If its halts cannot be read, any call may be halted.
+        let not_known = |_| StopBeforeSending::Halted;
+        let no_halt_is_being_set = File::open(left).map_err(not_known)?;
+        no_halt_is_being_set.lock_shared().map_err(not_known)?;
+        if self.is_covered(&read(left).map_err(not_known)?) {
             return Err(StopBeforeSending::Halted);
         }
         Ok(send())
+    }
+
+    fn is_covered(&self, halts: &[HaltInForce]) -> bool {
+        halts
+            .iter()
+            .any(|halt| self.call.is_covered_by(&halt.scope))
     }
 }
 
@@ -170,6 +250,7 @@ impl LocalHaltCheck<'_> {
 mod tests {
     use super::*;
     use gatepay_core::Catalogue;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn halt(scope: &str) -> HaltInForce {
         HaltInForce {
@@ -180,39 +261,130 @@ mod tests {
         }
     }
 
+    fn scopes(halts: &[HaltInForce]) -> Vec<String> {
+        halts.iter().map(|it| it.scope.to_string()).collect()
+    }
+
+    fn is_sent(halts: &LocalHalts, operation: &str) -> bool {
+        let catalogue = Catalogue::standard();
+        let row = catalogue.named(operation).unwrap();
+        let call = HaltableCall {
+            kind: row.kind,
+            module: row.module,
+            party: "acme",
+        };
+        halts.check(call).pass(|| ()).is_ok()
+    }
+
     #[test]
     fn halts_outlive_the_process_and_a_damaged_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let halts = LocalHalts::default();
         assert!(halts.set(halt("money")).is_err(), "it has no folder yet");
-        assert_eq!(halts.adopt(folder.path()).unwrap(), []);
+        let left = halts.adopt(folder.path()).unwrap();
+        assert_eq!(scopes(&left), ["money"], "it stays");
         for scope in ["money", "party:acme", "money"] {
             halts.set(halt(scope)).unwrap();
         }
         let next = LocalHalts::default();
-        assert_eq!(
-            next.adopt(folder.path()).unwrap(),
-            [halt("party:acme"), halt("money")]
-        );
-        assert!(next.end(&HaltScope::Money).unwrap());
-        assert!(!next.end(&HaltScope::Money).unwrap());
+        let found = next.adopt(folder.path()).unwrap();
+        assert_eq!(scopes(&found), ["party:acme", "money"]);
+        let [of_acme, of_money] = [found[0].epoch, found[1].epoch];
+        let money = HaltScope::Money;
+        assert_eq!(next.end(&money, of_money).unwrap(), LocalEnd::Ended);
+        assert_eq!(next.end(&money, of_money).unwrap(), LocalEnd::NotInForce);
         next.leave_folder();
-        assert!(next.end(&HaltScope::parse("party:acme")).is_err());
-        assert_eq!(next.all(), [halt("party:acme")], "it stays");
+        assert!(next.end(&HaltScope::parse("party:acme"), of_acme).is_err());
+        assert_eq!(scopes(&next.all()), ["party:acme"], "it stays");
         std::fs::write(folder.path().join(NAME), "[{").unwrap();
         assert!(LocalHalts::default().adopt(folder.path()).is_err());
     }
 
     #[test]
-    fn a_halted_call_is_not_sent_and_another_is() {
-        let (catalogue, halts) = (Catalogue::standard(), LocalHalts::default());
-        let _no_folder = halts.set(halt("money"));
-        let sends = |operation: &str| {
-            let row = catalogue.named(operation).unwrap();
-            halts.check(row, "acme").pass(|| ()).is_ok()
+    fn a_halt_that_was_set_once_more_is_not_ended_by_the_order_about_the_one_before() {
+        let (folder, halts) = (tempfile::tempdir().unwrap(), LocalHalts::default());
+        halts.adopt(folder.path()).unwrap();
+        halts.set(halt("money")).unwrap();
+        let seen = halts.all()[0].epoch;
+        halts.set(halt("money")).unwrap();
+        let (scope, now) = (HaltScope::Money, Duration::ZERO);
+        assert_eq!(halts.end(&scope, seen).unwrap(), LocalEnd::HaltedAgain);
+        assert!(!is_sent(&halts, "create_payout"));
+        let newer = halts.all()[0].epoch;
+        assert_eq!(halts.propose_end((&scope, seen), "alice", now), None);
+        assert_eq!(halts.propose_end((&scope, newer), "bob", now), None);
+        assert_eq!(halts.end(&scope, newer).unwrap(), LocalEnd::Ended);
+        assert!(is_sent(&halts, "create_payout"));
+    }
+
+    #[test]
+    fn an_order_to_end_a_halt_waits_for_a_day_for_that_of_another_operator() {
+        let (halts, seen) = (LocalHalts::default(), (&HaltScope::Money, 1));
+        let propose = |by: &str, now| halts.propose_end(seen, by, now);
+        let soon = PROPOSAL_LASTS.saturating_sub(Duration::from_secs(1));
+        assert_eq!(propose("alice", Duration::ZERO), None);
+        assert_eq!(propose("bob", soon).as_deref(), Some("alice"));
+        assert_eq!(propose("bob", PROPOSAL_LASTS), None, "it is forgotten");
+        assert_eq!(propose("bob", PROPOSAL_LASTS + soon), None, "ordered anew");
+        let later = PROPOSAL_LASTS + PROPOSAL_LASTS;
+        assert_eq!(propose("alice", later).as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn a_process_that_left_its_folder_obeys_the_halts_that_the_next_one_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let [last, next] = [(); 2].map(|()| LocalHalts::default());
+        last.adopt(folder.path()).unwrap();
+        last.leave_folder();
+        assert!(is_sent(&last, "create_payout"));
+        next.adopt(folder.path()).unwrap();
+        next.set(halt("money")).unwrap();
+        assert!(!is_sent(&last, "create_payout") && is_sent(&last, "query_order"));
+        let epoch = next.all()[0].epoch;
+        next.end(&HaltScope::Money, epoch).unwrap();
+        assert!(is_sent(&last, "create_payout"));
+        std::fs::write(folder.path().join(NAME), "[{").unwrap();
+        assert!(!is_sent(&last, "query_order"), "any call may be halted");
+        folder.close().unwrap();
+        assert!(!is_sent(&last, "query_order"));
+    }
+
+    #[test]
+    fn a_halt_is_set_only_once_the_last_process_has_sent_what_it_was_sending() {
+        let (catalogue, folder) = (Catalogue::standard(), tempfile::tempdir().unwrap());
+        let [last, next] = [(); 2].map(|()| LocalHalts::default());
+        last.adopt(folder.path()).unwrap();
+        last.leave_folder();
+        next.adopt(folder.path()).unwrap();
+        let row = catalogue.named("create_payout").unwrap();
+        let call = HaltableCall {
+            kind: row.kind,
+            module: row.module,
+            party: "acme",
         };
-        assert!(!sends("create_payout") && sends("create_order") && sends("query_order"));
+        let sent = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let passed = last.check(call).pass(|| {
+                let setting = scope.spawn(|| {
+                    next.set(halt("money")).unwrap();
+                    assert!(sent.load(Ordering::SeqCst), "it was still being sent");
+                });
+                // Long enough for a halt that does not wait; one that does passes whenever it is set.
+                std::thread::sleep(Duration::from_millis(50));
+                sent.store(true, Ordering::SeqCst);
+                setting
+            });
+            passed.unwrap().join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_halted_call_is_not_sent_and_another_is() {
+        let halts = LocalHalts::default();
+        let _no_folder = halts.set(halt("money"));
+        assert!(!is_sent(&halts, "create_payout"));
+        assert!(is_sent(&halts, "create_order") && is_sent(&halts, "query_order"));
         let _no_folder = halts.set(halt("all"));
-        assert!(!sends("query_order"));
+        assert!(!is_sent(&halts, "query_order"));
     }
 }

@@ -16,7 +16,7 @@ use super::{ExitStatus, complain};
 pub(crate) struct HaltCommand {
     #[command(flatten)]
     scope: HaltScopeArguments,
-    /// Wait until no call is in flight on the process that is asked.
+    /// Wait until no call is in flight on the process that is asked: of the tenant, or any call, reads too.
     #[arg(long)]
     wait: bool,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use gatepay_admission::limit_name::{LimitName, LimitSet};
 use gatepay_admission::quota::{QuotaDenied, QuotaGrant};
 use gatepay_admission::replay::{Replay, StampFingerprint, UnusableStamp};
 use gatepay_core::money::MoneyDemand;
-use gatepay_core::operation::Method;
+use gatepay_core::operation::{ApiModule, Method};
 use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::LedgerIntent;
 use gatepay_tenancy::settings::Institution;
@@ -49,6 +49,8 @@ pub struct Admitted {
     spend: Option<Box<SpendReport>>,
     /// The tenant's URL that is still to be exchanged for one of the proxy's.
     callback: Option<Box<OwnCallback>>,
+    /// Whether halts count the call as a payout, though its operation is none.
+    is_disguised_payout: bool,
     /// When the store was asked for its verdict, in the clock's elapsed time; `None` without its verdict.
     asked_store: Option<Duration>,
     /// The memory reserved for the body.
@@ -74,6 +76,15 @@ impl Admitted {
     /// Whether the operation reads, writes or moves money.
     pub fn kind(&self) -> Kind {
         self.operation().kind
+    }
+
+    /// The module by which halts cover the call: a refund that may pay out to a target of its own is a payout.
+    pub fn halted_module(&self) -> ApiModule {
+        if self.is_disguised_payout {
+            ApiModule::Payout
+        } else {
+            self.operation().module
+        }
     }
 
     /// The institution that signs the call.
@@ -427,6 +438,7 @@ pub(super) fn assemble(
         amounts,
         intents,
         demand,
+        is_disguised_payout,
         callback,
     } = judged.into_parts();
     let intent = journal.map(|_| {
@@ -455,6 +467,7 @@ pub(super) fn assemble(
         ledger,
         spend: None,
         callback,
+        is_disguised_payout,
         asked_store: None,
         _reserved: reserved,
     });

@@ -13,7 +13,7 @@ use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
-use gatepay_core::money::{DemandFault, MoneyDemand};
+use gatepay_core::money::{DemandFault, MoneyDemand, may_be_disguised_payout};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -39,6 +39,8 @@ pub struct Judged<'g> {
     intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it. Boxed, as the next one.
     demand: Option<Box<MoneyDemand>>,
+    /// Whether halts count the call as a payout, though its operation is none.
+    is_disguised_payout: bool,
     /// Boxed, since hardly a call has one and every call carries its state through the journey.
     callback: Option<Box<OwnCallback>>,
 }
@@ -77,6 +79,7 @@ impl<'g> Judged<'g> {
             amounts: self.amounts,
             intents: self.intents,
             demand: self.demand,
+            is_disguised_payout: self.is_disguised_payout,
             callback: self.callback,
         }
     }
@@ -90,6 +93,8 @@ pub(super) struct JudgedParts {
     pub(super) intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it.
     pub(super) demand: Option<Box<MoneyDemand>>,
+    /// Whether halts count the call as a payout, though its operation is none.
+    pub(super) is_disguised_payout: bool,
     /// The callback URL that is exchanged for one of the proxy's own.
     pub(super) callback: Option<Box<OwnCallback>>,
 }
@@ -133,6 +138,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand,
+                is_disguised_payout,
                 callback: _,
             } = judged;
             record.key(key);
@@ -142,6 +148,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand: demand.and_then(|demand| (*demand).ok()).map(Box::new),
+                is_disguised_payout,
                 callback,
             })
         }
@@ -367,6 +374,8 @@ pub struct JudgedBody {
     pub intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if it moves money and spends are counted.
     pub demand: Option<Box<Result<MoneyDemand, DemandFault>>>,
+    /// Whether halts count the call as a payout, though its operation is none.
+    pub is_disguised_payout: bool,
     /// The callback URL, if it is exchanged for one of the proxy's own.
     pub callback: Option<Box<CallbackField>>,
 }
@@ -428,6 +437,7 @@ pub fn body(
             .spends
             .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
             .flatten(),
+        is_disguised_payout: may_be_disguised_payout(operation, &reading),
         callback,
     })
 }

@@ -7,9 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
-use gatepay_core::Operation;
-use gatepay_core::money::{DemandKind, MoneyDemand, PartCurrency};
-use gatepay_core::operation::ApiModule;
+use gatepay_core::money::PartCurrency;
 use gatepay_core::stamp::ClockSkew;
 use gatepay_store::admission::{
     AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope, StoredText,
@@ -21,7 +19,7 @@ use gatepay_store::queue::JudgedRow;
 use tokio::time::{Instant, timeout_at};
 
 use crate::caps::{self, Caps};
-use crate::cluster::halt_check::StopBeforeSending;
+use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
 use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted, StoreNeed};
@@ -181,12 +179,17 @@ pub fn send_check<'a>(
     admitted: &'a Admitted,
 ) -> SendCheck<'a> {
     let limits = admitted.tenant_limits();
-    let (operation, party) = (admitted.operation(), limits.breaker.id().as_str());
+    let party = limits.breaker.id().as_str();
+    let call = HaltableCall {
+        kind: admitted.kind(),
+        module: admitted.halted_module(),
+        party,
+    };
     match cluster {
-        None => SendCheck::Local(local.check(operation, party)),
+        None => SendCheck::Local(local.check(call)),
         Some(cluster) => {
-            let party = (party, limits.seats());
-            SendCheck::Shared(cluster.halt_check(operation, party, admitted.asked_store()))
+            let asked = admitted.asked_store();
+            SendCheck::Shared(cluster.halt_check(call, limits.seats(), asked))
         }
     }
 }
@@ -217,7 +220,7 @@ fn row(
         party: StoredText::parse(party.id.as_str())?,
         account: StoredText::parse(&local.question.as_ref()?.account)?,
         kind: operation.kind,
-        module: halted_module(operation, local.question.as_ref()?.demand.as_deref()),
+        module: local.call().halted_module().as_str(),
         operation: operation.name.clone(),
         has_body: local.question.as_ref()?.need != StoreNeed::Forbidden,
         intents: local
@@ -226,14 +229,6 @@ fn row(
             .map_or_else(Vec::new, |entry| entry.intents.clone()),
         spend: None,
     })
-}
-
-/// The module by which halts cover a call: a refund that names a target of its own is a payout, if its demand is known.
-fn halted_module(operation: &Operation, demand: Option<&MoneyDemand>) -> &'static str {
-    match demand.map(|demand| demand.kind) {
-        Some(DemandKind::Payout) => ApiModule::Payout.as_str(),
-        _ => operation.module.as_str(),
-    }
 }
 
 /// The refusal of a verdict, and the reason for the metric.
