@@ -218,8 +218,9 @@ BEGIN
     PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
     UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
-    -- After a step of the clock slots may be of a time that is far ahead, and refuse all that comes before it.
-    UPDATE slot AS s SET slice = 0, filling = true FROM cluster AS k WHERE s.slice * k.slice_ms > guarded;
+    -- After a step of the clock slots may be of a time that is more than a turn of the ring ahead, and refuse all that comes
+    -- before it. The guard covers their content.
+    UPDATE slot AS s SET slice = 0, filling = true FROM cluster AS k WHERE (s.slice - 8) * k.slice_ms > guarded;
     IF NOT EXISTS (SELECT FROM instance) THEN
         UPDATE cluster AS k SET guard_ms = distrust_v1.guard_ms;
     END IF;
