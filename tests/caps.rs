@@ -93,3 +93,12 @@ async fn until_answered(program: &Program, amount: &str, refusal: Option<&str>) 
     }
     unreachable!()
 }
+
+fn is_refused(answer: &Answer, slug: &str) {
+    assert_eq!(answer.refusal(), Some(slug), "{}", answer.text());
+}
+
+fn is_refused_saying(answer: &Answer, slug: &str, text: &str) {
+    is_refused(answer, slug);
+    assert!(answer.message().contains(text), "{}", answer.message());
+}

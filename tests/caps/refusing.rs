@@ -28,7 +28,7 @@ async fn a_call_beyond_a_cap_is_refused_with_what_is_left_and_is_not_sent() {
     assert!((1..=86_400).contains(&wait), "{wait}");
     // Its stamp is spent, so that no copy is executed once there is room.
     let copy = send(&program, &request).await;
-    assert_eq!(copy.refusal(), Some("replayed"), "{}", copy.text());
+    is_refused(&copy, "replayed");
     assert_eq!(gatepay.count(), sent);
     let rest = send(&program, &payout("B3", "40")).await;
     assert_eq!(rest.outcome(), Some("executed"), "{}", rest.text());
@@ -84,17 +84,7 @@ async fn a_currency_without_a_cap_and_an_amount_that_is_not_exact_are_refused_on
         { "merchant_withdraw_id": "x1", "amount": "60", "currency": "USDT", "chain": "ETH", "address": "0xabc" },
         { "merchant_withdraw_id": "x2", "amount": 41, "currency": "usdt", "chain": "ETH", "address": "0xabc" } ] });
     let refused = send(&program, &signed(&acme().post(PAYOUT, both.to_string()))).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
-    assert!(
-        refused.message().contains("per_call cap of 100 USDT"),
-        "{}",
-        refused.message()
-    );
+    is_refused_saying(&refused, "cap_exceeded", "per_call cap of 100 USDT");
 }
 
 #[tokio::test]
@@ -113,12 +103,7 @@ async fn a_cap_over_all_tenants_sums_them_and_a_shadow_cap_only_counts() {
         assert_eq!(send(&program, &payout(number, "20")).await.refusal(), None);
     }
     let refused = send(&program, &globex("G2", "11")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
+    is_refused(&refused, "cap_exceeded");
     let message = refused.message();
     assert!(
         message.contains("per_24h cap of 100 USDT over all tenants: 10 left"),
@@ -166,29 +151,9 @@ async fn a_refund_is_counted_in_the_currency_of_its_order() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let refused = send(&program, &refund("refund-b", "3", &prepay_id)).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
-    assert!(
-        refused.message().contains("per_24h cap of 5 USDT: 2 left"),
-        "{}",
-        refused.message()
-    );
+    is_refused_saying(&refused, "cap_exceeded", "per_24h cap of 5 USDT: 2 left");
     let unknown = send(&program, &refund("refund-c", "1", "123456")).await;
-    assert_eq!(
-        unknown.refusal(),
-        Some("invalid_body"),
-        "{}",
-        unknown.text()
-    );
-    assert!(
-        unknown.message().contains("currency is not known"),
-        "{}",
-        unknown.message()
-    );
+    is_refused_saying(&unknown, "invalid_body", "currency is not known");
 }
 
 #[tokio::test]

@@ -16,12 +16,7 @@ async fn a_refusal_of_gatepay_gives_the_amount_back() {
     let whole = until_answered(&program, "150000", None).await;
     assert_eq!(whole.outcome(), Some("executed"), "{}", whole.text());
     let refused = send(&program, &payout("B2", "1")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
+    is_refused(&refused, "cap_exceeded");
 }
 
 #[tokio::test]
@@ -37,30 +32,15 @@ async fn a_call_of_unknown_outcome_counts_also_after_a_crash_until_gatepay_has_i
     program.until_ready().await;
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let lost = send(&program, &payout("B1", "80")).await;
-    assert_eq!(lost.refusal(), Some("outcome_unknown"), "{}", lost.text());
+    is_refused(&lost, "outcome_unknown");
     let refused = send(&program, &payout("B2", "21")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
+    is_refused(&refused, "cap_exceeded");
     program.signal("-KILL");
     let _ended = program.end().await;
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     let refused = send(&program, &payout("B3", "21")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
-    assert!(
-        refused.message().contains("20 left"),
-        "{}",
-        refused.message()
-    );
+    is_refused_saying(&refused, "cap_exceeded", "20 left");
     // A look-up finds it; it goes on counting.
     let began = std::time::Instant::now();
     while !program.stderr().contains("it goes on counting as spent") {
@@ -68,12 +48,7 @@ async fn a_call_of_unknown_outcome_counts_also_after_a_crash_until_gatepay_has_i
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     let refused = send(&program, &payout("B4", "21")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
+    is_refused(&refused, "cap_exceeded");
 }
 
 #[tokio::test]
@@ -98,12 +73,7 @@ async fn a_call_that_was_not_sent_gives_its_amount_back_and_one_key_is_one_spend
     );
     gatepay.sandbox.stop();
     let unsent = send(&program, &payout("B3", "10")).await;
-    assert_eq!(
-        unsent.refusal(),
-        Some("upstream_unreachable"),
-        "{}",
-        unsent.text()
-    );
+    is_refused(&unsent, "upstream_unreachable");
     until_answered(&program, "10", Some("upstream_unreachable")).await;
 }
 
@@ -129,29 +99,14 @@ async fn caps_hold_over_all_instances_and_a_lower_one_holds_after_a_reload() {
     let first = until_answered(one, "50", None).await;
     assert_eq!(first.outcome(), Some("executed"), "{}", first.text());
     let refused = send(other, &payout("B2", "50.5")).await;
-    assert_eq!(
-        refused.refusal(),
-        Some("cap_exceeded"),
-        "{}",
-        refused.text()
-    );
-    assert!(
-        refused.message().contains("50 left"),
-        "{}",
-        refused.message()
-    );
+    is_refused_saying(&refused, "cap_exceeded", "50 left");
     folders[0].tenant(&acme(), &caps("per_day = '60'"));
     let (status, said) = one.reload("").await;
     assert_eq!(status, 200, "{said}");
     let began = std::time::Instant::now();
     loop {
         let refused = send(other, &payout("B3", "50.5")).await;
-        assert_eq!(
-            refused.refusal(),
-            Some("cap_exceeded"),
-            "{}",
-            refused.text()
-        );
+        is_refused(&refused, "cap_exceeded");
         if refused
             .message()
             .contains("per_day cap of 60 USDT: 10 left")
