@@ -17,7 +17,7 @@ use crate::caps::{Caps, has_any};
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::process::clock::Clock;
-use crate::process::drain::{Drain, DrainPhase};
+use crate::process::drain::Drain;
 
 /// The interval at which the configuration in force is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -72,13 +72,7 @@ async fn run(inputs: CapInputs) {
         let (calls, drain) = (&inputs.calls, &inputs.drain);
         tokio::select! {
             () = take_reports(calls, &mut unread) => {}
-            () = async {
-                drain.reached(DrainPhase::Finishing).await;
-                tokio::select! {
-                    () = drain.finished() => {}
-                    () = drain.reached(DrainPhase::Over) => {}
-                }
-            } => {}
+            () = drain.last_call_ended() => {}
         }
         unread.news.close();
         let _late = timeout(FINISH, take_reports(calls, &mut unread)).await;

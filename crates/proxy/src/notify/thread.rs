@@ -24,7 +24,7 @@ use crate::notify::receive::notification_exchange::NotificationExchange;
 use crate::notify::receive::reception;
 use crate::notify::settling::Settling;
 use crate::process::clock::Clock;
-use crate::process::drain::{Drain, DrainPhase};
+use crate::process::drain::Drain;
 
 /// The interval at which the configuration in force and the quarantine are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -135,13 +135,7 @@ async fn write_ledger(
 ) {
     tokio::select! {
         () = writer.run(&notifications.calls, settling, learned) => {}
-        () = async {
-            drain.reached(DrainPhase::Finishing).await;
-            tokio::select! {
-                () = drain.finished() => {}
-                () = drain.reached(DrainPhase::Over) => {}
-            }
-        } => {}
+        () = drain.last_call_ended() => {}
     }
     let finishing = writer.finish(&notifications.calls, settling, learned);
     let _late = timeout(FINISH, finishing).await;

@@ -204,6 +204,15 @@ impl Drain {
         self.running.load(Ordering::Acquire)
     }
 
+    /// Waits until the process drains and no call runs, but no longer than the drain lasts.
+    pub async fn last_call_ended(&self) {
+        self.reached(DrainPhase::Finishing).await;
+        tokio::select! {
+            () = self.finished() => {}
+            () = self.reached(DrainPhase::Over) => {}
+        }
+    }
+
     /// Waits until no connection and no call runs.
     pub async fn finished(&self) {
         loop {
