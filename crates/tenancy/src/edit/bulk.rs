@@ -123,7 +123,7 @@ struct BulkPlace {
     secret_files: Vec<PathBuf>,
     /// As the file of tenants names them.
     named: Vec<PathBuf>,
-    /// What a dry run leaves in place.
+    /// The secrets of killed commands, in a dry run, which leaves them in place.
     left: Leftovers,
 }
 

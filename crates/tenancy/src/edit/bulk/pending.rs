@@ -58,7 +58,7 @@ impl PendingSecrets {
     }
 }
 
-/// What killed commands left of their secrets.
+/// The secrets of killed commands.
 #[derive(Default)]
 pub(crate) struct Leftovers(Vec<PendingSecrets>);
 
@@ -127,7 +127,7 @@ fn read_all(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            // No file of tenants: it may be what the killed command was about to name.
+            // Not a file of tenants: a killed command had yet to give it its name.
             continue;
         }
         let path = entry.path();
