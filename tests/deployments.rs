@@ -360,9 +360,9 @@ fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
     }
 }
 
-/// The code blocks of docs/instances.md in this language.
+/// The code blocks of docs/how-to/two-replicas.md in this language.
 fn blocks(language: &str) -> Vec<String> {
-    let page = read("../docs/instances.md");
+    let page = read("../docs/how-to/two-replicas.md");
     let fence = format!("```{language}\n");
     let blocks = page.split(&fence).skip(1);
     let code = |rest: &str| rest.split("```").next().unwrap().to_owned();
@@ -374,7 +374,7 @@ fn block(language: &str, with: &str) -> String {
     let found = blocks(language)
         .into_iter()
         .find(|code| code.contains(with));
-    found.unwrap_or_else(|| panic!("docs/instances.md: no {language} with {with}"))
+    found.unwrap_or_else(|| panic!("docs/how-to/two-replicas.md: no {language} with {with}"))
 }
 
 #[test]

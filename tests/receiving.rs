@@ -16,7 +16,7 @@ const BODY: &str = "{\"bizType\":\"PAY\",\"bizStatus\":\"PAY_SUCCESS\",\"data\":
 const SECRET: &str = "fake-shop-secret-0001";
 
 fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/receiving.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/for-tenants/receiving.md");
     fs::read_to_string(path).unwrap()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The reader may give up on any text, and `serde_json` then reads the text. The two readers agree on every text that
 //! this reader accepts. With `serde_json` alone a request costs 5.6 % more instructions, and 8.5 allocations in place of
-//! 4.5 (docs/performance.md, "Hand-written or a crate").
+//! 4.5 (docs/explanation/performance.md, "Hand-written or a crate").
 //!
 //! Each function takes the unread text, and returns the text that remains after the part it read.
 

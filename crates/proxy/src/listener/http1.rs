@@ -3,7 +3,7 @@
 //! This replaces hyper's server, because `request_parser` must read every head by stricter rules anyway, and two
 //! parsers may read the same head differently. The remaining work is little, and no step is done twice: header lines
 //! stay where they were read, and an answer is assembled in one buffer and written at once. hyper's server behind that
-//! parser takes 19 % more CPU time for a request (`docs/http1.md`). HTTP/2 is in [`http2`](crate::listener::http2).
+//! parser takes 19 % more CPU time for a request (`docs/explanation/http1.md`). HTTP/2 is in [`http2`](crate::listener::http2).
 
 use std::future::poll_fn;
 use std::io;

@@ -7,7 +7,7 @@ use prometheus::{Histogram, HistogramVec};
 /// A histogram for every operation, in the order of the catalogue.
 ///
 /// All threads share a histogram. A histogram of each thread's own would save a request 0.1 % of its instructions, and
-/// 0.5 µs where two workers do nothing but observe (docs/performance.md, "Hand-written or a crate").
+/// 0.5 µs where two workers do nothing but observe (docs/explanation/performance.md, "Hand-written or a crate").
 pub struct LatencyHistogram(Vec<Histogram>);
 
 impl LatencyHistogram {

@@ -414,7 +414,7 @@ impl Write for TextBuffer {
 }
 
 /// Writes the members of a JSON object in turn. With `serde_json` and `hex` in its place a request costs 10.9 % more
-/// instructions (docs/performance.md, "Hand-written or a crate"), on a processor that workers could use.
+/// instructions (docs/explanation/performance.md, "Hand-written or a crate"), on a processor that workers could use.
 struct JsonWriter<'a>(&'a mut TextBuffer);
 
 #[expect(
@@ -692,7 +692,7 @@ pub(crate) mod tests {
             .add(RequestPhase::Upstream, Duration::from_micros(11_500));
         line.timings
             .add(RequestPhase::Own, Duration::from_micros(250));
-        let page = include_str!("../../../../docs/logs.md");
+        let page = include_str!("../../../../docs/reference/access-log.md");
         for format in [LogFormat::Json, LogFormat::Human] {
             let mut out = TextBuffer::default();
             let rest = LineDetails {

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_examples_in_the_page_on_logs_are_program_log_lines_as_written() {
-        let page = include_str!("../../../../docs/logs.md");
+        let page = include_str!("../../../../docs/reference/access-log.md");
         for format in [LogFormat::Json, LogFormat::Human] {
             let output = SharedOutput::default();
             let writer = output.clone();

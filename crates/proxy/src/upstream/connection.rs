@@ -3,7 +3,7 @@
 //!
 //! The task of the request also writes and reads, and a connection that is dropped writes nothing more. hyper's client,
 //! polled in the same way over the same stream, counts as truly, but takes 24 % more CPU time for a request and reads
-//! answers less strictly (`docs/http1.md`).
+//! answers less strictly (`docs/explanation/http1.md`).
 
 use std::future::{self, poll_fn};
 use std::io;
