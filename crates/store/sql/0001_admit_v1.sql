@@ -74,12 +74,16 @@ BEGIN
         EXIT WHEN NOT (-1 = ANY (verdicts));
     END LOOP;
 
-    -- Nonces of their own.
+    -- Nonces of their own. A row whose stamp stands already is `replayed` below and uses up no nonce.
     IF EXISTS (SELECT FROM unnest(nonces, verdicts) AS r(nonce, verdict) WHERE r.nonce IS NOT NULL AND r.verdict = 0) THEN
         WITH used AS (
             INSERT INTO nonce AS n (print, admitted, until)
-            SELECT r.nonce, o_at, r.stamp + 8 * ring FROM unnest(nonces, verdicts, stamps) AS r(nonce, verdict, stamp)
-            WHERE r.nonce IS NOT NULL AND r.verdict = 0 ORDER BY r.nonce
+            SELECT r.nonce, o_at, r.stamp + 8 * ring
+            FROM unnest(prints, nonces, verdicts, stamps) AS r(print, nonce, verdict, stamp)
+            WHERE r.nonce IS NOT NULL AND r.verdict = 0 AND NOT EXISTS (
+                SELECT FROM stamp AS t WHERE t.slot = ((r.stamp / ring) % 8)::smallint AND t.print = r.print
+            )
+            ORDER BY r.nonce
             ON CONFLICT (print) DO UPDATE SET admitted = excluded.admitted, until = excluded.until
             WHERE n.until < excluded.admitted
             RETURNING n.print

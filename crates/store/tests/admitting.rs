@@ -165,6 +165,31 @@ async fn a_nonce_is_used_once_with_any_timestamp() {
 }
 
 #[tokio::test]
+async fn a_copy_of_a_halted_write_uses_up_no_nonce() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (_server, store) = ready().await;
+    let with = |nonce| gatepay_store::admission::AdmissionRow {
+        kind: Kind::Money,
+        nonce: Some(nonce),
+        ..row()
+    };
+    let [halted, later] = [with([1; 16]), with([1; 16])];
+    let epoch = store.halt(&HaltScope::Money, "operator").await.unwrap();
+    assert_eq!(
+        verdict(&store, &halted).await,
+        AdmissionVerdict::Halted(HaltScope::Money)
+    );
+    store.resume(&HaltScope::Money, epoch).await.unwrap();
+    assert!(matches!(
+        verdict(&store, &halted).await,
+        AdmissionVerdict::Replayed { .. }
+    ));
+    assert_eq!(verdict(&store, &later).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
 async fn the_ledger_remembers_what_was_admitted_and_nothing_else() {
     if postgres::is_missing() {
         return;
