@@ -347,7 +347,7 @@ impl World {
             unreachable!("it is signed");
         };
         let claims = CallerClaims::new(HERE, &lines);
-        let rules = BodyRules::of(&app.settings, false, false);
+        let rules = BodyRules::of(&app.settings, false, None);
         let judged = judge::judge(verified, claims, rules, &admission.offload, record);
         let judged = at_once(judged).expect("a good body");
         let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);

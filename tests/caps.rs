@@ -1,6 +1,7 @@
 //! Money caps: no call goes to GatePay beyond a cap, and what is proven not to be spent comes free.
 
 mod campaign;
+mod destinations;
 mod refusing;
 mod settling;
 

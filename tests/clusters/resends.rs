@@ -53,6 +53,7 @@ const COPIES: [(&str, Copies); Refusal::SLUGS.len()] = [
     ("halted", Copies::OnlyTheAdmitted),
     // As above: the stamp is looked up before the caps.
     ("cap_exceeded", Copies::OnlyTheAdmitted),
+    ("destination_not_allowed", Copies::OnlyTheAdmitted),
 ];
 
 #[test]

@@ -23,7 +23,7 @@ use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, TargetPlace};
-pub use target::MoneyTarget;
+pub use target::{MoneyTarget, StatedTarget, TargetEntry};
 
 /// What a money call asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +36,9 @@ pub struct MoneyDemand {
     pub direction: MoneyDirection,
     /// The amounts, one for each currency, in the order of the currencies.
     pub parts: Vec<MoneyPart>,
-    /// The targets, each once. Empty if the money stays in the account or goes back to its payer.
-    pub targets: Vec<MoneyTarget>,
+    /// The targets, each once, with the first entry of the body that names it. Empty if the money stays in the account or
+    /// goes back to its payer.
+    pub targets: Vec<StatedTarget>,
     /// The call's key, if GatePay documents that a repetition under it is one transaction, and the body spells it as
     /// documented. Every call without one counts.
     pub key: Option<String>,
@@ -200,6 +201,28 @@ impl MoneyDemand {
     }
 }
 
+/// The targets of a call, each once; none if it moves no money. Unlike the [whole demand](MoneyDemand::read) it can be read
+/// although an amount cannot.
+pub fn stated_targets(
+    operation: &Operation,
+    reading: &BodyReading<'_>,
+) -> Result<Vec<StatedTarget>, DemandFault> {
+    if operation.kind != Kind::Money {
+        return Ok(Vec::new());
+    }
+    match MoneyRow::of(operation) {
+        Some(row) if row.targets == TargetPlace::None => Ok(Vec::new()),
+        Some(row) if operation.media == MediaType::Json => {
+            let reader = DemandReader { reading };
+            if !reader.is_clear() {
+                return Err(DemandFault::Ambiguous);
+            }
+            reader.targets(row)
+        }
+        _ => Err(DemandFault::UnknownOperation),
+    }
+}
+
 /// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, or
 /// whose target cannot be read exactly. Halts go by it, also where no cap counts the call.
 pub fn may_be_disguised_payout(operation: &Operation, reading: &BodyReading<'_>) -> bool {
@@ -348,13 +371,14 @@ impl<'a> DemandReader<'_, 'a> {
         Ok(sums)
     }
 
-    fn targets(&self, row: &MoneyRow) -> Result<Vec<MoneyTarget>, DemandFault> {
+    fn targets(&self, row: &MoneyRow) -> Result<Vec<StatedTarget>, DemandFault> {
+        let stated = |field, target| vec![StatedTarget::at(field, target)];
         let mut targets = match row.targets {
             TargetPlace::None => Vec::new(),
             TargetPlace::Refund => self.refund_targets()?,
-            TargetPlace::User(field) => vec![MoneyTarget::User(self.id(field)?)],
-            TargetPlace::Bank(field) => vec![MoneyTarget::Bank(self.id(field)?)],
-            TargetPlace::Account(field) => vec![MoneyTarget::Account(self.id(field)?)],
+            TargetPlace::User(field) => stated(field, MoneyTarget::User(self.id(field)?)),
+            TargetPlace::Bank(field) => stated(field, MoneyTarget::Bank(self.id(field)?)),
+            TargetPlace::Account(field) => stated(field, MoneyTarget::Account(self.id(field)?)),
             TargetPlace::Users => self.each_item(row, |item| {
                 let user = item.id("user_id")?;
                 Ok(MoneyTarget::User(user))
@@ -364,22 +388,24 @@ impl<'a> DemandReader<'_, 'a> {
             }
         };
         targets.sort();
-        targets.dedup();
+        targets.dedup_by(|next, first| next.target == first.target);
         Ok(targets)
     }
 
     /// A refund to the payer has none. One that states a target has it, whatever `refundStyle` says.
-    fn refund_targets(&self) -> Result<Vec<MoneyTarget>, DemandFault> {
+    fn refund_targets(&self) -> Result<Vec<StatedTarget>, DemandFault> {
         let style = self.choice("refundStyle")?;
         if style > 2 {
             return Err(DemandFault::Misshapen("refundStyle"));
         }
         let mut targets = Vec::new();
         if self.reading.has("refundAddress") {
-            targets.push(self.address("refundChain", "refundAddress")?);
+            let target = self.address("refundChain", "refundAddress")?;
+            targets.push(StatedTarget::at("refundAddress", target));
         }
         if self.reading.has("refundToGateUid") && self.required("refundToGateUid")? != "0" {
-            targets.push(MoneyTarget::User(self.id("refundToGateUid")?));
+            let target = MoneyTarget::User(self.id("refundToGateUid")?);
+            targets.push(StatedTarget::at("refundToGateUid", target));
         }
         if style == 2 && targets.is_empty() {
             return Err(DemandFault::Missing("refundAddress"));
@@ -391,15 +417,20 @@ impl<'a> DemandReader<'_, 'a> {
         &self,
         row: &MoneyRow,
         target: impl Fn(&DemandReader<'_, 'a>) -> Result<MoneyTarget, DemandFault>,
-    ) -> Result<Vec<MoneyTarget>, DemandFault> {
+    ) -> Result<Vec<StatedTarget>, DemandFault> {
         let AmountPlace::Items { list, .. } = row.amounts else {
             return Err(DemandFault::UnknownOperation);
         };
         let items = self.items(list)?;
-        items
-            .iter()
-            .map(|item| target(&DemandReader { reading: item }))
-            .collect()
+        let targets = items.iter().enumerate().map(|(index, item)| {
+            let target = target(&DemandReader { reading: item })?;
+            let entry = TargetEntry {
+                field: list,
+                index: Some(index),
+            };
+            Ok(StatedTarget { target, entry })
+        });
+        targets.collect()
     }
 
     /// The items of a list of objects, at least one.
@@ -525,7 +556,7 @@ impl fmt::Display for DemandFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownOperation => {
-                f.write_str("it is not known where this operation states its amount")
+                f.write_str("it is not known where this operation states its amount and its target")
             }
             Self::Ambiguous => f.write_str("body is not one JSON object that is read in one way"),
             Self::Missing(field) => write!(f, "{field} is missing"),

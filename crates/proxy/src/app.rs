@@ -261,7 +261,7 @@ impl App {
             None | Some(ClusterReadiness::Ready) => {}
             Some(not_ready) => return Readiness::Cluster(not_ready),
         }
-        if self.caps.as_ref().is_some_and(|caps| caps.awaits_store()) {
+        if self.caps.as_ref().is_some_and(|caps| caps.is_starting()) {
             return Readiness::Cluster(ClusterReadiness::Away);
         }
         let stalled = self.lifecycle.heartbeats.stalled();

@@ -2,9 +2,10 @@
 //!
 //! The store judges and reserves in the transaction that admits a call. Here the configuration becomes the store's rules
 //! ([`declaration`]), the end of each call goes back to the store ([`spend_reports`]), and a thread does both and shows what is spent
-//! ([`thread`]).
+//! ([`thread`]). Where it may go is bound by [`destinations`].
 
 pub mod declaration;
+pub mod destinations;
 pub mod meters;
 pub mod spend_reports;
 pub mod thread;
@@ -18,6 +19,7 @@ use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::caps::Cap;
 use parking_lot::Mutex;
 
+use crate::caps::destinations::StoredDestinations;
 use crate::caps::meters::CapMeters;
 use crate::caps::spend_reports::{SpendReports, SpendReportsEnd};
 use crate::generation::Generation;
@@ -28,6 +30,8 @@ pub struct Caps {
     pub reports: SpendReports,
     /// The metrics.
     pub meters: CapMeters,
+    /// Where tenants' money may go.
+    pub destinations: StoredDestinations,
     /// Whether spends are counted: a cap is configured, or was since the start.
     is_counting: AtomicBool,
     /// Whether the store has the rules of a configuration of this process.
@@ -43,6 +47,7 @@ impl Caps {
         Self {
             reports,
             meters: meters.clone(),
+            destinations: StoredDestinations::default(),
             is_counting: AtomicBool::new(counts),
             is_declared: AtomicBool::new(false),
             unread: Mutex::new(Some(unread)),
@@ -52,6 +57,11 @@ impl Caps {
     /// Whether money calls tell the store what they spend.
     pub fn is_counting(&self) -> bool {
         self.is_counting.load(Ordering::Acquire)
+    }
+
+    /// Whether money calls wait for the store: it does not have the caps and destinations of this process's configuration.
+    pub fn is_starting(&self) -> bool {
+        self.awaits_store() || self.destinations.is_unknown()
     }
 
     /// Whether the store does not have the rules of this process's configuration yet. Until then no call that they may cover

@@ -150,8 +150,7 @@ async fn enter(
     let verified = verify::receive(&claim, &mut upload, &bounds, record).await?;
 
     let claims = CallerClaims::new(origin.address, lines);
-    let caps = caps::counting(app.caps.as_ref());
-    let rules = BodyRules::of(&app.settings, app.journal.is_some(), caps.is_some());
+    let rules = BodyRules::of(&app.settings, app.journal.is_some(), app.caps.as_deref());
     let judged = judge::judge(verified, claims, rules, &admission.offload, record).await?;
 
     let rules = OutboundRules::of(&app.settings, &app.upstream.host, &admission.offload);

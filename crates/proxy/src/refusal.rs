@@ -22,11 +22,13 @@ use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{ClockSkew, StampError};
 use gatepay_http1::header_block::HeaderBlock;
 use gatepay_store::caps::rule::CapBreach;
+use gatepay_store::destinations::DestinationFault;
 use gatepay_tenancy::Rate;
 use gatepay_tenancy::settings::RefusalStatus;
 use http::{StatusCode, header};
 
 use crate::headers;
+use crate::process::timestamp::Rfc3339;
 
 /// Why the caller gets a refusal instead of GatePay's answer.
 #[derive(Debug)]
@@ -130,6 +132,8 @@ pub enum Refusal {
         /// The time until room can come free; `None` if none will.
         frees: Option<Duration>,
     },
+    /// The money of the call may not go where it sends it.
+    DestinationNotAllowed(DestinationFault),
 }
 
 /// How long a caller waits before it repeats a halted call: halts last for minutes.
@@ -279,6 +283,7 @@ impl Refusal {
             Self::StoreUnavailable => ("store_unavailable", "900021"),
             Self::Halted => ("halted", "900022"),
             Self::CapExceeded { .. } => ("cap_exceeded", "900023"),
+            Self::DestinationNotAllowed(_) => ("destination_not_allowed", "900024"),
         }
     }
 
@@ -296,6 +301,7 @@ impl Refusal {
             | Self::OperationNotAllowed(_)
             | Self::OperationOff { .. }
             | Self::CapExceeded { .. }
+            | Self::DestinationNotAllowed(_)
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownOperation(_) => StatusCode::NOT_FOUND,
             Self::RateLimited(_) | Self::TooManyInFlight { .. } | Self::InstitutionQuota(_) => {
@@ -340,6 +346,7 @@ impl Refusal {
             | Self::UnknownOperation(_)
             | Self::HeadTooLarge
             | Self::CapExceeded { .. }
+            | Self::DestinationNotAllowed(_)
             // The institution has set the halt: neither side is to be repaired.
             | Self::Halted => Blame::Caller,
             Self::UpstreamUnreachable
@@ -532,7 +539,7 @@ impl Refusal {
     }
 
     /// Every slug, for metrics that start at zero.
-    pub const SLUGS: [&'static str; 30] = [
+    pub const SLUGS: [&'static str; 31] = [
         "malformed_request",
         "invalid_body",
         "unsupported_media_type",
@@ -563,6 +570,7 @@ impl Refusal {
         "store_unavailable",
         "halted",
         "cap_exceeded",
+        "destination_not_allowed",
     ];
 }
 
@@ -647,6 +655,41 @@ impl fmt::Display for Refusal {
             ),
             Self::Halted => f.write_str("halted: your institution has stopped calls of this kind; this request was not sent"),
             Self::CapExceeded { breach, .. } => write!(f, "cap exceeded: {breach}; this request was not sent"),
+            Self::DestinationNotAllowed(fault) => {
+                write!(f, "destination not allowed: {}; this request was not sent", DestinationText(fault))
+            }
+        }
+    }
+}
+
+/// `withdraw_list[2] names a destination that …`.
+struct DestinationText<'a>(&'a DestinationFault);
+
+impl fmt::Display for DestinationText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            DestinationFault::Unreadable(fault) => {
+                write!(f, "{fault}, so that it cannot be told where the money goes")
+            }
+            DestinationFault::Unlisted(entry) => {
+                write!(f, "{entry} names a destination that is not in your list")
+            }
+            DestinationFault::Held {
+                entry,
+                until_ms: Some(until_ms),
+            } => {
+                write!(
+                    f,
+                    "{entry} names a new destination, which is held until {}",
+                    Rfc3339(*until_ms)
+                )
+            }
+            DestinationFault::Held {
+                entry,
+                until_ms: None,
+            } => {
+                write!(f, "{entry} names a new destination, whose hold begins now")
+            }
         }
     }
 }

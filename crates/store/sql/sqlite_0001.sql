@@ -141,4 +141,25 @@ CREATE TABLE cap_rule (
 
 CREATE TABLE cap_midnight (ms INTEGER PRIMARY KEY) STRICT, WITHOUT ROWID;
 
+-- Destinations, as in PostgreSQL (0001_destinations.sql).
+CREATE TABLE destination_list (
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    listed INTEGER NOT NULL,
+    hold INTEGER NOT NULL,
+    shorter INTEGER,
+    shorter_from INTEGER,
+    opens INTEGER,
+    PRIMARY KEY (party, account)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE destination (
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    target TEXT NOT NULL,
+    first_loaded INTEGER NOT NULL,
+    usable_from INTEGER NOT NULL,
+    PRIMARY KEY (party, account, target)
+) STRICT, WITHOUT ROWID;
+
 PRAGMA user_version = 1;

@@ -1,6 +1,7 @@
 //! One store over two engines.
 
 mod caps;
+mod destinations;
 mod found;
 mod notifications;
 

@@ -10,7 +10,8 @@
 //! server with the instance's last contact ([`identity`]); if commits may be missing, they refuse every stamp that may
 //! have been admitted before.
 //!
-//! Money caps hold over all instances together: what a call spends is reserved in the same transaction ([`caps`]).
+//! Money caps hold over all instances together: what a call spends is reserved in the same transaction ([`caps`]). From when
+//! on a tenant's money may go to a destination is counted here too ([`destinations`]).
 //!
 //! Limits hold over all instances together: the store lends tokens, seats and parts of the institution's rate ([`limits`]).
 //!
@@ -24,6 +25,7 @@ extern crate self as gatepay_store;
 
 pub mod admission;
 pub mod caps;
+pub mod destinations;
 pub mod found;
 pub mod identity;
 pub mod instance;
@@ -48,6 +50,9 @@ pub mod ring;
 #[cfg(test)]
 #[path = "../tests/cap_steps.rs"]
 mod cap_steps;
+#[cfg(test)]
+#[path = "../tests/destination_steps.rs"]
+mod destination_steps;
 #[cfg(test)]
 #[path = "../tests/notification_steps.rs"]
 mod notification_steps;

@@ -4,6 +4,7 @@ mod admit;
 mod cap_breach;
 mod caps;
 mod connector;
+mod destinations;
 mod instances;
 mod limits;
 mod migrations;

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod cap_tests;
 mod caps;
+mod destinations;
 mod file;
 mod notifications;
 mod spend_tables;

@@ -9,6 +9,7 @@
 )]
 
 mod cap_steps;
+mod destination_steps;
 mod limit_cluster;
 mod limit_stores;
 mod notification_steps;
@@ -24,6 +25,8 @@ mod admitting;
 mod agreement;
 // Money caps: the functions answer as the model does, and what GatePay executes stays within the caps.
 mod capping;
+// Destinations: the function keeps the same lists as the model, and opens nothing early.
+mod destining;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
 // `find` answers the same from both engines, and looks at no table as a whole.

@@ -2,6 +2,7 @@
 
 pub(crate) mod caps_file;
 pub(crate) mod credentials;
+pub(crate) mod destinations_file;
 pub(crate) mod listener_keys;
 pub(crate) mod notifications_file;
 pub(crate) mod operation_paths;

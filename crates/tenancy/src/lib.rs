@@ -43,7 +43,8 @@ pub use model::snapshot::ConfigSnapshot;
 pub use model::tenant::{SubAccount, Tenant};
 pub use model::url::UpstreamUrl;
 pub use model::{
-    caps, notifications, operator, party, permissions, registry, settings, tenant, url,
+    caps, destinations, notifications, operator, party, permissions, registry, settings, tenant,
+    url,
 };
 pub use plan::facts;
 pub use plan::{ConfigHash, ConfigOutline, Plan};

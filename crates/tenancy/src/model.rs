@@ -2,6 +2,7 @@
 
 pub mod caps;
 pub(crate) mod configuration;
+pub mod destinations;
 pub(crate) mod facts;
 pub mod notifications;
 pub mod operator;

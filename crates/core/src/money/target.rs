@@ -22,6 +22,24 @@ pub enum MoneyTarget {
     Account(String),
 }
 
+/// A target, and where a body names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StatedTarget {
+    /// The target.
+    pub target: MoneyTarget,
+    /// The entry of the body.
+    pub entry: TargetEntry,
+}
+
+/// An entry of a body: `refundAddress`, or `withdraw_list[2]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TargetEntry {
+    /// The field, or the list.
+    pub field: &'static str,
+    /// The place in the list, from 0 on.
+    pub index: Option<usize>,
+}
+
 /// The longest address, in bytes.
 const LONGEST_ADDRESS: usize = 120;
 /// The longest memo, in bytes.
@@ -47,11 +65,38 @@ impl MoneyTarget {
         })
     }
 
+    /// A Gate user.
+    pub fn user(id: &str) -> Option<Self> {
+        Self::id(id).map(Self::User)
+    }
+
+    /// A bank account that the tenant registered.
+    pub fn bank(id: &str) -> Option<Self> {
+        Self::id(id).map(Self::Bank)
+    }
+
     /// An id of 1 to 64 visible ASCII characters.
     pub(super) fn id(text: &str) -> Option<String> {
         let is_id =
             (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_id.then(|| text.to_owned())
+    }
+}
+
+impl StatedTarget {
+    /// A target that a field of its own names.
+    pub(super) fn at(field: &'static str, target: MoneyTarget) -> Self {
+        let entry = TargetEntry { field, index: None };
+        Self { target, entry }
+    }
+}
+
+impl fmt::Display for TargetEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            None => f.write_str(self.field),
+            Some(index) => write!(f, "{}[{index}]", self.field),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ fn line(row: &str, body: &str) -> String {
         PartCurrency::Stated(currency) => format!("{} {currency}", part.amount),
         PartCurrency::OfOrder(key) => format!("{} of order {}", part.amount, key.text()),
     });
-    let targets = demand.targets.iter().map(ToString::to_string);
+    let targets = demand.targets.iter().map(|it| it.target.to_string());
     let [parts, targets] = [parts.collect::<Vec<_>>(), targets.collect()].map(|it| it.join(", "));
     let key = demand.key.unwrap_or_else(|| "-".to_owned());
     format!(
@@ -575,4 +575,56 @@ fn a_number_in_a_notification_leads_to_the_names_of_the_calls_that_it_is_the_key
     assert_eq!(MoneyRow::keyed_by(LedgerKeyKind::PrepayId), [""; 0]);
     let row = MoneyRow::counted_as("refund_order_v2/payout").unwrap();
     assert_eq!(row.operation, "refund_order_v2");
+}
+
+#[test]
+fn a_target_is_told_with_the_first_entry_that_names_it_though_an_amount_cannot_be_read() {
+    let stated = |row: &str, body: &str| {
+        let row = CATALOGUE.named(row).unwrap();
+        let reading = BodyReading::read(row, None, body.as_bytes());
+        let mut targets = stated_targets(row, &reading)?;
+        targets.sort_by_key(|it| it.entry);
+        let targets = targets
+            .iter()
+            .map(|it| format!("{}: {}", it.entry, it.target));
+        Ok::<_, DemandFault>(targets.collect::<Vec<_>>().join(", "))
+    };
+    let item = |address: &str| {
+        format!(r#"{{"amount":"1e3","currency":"USDT","chain":"TRX","address":"{address}"}}"#)
+    };
+    let body = format!(
+        r#"{{"withdraw_list":[{},{},{}]}}"#,
+        item("b"),
+        item("a"),
+        item("b")
+    );
+    assert_eq!(
+        stated("create_payout", &body).unwrap(),
+        "withdraw_list[0]: address TRX b, withdraw_list[1]: address TRX a"
+    );
+    let refund =
+        r#"{"refundAmountTypeFull":1,"refundAddress":"a","refundChain":"TRX","refundToGateUid":7}"#;
+    assert_eq!(
+        stated("refund_order_v2", refund).unwrap(),
+        "refundAddress: address TRX a, refundToGateUid: user 7"
+    );
+    assert_eq!(
+        stated("create_otc_order", r#"{"bankAccountId":"9"}"#).unwrap(),
+        "bankAccountId: bank 9"
+    );
+    assert_eq!(stated("create_gift_card", "{}").unwrap(), "");
+    assert_eq!(stated("query_order", "{}").unwrap(), "");
+    let body = r#"{"withdraw_list":[{"chain":"TRX"}]}"#;
+    assert_eq!(
+        stated("create_payout", body).unwrap_err(),
+        DemandFault::Missing("address")
+    );
+    assert_eq!(
+        stated("mcp_call", "{}").unwrap_err(),
+        DemandFault::UnknownOperation
+    );
+    assert_eq!(
+        stated("create_payout", "[]").unwrap_err(),
+        DemandFault::Ambiguous
+    );
 }

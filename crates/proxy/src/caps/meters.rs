@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use gatepay_store::caps::rule::{CapBreach, CapMeasure};
 use gatepay_store::caps::spend::UnknownSpend;
+use gatepay_store::destinations::DestinationFault;
 use parking_lot::Mutex;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec};
 
@@ -18,6 +19,7 @@ pub struct CapMeters {
     pub lost_reports: IntCounter,
     refusals: IntCounterVec,
     shadows: IntCounterVec,
+    destinations: IntCounterVec,
     unknown: IntGaugeVec,
     unknown_oldest: Gauge,
     /// The tenants that have series of their own. All others are counted together.
@@ -43,6 +45,11 @@ impl CapMeters {
                 "Admitted money calls that a cap in shadow mode would have refused, by tenant and cap.",
                 labels,
             ),
+            destinations: make.counters(
+                "destination_refusals_total",
+                "Money calls refused because of where they send money, by tenant and reason: unlisted, held or unreadable.",
+                &["tenant", "reason"],
+            ),
             unknown: make.gauge_vec(
                 "spends_unknown",
                 "Spends that count although it is not known whether GatePay executed them.",
@@ -62,6 +69,12 @@ impl CapMeters {
     pub fn refused(&self, tenant: &str, breach: &CapBreach) {
         let labels = [&*self.label(tenant), cap(breach)];
         self.refusals.with_label_values(&labels).inc();
+    }
+
+    /// Counts a refusal because of where the money goes.
+    pub fn misdirected(&self, tenant: &str, fault: &DestinationFault) {
+        let labels = [&*self.label(tenant), reason(fault)];
+        self.destinations.with_label_values(&labels).inc();
     }
 
     /// Counts an admitted call that a shadow cap would have refused.
@@ -95,12 +108,18 @@ impl CapMeters {
                 let _none = self.refusals.remove_label_values(&[label, cap]);
                 let _none = self.shadows.remove_label_values(&[label, cap]);
             }
+            for reason in REASONS {
+                let _none = self.destinations.remove_label_values(&[label, reason]);
+            }
             let _none = self.unknown.remove_label_values(&[label]);
         }
         for label in self.labels() {
             for cap in CAPS {
                 self.refusals.with_label_values(&[&*label, cap]);
                 self.shadows.with_label_values(&[&*label, cap]);
+            }
+            for reason in REASONS {
+                self.destinations.with_label_values(&[&*label, reason]);
             }
             self.unknown.with_label_values(&[&label]);
         }
@@ -116,6 +135,16 @@ impl CapMeters {
         let has_own = self.own.lock().contains(tenant);
         tenant_label(has_own.then_some(tenant)).to_owned()
     }
+}
+
+/// The values of the label `reason`.
+const REASONS: [&str; 3] = ["unlisted", "held", "unreadable"];
+fn reason(fault: &DestinationFault) -> &'static str {
+    REASONS[match fault {
+        DestinationFault::Unlisted(_) => 0,
+        DestinationFault::Held { .. } => 1,
+        DestinationFault::Unreadable(_) => 2,
+    }]
 }
 
 /// The values of the label `cap`. Those of caps over all tenants begin with `all_`.

@@ -1,5 +1,5 @@
-//! Thread: `caps`, which declares the rules of each configuration, takes the ends of calls to the store, and shows the spends
-//! of unknown outcome.
+//! Thread: `caps`, which declares the rules and destinations of each configuration, takes the ends of calls to the store, and
+//! shows the spends of unknown outcome.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::caps::declaration::{self, declaration};
 use crate::caps::spend_reports::{MOST, SpendNews, SpendReportsEnd};
-use crate::caps::{Caps, has_any};
+use crate::caps::{Caps, destinations, has_any};
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::process::clock::Clock;
@@ -66,6 +66,7 @@ async fn run(inputs: CapInputs) {
     };
     let upkeep = [
         spawn(declare(Arc::clone(&inputs))),
+        spawn(watch_destinations(Arc::clone(&inputs))),
         spawn(age(Arc::clone(&inputs))),
     ];
     if let Some(mut unread) = unread {
@@ -138,11 +139,7 @@ async fn declare(inputs: Arc<CapInputs>) {
         if is_due && (caps.is_counting() || has_any(&generation)) {
             // First, so that the store counts each call that it judges by these rules.
             caps.count();
-            let own = generation.registry.own_series(&inputs.metrics);
-            let parties = generation.registry.parties().zip(own);
-            let own = parties.filter(|(_, own)| *own);
-            let own = own.map(|(who, _)| who.party().id.to_string());
-            caps.meters.arrange(&own.collect());
+            arrange(&inputs, &generation);
             let rules = declaration(&generation, clock.unix_ms());
             let number = rules.rules.len();
             let done = calls.call(move |store| async move { store.declare_caps(&rules).await });
@@ -172,6 +169,27 @@ async fn declare(inputs: Arc<CapInputs>) {
         };
         sleep(pause).await;
     }
+}
+
+/// Declares destinations, and follows what other instances declare.
+async fn watch_destinations(inputs: Arc<CapInputs>) {
+    let CapInputs {
+        caps,
+        calls,
+        in_force,
+        ..
+    } = &*inputs;
+    let arrange = |generation: &Generation| arrange(&inputs, generation);
+    destinations::watch::run(caps, calls, in_force, arrange).await;
+}
+
+/// Makes the series of a generation's tenants.
+fn arrange(inputs: &CapInputs, generation: &Generation) {
+    let own = generation.registry.own_series(&inputs.metrics);
+    let parties = generation.registry.parties().zip(own);
+    let own = parties.filter(|(_, own)| *own);
+    let own = own.map(|(who, _)| who.party().id.to_string());
+    inputs.caps.meters.arrange(&own.collect());
 }
 
 /// Makes unknown what instances that are gone left open, and shows what is unknown.

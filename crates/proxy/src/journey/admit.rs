@@ -16,6 +16,7 @@ use gatepay_tenancy::settings::Institution;
 
 use crate::callers::body_memory::BodyReservation;
 use crate::caps::Caps;
+use crate::caps::destinations::StatedTargets;
 use crate::caps::spend_reports::SpendReport;
 use crate::cluster::Cluster;
 use crate::cluster::limits::TakenLoans;
@@ -195,6 +196,8 @@ pub(super) struct StoreQuestion {
     pub(super) need: StoreNeed,
     /// What the call asks for, if caps count it.
     pub(super) demand: Option<Box<MoneyDemand>>,
+    /// Where the money goes, if its tenant's money may not go anywhere.
+    pub(super) targets: Option<Box<StatedTargets>>,
 }
 
 /// Whether a call needs the store if `store.reads_without_store` is set.
@@ -438,6 +441,7 @@ pub(super) fn assemble(
         amounts,
         intents,
         demand,
+        targets,
         is_disguised_payout,
         callback,
     } = judged.into_parts();
@@ -451,6 +455,7 @@ pub(super) fn assemble(
         account: account(),
         need: StoreNeed::of(operation, routed.is_by_operator(), has_body),
         demand,
+        targets,
     });
     let ledger = intents.map(|intents| {
         let account = account();

@@ -13,7 +13,7 @@ use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
-use gatepay_core::money::{DemandFault, MoneyDemand, may_be_disguised_payout};
+use gatepay_core::money::{DemandFault, MoneyDemand, may_be_disguised_payout, stated_targets};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -22,7 +22,8 @@ use gatepay_tenancy::notifications::EndpointBounds;
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
-use crate::caps;
+use crate::caps::destinations::{StatedTargets, StoredDestinations};
+use crate::caps::{self, Caps};
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
@@ -39,6 +40,8 @@ pub struct Judged<'g> {
     intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it. Boxed, as the next one.
     demand: Option<Box<MoneyDemand>>,
+    /// Where the money goes, if its tenant's money may not go anywhere.
+    targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     is_disguised_payout: bool,
     /// Boxed, since hardly a call has one and every call carries its state through the journey.
@@ -79,6 +82,7 @@ impl<'g> Judged<'g> {
             amounts: self.amounts,
             intents: self.intents,
             demand: self.demand,
+            targets: self.targets,
             is_disguised_payout: self.is_disguised_payout,
             callback: self.callback,
         }
@@ -93,6 +97,8 @@ pub(super) struct JudgedParts {
     pub(super) intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it.
     pub(super) demand: Option<Box<MoneyDemand>>,
+    /// Where the money goes, if its tenant's money may not go anywhere.
+    pub(super) targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub(super) is_disguised_payout: bool,
     /// The callback URL that is exchanged for one of the proxy's own.
@@ -138,6 +144,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand,
+                targets,
                 is_disguised_payout,
                 callback: _,
             } = judged;
@@ -148,6 +155,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand: demand.and_then(|demand| (*demand).ok()).map(Box::new),
+                targets,
                 is_disguised_payout,
                 callback,
             })
@@ -187,7 +195,11 @@ async fn judge_call<'g>(
     };
     let row = (&generation.catalogue, position);
     let (query, body) = (routed.query(), verified.body());
-    let mut judged = judge_body(offload, row, query, body, own, rules.reading).await?;
+    let reading = ReadingRules {
+        targets: rules.reads_targets(owner, operation),
+        ..rules.reading
+    };
+    let mut judged = judge_body(offload, row, query, body, own, reading).await?;
     if let Some(Err(fault)) = judged.demand.as_deref()
         && caps::covers(generation, owner, operation)
     {
@@ -374,6 +386,8 @@ pub struct JudgedBody {
     pub intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if it moves money and spends are counted.
     pub demand: Option<Box<Result<MoneyDemand, DemandFault>>>,
+    /// Where the money goes, if its tenant's money may not go anywhere.
+    pub targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub is_disguised_payout: bool,
     /// The callback URL, if it is exchanged for one of the proxy's own.
@@ -426,6 +440,14 @@ pub fn body(
     } else {
         None
     };
+    let demand = rules
+        .spends
+        .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
+        .flatten();
+    let targets = rules.targets.then(|| match demand.as_deref() {
+        Some(Ok(demand)) => Ok(demand.targets.clone()),
+        _ => stated_targets(operation, &reading),
+    });
     Ok(JudgedBody {
         key: inspected.key,
         amounts,
@@ -433,10 +455,8 @@ pub fn body(
             .ledger
             .then(|| ledger_intents::of(operation, &reading))
             .flatten(),
-        demand: rules
-            .spends
-            .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
-            .flatten(),
+        demand,
+        targets: targets.map(Box::new),
         is_disguised_payout: may_be_disguised_payout(operation, &reading),
         callback,
     })
@@ -495,10 +515,16 @@ pub struct BodyRules<'a> {
     pub reading: ReadingRules,
     /// The bounds of tenants' endpoints, if notifications are relayed.
     pub endpoints: Option<&'a EndpointBounds>,
+    /// Where tenants' money may go, if there is a store.
+    pub destinations: Option<&'a StoredDestinations>,
 }
 
 /// The rules for the reading of a body.
 #[derive(Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says whether one thing is read"
+)]
 pub struct ReadingRules {
     /// How many of GatePay's own checks the proxy applies.
     pub strictness: Strictness,
@@ -510,12 +536,15 @@ pub struct ReadingRules {
     pub ledger: bool,
     /// Whether the demands of money calls are read, which only caps need.
     pub spends: bool,
+    /// Whether the targets of money calls are read, which only lists of destinations need.
+    pub targets: bool,
 }
 
 impl<'a> BodyRules<'a> {
-    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts, and `spends` whether caps
-    /// count what calls spend.
-    pub fn of(settings: &'a Settings, amounts: bool, spends: bool) -> Self {
+    /// The rules in the process's settings. `amounts` says whether a journal needs the amounts; `caps` is there if there is a
+    /// store.
+    pub fn of(settings: &'a Settings, amounts: bool, caps: Option<&'a Caps>) -> Self {
+        let spends = caps.is_some_and(Caps::is_counting);
         let notifications = settings.notifications.as_ref();
         Self {
             reading: ReadingRules {
@@ -524,8 +553,19 @@ impl<'a> BodyRules<'a> {
                 amounts,
                 ledger: notifications.is_some() || spends,
                 spends,
+                targets: false,
             },
             endpoints: notifications.map(|settings| &settings.endpoints),
+            destinations: caps.map(|caps| &caps.destinations),
+        }
+    }
+
+    /// Whether the targets of this call have to be read. Lists bind tenants, not the institution's operators.
+    fn reads_targets(&self, owner: PartyRef<'_>, operation: &Operation) -> bool {
+        let lists = self.destinations.filter(|_| operation.kind == Kind::Money);
+        match (lists, owner) {
+            (Some(lists), PartyRef::Tenant(tenant)) => lists.may_bound(tenant),
+            _ => false,
         }
     }
 }
@@ -556,6 +596,7 @@ mod tests {
             amounts: true,
             ledger: true,
             spends: true,
+            targets: true,
         };
         let own = CallerIdentity {
             account: "1",

@@ -14,10 +14,13 @@ use gatepay_store::admission::{
 };
 use gatepay_store::caps::rule::CapBreach;
 use gatepay_store::caps::spend::SpendDemand;
+use gatepay_store::destinations::DestinationFault;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::queue::JudgedRow;
+use gatepay_tenancy::PartyRef;
 use tokio::time::{Instant, timeout_at};
 
+use crate::caps::destinations::DestinationVerdict;
 use crate::caps::{self, Caps};
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
@@ -44,7 +47,7 @@ pub async fn confirm(
         return Err(Refusal::OperationNotAllowed(Cow::Borrowed(BODY_LESS)));
     }
     let asked = gate.clock.elapsed();
-    let (judged, spent) = judge((cluster, until), &local, claim, gate).await?;
+    let (judged, spent) = judge((cluster, until), &local, (claim, record), gate).await?;
     let asked = match judged {
         Ok(JudgedRow {
             verdict: AdmissionVerdict::Admitted,
@@ -92,21 +95,63 @@ pub async fn confirm(
     Ok(local.confirmed(asked, report))
 }
 
-/// Asks the store about a call. Also returns the stamp, if the call spends what caps count.
+/// Why the money of a call may not go where it sends it. The store has yet to say whether a copy of it was admitted.
+fn misdirected(
+    (cluster, gate): (&Cluster, &AdmissionGate<'_>),
+    local: &LocallyAdmitted,
+    claim: &ClaimedCall<'_>,
+) -> Result<Option<DestinationFault>, Refusal> {
+    let targets = local.question.as_ref().and_then(|it| it.targets.as_deref());
+    let (Some(caps), Some(targets)) = (gate.caps, targets) else {
+        return Ok(None);
+    };
+    let party = party_of(claim);
+    // The file may have changed while the body was read.
+    let registry = &gate.in_force.registry;
+    let tenant = registry.position(party).map(|at| registry.at(at));
+    let Some(PartyRef::Tenant(tenant)) = tenant else {
+        return Err(Refusal::StoreUnavailable);
+    };
+    let now_ms = gate.clock.unix_ms();
+    let now_ms = now_ms.saturating_add_signed(cluster.offset_ms());
+    match caps.destinations.verdict(tenant, targets, now_ms) {
+        DestinationVerdict::Allowed => Ok(None),
+        DestinationVerdict::Refused(fault) => Ok(Some(fault)),
+        DestinationVerdict::Unknown => {
+            cluster.refused("away");
+            Err(Refusal::StoreUnavailable)
+        }
+    }
+}
+
+/// Asks the store about a call. Also returns the stamp, if the call spends what caps count. A call whose money may not go where it
+/// sends it spends nothing but its stamp, so that no copy of it was or will be admitted.
 async fn judge(
     (cluster, until): (&Cluster, Instant),
     local: &LocallyAdmitted,
-    claim: &ClaimedCall<'_>,
+    (claim, record): (&ClaimedCall<'_>, &mut RequestRecord),
     gate: &AdmissionGate<'_>,
 ) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
-    let spend = spend_of((cluster, until), local, claim).await?;
+    let misdirected = misdirected((cluster, gate), local, claim)?;
+    let spend = match misdirected {
+        None => spend_of((cluster, until), local, claim).await?,
+        Some(_) => None,
+    };
     if spend.is_some() && gate.caps.is_some_and(Caps::awaits_store) {
         return Ok((Err(StoreAway), None));
     }
     let Some(row) = row(cluster, local, claim) else {
         return Ok((Err(StoreAway), None));
     };
-    let row = AdmissionRow { spend, ..row };
+    let intents = match misdirected {
+        None => row.intents,
+        Some(_) => Vec::new(),
+    };
+    let row = AdmissionRow {
+        spend,
+        intents,
+        ..row
+    };
     let spent = row.spend.is_some().then_some(row.stamp);
     // After a wait for loans that took all the time there is none for a verdict.
     let judged = if Instant::now() < until {
@@ -114,6 +159,16 @@ async fn judge(
     } else {
         Err(StoreAway)
     };
+    if let (Some(fault), Ok(judged)) = (misdirected, &judged)
+        && judged.verdict == AdmissionVerdict::Admitted
+    {
+        record.judged_elsewhere(None);
+        record.admitted_by_store();
+        if let Some(caps) = gate.caps {
+            caps.meters.misdirected(party_of(claim), &fault);
+        }
+        return Err(Refusal::DestinationNotAllowed(fault));
+    }
     Ok((judged, spent))
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use gatepay_core::exact_amount::ExactAmount;
-use gatepay_core::money::CurrencyCode;
+use gatepay_core::money::{CurrencyCode, TargetEntry};
 use std::num::NonZeroU32;
 
 const SPENT: RateExceeded = RateExceeded {
@@ -65,6 +65,10 @@ fn one_of_each() -> Vec<Refusal> {
             }),
             frees: Some(second),
         },
+        Refusal::DestinationNotAllowed(DestinationFault::Unlisted(TargetEntry {
+            field: "withdraw_list",
+            index: Some(0),
+        })),
     ]
 }
 
@@ -222,7 +226,8 @@ fn of_a_copy(refusal: &Refusal) -> CopyOutcome {
         | Refusal::JournalUnavailable
         | Refusal::StoreUnavailable
         | Refusal::Halted
-        | Refusal::CapExceeded { .. } => CopyOutcome::LookUp,
+        | Refusal::CapExceeded { .. }
+        | Refusal::DestinationNotAllowed(_) => CopyOutcome::LookUp,
     }
 }
 

@@ -17,6 +17,7 @@ const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
     &[
         include_str!("../../sql/0001_replay.sql"),
         include_str!("../../sql/0001_caps.sql"),
+        include_str!("../../sql/0001_destinations.sql"),
         include_str!("../../sql/0001_admit_v1.sql"),
         include_str!("../../sql/0001_instances.sql"),
         include_str!("../../sql/0001_limits.sql"),

@@ -185,7 +185,7 @@ fn currency(text: &str) -> Result<Option<CurrencyCode>, &'static str> {
 }
 
 /// A time like `24h`: a whole number with `s`, `m`, `h` or `d`; or `0`.
-fn period(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn period(text: &str) -> Result<Duration, &'static str> {
     let fault = "must be a time like \"24h\", with s, m, h or d, of at most 90 days; \"0\" is none";
     if text == "0" {
         return Ok(Duration::ZERO);

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::files::caps_file;
+use crate::files::destinations_file;
 use crate::files::notifications_file;
 use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
@@ -41,6 +42,7 @@ pub(crate) fn read(
     let options = TenantOptions {
         notifications: notifications.map(Arc::new),
         caps: caps_file::of_tenant(&mut reader, terms.has_store),
+        destinations: destinations_file::of_tenant(&mut reader, terms.has_store),
         remarks,
     };
     reader.finish();

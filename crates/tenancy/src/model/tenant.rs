@@ -9,6 +9,7 @@ use gatepay_core::Catalogue;
 use smol_str::SmolStr;
 
 use crate::model::caps::Cap;
+use crate::model::destinations::TenantDestinations;
 use crate::model::notifications::TenantNotifications;
 use crate::model::party::{DatedCredential, Party, PartyId};
 use crate::model::permissions::Permissions;
@@ -37,6 +38,8 @@ pub struct TenantOptions {
     pub notifications: Option<Arc<TenantNotifications>>,
     /// How much its calls may spend; if there are none, as much as the caps over all allow.
     pub caps: Vec<Cap>,
+    /// Where its money may go; anywhere if nothing is said.
+    pub destinations: Option<TenantDestinations>,
     /// What people wrote about it.
     pub remarks: TenantRemarks,
 }
@@ -55,6 +58,7 @@ impl TenantOptions {
     pub fn if_any(self) -> Option<Arc<Self>> {
         let is_set = self.notifications.is_some()
             || !self.caps.is_empty()
+            || self.destinations.is_some()
             || self.remarks != TenantRemarks::default();
         is_set.then(|| Arc::new(self))
     }
@@ -91,6 +95,11 @@ impl Tenant {
     /// How much its calls may spend.
     pub fn caps(&self) -> &[Cap] {
         self.options.as_ref().map_or(&[], |options| &options.caps)
+    }
+
+    /// Where its money may go.
+    pub fn destinations(&self) -> Option<&TenantDestinations> {
+        self.options.as_ref()?.destinations.as_ref()
     }
 
     /// The same tenant with fewer rights; `None` if it has no more than these restrictions leave.

@@ -1,8 +1,9 @@
-//! Money caps as facts.
+//! Money caps and destinations as facts.
 
 use serde_json::{Value, json};
 
 use crate::model::caps::Cap;
+use crate::model::destinations::TenantDestinations;
 
 /// Of a cap, with the keys of a file.
 pub(crate) fn of_cap(cap: &Cap) -> Value {
@@ -35,4 +36,19 @@ pub(crate) fn of_cap(cap: &Cap) -> Value {
         fact["shadow"] = true.into();
     }
     fact
+}
+
+/// Of where a tenant's money may go.
+pub(crate) fn of_destinations(
+    destinations: &TenantDestinations,
+) -> impl Iterator<Item = (&'static str, Value)> {
+    let TenantDestinations { mode, hold, listed } = destinations;
+    let list = listed.iter().map(|target| Value::from(target.to_string()));
+    let list: Vec<Value> = list.collect();
+    let facts = [
+        ("destinations.mode", mode.as_str().into()),
+        ("destinations.hold", format!("{}s", hold.as_secs()).into()),
+        ("destination", list.into()),
+    ];
+    facts.into_iter()
 }

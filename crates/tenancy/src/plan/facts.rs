@@ -23,7 +23,7 @@ use crate::model::settings::Institution;
 use crate::model::snapshot::ConfigSnapshot;
 use crate::model::tenant::{Tenant, TenantOptions, TenantRemarks};
 
-use crate::plan::cap_facts::of_cap;
+use crate::plan::cap_facts::{of_cap, of_destinations};
 pub use crate::plan::settings_facts::of_settings;
 
 /// Of a secret's fingerprint enough to tell two secrets apart, and too little to find a guessable one by.
@@ -110,6 +110,7 @@ fn of_tenant(tenant: &Tenant) -> ConfigFacts {
         let TenantOptions {
             notifications,
             caps,
+            destinations,
             remarks,
         } = &**options;
         for (key, text) in of_remarks(remarks) {
@@ -120,6 +121,9 @@ fn of_tenant(tenant: &Tenant) -> ConfigFacts {
         }
         if !caps.is_empty() {
             put("cap", caps.iter().map(of_cap).collect());
+        }
+        for (key, value) in destinations.iter().flat_map(of_destinations) {
+            put(key, value);
         }
     }
     facts

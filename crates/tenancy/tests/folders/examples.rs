@@ -106,6 +106,7 @@ fn every_commented_key_of_the_example_tenant_is_a_valid_key() {
     let configuration = folder.loads();
     let tenant = &configuration.registry.tenants()[0];
     assert_eq!(tenant.caps().len(), 1);
+    assert_eq!(tenant.destinations().unwrap().listed.len(), 3);
     assert!(tenant.shared_sub_account);
     let tenant = &tenant.party;
     assert_eq!(tenant.addresses.len(), 2);

@@ -5,6 +5,7 @@ use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::MoneyRow;
 use gatepay_tenancy::Configuration;
 use gatepay_tenancy::caps::Cap;
+use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
 use gatepay_tenancy::settings::Settings;
 
 use super::super::say;
@@ -28,6 +29,7 @@ pub(super) fn report(configuration: &Configuration) {
             settings.caps.raise_after.as_secs() / 3_600
         ));
     }
+    of_destinations(configuration);
     of_caps("caps.all", &settings.caps.all, settings);
     for cap in &settings.caps.all {
         let tenants = registry.tenants().iter().map(|tenant| {
@@ -64,6 +66,38 @@ pub(super) fn report(configuration: &Configuration) {
                     words(cap)
                 ));
             }
+        }
+    }
+}
+
+/// Prints whose money goes to listed destinations only, and what no list bounds.
+fn of_destinations(configuration: &Configuration) {
+    let tenants = configuration.registry.tenants();
+    let gift_cards = position(&configuration.catalogue, "create_gift_card");
+    for tenant in tenants {
+        let (id, Some(destinations)) = (tenant.party.id.as_str(), tenant.destinations()) else {
+            continue;
+        };
+        let TenantDestinations { mode, hold, listed } = destinations;
+        let (number, hours) = (listed.len(), hold.as_secs_f64() / 3_600.0);
+        say(match mode {
+            DestinationMode::Listed => format!(
+                "destinations: {id}: money goes to {number} listed ones only; a new one is held {hours} h"
+            ),
+            DestinationMode::Any => format!(
+                "destinations: {id}: money goes anywhere; the hold of {number} listed ones, {hours} h, is counted already"
+            ),
+        });
+        let may_give = gift_cards.is_some_and(|at| tenant.party.permissions.allows(at));
+        if *mode == DestinationMode::Listed && may_give {
+            say(format_args!(
+                "note: {id}: the code of a gift card is its money, and no list bounds where codes go: deny create_gift_card in [operations]"
+            ));
+        }
+        if *mode == DestinationMode::Listed && hold.is_zero() {
+            say(format_args!(
+                "note: {id}: destinations.hold is 0: a destination that is added to the file is usable at once"
+            ));
         }
     }
 }

@@ -1,0 +1,119 @@
+//! Destinations in the file.
+
+use rusqlite::{Connection, Row, params};
+
+use super::SqliteStore;
+use super::file::{StoreFile, committed, to_sql};
+use super::spend_tables::unreadable;
+use crate::destinations::{
+    DestinationBook, DestinationDeclaration, DestinationList, DestinationOwner, DestinationTimes,
+};
+use crate::error::StoreError;
+use crate::stored_text::StoredText;
+
+impl SqliteStore {
+    pub(crate) async fn declare_destinations(
+        &self,
+        declaration: &DestinationDeclaration,
+    ) -> Result<(), StoreError> {
+        let declaration = declaration.clone();
+        self.run(move |file| file.declare_destinations(&declaration))
+            .await
+    }
+
+    pub(crate) async fn destinations(&self) -> Result<DestinationBook, StoreError> {
+        self.run(|file| book(file.connection())).await
+    }
+}
+
+impl StoreFile {
+    fn declare_destinations(
+        &mut self,
+        declaration: &DestinationDeclaration,
+    ) -> Result<(), StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let mut book = book(&change)?;
+        book.declare(declaration, now_ms);
+        write(&change, &book)?;
+        committed(change, now_ms)?;
+        Ok(())
+    }
+}
+
+fn book(connection: &Connection) -> Result<DestinationBook, StoreError> {
+    let mut book = DestinationBook::default();
+    let lists =
+        "SELECT party, account, listed, hold, shorter, shorter_from, opens FROM destination_list";
+    let mut lists = connection.prepare_cached(lists)?;
+    let mut rows = lists.query([])?;
+    while let Some(row) = rows.next()? {
+        let ms = |at| Ok::<_, StoreError>(row.get::<_, Option<i64>>(at)?.map(i64::unsigned_abs));
+        let list = DestinationList {
+            is_listed: row.get(2)?,
+            hold_ms: ms(3)?.unwrap_or_default(),
+            shorter: ms(4)?.zip(ms(5)?),
+            opens_ms: ms(6)?,
+            ..DestinationList::default()
+        };
+        book.owners.insert(owner(row)?, list);
+    }
+    let targets = "SELECT party, account, target, first_loaded, usable_from FROM destination";
+    let mut targets = connection.prepare_cached(targets)?;
+    let mut rows = targets.query([])?;
+    while let Some(row) = rows.next()? {
+        let times = DestinationTimes {
+            first_loaded_ms: row.get::<_, i64>(3)?.unsigned_abs(),
+            usable_from_ms: row.get::<_, i64>(4)?.unsigned_abs(),
+        };
+        if let Some(list) = book.owners.get_mut(&owner(row)?) {
+            list.targets.insert(text(row, 2)?, times);
+        }
+    }
+    Ok(book)
+}
+
+fn write(change: &Connection, book: &DestinationBook) -> Result<(), StoreError> {
+    change.execute_batch("DELETE FROM destination_list; DELETE FROM destination")?;
+    for (owner, list) in &book.owners {
+        let (party, account) = (owner.party.as_str(), owner.account.as_str());
+        let (shorter, from_ms) = list.shorter.unzip();
+        change.execute(
+            "INSERT INTO destination_list VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                party,
+                account,
+                list.is_listed,
+                to_sql(list.hold_ms),
+                shorter.map(to_sql),
+                from_ms.map(to_sql),
+                list.opens_ms.map(to_sql)
+            ],
+        )?;
+        for (target, times) in &list.targets {
+            change.execute(
+                "INSERT INTO destination VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    party,
+                    account,
+                    target.as_str(),
+                    to_sql(times.first_loaded_ms),
+                    to_sql(times.usable_from_ms)
+                ],
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn owner(row: &Row<'_>) -> Result<DestinationOwner, StoreError> {
+    Ok(DestinationOwner {
+        party: text(row, 0)?,
+        account: text(row, 1)?,
+    })
+}
+
+fn text(row: &Row<'_>, at: usize) -> Result<StoredText, StoreError> {
+    let text: String = row.get(at)?;
+    StoredText::parse(&text).ok_or_else(unreadable)
+}
