@@ -144,6 +144,10 @@ mod secrecy;
 mod process;
 // The commands besides `serve` print their results and end with the right exit code.
 mod commands;
+// The description of the admin address names every path, method, parameter and answer of it.
+mod openapi;
+// The pages of the documentation have links that lead somewhere, and say what the program says.
+mod pages;
 // Tenants are onboarded in bulk, whole or not at all, and changed key by key.
 mod onboarding;
 // Help, metrics, messages and alerts name their nouns.

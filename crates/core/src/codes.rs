@@ -95,3 +95,31 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
         ],
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_for_tenants_lists_every_code_that_leaves_the_outcome_open() {
+        let page = include_str!("../../../docs/for-tenants/tenants.md");
+        let (_, rows) = page
+            .split_once("with these codes of GatePay's own")
+            .unwrap();
+        let rows = rows.lines().skip_while(|line| !line.starts_with("| `"));
+        let rows: Vec<&str> = rows.take_while(|line| line.starts_with("| `")).collect();
+        let open = TABLE.iter().filter(|(meaning, _)| {
+            !matches!(
+                meaning,
+                CodeMeaning::Success | CodeMeaning::InstitutionRejected | CodeMeaning::Refused
+            )
+        });
+        let expected: Vec<_> = open
+            .map(|(_, codes)| format!("| `{}` | ", codes.join("`, `")))
+            .collect();
+        assert_eq!(rows.len(), expected.len(), "{expected:?}");
+        for (row, expected) in rows.iter().zip(expected) {
+            assert!(row.starts_with(&expected), "{row}, not {expected}");
+        }
+    }
+}

@@ -182,6 +182,12 @@ async fn answer(
     }
 }
 
+/// The description of this listener's paths. A test compares it with what the listener answers.
+fn description() -> AdminResponse {
+    let body = Bytes::from_static(include_bytes!("admin/openapi.json"));
+    answer_of(StatusCode::OK, "application/json", body)
+}
+
 /// Answers requests that only read.
 async fn look(
     app: &Arc<App>,
@@ -194,6 +200,7 @@ async fn look(
             let history = Arc::clone(history);
             on_blocking_thread(app, move |app| json(StatusCode::OK, &history.look(app))).await
         }
+        (&Method::GET, "/openapi.json") => description(),
         (&Method::GET, "/operations") => {
             let generation = app.generation.load();
             let rows = generation.catalogue.rows().iter();
@@ -289,7 +296,7 @@ fn unsupported(path: &str) -> AdminResponse {
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /status, /operations, /tenants, /config, /cluster, /institution, \
+            "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
              /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",

@@ -303,3 +303,73 @@ fn clients_that_read_only_the_envelope_are_never_told_of_a_failure_that_is_not_c
         );
     }
 }
+
+/// The rows of a page's first table under this heading that begins with a code word, by cells.
+fn rows(page: &'static str, heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, rows) = page.split_once(heading).unwrap();
+    let rows = rows.lines().skip_while(|line| !line.starts_with("| `"));
+    rows.take_while(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+#[test]
+fn the_reference_lists_every_refusal_with_its_status_and_code() {
+    let page = include_str!("../../../../docs/reference/refusals.md");
+    let mut listed: Vec<_> = rows(page, "# Refusals")
+        .into_iter()
+        .map(|cells| {
+            (
+                cells[0].to_owned(),
+                cells[1].to_owned(),
+                cells[2].to_owned(),
+            )
+        })
+        .collect();
+    let mut refusals: Vec<_> = one_of_each()
+        .iter()
+        .map(|refusal| {
+            let (slug, code) = refusal.code();
+            let status = refusal.status().as_u16().to_string();
+            (format!("`{slug}`"), status, code.to_owned())
+        })
+        .collect();
+    listed.sort();
+    refusals.sort();
+    assert_eq!(listed, refusals);
+}
+
+#[test]
+fn the_page_for_tenants_lists_every_refusal_and_every_code_that_leaves_the_outcome_open() {
+    let page = include_str!("../../../../docs/for-tenants/tenants.md");
+    let mut listed = Vec::new();
+    for cells in rows(page, "## Refusals") {
+        let slugs: Vec<_> = cells[0].split(", ").collect();
+        let codes: Vec<_> = cells[1].split(", ").collect();
+        assert_eq!(slugs.len(), codes.len(), "{cells:?}");
+        let pairs = slugs.into_iter().zip(codes);
+        listed.extend(pairs.map(|(slug, code)| (slug.to_owned(), code.to_owned())));
+    }
+    let mut refusals: Vec<_> = one_of_each()
+        .iter()
+        .map(|refusal| (format!("`{}`", refusal.slug()), refusal.code().1.to_owned()))
+        .collect();
+    listed.sort();
+    refusals.sort();
+    assert_eq!(listed, refusals);
+
+    let listed = rows(page, "## Without headers");
+    let listed: Vec<_> = listed.iter().map(|cells| (cells[0], cells[1])).collect();
+    let open: Vec<_> = one_of_each()
+        .iter()
+        .filter(|refusal| refusal.outcome() != CallOutcome::NotExecuted)
+        .map(|refusal| {
+            (
+                format!("`{}`", refusal.code().1),
+                format!("`{}`", refusal.slug()),
+            )
+        })
+        .collect();
+    let open: Vec<_> = open.iter().map(|(code, slug)| (&**code, &**slug)).collect();
+    assert_eq!(listed, open);
+}
