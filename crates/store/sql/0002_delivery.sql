@@ -63,7 +63,8 @@ DECLARE
     at_ms bigint := now_ms();
 BEGIN
     RETURN QUERY
-        SELECT c.n, d.object, e.id::text, e.kind, e.object, e.status, e.received, e.waits_since, e.attempts, e.failed,
+        SELECT c.n, d.object, e.id::text, e.kind, e.object, e.status, e.received, greatest(e.waits_since, p.on_since),
+            e.attempts, e.failed,
             e.has_conflict, e.is_changed, e.body
         FROM unnest(ids, turns) WITH ORDINALITY AS c(id, turn, n)
         JOIN endpoint AS p ON p.id = c.id AND p.turn = c.turn AND p.claimed_until > at_ms AND p.off IS NULL
@@ -141,7 +142,8 @@ BEGIN
 END
 $$;
 
--- Turns an endpoint off for a reason, or on with NULL: that one stays off which belongs to an older incarnation.
+-- Turns an endpoint off for a reason, or on with NULL: that one stays off which belongs to an older incarnation. What waits
+-- for an endpoint that is turned on waits from then on: the time before is not the tenant's.
 CREATE FUNCTION turn_endpoint_v1(t_tenant text, t_incarnation bigint, t_url text, reason text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -152,6 +154,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE endpoint AS p SET off = reason,
+        on_since = CASE WHEN reason IS NULL THEN now_ms() ELSE p.on_since END,
         failures = CASE WHEN reason IS NULL THEN 0 ELSE p.failures END,
         failing_since = CASE WHEN reason IS NULL THEN NULL ELSE p.failing_since END,
         open_until = CASE WHEN reason IS NULL THEN NULL ELSE p.open_until END,

@@ -25,6 +25,8 @@ CREATE TABLE endpoint (
     -- When its first line is due, and its breaker is no longer open; NULL if it has no line or is off.
     next_at bigint,
     off text,
+    -- When it was turned on last: what waits has not been kept from it before.
+    on_since bigint NOT NULL DEFAULT 0,
     -- A digest of the URL that answered 410 last.
     gone bigint,
     failures integer NOT NULL DEFAULT 0,
@@ -610,7 +612,10 @@ BEGIN
         DELETE FROM hint AS h WHERE h.event = known.id;
     ELSIF known.state = 'quarantined' THEN
         o_reason := CASE WHEN s_tenant IS NULL THEN reason ELSE 'removed' END;
-        UPDATE event AS e SET quarantine = o_reason, decide_at = at_ms + delay WHERE e.id = known.id;
+        -- The ledger has learned a key since the event was taken, if it is due: it stays due, for a decision with that key.
+        UPDATE event AS e SET quarantine = o_reason,
+            decide_at = CASE WHEN e.decide_at <= now_ms() THEN e.decide_at ELSE at_ms + delay END
+        WHERE e.id = known.id;
     END IF;
 END
 $$;

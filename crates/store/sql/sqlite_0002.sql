@@ -16,6 +16,7 @@ CREATE TABLE endpoint (
     url TEXT NOT NULL,
     next_at INTEGER,
     off TEXT,
+    on_since INTEGER NOT NULL DEFAULT 0,
     gone INTEGER,
     failures INTEGER NOT NULL DEFAULT 0,
     failing_since INTEGER,

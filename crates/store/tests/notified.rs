@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use gatepay_core::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
 use gatepay_core::notification::{DuplicateKey, NotificationKind};
-use gatepay_core::ownership::TenantIncarnation;
+use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict, LedgerIntent};
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
+use gatepay_store::notifications::delivery::{EndpointKey, EndpointOffReason};
 use gatepay_store::notifications::event::{
-    EventId, EventPlacement, EventState, NewEvent, PlacementBasis, ReceiveResult,
+    EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
+    ReceiveResult,
 };
 use gatepay_store::notifications::ledger::{
     CallbackToken, CallbackUrl, LedgerNote, LedgerSource, TenantAccount,
@@ -241,6 +243,70 @@ async fn two_claims_never_hold_one_endpoint() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_learned_while_an_event_is_decided_wakes_it_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let tenant = acme(&store, "1").await;
+    let key = LedgerKey::new(LedgerKeyKind::PrepayId, "77").unwrap();
+    let reason = QuarantineReason::NoHolder;
+    let held = NewEvent {
+        hints: vec![key.clone()],
+        placement: EventPlacement::Quarantine(reason),
+        ..event(&tenant, "77")
+    };
+    store.receive(&[held]).await.unwrap();
+    for decision in [
+        QuarantineDecision::Again(reason, Duration::from_hours(1)),
+        QuarantineDecision::Placed(EventPlacement::Quarantine(reason)),
+    ] {
+        server.sql("UPDATE gatepay.event SET decide_at = 0");
+        let id = store.take_quarantined(1).await.unwrap()[0].id;
+        let note = LedgerNote {
+            key: key.clone(),
+            holder: TenantAccount {
+                tenant: "acme".to_owned(),
+                account: "1".to_owned(),
+            },
+            at_ms: None,
+            operation: "create_order".to_owned(),
+            currency: None,
+        };
+        let notes = [note];
+        let woken = store.note_owners(&notes, LedgerSource::Answer).await;
+        assert_eq!(woken.unwrap(), [id]);
+        store.settle_quarantine(id, &decision).await.unwrap();
+        let again = store.take_quarantined(1).await.unwrap();
+        assert_eq!(again.len(), 1, "{decision:?}");
+        // Without news of the ledger the decision holds.
+        store.settle_quarantine(id, &decision).await.unwrap();
+        assert!(store.take_quarantined(1).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_an_endpoint_that_is_turned_on_waits_from_then_on() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    let tenant = acme(&store, "1").await;
+    store.receive(&[event(&tenant, "77")]).await.unwrap();
+    server.sql("UPDATE gatepay.event SET waits_since = 1");
+    let endpoint = EndpointKey { tenant, url: None };
+    let off = store.turn_endpoint_off(&endpoint, EndpointOffReason::Suspended);
+    off.await.unwrap();
+    let before = now_ms();
+    store.turn_endpoint_on(&endpoint).await.unwrap();
+    let claims = store.claim_endpoints(1, 1).await.unwrap();
+    let due = store.due_events(&claims, 1).await.unwrap();
+    assert!(due[0][0].waits_since_ms >= before, "{due:?}");
+}
+
+#[tokio::test]
 async fn a_cursor_misses_no_event_that_arrives_meanwhile() {
     if postgres::is_missing() {
         return;
@@ -449,8 +515,7 @@ async fn old_rows_go_in_steps_and_events_in_quarantine_stay() {
     let store = opened(&server);
     let tenant = acme(&store, "100").await;
     let mut unowned = event(&tenant, "unowned");
-    unowned.placement =
-        EventPlacement::Quarantine(gatepay_core::ownership::QuarantineReason::NoHolder);
+    unowned.placement = EventPlacement::Quarantine(QuarantineReason::NoHolder);
     store
         .receive(&[event(&tenant, "owned"), unowned])
         .await

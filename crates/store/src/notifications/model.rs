@@ -56,6 +56,7 @@ struct ModelIncarnation {
 struct ModelEndpoint {
     key: EndpointKey,
     off: Option<EndpointOffReason>,
+    on_since_ms: u64,
     gone: Option<UrlPrint>,
     breaker: EndpointBreaker,
     claimed_by: Option<i64>,
@@ -384,7 +385,10 @@ impl NotificationModel {
             }
             EventPlacement::Tenant { .. } | EventPlacement::Quarantine(_) => {
                 let event = self.events.get_mut(&id).expect("the caller has it");
-                event.decide_ms = decide_ms;
+                let is_due = event.decide_ms.is_some_and(|at| at <= self.now_ms);
+                if !is_due {
+                    event.decide_ms = decide_ms;
+                }
                 event.quarantine = Some(match placement {
                     EventPlacement::Quarantine(reason) => *reason,
                     _ => QuarantineReason::Removed,
@@ -457,6 +461,7 @@ impl NotificationModel {
             self.endpoints.push(ModelEndpoint {
                 key,
                 off: None,
+                on_since_ms: 0,
                 gone: None,
                 breaker: EndpointBreaker::default(),
                 claimed_by: None,

@@ -341,6 +341,10 @@ impl DeliveryLoop {
 
     fn begin_attempts(&mut self, claim: &EndpointClaim, events: Vec<DueEvent>) {
         let (limits, number) = (self.inputs.limits, claim.number);
+        if self.claims.is_expiring(number, self.inputs.store.now_ms()) {
+            self.expire(claim, events);
+            return;
+        }
         self.claims.looked(number, !events.is_empty());
         for event in events {
             // The configuration of this moment: a reload holds for the next attempt.
@@ -355,23 +359,28 @@ impl DeliveryLoop {
             }
             let at_once = limits.of_endpoint(target.at_once());
             let now_ms = self.inputs.store.now_ms();
-            if self.claims.is_probing(number, now_ms) && ended_attempts::is_too_old(&event, now_ms)
-            {
-                if let Some(turn) = self.claims.expire(number, event.line) {
-                    let (claim_of, endpoint) = ((number, turn), claim.endpoint.clone());
-                    self.ended.expire(
-                        endpoint,
-                        claim_of,
-                        event,
-                        &*self.inputs.store,
-                        claim.breaker,
-                    );
-                }
-                continue;
-            }
             let most = (at_once, |others| limits.of_tenant(others));
             if let Some(turn) = self.claims.begin(number, event.line, most, now_ms) {
                 self.begin_attempt(target, event, (number, turn), claim.endpoint.clone());
+            }
+        }
+    }
+
+    /// Ends the events that are too old. The breaker pauses after a failed probe, so that none is begun.
+    fn expire(&mut self, claim: &EndpointClaim, mut events: Vec<DueEvent>) {
+        let now_ms = self.inputs.store.now_ms();
+        events.retain(|event| ended_attempts::is_too_old(event, now_ms));
+        self.claims.looked(claim.number, !events.is_empty());
+        for event in events {
+            if let Some(turn) = self.claims.expire(claim.number, event.line) {
+                let (claim_of, endpoint) = ((claim.number, turn), claim.endpoint.clone());
+                self.ended.expire(
+                    endpoint,
+                    claim_of,
+                    event,
+                    &*self.inputs.store,
+                    claim.breaker,
+                );
             }
         }
     }

@@ -105,8 +105,8 @@ impl EndedAttempts {
         });
     }
 
-    /// Ends an event without an attempt, since the breaker has kept it from being sent for too long. Otherwise a probe after
-    /// each pause would be all that ever ends the events of an endpoint that stays dead.
+    /// Ends an event without an attempt, since the breaker has kept it from being sent for too long, and a probe has just
+    /// failed. Otherwise a probe after each pause would be all that ever ends the events of an endpoint that stays dead.
     pub(super) fn expire(
         &mut self,
         endpoint: EndpointKey,

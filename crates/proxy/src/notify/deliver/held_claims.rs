@@ -12,8 +12,8 @@ use crate::notify::deliver::breaker_rules::{BreakerAllowance, allowance};
 const LOOKED_AT_ONCE: usize = 16;
 const EVENTS_AT_ONCE: usize = 64;
 
-/// The events among which one is chosen for a probe: those that are too old are not tried.
-const PROBED_AT_ONCE: usize = 16;
+/// The events that are looked at together after a failed probe, to end those that are too old.
+const EXPIRED_AT_ONCE: usize = 16;
 
 /// The claims of this instance, in the order in which they are looked at.
 #[derive(Default)]
@@ -46,6 +46,13 @@ impl HeldClaim {
             BreakerAllowance::Nothing => 0,
         };
         most.saturating_sub(self.lines.len())
+    }
+
+    /// Whether the endpoint has failed a probe since the last pause: what is too old ends without an attempt.
+    fn is_expiring(&self, now_ms: u64) -> bool {
+        let breaker = &self.claim.breaker;
+        let is_paused = allowance(breaker, now_ms) == BreakerAllowance::Nothing;
+        is_paused && breaker.failed_probes > 0 && !self.is_lost
     }
 }
 
@@ -160,9 +167,10 @@ impl HeldClaims {
                 break;
             };
             let room = held.room(at_once(&held.claim.endpoint), now_ms);
-            let looked_at = match allowance(&held.claim.breaker, now_ms) {
-                BreakerAllowance::Probe => room * PROBED_AT_ONCE,
-                BreakerAllowance::All | BreakerAllowance::Nothing => room,
+            let looked_at = if held.is_expiring(now_ms) {
+                EXPIRED_AT_ONCE
+            } else {
+                room
             };
             let wanted = most.max(looked_at + held.lines.len()).min(EVENTS_AT_ONCE);
             if claims.len() == LOOKED_AT_ONCE
@@ -172,11 +180,11 @@ impl HeldClaims {
                 break;
             }
             held.wants_look = false;
-            held.is_done = room == 0;
+            held.is_done = looked_at == 0;
             // A tenant with as many attempts as it may have keeps its claims until one of these ends.
             let of_tenant = self.room_of_tenant(held.tenant(), &of_tenant);
             let is_crowded = of_tenant <= held.lines.len();
-            if room > 0 && !is_crowded && !held.is_lost && held.ends >= until {
+            if looked_at > 0 && !is_crowded && !held.is_lost && held.ends >= until {
                 claims.push(held.claim.clone());
                 most = wanted;
             }
@@ -220,13 +228,11 @@ impl HeldClaims {
         held.lines.insert(line).then_some(held.claim.turn)
     }
 
-    /// Whether the next attempt finds out whether the endpoint works again.
-    pub(super) fn is_probing(&self, number: i64, now_ms: u64) -> bool {
+    /// Whether what is too old ends without an attempt, since the endpoint has failed a probe after the last pause.
+    pub(super) fn is_expiring(&self, number: i64, now_ms: u64) -> bool {
         let mut claims = self.0.iter();
         let held = claims.find(|held| held.claim.number == number);
-        held.is_some_and(|held| {
-            allowance(&held.claim.breaker, now_ms) == BreakerAllowance::Probe && !held.is_lost
-        })
+        held.is_some_and(|held| held.is_expiring(now_ms))
     }
 
     /// Takes note that the head of this line ends without an attempt, unless one is under way. Returns the turn of the claim.

@@ -555,6 +555,42 @@ async fn what_an_open_breaker_keeps_from_being_sent_is_dead_after_eighty_hours_u
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waited_while_everything_was_down_is_tried_before_any_is_dead() {
+    in_world(async |store, directory| {
+        directory.set("acme", Answers(500));
+        let first = start(&store, &directory, LIMITS);
+        arrive_many(&store, "acme", 100);
+        sleep(Duration::from_hours(1)).await;
+        first.stop.send_replace(Some(Instant::now() + seconds(5)));
+        first.task.await.unwrap();
+        sleep(Duration::from_hours(90)).await;
+        directory.set("acme", QUICK);
+        let _second = start(&store.of_instance(2), &directory, LIMITS);
+        sleep(seconds(60)).await;
+        assert_eq!(store.count("acme", EventState::Dead), 0);
+        assert_eq!(store.count("acme", EventState::Delivered), 100);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_that_was_off_has_waited_before_counts_for_nothing() {
+    in_world(async |store, directory| {
+        directory.set("acme", Hold(DeliveryHold::Suspended));
+        let _instance = start(&store, &directory, LIMITS);
+        arrive_many(&store, "acme", 100);
+        sleep(Duration::from_hours(96)).await;
+        directory.set("acme", Answers(503));
+        sleep(Duration::from_hours(2)).await;
+        assert_eq!(store.count("acme", EventState::Dead), 0);
+        directory.set("acme", QUICK);
+        sleep(Duration::from_hours(2)).await;
+        assert_eq!(store.count("acme", EventState::Delivered), 100);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_sent_before_a_crash_and_not_recorded_is_sent_again_with_the_same_id() {
     in_world(async |store, directory| {
         store.rows.record_hangs.set(true);

@@ -88,6 +88,7 @@ impl NotificationModel {
 
     fn due_event(&self, head: &LineHead) -> DueEvent {
         let event = &self.events[&head.id];
+        let on_since_ms = self.endpoints[head.endpoint].on_since_ms;
         DueEvent {
             id: head.id,
             line: stored(head.object),
@@ -95,7 +96,7 @@ impl NotificationModel {
             object: event.event.key.object.clone(),
             status: event.event.key.status.clone(),
             received_ms: event.received_ms,
-            waits_since_ms: event.waits_since_ms.expect("it waits"),
+            waits_since_ms: event.waits_since_ms.expect("it waits").max(on_since_ms),
             attempts: event.attempt_count,
             failed_attempts: event.failed,
             has_conflict: event.has_conflict,
@@ -166,10 +167,12 @@ impl NotificationModel {
 
     /// As [`Store::turn_endpoint_on`](crate::engine::Store::turn_endpoint_on).
     pub fn turn_endpoint_on(&mut self, key: &EndpointKey) {
+        let now_ms = self.now_ms;
         let is_newest = self.is_newest(&key.tenant);
         let mut endpoints = self.endpoints.iter_mut();
         if let Some(endpoint) = endpoints.find(|known| is_newest && known.key == *key) {
             endpoint.off = None;
+            endpoint.on_since_ms = now_ms;
             endpoint.breaker = EndpointBreaker::default();
         }
     }

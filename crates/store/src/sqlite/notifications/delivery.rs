@@ -15,7 +15,7 @@ use crate::notifications::delivery::{
 };
 use crate::notifications::event::EventState;
 
-const DUE: &str = "SELECT e.id, l.object, e.kind, e.object, e.status, e.received, e.waits_since, e.attempts, e.failed,
+const DUE: &str = "SELECT e.id, l.object, e.kind, e.object, e.status, e.received, max(e.waits_since, p.on_since), e.attempts, e.failed,
         e.has_conflict, e.is_changed, e.body
     FROM endpoint AS p JOIN line AS l ON l.endpoint = p.id AND l.next_at <= ?3 JOIN event AS e ON e.id = l.head
     WHERE p.id = ?1 AND p.turn = ?2 AND p.claimed_until > ?3 AND p.off IS NULL
@@ -120,13 +120,16 @@ impl SqliteStore {
 
     pub(crate) async fn turn_endpoint_on(&self, endpoint: &EndpointKey) -> Result<(), StoreError> {
         let endpoint = endpoint.clone();
-        self.change(move |change, _| {
+        self.change(move |change, now_ms| {
             let newest = newest_incarnation(change, &endpoint.tenant.tenant)?;
             if newest != big(endpoint.tenant.incarnation) {
                 return Ok(());
             }
-            let on = "UPDATE endpoint SET off = ?4, failures = 0, failing_since = NULL, open_until = NULL, failed_probes = 0";
-            turn(change, &endpoint, on, None)
+            let on = format!(
+                "UPDATE endpoint SET off = ?4, on_since = {now_ms}, failures = 0, failing_since = NULL, open_until = NULL,
+                    failed_probes = 0"
+            );
+            turn(change, &endpoint, &on, None)
         })
         .await
     }

@@ -263,12 +263,15 @@ fn place(
         EventPlacement::Quarantine(reason) => arrival.quarantine = Some(*reason),
     }
     if let Some(reason) = arrival.quarantine {
-        let keep = "UPDATE event SET quarantine = ?2, decide_at = ?3 WHERE id = ?1";
+        // The ledger has learned a key since the event was taken, if it is due: it stays due, for a decision with that key.
+        let keep = "UPDATE event SET quarantine = ?2,
+            decide_at = CASE WHEN decide_at <= ?4 THEN decide_at ELSE ?3 END WHERE id = ?1";
         let decide_at = delay.map(|delay| now_ms + delay);
         change.prepare_cached(keep)?.execute(params![
             id.0.as_bytes(),
             reason.as_str(),
-            decide_at
+            decide_at,
+            now_ms
         ])?;
     } else {
         let mut forget = change.prepare_cached("DELETE FROM hint WHERE event = ?1")?;

@@ -1,6 +1,7 @@
 //! A store in memory, on the paused clock of a test.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -228,17 +229,11 @@ impl FakeEndpoint {
 
     /// The heads of due lines, the longest due first.
     fn due(&self, now_ms: u64) -> Vec<&FakeEvent> {
-        let waiting = || {
-            self.events
-                .iter()
-                .filter(|event| event.state == EventState::Waiting)
-        };
-        let is_head = |event: &&FakeEvent| {
-            let mut line = waiting().filter(|other| other.due.line == event.due.line);
-            line.next().is_some_and(|head| head.due.id == event.due.id)
-        };
-        let due = waiting().filter(|event| event.next_ms <= now_ms);
-        let mut due: Vec<_> = due.filter(is_head).collect();
+        let waiting = self.events.iter();
+        let waiting = waiting.filter(|event| event.state == EventState::Waiting);
+        let mut lines = BTreeSet::new();
+        let heads = waiting.filter(|event| lines.insert(event.due.line));
+        let mut due: Vec<_> = heads.filter(|event| event.next_ms <= now_ms).collect();
         due.sort_by_key(|event| event.next_ms);
         due
     }
@@ -314,7 +309,7 @@ impl DeliveryStore for FakeStore {
             let due = |claim: &EndpointClaim| {
                 let mut all = endpoints.iter();
                 let held = all.find(|known| known.has((claim.number, claim.turn), now_ms));
-                let held = held.filter(|held| held.is_servable(now_ms));
+                let held = held.filter(|held| held.state.off.is_none());
                 let due = held.map(|held| held.due(now_ms)).unwrap_or_default();
                 let due = due.into_iter().take(most as usize);
                 due.map(|event| event.due.clone()).collect()
@@ -358,11 +353,14 @@ impl DeliveryStore for FakeStore {
     }
 
     fn turn_endpoint_on<'a>(&'a self, endpoint: &'a EndpointKey) -> StoreReply<'a, ()> {
-        self.call(|endpoints, _| {
+        self.call(|endpoints, now_ms| {
             let mut all = endpoints.iter_mut();
             if let Some(known) = all.find(|known| known.state.endpoint == *endpoint) {
                 known.state.off = None;
                 known.state.breaker = EndpointBreaker::default();
+                for event in &mut known.events {
+                    event.due.waits_since_ms = now_ms;
+                }
             }
         })
     }
