@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asking;
+mod candidates;
 mod delivered;
 mod endpoints;
 mod finding;

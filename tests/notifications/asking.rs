@@ -7,13 +7,13 @@ use gatepay_sandbox::{InjectedFault, OrderLookUps};
 
 use super::*;
 
-const ORDERS: &str = "/payment/open/institution/v1/pay/order/query";
+pub(super) const ORDERS: &str = "/payment/open/institution/v1/pay/order/query";
 const NO_EFFECT: &str = "notifications.ask has no effect: notifications without a certain owner stay in quarantine; run `gatepay-proxy probe isolation`";
 const ASKED: &str = "GatePay is asked for the owners of notifications";
 const LEFT: &str = "a notification has left quarantine";
 
 /// A folder that asks, and does not look up calls whose answer is lost.
-fn asking_folder(gatepay: &GatePay, engine: &Engine) -> Folder {
+pub(super) fn asking_folder(gatepay: &GatePay, engine: &Engine) -> Folder {
     let folder = folder(&gatepay.url(), engine);
     folder.edit("proxy.toml", "public_url =", "ask = true, public_url =");
     let url = format!("upstream = {{ url = '{}'", gatepay.url());
@@ -23,7 +23,7 @@ fn asking_folder(gatepay: &GatePay, engine: &Engine) -> Folder {
 
 impl Receiver {
     /// Creates an order whose answer is lost, so that the ledger has its number only. Returns GatePay's id.
-    async fn lost_order(&self, gatepay: &GatePay, shop: &Shop, number: &str) -> String {
+    pub(super) async fn lost_order(&self, gatepay: &GatePay, shop: &Shop, number: &str) -> String {
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let answer = self.call(&shop.post(CREATE, order(number))).await;
         assert_eq!(answer.status, 504, "{}", answer.text());
@@ -45,7 +45,7 @@ impl Receiver {
     }
 
     /// Proves with an order of each tenant that accounts are apart.
-    async fn proves(&self) {
+    pub(super) async fn proves(&self) {
         let ids = [
             self.order(&acme(), "P-0001").await,
             self.order(&globex(), "P-0001").await,
@@ -64,13 +64,13 @@ impl Receiver {
         lines()
     }
 
-    async fn asked(&self, answer: &str) -> u32 {
+    pub(super) async fn asked(&self, answer: &str) -> u32 {
         let series = format!("notification_inquiries_total{{answer=\"{answer}\"}}");
         self.program.metric(&series).await.parse().unwrap()
     }
 
     /// The only notification about this order: its state, its tenant and what placed it.
-    async fn placed(&self, order: &str) -> [Value; 3] {
+    pub(super) async fn placed(&self, order: &str) -> [Value; 3] {
         let page = self.looks("/notifications").await;
         let events = page["notifications"].as_array().unwrap();
         let mut events = events.iter().filter(|event| event["object"] == order);
@@ -80,7 +80,7 @@ impl Receiver {
 }
 
 /// The accounts on whose behalf GatePay was asked about this order by its id, in order.
-fn asked_about(gatepay: &GatePay, prepay_id: &str) -> Vec<String> {
+pub(super) fn asked_about(gatepay: &GatePay, prepay_id: &str) -> Vec<String> {
     let body = format!(r#"{{"prepayId":"{prepay_id}"}}"#);
     let received = gatepay.received().into_iter();
     let look_ups = received.filter(|it| it.target == ORDERS && it.body == body.as_bytes());
@@ -271,7 +271,7 @@ async fn a_probe_without_what_it_needs_proves_nothing_and_says_what_is_missing()
 }
 
 /// Waits until every notification in quarantine was decided this often.
-async fn decided(server: &PgServer, times: u32) {
+pub(super) async fn decided(server: &PgServer, times: u32) {
     let least = "SELECT coalesce(min(decisions), 0) FROM gatepay.event WHERE state = 'quarantined' AND decide_at > gatepay.now_ms() + 1000";
     until("it is decided again", || {
         server.sql(least).parse::<u32>().unwrap() >= times
@@ -349,8 +349,8 @@ async fn a_look_up_that_is_lost_slow_or_failing_decides_nothing_and_is_repeated(
     .into_iter();
     let inject = |fault: InjectedFault| {
         gatepay.sandbox.clear_faults();
-        // Acme's own look-up would find the order; the other candidate's stays unknown.
-        gatepay.inject(fault.always().on(ORDERS).of(globex().sub_account));
+        // Globex has no such order; whether acme has it stays unknown.
+        gatepay.inject(fault.always().on(ORDERS).of(acme().sub_account));
     };
     inject(faults.next().unwrap());
     receiver.acknowledges(&paid(&lost, "L-0001")).await;

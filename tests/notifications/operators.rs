@@ -149,3 +149,51 @@ async fn a_notification_that_came_before_the_operators_endpoint_is_assigned_to_i
     assert_eq!(pulled.len(), 2);
     receiver.program.stop().await;
 }
+
+#[tokio::test]
+async fn news_that_an_operator_has_not_got_reaches_the_operator_that_takes_its_place() {
+    for engine in engines().await {
+        let gatepay = GatePay::now();
+        let (folder, receiver, _to_acme, to_office) = receiver(&gatepay, &engine).await;
+        to_office.answers(410);
+        receiver.acknowledges(&account_opened("r-1")).await;
+        let began = Instant::now();
+        loop {
+            let path = "/notifications/endpoints?tenant=office";
+            let page = receiver.looks(path).await;
+            if page["endpoints"][0]["off"] == "gone" {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{page}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        to_office.answers(200);
+        to_office.take();
+        // Another operator gets notifications from now on, at the same machine.
+        let desk = Shop::new("desk", "client-desk", "fake-desk-secret-0004", "");
+        let (url, ca) = (to_office.url("/desk"), folder.name("office-ca.pem"));
+        for (shop, lines) in [
+            (office(), String::new()),
+            (
+                desk.clone(),
+                format!("notifications = {{ url = '{url}', ca = '{ca}' }}"),
+            ),
+        ] {
+            let (id, client) = (shop.id, shop.client_id);
+            let credential = format!(
+                "credential = [{{ client_id = '{client}', secret = {{ file = '../secrets/{id}.key' }} }}]"
+            );
+            let text = format!("id = '{id}'\n{credential}\n{lines}\n");
+            folder.secret(id, shop.secret);
+            folder.file(&format!("operators.d/{id}.toml"), &text);
+        }
+        let (status, said) = receiver.program.reload("").await;
+        assert_eq!(status, 200, "{said}");
+        until("the other operator has it", || to_office.count() == 1).await;
+        let delivery = to_office.take().remove(0);
+        assert_eq!(delivery.head.uri, "/desk");
+        assert!(verifies(&delivery, desk.secret));
+        assert_eq!(delivery.body, account_opened("r-1").to_string());
+        receiver.program.stop().await;
+    }
+}

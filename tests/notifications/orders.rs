@@ -175,7 +175,7 @@ pub(super) async fn let_all_die(folder: &Folder, ids: &[String]) {
     for id in ids {
         let id = EventId::parse(id).unwrap();
         store
-            .assign(id, acme, None, "alice")
+            .assign(id, (acme, None), "alice", None)
             .await
             .unwrap()
             .unwrap();

@@ -106,7 +106,7 @@ impl LedgerRow {
     /// The keys of a call that only an audit journal knows: by the value of its idempotency key, which is the field `named`,
     /// and the ids of GatePay's that its answer had, if it succeeded.
     ///
-    /// A key of two fields is not in a journal. What is longer than [`JOURNALED_LENGTH`] may have been cut there, and is
+    /// A number of two fields is not in a journal. What is longer than [`JOURNALED_LENGTH`] may have been cut there, and is
     /// left out.
     pub fn journaled<'i>(
         &self,
@@ -117,20 +117,22 @@ impl LedgerRow {
         let mut keys: Vec<LedgerKey> = intents
             .filter_map(|intent| LedgerKey::new(intent.kind, key?))
             .collect();
+        let whole = |field| id(field).filter(|id| id.chars().count() < JOURNALED_LENGTH);
         let ids = self.own_ids.iter().filter_map(|own| match own.fields {
-            [field] => LedgerKey::new(own.kind, id(field)?),
+            [field] => LedgerKey::new(own.kind, whole(field)?),
+            [first, second] => LedgerKey::pair(own.kind, whole(first)?, whole(second)?),
             _ => None,
         });
-        let ids = ids.filter(|id| id.text().chars().count() < JOURNALED_LENGTH);
         let chosen: Vec<&str> = key.into_iter().collect();
         keys.extend(without_echoes(ids.collect(), &chosen));
         keys
     }
 
-    /// The single fields of GatePay's own ids.
+    /// The fields of GatePay's own ids.
     pub fn own_id_fields(&self) -> impl Iterator<Item = &'static str> {
-        let single = self.own_ids.iter().filter(|own| own.fields.len() == 1);
-        single.map(|own| own.fields[0])
+        self.own_ids
+            .iter()
+            .flat_map(|own| own.fields.iter().copied())
     }
 }
 

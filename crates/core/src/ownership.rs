@@ -35,10 +35,10 @@ pub struct TenantIncarnation {
 /// What may be delivered to a tenant that has a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TenantStanding {
-    /// The tenant is configured, and has its sub-account alone.
+    /// The tenant is configured, and no other tenant has its sub-account or has had it.
     Alone,
-    /// The tenant is configured, and shares its sub-account. Neither an account nor GatePay's answer shows its objects
-    /// apart from those of the others, so only certain hints count.
+    /// The tenant is configured, and shares its sub-account with other tenants, present or former. Neither an account nor
+    /// GatePay's answer shows its objects apart from those of the others, so only certain hints count.
     Shared,
     /// The tenant is no longer configured under this id and sub-account.
     Removed,
@@ -131,7 +131,7 @@ pub enum QuarantineReason {
     Disagreement,
     /// The tenant was removed, or its id now has another sub-account.
     Removed,
-    /// The tenant shares its sub-account, and no certain hint decides.
+    /// The tenant shares its sub-account with other tenants, present or former, and no certain hint decides.
     SharedAccount,
     /// More than [`MOST_CANDIDATES`] tenants have chosen the number.
     TooManyCandidates,

@@ -284,6 +284,13 @@ fn a_journal_gives_the_callers_number_and_gatepays_own_ids() {
         number
     );
     assert_eq!(journaled("create_payout", "batch_id", None, &echo), []);
+    // An address counts with its chain alone.
+    let address = [("chain", "ETH"), ("address", "0xAB"), ("planNo", "9")];
+    let told = r#"{"status":"SUCCESS","data":{"chain":"ETH","address":"0xAB"}}"#;
+    let deposit = own_ids("save_fixed_address", &json!({}), 200, told);
+    assert_eq!(deposit.len(), 1);
+    assert_eq!(journaled("save_fixed_address", "", None, &address), deposit);
+    assert_eq!(journaled("save_fixed_address", "", None, &address[1..]), []);
     // An id that may have been cut is left out.
     let long = "5".repeat(64).leak();
     assert_eq!(

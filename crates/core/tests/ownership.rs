@@ -178,6 +178,8 @@ impl World {
                 // Its id came again with another sub-account.
                 tenant("flux", "7000000006", 2, TenantStanding::Alone),
                 tenant("gone", "7000000007", 1, TenantStanding::Removed),
+                // It has the sub-account of one that was removed: GatePay shows it the other's objects, too.
+                tenant("heir", "7000000007", 1, TenantStanding::Shared),
             ],
             ledger: BTreeMap::new(),
             objects: Vec::new(),

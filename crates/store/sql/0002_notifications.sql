@@ -14,6 +14,7 @@ CREATE TABLE incarnation (
     began bigint NOT NULL,
     PRIMARY KEY (tenant, incarnation)
 );
+CREATE INDEX incarnation_account ON incarnation (account);
 
 -- A URL of one tenant. Endpoints that are due are found by `next_at`, whatever number of events they have.
 CREATE TABLE endpoint (
@@ -91,6 +92,8 @@ CREATE TABLE event (
     quarantine text,
     decisions integer NOT NULL DEFAULT 0,
     decide_at bigint,
+    -- Whether GatePay is asked at that time: these come in a queue of their own, so that the others do not wait for answers.
+    asks boolean NOT NULL DEFAULT false,
     is_changed boolean NOT NULL,
     has_conflict boolean NOT NULL DEFAULT false,
     waits_since bigint,
@@ -109,7 +112,7 @@ CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state 
 CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';
 CREATE INDEX event_dead ON event (tenant, incarnation, received, id) WHERE state = 'dead';
 CREATE INDEX event_listed ON event (state, id) WHERE state IN ('quarantined', 'operator', 'dead');
-CREATE INDEX event_decide ON event (decide_at) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
+CREATE INDEX event_decide ON event (asks, decide_at) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
 CREATE SEQUENCE event_place_number;
 
 -- The keys that lead from the ledger to events in quarantine.
@@ -168,6 +171,9 @@ CREATE TABLE proposal (
 -- The outcome of the object that a key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.
 ALTER TABLE owner ADD COLUMN outcome smallint, ADD COLUMN outcome_status text, ADD COLUMN outcome_event uuid,
     ADD COLUMN outcome_at bigint;
+
+-- For the end of what was learned by asking. No column of it changes with the use of a key.
+CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
 
 -- Calls whose outcome is not known, by each of their keys. A settled call has no row.
 CREATE TABLE open_call (
@@ -325,7 +331,8 @@ BEGIN
 END
 $$;
 
--- The ids of events in quarantine that name one of the keys; they are due for another decision.
+-- The ids of events in quarantine that name one of the keys; they are due for another decision. By a look-up that shows the
+-- objects of other accounts nothing is learned. An answer to a call proves more than one that was asked for.
 CREATE FUNCTION note_owners_v1(
     kinds text[], keys text[], tenants text[], accounts text[], ats bigint[], operations text[], currencies text[], o_source text
 ) RETURNS text[]
@@ -334,22 +341,30 @@ DECLARE
     at_ms bigint := now_ms();
     woken text[];
 BEGIN
+    IF o_source = 'asked' THEN
+        PERFORM notifying();
+    END IF;
     INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
     SELECT DISTINCT ON (r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account)
         r.kind, r.key, r.tenant, r.account,
         max(coalesce(r.at, at_ms)) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account), r.currency, r.operation, o_source
     FROM unnest(kinds, keys, tenants, accounts, ats, operations, currencies)
         WITH ORDINALITY AS r(kind, key, tenant, account, at, operation, currency, n)
+    WHERE o_source <> 'asked'
+        OR NOT EXISTS (SELECT FROM isolation AS i WHERE i.operation = r.operation AND i.verdict = 'shared')
     ORDER BY r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account, r.n
     -- A tenant id that has a former sub-account again uses the key as another tenant: the last use counts.
-    ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = excluded.at WHERE owner.at < excluded.at;
+    ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = greatest(owner.at, excluded.at),
+        source = CASE WHEN owner.source = 'asked' THEN excluded.source ELSE owner.source END,
+        operation = CASE WHEN owner.source = 'asked' THEN excluded.operation ELSE owner.operation END
+    WHERE owner.at < excluded.at OR (owner.source = 'asked' AND excluded.source <> 'asked');
     PERFORM wait_for_standbys();
     IF NOT EXISTS (SELECT FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key)) THEN
         RETURN '{}';
     END IF;
     PERFORM notifying();
     WITH due AS (
-        UPDATE event AS e SET decide_at = at_ms
+        UPDATE event AS e SET decide_at = at_ms, asks = false
         WHERE e.state = 'quarantined'
             AND e.id IN (SELECT h.event FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key))
         RETURNING e.id
@@ -547,8 +562,8 @@ BEGIN
 END
 $$;
 
--- Events in quarantine that are due for another decision. They are not due again for a while.
-CREATE FUNCTION take_quarantined_v1(most integer, lease bigint) RETURNS TABLE (
+-- Events in quarantine that are due for another decision, of one of the two queues. They are not due again for a while.
+CREATE FUNCTION take_quarantined_v1(asking boolean, most integer, lease bigint) RETURNS TABLE (
     o_id text, o_received bigint, o_reason text, o_decisions integer, o_token text, o_body bytea
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
@@ -556,7 +571,8 @@ DECLARE
     at_ms bigint := now_ms();
 BEGIN
     IF NOT EXISTS (
-        SELECT FROM event AS e WHERE e.state = 'quarantined' AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
+        SELECT FROM event AS e
+        WHERE e.state = 'quarantined' AND e.asks = asking AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
     ) THEN
         RETURN;
     END IF;
@@ -564,10 +580,11 @@ BEGIN
     RETURN QUERY
         WITH due AS (
             SELECT e.id, e.decide_at FROM event AS e
-            WHERE e.state = 'quarantined' AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
+            WHERE e.state = 'quarantined' AND e.asks = asking AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
             ORDER BY e.decide_at, e.id LIMIT most
         ), taken AS (
-            UPDATE event AS e SET decide_at = at_ms + lease, decisions = e.decisions + 1 FROM due AS d WHERE e.id = d.id
+            UPDATE event AS e SET decide_at = at_ms + lease,
+                decisions = e.decisions + CASE WHEN asking THEN 0 ELSE 1 END FROM due AS d WHERE e.id = d.id
             RETURNING e.id, e.received, e.quarantine, e.decisions, e.token, e.body, d.decide_at AS was_due
         )
         SELECT t.id::text, t.received, t.quarantine, t.decisions, t.token, t.body FROM taken AS t ORDER BY t.was_due, t.id;
@@ -575,8 +592,10 @@ END
 $$;
 
 -- Gives an event without an owner its place, if it is in one of the states. `delay` is NULL for no further decision.
+-- `to_ask` has it decided again at once, by an answer of GatePay's.
 CREATE FUNCTION settle_v1(
     which text, from_states text[], s_tenant text, s_incarnation bigint, s_url text, s_basis text, reason text, delay bigint,
+    to_ask boolean,
     OUT o_state text, OUT o_conflict boolean, OUT o_reason text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
@@ -614,9 +633,55 @@ BEGIN
         o_reason := CASE WHEN s_tenant IS NULL THEN reason ELSE 'removed' END;
         -- The ledger has learned a key since the event was taken, if it is due: it stays due, for a decision with that key.
         UPDATE event AS e SET quarantine = o_reason,
-            decide_at = CASE WHEN e.decide_at <= now_ms() THEN e.decide_at ELSE at_ms + delay END
+            decide_at = CASE WHEN e.decide_at <= at_ms THEN e.decide_at ELSE at_ms + delay END,
+            asks = to_ask AND coalesce(e.decide_at > at_ms, true)
         WHERE e.id = known.id;
     END IF;
+END
+$$;
+
+-- Gives the events to a tenant that wait for other tenants with its account, the oldest first.
+CREATE FUNCTION hand_over_news_v1(h_tenant text, h_incarnation bigint, h_account text, h_basis text, most integer)
+RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    known event%ROWTYPE;
+    placed record;
+    at_ms bigint;
+    given integer := 0;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM incarnation AS i
+        JOIN endpoint AS p ON p.tenant = i.tenant AND p.incarnation = i.incarnation AND p.waiting > 0
+        WHERE i.account = h_account AND i.tenant <> h_tenant
+    ) THEN
+        RETURN 0;
+    END IF;
+    PERFORM notifying();
+    at_ms := now_ms();
+    IF newest_incarnation(h_tenant) <> h_incarnation THEN
+        RETURN 0;
+    END IF;
+    FOR known IN
+        SELECT e.* FROM incarnation AS i
+        JOIN endpoint AS p ON p.tenant = i.tenant AND p.incarnation = i.incarnation
+        JOIN event AS e ON e.endpoint = p.id AND e.state = 'waiting'
+        WHERE i.account = h_account AND i.tenant <> h_tenant ORDER BY e.place LIMIT most
+    LOOP
+        UPDATE endpoint AS p SET waiting = p.waiting - 1 WHERE p.id = known.endpoint;
+        SELECT * INTO placed FROM progress_object(h_tenant, h_incarnation, '', known.kind, known.object, known.status,
+            known.rank, at_ms);
+        UPDATE event AS e SET tenant = h_tenant, incarnation = h_incarnation, placed_by = h_basis,
+            object_id = placed.o_object, endpoint = placed.o_endpoint, place = nextval('event_place_number'),
+            state = placed.o_state, has_conflict = e.has_conflict OR placed.o_conflict, failed = 0,
+            waits_since = CASE WHEN placed.o_state = 'waiting' THEN at_ms END,
+            next_at = CASE WHEN placed.o_state = 'waiting' THEN at_ms END
+        WHERE e.id = known.id;
+        PERFORM refresh_line(known.object_id);
+        PERFORM refresh_line(placed.o_object);
+        given := given + 1;
+    END LOOP;
+    RETURN given;
 END
 $$;
 
@@ -658,18 +723,23 @@ BEGIN
 END
 $$;
 
--- Keeps what a probe has found out, in the place of what was found out before about the same look-ups.
+-- Keeps what a probe has found out, in the place of what was found out before about the same look-ups. That an object was
+-- shown to two accounts since the probe began is the newer word. Then what was learned by this look-up goes.
 CREATE FUNCTION note_isolation_v1(
-    i_upstream text, i_client_id text, i_operations text[], i_verdicts text[], i_accounts integer[]
+    i_upstream text, i_client_id text, i_operations text[], i_verdicts text[], i_accounts integer[], i_since bigint
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 BEGIN
+    PERFORM notifying();
     INSERT INTO isolation
     SELECT i_upstream, i_client_id, f.operation, f.verdict, f.accounts, now_ms()
     FROM unnest(i_operations, i_verdicts, i_accounts) AS f(operation, verdict, accounts)
     ORDER BY f.operation COLLATE "C"
     ON CONFLICT ON CONSTRAINT isolation_pkey
-    DO UPDATE SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at;
+    DO UPDATE SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at
+    WHERE excluded.verdict = 'shared' OR isolation.verdict <> 'shared' OR isolation.at < i_since;
+    DELETE FROM owner AS o USING unnest(i_operations, i_verdicts) AS f(operation, verdict)
+    WHERE f.verdict = 'shared' AND o.source = 'asked' AND o.operation = f.operation;
     PERFORM wait_for_standbys();
 END
 $$;

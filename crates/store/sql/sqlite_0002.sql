@@ -7,6 +7,7 @@ CREATE TABLE incarnation (
     began INTEGER NOT NULL,
     PRIMARY KEY (tenant, incarnation)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX incarnation_account ON incarnation (account);
 
 CREATE TABLE endpoint (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -73,6 +74,7 @@ CREATE TABLE event (
     quarantine TEXT,
     decisions INTEGER NOT NULL DEFAULT 0,
     decide_at INTEGER,
+    asks INTEGER NOT NULL DEFAULT 0,
     is_changed INTEGER NOT NULL,
     has_conflict INTEGER NOT NULL DEFAULT 0,
     waits_since INTEGER,
@@ -89,7 +91,7 @@ CREATE INDEX event_head ON event (object_id, (rank IS NULL), place) WHERE state 
 CREATE INDEX event_oldest ON event (endpoint, received) WHERE state = 'waiting';
 CREATE INDEX event_dead ON event (tenant, incarnation, received, id) WHERE state = 'dead';
 CREATE INDEX event_listed ON event (state, id) WHERE state IN ('quarantined', 'operator', 'dead');
-CREATE INDEX event_decide ON event (decide_at, id) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
+CREATE INDEX event_decide ON event (asks, decide_at, id) WHERE state = 'quarantined' AND decide_at IS NOT NULL;
 
 CREATE TABLE event_place_number (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
 INSERT INTO event_place_number VALUES (1, 0);
@@ -150,6 +152,8 @@ ALTER TABLE owner ADD COLUMN outcome INTEGER;
 ALTER TABLE owner ADD COLUMN outcome_status TEXT;
 ALTER TABLE owner ADD COLUMN outcome_event BLOB;
 ALTER TABLE owner ADD COLUMN outcome_at INTEGER;
+
+CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
 
 -- Calls whose outcome is not known, by each of their keys. A settled call has no row.
 CREATE TABLE open_call (

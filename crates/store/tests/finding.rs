@@ -158,6 +158,50 @@ async fn every_id_finds_the_same_in_a_server_and_no_table_is_scanned() {
 }
 
 #[tokio::test]
+async fn an_id_that_many_notifications_name_is_found_by_some_of_them_and_reads_no_body() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let store = opened(&server);
+    acme(&store, "100").await;
+    server.sql(
+        "INSERT INTO gatepay.event (id, received, kind, object, status, news, body_print, state, quarantine, is_changed, body)
+            SELECT gatepay.event_id(n), 1, 'PAY', 'object ' || n, 'PAY_SUCCESS', int8send(n), int8send(n), 'quarantined',
+                'no_holder', false, convert_to(repeat('x', 8192), 'UTF8') FROM generate_series(1, 5000) AS n;
+        INSERT INTO gatepay.hint SELECT 'prepayId', 'P-9', e.id FROM gatepay.event AS e;
+        ANALYZE",
+    );
+    drop(store);
+    let store = opened(&server);
+    let read = |what: &str| -> i64 {
+        let statement = format!(
+            "SELECT {what} FROM pg_stat_user_tables AS t JOIN pg_statio_user_tables USING (relid)
+            WHERE t.relname = 'event'"
+        );
+        server.sql(&statement).trim().parse().unwrap()
+    };
+    let statistics = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+    until("the first connections have reported", || {
+        server.sql(statistics).trim() == "1"
+    });
+    let before = ["idx_tup_fetch", "toast_blks_hit + toast_blks_read"].map(read);
+    let found = store.find("P-9").await.unwrap();
+    assert_eq!(found.events.len(), 100);
+    drop(store);
+    until("the connections of find have reported", || {
+        server.sql(statistics).trim() == "1" && read("idx_tup_fetch") > before[0]
+    });
+    let [rows, bodies] = ["idx_tup_fetch", "toast_blks_hit + toast_blks_read"].map(read);
+    assert!(
+        rows - before[0] <= 1_000,
+        "{} rows are read",
+        rows - before[0]
+    );
+    assert_eq!(bodies, before[1], "bodies are read");
+}
+
+#[tokio::test]
 #[ignore = "minutes: ten million records"]
 async fn an_id_is_found_within_200_ms_among_ten_million_records() {
     if postgres::is_missing() {

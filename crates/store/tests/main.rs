@@ -29,6 +29,8 @@ mod capping;
 mod destining;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
+// Owners that GatePay was asked for, operators that follow one another.
+mod asked;
 // `find` answers the same from both engines, and looks at no table as a whole.
 mod finding;
 // The long forms: many failovers under load, a million raced copies, throughput and latency.

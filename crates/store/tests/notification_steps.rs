@@ -16,7 +16,7 @@ use gatepay_store::notifications::delivery::{
 };
 use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
-    ReceiveResult,
+    QuarantineQueue, ReceiveResult,
 };
 use gatepay_store::notifications::isolation::{IsolationFinding, IsolationSubject};
 use gatepay_store::notifications::ledger::{CallbackUrl, LedgerNote, LedgerSource, TenantAccount};
@@ -39,18 +39,22 @@ pub(crate) enum NewsStep {
     Register(u8, u8),
     Receive(Vec<AskedEvent>),
     Note(u8, u8, u8, Option<u64>),
+    /// An answer of GatePay's to a question about an object.
+    LearnByAsking(u8, u8, u8),
     /// A call about one or two keys ends without a known outcome, perhaps one that closes an order.
     OpenCall(u8, u8, u8, bool),
     /// Notifications about some keys prove outcomes.
     Prove(Vec<(u8, u8, u8, u8)>),
     Token(u8, u8, u8),
-    TakeQuarantined(u32),
-    Settle(Index, AskedOwner, Option<u64>),
+    TakeQuarantined(bool, u32),
+    Settle(Index, AskedOwner, AskedDecision),
+    /// Another operator gets the news for operators that waits.
+    HandOver(u8, u32),
     Assign(Index, AskedOwner),
     /// One of two operators would give an event to a tenant.
     Propose(Index, u8, bool),
     /// A probe about two look-ups, with one of two credentials.
-    Probe(u8, Vec<(u8, u8)>),
+    Probe(u8, Vec<(u8, u8)>, u64),
     Claim(i64, u32),
     Renew(Index),
     Release(Index),
@@ -88,6 +92,14 @@ pub(crate) enum AskedOwner {
     Nobody,
 }
 
+/// What becomes of an event in quarantine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AskedDecision {
+    Place,
+    Again(u64),
+    Ask,
+}
+
 fn asked_owner() -> impl Strategy<Value = AskedOwner> {
     let tenant = (0_u8..2, prop::bool::weighted(0.1), 0_u8..2);
     prop_oneof![
@@ -114,7 +126,9 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
         4 => 0_u64..2_000, 4 => 4_000_u64..20_000, 3 => 25_000_u64..70_000, 1 => HOUR_MS..90 * HOUR_MS,
         1 => 20 * DAY_MS..60 * DAY_MS,
     ];
-    let delay = prop::option::of(0_u64..100_000);
+    let decision = prop_oneof![
+        2 => Just(AskedDecision::Place), 1 => (0_u64..100_000).prop_map(AskedDecision::Again), 1 => Just(AskedDecision::Ask),
+    ];
     let past = prop::option::of(0..10 * DAY_MS);
     let ends = prop::collection::vec((any::<Index>(), 0_u8..8), 1..4);
     prop_oneof![
@@ -126,13 +140,17 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
             .prop_map(|(key, tenant, account, closes)| NewsStep::OpenCall(key, tenant, account, closes)),
         4 => prop::collection::vec((0_u8..4, 0_u8..2, 0_u8..2, 0_u8..3), 1..4).prop_map(NewsStep::Prove),
         1 => (0_u8..2, 0_u8..18, 0_u8..2).prop_map(|(tenant, url, call)| NewsStep::Token(tenant, url, call)),
-        2 => (1_u32..4).prop_map(NewsStep::TakeQuarantined),
-        2 => (any::<Index>(), asked_owner(), delay).prop_map(|(at, owner, delay)| NewsStep::Settle(at, owner, delay)),
+        3 => (any::<bool>(), 1_u32..4).prop_map(|(asks, most)| NewsStep::TakeQuarantined(asks, most)),
+        3 => (any::<Index>(), asked_owner(), decision)
+            .prop_map(|(at, owner, decision)| NewsStep::Settle(at, owner, decision)),
+        1 => (0_u8..2, 1_u32..3).prop_map(|(tenant, most)| NewsStep::HandOver(tenant, most)),
+        2 => (0_u8..4, 0_u8..2, 0_u8..2)
+            .prop_map(|(key, look_up, tenant)| NewsStep::LearnByAsking(key, look_up, tenant)),
         1 => (any::<Index>(), asked_owner()).prop_map(|(at, owner)| NewsStep::Assign(at, owner)),
         1 => (any::<Index>(), 0..2_u8, any::<bool>())
             .prop_map(|(at, tenant, by)| NewsStep::Propose(at, tenant, by)),
-        1 => (0..2_u8, prop::collection::btree_map(0..2_u8, 0..3_u8, 0..3))
-            .prop_map(|(credential, found)| NewsStep::Probe(credential, found.into_iter().collect())),
+        1 => (0..2_u8, prop::collection::btree_map(0..2_u8, 0..3_u8, 0..3), 0..60_000_u64)
+            .prop_map(|(credential, found, took)| NewsStep::Probe(credential, found.into_iter().collect(), took)),
         8 => (1_i64..3, 1_u32..4).prop_map(|(instance, most)| NewsStep::Claim(instance, most)),
         2 => any::<Index>().prop_map(NewsStep::Renew),
         2 => any::<Index>().prop_map(NewsStep::Release),
@@ -228,10 +246,22 @@ impl NewsTrial<'_> {
             }
             NewsStep::Prove(news) => self.prove(news),
             NewsStep::Token(tenant, url, call) => self.token(*tenant, *url, *call),
-            NewsStep::TakeQuarantined(most) => {
-                both!(self, take_quarantined(*most));
+            NewsStep::TakeQuarantined(asks, most) => {
+                let queue = if *asks {
+                    QuarantineQueue::Asked
+                } else {
+                    QuarantineQueue::Known
+                };
+                both!(self, take_quarantined(queue, *most));
             }
-            NewsStep::Settle(at, owner, delay) => self.settle(*at, *owner, *delay),
+            NewsStep::Settle(at, owner, decision) => self.settle(*at, *owner, *decision),
+            NewsStep::HandOver(tenant, most) => {
+                let to = self.tenant(*tenant, false);
+                both!(self, hand_over_news(&to, *most));
+            }
+            NewsStep::LearnByAsking(key, look_up, tenant) => {
+                self.learn_by_asking(*key, *look_up, *tenant);
+            }
             NewsStep::Assign(at, owner) => self.assign(*at, *owner),
             NewsStep::Propose(at, tenant, by) => {
                 if !self.ids.is_empty() {
@@ -241,7 +271,7 @@ impl NewsTrial<'_> {
                     both!(self, propose(id, &tenant, by));
                 }
             }
-            NewsStep::Probe(credential, found) => self.probe(*credential, found),
+            NewsStep::Probe(credential, found, took) => self.probe(*credential, found, *took),
             NewsStep::Claim(instance, most) => {
                 let claims = both!(self, claim_endpoints(*instance, *most));
                 self.claims.extend(claims);
@@ -285,6 +315,8 @@ impl NewsTrial<'_> {
             account: format!("a{account}"),
         }];
         let registered = both!(self, register_tenants(&asked));
+        let accounts = [0, 1].map(|account| format!("a{account}"));
+        both!(self, account_incarnations(&accounts));
         let known = self.tenants.entry(tenant).or_default();
         if known.last() != registered.last() {
             known.extend(registered);
@@ -372,6 +404,20 @@ impl NewsTrial<'_> {
         both!(self, owners(&keys));
     }
 
+    fn learn_by_asking(&mut self, number: u8, look_up: u8, tenant: u8) {
+        let note = LedgerNote {
+            key: key(number),
+            holder: account_of(tenant, 0),
+            at_ms: None,
+            operation: format!("look-up {look_up}"),
+            currency: None,
+        };
+        let notes = [note];
+        both!(self, note_owners(&notes, LedgerSource::Asked));
+        let keys: Vec<LedgerKey> = (0..4).map(key).collect();
+        both!(self, owners(&keys));
+    }
+
     fn open_call(&mut self, number: u8, tenant: u8, account: u8, closes: bool) {
         self.tokens += 1;
         let other = self.tokens % 4;
@@ -427,22 +473,41 @@ impl NewsTrial<'_> {
         both!(self, callback_urls(&["token 1", "none", &proposed]));
     }
 
-    fn settle(&mut self, at: Index, owner: AskedOwner, delay: Option<u64>) {
+    fn settle(&mut self, at: Index, owner: AskedOwner, decision: AskedDecision) {
         if self.ids.is_empty() {
             return;
         }
         let id = *at.get(&self.ids);
-        let decision = match delay {
-            Some(delay) => QuarantineDecision::Again(
-                QuarantineReason::Disagreement,
-                Duration::from_millis(delay),
-            ),
-            None => QuarantineDecision::Placed(self.placement(owner, PlacementBasis::Asked)),
+        let reason = QuarantineReason::Disagreement;
+        let decision = match decision {
+            AskedDecision::Again(delay) => {
+                QuarantineDecision::Again(reason, Duration::from_millis(delay))
+            }
+            AskedDecision::Ask => QuarantineDecision::Ask(reason),
+            AskedDecision::Place => {
+                QuarantineDecision::Placed(self.placement(owner, PlacementBasis::Asked))
+            }
         };
-        both!(self, settle_quarantine(id, &decision));
+        let proved = self.proof_of(id);
+        both!(self, settle_quarantine(id, &decision, Some(&proved)));
     }
 
-    fn probe(&mut self, credential: u8, found: &[(u8, u8)]) {
+    /// Proof about an order of a tenant's.
+    fn proof_of(&self, event: EventId) -> ObjectNews {
+        let number = u8::try_from(self.tokens % 4).unwrap();
+        ObjectNews {
+            event,
+            holder: account_of(number % 2, number / 2),
+            proof: OutcomeProof {
+                keys: vec![key(number)],
+                outcome: ObjectOutcome::ALL[usize::from(number % 3)],
+                status: format!("STATUS_{number}"),
+                failed_refund: None,
+            },
+        }
+    }
+
+    fn probe(&mut self, credential: u8, found: &[(u8, u8)], took: u64) {
         let subject = IsolationSubject {
             upstream: "https://gatepay.example".to_owned(),
             client_id: format!("institution {credential}"),
@@ -453,7 +518,10 @@ impl NewsTrial<'_> {
             accounts: u32::from(*verdict),
         };
         let findings: Vec<IsolationFinding> = found.iter().map(finding).collect();
-        both!(self, note_isolation(&subject, &findings));
+        let since_ms = self.model.now_ms - took;
+        both!(self, note_isolation(&subject, &findings, since_ms));
+        let keys: Vec<LedgerKey> = (0..4).map(key).collect();
+        both!(self, owners(&keys));
         both!(self, isolation(&subject));
     }
 
@@ -470,7 +538,8 @@ impl NewsTrial<'_> {
             let id = *at.get(&self.ids);
             let tenant = self.tenant(tenant, is_older);
             let url = (url > 0).then_some("https://shop.example/1");
-            both!(self, assign(id, &tenant, url, "olga"));
+            let proved = self.proof_of(id);
+            both!(self, assign(id, (&tenant, url), "olga", Some(&proved)));
         }
     }
 

@@ -14,7 +14,7 @@ use gatepay_store::error::StoreError;
 use gatepay_store::notifications::delivery::{EndpointKey, EndpointOffReason};
 use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
-    ReceiveResult,
+    QuarantineQueue, ReceiveResult,
 };
 use gatepay_store::notifications::ledger::{
     CallbackToken, CallbackUrl, LedgerNote, LedgerSource, TenantAccount,
@@ -31,7 +31,7 @@ use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, n
 use crate::postgres::{self, PgServer, StandbyMode, until};
 use crate::support::{TERMS, now_ms, settings};
 
-fn opened(server: &PgServer) -> Store {
+pub(crate) fn opened(server: &PgServer) -> Store {
     let terms = StoreTerms {
         timeout: Duration::from_secs(30),
         ..TERMS
@@ -263,7 +263,11 @@ async fn a_key_that_is_learned_while_an_event_is_decided_wakes_it_again() {
         QuarantineDecision::Placed(EventPlacement::Quarantine(reason)),
     ] {
         server.sql("UPDATE gatepay.event SET decide_at = 0");
-        let id = store.take_quarantined(1).await.unwrap()[0].id;
+        let id = store
+            .take_quarantined(QuarantineQueue::Known, 1)
+            .await
+            .unwrap()[0]
+            .id;
         let note = LedgerNote {
             key: key.clone(),
             holder: TenantAccount {
@@ -277,12 +281,21 @@ async fn a_key_that_is_learned_while_an_event_is_decided_wakes_it_again() {
         let notes = [note];
         let woken = store.note_owners(&notes, LedgerSource::Answer).await;
         assert_eq!(woken.unwrap(), [id]);
-        store.settle_quarantine(id, &decision).await.unwrap();
-        let again = store.take_quarantined(1).await.unwrap();
+        store.settle_quarantine(id, &decision, None).await.unwrap();
+        let again = store
+            .take_quarantined(QuarantineQueue::Known, 1)
+            .await
+            .unwrap();
         assert_eq!(again.len(), 1, "{decision:?}");
         // Without news of the ledger the decision holds.
-        store.settle_quarantine(id, &decision).await.unwrap();
-        assert!(store.take_quarantined(1).await.unwrap().is_empty());
+        store.settle_quarantine(id, &decision, None).await.unwrap();
+        assert!(
+            store
+                .take_quarantined(QuarantineQueue::Known, 1)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }
 
@@ -390,11 +403,11 @@ async fn a_tenant_id_with_another_account_sees_nothing_older() {
     assert_eq!(arrival.state, EventState::Quarantined);
     assert_eq!(arrival.quarantine.unwrap().as_str(), "removed");
     let assigned = store
-        .assign(arrival.id, &third, None, "olga")
+        .assign(arrival.id, (&third, None), "olga", None)
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(assigned.state, EventState::Waiting);
+    assert_eq!(assigned.arrival.state, EventState::Waiting);
 }
 
 /// Ends the wait of the next commit for the standby, as an administrator may.
@@ -678,4 +691,33 @@ async fn a_dead_tenants_million_events_are_not_looked_at() {
         "claim, heads and release without the million: {:?}",
         calls().await
     );
+}
+
+#[tokio::test]
+async fn events_of_an_endpoint_that_is_off_end_with_their_retention() {
+    for (store, _server, _folder) in crate::asked::stores().await {
+        let tenant = acme(&store, "1").await;
+        store.receive(&[event(&tenant, "77")]).await.unwrap();
+        let endpoint = EndpointKey { tenant, url: None };
+        let off = store.turn_endpoint_off(&endpoint, EndpointOffReason::Operator);
+        off.await.unwrap();
+        let waiting = async || {
+            let state = store.endpoint_state(&endpoint).await.unwrap();
+            state.unwrap().waiting
+        };
+        store.retain(&RetentionTerms::default()).await.unwrap();
+        assert_eq!(waiting().await, 1, "90 days have not passed");
+        let began = Instant::now();
+        let now = RetentionTerms {
+            events: Duration::ZERO,
+            ..RetentionTerms::default()
+        };
+        while waiting().await > 0 {
+            assert!(began.elapsed() < Duration::from_mins(1));
+            store.retain(&now).await.unwrap();
+        }
+        let owner = &endpoint.tenant;
+        let left = store.tenant_events(owner, None, 0, 8).await.unwrap();
+        assert!(left.events.is_empty());
+    }
 }

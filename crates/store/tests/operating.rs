@@ -10,7 +10,7 @@ use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{DemandReport, TenantDemand};
 use gatepay_store::notifications::delivery::EndpointOffReason;
-use gatepay_store::notifications::event::{EventState, ReceiveResult};
+use gatepay_store::notifications::event::{EventState, QuarantineQueue, ReceiveResult};
 use gatepay_store::notifications::isolation::IsolationSubject;
 use gatepay_store::notifications::ledger::{CallbackUrl, LedgerSource};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
@@ -124,15 +124,27 @@ async fn exercise_notifications(store: &Store) {
     };
     store.callback_token(&url, "token").await.unwrap();
     assert_eq!(store.callback_urls(&["token"]).await.unwrap(), [Some(url)]);
-    store.take_quarantined(1).await.unwrap();
+    store
+        .take_quarantined(QuarantineQueue::Known, 1)
+        .await
+        .unwrap();
     let subject = IsolationSubject {
         upstream: "gatepay.example".to_owned(),
         client_id: "institution".to_owned(),
     };
-    store.note_isolation(&subject, &[]).await.unwrap();
+    store.note_isolation(&subject, &[], 0).await.unwrap();
+    let accounts = ["100".to_owned()];
+    assert_eq!(store.account_incarnations(&accounts).await.unwrap(), [1]);
+    assert_eq!(store.hand_over_news(&tenant, 1).await.unwrap(), 0);
     let record = store.isolation(&subject).await.unwrap();
     assert!(record.findings.is_empty() && record.now_ms > 0);
-    assert_eq!(store.assign(id, &tenant, None, "olga").await.unwrap(), None);
+    assert_eq!(
+        store
+            .assign(id, (&tenant, None), "olga", None)
+            .await
+            .unwrap(),
+        None
+    );
     let claims = store.claim_endpoints(1, 1).await.unwrap();
     assert_eq!(store.renew_claims(&claims).await.unwrap(), [true]);
     let due = store.due_events(&claims, 1).await.unwrap();

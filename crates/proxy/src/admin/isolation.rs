@@ -62,6 +62,8 @@ struct IsolationOrder {
     subject: IsolationSubject,
     objects: Vec<ProbedObject>,
     actor: AdminActor,
+    /// When it began, by the store's clock.
+    since_ms: u64,
     /// The look-ups whose operations are on.
     look_ups: Vec<&'static OwnerLookUp>,
 }
@@ -132,6 +134,8 @@ async fn read_order(
     if ids.len() > MOST_OBJECTS {
         return Err(bad("at most 32 objects are probed at once\n"));
     }
+    let proof = isolation_proof::IsolationProof::read(&asking.calls, subject).await;
+    let proof = proof.map_err(|error| away(&error))?;
     let registered = relay.registered_tenants().ok_or(AdminFailure(
         StatusCode::SERVICE_UNAVAILABLE,
         "the store has not registered the tenants yet\n".into(),
@@ -145,7 +149,8 @@ async fn read_order(
     let look_ups = look_ups.filter(|it| it.row(catalogue).is_some()).collect();
     Ok(IsolationOrder {
         asking,
-        subject,
+        since_ms: proof.read_ms(),
+        subject: proof.subject,
         objects,
         actor,
         look_ups,
@@ -238,8 +243,9 @@ impl IsolationOrder {
         } else {
             IsolationVerdict::Inconclusive
         };
-        let noted = isolation_proof::note(&self.asking.calls, self.subject.clone(), findings).await;
-        noted.map_err(|error| away(&error))?;
+        let (calls, subject) = (&self.asking.calls, self.subject.clone());
+        let noted = isolation_proof::note(calls, subject, findings, self.since_ms);
+        noted.await.map_err(|error| away(&error))?;
         Ok(ProbeReply {
             upstream: self.subject.upstream,
             client_id: self.subject.client_id,

@@ -10,6 +10,7 @@ use gatepay_core::ownership::TenantIncarnation;
 use gatepay_store::notifications::delivery::EndpointState;
 use gatepay_store::notifications::event::{EventId, EventState, ProposalResult};
 use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
+use gatepay_store::notifications::settlement::{ObjectNews, SettlementReport};
 use gatepay_tenancy::settings::ApprovalRule;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -324,12 +325,16 @@ impl NotificationOrder {
             .chain([&self.act.by])
             .cloned()
             .collect();
-        let (by, tenant, to) = (approved_by.join(", "), owner.tenant.clone(), owner.clone());
-        let assigned = self
-            .calls
-            .call(move |store| async move { store.assign(id, &to, None, &by).await });
-        let arrival = match assigned.await {
-            Ok(Some(arrival)) if arrival.state != EventState::Quarantined => arrival,
+        let body = event(&self.calls, id).await?.body;
+        let news = settling::news(id, &owner, &Notification::read(&body));
+        let proved = news.clone();
+        let (by, tenant, to) = (approved_by.join(", "), owner.tenant.clone(), owner);
+        let assigned = self.calls.call(move |store| async move {
+            let assigned = store.assign(id, (&to, None), &by, proved.as_ref());
+            assigned.await
+        });
+        let (arrival, effects) = match assigned.await {
+            Ok(Some(it)) if it.arrival.state != EventState::Quarantined => (it.arrival, it.report),
             Ok(stays) => {
                 self.note(NotificationAction::AssignFailed);
                 let why = match stays {
@@ -344,7 +349,9 @@ impl NotificationOrder {
             }
         };
         self.wake();
-        self.settle(id, &owner).await;
+        if let Some(news) = &news {
+            self.settled(news, &effects).await;
+        }
         tracing::warn!(event = %id, %tenant, operator = %self.act.by, peer = %self.act.peer, "a notification was assigned by hand");
         Ok(AssignReply {
             id: id.to_string(),
@@ -357,16 +364,14 @@ impl NotificationOrder {
         })
     }
 
-    /// Has the assigned notification settle the tenant's calls. The assignment stands without it.
-    async fn settle(&self, id: EventId, owner: &TenantIncarnation) {
-        let (Some(relay), Ok(event)) = (&self.app.notifications, event(&self.calls, id).await)
-        else {
+    /// Tells what the assigned notification has settled. The assignment stands without what it proves about spends.
+    async fn settled(&self, news: &ObjectNews, effects: &SettlementReport) {
+        let Some(relay) = &self.app.notifications else {
             return;
         };
-        let news = settling::news(id, owner, &Notification::read(&event.body));
         let settling = relay.settling(self.app.journal.as_ref());
-        if let Err(error) = settling.settle(news.into_iter().collect()).await {
-            tracing::warn!(%error, event = %id, "the outcome that an assigned notification proves is not in the ledger");
+        if let Err(error) = settling.settled(news, effects).await {
+            tracing::warn!(%error, event = %news.event, "what an assigned notification proves about spends is not in the store");
         }
     }
 

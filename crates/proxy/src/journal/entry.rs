@@ -13,7 +13,7 @@ use super::place::{ChainHead, ChainPosition};
 use crate::process::timestamp::Rfc3339;
 
 /// The ids that GatePay gives (schemas.md), by which disputes and notifications are matched to calls.
-const IDS: [&str; 12] = [
+const IDS: [&str; 19] = [
     "prepayId",
     "transactionId",
     "merchantTradeNo",
@@ -26,6 +26,13 @@ const IDS: [&str; 12] = [
     "withdraw_id",
     "order_id",
     "orderId",
+    "chain",
+    "address",
+    "planNo",
+    "subscriptionOrderNo",
+    "deductOrderNo",
+    "paymentOrderNo",
+    "batchId",
 ];
 
 /// A record and its time, in milliseconds since 1970.
@@ -531,4 +538,25 @@ fn ids(answer: &[u8]) -> BTreeMap<&'static str, String> {
         _ => None,
     };
     IDS.into_iter().filter_map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_core::ledger_rows::{LedgerRow, ROWS};
+
+    #[test]
+    fn a_journal_keeps_every_id_by_which_the_ledger_knows_an_object() {
+        let fields = ROWS.iter().flat_map(LedgerRow::own_id_fields);
+        // The account of a sub-account is in the configuration.
+        for field in fields.filter(|field| *field != "account_id") {
+            let answer = serde_json::json!({ "status": "SUCCESS", "data": { field: "id of it" } });
+            let kept = ids(answer.to_string().as_bytes());
+            assert_eq!(
+                kept.get(field).map(String::as_str),
+                Some("id of it"),
+                "{field}"
+            );
+        }
+    }
 }

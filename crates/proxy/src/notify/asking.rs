@@ -1,7 +1,8 @@
 //! Asking: GatePay is asked which tenant has the object of a notification, if only numbers that tenants choose lead to one.
 //!
 //! It is asked on behalf of the tenants that the ledger names, never of all tenants, and only by look-ups for which a probe
-//! has proved that GatePay keeps accounts apart. The answer counts only if exactly one of them has the object.
+//! has proved that GatePay keeps accounts apart. An answer that one of them has the object proves it, as an answer about a
+//! single candidate does: an unclear answer about another one takes nothing from it. If two have it, the proof was wrong.
 
 pub mod inquiries;
 pub mod isolation_probe;
@@ -44,7 +45,7 @@ pub enum InquiryOutcome {
     Owner(TenantIncarnation),
     /// GatePay is not asked about such a notification, or no candidate has its object.
     Unproved,
-    /// GatePay gave no clear answer for one of the candidates.
+    /// GatePay gave no clear answer for one of the candidates, and no other one has the object.
     Unclear,
 }
 
@@ -60,7 +61,13 @@ impl Asking {
         IsolationProof::read(&self.calls, subject).await.map(Some)
     }
 
-    /// Asks GatePay on behalf of each candidate in turn, until one answer is unclear.
+    /// Whether GatePay is asked about such a notification.
+    pub fn covers(proof: &IsolationProof, notification: &Notification) -> bool {
+        let inquiry = OwnerInquiry::about(notification);
+        inquiry.is_some_and(|it| proof.covers(it.look_up.operation))
+    }
+
+    /// Asks GatePay on behalf of each candidate in turn.
     pub async fn ask(
         &self,
         proof: &IsolationProof,
@@ -71,12 +78,12 @@ impl Asking {
         let Some(inquiry) = inquiry.filter(|it| proof.covers(it.look_up.operation)) else {
             return Ok(InquiryOutcome::Unproved);
         };
-        let mut found = None;
+        let (mut found, mut is_unclear) = (None, false);
         for candidate in candidates {
             let client_id = &proof.subject.client_id;
             match self.inquiries.ask(&inquiry, candidate, client_id).await {
                 OwnerAnswer::HasNot => {}
-                OwnerAnswer::Unclear => return Ok(InquiryOutcome::Unclear),
+                OwnerAnswer::Unclear => is_unclear = true,
                 OwnerAnswer::Has if found.is_none() => found = Some(candidate.clone()),
                 OwnerAnswer::Has => {
                     self.refute(proof, inquiry.look_up.operation).await?;
@@ -84,7 +91,11 @@ impl Asking {
                 }
             }
         }
-        Ok(found.map_or(InquiryOutcome::Unproved, InquiryOutcome::Owner))
+        Ok(match found {
+            Some(owner) => InquiryOutcome::Owner(owner),
+            None if is_unclear => InquiryOutcome::Unclear,
+            None => InquiryOutcome::Unproved,
+        })
     }
 
     /// Keeps in the ledger that the tenant has the notification's object.
@@ -123,7 +134,8 @@ impl Asking {
             verdict: IsolationVerdict::Shared,
             accounts: 2,
         };
-        isolation_proof::note(&self.calls, proof.subject.clone(), vec![finding]).await
+        let since_ms = proof.read_ms();
+        isolation_proof::note(&self.calls, proof.subject.clone(), vec![finding], since_ms).await
     }
 
     /// Shows whether GatePay is asked, in the metric, and in the log if that has changed since `told`.

@@ -101,6 +101,22 @@ impl Settling {
             .call(move |store| async move { store.settle_objects(&news).await });
         let report = settled.await?;
         self.tell(&report.calls);
+        self.release(spends).await?;
+        Ok(report)
+    }
+
+    /// Tells what a notification has settled together with the decision about its owner, and takes what it proves about
+    /// spends to the store. After an error these count on; a repetition changes nothing.
+    pub async fn settled(
+        &self,
+        news: &ObjectNews,
+        report: &SettlementReport,
+    ) -> Result<(), StoreCallError> {
+        self.tell(&report.calls);
+        self.release(spends(news)).await
+    }
+
+    async fn release(&self, spends: Vec<SettledObject>) -> Result<(), StoreCallError> {
         for spend in spends {
             let object = spend.clone();
             let settled = self
@@ -111,7 +127,7 @@ impl Settling {
                 tracing::info!(%party, %key, "a notification releases the amount that a call had reserved");
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     /// Records calls whose outcome is not known, unless a notification has proved it before.

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use gatepay_core::ownership::TenantIncarnation;
+use gatepay_store::notifications::event::QuarantineQueue;
 use gatepay_store::notifications::listing::RetentionTerms;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle as TaskHandle, spawn};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::notify::Notifications;
-use crate::notify::asking::{Asking, SubjectSource};
+use crate::notify::asking::SubjectSource;
 use crate::notify::ledger::LedgerWriter;
-use crate::notify::owner::quarantine::RepeatedDecisions;
+use crate::notify::owner::quarantine::{RepeatedDecisions, TenantSource};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::institution_keys::InstitutionKeys;
 use crate::notify::receive::listener::NotificationListener;
@@ -30,6 +32,9 @@ use crate::process::drain::Drain;
 const LOOK: Duration = Duration::from_secs(1);
 /// The same while no tenant is registered, since nothing can be received.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// The interval at which notifications for former operators are looked for: instances that still have the configuration
+/// before a change may have stored some.
+const HAND_OVER: Duration = Duration::from_mins(10);
 /// The interval at which the store's figures are read.
 const COUNT: Duration = Duration::from_secs(10);
 /// The interval at which old notifications are removed, and the pause between two steps of it.
@@ -105,16 +110,20 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         meters: meters.clone(),
     };
     let learned = Arc::new(Notify::new());
+    let decisions = Arc::new(RepeatedDecisions {
+        calls: calls.clone(),
+        tenants: tenants_in_force(&notifications, &in_force),
+        settling: settling.clone(),
+        asking: notifications.asking(subject),
+        meters: meters.clone(),
+        operators: notifications.operators.clone(),
+    });
     let upkeep = [
         spawn(batches.run()),
         spawn(listener.run(socket)),
+        spawn(decide_again(Arc::clone(&decisions), Arc::clone(&learned))),
+        spawn(decide_by_asking(decisions)),
         spawn(follow(Arc::clone(&notifications), (in_force, keys, clock))),
-        spawn(decide_again(
-            Arc::clone(&notifications),
-            notifications.asking(subject),
-            settling.clone(),
-            Arc::clone(&learned),
-        )),
         spawn(count(Arc::clone(&notifications))),
         spawn(retain(Arc::clone(&notifications))),
         spawn(tell_operators(Arc::clone(&notifications))),
@@ -141,19 +150,37 @@ async fn write_ledger(
     let _late = timeout(FINISH, finishing).await;
 }
 
-/// Registers the tenants of each configuration.
+/// The tenants of the configuration in force, once the store has registered them. Those of another configuration decide about
+/// no notification: a tenant may have got the account of another one meanwhile.
+fn tenants_in_force(
+    notifications: &Arc<Notifications>,
+    in_force: &GenerationSource,
+) -> Arc<TenantSource> {
+    let (notifications, in_force) = (Arc::clone(notifications), Arc::clone(in_force));
+    Arc::new(move || {
+        let registered = notifications.registered_tenants();
+        registered.filter(|tenants| tenants.are_of(&in_force()))
+    })
+}
+
+/// Registers the tenants of each configuration, and gives the operator that gets notifications the news that waits for former
+/// ones.
 async fn follow(
     notifications: Arc<Notifications>,
     (in_force, keys, clock): (GenerationSource, Arc<InstitutionKeys>, Clock),
 ) {
     let (calls, tenants) = (&notifications.calls, &notifications.tenants);
+    let mut handed_over: Option<Instant> = None;
     loop {
         let generation = in_force();
         keys.follow(&generation.institution, clock.elapsed());
         let registered = tenants.load_full();
         if registered.is_none_or(|tenants| !tenants.are_of(&generation)) {
             match RegisteredTenants::register(calls, generation).await {
-                Ok(registered) => tenants.store(Some(Arc::new(registered))),
+                Ok(registered) => {
+                    tenants.store(Some(Arc::new(registered)));
+                    handed_over = None;
+                }
                 // Before this instance has joined the store, the log tells why.
                 Err(error) if tenants.load().is_some() => {
                     tracing::warn!(%error, "the tenants of the configuration are not registered in the store");
@@ -161,53 +188,87 @@ async fn follow(
                 Err(_) => {}
             }
         }
-        sleep(look(tenants)).await;
+        if handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER)
+            && let Some(operator) = tenants
+                .load()
+                .as_deref()
+                .and_then(RegisteredTenants::operator)
+        {
+            match hand_over(calls, operator).await {
+                Ok(0) => {}
+                Ok(news) => {
+                    tracing::info!(
+                        news,
+                        operator = operator.tenant,
+                        "the operator gets the notifications that waited for a former one"
+                    );
+                    notifications.wake.wake();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "notifications for a former operator wait on");
+                }
+            }
+            handed_over = Some(Instant::now());
+        }
+        sleep(look(tenants.load().is_some())).await;
     }
 }
 
-/// Decides again about the quarantine: at an interval, and when the ledger has learned a key. GatePay may be asked
-/// meanwhile, which takes time.
-async fn decide_again(
-    notifications: Arc<Notifications>,
-    asking: Asking,
-    settling: Settling,
-    learned: Arc<Notify>,
-) {
-    let decisions = RepeatedDecisions {
-        calls: &notifications.calls,
-        settling: &settling,
-        asking: &asking,
-        meters: &notifications.meters,
-        operators: &notifications.operators,
-    };
-    let (mut was_away, mut told, mut shown) = (false, None, None);
+/// Gives an operator what waits for former ones, in small steps. Returns how many notifications.
+async fn hand_over(
+    calls: &StoreCalls,
+    operator: &TenantIncarnation,
+) -> Result<u32, StoreCallError> {
+    let mut given = 0;
     loop {
-        if let Some(tenants) = notifications.registered_tenants() {
-            if shown.is_none_or(|shown: Instant| shown.elapsed() >= COUNT) {
-                asking.show(&mut told).await;
-                shown = Some(Instant::now());
-            }
-            let decided = decisions.run(&tenants).await;
-            if let Err(error) = &decided
-                && !was_away
-            {
-                tracing::warn!(%error, "owners of notifications are not decided again");
-            }
-            was_away = decided.is_err();
+        let to = operator.clone();
+        let step = calls.call(move |store| async move { store.hand_over_news(&to, 64).await });
+        match step.await? {
+            0 => return Ok(given),
+            some => given += some,
         }
+    }
+}
+
+/// Decides again about the quarantine: at an interval, and when the ledger has learned a key.
+async fn decide_again(decisions: Arc<RepeatedDecisions>, learned: Arc<Notify>) {
+    let mut was_away = false;
+    loop {
+        decide(&decisions, QuarantineQueue::Known, &mut was_away).await;
         tokio::select! {
-            () = sleep(look(&notifications.tenants)) => {}
+            () = sleep(look((decisions.tenants)().is_some())) => {}
             () = learned.notified() => {}
         }
     }
 }
 
-fn look(tenants: &ArcSwapOption<RegisteredTenants>) -> Duration {
-    if tenants.load().is_some() {
-        LOOK
-    } else {
-        FIRST_LOOK
+/// Decides about the notifications for which GatePay is asked. Its answers take time, for which no other decision waits.
+async fn decide_by_asking(decisions: Arc<RepeatedDecisions>) {
+    let (mut was_away, mut told, mut shown) = (false, None, None);
+    loop {
+        if (decisions.tenants)().is_some()
+            && shown.is_none_or(|shown: Instant| shown.elapsed() >= COUNT)
+        {
+            decisions.asking.show(&mut told).await;
+            shown = Some(Instant::now());
+        }
+        decide(&decisions, QuarantineQueue::Asked, &mut was_away).await;
+        sleep(look((decisions.tenants)().is_some())).await;
     }
+}
+
+async fn decide(decisions: &RepeatedDecisions, queue: QuarantineQueue, was_away: &mut bool) {
+    let decided = decisions.run(queue).await;
+    if let Err(error) = &decided
+        && !*was_away
+    {
+        tracing::warn!(%error, "owners of notifications are not decided again");
+    }
+    *was_away = decided.is_err();
+}
+
+fn look(is_registered: bool) -> Duration {
+    if is_registered { LOOK } else { FIRST_LOOK }
 }
 
 /// Stores news for the operator that gets notifications.

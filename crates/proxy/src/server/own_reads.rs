@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatepay_admission::quota::OwnCallPurpose;
-use gatepay_core::Kind;
 use gatepay_core::owner_look_up::OwnerAnswer;
+use gatepay_core::{Credential, Kind};
 use tokio::time::{Instant, sleep};
 
+use crate::cluster::halt_check::{HaltCheck, HaltableCall, StopBeforeSending};
 use crate::journey::sign::Outbound;
 use crate::notify::asking::inquiries::AccountInquiry;
+use crate::upstream::clock_offset::UpstreamClock;
+use crate::upstream::connection::MakeAttempt;
 use crate::upstream::credential_rotation::ActiveCredential;
 use crate::upstream::exchange::{AnswerBody, UpstreamAnswer};
 use crate::upstream::forward::{self, CallOwner};
@@ -82,21 +86,51 @@ async fn answer(worker: &Worker, asked: &AccountInquiry) -> Option<OwnerAnswer> 
     let content = asked.inquiry.content(row);
     let host = &app.upstream.host;
     let outbound = Outbound::inquiry(row, content, &asked.account, host).ok()?;
-    let attempt = |head: &mut Vec<u8>| {
-        outbound.attempt(signing.credential(), &app.upstream.clock.stamp(), head)
+    let read = HaltableCall {
+        kind: row.kind,
+        module: row.module,
+        party: &asked.tenant,
     };
-    let limits = generation.tenant_limits(of_tenant);
-    let call = worker.upstream_call(CallOwner::LookUp(limits));
+    let seats = generation.tenant_limits(of_tenant).seats();
+    let attempts = InquiryAttempts {
+        outbound: &outbound,
+        credential: signing.credential(),
+        clock: &app.upstream.clock,
+        halts: app.cluster.as_ref()?.halt_check(read, seats, None),
+    };
+    // The tenant has not asked: it pays with no limit, and its breaker stays as it is.
+    let call = worker.upstream_call(CallOwner::Inquiry);
     if call.quota.take_for(OwnCallPurpose::Owner).is_err() {
         return None;
     }
     let now = Instant::now();
-    match forward::send(&call, Kind::Read, now, INQUIRY_TIMEOUT, attempt).await {
+    match forward::send(&call, Kind::Read, now, INQUIRY_TIMEOUT, attempts).await {
         Ok(UpstreamAnswer {
             head,
             body: AnswerBody::Whole(body, _),
         }) => Some(asked.inquiry.observe(head.status.as_u16(), &body)),
         Ok(_) | Err(_) => None,
+    }
+}
+
+/// The attempts of an inquiry. A halt of all calls, or a suspension of the tenant, holds for each of them.
+struct InquiryAttempts<'a> {
+    outbound: &'a Outbound,
+    credential: &'a Credential,
+    clock: &'a UpstreamClock,
+    halts: HaltCheck<'a>,
+}
+
+impl MakeAttempt for InquiryAttempts<'_> {
+    fn make(&mut self, head: &mut Vec<u8>) -> impl Future<Output = Bytes> + Send {
+        let attempt = self
+            .outbound
+            .attempt(self.credential, &self.clock.stamp(), head);
+        std::future::ready(attempt)
+    }
+
+    fn begin<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
+        self.halts.pass(send)
     }
 }
 

@@ -10,6 +10,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
 use gatepay_core::money::MoneyRow;
 use gatepay_store::caps::spend::{SettledObject, UnknownSpend};
+use gatepay_store::instance::HaltInForce;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -75,7 +76,10 @@ async fn ask(worker: &Worker, cluster: &Cluster, spend: &UnknownSpend) -> Option
     let operation = generation.catalogue.named(money.operation)?;
     let look_up = operation.look_up.as_ref()?;
     let row = generation.catalogue.named(look_up.operation)?;
-    if row.off().is_some() {
+    let halts = cluster.known_halts()?;
+    let party = spend.party.as_str();
+    let covers = |halt: &HaltInForce| halt.scope.covers(row.kind, row.module.as_str(), party);
+    if row.off().is_some() || halts.iter().any(covers) {
         return None;
     }
     let body = json!({ money.key?: key.as_str() }).to_string();

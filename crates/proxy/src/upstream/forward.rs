@@ -66,6 +66,9 @@ pub struct UpstreamCall<'a> {
 pub enum CallOwner<'a> {
     /// A call of the proxy's own.
     Proxy,
+    /// A question of the proxy's own about the owner of a notification, which can wait: it is repeated only from the quota's
+    /// spare part.
+    Inquiry,
     /// A party's call.
     Party(&'a TenantLimits),
     /// A look-up for a party, of a call of that party with unknown outcome.
@@ -76,7 +79,7 @@ impl<'a> CallOwner<'a> {
     /// Whether more attempts in a row failed than one call makes.
     fn keeps_failing(self) -> bool {
         match self {
-            Self::Proxy => false,
+            Self::Proxy | Self::Inquiry => false,
             Self::Party(limits) | Self::LookUp(limits) => {
                 limits.breaker.failures_in_a_row() > retry::MAX_RETRIES + 1
             }
@@ -88,15 +91,23 @@ impl<'a> CallOwner<'a> {
     fn claim(self, kind: Kind) -> LineClaim {
         let number = |limits: &TenantLimits| ptr::from_ref(limits).addr();
         match self {
-            Self::Proxy => LineClaim::OWN,
+            Self::Proxy | Self::Inquiry => LineClaim::OWN,
             Self::Party(limits) => LineClaim::of_party(number(limits), kind),
             Self::LookUp(limits) => LineClaim::urgent(number(limits)),
         }
     }
 
+    /// The rank of a repetition in the institution's quota.
+    const fn repeats_as(self) -> OwnCallPurpose {
+        match self {
+            Self::Inquiry => OwnCallPurpose::Owner,
+            Self::Proxy | Self::Party(_) | Self::LookUp(_) => OwnCallPurpose::Repeat,
+        }
+    }
+
     fn sender(self) -> AttemptOwner<'a> {
         match self {
-            Self::Proxy => AttemptOwner::Own,
+            Self::Proxy | Self::Inquiry => AttemptOwner::Own,
             Self::Party(limits) => AttemptOwner::Party(&limits.breaker),
             Self::LookUp(limits) => AttemptOwner::LookUp(&limits.breaker),
         }
@@ -213,7 +224,7 @@ fn affords_retry(call: &UpstreamCall<'_>, claim: LineClaim, reason: RetryReason)
         return false;
     }
     // Retrying a request that was sent costs GatePay another request and the institution a part of its quota.
-    !was_sent || call.quota.take_for(OwnCallPurpose::Repeat).is_ok()
+    !was_sent || call.quota.take_for(call.owner.repeats_as()).is_ok()
 }
 
 /// Whether the outcome is a failure of GatePay: no answer, or a server error without GatePay's envelope code, which a
@@ -248,7 +259,7 @@ fn heed_pushback(call: &UpstreamCall<'_>, answer: &UpstreamAnswer) {
             CallOwner::Party(limits) | CallOwner::LookUp(limits) => {
                 limits.pushed_back(call.quota, after);
             }
-            CallOwner::Proxy => call.quota.pushed_back(None, after),
+            CallOwner::Proxy | CallOwner::Inquiry => call.quota.pushed_back(None, after),
         }
     }
 }

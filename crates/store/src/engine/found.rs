@@ -35,7 +35,7 @@ impl Store {
                 .collect(),
             keys,
         };
-        let (open_calls, found) = match self {
+        let (open_calls, events) = match self {
             Self::Postgres(store) => (
                 store.find_open_calls(&search).await?,
                 store.find_events(&search).await?,
@@ -45,13 +45,6 @@ impl Store {
                 store.find_events(&search).await?,
             ),
         };
-        let mut events = Vec::with_capacity(found.len());
-        for summary in found {
-            // Removed meanwhile, it is kept no longer.
-            if let Some(detail) = self.event(summary.id).await? {
-                events.push((detail.summary, detail.attempts));
-            }
-        }
         let search = spend_search(text, &holders);
         let spends = match self {
             _ if search.holders.is_empty() => Vec::new(),

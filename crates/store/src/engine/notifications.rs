@@ -11,8 +11,8 @@ use crate::notifications::delivery::{
     EndpointState,
 };
 use crate::notifications::event::{
-    EventArrival, EventId, EventState, NewEvent, ProposalResult, QuarantineDecision,
-    QuarantinedEvent, ReceiveResult,
+    EventId, EventState, NewEvent, ProposalResult, QuarantineDecision, QuarantineQueue,
+    QuarantinedEvent, ReceiveResult, SettledEvent,
 };
 use crate::notifications::isolation::{IsolationFinding, IsolationRecord, IsolationSubject};
 use crate::notifications::ledger::{
@@ -39,6 +39,14 @@ impl Store {
         }
     }
 
+    /// For each sub-account, how many incarnations of tenants have it or have had it.
+    pub async fn account_incarnations(&self, accounts: &[String]) -> Result<Vec<u64>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.account_incarnations(accounts).await,
+            Self::Sqlite(store) => store.account_incarnations(accounts).await,
+        }
+    }
+
     /// Every tenant that has each key, in the order of the keys; an empty list if the ledger does not have the key.
     pub async fn owners(&self, keys: &[LedgerKey]) -> Result<Vec<Vec<LedgerHolder>>, StoreError> {
         match self {
@@ -61,7 +69,7 @@ impl Store {
     }
 
     /// Adds rows to the ledger. Returns the events in quarantine that name one of the keys; they are due for another decision
-    /// from now on, by any instance.
+    /// from now on, by any instance. Nothing is learned by asking with a look-up that shows the objects of other accounts.
     pub async fn note_owners(
         &self,
         notes: &[LedgerNote],
@@ -131,39 +139,62 @@ impl Store {
         }
     }
 
-    /// Events in quarantine that are due for another decision, the longest due first.
-    pub async fn take_quarantined(&self, most: u32) -> Result<Vec<QuarantinedEvent>, StoreError> {
+    /// Events in quarantine that are due for another decision in a queue, the longest due first.
+    pub async fn take_quarantined(
+        &self,
+        queue: QuarantineQueue,
+        most: u32,
+    ) -> Result<Vec<QuarantinedEvent>, StoreError> {
         match self {
-            Self::Postgres(store) => store.take_quarantined(most).await,
-            Self::Sqlite(store) => store.take_quarantined(most).await,
+            Self::Postgres(store) => store.take_quarantined(queue, most).await,
+            Self::Sqlite(store) => store.take_quarantined(queue, most).await,
         }
     }
 
-    /// Records a repeated decision. `None` if the event is no longer in quarantine: another instance has settled it.
+    /// Records a repeated decision, and what the event proves if it has its owner now, in one transaction. `None` if the event
+    /// is no longer in quarantine: another instance has settled it.
+    ///
+    /// If the ledger has learned a key since the event was taken, a decision that leaves it in quarantine does not count: it
+    /// stays due.
     pub async fn settle_quarantine(
         &self,
         event: EventId,
         decision: &QuarantineDecision,
-    ) -> Result<Option<EventArrival>, StoreError> {
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
         match self {
-            Self::Postgres(store) => store.settle_quarantine(event, decision).await,
-            Self::Sqlite(store) => store.settle_quarantine(event, decision).await,
+            Self::Postgres(store) => store.settle_quarantine(event, decision, proved).await,
+            Self::Sqlite(store) => store.settle_quarantine(event, decision, proved).await,
         }
     }
 
     /// Gives an event in quarantine, or of the operators, to a tenant. `None` if it is neither, or does not exist.
     ///
-    /// If the incarnation is no longer the tenant's newest, the event stays in quarantine, as the answer says.
+    /// If the incarnation is no longer the tenant's newest, the event stays in quarantine, as the answer says. Otherwise what
+    /// it proves is recorded in the same transaction.
     pub async fn assign(
         &self,
         event: EventId,
-        tenant: &TenantIncarnation,
-        url: Option<&str>,
+        (tenant, url): (&TenantIncarnation, Option<&str>),
         by: &str,
-    ) -> Result<Option<EventArrival>, StoreError> {
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
         match self {
-            Self::Postgres(store) => store.assign(event, tenant, url, by).await,
-            Self::Sqlite(store) => store.assign(event, tenant, url, by).await,
+            Self::Postgres(store) => store.assign(event, (tenant, url), by, proved).await,
+            Self::Sqlite(store) => store.assign(event, (tenant, url), by, proved).await,
+        }
+    }
+
+    /// Gives the events to a tenant that wait for other tenants with its account, at most so many, the oldest first. Returns
+    /// how many. Meant for the account of the institution itself, which operators have one after another.
+    pub async fn hand_over_news(
+        &self,
+        to: &TenantIncarnation,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        match self {
+            Self::Postgres(store) => store.hand_over_news(to, most).await,
+            Self::Sqlite(store) => store.hand_over_news(to, most).await,
         }
     }
 
@@ -330,15 +361,18 @@ impl Store {
         }
     }
 
-    /// Keeps what a probe has found out, in the place of what was found out before about the same look-ups.
+    /// Keeps what a probe has found out that began at `since_ms`, in the place of what was found out before about the same
+    /// look-ups. A finding since then that accounts share objects stays: it is the newer one. Once accounts share objects, the
+    /// ledger forgets what was learned by the look-up.
     pub async fn note_isolation(
         &self,
         subject: &IsolationSubject,
         findings: &[IsolationFinding],
+        since_ms: u64,
     ) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.note_isolation(subject, findings).await,
-            Self::Sqlite(store) => store.note_isolation(subject, findings).await,
+            Self::Postgres(store) => store.note_isolation(subject, findings, since_ms).await,
+            Self::Sqlite(store) => store.note_isolation(subject, findings, since_ms).await,
         }
     }
 

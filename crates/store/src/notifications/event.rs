@@ -8,6 +8,8 @@ use gatepay_core::notification::{DuplicateKey, Notification, StatusRank};
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use uuid::Uuid;
 
+use crate::notifications::settlement::SettlementReport;
+
 /// The id of a stored event: a UUID of version 7, made by the store. It stays the same over all attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub Uuid);
@@ -135,6 +137,27 @@ pub enum QuarantineDecision {
     Placed(EventPlacement),
     /// The event stays, and is decided again after the delay.
     Again(QuarantineReason, Duration),
+    /// The event stays, and is due at once for a decision by answers of GatePay's.
+    Ask(QuarantineReason),
+}
+
+/// The queues of events in quarantine that are due for a decision. Answers of GatePay's take time: decisions without them
+/// do not wait for those with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QuarantineQueue {
+    /// Decisions by what the store and the configuration know.
+    Known,
+    /// Decisions for which GatePay is asked.
+    Asked,
+}
+
+/// An event at its place, with the effects of the outcome that it proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledEvent {
+    /// The event.
+    pub arrival: EventArrival,
+    /// The effects; none unless the event has its owner now.
+    pub report: SettlementReport,
 }
 
 /// How long an operator's proposal of an assignment waits for another operator.
@@ -157,6 +180,50 @@ pub enum ProposalResult {
         /// The other tenant id.
         tenant: String,
     },
+}
+
+/// A decision as the engines carry it out.
+pub(crate) struct DecisionTerms {
+    pub(crate) placement: EventPlacement,
+    /// The time until the next decision; `None` for no further one.
+    pub(crate) delay: Option<Duration>,
+    /// Whether the next decision is by answers of GatePay's.
+    pub(crate) to_ask: bool,
+}
+
+impl DecisionTerms {
+    pub(crate) fn of(decision: &QuarantineDecision) -> Self {
+        let stays = |reason: &QuarantineReason| EventPlacement::Quarantine(*reason);
+        let (placement, delay) = match decision {
+            QuarantineDecision::Placed(placement) => (placement.clone(), None),
+            QuarantineDecision::Again(reason, delay) => (stays(reason), Some(*delay)),
+            QuarantineDecision::Ask(reason) => (stays(reason), Some(Duration::ZERO)),
+        };
+        Self {
+            placement,
+            delay,
+            to_ask: matches!(decision, QuarantineDecision::Ask(_)),
+        }
+    }
+
+    pub(crate) fn assigned(tenant: &TenantIncarnation, url: Option<&str>, by: &str) -> Self {
+        Self {
+            placement: EventPlacement::Tenant {
+                tenant: tenant.clone(),
+                url: url.map(str::to_owned),
+                by: PlacementBasis::Operator(by.to_owned()),
+            },
+            delay: None,
+            to_ask: false,
+        }
+    }
+}
+
+impl EventArrival {
+    /// Whether the event has a tenant as its owner.
+    pub const fn is_owned(&self) -> bool {
+        !matches!(self.state, EventState::Quarantined | EventState::Operator)
+    }
 }
 
 impl NewEvent {

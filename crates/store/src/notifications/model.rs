@@ -6,6 +6,7 @@
 mod delivery;
 mod isolation;
 mod lists;
+mod quarantine;
 mod settlement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,7 @@ use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 
 use super::delivery::{AttemptRecord, EndpointBreaker, EndpointKey, EndpointOffReason, UrlPrint};
 use super::event::{
-    DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
+    DecisionTerms, EventId, EventState, FIRST_DECISION_DELAY, NewEvent, PlacementBasis,
     ReceiveResult,
 };
 use super::isolation::{IsolationFinding, IsolationSubject};
@@ -33,7 +33,7 @@ pub struct NotificationModel {
     /// The store's clock, in milliseconds since 1970.
     pub now_ms: u64,
     incarnations: BTreeMap<String, Vec<ModelIncarnation>>,
-    owners: BTreeMap<(LedgerKey, TenantAccount), (u64, String, LedgerSource)>,
+    owners: BTreeMap<(LedgerKey, TenantAccount), OwnerRow>,
     proved: BTreeMap<(LedgerKey, TenantAccount), ProvedOutcome>,
     open_calls: BTreeMap<String, (OpenCall, u64)>,
     tokens: Vec<(String, CallbackUrl)>,
@@ -82,6 +82,7 @@ struct ModelEvent {
     quarantine: Option<QuarantineReason>,
     decisions: u32,
     decide_ms: Option<u64>,
+    asks: bool,
     owned: Option<OwnedEvent>,
     has_conflict: bool,
     waits_since_ms: Option<u64>,
@@ -90,6 +91,9 @@ struct ModelEvent {
     attempts: Vec<(u64, AttemptRecord)>,
     attempt_count: u32,
 }
+
+/// When a key was used last, by which operation, and the source of the row.
+type OwnerRow = (u64, String, LedgerSource);
 
 /// The place of an event that has an owner. Numbers count from 0.
 #[derive(Debug, Clone)]
@@ -166,6 +170,13 @@ impl NotificationModel {
         }
     }
 
+    /// As [`Store::account_incarnations`](crate::engine::Store::account_incarnations).
+    pub fn account_incarnations(&self, accounts: &[String]) -> Vec<u64> {
+        let known = || self.incarnations.values().flatten();
+        let count = |account: &String| known().filter(|it| it.account == *account).count() as u64;
+        accounts.iter().map(count).collect()
+    }
+
     /// As [`Store::note_owners`](crate::engine::Store::note_owners).
     pub fn note_owners(&mut self, notes: &[LedgerNote], source: LedgerSource) -> Vec<EventId> {
         for note in notes {
@@ -174,16 +185,24 @@ impl NotificationModel {
                 note.operation.clone(),
                 source,
             );
+            if source == LedgerSource::Asked && self.is_shared(&note.operation) {
+                continue;
+            }
             let key = (note.key.clone(), note.holder.clone());
-            let at_ms = row.0;
-            let known = self.owners.entry(key).or_insert(row);
-            known.0 = known.0.max(at_ms);
+            let known = self.owners.entry(key).or_insert_with(|| row.clone());
+            let at_ms = known.0.max(row.0);
+            let is_newer = known.0 < row.0 || source != LedgerSource::Asked;
+            if known.2 == LedgerSource::Asked && is_newer {
+                *known = row;
+            }
+            known.0 = at_ms;
         }
         let mut woken = Vec::new();
         for (id, event) in &mut self.events {
             let is_named = |note: &LedgerNote| event.event.hints.contains(&note.key);
             if event.state == EventState::Quarantined && notes.iter().any(is_named) {
                 event.decide_ms = Some(self.now_ms);
+                event.asks = false;
                 woken.push(*id);
             }
         }
@@ -244,6 +263,7 @@ impl NotificationModel {
                 quarantine: None,
                 decisions: 0,
                 decide_ms: None,
+                asks: false,
                 owned: None,
                 has_conflict: false,
                 waits_since_ms: None,
@@ -253,8 +273,14 @@ impl NotificationModel {
                 attempt_count: 0,
             },
         );
-        let later = self.now_ms + millis(FIRST_DECISION_DELAY);
-        let arrival = self.place(id, &event.placement, Some(later));
+        let arrival = self.place(
+            id,
+            &DecisionTerms {
+                placement: event.placement.clone(),
+                delay: Some(FIRST_DECISION_DELAY),
+                to_ask: false,
+            },
+        );
         if is_changed {
             ReceiveResult::Changed(arrival)
         } else {
@@ -262,146 +288,9 @@ impl NotificationModel {
         }
     }
 
-    /// As [`Store::take_quarantined`](crate::engine::Store::take_quarantined).
-    pub fn take_quarantined(&mut self, most: u32) -> Vec<QuarantinedEvent> {
-        let now_ms = self.now_ms;
-        let mut due: Vec<(u64, EventId)> = Vec::new();
-        for (id, event) in &self.events {
-            let decide_ms = event.decide_ms.filter(|decide_ms| *decide_ms <= now_ms);
-            due.extend(decide_ms.map(|decide_ms| (decide_ms, *id)));
-        }
-        due.sort_unstable();
-        let mut taken = Vec::new();
-        for (_, id) in due.into_iter().take(most as usize) {
-            let event = self.events.get_mut(&id).expect("it was found above");
-            event.decide_ms = Some(now_ms + millis(DECISION_LEASE));
-            event.decisions += 1;
-            taken.push(QuarantinedEvent {
-                id,
-                received_ms: event.received_ms,
-                reason: event
-                    .quarantine
-                    .expect("only events in quarantine are decided again"),
-                decisions: event.decisions,
-                token: event.event.token.clone(),
-                body: event.event.body.clone(),
-            });
-        }
-        taken
-    }
-
-    /// As [`Store::settle_quarantine`](crate::engine::Store::settle_quarantine).
-    pub fn settle_quarantine(
-        &mut self,
-        event: EventId,
-        decision: &QuarantineDecision,
-    ) -> Option<EventArrival> {
-        if self.events.get(&event)?.state != EventState::Quarantined {
-            return None;
-        }
-        Some(match decision {
-            QuarantineDecision::Placed(placement) => self.place(event, placement, None),
-            QuarantineDecision::Again(reason, delay) => {
-                let later = self.now_ms + millis(*delay);
-                self.place(event, &EventPlacement::Quarantine(*reason), Some(later))
-            }
-        })
-    }
-
-    /// As [`Store::assign`](crate::engine::Store::assign).
-    pub fn assign(
-        &mut self,
-        event: EventId,
-        tenant: &TenantIncarnation,
-        url: Option<&str>,
-        by: &str,
-    ) -> Option<EventArrival> {
-        let state = self.events.get(&event)?.state;
-        match state {
-            EventState::Operator if !self.is_newest(tenant) => Some(EventArrival {
-                id: event,
-                state,
-                has_conflict: false,
-                quarantine: None,
-            }),
-            EventState::Quarantined | EventState::Operator => {
-                let placement = EventPlacement::Tenant {
-                    tenant: tenant.clone(),
-                    url: url.map(str::to_owned),
-                    by: PlacementBasis::Operator(by.to_owned()),
-                };
-                Some(self.place(event, &placement, None))
-            }
-            _ => None,
-        }
-    }
-
-    /// As [`Store::propose`](crate::engine::Store::propose).
-    pub fn propose(
-        &mut self,
-        event: EventId,
-        tenant: &TenantIncarnation,
-        by: &str,
-    ) -> ProposalResult {
-        let until = self.now_ms.saturating_sub(millis(PROPOSAL_LASTS));
-        self.proposals.retain(|_, (_, _, at)| *at > until);
-        match self.proposals.get(&event) {
-            Some((same, other, _)) if other != by && same == tenant => {
-                ProposalResult::Confirmed { by: other.clone() }
-            }
-            Some((differs, other, _)) if other != by => ProposalResult::Differs {
-                by: other.clone(),
-                tenant: differs.tenant.clone(),
-            },
-            _ => {
-                let proposal = (tenant.clone(), by.to_owned(), self.now_ms);
-                self.proposals.insert(event, proposal);
-                ProposalResult::Noted
-            }
-        }
-    }
-
     fn is_newest(&self, tenant: &TenantIncarnation) -> bool {
         let known = self.incarnations.get(&tenant.tenant).map_or(0, Vec::len);
         known as u64 == tenant.incarnation
-    }
-
-    /// Gives an event without an owner its place.
-    fn place(
-        &mut self,
-        id: EventId,
-        placement: &EventPlacement,
-        decide_ms: Option<u64>,
-    ) -> EventArrival {
-        match placement {
-            EventPlacement::Tenant { tenant, url, by } if self.is_newest(tenant) => {
-                self.own(id, tenant, url.as_deref(), by);
-            }
-            EventPlacement::Operators => {
-                let event = self.events.get_mut(&id).expect("the caller has it");
-                event.state = EventState::Operator;
-                event.quarantine = None;
-                event.decide_ms = None;
-            }
-            EventPlacement::Tenant { .. } | EventPlacement::Quarantine(_) => {
-                let event = self.events.get_mut(&id).expect("the caller has it");
-                let is_due = event.decide_ms.is_some_and(|at| at <= self.now_ms);
-                if !is_due {
-                    event.decide_ms = decide_ms;
-                }
-                event.quarantine = Some(match placement {
-                    EventPlacement::Quarantine(reason) => *reason,
-                    _ => QuarantineReason::Removed,
-                });
-            }
-        }
-        let event = &self.events[&id];
-        EventArrival {
-            id,
-            state: event.state,
-            has_conflict: event.has_conflict,
-            quarantine: event.quarantine,
-        }
     }
 
     fn own(

@@ -62,3 +62,10 @@ fn unsigned(number: i64) -> u64 {
 fn small(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
+
+/// The element that the column `n` counts, from 1 on.
+fn numbered<'a, T>(list: &'a mut [T], row: &Row) -> Result<&'a mut T, StoreError> {
+    let at = usize::try_from(cell::<i64>(row, "n")? - 1).ok();
+    at.and_then(|at| list.get_mut(at))
+        .ok_or_else(|| unexpected("a row about nothing asked"))
+}

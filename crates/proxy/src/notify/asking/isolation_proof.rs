@@ -53,6 +53,11 @@ impl IsolationProof {
         self.proved().any(|operation| operation == look_up)
     }
 
+    /// When it was read, by the store's clock.
+    pub const fn read_ms(&self) -> u64 {
+        self.record.now_ms
+    }
+
     /// The newest finding about each look-up.
     pub fn findings(&self) -> &[KeptFinding] {
         &self.record.findings
@@ -112,14 +117,16 @@ impl AskingState {
     }
 }
 
-/// Keeps findings in the store.
+/// Keeps the findings of a probe in the store that began at `since_ms`, by the store's clock.
 pub async fn note(
     calls: &StoreCalls,
     subject: IsolationSubject,
     findings: Vec<IsolationFinding>,
+    since_ms: u64,
 ) -> Result<(), StoreCallError> {
-    let noted =
-        calls.call(move |store| async move { store.note_isolation(&subject, &findings).await });
+    let noted = calls.call(move |store| async move {
+        store.note_isolation(&subject, &findings, since_ms).await
+    });
     noted.await
 }
 

@@ -1,28 +1,33 @@
 //! Quarantine: decides again about notifications without an owner.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepay_core::notification::Notification;
-use gatepay_core::ownership::QuarantineReason;
+use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use gatepay_store::notifications::event::{
     EventArrival, EventId, EventPlacement, EventState, PlacementBasis, QuarantineDecision,
-    QuarantinedEvent,
+    QuarantineQueue, QuarantinedEvent, SettledEvent,
 };
+use gatepay_store::notifications::settlement::ObjectNews;
+use tokio::time::sleep;
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::notify::asking::isolation_proof::IsolationProof;
 use crate::notify::asking::{Asking, InquiryOutcome};
 use crate::notify::operator_news::{OperatorNews, OperatorNewsQueue};
 use crate::notify::owner::placement::{OwnerQuestion, PlacedNotification, place};
-use crate::notify::owner::registered_tenants::RegisteredTenants;
+use crate::notify::owner::registered_tenants::{RegisteredTenants, have_always_been_alone};
 use crate::notify::receive::meters::ReceptionMeters;
 use crate::notify::settling::{self, Settling};
 
-/// The most notifications that are decided again together.
+/// The most notifications that are taken together.
 const TOGETHER: u32 = 64;
 /// The same if GatePay is asked: all look-ups about them fit into the time for which the store gives them to no other
 /// instance.
 const ASKED_TOGETHER: u32 = 2;
+/// The pause after the store did not take what a notification proves about spends.
+const RETRY: Duration = Duration::from_millis(500);
 /// The most decisions about a notification for which GatePay gives no clear answer: three days of the last delay.
 const MOST_DECISIONS: usize = 16;
 
@@ -38,77 +43,94 @@ const DELAYS: [Duration; 4] = [
 /// The repeated decision from which on operators are told, after 5 s, 30 s and 5 min.
 const TOLD_FROM: u32 = 3;
 
+/// Gives the tenants of the configuration in force; `None` while the store has not registered them.
+pub type TenantSource = dyn Fn() -> Option<Arc<RegisteredTenants>> + Send + Sync;
+
 /// What repeated decisions use.
-pub struct RepeatedDecisions<'a> {
+pub struct RepeatedDecisions {
     /// The way to the store.
-    pub calls: &'a StoreCalls,
+    pub calls: StoreCalls,
+    /// The tenants of the configuration in force. Each decision is by those of its own moment.
+    pub tenants: Arc<TenantSource>,
     /// The way of proved outcomes to the store.
-    pub settling: &'a Settling,
+    pub settling: Settling,
     /// The way to GatePay's answers.
-    pub asking: &'a Asking,
+    pub asking: Asking,
     /// The metrics.
-    pub meters: &'a ReceptionMeters,
+    pub meters: ReceptionMeters,
     /// The way of news to operators.
-    pub operators: &'a OperatorNewsQueue,
+    pub operators: OperatorNewsQueue,
 }
 
-impl RepeatedDecisions<'_> {
-    /// Decides again about the notifications that are due, until none is.
-    pub async fn run(&self, tenants: &RegisteredTenants) -> Result<(), StoreCallError> {
+impl RepeatedDecisions {
+    /// Decides again about the notifications that are due in a queue, until none is.
+    pub async fn run(&self, queue: QuarantineQueue) -> Result<(), StoreCallError> {
         // Only one instance gets an event from the store for a while, so that only one asks.
-        let together = if self.asking.is_set {
-            ASKED_TOGETHER
-        } else {
-            TOGETHER
+        let together = match queue {
+            QuarantineQueue::Known => TOGETHER,
+            QuarantineQueue::Asked => ASKED_TOGETHER,
         };
-        loop {
+        while (self.tenants)().is_some() {
             let take = self
                 .calls
-                .call(move |store| async move { store.take_quarantined(together).await });
+                .call(move |store| async move { store.take_quarantined(queue, together).await });
             let events = take.await?;
             if events.is_empty() {
                 return Ok(());
             }
-            self.decide(&events, tenants).await?;
+            let proof = self.asking.proof().await?;
+            for event in &events {
+                self.decide(queue, event, proof.as_ref()).await?;
+            }
         }
+        Ok(())
     }
 
     async fn decide(
         &self,
-        events: &[QuarantinedEvent],
-        tenants: &RegisteredTenants,
+        queue: QuarantineQueue,
+        event: &QuarantinedEvent,
+        proof: Option<&IsolationProof>,
     ) -> Result<(), StoreCallError> {
-        let read: Vec<Notification> = events
-            .iter()
-            .map(|event| Notification::read(&event.body))
-            .collect();
-        let questions: Vec<OwnerQuestion<'_>> = events
-            .iter()
-            .zip(&read)
-            .map(|(event, notification)| OwnerQuestion {
-                notification,
-                token: event.token.as_deref(),
-                proved: None,
-            })
-            .collect();
-        let placements = place(&questions, tenants, self.calls).await?;
-        let may_ask = placements.iter().any(|it| !it.candidates.is_empty());
-        let proof = if may_ask {
-            self.asking.proof().await?
-        } else {
-            None
+        let notification = Notification::read(&event.body);
+        let question = OwnerQuestion {
+            notification: &notification,
+            token: event.token.as_deref(),
+            proved: None,
         };
-        for ((event, question), placed) in events.iter().zip(questions).zip(placements) {
-            let (placement, is_unclear) = match &proof {
-                Some(proof) if !placed.candidates.is_empty() => {
-                    self.asked(question, placed, proof, tenants).await?
+        // The configuration changes just now: the store gives the event again after a while.
+        let Some(placed) = self.place(question).await? else {
+            return Ok(());
+        };
+        let proof = proof.filter(|proof| Asking::covers(proof, &notification));
+        let proof = proof.filter(|_| !placed.candidates.is_empty());
+        match (queue, proof) {
+            (_, None) => {
+                self.carry_out(event, question, placed.placement, false)
+                    .await
+            }
+            (QuarantineQueue::Known, Some(_)) => {
+                let ask = QuarantineDecision::Ask(QuarantineReason::Unproved);
+                self.settle(event.id, ask, None).await.map(drop)
+            }
+            (QuarantineQueue::Asked, Some(_)) => match self.asked(question, placed).await? {
+                Some((placement, is_unclear)) => {
+                    self.carry_out(event, question, placement, is_unclear).await
                 }
-                _ => (placed.placement, false),
-            };
-            self.carry_out(event, question.notification, placement, is_unclear)
-                .await?;
+                None => Ok(()),
+            },
         }
-        Ok(())
+    }
+
+    /// The place by all that is known at this moment.
+    async fn place(
+        &self,
+        question: OwnerQuestion<'_>,
+    ) -> Result<Option<PlacedNotification>, StoreCallError> {
+        let Some(tenants) = (self.tenants)() else {
+            return Ok(None);
+        };
+        Ok(place(&[question], &tenants, &self.calls).await?.pop())
     }
 
     /// The place after GatePay was asked, and whether its answers were unclear.
@@ -116,62 +138,111 @@ impl RepeatedDecisions<'_> {
         &self,
         question: OwnerQuestion<'_>,
         placed: PlacedNotification,
-        proof: &IsolationProof,
-        tenants: &RegisteredTenants,
-    ) -> Result<(EventPlacement, bool), StoreCallError> {
-        let (notification, candidates) = (question.notification, &placed.candidates);
-        let outcome = self.asking.ask(proof, notification, candidates).await?;
-        let owner = match outcome {
-            InquiryOutcome::Owner(owner) => owner,
-            InquiryOutcome::Unproved => return Ok((placed.placement, false)),
-            InquiryOutcome::Unclear => return Ok((placed.placement, true)),
+    ) -> Result<Option<(EventPlacement, bool)>, StoreCallError> {
+        let candidates = self.only_alone(placed.candidates).await?;
+        if candidates.is_empty() {
+            let shared = EventPlacement::Quarantine(QuarantineReason::SharedAccount);
+            return Ok(Some((shared, false)));
+        }
+        let Some(proof) = self.asking.proof().await? else {
+            return Ok(Some((placed.placement, false)));
         };
-        // The ledger may have learned a key meanwhile: all hints decide together, this one among them.
+        let notification = question.notification;
+        let (found, is_unclear) = match self.asking.ask(&proof, notification, &candidates).await? {
+            InquiryOutcome::Owner(owner) => (vec![owner], false),
+            InquiryOutcome::Unproved => (Vec::new(), false),
+            InquiryOutcome::Unclear => (Vec::new(), true),
+        };
+        // Meanwhile the configuration may have changed, the ledger may have learned a key, and the proof may have been refuted:
+        // all that is known now decides, the answer among it.
+        let is_proof = self.asking.proof().await?;
+        let is_proof = is_proof.is_some_and(|proof| Asking::covers(&proof, notification));
+        let found = if is_proof {
+            self.only_alone(found).await?
+        } else {
+            Vec::new()
+        };
         let question = OwnerQuestion {
-            proved: Some(&owner),
+            proved: found.first(),
             ..question
         };
-        let placed = place(&[question], tenants, self.calls).await?.pop();
-        let placement = placed.map(|placed| placed.placement);
-        let unproved = EventPlacement::Quarantine(QuarantineReason::Unproved);
-        Ok((placement.unwrap_or(unproved), false))
+        let placed = self.place(question).await?;
+        Ok(placed.map(|placed| (placed.placement, is_unclear)))
+    }
+
+    /// The tenants whose sub-account no other tenant has or has had: GatePay's answer about such an account is about the tenant.
+    async fn only_alone(
+        &self,
+        tenants: Vec<TenantIncarnation>,
+    ) -> Result<Vec<TenantIncarnation>, StoreCallError> {
+        let accounts = tenants.iter().map(|it| it.account.clone()).collect();
+        let alone = have_always_been_alone(&self.calls, accounts).await?;
+        let alone = tenants.into_iter().zip(alone);
+        Ok(alone
+            .filter_map(|(it, alone)| alone.then_some(it))
+            .collect())
     }
 
     async fn carry_out(
         &self,
         event: &QuarantinedEvent,
-        notification: &Notification,
+        question: OwnerQuestion<'_>,
         placement: EventPlacement,
         is_unclear: bool,
     ) -> Result<(), StoreCallError> {
-        // Before the event has its owner: after a crash in between it is decided again.
-        if let EventPlacement::Tenant { tenant, .. } = &placement {
-            let news = settling::news(event.id, tenant, notification);
-            self.settling.settle(news.into_iter().collect()).await?;
-        }
-        let asked = match &placement {
-            EventPlacement::Tenant {
-                tenant,
-                by: PlacementBasis::Asked,
-                ..
-            } => Some(tenant.clone()),
-            _ => None,
+        let notification = question.notification;
+        // An operator's calls are for an account, not for the operator.
+        let (owner, by) = match &placement {
+            EventPlacement::Tenant { tenant, by, .. } => (Some(tenant.clone()), Some(by.clone())),
+            EventPlacement::Operators | EventPlacement::Quarantine(_) => (None, None),
         };
+        let of_tenant = owner.filter(|_| by != Some(PlacementBasis::Institution));
+        let proved = of_tenant
+            .as_ref()
+            .and_then(|tenant| settling::news(event.id, tenant, notification));
         let decision = decision(event, placement, is_unclear);
-        let Some(arrival) = settle(self.calls, event.id, decision).await? else {
+        let settled = self.settle(event.id, decision, proved.clone()).await?;
+        let Some(SettledEvent {
+            arrival,
+            report: effects,
+        }) = settled
+        else {
             return Ok(());
         };
-        report(event, &arrival, self.meters);
+        report(event, &arrival, &self.meters);
         if let Some(news) = stays(event, &arrival) {
             self.operators.tell(news);
         }
-        match asked {
-            Some(owner) if arrival.state != EventState::Quarantined => {
+        if !arrival.is_owned() {
+            return Ok(());
+        }
+        if let Some(news) = &proved {
+            // The calls are settled with the decision. What was reserved counts until this is done, also after a crash.
+            while let Err(error) = self.settling.settled(news, &effects).await {
+                tracing::warn!(%error, event = %event.id, "what a notification proves about spends waits for the store");
+                sleep(RETRY).await;
+            }
+        }
+        match of_tenant.filter(|_| by == Some(PlacementBasis::Asked)) {
+            Some(owner) => {
                 self.meters.decided("asked");
                 self.asking.remember(notification, &owner).await
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
+    }
+
+    async fn settle(
+        &self,
+        event: EventId,
+        decision: QuarantineDecision,
+        proved: Option<ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreCallError> {
+        let settled = self.calls.call(move |store| async move {
+            let settled = store.settle_quarantine(event, &decision, proved.as_ref());
+            settled.await
+        });
+        settled.await
     }
 }
 
@@ -193,16 +264,6 @@ fn decision(
         Some(delay) => QuarantineDecision::Again(reason, *delay),
         None => QuarantineDecision::Placed(EventPlacement::Quarantine(reason)),
     }
-}
-
-async fn settle(
-    calls: &StoreCalls,
-    event: EventId,
-    decision: QuarantineDecision,
-) -> Result<Option<EventArrival>, StoreCallError> {
-    let settled =
-        calls.call(move |store| async move { store.settle_quarantine(event, &decision).await });
-    settled.await
 }
 
 fn report(event: &QuarantinedEvent, arrival: &EventArrival, meters: &ReceptionMeters) {
@@ -267,7 +328,7 @@ mod tests {
             .map(
                 |decisions| match decision(&event(decisions), stays(), false) {
                     QuarantineDecision::Again(_, delay) => delay.as_secs(),
-                    QuarantineDecision::Placed(_) => 0,
+                    QuarantineDecision::Placed(_) | QuarantineDecision::Ask(_) => 0,
                 },
             )
             .collect();

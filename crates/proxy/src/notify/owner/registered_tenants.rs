@@ -47,30 +47,26 @@ impl RegisteredTenants {
             incarnations.extend(registered.await?);
         }
         let operator = incarnations.pop_if(|last| last.account == INSTITUTION_ACCOUNT);
-        Ok(Self::of(generation, &incarnations, operator))
+        let accounts = incarnations.iter().map(|it| it.account.clone()).collect();
+        let alone = have_always_been_alone(calls, accounts).await?;
+        let holders = incarnations.into_iter().zip(alone);
+        let holders = holders.map(|(tenant, is_alone)| KeyHolder {
+            tenant,
+            standing: if is_alone {
+                TenantStanding::Alone
+            } else {
+                TenantStanding::Shared
+            },
+        });
+        Ok(Self::of(generation, holders, operator))
     }
 
-    /// The tenants with these incarnations, and the operator.
+    /// The tenants, and the operator.
     fn of(
         generation: Arc<Generation>,
-        incarnations: &[TenantIncarnation],
+        holders: impl Iterator<Item = KeyHolder>,
         operator: Option<TenantIncarnation>,
     ) -> Self {
-        let mut accounts: HashMap<&str, u32> = HashMap::new();
-        for incarnation in incarnations {
-            *accounts.entry(&incarnation.account).or_default() += 1;
-        }
-        let standing = |account: &str| match accounts.get(account) {
-            Some(2..) => TenantStanding::Shared,
-            _ => TenantStanding::Alone,
-        };
-        let holders: Vec<KeyHolder> = incarnations
-            .iter()
-            .map(|tenant| KeyHolder {
-                standing: standing(&tenant.account),
-                tenant: tenant.clone(),
-            })
-            .collect();
         let (mut by_id, mut by_account) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
         for holder in holders {
             let account = holder.tenant.account.clone();
@@ -140,6 +136,22 @@ impl RegisteredTenants {
             .iter()
             .any(|operator| operator.party.id.as_str() == id)
     }
+}
+
+/// Whether each sub-account has had no tenant but one since the store exists. The objects of all its tenants, also of removed
+/// ones, are the account's to GatePay.
+pub async fn have_always_been_alone(
+    calls: &StoreCalls,
+    accounts: Vec<String>,
+) -> Result<Vec<bool>, StoreCallError> {
+    let mut alone = Vec::with_capacity(accounts.len());
+    for some in accounts.chunks(MOST_KEYS) {
+        let some = some.to_vec();
+        let counts =
+            calls.call(move |store| async move { store.account_incarnations(&some).await });
+        alone.extend(counts.await?.into_iter().map(|count| count <= 1));
+    }
+    Ok(alone)
 }
 
 /// A URL in its one spelling.

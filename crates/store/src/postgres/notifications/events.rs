@@ -6,19 +6,27 @@ use tokio_postgres::types::ToSql;
 
 use super::super::PostgresStore;
 use super::super::admit::cell;
+use super::settlement::NewsColumns;
 use super::{big, event_id, millis_of, one_row, small, unexpected, unsigned, url_text};
 use crate::error::StoreError;
 use crate::notifications::event::{
-    DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
-    ReceiveResult,
+    DECISION_LEASE, DecisionTerms, EventArrival, EventId, EventPlacement, EventState,
+    FIRST_DECISION_DELAY, NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult,
+    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult, SettledEvent,
 };
+use crate::notifications::settlement::ObjectNews;
 
 const RECEIVE: &str = "SELECT * FROM gatepay.receive_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
     $16, $17)";
-const TAKE_QUARANTINED: &str = "SELECT * FROM gatepay.take_quarantined_v1($1, $2)";
+const TAKE_QUARANTINED: &str = "SELECT * FROM gatepay.take_quarantined_v1($1, $2, $3)";
+const HAND_OVER: &str = "SELECT gatepay.hand_over_news_v1($1, $2, $3, $4, $5) AS given";
 const PROPOSE: &str = "SELECT * FROM gatepay.propose_v1($1, $2, $3, $4, $5)";
-const SETTLE: &str = "SELECT * FROM gatepay.settle_v1($1, $2, $3, $4, $5, $6, $7, $8)";
+/// Gives an event its place; if it has an owner then, what it proves is recorded as well.
+const SETTLE: &str = "SELECT p.o_state, p.o_conflict, p.o_reason, s.*
+    FROM gatepay.settle_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) AS p
+    CROSS JOIN LATERAL (SELECT coalesce(p.o_state NOT IN ('quarantined', 'operator'), false) AS is_owned) AS o
+    LEFT JOIN LATERAL gatepay.settle_objects_v1(
+        CASE WHEN o.is_owned THEN $10::text[] ELSE '{}' END, $11, $12, $13, $14, $15, $16) AS s ON o.is_owned";
 
 impl PostgresStore {
     pub(crate) async fn receive(
@@ -34,14 +42,16 @@ impl PostgresStore {
 
     pub(crate) async fn take_quarantined(
         &self,
+        queue: QuarantineQueue,
         most: u32,
     ) -> Result<Vec<QuarantinedEvent>, StoreError> {
+        let asking = queue == QuarantineQueue::Asked;
         let lease = millis_of(DECISION_LEASE);
         let rows = self
             .run_on(
                 &self.notifications.arrivals,
                 TAKE_QUARANTINED,
-                &[&small(most), &lease],
+                &[&asking, &small(most), &lease],
             )
             .await?;
         rows.iter().map(quarantined).collect()
@@ -51,31 +61,43 @@ impl PostgresStore {
         &self,
         event: EventId,
         decision: &QuarantineDecision,
-    ) -> Result<Option<EventArrival>, StoreError> {
-        let (placement, delay) = match decision {
-            QuarantineDecision::Placed(placement) => (placement.clone(), None),
-            QuarantineDecision::Again(reason, delay) => {
-                (EventPlacement::Quarantine(*reason), Some(millis_of(*delay)))
-            }
-        };
-        self.settle(event, &["quarantined"], &placement, delay)
-            .await
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let terms = DecisionTerms::of(decision);
+        self.settle(event, &["quarantined"], &terms, proved).await
     }
 
     pub(crate) async fn assign(
         &self,
         event: EventId,
-        tenant: &TenantIncarnation,
-        url: Option<&str>,
+        (tenant, url): (&TenantIncarnation, Option<&str>),
         by: &str,
-    ) -> Result<Option<EventArrival>, StoreError> {
-        let placement = EventPlacement::Tenant {
-            tenant: tenant.clone(),
-            url: url.map(str::to_owned),
-            by: PlacementBasis::Operator(by.to_owned()),
-        };
-        self.settle(event, &["quarantined", "operator"], &placement, None)
-            .await
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let terms = DecisionTerms::assigned(tenant, url, by);
+        let from = ["quarantined", "operator"];
+        self.settle(event, &from, &terms, proved).await
+    }
+
+    pub(crate) async fn hand_over_news(
+        &self,
+        to: &TenantIncarnation,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        let rows = self
+            .run_on(
+                &self.notifications.arrivals,
+                HAND_OVER,
+                &[
+                    &to.tenant,
+                    &big(to.incarnation),
+                    &to.account,
+                    &PlacementBasis::Institution.to_string(),
+                    &small(most),
+                ],
+            )
+            .await?;
+        Ok(cell::<i32>(one_row(&rows)?, "given")?.unsigned_abs())
     }
 
     pub(crate) async fn propose(
@@ -113,10 +135,12 @@ impl PostgresStore {
         &self,
         event: EventId,
         states: &[&str],
-        placement: &EventPlacement,
-        delay: Option<i64>,
-    ) -> Result<Option<EventArrival>, StoreError> {
-        let place = PlacementColumns::from(placement);
+        terms: &DecisionTerms,
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let place = PlacementColumns::from(&terms.placement);
+        let delay = terms.delay.map(millis_of);
+        let news = NewsColumns::of(proved);
         let rows = self
             .run_on(
                 &self.notifications.arrivals,
@@ -130,6 +154,14 @@ impl PostgresStore {
                     &place.basis,
                     &place.quarantine,
                     &delay,
+                    &terms.to_ask,
+                    &news.kinds,
+                    &news.keys,
+                    &news.tenants,
+                    &news.accounts,
+                    &news.outcomes,
+                    &news.statuses,
+                    &news.events,
                 ],
             )
             .await?;
@@ -139,7 +171,9 @@ impl PostgresStore {
         };
         let reason: Option<String> = cell(row, "o_reason")?;
         let conflict = cell(row, "o_conflict")?;
-        arrival(event, &state, conflict, reason.as_deref()).map(Some)
+        let arrival = arrival(event, &state, conflict, reason.as_deref())?;
+        let report = news.report(&rows)?;
+        Ok(Some(SettledEvent { arrival, report }))
     }
 }
 

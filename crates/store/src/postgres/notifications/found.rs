@@ -10,13 +10,15 @@ use super::unsigned;
 use crate::error::StoreError;
 use crate::found::{EventSearch, FoundOpenCall, FoundSpend, MOST_FOUND, SpendSearch};
 use crate::notifications::ledger::TenantAccount;
-use crate::notifications::listing::EventSummary;
+use crate::notifications::listing::{AttemptRow, EventSummary};
 
 /// The objects that an id leads to. Each branch has an index.
 const OBJECTS: &str = "SELECT $1::text AS object
     UNION SELECT e.object FROM unnest($2::text[]) AS i(id) JOIN gatepay.event AS e ON e.id = i.id::uuid
     UNION SELECT e.object FROM unnest($3::text[], $4::text[]) AS k(kind, key)
-        JOIN gatepay.hint AS h ON h.kind = k.kind AND h.key = k.key JOIN gatepay.event AS e ON e.id = h.event";
+        CROSS JOIN LATERAL (SELECT h.event FROM gatepay.hint AS h
+            WHERE h.kind = k.kind AND h.key = k.key ORDER BY h.event LIMIT $5) AS h
+        JOIN gatepay.event AS e ON e.id = h.event";
 /// The open calls with a request id, or with one of the keys.
 const OPEN: &str = "SELECT c.call, c.tenant, c.account, c.operation, c.at FROM gatepay.open_call AS c WHERE c.call = $1
     UNION SELECT c.call, c.tenant, c.account, c.operation, c.at FROM unnest($2::text[], $3::text[]) AS k(kind, key)
@@ -35,23 +37,23 @@ impl PostgresStore {
     pub(crate) async fn find_events(
         &self,
         search: &EventSearch,
-    ) -> Result<Vec<EventSummary>, StoreError> {
+    ) -> Result<Vec<(EventSummary, Vec<AttemptRow>)>, StoreError> {
         let ids: Vec<String> = search.events.iter().map(ToString::to_string).collect();
         let (kinds, keys) = words(search);
         let line = &self.notifications.lists;
+        let most = i64::from(MOST_FOUND);
         let rows = self
-            .run_on(line, OBJECTS, &[&search.text, &ids, &kinds, &keys])
+            .run_on(line, OBJECTS, &[&search.text, &ids, &kinds, &keys, &most])
             .await?;
         let objects = rows.iter().map(|row| cell::<String>(row, "object"));
         let objects = objects.collect::<Result<Vec<_>, _>>()?;
         let rows = self
-            .run_on(
-                line,
-                SUMMARIES_OF_OBJECTS,
-                &[&objects, &i64::from(MOST_FOUND)],
-            )
+            .run_on(line, SUMMARIES_OF_OBJECTS, &[&objects, &most])
             .await?;
-        rows.iter().map(summary).collect()
+        let events = rows.iter().map(summary).collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
+        let attempts = self.attempts(&ids).await?;
+        Ok(events.into_iter().zip(attempts).collect())
     }
 
     pub(crate) async fn find_open_calls(

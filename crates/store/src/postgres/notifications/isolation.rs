@@ -4,13 +4,13 @@ use gatepay_core::owner_look_up::IsolationVerdict;
 
 use super::super::PostgresStore;
 use super::super::admit::cell;
-use super::{one_row, small, unexpected, unsigned};
+use super::{big, one_row, small, unexpected, unsigned};
 use crate::error::StoreError;
 use crate::notifications::isolation::{
     IsolationFinding, IsolationRecord, IsolationSubject, KeptFinding,
 };
 
-const NOTE: &str = "SELECT gatepay.note_isolation_v1($1, $2, $3, $4, $5)";
+const NOTE: &str = "SELECT gatepay.note_isolation_v1($1, $2, $3, $4, $5, $6)";
 const FINDINGS: &str = "SELECT * FROM gatepay.isolation_v1($1, $2)";
 
 impl PostgresStore {
@@ -18,6 +18,7 @@ impl PostgresStore {
         &self,
         subject: &IsolationSubject,
         findings: &[IsolationFinding],
+        since_ms: u64,
     ) -> Result<(), StoreError> {
         let operations: Vec<&str> = findings.iter().map(|it| &*it.operation).collect();
         let verdicts: Vec<&str> = findings.iter().map(|it| it.verdict.as_str()).collect();
@@ -27,7 +28,14 @@ impl PostgresStore {
         self.run_on(
             line,
             NOTE,
-            &[upstream, client_id, &operations, &verdicts, &accounts],
+            &[
+                upstream,
+                client_id,
+                &operations,
+                &verdicts,
+                &accounts,
+                &big(since_ms),
+            ],
         )
         .await?;
         Ok(())

@@ -2,11 +2,10 @@
 
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::ownership::TenantIncarnation;
-use tokio_postgres::Row;
 
 use super::super::PostgresStore;
 use super::super::admit::{cell, millis};
-use super::{big, event_id, one_row, settlement, small, tenant, unexpected, unsigned};
+use super::{big, event_id, numbered, one_row, settlement, small, tenant, unexpected, unsigned};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{
@@ -28,6 +27,8 @@ const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at AS noted, o.operatio
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(kind, key, n)
     JOIN gatepay.owner AS o ON o.kind = k.kind AND o.key = k.key
     ORDER BY k.n, o.tenant COLLATE \"C\", o.account COLLATE \"C\"";
+const ACCOUNTS: &str = "SELECT (SELECT count(*) FROM gatepay.incarnation AS i WHERE i.account = a.account) AS incarnations
+    FROM unnest($1::text[]) WITH ORDINALITY AS a(account, n) ORDER BY a.n";
 const NOTE: &str = "SELECT gatepay.note_owners_v1($1, $2, $3, $4, $5, $6, $7, $8) AS woken";
 const TOKEN: &str = "SELECT * FROM gatepay.callback_token_v1($1, $2, $3, $4, $5, $6)";
 const URLS: &str = "SELECT k.n, t.tenant, t.incarnation, i.account, t.url, t.made_for
@@ -56,6 +57,16 @@ impl PostgresStore {
             incarnation: unsigned(number),
         });
         Ok(registered.collect())
+    }
+
+    pub(crate) async fn account_incarnations(
+        &self,
+        accounts: &[String],
+    ) -> Result<Vec<u64>, StoreError> {
+        let line = &self.notifications.arrivals;
+        let rows = self.run_on(line, ACCOUNTS, &[&accounts]).await?;
+        let counts = rows.iter().map(|row| cell(row, "incarnations"));
+        counts.map(|count| count.map(unsigned)).collect()
     }
 
     pub(crate) async fn order_currency(
@@ -186,11 +197,4 @@ impl PostgresStore {
         }
         Ok(urls)
     }
-}
-
-/// The element that the column `n` counts, from 1 on.
-fn numbered<'a, T>(list: &'a mut [T], row: &Row) -> Result<&'a mut T, StoreError> {
-    let at = usize::try_from(cell::<i64>(row, "n")? - 1).ok();
-    at.and_then(|at| list.get_mut(at))
-        .ok_or_else(|| unexpected("a row about nothing asked"))
 }

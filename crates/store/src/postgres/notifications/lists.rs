@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::super::PostgresStore;
 use super::super::admit::{cell, millis};
-use super::{big, event_id, millis_of, one_row, small, tenant, unexpected, unsigned, url_of};
+use super::{
+    big, event_id, millis_of, numbered, one_row, small, tenant, unexpected, unsigned, url_of,
+};
 use crate::error::StoreError;
 use crate::notifications::event::{EventId, EventState};
 use crate::notifications::listing::{
@@ -65,8 +67,9 @@ pub(super) const SUMMARIES_OF_OBJECTS: &str = summaries!(
     "FROM (SELECT * FROM gatepay.event AS x WHERE x.object = ANY($1::text[]) OFFSET 0) AS e ORDER BY e.id LIMIT $2"
 );
 const ATTEMPTS: &str =
-    "SELECT number, at, instance, took, status, outcome, said FROM gatepay.attempt
-    WHERE event = $1::text::uuid ORDER BY number";
+    "SELECT i.n, t.number, t.at, t.instance, t.took, t.status, t.outcome, t.said
+    FROM unnest($1::text[]) WITH ORDINALITY AS i(id, n) JOIN gatepay.attempt AS t ON t.event = i.id::uuid
+    ORDER BY i.n, t.number";
 const REPLAY: &str = "SELECT * FROM gatepay.replay_v1($1, $2, $3, $4, $5)";
 const COUNTS: &str =
     "SELECT count(*) AS quarantined, min(e.received) AS oldest, gatepay.clock_v1() AS now,
@@ -179,16 +182,27 @@ impl PostgresStore {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let attempts = self
-            .run_on(&self.notifications.lists, ATTEMPTS, &[&id])
-            .await?;
+        let attempts = self.attempts(&[id]).await?.pop().unwrap_or_default();
         Ok(Some(EventDetail {
             summary: summary(row)?,
             url: url_of(cell(row, "url")?),
             token: cell(row, "token")?,
             body: cell(row, "body")?,
-            attempts: attempts.iter().map(attempt_row).collect::<Result<_, _>>()?,
+            attempts,
         }))
+    }
+
+    /// The attempts to deliver each of these events.
+    pub(super) async fn attempts(
+        &self,
+        ids: &[String],
+    ) -> Result<Vec<Vec<AttemptRow>>, StoreError> {
+        let line = &self.notifications.lists;
+        let mut attempts = vec![Vec::new(); ids.len()];
+        for row in &self.run_on(line, ATTEMPTS, &[&ids]).await? {
+            numbered(&mut attempts, row)?.push(attempt_row(row)?);
+        }
+        Ok(attempts)
     }
 
     pub(crate) async fn replay(

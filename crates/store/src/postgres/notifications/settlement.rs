@@ -58,43 +58,73 @@ impl PostgresStore {
         &self,
         news: &[ObjectNews],
     ) -> Result<SettlementReport, StoreError> {
-        let rows: Vec<(&ObjectNews, &LedgerKey)> = news
-            .iter()
-            .flat_map(|news| news.proof.keys.iter().map(move |key| (news, key)))
-            .collect();
-        let text = |of: fn(&ObjectNews) -> &str| {
-            let texts = rows.iter().map(|(news, _)| of(news));
-            texts.collect::<Vec<&str>>()
-        };
-        let kinds: Vec<&str> = rows.iter().map(|(_, key)| key.kind().as_str()).collect();
-        let keys: Vec<&str> = rows.iter().map(|(_, key)| key.text()).collect();
-        let tenants = text(|news| &news.holder.tenant);
-        let accounts = text(|news| &news.holder.account);
-        let statuses = text(|news| &news.proof.status);
-        let outcomes = rows.iter().map(|(news, _)| news.proof.outcome.number());
-        let outcomes: Vec<i16> = outcomes.collect();
-        let events: Vec<String> = rows
-            .iter()
-            .map(|(news, _)| news.event.to_string())
-            .collect();
+        let columns = NewsColumns::of(news);
         let answered = self
             .run_on(
                 &self.notifications.arrivals,
                 SETTLE,
                 &[
-                    &kinds, &keys, &tenants, &accounts, &outcomes, &statuses, &events,
+                    &columns.kinds,
+                    &columns.keys,
+                    &columns.tenants,
+                    &columns.accounts,
+                    &columns.outcomes,
+                    &columns.statuses,
+                    &columns.events,
                 ],
             )
             .await?;
+        columns.report(&answered)
+    }
+}
+
+/// Proved outcomes by columns, one row for each key.
+pub(super) struct NewsColumns<'a> {
+    rows: Vec<&'a LedgerKey>,
+    pub(super) kinds: Vec<&'a str>,
+    pub(super) keys: Vec<&'a str>,
+    pub(super) tenants: Vec<&'a str>,
+    pub(super) accounts: Vec<&'a str>,
+    pub(super) outcomes: Vec<i16>,
+    pub(super) statuses: Vec<&'a str>,
+    pub(super) events: Vec<String>,
+}
+
+impl<'a> NewsColumns<'a> {
+    pub(super) fn of(news: impl IntoIterator<Item = &'a ObjectNews>) -> Self {
+        let rows = news.into_iter();
+        let rows = rows.flat_map(|news| news.proof.keys.iter().map(move |key| (news, key)));
+        let rows: Vec<(&ObjectNews, &LedgerKey)> = rows.collect();
+        let of_news = rows.iter().map(|(news, _)| *news);
+        Self {
+            rows: rows.iter().map(|(_, key)| *key).collect(),
+            kinds: rows.iter().map(|(_, key)| key.kind().as_str()).collect(),
+            keys: rows.iter().map(|(_, key)| key.text()).collect(),
+            tenants: of_news.clone().map(|it| &*it.holder.tenant).collect(),
+            accounts: of_news.clone().map(|it| &*it.holder.account).collect(),
+            outcomes: of_news
+                .clone()
+                .map(|it| it.proof.outcome.number())
+                .collect(),
+            statuses: of_news.clone().map(|it| &*it.proof.status).collect(),
+            events: of_news.map(|it| it.event.to_string()).collect(),
+        }
+    }
+
+    /// The effects, in the columns of `settle_objects_v1`. A row whose `n` is NULL tells of none.
+    pub(super) fn report(&self, answered: &[Row]) -> Result<SettlementReport, StoreError> {
         let mut report = SettlementReport::default();
-        for row in &answered {
+        for row in answered {
+            let Some(n) = cell::<Option<i64>>(row, "n")? else {
+                continue;
+            };
             if cell::<Option<String>>(row, "call")?.is_some() {
                 report.calls.push(settled_call(row)?);
                 continue;
             }
-            let at = usize::try_from(cell::<i64>(row, "n")? - 1).ok();
-            let (_, key) = at
-                .and_then(|at| rows.get(at))
+            let at = usize::try_from(n - 1).ok();
+            let key = at
+                .and_then(|at| self.rows.get(at))
                 .ok_or_else(|| unexpected("a change of nothing asked"))?;
             let before = cell::<Option<i16>>(row, "before")?;
             report.changes.push(OutcomeChange {

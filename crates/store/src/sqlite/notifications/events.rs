@@ -7,15 +7,17 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::super::SqliteStore;
+use super::settlement::settle_all;
 use super::{
     big, count, event_id, is_newest, millis_of, next_place, refresh_line, unexpected, url_text,
 };
 use crate::error::StoreError;
 use crate::notifications::event::{
-    DECISION_LEASE, EventArrival, EventId, EventPlacement, EventState, FIRST_DECISION_DELAY,
-    NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantinedEvent,
-    ReceiveResult,
+    DECISION_LEASE, DecisionTerms, EventArrival, EventId, EventPlacement, EventState,
+    FIRST_DECISION_DELAY, NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult,
+    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult, SettledEvent,
 };
+use crate::notifications::settlement::{ObjectNews, SettlementReport};
 
 impl SqliteStore {
     pub(crate) async fn receive(
@@ -34,9 +36,10 @@ impl SqliteStore {
 
     pub(crate) async fn take_quarantined(
         &self,
+        queue: QuarantineQueue,
         most: u32,
     ) -> Result<Vec<QuarantinedEvent>, StoreError> {
-        self.change(move |change, now_ms| take_quarantined(change, most, now_ms))
+        self.change(move |change, now_ms| take_quarantined(change, queue, most, now_ms))
             .await
     }
 
@@ -44,37 +47,55 @@ impl SqliteStore {
         &self,
         event: EventId,
         decision: &QuarantineDecision,
-    ) -> Result<Option<EventArrival>, StoreError> {
-        let (placement, delay) = match decision {
-            QuarantineDecision::Placed(placement) => (placement.clone(), None),
-            QuarantineDecision::Again(reason, delay) => {
-                (EventPlacement::Quarantine(*reason), Some(millis_of(*delay)))
-            }
-        };
-        self.change(move |change, now_ms| {
-            let from = [EventState::Quarantined];
-            settle(change, event, &from, &placement, delay, now_ms)
-        })
-        .await
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let terms = DecisionTerms::of(decision);
+        self.settle(event, &[EventState::Quarantined], terms, proved)
+            .await
     }
 
     pub(crate) async fn assign(
         &self,
         event: EventId,
-        tenant: &TenantIncarnation,
-        url: Option<&str>,
+        (tenant, url): (&TenantIncarnation, Option<&str>),
         by: &str,
-    ) -> Result<Option<EventArrival>, StoreError> {
-        let placement = EventPlacement::Tenant {
-            tenant: tenant.clone(),
-            url: url.map(str::to_owned),
-            by: PlacementBasis::Operator(by.to_owned()),
-        };
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let terms = DecisionTerms::assigned(tenant, url, by);
+        let from = &[EventState::Quarantined, EventState::Operator];
+        self.settle(event, from, terms, proved).await
+    }
+
+    async fn settle(
+        &self,
+        event: EventId,
+        from: &'static [EventState],
+        terms: DecisionTerms,
+        proved: Option<&ObjectNews>,
+    ) -> Result<Option<SettledEvent>, StoreError> {
+        let proved = proved.cloned();
         self.change(move |change, now_ms| {
-            let from = [EventState::Quarantined, EventState::Operator];
-            settle(change, event, &from, &placement, None, now_ms)
+            let Some(arrival) = settle(change, event, from, &terms, now_ms)? else {
+                return Ok(None);
+            };
+            let report = if arrival.is_owned() {
+                settle_all(change, &proved, now_ms)?
+            } else {
+                SettlementReport::default()
+            };
+            Ok(Some(SettledEvent { arrival, report }))
         })
         .await
+    }
+
+    pub(crate) async fn hand_over_news(
+        &self,
+        to: &TenantIncarnation,
+        most: u32,
+    ) -> Result<u32, StoreError> {
+        let to = to.clone();
+        self.change(move |change, now_ms| hand_over(change, &to, most, now_ms))
+            .await
     }
 
     pub(crate) async fn propose(
@@ -158,14 +179,8 @@ fn receive(
         .query_row([&news], |row| row.get(0))?;
     let id = new_id(change, now_ms)?;
     insert(change, id, event, is_changed, now_ms)?;
-    let arrival = place(
-        change,
-        id,
-        &status_of(event),
-        &event.placement,
-        None,
-        now_ms,
-    )?;
+    let terms = DecisionTerms::of(&QuarantineDecision::Placed(event.placement.clone()));
+    let arrival = place(change, id, &status_of(event), &terms, now_ms)?;
     if arrival.state == EventState::Quarantined {
         let due = "UPDATE event SET decide_at = ?2 WHERE id = ?1";
         let due_ms = now_ms + millis_of(FIRST_DECISION_DELAY);
@@ -231,13 +246,12 @@ fn insert(
     Ok(())
 }
 
-/// Gives an event without an owner its place. `delay` is none for no further decision.
+/// Gives an event without an owner its place.
 fn place(
     change: &Connection,
     id: EventId,
     status: &ObjectStatus<'_>,
-    placement: &EventPlacement,
-    delay: Option<i64>,
+    terms: &DecisionTerms,
     now_ms: i64,
 ) -> Result<EventArrival, StoreError> {
     let mut arrival = EventArrival {
@@ -246,7 +260,7 @@ fn place(
         has_conflict: false,
         quarantine: None,
     };
-    match placement {
+    match &terms.placement {
         EventPlacement::Tenant { tenant, url, by } if is_newest(change, tenant)? => {
             let place = progress(change, tenant, url_text(url.as_deref()), status, now_ms)?;
             own(change, id, tenant, by, &place, now_ms)?;
@@ -265,13 +279,15 @@ fn place(
     if let Some(reason) = arrival.quarantine {
         // The ledger has learned a key since the event was taken, if it is due: it stays due, for a decision with that key.
         let keep = "UPDATE event SET quarantine = ?2,
-            decide_at = CASE WHEN decide_at <= ?4 THEN decide_at ELSE ?3 END WHERE id = ?1";
-        let decide_at = delay.map(|delay| now_ms + delay);
+            decide_at = CASE WHEN decide_at <= ?4 THEN decide_at ELSE ?3 END,
+            asks = ?5 AND coalesce(decide_at > ?4, 1) WHERE id = ?1";
+        let decide_at = terms.delay.map(|delay| now_ms + millis_of(delay));
         change.prepare_cached(keep)?.execute(params![
             id.0.as_bytes(),
             reason.as_str(),
             decide_at,
-            now_ms
+            now_ms,
+            terms.to_ask
         ])?;
     } else {
         let mut forget = change.prepare_cached("DELETE FROM hint WHERE event = ?1")?;
@@ -413,8 +429,7 @@ fn settle(
     change: &Connection,
     event: EventId,
     from: &[EventState],
-    placement: &EventPlacement,
-    delay: Option<i64>,
+    terms: &DecisionTerms,
     now_ms: i64,
 ) -> Result<Option<EventArrival>, StoreError> {
     let known = "SELECT state, kind, object, status, rank FROM event WHERE id = ?1";
@@ -437,7 +452,7 @@ fn settle(
     if !from.contains(&state) {
         return Ok(None);
     }
-    if let (EventPlacement::Tenant { tenant, .. }, EventState::Operator) = (placement, state)
+    if let (EventPlacement::Tenant { tenant, .. }, EventState::Operator) = (&terms.placement, state)
         && !is_newest(change, tenant)?
     {
         let has_conflict = false;
@@ -455,18 +470,77 @@ fn settle(
         status: &status,
         rank,
     };
-    place(change, event, &status, placement, delay, now_ms).map(Some)
+    place(change, event, &status, terms, now_ms).map(Some)
+}
+
+/// Gives the events to a tenant that wait for other tenants with its account.
+fn hand_over(
+    change: &Connection,
+    to: &TenantIncarnation,
+    most: u32,
+    now_ms: i64,
+) -> Result<u32, StoreError> {
+    if !is_newest(change, to)? {
+        return Ok(0);
+    }
+    let waiting =
+        "SELECT e.id, e.kind, e.object, e.status, e.rank, e.object_id, e.endpoint, e.has_conflict
+        FROM incarnation AS i
+        JOIN endpoint AS p ON p.tenant = i.tenant AND p.incarnation = i.incarnation
+        JOIN event AS e ON e.endpoint = p.id AND e.state = 'waiting'
+        WHERE i.account = ?1 AND i.tenant <> ?2 ORDER BY e.place LIMIT ?3";
+    let mut waiting = change.prepare_cached(waiting)?;
+    let waiting = waiting.query_map(params![to.account, to.tenant, most], |row| {
+        let status: (String, String, String, Option<i64>) =
+            (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        let place = EventPlace {
+            object: row.get(5)?,
+            endpoint: row.get(6)?,
+            state: EventState::Waiting,
+            has_conflict: row.get(7)?,
+        };
+        Ok((event_id(row, 0)?, status, place))
+    })?;
+    let waiting = waiting.collect::<Result<Vec<_>, _>>()?;
+    for (id, (kind, object, status, rank), before) in &waiting {
+        count(change, before.endpoint, -1, 0)?;
+        let status = ObjectStatus {
+            kind,
+            object,
+            status,
+            rank: *rank,
+        };
+        let mut place = progress(change, to, url_text(None), &status, now_ms)?;
+        place.has_conflict |= before.has_conflict;
+        own(
+            change,
+            *id,
+            to,
+            &PlacementBasis::Institution,
+            &place,
+            now_ms,
+        )?;
+        let anew = "UPDATE event SET failed = 0 WHERE id = ?1";
+        change.prepare_cached(anew)?.execute([id.0.as_bytes()])?;
+        refresh_line(change, before.object)?;
+        refresh_line(change, place.object)?;
+    }
+    Ok(u32::try_from(waiting.len()).unwrap_or(u32::MAX))
 }
 
 fn take_quarantined(
     change: &Connection,
+    queue: QuarantineQueue,
     most: u32,
     now_ms: i64,
 ) -> Result<Vec<QuarantinedEvent>, StoreError> {
     let due = "SELECT id, received, quarantine, decisions, token, body FROM event
-        WHERE state = 'quarantined' AND decide_at IS NOT NULL AND decide_at <= ?1 ORDER BY decide_at, id LIMIT ?2";
+        WHERE state = 'quarantined' AND asks = ?3 AND decide_at IS NOT NULL AND decide_at <= ?1
+        ORDER BY decide_at, id LIMIT ?2";
+    let asks = queue == QuarantineQueue::Asked;
+    let counted = u32::from(!asks);
     let mut due = change.prepare_cached(due)?;
-    let due = due.query_map(params![now_ms, most], |row| {
+    let due = due.query_map(params![now_ms, most, asks], |row| {
         let reason: String = row.get(2)?;
         Ok((
             reason,
@@ -474,13 +548,13 @@ fn take_quarantined(
                 id: event_id(row, 0)?,
                 received_ms: row.get::<_, i64>(1)?.unsigned_abs(),
                 reason: QuarantineReason::NoHolder,
-                decisions: row.get::<_, u32>(3)? + 1,
+                decisions: row.get::<_, u32>(3)? + counted,
                 token: row.get(4)?,
                 body: row.get(5)?,
             },
         ))
     })?;
-    let lease = "UPDATE event SET decide_at = ?2, decisions = decisions + 1 WHERE id = ?1";
+    let lease = "UPDATE event SET decide_at = ?2, decisions = decisions + ?3 WHERE id = ?1";
     let mut lease = change.prepare_cached(lease)?;
     let mut taken = Vec::new();
     for due in due.collect::<Result<Vec<_>, _>>()? {
@@ -489,7 +563,8 @@ fn take_quarantined(
             QuarantineReason::parse(&word).ok_or_else(|| unexpected("an unknown reason"))?;
         lease.execute(params![
             event.id.0.as_bytes(),
-            now_ms + millis_of(DECISION_LEASE)
+            now_ms + millis_of(DECISION_LEASE),
+            counted
         ])?;
         taken.push(QuarantinedEvent { reason, ..event });
     }

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, params};
 
 use super::super::SqliteStore;
-use super::lists::{SUMMARY, summary};
+use super::lists::{SUMMARY, attempts, summary};
 use crate::error::StoreError;
 use crate::found::{EventSearch, FoundOpenCall, FoundSpend, MOST_FOUND, SpendSearch};
 use crate::notifications::ledger::TenantAccount;
-use crate::notifications::listing::EventSummary;
+use crate::notifications::listing::{AttemptRow, EventSummary};
 
 const OBJECT: &str = "SELECT object FROM event WHERE id = ?1";
-const HINTED: &str = "SELECT e.object FROM hint AS h JOIN event AS e ON e.id = h.event WHERE h.kind = ?1 AND h.key = ?2";
+const HINTED: &str = "SELECT e.object FROM hint AS h JOIN event AS e ON e.id = h.event
+    WHERE h.kind = ?1 AND h.key = ?2 ORDER BY h.event LIMIT ?3";
 const OPEN_BY_ID: &str =
     "SELECT call, tenant, account, operation, at FROM open_call WHERE call = ?1";
 const OPEN_BY_KEY: &str =
@@ -30,7 +31,7 @@ impl SqliteStore {
     pub(crate) async fn find_events(
         &self,
         search: &EventSearch,
-    ) -> Result<Vec<EventSummary>, StoreError> {
+    ) -> Result<Vec<(EventSummary, Vec<AttemptRow>)>, StoreError> {
         let search = search.clone();
         self.run(move |file| events(file.connection(), &search))
             .await
@@ -55,7 +56,10 @@ impl SqliteStore {
     }
 }
 
-fn events(connection: &Connection, search: &EventSearch) -> Result<Vec<EventSummary>, StoreError> {
+fn events(
+    connection: &Connection,
+    search: &EventSearch,
+) -> Result<Vec<(EventSummary, Vec<AttemptRow>)>, StoreError> {
     let mut objects = BTreeSet::from([search.text.clone()]);
     for id in &search.events {
         let mut named = connection.prepare_cached(OBJECT)?;
@@ -64,7 +68,8 @@ fn events(connection: &Connection, search: &EventSearch) -> Result<Vec<EventSumm
     }
     for key in &search.keys {
         let mut hinted = connection.prepare_cached(HINTED)?;
-        let hinted = hinted.query_map([key.kind().as_str(), key.text()], |row| row.get(0))?;
+        let named = params![key.kind().as_str(), key.text(), MOST_FOUND];
+        let hinted = hinted.query_map(named, |row| row.get(0))?;
         objects.extend(hinted.collect::<Result<Vec<String>, _>>()?);
     }
     let of_object = of_object();
@@ -76,7 +81,11 @@ fn events(connection: &Connection, search: &EventSearch) -> Result<Vec<EventSumm
     }
     events.sort_by_key(|event: &EventSummary| event.id);
     events.truncate(MOST_FOUND as usize);
-    Ok(events)
+    let with_attempts = events.into_iter().map(|event| {
+        let attempts = attempts(connection, event.id)?;
+        Ok((event, attempts))
+    });
+    with_attempts.collect()
 }
 
 fn open_calls(

@@ -4,7 +4,7 @@ use gatepay_core::owner_look_up::IsolationVerdict;
 use rusqlite::params;
 
 use super::super::SqliteStore;
-use super::unexpected;
+use super::{big, unexpected};
 use crate::error::StoreError;
 use crate::notifications::isolation::{
     IsolationFinding, IsolationRecord, IsolationSubject, KeptFinding,
@@ -15,11 +15,16 @@ impl SqliteStore {
         &self,
         subject: &IsolationSubject,
         findings: &[IsolationFinding],
+        since_ms: u64,
     ) -> Result<(), StoreError> {
         let (subject, findings) = (subject.clone(), findings.to_vec());
         self.change(move |change, now_ms| {
-            let note = "INSERT OR REPLACE INTO isolation VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            let note = "INSERT INTO isolation VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE
+                SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at
+                WHERE excluded.verdict = 'shared' OR verdict <> 'shared' OR at < ?7";
             let mut note = change.prepare_cached(note)?;
+            let forget = "DELETE FROM owner WHERE source = 'asked' AND operation = ?1";
+            let mut forget = change.prepare_cached(forget)?;
             for finding in &findings {
                 note.execute(params![
                     subject.upstream,
@@ -28,7 +33,11 @@ impl SqliteStore {
                     finding.verdict.as_str(),
                     finding.accounts,
                     now_ms,
+                    big(since_ms),
                 ])?;
+                if finding.verdict == IsolationVerdict::Shared {
+                    forget.execute([&finding.operation])?;
+                }
             }
             Ok(())
         })

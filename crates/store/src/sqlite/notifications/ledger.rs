@@ -36,6 +36,23 @@ impl SqliteStore {
         .await
     }
 
+    pub(crate) async fn account_incarnations(
+        &self,
+        accounts: &[String],
+    ) -> Result<Vec<u64>, StoreError> {
+        let accounts = accounts.to_vec();
+        self.run(move |file| {
+            let counts = "SELECT count(*) FROM incarnation WHERE account = ?1";
+            let mut counts = file.connection().prepare_cached(counts)?;
+            let counts = accounts.iter().map(|account| {
+                let count: i64 = counts.query_row([account], |row| row.get(0))?;
+                Ok(count.unsigned_abs())
+            });
+            counts.collect()
+        })
+        .await
+    }
+
     pub(crate) async fn owners(
         &self,
         keys: &[LedgerKey],
@@ -179,8 +196,12 @@ fn note_owner(
     now_ms: i64,
 ) -> Result<(), StoreError> {
     let insert = "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-        ON CONFLICT DO UPDATE SET at = excluded.at WHERE at < excluded.at";
+        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+        WHERE ?8 <> 'asked' OR NOT EXISTS (SELECT 1 FROM isolation WHERE operation = ?7 AND verdict = 'shared')
+        ON CONFLICT DO UPDATE SET at = max(at, excluded.at),
+            source = CASE WHEN source = 'asked' THEN excluded.source ELSE source END,
+            operation = CASE WHEN source = 'asked' THEN excluded.operation ELSE operation END
+        WHERE at < excluded.at OR (source = 'asked' AND excluded.source <> 'asked')";
     change.prepare_cached(insert)?.execute(params![
         note.key.kind().as_str(),
         note.key.text(),
@@ -196,7 +217,7 @@ fn note_owner(
 
 /// The events in quarantine that name a key; they are due for another decision.
 fn wake(change: &Connection, key: &LedgerKey, now_ms: i64) -> Result<Vec<EventId>, StoreError> {
-    let wake = "UPDATE event SET decide_at = ?3 WHERE state = 'quarantined'
+    let wake = "UPDATE event SET decide_at = ?3, asks = 0 WHERE state = 'quarantined'
         AND id IN (SELECT event FROM hint WHERE kind = ?1 AND key = ?2) RETURNING id";
     let mut wake = change.prepare_cached(wake)?;
     let woken = wake.query_map(params![key.kind().as_str(), key.text(), now_ms], |row| {

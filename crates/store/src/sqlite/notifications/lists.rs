@@ -175,6 +175,15 @@ fn detail(connection: &Connection, id: EventId) -> Result<Option<EventDetail>, S
     let Some(mut detail) = one.optional()? else {
         return Ok(None);
     };
+    detail.attempts = attempts(connection, id)?;
+    Ok(Some(detail))
+}
+
+/// The attempts to deliver an event.
+pub(super) fn attempts(
+    connection: &Connection,
+    id: EventId,
+) -> Result<Vec<AttemptRow>, StoreError> {
     let attempts = "SELECT number, at, instance, took, status, outcome, said FROM attempt WHERE event = ?1 ORDER BY number";
     let mut attempts = connection.prepare_cached(attempts)?;
     let attempts = attempts.query_map([id.0.as_bytes()], |row| {
@@ -188,8 +197,7 @@ fn detail(connection: &Connection, id: EventId) -> Result<Option<EventDetail>, S
             said: row.get(6)?,
         })
     })?;
-    detail.attempts = attempts.collect::<Result<_, _>>()?;
-    Ok(Some(detail))
+    Ok(attempts.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn summary(row: &Row<'_>) -> Result<EventSummary, rusqlite::Error> {

@@ -44,27 +44,34 @@ impl SqliteStore {
         news: &[ObjectNews],
     ) -> Result<SettlementReport, StoreError> {
         let news = news.to_vec();
-        self.change(move |change, now_ms| {
-            let mut report = SettlementReport::default();
-            for news in &news {
-                let proved = ProvedOutcome {
-                    outcome: news.proof.outcome,
-                    status: news.proof.status.clone(),
-                    event: news.event,
-                    at_ms: now_ms.unsigned_abs(),
-                };
-                for key in &news.proof.keys {
-                    let changed = change_row(change, key, &news.holder, &proved)?;
-                    report.changes.extend(changed);
-                    for call in open_calls(change, key, &news.holder, proved.outcome)? {
-                        report.calls.extend(settle_call(change, &call, &proved)?);
-                    }
-                }
-            }
-            Ok(report)
-        })
-        .await
+        self.change(move |change, now_ms| settle_all(change, &news, now_ms))
+            .await
     }
+}
+
+/// Takes proved outcomes into the ledger, and settles open calls.
+pub(super) fn settle_all<'n>(
+    change: &Connection,
+    news: impl IntoIterator<Item = &'n ObjectNews>,
+    now_ms: i64,
+) -> Result<SettlementReport, StoreError> {
+    let mut report = SettlementReport::default();
+    for news in news {
+        let proved = ProvedOutcome {
+            outcome: news.proof.outcome,
+            status: news.proof.status.clone(),
+            event: news.event,
+            at_ms: now_ms.unsigned_abs(),
+        };
+        for key in &news.proof.keys {
+            let changed = change_row(change, key, &news.holder, &proved)?;
+            report.changes.extend(changed);
+            for call in open_calls(change, key, &news.holder, proved.outcome)? {
+                report.calls.extend(settle_call(change, &call, &proved)?);
+            }
+        }
+    }
+    Ok(report)
 }
 
 fn note_open_call(change: &Connection, call: &OpenCall, now_ms: i64) -> Result<(), StoreError> {
