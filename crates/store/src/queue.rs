@@ -15,8 +15,10 @@ use crate::admission::{
 };
 use crate::breaker::StoreBreaker;
 use crate::caps::rule::CapBreach;
+use crate::caps::spend::{AttemptResult, SettledAttempt};
 use crate::engine::Store;
 use crate::error::StoreError;
+use crate::stored_text::Fingerprint;
 
 /// The entrance of a queue before a store. Any thread may ask; [`AdmissionRunner::run`] answers.
 #[derive(Clone)]
@@ -33,10 +35,16 @@ pub struct AdmissionRunner {
     waiting: VecDeque<WaitingRow>,
     began: Instant,
     observer: Option<BatchObserver>,
+    /// Stamps of admitted requests whose callers have gone.
+    unsent: mpsc::UnboundedReceiver<Fingerprint>,
+    unsent_sender: mpsc::UnboundedSender<Fingerprint>,
 }
 
 /// A function that is told of each batch once it has ended.
 pub type BatchObserver = Box<dyn FnMut(BatchFacts) + Send>;
+
+/// The pause after the store did not take the end of a request.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// One batch that the store was asked for.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +75,25 @@ pub struct JudgedRow {
     pub shadow: Option<CapBreach>,
 }
 
-type VerdictSender = oneshot::Sender<Result<JudgedRow, Arc<StoreError>>>;
+/// A store's answer on its way to the caller.
+struct Answer {
+    judged: Result<JudgedRow, Arc<StoreError>>,
+    /// Of an admitted request that spends.
+    unheard: Option<UnheardStamp>,
+}
+
+/// The stamp of an admitted request, until its caller has the answer. If the caller has gone, the request is never sent, and
+/// what it reserved comes free.
+struct UnheardStamp {
+    stamp: Option<Fingerprint>,
+    unsent: mpsc::UnboundedSender<Fingerprint>,
+}
+
+struct VerdictSender {
+    sender: oneshot::Sender<Answer>,
+    /// The stamp, if the request spends.
+    spends: Option<Fingerprint>,
+}
 
 struct WaitingRow {
     row: AdmissionRow,
@@ -86,6 +112,41 @@ enum QueueEvent {
     Arrived(Option<WaitingRow>),
     Answered(AnsweredBatch),
     Probed(Result<(), StoreError>),
+    Unsent(Fingerprint),
+}
+
+impl Drop for UnheardStamp {
+    fn drop(&mut self) {
+        if let Some(stamp) = self.stamp.take() {
+            // After the runner has ended, the store counts the call as one of unknown outcome.
+            let _ended = self.unsent.send(stamp);
+        }
+    }
+}
+
+impl VerdictSender {
+    fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn refuse(self, error: &Arc<StoreError>) {
+        let answer = Answer {
+            judged: Err(Arc::clone(error)),
+            unheard: None,
+        };
+        let _gone = self.sender.send(answer);
+    }
+
+    fn answer(self, judged: JudgedRow, unsent: &mpsc::UnboundedSender<Fingerprint>) {
+        let is_admitted = judged.verdict == AdmissionVerdict::Admitted;
+        let spent = self.spends.filter(|_| is_admitted);
+        let unheard = spent.map(|stamp| UnheardStamp {
+            stamp: Some(stamp),
+            unsent: unsent.clone(),
+        });
+        let judged = Ok(judged);
+        let _gone = self.sender.send(Answer { judged, unheard });
+    }
 }
 
 impl AdmissionQueue {
@@ -93,6 +154,7 @@ impl AdmissionQueue {
     pub fn new(capacity: usize, seed: u64) -> (Self, AdmissionRunner) {
         let (sender, receiver) = mpsc::channel(capacity);
         let (health, watched) = watch::channel(StoreHealth::default());
+        let (unsent_sender, unsent) = mpsc::unbounded_channel();
         let runner = AdmissionRunner {
             receiver,
             health,
@@ -100,6 +162,8 @@ impl AdmissionQueue {
             waiting: VecDeque::new(),
             began: Instant::now(),
             observer: None,
+            unsent,
+            unsent_sender,
         };
         let queue = Self {
             sender,
@@ -117,11 +181,19 @@ impl AdmissionQueue {
 
     /// Like [`admit`](Self::admit), with the shadow caps that would have refused the request.
     pub async fn judge(&self, row: AdmissionRow) -> Result<JudgedRow, Arc<StoreError>> {
-        let (answer, answered) = oneshot::channel();
+        let (sender, answered) = oneshot::channel();
         let full = || Arc::new(StoreError::QueueFull);
+        let answer = VerdictSender {
+            sender,
+            spends: row.spend.is_some().then_some(row.stamp),
+        };
         let waiting = WaitingRow { row, answer };
         self.sender.try_send(waiting).map_err(|_| full())?;
-        answered.await.unwrap_or_else(|_| Err(full()))
+        let Answer { judged, unheard } = answered.await.map_err(|_| full())?;
+        if let Some(mut heard) = unheard {
+            heard.stamp = None;
+        }
+        judged
     }
 
     /// How the store answered lately; changes can be waited for.
@@ -144,6 +216,7 @@ impl AdmissionRunner {
             FuturesUnordered::new();
         let mut probes: FuturesUnordered<BoxFuture<'static, Result<(), StoreError>>> =
             FuturesUnordered::new();
+        let mut settling: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut open = true;
         while open || !self.waiting.is_empty() || !under_way.is_empty() {
             while under_way.len() < store.lines() && !self.waiting.is_empty() {
@@ -164,12 +237,17 @@ impl AdmissionRunner {
                 Some(answered) = under_way.next() => QueueEvent::Answered(answered),
                 arrived = self.receiver.recv(), if open && room => QueueEvent::Arrived(arrived),
                 Some(probed) = probes.next() => QueueEvent::Probed(probed),
+                Some(stamp) = self.unsent.recv() => QueueEvent::Unsent(stamp),
+                Some(()) = settling.next() => continue,
             };
             match event {
                 QueueEvent::Arrived(Some(row)) => self.arrived(row),
                 QueueEvent::Arrived(None) => open = false,
                 QueueEvent::Answered(answered) => self.answered(answered),
                 QueueEvent::Probed(probed) => self.heard(probed.err().map(Arc::new)),
+                QueueEvent::Unsent(stamp) => {
+                    settling.push(Box::pin(settle_unsent(Arc::clone(&store), stamp)));
+                }
             }
         }
     }
@@ -182,7 +260,7 @@ impl AdmissionRunner {
                 None => self.waiting.push_back(waiting),
                 Some(wait) => {
                     let open = StoreError::BreakerOpen(wait.as_millis());
-                    let _ = waiting.answer.send(Err(Arc::new(open)));
+                    waiting.answer.refuse(&Arc::new(open));
                 }
             }
             next = self.receiver.try_recv().ok();
@@ -237,14 +315,14 @@ impl AdmissionRunner {
                 for (at, (answer, verdict)) in answers.into_iter().zip(reply.verdicts).enumerate() {
                     let shadow = shadows.next_if(|shadow| shadow.row == at);
                     let shadow = shadow.map(|shadow| shadow.breach);
-                    let _ = answer.send(Ok(JudgedRow { verdict, shadow }));
+                    answer.answer(JudgedRow { verdict, shadow }, &self.unsent_sender);
                 }
             }
             Err(error) => {
                 let error = Arc::new(error);
                 self.heard(Some(Arc::clone(&error)));
                 for answer in answers {
-                    let _ = answer.send(Err(Arc::clone(&error)));
+                    answer.refuse(&error);
                 }
             }
         }
@@ -263,7 +341,7 @@ impl AdmissionRunner {
             Some(error) => {
                 self.breaker.failed(self.began.elapsed());
                 for waiting in self.waiting.drain(..) {
-                    let _ = waiting.answer.send(Err(Arc::clone(error)));
+                    waiting.answer.refuse(error);
                 }
                 true
             }
@@ -289,6 +367,17 @@ async fn ask(
         answers,
         reply,
         took: asked.elapsed(),
+    }
+}
+
+/// Gives back what a request reserved that is never sent: its caller has gone, and its stamp is spent.
+async fn settle_unsent(store: Arc<Store>, stamp: Fingerprint) {
+    let settled = [SettledAttempt {
+        stamp,
+        result: AttemptResult::NotExecuted,
+    }];
+    while store.settle_attempts(&settled).await.is_err() {
+        sleep(RETRY).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Money caps in PostgreSQL: the functions answer as the model does, four racing instances keep a cap to the last digit,
 //! and a spend ends only by proof.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use gatepay_store::caps::spend::{
 };
 use gatepay_store::engine::Store;
 use gatepay_store::postgres::PostgresStore;
+use gatepay_store::queue::AdmissionQueue;
 use gatepay_store::settings::{Failover, StoreTerms};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -413,6 +415,55 @@ async fn only_gatepays_final_failure_undoes_what_it_accepted_and_only_once() {
         "a changed copy that comes late speaks of it too"
     );
     assert_eq!(shop.left("31").await, amount("30"));
+}
+
+#[tokio::test]
+async fn an_admission_whose_caller_has_gone_gives_its_amount_back() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    let (queue, runner) = AdmissionQueue::new(10, 7);
+    let store = PostgresStore::new(&settings(&[shop.clocked.server.port]), TERMS).unwrap();
+    tokio::spawn(runner.run(Arc::new(Store::Postgres(Box::new(store)))));
+    let locked = "BEGIN; LOCK TABLE gatepay.spend";
+    shop.clocked.admin.batch_execute(locked).await.unwrap();
+    let asking = queue.clone();
+    let row = payment(shop.now_ms, Some("a"), "60");
+    let asked = tokio::spawn(async move { asking.judge(row).await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    until(|| async {
+        shop.clocked
+            .admin
+            .query_one(waits, &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            > 0
+    })
+    .await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    shop.clocked.admin.batch_execute("COMMIT").await.unwrap();
+    let kept = "SELECT count(*) FROM gatepay.stamp WHERE true";
+    let open = "SELECT count(*) FROM gatepay.spend";
+    until(|| async {
+        let count = |sql| shop.clocked.admin.query_one(sql, &[]);
+        let (stamps, spends) = (count(kept).await.unwrap(), count(open).await.unwrap());
+        stamps.get::<_, i64>(0) == 1 && spends.get::<_, i64>(0) == 0
+    })
+    .await;
+}
+
+/// Waits until something holds.
+async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) {
+    for _ in 0..6_000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it does not come to hold within 30 s");
 }
 
 #[tokio::test]
