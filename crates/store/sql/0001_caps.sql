@@ -142,7 +142,7 @@ BEGIN
         FROM part AS p
         WHERE EXISTS (SELECT FROM rule AS c WHERE c.scope = s_party AND NOT c.shadow)
             AND NOT EXISTS (SELECT FROM rule AS c WHERE c.scope = s_party AND NOT c.shadow
-                AND (c.currency = '*' OR c.currency = p.currency AND c.opens <= cap_breach.at))
+                AND c.currency IN ('*', p.currency) AND c.opens <= cap_breach.at)
         UNION ALL
         SELECT c.shadow, p.currency, c.scope, c.measure, c.currency, c.calls,
             concat_ws(' ', CASE c.scope WHEN '' THEN 'all' ELSE 'own' END, p.currency, c.measure, c.most, r.room),

@@ -648,8 +648,17 @@ async fn a_new_currency_or_a_cap_of_its_own_is_a_raise() {
     );
     shop.wait(DAY_MS).await;
     assert_eq!(shop.left("21").await, amount("20"));
-    shop.declare(&[other], DAY_MS).await;
+    shop.declare(std::slice::from_ref(&other), DAY_MS).await;
     assert_eq!(shop.left("11").await, amount("10"), "lower at once");
+    let mut shop = Shop::open(std::slice::from_ref(&btc)).await;
+    shop.declare(&[btc, other], DAY_MS).await;
+    assert_eq!(
+        shop.pay("a", "1").await.unwrap_err().rule,
+        None,
+        "all other currencies are a raise too"
+    );
+    shop.wait(DAY_MS).await;
+    shop.pay("a", "1").await.unwrap();
 }
 
 #[tokio::test]

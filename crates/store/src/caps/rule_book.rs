@@ -102,7 +102,7 @@ impl RuleBook {
             }
             is_capped = true;
             match &name.currency {
-                None => has_other = true,
+                None => has_other |= state.opens_ms <= now_ms,
                 Some(own) if own == currency && state.opens_ms <= now_ms => {
                     has_own = true;
                     keeps_own |= state.ends_ms.is_none();
