@@ -2,6 +2,7 @@
 
 mod campaign;
 mod destinations;
+mod keeping;
 mod refusing;
 mod settling;
 

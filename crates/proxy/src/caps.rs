@@ -13,8 +13,10 @@ pub mod thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use gatepay_core::Operation;
-use gatepay_core::money::MoneyRow;
+use gatepay_core::money::{MONEY_ROWS, MoneyDirection, MoneyRow};
+use gatepay_store::caps::rule::{CapScope, CappedCalls};
 use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::caps::Cap;
 use parking_lot::Mutex;
@@ -32,10 +34,15 @@ pub struct Caps {
     pub meters: CapMeters,
     /// Where tenants' money may go.
     pub destinations: StoredDestinations,
-    /// Whether spends are counted: a cap is configured, or was since the start.
+    /// Whether spends are counted: a cap is configured or in force in the store, or was since the start.
     is_counting: AtomicBool,
+    /// Whether this process has seen which rules the store has.
+    is_learned: AtomicBool,
     /// Whether the store has the rules of a configuration of this process.
     is_declared: AtomicBool,
+    /// What rules in force in the store cover, as this process last saw it: a cap that the files have no more holds for a
+    /// while.
+    in_store: ArcSwap<Vec<CappedCalls>>,
     /// Where the calls' ends arrive; `None` once the thread has it.
     unread: Mutex<Option<SpendReportsEnd>>,
 }
@@ -49,14 +56,16 @@ impl Caps {
             meters: meters.clone(),
             destinations: StoredDestinations::default(),
             is_counting: AtomicBool::new(counts),
+            is_learned: AtomicBool::new(false),
             is_declared: AtomicBool::new(false),
+            in_store: ArcSwap::default(),
             unread: Mutex::new(Some(unread)),
         }
     }
 
     /// Whether money calls tell the store what they spend.
     pub fn is_counting(&self) -> bool {
-        self.is_counting.load(Ordering::Acquire)
+        self.is_counting.load(Ordering::Acquire) || !self.is_learned()
     }
 
     /// Whether money calls wait for the store: it does not have the caps and destinations of this process's configuration.
@@ -64,10 +73,39 @@ impl Caps {
         self.awaits_store() || self.destinations.is_unknown()
     }
 
-    /// Whether the store does not have the rules of this process's configuration yet. Until then no call that they may cover
-    /// is admitted.
+    /// Whether the store's rules are not known, or the store does not have those of this process's configuration yet. Until
+    /// then no call that spends money is admitted.
     pub fn awaits_store(&self) -> bool {
-        self.is_counting() && !self.is_declared.load(Ordering::Acquire)
+        self.is_counting() && !(self.is_learned() && self.is_declared.load(Ordering::Acquire))
+    }
+
+    fn is_learned(&self) -> bool {
+        self.is_learned.load(Ordering::Acquire)
+    }
+
+    /// The store has rules in force that cover these calls. If there are any, what calls spend is counted, whatever the
+    /// files of this process say.
+    fn learned(&self, capped: Vec<CappedCalls>) {
+        if !capped.is_empty() {
+            self.count();
+        }
+        self.in_store.store(Arc::new(capped));
+        self.is_learned.store(true, Ordering::Release);
+    }
+
+    /// Whether a cap that is enforced covers calls of a party to an operation: one of the files, or one that the store still
+    /// keeps. A call that it covers and that cannot be read exactly must be refused. Before the store has told its rules,
+    /// any call may be covered.
+    pub fn covers(
+        &self,
+        generation: &Generation,
+        party: PartyRef<'_>,
+        operation: &Operation,
+    ) -> bool {
+        let id = party.party().id.as_str();
+        self.awaits_store()
+            || covers(generation, party, operation)
+            || is_capped(&self.in_store.load(), id, operation)
     }
 
     /// The store has the rules.
@@ -95,7 +133,7 @@ pub fn has_any(generation: &Generation) -> bool {
 
 /// Whether a cap that is enforced covers calls of a party to an operation. A call that it covers and that cannot be read
 /// exactly must be refused.
-pub fn covers(generation: &Generation, party: PartyRef<'_>, operation: &Operation) -> bool {
+fn covers(generation: &Generation, party: PartyRef<'_>, operation: &Operation) -> bool {
     let own = match party {
         PartyRef::Tenant(tenant) => tenant.caps(),
         PartyRef::Operator(_) => &[],
@@ -109,4 +147,85 @@ pub fn covers(generation: &Generation, party: PartyRef<'_>, operation: &Operatio
     };
     let mut caps = own.iter().chain(&generation.caps.all);
     caps.any(|cap| !cap.shadow && covers(cap))
+}
+
+/// Whether a rule of the store that is enforced covers calls of a party to an operation. Rules do not name calls whose amount
+/// cannot be read: those are covered by a rule for all money that leaves.
+fn is_capped(in_store: &[CappedCalls], party: &str, operation: &Operation) -> bool {
+    let row = MoneyRow::of(operation);
+    let mut enforced = in_store.iter().filter(|capped| {
+        let is_party = match &capped.scope {
+            CapScope::All => true,
+            CapScope::Party(own) => own.as_str() == party,
+        };
+        is_party && !capped.shadow
+    });
+    enforced.any(|capped| match row {
+        Some(row) => row.counted_names().any(|name| capped.calls.contains(name)),
+        None => MONEY_ROWS
+            .iter()
+            .filter(|row| row.direction == MoneyDirection::Out)
+            .flat_map(MoneyRow::counted_names)
+            .all(|name| capped.calls.contains(name)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use gatepay_core::Catalogue;
+    use gatepay_store::admission::StoredText;
+
+    fn acme() -> CapScope {
+        CapScope::Party(StoredText::parse("acme").unwrap())
+    }
+
+    fn capped(scope: CapScope, shadow: bool, calls: &[&str]) -> CappedCalls {
+        CappedCalls {
+            shadow,
+            scope,
+            calls: calls.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn a_cap_that_only_the_store_has_covers_calls_of_its_party_or_of_all() {
+        let catalogue = Catalogue::standard();
+        let operation = |name| catalogue.named(name).unwrap();
+        let payout = operation("create_payout");
+        let own = [capped(acme(), false, &["create_payout"])];
+        assert!(is_capped(&own, "acme", payout));
+        assert!(!is_capped(&own, "globex", payout));
+        assert!(!is_capped(&own, "acme", operation("refund_order")));
+        assert!(!is_capped(&own, "acme", operation("mcp_call")));
+        let disguised = [capped(acme(), false, &["refund_order_v2/payout"])];
+        assert!(is_capped(&disguised, "acme", operation("refund_order_v2")));
+        assert!(!is_capped(
+            &[capped(acme(), true, &["create_payout"])],
+            "acme",
+            payout
+        ));
+        let out = MONEY_ROWS
+            .iter()
+            .filter(|row| row.direction == MoneyDirection::Out);
+        let out: Vec<&str> = out.flat_map(MoneyRow::counted_names).collect();
+        assert!(is_capped(
+            &[capped(CapScope::All, false, &out)],
+            "acme",
+            operation("mcp_call")
+        ));
+    }
+
+    #[test]
+    fn spends_are_counted_while_the_store_has_rules_whatever_the_files_say() {
+        let caps = Caps::new(&Metrics::new(&Catalogue::standard()).caps, false);
+        assert!(caps.awaits_store(), "the store may have rules");
+        caps.learned(Vec::new());
+        assert!(!caps.is_counting() && !caps.awaits_store());
+        caps.learned(vec![capped(acme(), false, &["create_payout"])]);
+        assert!(caps.is_counting() && caps.awaits_store());
+        caps.declared();
+        assert!(!caps.awaits_store());
+    }
 }

@@ -302,6 +302,11 @@ impl Cluster {
         Instant::now() + self.shared.timeout
     }
 
+    /// How long a call waits for the store: `timeout_ms`.
+    pub fn patience(&self) -> Duration {
+        self.shared.timeout
+    }
+
     /// Waits for the store's verdict about a request until a time; a store that failed lately is not asked.
     pub async fn admit(&self, row: AdmissionRow, until: Instant) -> Result<JudgedRow, StoreAway> {
         let asked = self.shared.admissions.judge(row);

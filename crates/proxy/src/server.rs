@@ -132,6 +132,7 @@ impl Server {
         app.listener
             .address_limits
             .limit_addresses_to(of_one_address);
+        let caps = caps_thread(&app)?;
         let (workers, runtimes) = workers(&app, &socket, address, &slots)?;
         let memory = Arc::new(Mutex::new(ReplayHandover {
             state: state.folder,
@@ -140,7 +141,6 @@ impl Server {
         }));
         let notify = notify_socket.map(|socket| notify_thread(&app, socket));
         let deliver = deliver_thread(&app)?;
-        let caps = caps_thread(&app)?;
         let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
@@ -439,7 +439,10 @@ fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
         offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
         drain: Arc::clone(&app.lifecycle.drain),
     };
-    let thread = caps::thread::start(inputs).map_err(StartError::Thread)?;
+    // A store that is away is joined later; calls that spend money wait for it.
+    let joined = cluster.key().map(|_| cluster.patience());
+    let thread = caps::thread::start(inputs, joined.unwrap_or_default());
+    let thread = thread.map_err(StartError::Thread)?;
     Ok(Some(thread))
 }
 

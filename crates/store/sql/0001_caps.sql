@@ -372,6 +372,16 @@ BEGIN
 END
 $$;
 
+-- The calls that rules in force cover.
+CREATE FUNCTION capped_calls_v1() RETURNS TABLE (o_shadow boolean, o_scope text, o_calls text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    now bigint := now_ms();
+BEGIN
+    RETURN QUERY SELECT DISTINCT c.shadow, c.scope, c.calls FROM cap_rule AS c WHERE c.ends IS NULL OR c.ends > now;
+END
+$$;
+
 -- Puts the rules of a configuration in force: lower ones at once, higher ones after `raise_ms`.
 CREATE FUNCTION declare_caps_v1(
     d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_limits text[],

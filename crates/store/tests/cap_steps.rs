@@ -246,6 +246,10 @@ impl CapTrial<'_> {
             CapStep::Declare(rules, at_once) => self.declare(rules, *at_once),
         }
         self.check_unknown();
+        let capped = self.engine.stores[0].capped_calls();
+        let mut capped = self.engine.runtime.block_on(capped).unwrap();
+        capped.sort();
+        assert_eq!(capped, self.model.capped_calls(self.now_ms));
     }
 
     fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], at_once: bool) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gatepay_store::caps::rule::{CapDeclaration, CappedCalls};
 use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource};
 use gatepay_tenancy::settings::MetricsSettings;
 use tokio::runtime::Builder;
@@ -23,6 +24,8 @@ use crate::process::drain::Drain;
 const LOOK: Duration = Duration::from_millis(200);
 /// The same until the store has the first rules.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// The interval at which the start looks whether it has them.
+const START_LOOK: Duration = Duration::from_millis(2);
 /// The interval at which spends age, and their figures are read.
 const AGE: Duration = Duration::from_secs(5);
 /// The pause after the store did not take a call.
@@ -50,13 +53,21 @@ pub struct CapInputs {
     pub drain: Arc<Drain>,
 }
 
-/// Starts the thread. It ends once the last request has ended and its end is in the store.
-pub fn start(inputs: CapInputs) -> std::io::Result<JoinHandle<()>> {
+/// Starts the thread, and waits until the store has the rules, so that the first calls find them, but no longer than
+/// `patience`. The thread ends once the last request has ended and its end is in the store.
+pub fn start(inputs: CapInputs, patience: Duration) -> std::io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("caps".into()).spawn(move || {
+    let caps = Arc::clone(&inputs.caps);
+    let thread = thread::Builder::new().name("caps".into()).spawn(move || {
         runtime.block_on(run(inputs));
         runtime.shutdown_background();
-    })
+    })?;
+    let mut left = patience;
+    while caps.awaits_store() && !left.is_zero() {
+        thread::sleep(START_LOOK);
+        left = left.saturating_sub(START_LOOK);
+    }
+    Ok(thread)
 }
 
 async fn run(inputs: CapInputs) {
@@ -119,6 +130,41 @@ async fn settle(calls: &StoreCalls, news: &[SpendNews]) -> Result<(), StoreCallE
     settled.await
 }
 
+/// Learns what the rules in force in the store cover. Returns whether it has.
+async fn learn(caps: &Caps, calls: &StoreCalls) -> bool {
+    let capped = calls.call(|store| async move { store.capped_calls().await });
+    match capped.await {
+        Ok(capped) => caps.learned(capped),
+        Err(StoreCallError::NotJoined) => return false,
+        Err(error) => {
+            tracing::debug!(%error, "the money caps in force are not looked at");
+            return false;
+        }
+    }
+    true
+}
+
+/// Declares rules. Returns what those in force then cover.
+async fn put(
+    calls: &StoreCalls,
+    rules: CapDeclaration,
+) -> Result<Vec<CappedCalls>, StoreCallError> {
+    let put = calls.call(move |store| async move {
+        store.declare_caps(&rules).await?;
+        store.capped_calls().await
+    });
+    put.await
+}
+
+/// Shows the parties that have series of their own.
+fn arrange(inputs: &CapInputs, generation: &Generation) {
+    let own = generation.registry.own_series(&inputs.metrics);
+    let parties = generation.registry.parties().zip(own);
+    let own = parties.filter(|(_, own)| *own);
+    let own = own.map(|(who, _)| who.party().id.to_string());
+    inputs.caps.meters.arrange(&own.collect());
+}
+
 /// Declares the rules of each configuration, and midnights before they run out.
 async fn declare(inputs: Arc<CapInputs>) {
     let CapInputs {
@@ -129,22 +175,27 @@ async fn declare(inputs: Arc<CapInputs>) {
         ..
     } = &*inputs;
     let mut declared: Option<(Arc<Generation>, Duration)> = None;
+    let mut learned: Option<Duration> = None;
     let mut was_away = false;
     loop {
         let generation = in_force();
         let now = clock.elapsed();
+        if learned.is_none_or(|at| now.saturating_sub(at) >= AGE) {
+            learned = learn(caps, calls).await.then_some(now);
+        }
         let is_due = declared.as_ref().is_none_or(|(known, at)| {
-            !Arc::ptr_eq(known, &generation) || now.saturating_sub(*at) >= declaration::RENEWAL
+            !Arc::ptr_eq(known, &generation)
+                || now.saturating_sub(*at) >= declaration::RENEWAL && has_any(&generation)
         });
-        if is_due && (caps.is_counting() || has_any(&generation)) {
+        if is_due && caps.is_learned() && (caps.is_counting() || has_any(&generation)) {
             // First, so that the store counts each call that it judges by these rules.
             caps.count();
             arrange(&inputs, &generation);
             let rules = declaration(&generation, clock.unix_ms());
             let number = rules.rules.len();
-            let done = calls.call(move |store| async move { store.declare_caps(&rules).await });
-            match done.await {
-                Ok(()) => {
+            match put(calls, rules).await {
+                Ok(capped) => {
+                    caps.learned(capped);
                     caps.declared();
                     tracing::info!(
                         rules = number,

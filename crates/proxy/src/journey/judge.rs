@@ -22,8 +22,8 @@ use gatepay_tenancy::notifications::EndpointBounds;
 use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
+use crate::caps::Caps;
 use crate::caps::destinations::{StatedTargets, StoredDestinations};
-use crate::caps::{self, Caps};
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
@@ -201,7 +201,9 @@ async fn judge_call<'g>(
     };
     let mut judged = judge_body(offload, row, query, body, own, reading).await?;
     if let Some(Err(fault)) = judged.demand.as_deref()
-        && caps::covers(generation, owner, operation)
+        && rules
+            .caps
+            .is_some_and(|caps| caps.covers(generation, owner, operation))
     {
         return Err(Refusal::InvalidBody(format!(
             "{fault}; caps count this call, so that its amount must be exact"
@@ -517,6 +519,8 @@ pub struct BodyRules<'a> {
     pub endpoints: Option<&'a EndpointBounds>,
     /// Where tenants' money may go, if there is a store.
     pub destinations: Option<&'a StoredDestinations>,
+    /// The caps, if there is a store.
+    pub caps: Option<&'a Caps>,
 }
 
 /// The rules for the reading of a body.
@@ -557,6 +561,7 @@ impl<'a> BodyRules<'a> {
             },
             endpoints: notifications.map(|settings| &settings.endpoints),
             destinations: caps.map(|caps| &caps.destinations),
+            caps,
         }
     }
 

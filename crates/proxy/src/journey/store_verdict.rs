@@ -20,8 +20,8 @@ use gatepay_store::queue::JudgedRow;
 use gatepay_tenancy::PartyRef;
 use tokio::time::{Instant, timeout_at};
 
+use crate::caps::Caps;
 use crate::caps::destinations::DestinationVerdict;
-use crate::caps::{self, Caps};
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
@@ -134,7 +134,7 @@ async fn judge(
 ) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
     let misdirected = misdirected((cluster, gate), local, claim)?;
     let spend = match misdirected {
-        None => spend_of((cluster, until), local, claim).await?,
+        None => spend_of((cluster, until), local, claim, gate.caps).await?,
         Some(_) => None,
     };
     if spend.is_some() && gate.caps.is_some_and(Caps::awaits_store) {
@@ -192,6 +192,7 @@ async fn spend_of(
     (cluster, until): (&Cluster, Instant),
     local: &LocallyAdmitted,
     claim: &ClaimedCall<'_>,
+    caps: Option<&Caps>,
 ) -> Result<Option<Box<SpendDemand>>, Refusal> {
     let question = local.question.as_ref();
     let Some(demand) = question.and_then(|question| question.demand.as_deref()) else {
@@ -221,7 +222,8 @@ async fn spend_of(
     let spend = SpendDemand::of(demand, |_| currency.clone());
     if spend.is_none() {
         let (routed, caller) = (claim.routed(), claim.caller());
-        if caps::covers(routed.generation(), caller.owner, routed.operation()) {
+        let (generation, operation) = (routed.generation(), routed.operation());
+        if caps.is_some_and(|caps| caps.covers(generation, caller.owner, operation)) {
             return Err(Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()));
         }
     }

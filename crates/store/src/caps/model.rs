@@ -10,7 +10,7 @@ use super::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
 };
-use super::rule::{CapDeclaration, CapScope};
+use super::rule::{CapDeclaration, CapScope, CappedCalls};
 use super::rule_book::RuleBook;
 use super::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
@@ -41,6 +41,11 @@ impl CapModel {
         if !summed && self.book.sums_over_all() {
             self.tables.sum_over_all();
         }
+    }
+
+    /// The calls that rules in force cover.
+    pub fn capped_calls(&self, now_ms: u64) -> Vec<CappedCalls> {
+        self.book.capped_calls(now_ms)
     }
 
     /// Reserves what a call spends, if every rule holds.

@@ -71,6 +71,17 @@ pub struct CapDeclaration {
     pub raise_after_ms: u64,
 }
 
+/// The calls that a rule in force covers: of one party, or of all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CappedCalls {
+    /// Whether a breach of it is only reported.
+    pub shadow: bool,
+    /// The parties.
+    pub scope: CapScope,
+    /// The calls, by the names under which they are counted.
+    pub calls: BTreeSet<String>,
+}
+
 /// Why a call has no room.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapBreach {

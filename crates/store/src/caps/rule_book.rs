@@ -1,12 +1,12 @@
 //! Rule book: the rules in force. A rule that is new or lower holds at once; one that is raised or removed holds as it was
 //! for a while longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
-use super::rule::{CapDeclaration, CapRuleName, CapScope};
+use super::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 
 /// All rules in force or about to change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,6 +79,20 @@ impl RuleBook {
         }
         self.rules.extend(added);
         self.midnights.clone_from(&declaration.midnights);
+    }
+
+    /// The calls that rules in force cover, each once.
+    pub fn capped_calls(&self, now_ms: u64) -> Vec<CappedCalls> {
+        let in_force = self.rules.iter();
+        let in_force = in_force.filter(|(_, state)| state.is_in_force(now_ms));
+        let capped: BTreeSet<CappedCalls> = in_force
+            .map(|(name, _)| CappedCalls {
+                shadow: name.shadow,
+                scope: name.scope.clone(),
+                calls: name.calls.clone(),
+            })
+            .collect();
+        capped.into_iter().collect()
     }
 
     /// Whether any rule sums over all parties.

@@ -1,7 +1,7 @@
 //! Money caps over two engines.
 
 use super::Store;
-use crate::caps::rule::CapDeclaration;
+use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
 
@@ -13,6 +13,14 @@ impl Store {
         match self {
             Self::Postgres(store) => store.declare_caps(declaration).await,
             Self::Sqlite(store) => store.declare_caps(declaration).await,
+        }
+    }
+
+    /// The calls that rules in force cover, those of every instance: a rule that was removed is in force for a while longer.
+    pub async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.capped_calls().await,
+            Self::Sqlite(store) => store.capped_calls().await,
         }
     }
 

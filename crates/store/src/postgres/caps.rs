@@ -5,7 +5,7 @@ use gatepay_core::notification::StatedAmount;
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use crate::admission::StoredText;
-use crate::caps::rule::CapDeclaration;
+use crate::caps::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
 
@@ -13,6 +13,7 @@ const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =
     "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
+const CAPPED: &str = "SELECT * FROM gatepay.capped_calls_v1()";
 const AGE: &str = "SELECT gatepay.age_spends_v1()";
 const UNKNOWN: &str = "SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since
     FROM gatepay.spend_attempt AS a WHERE a.unknown
@@ -91,6 +92,20 @@ impl PostgresStore {
             [row] => cell(row, "released"),
             _ => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
         }
+    }
+
+    pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
+        let rows = self.control(CAPPED, &[]).await?;
+        let capped = rows.iter().map(|row| {
+            let (scope, calls): (String, String) = (cell(row, "o_scope")?, cell(row, "o_calls")?);
+            let scope = CapScope::of(&scope);
+            Ok(CappedCalls {
+                shadow: cell(row, "o_shadow")?,
+                scope: scope.ok_or_else(|| StoreError::Unexpected("scope of a cap".to_owned()))?,
+                calls: CapRuleName::calls_of(&calls),
+            })
+        });
+        capped.collect()
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use super::SqliteStore;
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{SpendFile, name, rule_book, unreadable, write_book};
 use crate::caps::judge;
-use crate::caps::rule::CapDeclaration;
+use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
     UnknownSpend,
@@ -35,6 +35,10 @@ impl SqliteStore {
     pub(crate) async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
         let object = object.clone();
         self.run(move |file| file.settle_object(&object)).await
+    }
+
+    pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
+        self.run(StoreFile::capped_calls).await
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
@@ -78,6 +82,11 @@ impl StoreFile {
         let is_released = judge::settle_object(&mut SpendFile(&change), &book, object)?;
         committed(change, now_ms)?;
         Ok(is_released)
+    }
+
+    fn capped_calls(&mut self) -> Result<Vec<CappedCalls>, StoreError> {
+        let now_ms = self.now()?;
+        Ok(rule_book(self.connection())?.capped_calls(now_ms))
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {
