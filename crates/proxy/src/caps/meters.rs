@@ -57,7 +57,7 @@ impl CapMeters {
             ),
             unknown_oldest: make.gauge_of_parts(
                 "spend_unknown_oldest_seconds",
-                "Age of the oldest spend of unknown outcome; 0 if there is none.",
+                "Age of the oldest spend of unknown outcome among those of the last 25 hours, which caps may count; 0 if there is none.",
             ),
             own: Arc::default(),
         };
@@ -93,10 +93,8 @@ impl CapMeters {
             let count = counts.get(&label).copied().unwrap_or(0);
             self.unknown.with_label_values(&[&label]).set(count);
         }
-        let oldest = unknown.iter().map(|spend| spend.since_ms).min();
-        let age = oldest.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-        let age = Duration::from_millis(age);
-        self.unknown_oldest.set(age.as_secs_f64());
+        self.unknown_oldest
+            .set(oldest_counted(unknown, now_ms).as_secs_f64());
     }
 
     /// Makes the series of these tenants at zero, and ends those of all others.
@@ -147,6 +145,19 @@ fn reason(fault: &DestinationFault) -> &'static str {
     }]
 }
 
+/// The age of the oldest spend that a window of caps may count. What is older takes no tenant's money any more, and would
+/// page for as long as spends are kept.
+fn oldest_counted(unknown: &[UnknownSpend], now_ms: u64) -> Duration {
+    let ages = unknown
+        .iter()
+        .map(|spend| Duration::from_millis(now_ms.saturating_sub(spend.since_ms)));
+    let counted = ages.filter(|age| *age <= LONGEST_WINDOW);
+    counted.max().unwrap_or_default()
+}
+
+/// The longest window of a cap: a day on which clocks are put back.
+const LONGEST_WINDOW: Duration = Duration::from_hours(25);
+
 /// The values of the label `cap`. Those of caps over all tenants begin with `all_`.
 const CAPS: [&str; 11] = [
     "per_call",
@@ -175,4 +186,30 @@ fn cap(breach: &CapBreach) -> &'static str {
         CapMeasure::CountPerHour => 4,
     };
     CAPS[if breach.over_all { own + 5 } else { own }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepay_store::admission::StoredText;
+
+    #[test]
+    fn the_age_that_pages_is_that_of_a_spend_that_a_window_may_count() {
+        let text = |text| StoredText::parse(text).unwrap();
+        let now_ms = 1_767_225_600_000;
+        let spend = |hours: u64| UnknownSpend {
+            since_ms: now_ms - hours * 3_600_000,
+            party: text("acme"),
+            account: text("100"),
+            counted_as: "create_payout".to_owned(),
+            key: None,
+        };
+        let oldest = |hours: &[u64]| {
+            let unknown: Vec<UnknownSpend> = hours.iter().map(|hours| spend(*hours)).collect();
+            oldest_counted(&unknown, now_ms).as_secs() / 3_600
+        };
+        assert_eq!(oldest(&[]), 0);
+        assert_eq!(oldest(&[2, 24 * 300, 7]), 7);
+        assert_eq!(oldest(&[26]), 0);
+    }
 }

@@ -15,10 +15,15 @@ const SETTLE_OBJECT: &str =
     "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
 const CAPPED: &str = "SELECT * FROM gatepay.capped_calls_v1()";
 const AGE: &str = "SELECT gatepay.age_spends_v1()";
-const UNKNOWN: &str = "SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since
-    FROM gatepay.spend_attempt AS a WHERE a.unknown
-    GROUP BY a.party, a.account, a.counted_as, a.key
-    ORDER BY since, a.party COLLATE \"C\", a.account COLLATE \"C\", a.counted_as COLLATE \"C\", a.key COLLATE \"C\" LIMIT $1";
+/// The oldest of each party first, then the second oldest of each.
+const UNKNOWN: &str = "SELECT u.party, u.account, u.counted_as, u.key, u.since
+    FROM (
+        SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since,
+            row_number() OVER (PARTITION BY a.party ORDER BY min(a.at), a.key COLLATE \"C\") AS place
+        FROM gatepay.spend_attempt AS a WHERE a.unknown
+        GROUP BY a.party, a.account, a.counted_as, a.key
+    ) AS u
+    ORDER BY u.place, u.since, u.party COLLATE \"C\" LIMIT $1";
 
 impl PostgresStore {
     pub(crate) async fn declare_caps(

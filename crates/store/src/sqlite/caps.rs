@@ -123,8 +123,11 @@ impl StoreFile {
 
 fn unknown_spends(connection: &Connection, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT min(at), party, account, counted_as, key FROM spend_attempt WHERE unknown
-        GROUP BY party, account, counted_as, key ORDER BY 1, 2, 3, 4, 5 LIMIT ?1",
+        "SELECT since, party, account, counted_as, key FROM (
+            SELECT min(at) AS since, party, account, counted_as, key,
+                row_number() OVER (PARTITION BY party ORDER BY min(at), key) AS place
+            FROM spend_attempt WHERE unknown GROUP BY party, account, counted_as, key
+        ) ORDER BY place, since, party LIMIT ?1",
     )?;
     let rows = statement.query_map([most], |row| {
         let since: i64 = row.get(0)?;
