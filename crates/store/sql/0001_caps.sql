@@ -79,8 +79,17 @@ CREATE TABLE cap_rule (
     PRIMARY KEY (shadow, scope, measure, currency, calls)
 );
 
--- The midnights of the configured time zone.
+-- The midnights of the configured time zone. After a change of the zone: up to the end of the day that was under way.
 CREATE TABLE cap_midnight (ms bigint PRIMARY KEY);
+
+-- How late a raise holds, in milliseconds. A shorter delay is a raise too.
+CREATE TABLE cap_delay (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    ms bigint NOT NULL,
+    -- A shorter delay, and from when on it holds.
+    shorter bigint,
+    shorter_from bigint
+);
 
 -- The functions below that have no version are called with the search path set. They are in PL/pgSQL, which keeps their
 -- plans: planning them for each call would take longer than the call.
@@ -392,11 +401,40 @@ DECLARE
     now bigint;
     later bigint;
     summed boolean;
+    delay cap_delay;
+    days bigint[];
+    midnight bigint;
 BEGIN
     PERFORM admitting_nothing();
     now := now_ms();
-    later := now + raise_ms;
     summed := sums_over_all();
+    -- A shorter delay holds only once the longer one is over, while there are rules that it protects.
+    SELECT * INTO delay FROM cap_delay;
+    IF NOT EXISTS (SELECT FROM cap_rule AS c WHERE c.ends IS NULL OR c.ends > now) THEN
+        delay := NULL;
+    ELSIF delay.shorter_from <= now THEN
+        delay := (true, delay.shorter, NULL, NULL);
+    END IF;
+    IF delay.ms IS NULL OR raise_ms >= delay.ms THEN
+        delay := (true, raise_ms, NULL, NULL);
+    ELSE
+        delay.shorter_from := CASE WHEN delay.shorter <= raise_ms THEN delay.shorter_from ELSE now + delay.ms END;
+        delay.shorter := raise_ms;
+    END IF;
+    INSERT INTO cap_delay SELECT delay.* ON CONFLICT (one) DO UPDATE
+    SET ms = excluded.ms, shorter = excluded.shorter, shorter_from = excluded.shorter_from;
+    later := now + delay.ms;
+    -- While a rule counts by day, the day under way ends when it would have ended, and no later one is shorter than 23 hours:
+    -- another zone makes no room.
+    SELECT coalesce(array_agg(m.ms ORDER BY m.ms), '{}') INTO days FROM cap_midnight AS m
+    WHERE EXISTS (SELECT FROM cap_rule AS c WHERE c.measure = 3 AND (c.ends IS NULL OR c.ends > now))
+        AND (m.ms = (SELECT max(p.ms) FROM cap_midnight AS p WHERE p.ms <= now)
+            OR m.ms = (SELECT min(p.ms) FROM cap_midnight AS p WHERE p.ms > now));
+    FOR midnight IN SELECT DISTINCT m FROM unnest(d_midnights) AS m ORDER BY m LOOP
+        IF cardinality(days) = 0 OR midnight >= days[cardinality(days)] + 82800000 THEN
+            days := days || midnight;
+        END IF;
+    END LOOP;
     UPDATE cap_rule AS c SET amount = c.raised, raised = NULL, raised_from = NULL WHERE c.raised_from <= now;
     DELETE FROM cap_rule AS c WHERE c.ends <= now;
     UPDATE cap_rule AS c SET ends = later
@@ -418,7 +456,7 @@ BEGIN
         raised_from = CASE WHEN excluded.amount > c.amount THEN
             greatest(CASE WHEN c.raised >= excluded.amount THEN c.raised_from ELSE later END, now) END;
     DELETE FROM cap_midnight;
-    INSERT INTO cap_midnight SELECT DISTINCT m FROM unnest(d_midnights) AS m;
+    INSERT INTO cap_midnight SELECT m FROM unnest(days) AS m;
     IF NOT summed AND sums_over_all() THEN
         DELETE FROM meter AS m WHERE m.scope = '';
         INSERT INTO meter

@@ -42,8 +42,8 @@ pub(crate) enum CapStep {
     Advance(u64),
     Beat(u8),
     Age,
-    /// A reload, with other rules beside those of [`lasting`].
-    Declare(Vec<(u8, u8, u8, u8, bool)>, bool),
+    /// A reload, with other rules beside those of [`lasting`], perhaps of another time zone.
+    Declare(Vec<(u8, u8, u8, u8, bool)>, u8, bool),
 }
 
 /// A call of one of a few keys.
@@ -87,6 +87,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         prop::bool::weighted(0.2),
     );
     let rules = prop::collection::vec(rule, 0..3);
+    let zone = prop_oneof![3 => Just(0_u8), 1 => 1_u8..4];
     let answer = prop::collection::vec((any::<Index>(), any::<bool>()), 1..4);
     let admit = (0_u8..4, prop::collection::vec(asked_call(), 1..4));
     prop_oneof![
@@ -98,7 +99,8 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         5 => advance.prop_map(CapStep::Advance),
         2 => (0_u8..4).prop_map(CapStep::Beat),
         2 => Just(CapStep::Age),
-        1 => (rules, any::<bool>()).prop_map(|(rules, at_once)| CapStep::Declare(rules, at_once)),
+        1 => (rules, zone, any::<bool>())
+            .prop_map(|(rules, zone, at_once)| CapStep::Declare(rules, zone, at_once)),
     ]
 }
 
@@ -137,6 +139,8 @@ struct CapTrial<'a> {
     now_ms: u64,
     number: u64,
     sent: Vec<Sent>,
+    /// The midnights that were, and those to come.
+    days: Vec<u64>,
     /// GatePay keeps one object of a key, for ever.
     objects: BTreeMap<(String, &'static str, String), Object>,
 }
@@ -181,10 +185,11 @@ fn lasting() -> Vec<CapRule> {
     ]
 }
 
-fn midnights() -> Vec<u64> {
+/// The midnights of one of a few time zones.
+fn midnights(zone: u8) -> Vec<u64> {
     // Days of 23, 24 and 25 hours.
     let lengths = [24, 23, 24, 25, 24, 24, 24, 24];
-    let mut at_ms = START_MS - 5 * HOUR_MS;
+    let mut at_ms = START_MS - 5 * HOUR_MS - u64::from(zone) * 7 * HOUR_MS;
     let days = lengths.into_iter().cycle().take(400);
     let mut midnights = vec![at_ms];
     midnights.extend(days.map(|hours| {
@@ -205,10 +210,11 @@ pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
         now_ms: START_MS + 60_000,
         number: 0,
         sent: Vec::new(),
+        days: Vec::new(),
         objects: BTreeMap::new(),
     };
     (engine.set_clock)(trial.now_ms);
-    trial.declare(&[], true);
+    trial.declare(&[], 0, true);
     for step in steps {
         trial.step(step);
     }
@@ -243,7 +249,7 @@ impl CapTrial<'_> {
                 self.engine.runtime.block_on(store.age_spends()).unwrap();
                 self.model.age(self.now_ms, &self.seen);
             }
-            CapStep::Declare(rules, at_once) => self.declare(rules, *at_once),
+            CapStep::Declare(rules, zone, at_once) => self.declare(rules, *zone, *at_once),
         }
         self.check_unknown();
         let capped = self.engine.stores[0].capped_calls();
@@ -252,7 +258,7 @@ impl CapTrial<'_> {
         assert_eq!(capped, self.model.capped_calls(self.now_ms));
     }
 
-    fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], at_once: bool) {
+    fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], zone: u8, at_once: bool) {
         let others = rules.iter().map(|(scope, measure, of, limit, shadow)| {
             let scope = match scope {
                 0 => CapScope::All,
@@ -270,12 +276,17 @@ impl CapTrial<'_> {
         });
         let declaration = CapDeclaration {
             rules: lasting().into_iter().chain(others).collect(),
-            midnights: midnights(),
+            midnights: midnights(zone),
             raise_after_ms: if at_once { 0 } else { DAY_MS },
         };
         let declared = self.engine.stores[0].declare_caps(&declaration);
         self.engine.runtime.block_on(declared).unwrap();
         self.model.declare(&declaration, self.now_ms);
+        let now_ms = self.now_ms;
+        let is_over = |midnight: &u64| *midnight <= now_ms;
+        self.days.retain(is_over);
+        let to_come = self.model.midnights().iter().filter(|it| !is_over(it));
+        self.days.extend(to_come);
     }
 
     fn admit(&mut self, instance: usize, calls: &[AskedCall]) {
@@ -477,7 +488,11 @@ impl CapTrial<'_> {
     fn check_executed(&self) {
         let standing = self.objects.values().filter(|object| object.stands);
         let executed: Vec<&Sent> = standing.map(|object| &self.sent[object.sent]).collect();
-        let days = midnights();
+        let days = &self.days;
+        assert!(
+            days.windows(2)
+                .all(|days| days[1] - days[0] >= 23 * HOUR_MS)
+        );
         for rule in lasting() {
             let spent = |from_ms: u64, to_ms: u64| {
                 let within = executed.iter().filter(|it| {

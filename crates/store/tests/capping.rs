@@ -36,7 +36,7 @@ const TERMS: StoreTerms = StoreTerms {
 
 const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
-        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight;
+        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight, gatepay.cap_delay;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
@@ -105,6 +105,10 @@ impl Shop {
 
     async fn declare(&self, rules: &[CapRule], raise_after_ms: u64) {
         let midnights = [0, 1, 2, 3, 5].map(|day| START_MS + day * DAY_MS);
+        self.declare_days(rules, &midnights, raise_after_ms).await;
+    }
+
+    async fn declare_days(&self, rules: &[CapRule], midnights: &[u64], raise_after_ms: u64) {
         let declaration = CapDeclaration {
             rules: rules.to_vec(),
             midnights: midnights.to_vec(),
@@ -624,6 +628,96 @@ async fn a_lower_cap_holds_at_once_and_a_higher_or_removed_one_a_day_later() {
 }
 
 #[tokio::test]
+async fn a_shorter_time_until_raises_hold_is_a_raise_itself() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::PerCall, "50")]).await;
+    let higher = [usdt(CapMeasure::PerCall, "80")];
+    shop.declare(&higher, 0).await;
+    assert_eq!(
+        shop.left("51").await,
+        amount("50"),
+        "raised by the same reload"
+    );
+    shop.wait(HOUR_MS).await;
+    shop.declare(&[], 0).await;
+    shop.declare(&higher, HOUR_MS).await;
+    assert_eq!(shop.left("51").await, amount("50"));
+    shop.wait(DAY_MS - HOUR_MS - 1).await;
+    assert_eq!(shop.left("51").await, amount("50"), "not for a day");
+    shop.wait(1).await;
+    assert_eq!(shop.left("81").await, amount("80"));
+    // From here on an hour is enough.
+    shop.declare(&[usdt(CapMeasure::PerCall, "90")], HOUR_MS)
+        .await;
+    shop.wait(HOUR_MS).await;
+    assert_eq!(shop.left("91").await, amount("90"));
+    // A longer time holds at once.
+    shop.declare(&[usdt(CapMeasure::PerCall, "95")], DAY_MS)
+        .await;
+    shop.wait(DAY_MS - 1).await;
+    assert_eq!(shop.left("91").await, amount("90"));
+}
+
+#[tokio::test]
+async fn another_time_zone_neither_ends_the_day_under_way_nor_makes_a_short_one() {
+    if postgres::is_missing() {
+        return;
+    }
+    let rules = [usdt(CapMeasure::PerDay, "100")];
+    let mut shop = Shop::open(&rules).await;
+    shop.pay("a", "100").await.unwrap();
+    shop.wait(2 * HOUR_MS).await;
+    // A zone whose day began an hour ago, and whose next day begins an hour after the one of the zone before.
+    let days = |hour: u64| {
+        (0..9)
+            .map(|day| START_MS + hour * HOUR_MS + day * DAY_MS)
+            .collect::<Vec<_>>()
+    };
+    shop.declare_days(&rules, &days(1), DAY_MS).await;
+    let full = shop.pay("b", "1").await.unwrap_err();
+    assert_eq!(full.frees_ms, Some(START_MS + DAY_MS));
+    shop.wait(21 * HOUR_MS).await;
+    shop.declare_days(&rules, &days(1), DAY_MS).await;
+    assert!(shop.pay("b", "1").await.is_err());
+    shop.wait(HOUR_MS).await;
+    shop.pay("b", "100").await.unwrap();
+    shop.wait(2 * HOUR_MS).await;
+    let full = shop.pay("c", "1").await.unwrap_err();
+    assert_eq!(
+        full.frees_ms,
+        Some(START_MS + 2 * DAY_MS + HOUR_MS),
+        "a day of 25 hours, not one of one"
+    );
+    shop.wait(23 * HOUR_MS).await;
+    shop.pay("c", "100").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_party_with_many_unknown_spends_hides_those_of_no_other() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[]).await;
+    for (own, number) in [("acme", 9_u8), ("globex", 2)] {
+        for number in 0..number {
+            let mut row = payment(shop.now_ms, Some(&format!("{number}")), "1");
+            row.party = text(own);
+            assert_eq!(shop.ask(&row).await, AdmissionVerdict::Admitted);
+            shop.settle(row.stamp, AttemptResult::Unknown).await;
+            shop.wait(1_000).await;
+        }
+    }
+    let unknown = shop.store.unknown_spends(3).await.unwrap();
+    let told: Vec<(&str, u64)> = unknown
+        .iter()
+        .map(|spend| (spend.party.as_str(), spend.since_ms - START_MS - 60_000))
+        .collect();
+    assert_eq!(told, [("acme", 0), ("globex", 9_000), ("acme", 1_000)]);
+}
+
+#[tokio::test]
 async fn a_new_currency_or_a_cap_of_its_own_is_a_raise() {
     if postgres::is_missing() {
         return;
@@ -669,7 +763,7 @@ async fn a_new_cap_counts_what_was_spent_before_it() {
     let shop = Shop::open(&[]).await;
     shop.pay("a", "60").await.unwrap();
     let all = rule(CapScope::All, CapMeasure::PerDay, Some("USDT"), "100");
-    shop.declare(&[usdt(CapMeasure::Per24Hours, "70"), all.clone()], DAY_MS)
+    shop.declare(&[usdt(CapMeasure::Per24Hours, "70"), all.clone()], 0)
         .await;
     let full = shop.pay("b", "50").await.unwrap_err();
     assert!(full.over_all && full.left == amount("40"));

@@ -43,6 +43,11 @@ impl CapModel {
         }
     }
 
+    /// The midnights by which days are counted.
+    pub fn midnights(&self) -> &[u64] {
+        &self.book.midnights
+    }
+
     /// The calls that rules in force cover.
     pub fn capped_calls(&self, now_ms: u64) -> Vec<CappedCalls> {
         self.book.capped_calls(now_ms)

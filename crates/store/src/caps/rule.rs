@@ -65,9 +65,11 @@ pub struct CapDeclaration {
     /// The rules of all parties.
     pub rules: Vec<CapRule>,
     /// The midnights of the configured time zone, ascending, in milliseconds since 1970: at least the last one and those of
-    /// the time until the next declaration. After the last one the day does not end.
+    /// the time until the next declaration. After the last one the day does not end. While a rule counts by day, midnights of
+    /// another zone count from the end of the day under way on.
     pub midnights: Vec<u64>,
-    /// How long a raised or removed rule still holds as it was, in milliseconds.
+    /// How long a raised or removed rule still holds as it was, in milliseconds. While rules are in force, a shorter time than
+    /// before holds only once the time before is over.
     pub raise_after_ms: u64,
 }
 

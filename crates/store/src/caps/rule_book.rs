@@ -6,15 +6,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
-use super::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
+use super::rule::{CapDeclaration, CapMeasure, CapRuleName, CapScope, CappedCalls};
+use super::window::SHORTEST_DAY_MS;
 
 /// All rules in force or about to change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuleBook {
     /// The rules, in the order in which they are compared with a call.
     pub rules: BTreeMap<CapRuleName, RuleState>,
-    /// The midnights of the configured time zone, ascending, in milliseconds since 1970.
+    /// The midnights of the configured time zone, ascending, in milliseconds since 1970. After a change of the zone: up to the
+    /// end of the day that was under way by the old one.
     pub midnights: Vec<u64>,
+    /// How late a raise holds; `None` before the first declaration.
+    pub delay: Option<RaiseDelay>,
+}
+
+/// How late a raise holds. A shorter delay is a raise too, so that it holds only once the longer one is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaiseDelay {
+    /// The delay, in milliseconds.
+    pub ms: u64,
+    /// A shorter one, and from when on it holds.
+    pub shorter: Option<(u64, u64)>,
 }
 
 /// One rule's present and future.
@@ -42,7 +55,12 @@ pub struct CurrencyCoverage {
 impl RuleBook {
     /// Takes over a declaration.
     pub fn declare(&mut self, declaration: &CapDeclaration, now_ms: u64) {
-        let later_ms = now_ms.saturating_add(declaration.raise_after_ms);
+        let midnights = self.next_midnights(&declaration.midnights, now_ms);
+        let protects = self.rules.values().any(|state| state.is_in_force(now_ms));
+        let delay = self.delay.filter(|_| protects);
+        let delay = RaiseDelay::after(delay, declaration.raise_after_ms, now_ms);
+        self.delay = Some(delay);
+        let later_ms = now_ms.saturating_add(delay.ms);
         self.rules.retain(|_, state| {
             if let Some((limit, from_ms)) = state.raise
                 && from_ms <= now_ms
@@ -78,7 +96,27 @@ impl RuleBook {
             added.push((name.clone(), state));
         }
         self.rules.extend(added);
-        self.midnights.clone_from(&declaration.midnights);
+        self.midnights = midnights;
+    }
+
+    /// The midnights after a declaration. While a rule counts by day, the day under way ends when it would have ended, and no
+    /// later day is shorter than the shortest of any zone: another zone makes no room.
+    fn next_midnights(&self, declared: &[u64], now_ms: u64) -> Vec<u64> {
+        let mut rules = self.rules.iter();
+        let counts_days = rules
+            .any(|(name, state)| name.measure == CapMeasure::PerDay && state.is_in_force(now_ms));
+        let known = self.midnights.iter().copied();
+        let began = known.clone().filter(|ms| *ms <= now_ms).max();
+        let ends = known.filter(|ms| *ms > now_ms).min();
+        let under_way = began.into_iter().chain(ends);
+        let mut midnights: Vec<u64> = under_way.filter(|_| counts_days).collect();
+        for ms in declared {
+            let last = midnights.last();
+            if last.is_none_or(|last| *ms >= last.saturating_add(SHORTEST_DAY_MS)) {
+                midnights.push(*ms);
+            }
+        }
+        midnights
     }
 
     /// The calls that rules in force cover, each once.
@@ -127,6 +165,28 @@ impl RuleBook {
         CurrencyCoverage {
             counts_as_other: !keeps_own,
             may_be_spent: !is_capped || has_own || has_other || *scope == CapScope::All,
+        }
+    }
+}
+
+impl RaiseDelay {
+    /// The delay after a declaration of `ms`. Without one before, nothing is protected by it.
+    fn after(before: Option<Self>, ms: u64, now_ms: u64) -> Self {
+        let Some(Self { ms: known, shorter }) = before else {
+            return Self { ms, shorter: None };
+        };
+        let (known, shorter) = match shorter {
+            Some((shorter, from_ms)) if from_ms <= now_ms => (shorter, None),
+            shorter => (known, shorter),
+        };
+        if ms >= known {
+            return Self { ms, shorter: None };
+        }
+        let under_way = shorter.filter(|(shorter, _)| *shorter <= ms);
+        let from_ms = under_way.map_or(now_ms.saturating_add(known), |(_, from_ms)| from_ms);
+        Self {
+            ms: known,
+            shorter: Some((ms, from_ms)),
         }
     }
 }

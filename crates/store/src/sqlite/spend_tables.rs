@@ -12,7 +12,7 @@ use crate::caps::judge::{
     SpendingCall,
 };
 use crate::caps::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
-use crate::caps::rule_book::{RuleBook, RuleState};
+use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
 use crate::caps::window::CapWindow;
 use crate::error::StoreError;
 use crate::stored_text::Fingerprint;
@@ -74,11 +74,31 @@ pub(super) fn rule_book(connection: &Connection) -> Result<RuleBook, StoreError>
     for midnight in midnights {
         book.midnights.push(midnight?.unsigned_abs());
     }
+    let delay = connection.query_row(
+        "SELECT ms, shorter, shorter_from FROM cap_delay",
+        [],
+        |row| {
+            let number = |at: usize| {
+                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(i64::unsigned_abs))
+            };
+            Ok(RaiseDelay {
+                ms: row.get::<_, i64>(0)?.unsigned_abs(),
+                shorter: number(1)?.zip(number(2)?),
+            })
+        },
+    );
+    book.delay = delay.optional()?;
     Ok(book)
 }
 
 pub(super) fn write_book(change: &Transaction<'_>, book: &RuleBook) -> Result<(), StoreError> {
-    change.execute_batch("DELETE FROM cap_rule; DELETE FROM cap_midnight")?;
+    change
+        .execute_batch("DELETE FROM cap_rule; DELETE FROM cap_midnight; DELETE FROM cap_delay")?;
+    if let Some(RaiseDelay { ms, shorter }) = book.delay {
+        let (shorter, from_ms) = shorter.unzip();
+        let values = params![to_sql(ms), shorter.map(to_sql), from_ms.map(to_sql)];
+        change.execute("INSERT INTO cap_delay VALUES (1, ?1, ?2, ?3)", values)?;
+    }
     for (rule, state) in &book.rules {
         let (raised, from_ms) = state.raise.unzip();
         change.execute(
