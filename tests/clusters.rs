@@ -2,6 +2,7 @@
 
 mod failovers;
 mod files;
+mod halt_places;
 mod halts;
 mod lost_answers;
 mod reads;

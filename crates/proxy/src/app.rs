@@ -209,13 +209,8 @@ impl App {
         let mut all = self.admission.tenant_limits.suspensions.all();
         let halts = self.cluster.as_ref().and_then(Cluster::known_halts);
         for halt in halts.into_iter().flatten() {
-            let HaltScope::Suspended(id) = &halt.scope else {
-                continue;
-            };
-            let by = PartyId::parse(&halt.by).or_else(|_| PartyId::parse(UNNAMED));
-            if let (Ok(id), Ok(by)) = (PartyId::parse(id), by) {
-                let since_ms = halt.since_ms;
-                all.entry(id).or_insert(Suspension { by, since_ms });
+            if let Some((id, suspension)) = suspension(&halt) {
+                all.entry(id).or_insert(suspension);
             }
         }
         all
@@ -267,6 +262,20 @@ impl App {
         let stalled = self.lifecycle.heartbeats.stalled();
         stalled.map_or(Readiness::Ready, Readiness::Stalled)
     }
+}
+
+/// The suspension that a halt is, and its party.
+pub fn suspension(halt: &HaltInForce) -> Option<(PartyId, Suspension)> {
+    let HaltScope::Suspended(id) = &halt.scope else {
+        return None;
+    };
+    let by = PartyId::parse(&halt.by).or_else(|_| PartyId::parse(UNNAMED));
+    let since_ms = halt.since_ms;
+    let suspension = Suspension {
+        by: by.ok()?,
+        since_ms,
+    };
+    Some((PartyId::parse(id).ok()?, suspension))
 }
 
 /// The operator of a halt that was set by another program, under a name that no operator can have.

@@ -6,7 +6,7 @@
 
 pub mod connection;
 pub mod fingerprint;
-mod halt_cache;
+pub mod halt_cache;
 pub mod halt_check;
 pub mod halt_meters;
 pub mod handover_marker;
@@ -92,6 +92,8 @@ struct ClusterShared {
     /// The newest head of the audit journal's chain.
     journal_head: Mutex<Option<String>>,
     marker: HandoverMarker,
+    /// Whether the folder has halts of a run without the store, which the store takes over.
+    has_own_halts: AtomicBool,
     /// The file of the store's halts, while this process has the folder.
     halts_file: Mutex<Option<HaltCacheFile>>,
     notes: ClusterNotes,
@@ -206,6 +208,7 @@ impl Cluster {
             config_hash: ArcSwap::default(),
             journal_head: Mutex::default(),
             marker: HandoverMarker::in_folder(state_dir),
+            has_own_halts: AtomicBool::new(false),
             halts_file: Mutex::default(),
             notes: ClusterNotes::new(settings.max_skew_ms),
             meters,
@@ -242,6 +245,16 @@ impl Cluster {
         let (file, left) = halts.map_err(|error| format!("state_dir: {error}"))?;
         *self.shared.halts_file.lock() = Some(file);
         self.shared.latest.take_over(left);
+        let own = local_halts::left_in(self.shared.marker.folder());
+        let own = own.map_err(|error| format!("state_dir: {error}"))?;
+        if !own.is_empty() {
+            tracing::warn!(
+                halts = own.len(),
+                "calls were halted without the store: it takes the halts over"
+            );
+            self.shared.latest.move_own_halts(&own);
+            self.shared.has_own_halts.store(true, Ordering::Release);
+        }
         if self.shared.limits.is_some() {
             let previous = previous_instance::replace(self.shared.marker.folder(), self.shared.id);
             let previous = previous.map_err(|error| format!("state_dir: {error}"))?;
@@ -593,6 +606,10 @@ impl ClusterShared {
             return Ok(false);
         };
         file.keep(HaltCache::new(key, &seen.view.halts))?;
+        if self.has_own_halts.load(Ordering::Acquire) && self.latest.has_no_orders() {
+            local_halts::remove(self.marker.folder())?;
+            self.has_own_halts.store(false, Ordering::Release);
+        }
         Ok(true)
     }
 

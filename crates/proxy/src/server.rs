@@ -6,7 +6,7 @@ mod spend_look_ups;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -19,11 +19,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use crate::admin;
-use crate::app::App;
+use crate::app::{self, App};
 use crate::callers::connection_slots::ConnectionSlots;
 use crate::callers::open_files;
 use crate::caps::{self, thread::CapInputs};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, halt_cache, local_halts};
 use crate::listener::accept;
 use crate::notify;
 use crate::notify::deliver::store_deliveries::StoreDeliveries;
@@ -282,6 +282,8 @@ struct InheritedState {
     /// The time within which the previous run must have ended for its replay memory to be used.
     guard: Duration,
     fresh_credentials: bool,
+    /// Whether this run has a store.
+    has_store: bool,
     /// The parties that the previous run left suspended by hand, and the file that holds them.
     suspended: Option<(SuspensionFile, SuspensionList)>,
 }
@@ -300,6 +302,7 @@ impl InheritedState {
             patience: successor_patience(settings.drain.deadline),
             guard: Duration::from_millis(settings.window.future_ms),
             fresh_credentials,
+            has_store: settings.store.is_some(),
             suspended: None,
         })
     }
@@ -314,12 +317,24 @@ impl InheritedState {
         let (previous, watermark) = match &mut self.folder {
             Some(folder) => {
                 let (file, left) = left_suspended(folder)?;
-                let previous = folder.inherit(self.guard)?;
-                // From now on a missing file means that the file was removed.
-                if left.is_none() {
-                    file.write(&SuspensionList::new())?;
+                // Before the memory is taken: a start that fails leaves it to the next one.
+                let mut moved = SuspensionList::new();
+                if let Some(path) = &self.path {
+                    let _readable = local_halts::left_in(path)?;
+                    if !self.has_store {
+                        moved = suspended_in_store(path)?;
+                    }
                 }
-                self.suspended = Some((file, left.unwrap_or_default()));
+                let previous = folder.inherit(self.guard)?;
+                let mut list = left.clone().unwrap_or_default();
+                for (party, suspension) in moved {
+                    list.entry(party).or_insert(suspension);
+                }
+                // From now on a missing file means that the file was removed.
+                if left.as_ref() != Some(&list) {
+                    file.write(&list)?;
+                }
+                self.suspended = Some((file, list));
                 (previous, folder.watermark()?)
             }
             None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
@@ -497,6 +512,12 @@ fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<Suspen
         );
     }
     Ok((file, left))
+}
+
+/// The parties that were suspended in the store that the last run had.
+fn suspended_in_store(folder: &Path) -> io::Result<SuspensionList> {
+    let halts = halt_cache::left_in(folder)?.unwrap_or_default();
+    Ok(halts.iter().filter_map(app::suspension).collect())
 }
 
 /// The connection slots, as many as configured and as the file descriptors allow, and the connection limit per address.

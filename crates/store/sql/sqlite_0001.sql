@@ -160,6 +160,8 @@ CREATE TABLE destination (
     first_loaded INTEGER NOT NULL,
     usable_from INTEGER NOT NULL,
     PRIMARY KEY (party, account, target)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE cap_delay (
     one INTEGER PRIMARY KEY CHECK (one = 1), ms INTEGER NOT NULL, shorter INTEGER, shorter_from INTEGER
 ) STRICT, WITHOUT ROWID;

@@ -156,15 +156,6 @@ async fn put(
     put.await
 }
 
-/// Shows the parties that have series of their own.
-fn arrange(inputs: &CapInputs, generation: &Generation) {
-    let own = generation.registry.own_series(&inputs.metrics);
-    let parties = generation.registry.parties().zip(own);
-    let own = parties.filter(|(_, own)| *own);
-    let own = own.map(|(who, _)| who.party().id.to_string());
-    inputs.caps.meters.arrange(&own.collect());
-}
-
 /// Declares the rules of each configuration, and midnights before they run out.
 async fn declare(inputs: Arc<CapInputs>) {
     let CapInputs {

@@ -1,7 +1,7 @@
 //! Halt cache: a file in `state_dir` with the store's halts in force as this folder's last run saw them.
 //!
 //! A run that starts while the store is away knows them for reads without the store, and a store that has lost them gets
-//! them back.
+//! them back. Another store gets them too, and a run without one keeps them itself.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -96,6 +96,29 @@ impl HaltCacheFile {
         self.written = Some(cache);
         Ok(())
     }
+}
+
+/// The halts that the last run of a folder saw in its store; `None` without a file. A damaged file is an error.
+pub fn left_in(folder: &Path) -> io::Result<Option<Vec<HaltInForce>>> {
+    let path = folder.join(NAME);
+    let Some(text) = file_access::read_own(&FileSystem::default(), &path)? else {
+        return Ok(None);
+    };
+    let left: HaltCache = serde_json::from_slice(&text).map_err(|_damaged| {
+        let text = format!(
+            "{} is damaged: it says which calls were halted in the store that the configuration has no more. Put it back from a copy, or remove it to halt none of them",
+            path.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })?;
+    Ok(Some(left.halts()))
+}
+
+/// Removes a folder's file, once its halts are kept without a store.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    let files = FileSystem::default();
+    file_access::remove(&files, &folder.join(NAME))?;
+    files.sync_folder(folder)
 }
 
 #[cfg(test)]

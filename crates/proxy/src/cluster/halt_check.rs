@@ -111,10 +111,32 @@ impl LatestView {
         *self.left.lock() = left;
     }
 
-    /// Forgets the halts of the last run if it had another store. Returns whether it had.
-    pub(super) fn forget_halts_of_another_store(&self, key: &FingerprintKey) -> bool {
+    /// Takes the halts of the last run to this store if it had another one. Returns their number.
+    pub(super) fn move_halts_of_another_store(&self, key: &FingerprintKey) -> usize {
         let of_another = self.left.lock().take_if(|left| !left.is_of(key));
-        of_another.is_some()
+        let halts = of_another.map_or_else(Vec::new, |left| left.halts());
+        let number = halts.len();
+        for halt in halts {
+            self.note_order(halt);
+        }
+        number
+    }
+
+    /// Takes the halts to the store that the last run of this folder had without one.
+    pub(super) fn move_own_halts(&self, halts: &[HaltInForce]) {
+        for halt in halts {
+            // Epochs of a store are times of its clock: one that was ended there later stays ended.
+            let epoch = halt.since_ms.cast_signed();
+            self.note_order(HaltInForce {
+                epoch,
+                ..halt.clone()
+            });
+        }
+    }
+
+    /// Whether every halt that this instance has for the store is in a view.
+    pub(super) fn has_no_orders(&self) -> bool {
+        self.ordered.lock().is_empty()
     }
 
     /// The halts in force as this instance saw them last, in this run or in the last one of its folder.
@@ -123,7 +145,7 @@ impl LatestView {
         seen.or_else(|| self.left.lock().as_ref().map(HaltCache::halts))
     }
 
-    /// Notes a halt that this instance set: a store that loses it before the next view gets it back.
+    /// Notes a halt that the store must have: a store that lacks it at the next sign of life gets it.
     pub(super) fn note_order(&self, halt: HaltInForce) {
         let mut ordered = self.ordered.lock();
         ordered.retain(|it| it.scope != halt.scope || it.epoch > halt.epoch);
@@ -474,8 +496,9 @@ mod tests {
         let asked = Some(world.clock.elapsed());
         assert_eq!(world.sends("query_order", asked), no_lease);
         let another = FingerprintKey::new(zeroize::Zeroizing::new([2; 16]));
-        assert!(world.latest.forget_halts_of_another_store(&another));
+        assert_eq!(world.latest.move_halts_of_another_store(&another), 1);
         assert_eq!(world.sends("query_order", None), no_lease);
+        assert_eq!(world.latest.halts_to_tell(), [seen("suspended:globex")]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use gatepay_store::instance::HaltInForce;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::halt_cache;
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::process::file_access;
 use crate::process::files::FileSystem;
@@ -81,15 +82,23 @@ pub struct LocalHaltCheck<'a> {
 }
 
 impl LocalHalts {
-    /// Takes over the folder with the halts that the last process left in it. A damaged file is an error: without it calls
-    /// would be sent that an operator has halted.
+    /// Takes over the folder with the halts that the last process left in it, or saw in a store that this one does not have.
+    /// A damaged file is an error: without it calls would be sent that an operator has halted. Suspensions are left out.
     pub fn adopt(&self, folder: &Path) -> io::Result<Vec<HaltInForce>> {
-        let halts = read(folder)?;
+        let (halts, of_store) = (left_in(folder)?, halt_cache::left_in(folder)?);
         {
             let mut in_force = self.in_force.write();
-            for halt in halts {
-                in_force.put(halt);
+            let is_halt = |halt: &HaltInForce| !matches!(halt.scope, HaltScope::Suspended(_));
+            for halt in halts.into_iter().chain(of_store.iter().flatten().cloned()) {
+                if is_halt(&halt) {
+                    in_force.put(halt);
+                }
             }
+        }
+        if of_store.is_some() {
+            // From here on they end here, and not in the store.
+            self.write(Some(folder))?;
+            halt_cache::remove(folder)?;
         }
         *self.folder.lock() = Some(folder.to_owned());
         Ok(self.all())
@@ -180,8 +189,15 @@ impl HaltsInForce {
     }
 }
 
-/// The halts in a folder's file, without epochs.
-fn read(folder: &Path) -> io::Result<Vec<HaltInForce>> {
+/// Removes a folder's file, once a store has the halts.
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
+    let files = FileSystem::default();
+    file_access::remove(&files, &folder.join(NAME))?;
+    files.sync_folder(folder)
+}
+
+/// The halts in a folder's file, without epochs. A damaged file is an error.
+pub fn left_in(folder: &Path) -> io::Result<Vec<HaltInForce>> {
     let path = folder.join(NAME);
     let Some(text) = file_access::read_own(&FileSystem::default(), &path)? else {
         return Ok(Vec::new());
@@ -233,7 +249,7 @@ impl LocalHaltCheck<'_> {
         let not_known = |_| StopBeforeSending::Halted;
         let no_halt_is_being_set = File::open(left).map_err(not_known)?;
         no_halt_is_being_set.lock_shared().map_err(not_known)?;
-        if self.is_covered(&read(left).map_err(not_known)?) {
+        if self.is_covered(&left_in(left).map_err(not_known)?) {
             return Err(StopBeforeSending::Halted);
         }
         Ok(send())

@@ -181,9 +181,11 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     took(shared, "join", began);
     let mut joined = joined?;
     let key = FingerprintKey::new(joined.fingerprint_key);
-    if shared.latest.forget_halts_of_another_store(&key) {
+    let moved = shared.latest.move_halts_of_another_store(&key);
+    if moved > 0 {
         tracing::warn!(
-            "the last run of this folder had another store: its halts are not those of this one"
+            halts = moved,
+            "the last run of this folder had another store: this one takes its halts over"
         );
     }
     let is_shared = matches!(store, Store::Postgres(_));
