@@ -7,8 +7,8 @@ MOST=3000
 REQUESTS=20000
 
 # Without link-time optimization, which takes minutes and could only lower the count.
-export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 CARGO_TERM_COLOR=never
-built=$(cargo bench --locked --package gatepay-proxy --bench admission --no-run 2>&1) || { echo "$built"; exit 1; }
+export CARGO_TERM_COLOR=never
+built=$(cargo bench --profile release --locked --package gatepay-proxy --bench admission --no-run 2>&1) || { echo "$built"; exit 1; }
 program=$(sed -n 's/^ *Executable.*(\(.*\))$/\1/p' <<<"$built")
 
 count() {

@@ -1,10 +1,10 @@
 #!/bin/bash
 # kind: resign   title: gatepay-proxy
 # Target of a side-by-side lab: writes a configuration for the given tenants and runs `serve` with it.
-# GATEPAY_PROXY names the binary. The default is the release build of this checkout.
+# GATEPAY_PROXY names the binary. The default is the `dist` build of this checkout.
 . "${LAB:?}/env.sh"
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-binary=${GATEPAY_PROXY:-$here/../../target/release/gatepay-proxy}
+binary=${GATEPAY_PROXY:-$here/../../target/dist/gatepay-proxy}
 
 folder=$RUNDIR/gatepay-proxy
 rm -rf "$folder"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs testssl.sh against the listener of the binary at GATEPAY_PROXY (default: the release build of this checkout),
+# Runs testssl.sh against the listener of the binary at GATEPAY_PROXY (default: the `dist` build of this checkout),
 # with a certificate from a test authority that names a CRL. Fails if a finding is worse than LOW. All traffic stays on
 # loopback.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-binary=$(realpath "${GATEPAY_PROXY:-${CARGO_TARGET_DIR:-target}/release/gatepay-proxy}")
+binary=$(realpath "${GATEPAY_PROXY:-${CARGO_TARGET_DIR:-target}/dist/gatepay-proxy}")
 find_testssl() { type -P testssl || type -P testssl.sh; }
 testssl=$(find_testssl) || {
     echo "installing testssl.sh"
