@@ -258,26 +258,24 @@ fn named<'m>(objects: &'m [Yaml<'_>], kind: &str, name: &str) -> &'m Yaml<'m> {
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-#[test]
-fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
-    let text = read("kubernetes/gatepay-proxy.yaml");
-    let objects = manifest(&text);
+/// The report of `check` on the configuration in a manifest, with all its paths in a folder.
+fn checked(objects: &[Yaml<'_>]) -> String {
     let folder = Folder::before(UNUSED);
-    let config = &named(&objects, "ConfigMap", "gatepay-proxy")["data"]["proxy.toml"];
+    let config = &named(objects, "ConfigMap", "gatepay-proxy")["data"]["proxy.toml"];
     let state = folder.name("state");
     let root = folder.name(".");
     let proxy = config
         .as_str()
         .unwrap()
         .replace("/state/gatepay-proxy", &state)
+        .replace("/state/audit", &folder.name("audit"))
         .replace("/etc/gatepay-proxy", &root);
-    let grace_ms = 10_000;
     assert!(proxy.contains("grace_ms = 10_000") && proxy.contains("deadline_ms = 40_000"));
     folder.file("proxy.toml", &proxy);
     for shop in [acme(), globex()] {
         folder.remove(&format!("tenants.d/{}.toml", shop.id));
     }
-    let tenants = &named(&objects, "ConfigMap", "gatepay-proxy-tenants")["data"];
+    let tenants = &named(objects, "ConfigMap", "gatepay-proxy-tenants")["data"];
     let tenant = tenants["acme.toml"].as_str().unwrap();
     folder.file(
         "tenants.d/acme.toml",
@@ -286,6 +284,50 @@ fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
     let config = folder.name("proxy.toml");
     let (said, code) = printed(&run(&["check", "--without-secrets", "--config", &config]));
     assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+/// Fails unless the container may take the memory that `check` counted.
+fn holds_what_check_counts(container: &Yaml<'_>, said: &str) {
+    let limit = container["resources"]["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    let wanted = said
+        .lines()
+        .find_map(|line| line.strip_prefix("memory limit: "));
+    let (wanted, _) = wanted.unwrap().split_once(' ').unwrap();
+    assert!(
+        limit >= wanted.parse().unwrap(),
+        "the pod needs {wanted} MiB"
+    );
+}
+
+#[test]
+fn the_manifest_for_one_instance_never_runs_two_and_keeps_its_state() {
+    let text = read("kubernetes/one/gatepay-proxy.yaml");
+    let objects = manifest(&text);
+    let said = checked(&objects);
+    assert!(said.contains("store: none"), "{said}");
+    let set = &named(&objects, "StatefulSet", "gatepay-proxy")["spec"];
+    assert_eq!(set["replicas"].as_integer(), Some(1));
+    let pod = &set["template"]["spec"];
+    let patience = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
+    assert!(patience > 40, "longer than the drain's deadline");
+    holds_what_check_counts(&pod["containers"][0], &said);
+    let claim = &set["volumeClaimTemplates"][0];
+    assert_eq!(claim["metadata"]["name"].as_str(), Some("state"));
+    let mounts = pod["containers"][0]["volumeMounts"].as_sequence().unwrap();
+    let state = mounts
+        .iter()
+        .find(|at| at["name"].as_str() == Some("state"));
+    assert_eq!(state.unwrap()["mountPath"].as_str(), Some("/state"));
+}
+
+#[test]
+fn the_manifest_for_many_instances_holds_a_configuration_that_check_accepts() {
+    let text = read("kubernetes/many/gatepay-proxy.yaml");
+    let objects = manifest(&text);
+    let said = checked(&objects);
+    let grace_ms = 10_000;
     for line in [
         "acme",
         "store: PostgreSQL at gatepay-db-rw:5432, database gatepay",
@@ -299,16 +341,7 @@ fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
     let patience = pod["terminationGracePeriodSeconds"].as_integer().unwrap();
     assert!(patience > 40, "longer than the drain's deadline");
     let container = &pod["containers"][0];
-    let limit = container["resources"]["limits"]["memory"].as_str().unwrap();
-    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
-    let wanted = said
-        .lines()
-        .find_map(|line| line.strip_prefix("memory limit: "));
-    let (wanted, _) = wanted.unwrap().split_once(' ').unwrap();
-    assert!(
-        limit >= wanted.parse().unwrap(),
-        "the pod needs {wanted} MiB"
-    );
+    holds_what_check_counts(container, &said);
     for (probe, path) in [("readinessProbe", "/ready"), ("livenessProbe", "/live")] {
         let get = &container[probe]["httpGet"];
         assert_eq!(get["path"].as_str(), Some(path));
@@ -338,14 +371,14 @@ fn the_manifest_for_kubernetes_holds_a_configuration_that_check_accepts() {
         &named(&objects, "Job", "gatepay-proxy-migrate-1")["spec"]["template"]["spec"]["containers"]
             [0],
     ] {
-        let words = container["command"].as_sequence().unwrap();
+        let words = container["args"].as_sequence().unwrap();
         let words: Vec<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
         assert!(
             words.contains(&"--config=/etc/gatepay-proxy/config/proxy.toml"),
             "{words:?}"
         );
         // The program knows each option.
-        let (said, code) = printed(&run(&[&words[1..], &["--help"]].concat()));
+        let (said, code) = printed(&run(&[&words[..], &["--help"]].concat()));
         assert_eq!(code, Some(0), "{said}");
     }
     let budget = named(&objects, "PodDisruptionBudget", "gatepay-proxy");
@@ -451,4 +484,35 @@ fn the_page_on_instances_shows_a_configuration_that_check_accepts() {
     };
     let settings = &manifest(patroni)[0];
     assert_eq!(settings["synchronous_mode"].as_bool(), Some(true));
+}
+
+#[test]
+fn the_folders_that_pages_and_packages_name_are_writable_under_the_unit() {
+    let unit = read("systemd/gatepay-proxy.service");
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    let folders: Vec<_> = lines
+        .filter_map(|line| match line.split_once('=')? {
+            ("StateDirectory", name) => Some(format!("/var/lib/{name}")),
+            ("LogsDirectory", name) => Some(format!("/var/log/{name}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(folders.len(), 2, "{folders:?}");
+    let page = include_str!("../docs/explanation/audit.md");
+    let package = read("debian/proxy.toml");
+    let mut named = 0;
+    for text in [page, &package] {
+        for line in text.lines() {
+            let line = line.trim_start_matches("# ");
+            let is_folder = line.starts_with("dir = ") || line.starts_with("state_dir = ");
+            if let Some(folder) = line.split('"').nth(1).filter(|_| is_folder) {
+                assert!(folders.iter().any(|may| may == folder), "{folder}");
+                named += 1;
+            }
+        }
+    }
+    assert_eq!(named, 3, "the state folder, and the journal's twice");
+    // An upgrade restarts the program; the start limit must not end it for good.
+    assert!(unit.contains("\nStartLimitIntervalSec=0\n"));
+    assert!(unit.contains("\nLogRateLimitIntervalSec=0\n"));
 }
