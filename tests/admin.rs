@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// Paths that need a token.
-const CLOSED: [&str; 22] = [
+const CLOSED: [&str; 24] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -99,6 +99,8 @@ const CLOSED: [&str; 22] = [
     "POST /-/notifications/replay?id=1",
     "POST /-/notifications/test?tenant=acme",
     "POST /-/notifications/enable?tenant=acme",
+    "GET /-/log",
+    "POST /-/log?level=debug",
     "POST /-/reload",
     "POST /-/institution/switch",
     "POST /-/suspend?tenant=acme",

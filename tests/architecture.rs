@@ -572,6 +572,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "notification_exchange",
             "notification_view",
             "find",
+            "log",
             "notification_acts",
             "notification_endpoints",
             "notification_order",

@@ -247,8 +247,17 @@ fn the_command_line_explains_itself() {
         (
             &["check", "--config", "/no/such/file"],
             64,
-            "file not found",
+            "no configuration is at /no/such/file, which --config names",
         ),
+        (&["start"], 64, "`gatepay-proxy serve` starts the proxy"),
+        (&["validate"], 64, "`gatepay-proxy check`"),
+        (
+            &["version"],
+            0,
+            concat!("gatepay-proxy ", env!("CARGO_PKG_VERSION"), " ("),
+        ),
+        (&["completions", "bash"], 0, "complete -F _gatepay__proxy"),
+        (&["completions", "tcsh"], 64, "fish"),
     ] {
         let (said, ended) = printed(&run(arguments));
         assert_eq!(ended, Some(code), "{arguments:?}: {said}");

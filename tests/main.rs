@@ -144,6 +144,8 @@ mod secrecy;
 mod process;
 // The commands besides `serve` print their results and end with the right exit code.
 mod commands;
+// Commands find the configuration, and answer programs in JSON.
+mod command_output;
 // The description of the admin address names every path, method, parameter and answer of it.
 mod openapi;
 // The pages of the documentation have links that lead somewhere, and say what the program says.

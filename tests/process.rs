@@ -1,6 +1,6 @@
 //! The real binary, its files, its signals and its exit codes.
 
-use crate::support::program::{Folder, Program, printed};
+use crate::support::program::{Folder, Program, command, printed};
 use crate::support::scripted::Scripted;
 use crate::support::*;
 use gatepay_proxy::process::clock::Clock;
@@ -110,7 +110,7 @@ async fn a_second_signal_ends_the_process_at_once_and_open_calls_are_answered_as
 async fn signals_of_log_rotation_and_timers_do_not_kill_the_process() {
     let gatepay = GatePay::now();
     let program = Program::serve(&Folder::before(&gatepay.url())).await;
-    for signal in ["USR1", "USR2", "ALRM", "VTALRM", "IO", "PWR", "XFSZ"] {
+    for signal in ["ALRM", "VTALRM", "IO", "PWR", "XFSZ"] {
         for _ in 0..2 {
             program.signal(&format!("-{signal}"));
         }
@@ -129,6 +129,61 @@ async fn signals_of_log_rotation_and_timers_do_not_kill_the_process() {
     .await;
     program.terminate();
     assert_eq!(program.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn signals_and_the_admin_listener_change_the_level_of_the_log() {
+    let gatepay = GatePay::now();
+    let program = Program::serve(&Folder::before(&gatepay.url())).await;
+    let changed =
+        |from, to| format!("\"the log's level changes\",\"from\":\"{from}\",\"to\":\"{to}\"");
+    let logged = async |line: String| {
+        until("the log notes the change", || {
+            program.stderr().contains(&line)
+        })
+        .await;
+    };
+    program.signal("-USR1");
+    logged(changed("info", "debug")).await;
+    program.signal("-USR2");
+    logged(changed("debug", "info")).await;
+    let ask = async |method: &str, path: &str| {
+        let request = http::Request::builder().method(method).uri(path);
+        let request = request.header("host", "localhost");
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        let answer = Connection::open(program.admin).await.send(request).await;
+        let body = String::from_utf8_lossy(&answer.body).trim().to_owned();
+        (answer.status, body)
+    };
+    let trace = || (200, r#"{"level":"trace"}"#.to_owned());
+    assert_eq!(ask("POST", "/-/log?level=trace").await, trace());
+    logged(changed("info", "trace")).await;
+    for wrong in [
+        "/-/log?level=loud",
+        "/-/log",
+        "/-/log?level=info&level=warn",
+    ] {
+        assert_eq!(ask("POST", wrong).await.0, 400, "{wrong}");
+    }
+    assert_eq!(ask("GET", "/-/log").await, trace());
+    program.terminate();
+    assert_eq!(program.end().await.0, Some(0));
+}
+
+#[test]
+fn a_misspelt_level_of_the_log_is_refused() {
+    let folder = Folder::before(UNUSED);
+    let mut serve = command();
+    serve.args(["serve", "--config", &folder.name("proxy.toml")]);
+    let output = serve.env("GATEPAY_LOG", "verbose").output();
+    let (said, code) = printed(&output.expect("it runs"));
+    assert_eq!(code, Some(64), "{said}");
+    assert!(
+        said.contains(
+            "GATEPAY_LOG: `verbose` is no level of the log: use error, warn, info, debug or trace"
+        ),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -40,9 +40,13 @@ pub(crate) fn printed(output: &Output) -> (String, Option<i32>) {
     (text, output.status.code())
 }
 
-fn command() -> Command {
+/// The program, with none of its variables set.
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatepay-proxy"));
-    command.env_remove("GATEPAY_LOG").stdin(Stdio::null());
+    command
+        .env_remove("GATEPAY_LOG")
+        .env_remove("GATEPAY_PROXY_CONFIG")
+        .stdin(Stdio::null());
     command
 }
 

@@ -5,6 +5,7 @@ mod find;
 mod gate;
 mod halt;
 mod isolation;
+mod log;
 mod notification_acts;
 mod notification_endpoints;
 mod notification_order;
@@ -240,6 +241,7 @@ async fn look(
         }
         (&Method::GET, "/-/probe/isolation") => isolation::show(app).await,
         (&Method::GET, "/-/halt") => halt::look(app, query),
+        (&Method::GET, "/-/log") => log::look(app),
         (&Method::GET, "/-/registry") => on_blocking_thread(app, registry).await,
         (&Method::GET, "/-/reload") => json(StatusCode::OK, &app.lifecycle.reload.state()),
         _ => unsupported(path),
@@ -258,6 +260,10 @@ fn unsupported(path: &str) -> AdminResponse {
             "GET shows the halts, POST with ?scope= halts calls: all, money, payouts or tenant:<id>\n",
         ),
         "/-/halt/end" => not_allowed("POST", "POST with ?scope= ends a halt by POST /-/halt\n"),
+        "/-/log" => not_allowed(
+            "GET, HEAD, POST",
+            "GET shows the level of the program's log, POST with ?level= sets it until the process ends\n",
+        ),
         "/-/suspend" => not_allowed(
             "POST",
             "POST with ?tenant= refuses all calls of a tenant or an operator from now on\n",
@@ -297,7 +303,7 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),
@@ -305,9 +311,10 @@ fn unsupported(path: &str) -> AdminResponse {
 }
 
 /// The paths at which POST changes or sends something.
-const ACTIONS: [&str; 11] = [
+const ACTIONS: [&str; 12] = [
     "/-/halt",
     "/-/halt/end",
+    "/-/log",
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
@@ -328,6 +335,7 @@ async fn act(
     match action {
         "/-/halt" => halt::halt(app, query, actor).await,
         "/-/halt/end" => halt::end(app, query, actor).await,
+        "/-/log" => log::set(app, query),
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
         "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,

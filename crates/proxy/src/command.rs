@@ -4,6 +4,8 @@ mod admin_client;
 pub(crate) mod audit;
 pub(crate) mod call;
 pub(crate) mod check;
+pub(crate) mod completions;
+mod config_file;
 pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod find;
@@ -20,11 +22,14 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod sign;
 mod signals;
+mod start_fault;
 pub(crate) mod state;
 pub(crate) mod store;
 mod suspended;
 pub(crate) mod tenant;
 mod terminal_text;
+pub(crate) mod unknown;
+pub(crate) mod version;
 
 use std::env;
 use std::fmt;
@@ -32,9 +37,15 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::record::log_level::LogLevel;
 use gatepay_proxy::record::program_log::ProgramLogFormat;
+use gatepay_tenancy::Problem;
 use gatepay_tenancy::settings::LogFormat;
+use serde_json::{Value, json};
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The result of a command, which becomes its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +94,11 @@ pub(crate) fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
+/// Writes a problem as one member of a command's JSON.
+pub(crate) fn problem_json(problem: &Problem) -> Value {
+    json!({ "file": problem.file, "line": problem.line, "key": problem.key, "text": problem.text })
+}
+
 /// Writes a line about a problem to standard error.
 pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
@@ -96,22 +112,35 @@ pub(crate) fn fail(line: impl fmt::Display) -> ExitStatus {
 
 /// Sends the program's own log to standard error until the returned guard is dropped. Access lines go elsewhere.
 ///
+/// The level can be changed by what is returned beside the guard.
 /// A stalled reader of the log must not stop requests: lines that are not written in time are lost.
 #[must_use = "the log ends with it"]
-pub(crate) fn log_to_stderr(format: LogFormat) -> WorkerGuard {
-    let level = env::var("GATEPAY_LOG")
-        .ok()
-        .and_then(|level| level.parse().ok())
-        .unwrap_or(tracing::Level::INFO);
+pub(crate) fn log_to_stderr(format: LogFormat) -> Result<(WorkerGuard, LogLevel), String> {
+    let (filter, level) = LogLevel::starting_at(first_level()?);
     let (stderr, guard) = tracing_appender::non_blocking(io::stderr());
     // This fails only if a log was set before; that log then stays in use.
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
         .with_ansi(io::stderr().is_terminal())
-        .event_format(ProgramLogFormat::new(format, Clock::system()))
+        .event_format(ProgramLogFormat::new(format, Clock::system()));
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .try_init();
-    guard
+    Ok((guard, level))
+}
+
+/// The level that the environment asks for. A level that is misspelt would hide the lines it was set for.
+fn first_level() -> Result<LevelFilter, String> {
+    match env::var_os("GATEPAY_LOG") {
+        // An empty variable is how units and shells unset one.
+        None => Ok(LevelFilter::INFO),
+        Some(name) if name.is_empty() => Ok(LevelFilter::INFO),
+        Some(name) => {
+            let name = name.to_string_lossy();
+            LogLevel::parse(&name).map_err(|error| format!("GATEPAY_LOG: `{name}` {error}"))
+        }
+    }
 }
 
 /// The note about an unread file in a folder of tenants.

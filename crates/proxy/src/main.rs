@@ -4,14 +4,14 @@ mod command;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use command::ExitStatus;
 
 /// The reverse proxy between an institution's sub-merchants and GatePay.
 /// It verifies each tenant's signed request, refuses replays, enforces the tenant's rate, signs the request again as the
 /// institution on behalf of the tenant's sub-account, and relays the answer. Try it with `gatepay-proxy demo`.
 #[derive(Parser)]
-#[command(name = "gatepay-proxy", version, max_term_width = 100)]
+#[command(name = "gatepay-proxy", version = command::version::LINE, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -45,6 +45,10 @@ enum Command {
     State(command::state::StateCommand),
     #[command(subcommand)]
     Store(command::store::StoreCommand),
+    Completions(command::completions::CompletionsCommand),
+    #[command(hide = true)]
+    Manual(command::completions::ManualCommand),
+    Version(command::version::VersionCommand),
 }
 
 /// The allocator copes with many small strings: a hundred thousand tenants are about a million of them.
@@ -55,7 +59,8 @@ fn main() -> ExitCode {
     gatepay_proxy::process::panic_hook::report();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            command::unknown::suggest(&mut error);
             // `--help` and `--version` arrive here too; they are no fault. Nothing is left to do if printing fails.
             let _ = error.print();
             return if error.use_stderr() {
@@ -86,6 +91,9 @@ fn main() -> ExitCode {
         Command::Schema(schema) => schema.run(),
         Command::State(state) => state.run(),
         Command::Store(store) => store.run(),
+        Command::Completions(completions) => completions.run(Arguments::command()),
+        Command::Manual(manual) => manual.run(Arguments::command()),
+        Command::Version(version) => version.run(),
     };
     exit.into()
 }

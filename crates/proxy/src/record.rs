@@ -5,6 +5,7 @@
 
 pub mod access_line;
 pub mod access_log;
+pub mod log_level;
 pub mod meters;
 pub mod program_log;
 pub mod refused_head;

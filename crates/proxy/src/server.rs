@@ -38,6 +38,7 @@ use crate::process::state_dir::{
 };
 use crate::process::systemd::{self, InheritedSockets};
 use crate::process::watermark::StampWatermark;
+use crate::record::log_level::LogLevel;
 use crate::reload::{self, EnvironmentLookup};
 use crate::start_error::StartError;
 use crate::upstream::pool::{Pool, PoolLimits};
@@ -161,6 +162,12 @@ impl Server {
         let thread = reload::follow(&self.app, watch, env).map_err(StartError::Thread)?;
         self.reload = Some(thread);
         Ok(())
+    }
+
+    /// Lets operators change the level of the program's log.
+    pub fn control_log(&self, level: LogLevel) {
+        // It fails only if a level was set before, which stays.
+        let _ = self.app.lifecycle.log_level.set(level);
     }
 
     /// A function that requests a reload and returns at once.

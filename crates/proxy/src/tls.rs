@@ -2,4 +2,5 @@
 
 pub mod certificate;
 pub mod config;
+pub mod fault_text;
 pub mod pinned;

@@ -144,6 +144,21 @@ impl PartyFiles {
     }
 }
 
+/// The line of `proxy.toml` on which a key such as `audit.dir` stands, or else the table that would have it.
+pub fn line_of(proxy_toml: &Path, key: &str) -> Option<u32> {
+    let root = document::read(proxy_toml).ok()?;
+    let (mut table, mut line) = (&root, None);
+    for name in key.split('.') {
+        let Some(entry) = table.get(name) else { break };
+        line = entry.line;
+        let Some(below) = entry.node.table() else {
+            break;
+        };
+        table = below;
+    }
+    line
+}
+
 /// The files beside those of tenants and operators that are not read, though their names do not say that they are not
 /// meant: `ACME.TOML`, `acme.yaml`, a folder. Sorted by name.
 pub fn unread_files(settings: &Settings) -> Vec<PathBuf> {

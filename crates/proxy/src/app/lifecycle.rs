@@ -1,12 +1,13 @@
 //! Lifecycle: start, reload, health and drain of the process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::generation::reload_status::ReloadControl;
 use crate::metrics::Metrics;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
 use crate::process::heartbeat::WorkerHeartbeats;
+use crate::record::log_level::LogLevel;
 
 /// Start, reload, health and drain of the process.
 pub struct Lifecycle {
@@ -18,6 +19,8 @@ pub struct Lifecycle {
     pub heartbeats: WorkerHeartbeats,
     /// The state of the drain.
     pub drain: Arc<Drain>,
+    /// The level of the program's log, if the process has one of its own.
+    pub log_level: OnceLock<LogLevel>,
 }
 
 impl Lifecycle {
@@ -28,6 +31,7 @@ impl Lifecycle {
             reload,
             heartbeats: WorkerHeartbeats::new(metrics.workers.clone()),
             drain: Arc::default(),
+            log_level: OnceLock::new(),
         }
     }
 }

@@ -17,6 +17,8 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::config_file::ConfigFile;
+use super::from::file_fault;
 use super::terminal_text::{json_line, visible};
 use super::{ExitStatus, complain, environment, say};
 
@@ -26,9 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The running process, as a command names it.
 #[derive(Args)]
 pub(crate) struct AdminArguments {
-    /// The process's configuration; it names the address of the admin listener.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The address of the running process's admin listener [default: admin.address of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -116,7 +117,7 @@ impl AdminArguments {
     }
 
     /// The configuration's file.
-    pub(crate) fn config(&self) -> &Path {
+    pub(crate) fn config(&self) -> &ConfigFile {
         &self.config
     }
 
@@ -164,7 +165,7 @@ impl AdminArguments {
             file: None,
             secrets_elsewhere: true,
         };
-        let configuration = load_what_if(&self.config, &environment, what_if);
+        let configuration = load_what_if(self.config.path(), &environment, what_if);
         let configuration = configuration.map_err(|problems| {
             problems.iter().for_each(complain);
             ExitStatus::Usage
@@ -231,7 +232,7 @@ impl AdminClient<'_> {
 fn bearer(path: &Path) -> Result<HeaderValue, String> {
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
-        .map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
+        .map_err(|error| file_fault(path, &error))?;
     let bearer = Zeroizing::new(format!("Bearer {}", text.trim_end_matches(['\r', '\n'])));
     let mut bearer = HeaderValue::from_str(&bearer)
         .map_err(|_| format!("{}: holds no token", path.display()))?;

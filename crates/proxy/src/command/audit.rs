@@ -18,6 +18,7 @@ use gatepay_proxy::journal::verify::{ChainHead, ExpectedHeads, VerifyReport, ver
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::load::{WhatIf, load_readable};
 
+use super::config_file::ConfigFile;
 use super::from::SecretFrom;
 use super::{ExitStatus, complain, environment, fail};
 
@@ -31,9 +32,8 @@ pub(crate) enum AuditCommand {
 /// The journal to read, and the heads to compare its end with.
 #[derive(Args)]
 pub(super) struct JournalPlace {
-    /// The process's configuration; its `[audit]` names the journal's folder.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The journal's folder, or a copy of it; no configuration is read then.
     #[arg(long, value_name = "FOLDER", conflicts_with = "config")]
     dir: Option<PathBuf>,
@@ -75,7 +75,7 @@ impl AuditCommand {
 
 impl JournalPlace {
     /// The journal of a configuration, or of a folder, without heads to compare its end with.
-    pub(super) fn of(config: PathBuf, dir: Option<PathBuf>, key_file: Option<PathBuf>) -> Self {
+    pub(super) fn of(config: ConfigFile, dir: Option<PathBuf>, key_file: Option<PathBuf>) -> Self {
         Self {
             config,
             dir,
@@ -106,14 +106,14 @@ impl JournalPlace {
     /// The journal of the configuration. Faulty tenant files are named, and the journal is read nevertheless.
     fn configured(&self) -> Result<AuditSubject, ExitStatus> {
         let what_if = WhatIf::default();
-        let (configuration, problems) = load_readable(&self.config, &environment, what_if);
+        let (configuration, problems) = load_readable(self.config.path(), &environment, what_if);
         problems.iter().for_each(complain);
         let settings = configuration.settings;
         let Some(audit) = settings.audit else {
             return Err(match problems.len() {
                 0 => usage(format_args!(
                     "{} has no [audit]: there is no journal; name a folder with --dir",
-                    self.config.display()
+                    self.config.path().display()
                 )),
                 _ => ExitStatus::Usage,
             });

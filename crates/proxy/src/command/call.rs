@@ -9,15 +9,16 @@ use clap::Args;
 use gatepay_core::envelope::{self, AnswerVerdict};
 use gatepay_core::{Catalogue, ClientId, Credential, Kind, operation, sign};
 use gatepay_proxy::process::clock::Clock;
-use gatepay_proxy::tls::config;
+use gatepay_proxy::tls::{config, fault_text};
 use gatepay_proxy::upstream::client::{self, CallError};
 use gatepay_proxy::upstream::connect::{ConnectError, UpstreamConnector};
 use gatepay_tenancy::settings::UpstreamUrl;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Method, Request, Response, Uri};
+use serde_json::{Map, json};
 
 use super::from::{BodyFrom, SecretFrom};
-use super::{ExitStatus, complain, fail};
+use super::{ExitStatus, complain, fail, say};
 
 /// Send a signed request as a tenant.
 ///
@@ -51,6 +52,9 @@ pub(crate) struct CallCommand {
     /// Print every header of the answer, not only X-Request-Id and the proxy's own.
     #[arg(long)]
     include: bool,
+    /// Print one JSON object instead: status, headers, the body as text, verdict and code; or the error.
+    #[arg(long, conflicts_with = "include")]
+    json: bool,
 }
 
 const EXAMPLE: &str = "\
@@ -88,7 +92,13 @@ impl CallCommand {
             request,
             Duration::from_millis(self.timeout_ms),
         )) {
+            Ok(answer) if self.json => self.report_json(&answer),
             Ok(answer) => self.report(&answer),
+            Err(error) if self.json => {
+                let sent = matches!(error, CallError::Lost(_));
+                say(json!({ "sent": sent, "error": self.advice(&error) }));
+                ExitStatus::Failed
+            }
             Err(error) => fail(self.advice(&error)),
         }
     }
@@ -154,11 +164,27 @@ impl CallCommand {
             Some(code) => complain(format_args!("{}, code {code}", judgement.verdict)),
             None => complain(judgement.verdict),
         }
-        if judgement.verdict == AnswerVerdict::Success {
-            ExitStatus::Fine
-        } else {
-            ExitStatus::Failed
+        exit_of(judgement.verdict)
+    }
+
+    fn report_json(&self, answer: &Response<Bytes>) -> ExitStatus {
+        let mut headers = Map::new();
+        for name in answer.headers().keys() {
+            let values = answer.headers().get_all(name).iter();
+            let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let value = values.collect::<Vec<_>>().join(", ");
+            headers.insert(name.to_string(), value.into());
         }
+        let judgement = envelope::judge(self.kind(), answer.status().as_u16(), answer.body());
+        say(json!({
+            "sent": true,
+            "status": answer.status().as_u16(),
+            "headers": headers,
+            "body": String::from_utf8_lossy(answer.body()),
+            "verdict": judgement.verdict.to_string(),
+            "code": judgement.code.map(|code| code.to_string()),
+        }));
+        exit_of(judgement.verdict)
     }
 
     /// The kind of the call. A call that the catalogue lacks is judged as a money call, the strictest kind.
@@ -182,7 +208,8 @@ impl CallCommand {
                 )
             }
             CallError::NotSent(ConnectError::Tls(cause)) => format!(
-                "{at}: tls: {cause}; nothing was sent; name the proxy's own certificates with --ca, or use http:// if it has none"
+                "{at}: tls: {}; nothing was sent; name the proxy's own certificates with --ca, or use http:// if it has none",
+                fault_text::of_handshake(cause)
             ),
             CallError::NotSent(cause) => format!("{at}: {cause}; nothing was sent"),
             CallError::Lost(cause) if self.kind() == Kind::Read => format!("{at}: {cause}"),
@@ -190,6 +217,14 @@ impl CallCommand {
                 "{at}: {cause}; the request was sent and its outcome is unknown: look the call up before you send it again"
             ),
         }
+    }
+}
+
+fn exit_of(verdict: AnswerVerdict) -> ExitStatus {
+    if verdict == AnswerVerdict::Success {
+        ExitStatus::Fine
+    } else {
+        ExitStatus::Failed
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod caps;
 mod notifications;
+mod report_json;
 mod running;
 
 use std::net::SocketAddr;
@@ -16,9 +17,13 @@ use gatepay_proxy::process::state_dir;
 use gatepay_proxy::start_error::start_faults;
 use gatepay_tenancy::load::{WhatIf, load_what_if, unread_files};
 use gatepay_tenancy::settings::{Settings, StoreFailover};
-use gatepay_tenancy::{ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Registry};
+use gatepay_tenancy::{
+    ConfigHash, ConfigSnapshot, Configuration, PartyRef, Plan, Problem, Registry,
+};
 
 use super::admin_client::AdminClient;
+use super::config_file::ConfigFile;
+use super::start_fault::StartPlaces;
 use super::suspended::SuspendedByHand;
 use super::{ExitStatus, UNREAD, complain, environment, fail, say};
 
@@ -28,9 +33,8 @@ use super::{ExitStatus, UNREAD, complain, environment, fail, say};
 /// --against with 0 if nothing changes, 3 if something changes.
 #[derive(Args)]
 pub(crate) struct CheckCommand {
-    /// The process's configuration; it names the tenants' folder.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Print the changes that this configuration would make to another one: of a folder, of a proxy.toml file, or of the
     /// `running` process, which is asked on its admin listener.
     #[arg(long, value_name = "FOLDER|FILE|running")]
@@ -41,8 +45,8 @@ pub(crate) struct CheckCommand {
     /// A file that holds the running process's admin token.
     #[arg(long, value_name = "FILE", requires = "against")]
     admin_token_file: Option<PathBuf>,
-    /// Print the changes as one JSON object.
-    #[arg(long, requires = "against")]
+    /// Print the report, or the changes, as one JSON object.
+    #[arg(long)]
     json: bool,
     /// Accept missing secret files and do not open certificates: for a checkout of the configuration without secrets.
     #[arg(long)]
@@ -55,10 +59,11 @@ impl CheckCommand {
     }
 
     fn checked(&self) -> Result<ExitStatus, ExitStatus> {
-        let configuration = self.load(&self.config)?;
+        let configuration = self.load(self.config.path())?;
+        let notes = notes(&configuration);
         if !self.json {
-            for file in unread_files(&configuration.settings) {
-                say(format_args!("note: {}: {UNREAD}", file.display()));
+            for note in &notes {
+                say(format_args!("note: {note}"));
             }
         }
         let faults = if self.without_secrets {
@@ -67,11 +72,18 @@ impl CheckCommand {
             start_faults(&configuration.settings)
         };
         if !faults.is_empty() {
-            faults.iter().for_each(complain);
+            let places = StartPlaces::of(self.config.path(), &configuration.settings);
+            let faults = faults.iter().map(|fault| places.problem(fault));
+            self.complain_of(&faults.collect::<Vec<_>>());
             return Err(ExitStatus::Usage);
         }
         let Some(against) = &self.against else {
-            report(&self.config.display().to_string(), &configuration);
+            let file = self.config.path().display().to_string();
+            if self.json {
+                say(report_json::fine(&file, &configuration, &notes));
+            } else {
+                report(&file, &configuration);
+            }
             return Ok(ExitStatus::Fine);
         };
         let after = ConfigSnapshot::of(&configuration);
@@ -101,13 +113,24 @@ impl CheckCommand {
             secrets_elsewhere: self.without_secrets,
         };
         load_what_if(path, &environment, what_if).map_err(|problems| {
-            problems.iter().for_each(complain);
-            complain(match problems.len() {
-                1 => "1 problem".to_owned(),
-                many => format!("{many} problems"),
-            });
+            self.complain_of(&problems);
+            if !self.json {
+                complain(match problems.len() {
+                    1 => "1 problem".to_owned(),
+                    many => format!("{many} problems"),
+                });
+            }
             ExitStatus::Usage
         })
+    }
+
+    fn complain_of(&self, problems: &[Problem]) {
+        if self.json {
+            let file = self.config.path().display().to_string();
+            say(report_json::faulty(&file, problems));
+        } else {
+            problems.iter().for_each(complain);
+        }
     }
 
     fn print_plan(&self, plan: &Plan) -> ExitStatus {
@@ -130,6 +153,24 @@ impl CheckCommand {
             ExitStatus::Fine
         }
     }
+}
+
+/// Effects of the configuration that are probably not intended.
+fn notes(configuration: &Configuration) -> Vec<String> {
+    let Configuration {
+        settings, registry, ..
+    } = configuration;
+    let unread = unread_files(settings).into_iter();
+    let mut notes: Vec<_> = unread
+        .map(|file| format!("{}: {UNREAD}", file.display()))
+        .collect();
+    if registry.tenants().is_empty() {
+        notes.push(format!(
+            "{}: no tenant is configured: every request will be refused; make one with `gatepay-proxy tenant add`",
+            settings.tenants.display()
+        ));
+    }
+    notes
 }
 
 /// Prints what `serve` would do with this configuration.

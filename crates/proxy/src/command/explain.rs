@@ -3,6 +3,7 @@
 mod check;
 mod input;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,10 +11,11 @@ use gatepay_core::explain::{self, ClaimedRequest, ExplainFinding, RequestLine};
 use gatepay_core::{SecretKey, StampWindow};
 use gatepay_proxy::headers;
 use gatepay_proxy::process::clock::Clock;
+use serde_json::json;
 
 use super::from::{self, BodyFrom, SecretFrom};
 use super::{ExitStatus, complain, say};
-use check::ExplainCheck;
+use check::{ExplainCheck, WrongInput};
 use input::ExplainInput;
 
 /// Find out offline why a signed request was refused.
@@ -59,6 +61,9 @@ pub(crate) struct ExplainCommand {
     /// The SHA-256 in the refusal's message: it shows whether the bytes changed on the way.
     #[arg(long, value_name = "DIGITS", value_parser = digest)]
     received_digest: Option<[u8; 32]>,
+    /// Print the checks and the advice as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLE: &str = "\
@@ -93,13 +98,33 @@ impl ExplainCommand {
         };
         let now = self.now.unwrap_or_else(|| Clock::system().unix_ms());
         let checks = check::all(&input, &secret, window, now, self.received_digest.as_ref());
-        for ExplainCheck { name, outcome } in &checks {
-            match outcome {
-                Ok(seen) => say(format_args!("{name:<15} ok     {seen}")),
-                Err(wrong) => say(format_args!("{name:<15} wrong  {wrong}")),
+        let refusal = checks.iter().find_map(|check| check.outcome.as_ref().err());
+        let advice = self.advice(&secret, &input, &checks);
+        if self.json {
+            let check = |ExplainCheck { name, outcome }: &ExplainCheck| match outcome {
+                Ok(seen) => json!({ "name": name, "ok": true, "text": seen }),
+                Err(wrong) => json!({ "name": name, "ok": false, "text": wrong.to_string() }),
+            };
+            say(json!({
+                "ok": refusal.is_none(),
+                "refusal": refusal.and_then(WrongInput::slug),
+                "checks": checks.iter().map(check).collect::<Vec<_>>(),
+                "advice": advice,
+            }));
+        } else {
+            for ExplainCheck { name, outcome } in &checks {
+                match outcome {
+                    Ok(seen) => say(format_args!("{name:<15} ok     {seen}")),
+                    Err(wrong) => say(format_args!("{name:<15} wrong  {wrong}")),
+                }
             }
+            say("");
+            advice.iter().for_each(say);
         }
-        self.conclude(&secret, &input, &checks)
+        match refusal {
+            None => ExitStatus::Fine,
+            Some(_) => ExitStatus::Failed,
+        }
     }
 
     fn input(&self) -> Result<ExplainInput, String> {
@@ -117,18 +142,19 @@ impl ExplainCommand {
         input::of_parts(values, line, self.body.read()?)
     }
 
-    fn conclude(
+    /// The conclusion in words: the refusal, and how to put the request right.
+    fn advice(
         &self,
         secret: &SecretKey,
         input: &ExplainInput,
         checks: &[ExplainCheck],
-    ) -> ExitStatus {
+    ) -> Vec<String> {
         let first = checks.iter().find_map(|check| check.outcome.as_ref().err());
-        say("");
         let Some(first) = first else {
-            say("all checks pass: this request is signed correctly");
-            return ExitStatus::Fine;
+            return vec!["all checks pass: this request is signed correctly".to_owned()];
         };
+        let mut advice = Vec::new();
+        let mut say = |line: fmt::Arguments<'_>| advice.push(line.to_string());
         if let Some(slug) = first.slug() {
             say(format_args!(
                 "the proxy refuses this request with {slug}, its first failed check"
@@ -140,24 +166,30 @@ impl ExplainCommand {
                 "the timestamp seems to be in {unit}; it must be in milliseconds, which have 13 digits"
             ));
         } else if check::is_wrong(checks, check::FRESHNESS) && self.now.is_none() {
-            say(
-                "a request must be sent right after it is signed; to check an old one, give its time of arrival with --now",
-            );
+            say(format_args!(
+                "a request must be sent right after it is signed; to check an old one, give its time of arrival with --now"
+            ));
         }
         if check::is_right(checks, check::SIGNATURE) && check::is_wrong(checks, check::ARRIVED) {
-            say(
-                "the signature is right for these bytes, but the proxy received others: your HTTP library, or a proxy on the way, changed them",
-            );
+            say(format_args!(
+                "the signature is right for these bytes, but the proxy received others: your HTTP library, or a proxy on the way, changed them"
+            ));
         }
         if check::is_wrong(checks, check::FORM) || check::is_wrong(checks, check::SIGNATURE) {
-            explain_signature(secret, input, checks);
+            advice.extend(signature_advice(secret, input, checks));
         }
-        ExitStatus::Failed
+        advice
     }
 }
 
-/// Prints the mistakes that lead to the given signature, each with its correction.
-fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[ExplainCheck]) {
+/// The mistakes that lead to the given signature, each with its correction.
+fn signature_advice(
+    secret: &SecretKey,
+    input: &ExplainInput,
+    checks: &[ExplainCheck],
+) -> Vec<String> {
+    let mut advice = Vec::new();
+    let mut say = |line: fmt::Arguments<'_>| advice.push(line.to_string());
     let text = |name| input.header(name).unwrap_or_default();
     let (timestamp, nonce, signature) = (
         text(&headers::TIMESTAMP),
@@ -177,29 +209,33 @@ fn explain_signature(secret: &SecretKey, input: &ExplainInput, checks: &[Explain
     };
     let findings = explain::hypotheses(secret, &request);
     if findings.is_empty() {
-        say(
-            "no common mistake gives this signature: it was made with another secret, or over another body, timestamp or nonce",
-        );
+        say(format_args!(
+            "no common mistake gives this signature: it was made with another secret, or over another body, timestamp or nonce"
+        ));
         if check::is_right(checks, check::ARRIVED) {
-            say("the proxy received exactly these bytes: check the secret first");
+            say(format_args!(
+                "the proxy received exactly these bytes: check the secret first"
+            ));
         } else if check::is_wrong(checks, check::SIGNATURE) {
-            say(
-                "compare the SHA-256 above with that of the string you sign: if they are equal, check the secret",
-            );
+            say(format_args!(
+                "compare the SHA-256 above with that of the string you sign: if they are equal, check the secret"
+            ));
         }
-        return;
+        return advice;
     }
     for (at, ExplainFinding { causes }) in findings.iter().take(MOST_SHOWN).enumerate() {
-        say(if at == 0 {
+        let begins = if at == 0 {
             "this mistake gives your signature:"
         } else {
             "or this one, which gives the same signature here:"
-        });
+        };
+        say(format_args!("{begins}"));
         for cause in causes {
             say(format_args!("  {cause}"));
             say(format_args!("    instead: {}", cause.part.advice()));
         }
     }
+    advice
 }
 
 /// The number of explanations that are printed at most: more would not help.

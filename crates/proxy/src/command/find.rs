@@ -85,7 +85,7 @@ impl FindCommand {
     }
 
     fn journal(&self) -> JournalPlace {
-        let config = self.arguments.config().to_owned();
+        let config = self.arguments.config().clone();
         JournalPlace::of(config, self.dir.clone(), self.key_file.clone())
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gatepay_core::SecretKey;
 use gatepay_core::secret::SecretError;
+use gatepay_proxy::tls::fault_text;
 use zeroize::Zeroizing;
 
 use super::complain;
@@ -36,8 +37,7 @@ impl SecretFrom {
     /// The text of the secret as stored, without one final LF or CR LF.
     pub(crate) fn text(&self) -> Result<Zeroizing<String>, String> {
         let text = match (&self.secret_file, &self.secret_env) {
-            (Some(path), _) => fs::read_to_string(path)
-                .map_err(|error| format!("{}: {}", path.display(), error.kind())),
+            (Some(path), _) => fs::read_to_string(path).map_err(|error| file_fault(path, &error)),
             (None, Some(name)) => {
                 env::var(name).map_err(|_| format!("environment variable {name} is not set"))
             }
@@ -92,7 +92,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
             .map(|_| bytes)
             .map_err(|error| format!("standard input: {error}"));
     }
-    fs::read(path).map_err(|error| format!("{}: {}", path.display(), error.kind()))
+    fs::read(path).map_err(|error| file_fault(path, &error))
+}
+
+/// A file that cannot be read, and why.
+pub(crate) fn file_fault(path: &Path, error: &io::Error) -> String {
+    format!("{}: {}", path.display(), fault_text::of_file(error))
 }
 
 #[cfg(test)]
@@ -129,7 +134,7 @@ mod tests {
         assert!(body(&["--data", "{}", "--data-file", "order.json"]).is_err());
         assert_eq!(
             body(&["--data-file", "no/such/file"]).unwrap_err(),
-            "no/such/file: entity not found"
+            "no/such/file: file not found; create it, or change the path"
         );
     }
 }

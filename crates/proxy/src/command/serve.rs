@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -12,13 +11,16 @@ use std::time::Duration;
 use clap::Args;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::process::systemd::{self, ServiceStage};
+use gatepay_proxy::record::log_level::LogLevel;
 use gatepay_proxy::server::{Server, ServerExit};
 use gatepay_tenancy::load::unread_files;
 use gatepay_tenancy::{ConfigWatch, Configuration};
 use parking_lot::Mutex;
 use tracing_appender::non_blocking::WorkerGuard;
 
+use super::config_file::ConfigFile;
 use super::signals::{SignalAction, SignalHandler};
+use super::start_fault::StartPlaces;
 use super::{ExitStatus, UNREAD, complain, environment, fail, log_to_stderr};
 
 /// The time the log gets to write its last lines when the process has to end.
@@ -27,39 +29,52 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// Serve tenants until SIGTERM, SIGQUIT or Ctrl-C, then drain; a second signal cuts requests in flight, a third ends the
 /// process at once.
 /// The process ends within `drain.deadline_ms`, even if a thread is stuck.
-/// Changed files are read every `poll_ms`, and at once on SIGHUP or POST /-/reload.
+/// Changed files are read every `poll_ms`, and at once on SIGHUP or POST /-/reload. SIGUSR1 writes more lines to the
+/// program's log, SIGUSR2 fewer; the environment variable GATEPAY_LOG sets its first level.
 /// Sockets passed by systemd are used instead of binding, and systemd is notified when the process serves and ends.
 /// Access lines go to standard output, the program's log to standard error. Exits with 0 when drained, 1 if it could not
 /// start, 2 if requests were still in flight at the drain's deadline, 64 for a wrong configuration.
+#[expect(clippy::doc_markdown, reason = "the text of --help")]
 #[derive(Args)]
 pub(crate) struct ServeCommand {
-    /// The process's configuration; it names the tenants' folder.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 impl ServeCommand {
     pub(crate) fn run(self) -> ExitStatus {
         // The handler comes first: from here on no signal is lost, and only the ending signals can end the process.
-        let mut signals = match SignalHandler::listen_for_reloads() {
+        let mut signals = match SignalHandler::listen_for_serving() {
             Ok(signals) => signals,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
-        let (watch, configuration) = match ConfigWatch::open(&self.config, &environment) {
+        let (watch, configuration) = match ConfigWatch::open(self.config.path(), &environment) {
             Ok(opened) => opened,
             Err(problems) => {
                 problems.iter().for_each(complain);
                 return ExitStatus::Usage;
             }
         };
-        let log = log_to_stderr(configuration.settings.log.format);
+        let (log, level) = match log_to_stderr(configuration.settings.log.format) {
+            Ok(log) => log,
+            Err(error) => {
+                complain(error);
+                return ExitStatus::Usage;
+            }
+        };
         let log = Arc::new(Mutex::new(Some(log)));
         warn_of(&configuration);
+        let places = StartPlaces::of(self.config.path(), &configuration.settings);
         let server = match start(configuration, watch) {
             Ok(server) => server,
-            Err(error) => return fail(format_args!("cannot start: {error}")),
+            Err(error) => {
+                let fault = error.downcast_ref().map(|fault| places.tell(fault));
+                let fault = fault.unwrap_or_else(|| error.to_string());
+                return fail(format_args!("cannot start: {fault}"));
+            }
         };
-        reload_until_asked_to_end(&server, &mut signals);
+        server.control_log(level.clone());
+        act_until_asked_to_end(&server, &level, &mut signals);
         drain(server, signals, &log)
     }
 }
@@ -117,13 +132,15 @@ fn start(configuration: Configuration, watch: ConfigWatch) -> Result<Server, Box
     Ok(server)
 }
 
-/// Reloads the configuration at each SIGHUP, until a signal asks the process to end.
-fn reload_until_asked_to_end(server: &Server, signals: &mut SignalHandler) {
+/// Reloads the configuration or changes the log's level at each signal for it, until a signal asks the process to end.
+fn act_until_asked_to_end(server: &Server, level: &LogLevel, signals: &mut SignalHandler) {
     let reload = server.reload();
     let signal = loop {
         match signals.next() {
             SignalAction::End(signal) => break signal,
             SignalAction::Reload => reload(),
+            SignalAction::MoreLog => level.more(),
+            SignalAction::FewerLog => level.fewer(),
         }
     };
     tracing::info!(signal, "signal received: draining");
@@ -163,7 +180,12 @@ impl Backstop {
         let mut hurry = Some(hurry);
         loop {
             match (self.signals.next_until(ends_at()), hurry.take()) {
-                (Some(SignalAction::Reload), unused) => hurry = unused,
+                (
+                    Some(SignalAction::Reload | SignalAction::MoreLog | SignalAction::FewerLog),
+                    unused,
+                ) => {
+                    hurry = unused;
+                }
                 (Some(SignalAction::End(_)), Some(hurry)) => {
                     tracing::warn!("second signal: requests in flight are cut");
                     hurry();

@@ -3,6 +3,7 @@
 use clap::Args;
 use gatepay_core::{ClientId, SigningKey, Stamp, explain, header, payload, sign};
 use gatepay_proxy::process::clock::Clock;
+use serde_json::{Map, Value, json};
 
 use super::from::{BodyFrom, SecretFrom};
 use super::{ExitStatus, complain, say};
@@ -27,8 +28,11 @@ pub(crate) struct SignCommand {
     #[command(flatten)]
     body: BodyFrom,
     /// Print only the header lines, for `curl -H @-`.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     headers: bool,
+    /// Print one JSON object; `headers` in it are those to send.
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLE: &str = "\
@@ -61,17 +65,30 @@ impl SignCommand {
             .map_err(|error| error.to_string())?;
         let signature = sign(&key, &stamp, &body).to_string();
 
-        if !self.headers {
-            show(&stamp, &body, &signature);
-        }
         let client_id = self.client_id.as_ref().map(ClientId::as_str);
-        for (name, value) in [
+        let headers = [
             (header::CLIENT_ID, client_id),
             (header::TIMESTAMP, Some(timestamp)),
             (header::NONCE, Some(nonce)),
-            (header::SIGNATURE, Some(&signature)),
-        ] {
-            if let Some(value) = value {
+            (header::SIGNATURE, Some(&*signature)),
+        ];
+        let headers = headers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        if self.json {
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.into()));
+            say(json!({
+                "body_bytes": body.len(),
+                "signed_bytes": signed_bytes(&stamp, &body),
+                "signed_sha256": hex::encode(payload::digest(&stamp, &body)),
+                "signature": signature,
+                "headers": headers.collect::<Map<String, Value>>(),
+            }));
+        } else {
+            if !self.headers {
+                show(&stamp, &body, &signature);
+            }
+            for (name, value) in headers {
                 say(format_args!("{name}: {value}"));
             }
         }
@@ -84,8 +101,13 @@ impl SignCommand {
     }
 }
 
+/// The length of `timestamp LF nonce LF body LF`.
+fn signed_bytes(stamp: &Stamp<'_>, body: &[u8]) -> usize {
+    stamp.timestamp().len() + stamp.nonce().len() + body.len() + 3
+}
+
 fn show(stamp: &Stamp<'_>, body: &[u8], signature: &str) {
-    let length = stamp.timestamp().len() + stamp.nonce().len() + body.len() + 3;
+    let length = signed_bytes(stamp, body);
     say(format_args!("timestamp      {}", stamp.timestamp()));
     say(format_args!("nonce          {}", stamp.nonce()));
     say(format_args!("body           {} bytes", body.len()));

@@ -17,15 +17,16 @@ const ENDING: [(&str, Number); 3] = [
 ];
 /// Signals that other programs use (to reopen the log, write a status, tick) and that would kill a program without a
 /// handler. A file that has reached its size limit then fails the write instead.
-const IGNORED: [(&str, Number); 7] = [
-    ("SIGUSR1", Number::USR1),
-    ("SIGUSR2", Number::USR2),
+const IGNORED: [(&str, Number); 5] = [
     ("SIGALRM", Number::ALARM),
     ("SIGVTALRM", Number::VTALARM),
     ("SIGIO", Number::IO),
     ("SIGPWR", Number::POWER),
     ("SIGXFSZ", Number::XFSZ),
 ];
+
+/// Signals that change the level of the log, if the program serves; else they are ignored like those above.
+const LEVEL: [(&str, Number); 2] = [("SIGUSR1", Number::USR1), ("SIGUSR2", Number::USR2)];
 
 /// Waits for a signal that ends the program.
 pub(crate) fn wait_for_signal() -> io::Result<&'static str> {
@@ -42,8 +43,8 @@ pub(crate) struct SignalHandler {
 struct SignalStreams {
     ending: Vec<(&'static str, Signal)>,
     ignored: Vec<(&'static str, Signal)>,
-    /// SIGHUP, if it asks for a reload.
-    hangup: Option<Signal>,
+    /// SIGHUP, SIGUSR1 and SIGUSR2, if the program serves.
+    serving: Vec<(SignalAction, Signal)>,
 }
 
 /// The action that a signal asks for.
@@ -53,6 +54,10 @@ pub(crate) enum SignalAction {
     End(&'static str),
     /// Reload the configuration.
     Reload,
+    /// Write more lines to the log.
+    MoreLog,
+    /// Write fewer lines to the log.
+    FewerLog,
 }
 
 impl SignalHandler {
@@ -63,18 +68,24 @@ impl SignalHandler {
         let entered = runtime.enter();
         let streams = SignalStreams {
             ending: listen(&ENDING)?,
-            ignored: listen(&IGNORED)?,
-            hangup: None,
+            ignored: listen(&[&IGNORED[..], &LEVEL[..]].concat())?,
+            serving: Vec::new(),
         };
         drop(entered);
         Ok(Self { runtime, streams })
     }
 
-    /// Like `listen`, with SIGHUP as a reload.
-    pub(crate) fn listen_for_reloads() -> io::Result<Self> {
+    /// Like `listen`, with SIGHUP as a reload, and SIGUSR1 and SIGUSR2 for more and fewer lines in the log.
+    pub(crate) fn listen_for_serving() -> io::Result<Self> {
         let mut signals = Self::listen()?;
         let entered = signals.runtime.enter();
-        signals.streams.hangup = Some(signal(SignalKind::hangup())?);
+        let ignored = &mut signals.streams.ignored;
+        ignored.retain(|(name, _)| LEVEL.iter().all(|(level, _)| level != name));
+        signals.streams.serving = vec![
+            (SignalAction::Reload, signal(SignalKind::hangup())?),
+            (SignalAction::MoreLog, signal(SignalKind::user_defined1())?),
+            (SignalAction::FewerLog, signal(SignalKind::user_defined2())?),
+        ];
         drop(entered);
         Ok(signals)
     }
@@ -125,9 +136,10 @@ impl SignalStreams {
                 return Poll::Ready(SignalAction::End(name));
             }
         }
-        let hangup = self.hangup.as_mut();
-        if hangup.is_some_and(|hangup| hangup.poll_recv(cx).is_ready()) {
-            return Poll::Ready(SignalAction::Reload);
+        for (action, stream) in &mut self.serving {
+            if stream.poll_recv(cx).is_ready() {
+                return Poll::Ready(*action);
+            }
         }
         Poll::Pending
     }

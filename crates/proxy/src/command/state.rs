@@ -1,11 +1,10 @@
 //! `state`: the state folder, which outlives a process.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use gatepay_proxy::process::state_dir::{InitResult, init};
 use gatepay_tenancy::load::{WhatIf, load_what_if};
 
+use super::config_file::ConfigFile;
 use super::{ExitStatus, complain, environment, fail, say};
 
 /// Prepare the folder in which one run hands the replay memory over to the next.
@@ -21,9 +20,8 @@ pub(crate) enum StateCommand {
 /// exists, 1 if it could not be created or, with --never-served, was used before, 64 for a wrong configuration.
 #[derive(Args)]
 pub(crate) struct StateInit {
-    /// The process's configuration; it names the folder.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Assert that no process ever served these credentials: the first start does not wait.
     #[arg(long)]
     never_served: bool,
@@ -43,7 +41,7 @@ impl StateInit {
             file: None,
             secrets_elsewhere: true,
         };
-        let settings = match load_what_if(&self.config, &environment, what_if) {
+        let settings = match load_what_if(self.config.path(), &environment, what_if) {
             Ok(configuration) => configuration.settings,
             Err(problems) => {
                 problems.iter().for_each(complain);
@@ -53,7 +51,7 @@ impl StateInit {
         let Some(folder) = &settings.state_dir else {
             complain(format_args!(
                 "{}: there is no state_dir",
-                self.config.display()
+                self.config.path().display()
             ));
             return ExitStatus::Usage;
         };

@@ -11,6 +11,7 @@ use gatepay_tenancy::load::load;
 use serde_json::json;
 use tokio::runtime::Builder;
 
+use super::config_file::ConfigFile;
 use super::from::SecretFrom;
 use super::{ExitStatus, complain, environment, fail, say};
 
@@ -68,9 +69,8 @@ pub(crate) struct StoreDistrust {
 /// The configuration that names the store.
 #[derive(Args)]
 struct StoreOfFile {
-    /// The process's configuration; its `[store]` names the store.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 const MIGRATE_EXAMPLES: &str = "\
@@ -123,7 +123,7 @@ impl StoreCommand {
 
 impl StoreOfFile {
     fn connection(&self) -> Result<StoreConnection, ExitStatus> {
-        let configuration = load(&self.config, &environment).map_err(|problems| {
+        let configuration = load(self.config.path(), &environment).map_err(|problems| {
             problems.iter().for_each(complain);
             ExitStatus::Usage
         })?;
@@ -131,7 +131,7 @@ impl StoreOfFile {
         let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
             complain(format_args!(
                 "{}: there is no [store]",
-                self.config.display()
+                self.config.path().display()
             ));
             return Err(ExitStatus::Usage);
         };

@@ -20,6 +20,7 @@ use gatepay_tenancy::{Configuration, DatedCredential, PartyId, Problem};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::config_file::ConfigFile;
 use super::{ExitStatus, complain, environment, fail, say};
 
 /// Add, list, show, change, re-key, suspend, resume and remove tenants, in their files.
@@ -56,9 +57,8 @@ impl TenantCommand {
 /// The options of all tenant commands.
 #[derive(Args)]
 struct TenantArguments {
-    /// The process's configuration; it names the tenants' folder.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// Accept missing secret files: for a checkout of the configuration without secrets.
     #[arg(long)]
     without_secrets: bool,
@@ -70,7 +70,7 @@ struct TenantArguments {
 impl TenantArguments {
     fn files(&self) -> ConfigFiles<'_> {
         ConfigFiles {
-            proxy_toml: &self.config,
+            proxy_toml: self.config.path(),
             env: &environment,
             secrets_elsewhere: self.without_secrets,
         }
@@ -82,7 +82,7 @@ impl TenantArguments {
             file: None,
             secrets_elsewhere: self.without_secrets,
         };
-        load_readable(&self.config, &environment, what_if)
+        load_readable(self.config.path(), &environment, what_if)
     }
 
     /// Prints the JSON or the lines.
@@ -152,7 +152,7 @@ impl TenantArguments {
             return;
         }
         print_problems(problems, what);
-        let own = self.config.file_name().map(Path::new);
+        let own = self.config.path().file_name().map(Path::new);
         if problems.iter().any(|problem| Some(&*problem.file) == own) {
             complain(format_args!(
                 "proxy.toml is invalid, so a running proxy may still read other files than the ones it names now: make sure \

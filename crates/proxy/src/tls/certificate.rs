@@ -11,7 +11,7 @@ use gatepay_tenancy::settings::ListenTls;
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 
-use crate::tls::config;
+use crate::tls::{config, fault_text};
 
 /// The files of the identity, and their last loaded content.
 pub struct ListenerIdentity {
@@ -111,7 +111,8 @@ impl LoadedIdentity {
 fn digest(files: &ListenTls) -> Result<FileDigests, String> {
     let of = |path: &PathBuf| {
         let bytes = std::fs::read(path).map(zeroize::Zeroizing::new);
-        let bytes = bytes.map_err(|error| config::fault(path, &error.kind()))?;
+        let bytes =
+            bytes.map_err(|error| fault_text::in_file(path, &fault_text::of_file(&error)))?;
         Ok::<[u8; 32], String>(Sha256::digest(&*bytes).into())
     };
     // Each file is hashed by itself, so that bytes moved from one file to the next change the digest.

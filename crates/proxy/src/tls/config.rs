@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use x509_cert::Certificate;
 use x509_cert::der::{self, Decode as _};
 
+use crate::tls::fault_text::{self, in_file};
 use crate::tls::pinned::PinnedVerifier;
 
 /// Verifies a server's certificate by the platform's trust, or by the certificates in `ca` alone ([`PinnedVerifier`]).
@@ -55,7 +56,7 @@ fn pinned(path: &Path) -> Result<PinnedVerifier, String> {
     let authorities =
         WebPkiServerVerifier::builder_with_provider(roots(path, &certificates)?, provider());
     Ok(PinnedVerifier::new(
-        authorities.build().map_err(|error| fault(path, &error))?,
+        authorities.build().map_err(|error| in_file(path, &error))?,
         certificates,
     ))
 }
@@ -66,9 +67,9 @@ fn roots(
 ) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots
-            .add(certificate.clone())
-            .map_err(|error| fault(path, &error))?;
+        roots.add(certificate.clone()).map_err(|_no_authority| {
+            in_file(path, &"has a certificate that cannot be an authority's")
+        })?;
     }
     Ok(Arc::new(roots))
 }
@@ -76,9 +77,9 @@ fn roots(
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|error| fault(path, &error))?;
+        .map_err(|error| in_file(path, &fault_text::of_pem(&error, "certificate")))?;
     if certificates.is_empty() {
-        Err(fault(path, &"has no certificate in PEM form"))
+        Err(in_file(path, &"has no certificate in PEM form"))
     } else {
         Ok(certificates)
     }
@@ -104,7 +105,7 @@ pub fn server(
                 provider(),
             )
             .build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| fault(path, &error))?)
+            builder.with_client_cert_verifier(verifier.map_err(|error| in_file(path, &error))?)
         }
     };
     builder
@@ -115,27 +116,28 @@ pub fn server(
 /// A key that only its owner's group may read, besides its owner.
 fn private_key(key: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let mode = std::fs::metadata(key)
-        .map_err(|error| fault(key, &error.kind()))?
+        .map_err(|error| in_file(key, &fault_text::of_file(&error)))?
         .permissions()
         .mode();
     if mode & 0o007 != 0 {
-        return Err(fault(key, &"is world-readable; run chmod o-rwx on it"));
+        return Err(in_file(key, &"is world-readable; run chmod o-rwx on it"));
     }
-    PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, &error))
+    PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| in_file(key, &fault_text::of_pem(&error, "private key")))
 }
 
 fn key_fault(certificate: &Path, key: &Path, error: &Error) -> String {
     match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             let certificate = certificate.display();
-            fault(
+            in_file(
                 key,
                 &format_args!(
                     "is not the key of {certificate}; each of them may be another's, or of another renewal"
                 ),
             )
         }
-        error => fault(certificate, error),
+        error => in_file(certificate, error),
     }
 }
 
@@ -147,7 +149,7 @@ pub fn expiry(certificate: &Path) -> Result<u64, String> {
         Ok::<_, der::Error>(until.to_unix_duration().as_secs())
     };
     let all: Result<Vec<_>, _> = certificates(certificate)?.iter().map(seconds).collect();
-    let all = all.map_err(|error| fault(certificate, &error))?;
+    let all = all.map_err(|error| in_file(certificate, &error))?;
     Ok(all.into_iter().min().unwrap_or_default())
 }
 
@@ -164,8 +166,4 @@ pub fn listener(files: &ListenTls, protocols: &[&str]) -> Result<TlsAcceptor, St
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-pub(crate) fn fault(path: &Path, what: &dyn std::fmt::Display) -> String {
-    format!("{}: {what}", path.display())
 }

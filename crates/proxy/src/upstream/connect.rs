@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::tls::fault_text;
 use crate::upstream::connection::{CountedTcp, UpstreamConnection, UpstreamStream};
 use crate::upstream::happy_eyeballs::{self, AddressReached, SilentAddresses};
 use crate::upstream::meters::UpstreamMeters;
@@ -42,7 +43,7 @@ pub enum ConnectError {
     #[error("egress proxy: {0}")]
     Tunnel(TunnelError),
     /// The TLS handshake failed, certificate check included.
-    #[error("tls: {0}")]
+    #[error("tls: {}", fault_text::of_handshake(.0))]
     Tls(io::Error),
     /// The timeout passed.
     #[error("no connection within {} ms", .0.as_millis())]

@@ -1,7 +1,8 @@
 //! `audit verify`.
 
 use clap::Args;
-use gatepay_proxy::journal::verify::VerifyReport;
+use gatepay_proxy::journal::verify::{JournalFinding, VerifyReport};
+use serde_json::json;
 
 use super::{JournalPlace, usage};
 use crate::command::{ExitStatus, complain, fail, say};
@@ -16,6 +17,9 @@ use crate::command::{ExitStatus, complain, fail, say};
 pub(crate) struct AuditVerify {
     #[command(flatten)]
     place: JournalPlace,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 impl AuditVerify {
@@ -26,10 +30,35 @@ impl AuditVerify {
         };
         let kept = subject.heads(key)?;
         let report = subject.verify(&self.place, key, kept.as_ref())?;
-        if subject.state_dir.is_none() {
-            say(format_args!("note: {}", subject.without));
+        let without_state = subject.state_dir.is_none().then_some(subject.without);
+        if self.json {
+            return tell_json(&report, without_state);
+        }
+        if let Some(note) = without_state {
+            say(format_args!("note: {note}"));
         }
         tell(&report)
+    }
+}
+
+fn tell_json(report: &VerifyReport, without_state: Option<&str>) -> Result<ExitStatus, ExitStatus> {
+    let notes = without_state.map(str::to_owned);
+    let notes: Vec<_> = notes.into_iter().chain(report.notes.clone()).collect();
+    let finding = |finding: &JournalFinding| json!({ "file": finding.part.to_string(), "line": finding.line, "text": finding.what });
+    let intact = report.findings.is_empty();
+    say(json!({
+        "intact": intact,
+        "records": report.records,
+        "calls": report.calls,
+        "open": report.open,
+        "head": report.head,
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+        "notes": notes,
+    }));
+    if intact {
+        Ok(ExitStatus::Fine)
+    } else {
+        Err(ExitStatus::Failed)
     }
 }
 

@@ -20,6 +20,7 @@ use gatepay_tenancy::load::load;
 use jiff::Timestamp;
 use tokio::runtime::Builder;
 
+use super::super::config_file::ConfigFile;
 use super::super::from::SecretFrom;
 use super::super::{ExitStatus, complain, environment, fail, say};
 
@@ -31,9 +32,8 @@ use super::super::{ExitStatus, complain, environment, fail, say};
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LedgerImport {
-    /// The process's configuration; it names the store and, unless --dir does, the journal.
-    #[arg(long, value_name = "FILE", default_value = "proxy.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
     /// The journal's folder, or a copy of it [default: audit.dir of the configuration]
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
@@ -65,7 +65,7 @@ impl LedgerImport {
     }
 
     fn imported(&self) -> Result<ExitStatus, ExitStatus> {
-        let configuration = load(&self.config, &environment).map_err(|problems| {
+        let configuration = load(self.config.path(), &environment).map_err(|problems| {
             problems.iter().for_each(complain);
             ExitStatus::Usage
         })?;
@@ -108,7 +108,7 @@ impl LedgerImport {
     fn connection(&self, configuration: &Configuration) -> Result<StoreConnection, ExitStatus> {
         let settings = &configuration.settings;
         let (Some(store), Some(state_dir)) = (&settings.store, &settings.state_dir) else {
-            let file = self.config.display();
+            let file = self.config.path().display();
             return Err(usage(format_args!("{file}: there is no [store]")));
         };
         let connection = StoreConnection::in_folder(store, settings.window, state_dir)

@@ -74,7 +74,7 @@ pub enum EndpointError {
     #[error("connect: {0}")]
     Connect(io::Error),
     /// The TLS handshake failed, certificate check included.
-    #[error("tls: {0}")]
+    #[error("tls: {}", crate::tls::fault_text::of_handshake(.0))]
     Tls(io::Error),
     /// No connection was made in time.
     #[error("no connection in time")]
