@@ -93,7 +93,7 @@ async fn an_answer_that_one_tenant_has_the_object_stands_beside_an_unclear_one_a
     receiver.order(&globex(), "L-0001").await;
     let lost = receiver.lost_order(&gatepay, &acme(), "L-0001").await;
     let fault = InjectedFault::Status {
-        status: 500,
+        status: 503,
         body: Bytes::new(),
     };
     gatepay.inject(fault.always().on(ORDERS).of(globex().sub_account));
