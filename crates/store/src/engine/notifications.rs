@@ -12,7 +12,7 @@ use crate::notifications::delivery::{
 };
 use crate::notifications::event::{
     EventId, EventState, NewEvent, ProposalResult, QuarantineDecision, QuarantineQueue,
-    QuarantinedEvent, ReceiveResult, SettledEvent,
+    QuarantinedEvent, ReceiveResult,
 };
 use crate::notifications::isolation::{IsolationFinding, IsolationRecord, IsolationSubject};
 use crate::notifications::ledger::{
@@ -22,7 +22,9 @@ use crate::notifications::listing::{
     EventDetail, EventPage, EventSummary, NotificationCounts, RedeliveryReport, ReplayFilter,
     RetentionReport, RetentionTerms,
 };
-use crate::notifications::settlement::{ObjectNews, OpenCall, SettledCall, SettlementReport};
+use crate::notifications::settlement::{
+    ObjectNews, OpenCall, SettledCall, SettledEvent, SettlementReport,
+};
 
 impl Store {
     /// Registers the tenants of the configuration in force, and returns each with its incarnation, in the same order.

@@ -8,8 +8,6 @@ use gatepay_core::notification::{DuplicateKey, Notification, StatusRank};
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use uuid::Uuid;
 
-use crate::notifications::settlement::SettlementReport;
-
 /// The id of a stored event: a UUID of version 7, made by the store. It stays the same over all attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub Uuid);
@@ -149,15 +147,6 @@ pub enum QuarantineQueue {
     Known,
     /// Decisions for which GatePay is asked.
     Asked,
-}
-
-/// An event at its place, with the effects of the outcome that it proves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SettledEvent {
-    /// The event.
-    pub arrival: EventArrival,
-    /// The effects; none unless the event has its owner now.
-    pub report: SettlementReport,
 }
 
 /// How long an operator's proposal of an assignment waits for another operator.

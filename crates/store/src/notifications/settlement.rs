@@ -7,7 +7,7 @@
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 
-use super::event::EventId;
+use super::event::{EventArrival, EventId};
 use super::ledger::{ProvedOutcome, TenantAccount};
 
 /// A call without a known outcome.
@@ -89,4 +89,13 @@ pub struct SettlementReport {
     pub changes: Vec<OutcomeChange>,
     /// Open calls that are settled now, each once.
     pub calls: Vec<SettledCall>,
+}
+
+/// An event at its place, with the effects of the outcome that it proves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettledEvent {
+    /// The event.
+    pub arrival: EventArrival,
+    /// The effects; none unless the event has its owner now.
+    pub report: SettlementReport,
 }

@@ -7,9 +7,9 @@ use gatepay_core::notification::Notification;
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use gatepay_store::notifications::event::{
     EventArrival, EventId, EventPlacement, EventState, PlacementBasis, QuarantineDecision,
-    QuarantineQueue, QuarantinedEvent, SettledEvent,
+    QuarantineQueue, QuarantinedEvent,
 };
-use gatepay_store::notifications::settlement::ObjectNews;
+use gatepay_store::notifications::settlement::{ObjectNews, SettledEvent};
 use tokio::time::sleep;
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};

@@ -5,9 +5,9 @@ use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use super::super::event::{
     DECISION_LEASE, DecisionTerms, EventArrival, EventId, EventPlacement, EventState,
     PROPOSAL_LASTS, PlacementBasis, ProposalResult, QuarantineDecision, QuarantineQueue,
-    QuarantinedEvent, SettledEvent,
+    QuarantinedEvent,
 };
-use super::super::settlement::ObjectNews;
+use super::super::settlement::{ObjectNews, SettledEvent};
 use super::{NotificationModel, millis};
 
 impl NotificationModel {

@@ -12,9 +12,9 @@ use crate::error::StoreError;
 use crate::notifications::event::{
     DECISION_LEASE, DecisionTerms, EventArrival, EventId, EventPlacement, EventState,
     FIRST_DECISION_DELAY, NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult,
-    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult, SettledEvent,
+    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult,
 };
-use crate::notifications::settlement::ObjectNews;
+use crate::notifications::settlement::{ObjectNews, SettledEvent};
 
 const RECEIVE: &str = "SELECT * FROM gatepay.receive_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
     $16, $17)";

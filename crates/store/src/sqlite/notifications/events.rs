@@ -15,9 +15,9 @@ use crate::error::StoreError;
 use crate::notifications::event::{
     DECISION_LEASE, DecisionTerms, EventArrival, EventId, EventPlacement, EventState,
     FIRST_DECISION_DELAY, NewEvent, PROPOSAL_LASTS, PlacementBasis, ProposalResult,
-    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult, SettledEvent,
+    QuarantineDecision, QuarantineQueue, QuarantinedEvent, ReceiveResult,
 };
-use crate::notifications::settlement::{ObjectNews, SettlementReport};
+use crate::notifications::settlement::{ObjectNews, SettledEvent, SettlementReport};
 
 impl SqliteStore {
     pub(crate) async fn receive(
