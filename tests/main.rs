@@ -122,6 +122,8 @@ mod cluster_limits;
 mod notifications;
 // No call goes to GatePay beyond a money cap, whatever instance, crash or lost answer.
 mod caps;
+// A statement tells to the last digit what a tenant used on a day, and does not change after the day.
+mod statements;
 // The commands about the store say in one line what is wrong with it and what to do.
 mod store_commands;
 // The shipped files for HAProxy and Kubernetes run two instances; no call fails while one drains.

@@ -39,6 +39,12 @@ impl LedgerRow {
         row(&operation.name)
     }
 
+    /// The operations that make an object of which a key of this kind is the caller's own number.
+    pub fn made_by(kind: LedgerKeyKind) -> Vec<&'static str> {
+        let makes = |row: &&Self| row.intents.iter().any(|intent| intent.kind == kind);
+        ROWS.iter().filter(makes).map(|row| row.operation).collect()
+    }
+
     /// The intents of a call. A field with several values gives a key for each, since GatePay may take any of them.
     pub fn intents(&self, call: &BodyReading<'_>) -> Vec<LedgerKey> {
         keys(self.intents, call)

@@ -1,5 +1,5 @@
 //! Own operations: calls that the proxy answers itself, without GatePay. They are signed, limited and recorded like any
-//! call, so each has a row of the catalogue where notifications are received.
+//! call, so each has a row of the catalogue: where notifications are received, or where there is a store.
 
 use crate::operation::{ApiModule, Method};
 use crate::{Kind, Operation, catalogue_rows};
@@ -11,11 +11,25 @@ pub enum OwnOperation {
     ListNotifications,
     /// `POST /-/notifications/replay`: dead notifications of the tenant are sent again.
     ReplayNotifications,
+    /// `GET /-/statement`: what the tenant used on a day.
+    ShowStatement,
 }
 
 impl OwnOperation {
     /// Every own operation.
-    pub const ALL: [Self; 2] = [Self::ListNotifications, Self::ReplayNotifications];
+    pub const ALL: [Self; 3] = [
+        Self::ListNotifications,
+        Self::ReplayNotifications,
+        Self::ShowStatement,
+    ];
+
+    /// Whether the answer is about notifications, which not every store has.
+    pub fn is_about_notifications(self) -> bool {
+        match self {
+            Self::ListNotifications | Self::ReplayNotifications => true,
+            Self::ShowStatement => false,
+        }
+    }
 
     /// The own operation that a row stands for.
     pub fn of(row: &Operation) -> Option<Self> {
@@ -27,7 +41,7 @@ impl OwnOperation {
     /// The row for the catalogue. Its institution path is never sent.
     pub fn row(self) -> Operation {
         let (method, kind) = match self {
-            Self::ListNotifications => (Method::Get, Kind::Read),
+            Self::ListNotifications | Self::ShowStatement => (Method::Get, Kind::Read),
             Self::ReplayNotifications => (Method::Post, Kind::Write),
         };
         let module = ApiModule::Payment;
@@ -38,6 +52,7 @@ impl OwnOperation {
         match self {
             Self::ListNotifications => "list_notifications",
             Self::ReplayNotifications => "replay_notifications",
+            Self::ShowStatement => "show_statement",
         }
     }
 
@@ -45,6 +60,7 @@ impl OwnOperation {
         match self {
             Self::ListNotifications => "/-/notifications",
             Self::ReplayNotifications => "/-/notifications/replay",
+            Self::ShowStatement => "/-/statement",
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod operation_list;
 mod places;
 mod query_fields;
 mod reply;
+mod statement_page;
 pub mod status;
 mod status_report;
 mod suspend;
@@ -227,6 +228,7 @@ async fn look(
             notification_view::one(app, id, query).await
         }
         (&Method::GET, "/ledger") => notification_view::ledger(app, query).await,
+        (&Method::GET, "/statements") => statement_page::show(app, query).await,
         (&Method::GET, "/find") => find::find(app, query).await,
         (&Method::GET, "/config") => config(app),
         (&Method::GET, "/cluster") => cluster_view::cluster(app),
@@ -303,7 +305,7 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+             /notifications, /notifications/endpoints, /ledger, /find, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),

@@ -25,6 +25,7 @@ use crate::app::upstream_state::UpstreamState;
 use crate::caps::{self, Caps};
 use crate::cluster::limits::SharedLimits;
 use crate::cluster::local_halts::LocalHalts;
+use crate::cluster::usage_tally::UsageTally;
 use crate::cluster::{Cluster, ClusterReadiness};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::reload_status::ReloadControl;
@@ -67,6 +68,8 @@ pub struct App {
     pub local_halts: LocalHalts,
     /// What money calls may spend, if there is a store.
     pub caps: Option<Arc<Caps>>,
+    /// The counts for statements, if there is a store.
+    pub usage: Option<Arc<UsageTally>>,
     /// GatePay's notifications, if configured.
     pub notifications: Option<Arc<Notifications>>,
     /// What calls to GatePay use.
@@ -128,17 +131,15 @@ impl App {
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let cluster = cluster(&settings, &clock, &metrics, shared).map_err(StartError::Store)?;
         let notifications = notifications(&settings, cluster.as_ref(), &metrics, &clock)?;
-        let caps = cluster.as_ref().map(|_| {
-            let counts = caps::has_any(&generation);
-            Arc::new(Caps::new(&metrics.caps, counts))
-        });
+        let (caps, usage) = counts(cluster.as_ref(), &metrics, &generation);
         let registry = &generation.registry;
         let cluster_of = cluster.as_ref();
         let admission =
             AdmissionState::new(&settings, registry, limits, &clock, (inherit, cluster_of))?;
         let lifecycle = Lifecycle::begin(reload, &metrics, &clock);
+        let parts = (&admission, &lifecycle);
         Ok(Arc::new(Self {
-            telemetry: telemetry(&settings, &clock, &metrics, log, &admission, &lifecycle),
+            telemetry: telemetry((&settings, &usage), &clock, &metrics, log, parts),
             generation: ArcSwap::from_pointee(generation),
             clock,
             settings,
@@ -148,6 +149,7 @@ impl App {
             cluster,
             local_halts: LocalHalts::default(),
             caps,
+            usage,
             notifications,
             upstream,
             metrics,
@@ -294,12 +296,11 @@ fn quota(settings: &Settings, metrics: &Metrics, clock: &Clock) -> Arc<Instituti
 
 /// What the record of every request uses.
 fn telemetry(
-    settings: &Settings,
+    (settings, usage): (&Settings, &Option<Arc<UsageTally>>),
     clock: &Clock,
     metrics: &Metrics,
     log: AccessLog,
-    admission: &AdmissionState,
-    lifecycle: &Lifecycle,
+    (admission, lifecycle): (&AdmissionState, &Lifecycle),
 ) -> Arc<Telemetry> {
     Arc::new(Telemetry {
         clock: clock.clone(),
@@ -311,8 +312,20 @@ fn telemetry(
         drain: Arc::clone(&lifecycle.drain),
         // The configuration has no store without a state folder.
         has_cluster: settings.store.is_some(),
+        usage: usage.clone(),
         ratelimit_headers: settings.ratelimit_headers,
     })
+}
+
+/// The parts that count for the store: what money calls may spend, and what statements tell. Without a store there are none.
+fn counts(
+    cluster: Option<&Cluster>,
+    metrics: &Metrics,
+    generation: &Generation,
+) -> (Option<Arc<Caps>>, Option<Arc<UsageTally>>) {
+    let caps = || Arc::new(Caps::new(&metrics.caps, caps::has_any(generation)));
+    let usage = |cluster: &Cluster| Arc::new(UsageTally::new(cluster.id()));
+    (cluster.map(|_| caps()), cluster.map(usage))
 }
 
 /// The store that instances share, not asked yet, if the settings name one.

@@ -120,11 +120,6 @@ impl Caps {
     }
 }
 
-/// The caps, if money calls tell the store what they spend.
-pub fn counting(caps: Option<&Arc<Caps>>) -> Option<&Caps> {
-    caps.map(|caps| &**caps).filter(|caps| caps.is_counting())
-}
-
 /// Whether any cap is configured.
 pub fn has_any(generation: &Generation) -> bool {
     let mut tenants = generation.registry.tenants().iter();

@@ -18,6 +18,7 @@ mod previous_instance;
 pub mod store_calls;
 mod store_thread;
 pub mod store_use;
+pub mod usage_tally;
 
 use std::io;
 use std::path::Path;

@@ -24,6 +24,7 @@ pub(crate) mod sign;
 mod signals;
 mod start_fault;
 pub(crate) mod state;
+pub(crate) mod statement;
 pub(crate) mod store;
 mod suspended;
 pub(crate) mod tenant;

@@ -34,7 +34,6 @@ use crate::callers::activity::ActiveRequest;
 use crate::callers::address_limits::ConnectionPeer;
 use crate::callers::body_memory::BodyReservation;
 use crate::callers::client_address::ClientAddress;
-use crate::caps;
 use crate::headers::KnownHeaders;
 use crate::journey::admit::{AdmissionGate, Admitted};
 use crate::journey::answer::RelayableAnswer;
@@ -202,8 +201,8 @@ async fn call(
     callback::exchange(admitted, app.notifications.as_deref()).await?;
     intent::write_if_any(app.journal.as_ref(), admitted.take_intent(), record).await?;
     if let Some(own) = OwnOperation::of(admitted.operation()) {
-        let relay = app.notifications.as_deref();
-        return Box::pin(own_answer::answer(own, relay, admitted, record)).await;
+        let stores = (app.cluster.as_ref(), app.notifications.as_deref());
+        return Box::pin(own_answer::answer(own, stores, admitted, record)).await;
     }
     let Some(signing) = upstream.credential_rotation.signing(admitted.institution()) else {
         record.detail("no institution credential is valid at this time".to_owned());
@@ -231,7 +230,7 @@ async fn call(
         within: app.settings.upstream.resolve,
         drain: (&app.lifecycle.drain, app.settings.drain.deadline),
         ledger: app.notifications.as_ref().map(|it| &it.ledger),
-        caps: caps::counting(app.caps.as_ref()),
+        caps: app.caps.as_deref(),
     };
     answer::judge(sent, admitted, &means, app.settings.refusal_status, record).await
 }

@@ -25,6 +25,7 @@ pub mod start_error;
 pub mod caps;
 pub mod notify;
 pub mod record;
+pub mod statements;
 
 pub mod upstream;
 

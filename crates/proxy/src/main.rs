@@ -41,6 +41,7 @@ enum Command {
     #[command(subcommand)]
     Probe(command::probe::ProbeCommand),
     Schema(command::schema::SchemaCommand),
+    Statement(command::statement::StatementCommand),
     #[command(subcommand)]
     State(command::state::StateCommand),
     #[command(subcommand)]
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         Command::Find(find) => find.run(),
         Command::Probe(probe) => probe.run(),
         Command::Schema(schema) => schema.run(),
+        Command::Statement(statement) => statement.run(),
         Command::State(state) => state.run(),
         Command::Store(store) => store.run(),
         Command::Completions(completions) => completions.run(Arguments::command()),

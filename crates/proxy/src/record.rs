@@ -26,9 +26,10 @@ use gatepay_admission::replay::{EarlierCopy, StampFingerprint, UnusableStamp};
 use gatepay_core::envelope::{AnswerJudgement, EnvelopeCode};
 use gatepay_core::look_up::ObservedOutcome;
 use gatepay_core::{ClientId, FreshStamp, Kind};
-use gatepay_tenancy::{Rate, ReplayRule};
+use gatepay_tenancy::{PartyRef, Rate, ReplayRule};
 
 use crate::callers::activity::ActiveRequest;
+use crate::cluster::usage_tally::UsageTally;
 use crate::generation::Generation;
 use crate::generation::credential_usage::why_not_in_force;
 use crate::generation::tenant_limits::TenantLimits;
@@ -61,6 +62,8 @@ pub struct RequestRecord {
     elsewhere: Option<EarlierCopy>,
     /// Whether the request came by an operator's path.
     by_operator: bool,
+    /// Whether the store has booked the call for statements.
+    booking: CallBooking,
     /// The current phase, and the elapsed time at which it began.
     phase: (RequestPhase, Duration),
     /// The call's pending journal entry. Dropping it writes the call's result to the audit journal.
@@ -71,6 +74,13 @@ pub struct RequestRecord {
     relayed: bool,
     /// Keeps the connection from counting as idle.
     busy: ActiveRequest,
+}
+
+/// Whether statements have the call from the store, so that this process does not count it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CallBooking {
+    None,
+    Booked,
 }
 
 impl RequestRecord {
@@ -95,6 +105,7 @@ impl RequestRecord {
             doubt: None,
             elsewhere: telemetry.has_cluster.then_some(EarlierCopy::OtherInstance),
             by_operator: false,
+            booking: CallBooking::None,
             journal: None,
             in_force: true,
             relayed: false,
@@ -150,6 +161,11 @@ impl RequestRecord {
         if let Some(print) = self.arrival.take() {
             self.telemetry.replay.refused(print);
         }
+    }
+
+    /// The store has booked the call, and counts it in statements.
+    pub fn is_booked(&mut self) {
+        self.booking = CallBooking::Booked;
     }
 
     /// Whether another copy of the refused request was or may be executed. Decided once.
@@ -462,6 +478,26 @@ impl RequestRecord {
     }
 }
 
+impl RequestRecord {
+    /// Counts a verified request for its party's statement.
+    fn count(&self, usage: &UsageTally, operation: usize) {
+        let (Some(generation), Some(party), Some(_)) =
+            (&self.generation, self.line.party, self.line.credential)
+        else {
+            return;
+        };
+        let party = generation.registry.at(party as usize);
+        let account = match party {
+            PartyRef::Tenant(tenant) => tenant.sub_account.as_str(),
+            PartyRef::Operator(_) => "",
+        };
+        let holder = (party.party().id.as_str(), account);
+        let ended = (self.booking == CallBooking::None).then_some(self.line.end);
+        let operation = &generation.catalogue.rows()[operation];
+        usage.ended(holder, operation, ended, self.line.time / 1000);
+    }
+}
+
 /// A position as the 32-bit number that an access line holds.
 fn place(at: usize) -> Option<u32> {
     u32::try_from(at).ok()
@@ -496,6 +532,9 @@ impl Drop for RequestRecord {
             requests.took(position as usize, &line.timings, line.attempts > 0);
             if let Some(limits) = self.tenant_limits() {
                 limits.meters().ended(kind, line.end);
+            }
+            if let Some(usage) = &self.telemetry.usage {
+                self.count(usage, position as usize);
             }
         }
         // Sampling may leave out routine successes only. Always logged: money calls, failures, callers that left,

@@ -41,6 +41,7 @@ use crate::process::watermark::StampWatermark;
 use crate::record::log_level::LogLevel;
 use crate::reload::{self, EnvironmentLookup};
 use crate::start_error::StartError;
+use crate::statements::{self, thread::StatementInputs};
 use crate::upstream::pool::{Pool, PoolLimits};
 use crate::upstream::retry::RetryBudget;
 use crate::worker::Worker;
@@ -74,6 +75,8 @@ pub struct Server {
     deliver: Option<JoinHandle<()>>,
     /// The thread `caps`, if there is a store.
     caps: Option<JoinHandle<()>>,
+    /// The thread `statements`, if there is a store.
+    statements: Option<JoinHandle<()>>,
     memory: Arc<Mutex<ReplayHandover>>,
 }
 
@@ -142,6 +145,7 @@ impl Server {
         }));
         let notify = notify_socket.map(|socket| notify_thread(&app, socket));
         let deliver = deliver_thread(&app)?;
+        let statements = statements_thread(&app)?;
         let control = control_thread(&app, admin_socket, admin_outlives, &memory, runtimes)?;
         Ok(Self {
             app,
@@ -153,6 +157,7 @@ impl Server {
             notify: notify.transpose()?,
             deliver,
             caps,
+            statements,
             memory,
         })
     }
@@ -251,6 +256,7 @@ impl Server {
         if let Some(caps) = self.caps {
             join_unless(caps, until(end, LEFT_AFTER_MEMORY));
         }
+        end_counts(app, self.statements, end);
         app.lifecycle.reload.end();
         // Not before the workers have ended: until then a halt has to reach the calls in flight.
         let store = app.cluster.as_ref().and_then(Cluster::leave);
@@ -433,7 +439,7 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
         in_force: Box::new(move || of_app.generation.load_full()),
         suspended: Box::new(move |tenant| suspended_in.is_suspended(tenant)),
         clock: app.clock.clone(),
-        meters: app.metrics.deliveries.clone(),
+        meters: app.metrics.deliveries.clone().telling(app.usage.clone()),
         wake: notifications.wake.clone(),
         operators: notifications.operators.clone(),
         drain: (
@@ -466,6 +472,31 @@ fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
     let thread = caps::thread::start(inputs, joined.unwrap_or_default());
     let thread = thread.map_err(StartError::Thread)?;
     Ok(Some(thread))
+}
+
+/// Starts the thread that takes the counts for statements to the store, if there is one.
+fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(usage), Some(cluster)) = (&app.usage, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let inputs = StatementInputs {
+        usage: Arc::clone(usage),
+        calls: cluster.calls().clone(),
+        in_force: Box::new(move || of_app.generation.load_full()),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+    };
+    let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;
+    Ok(Some(thread))
+}
+
+/// Ends the thread `statements`, once its last counts are in the store: all requests and deliveries are recorded.
+fn end_counts(app: &App, thread: Option<JoinHandle<()>>, end: Instant) {
+    if let (Some(usage), Some(thread)) = (&app.usage, thread) {
+        usage.end();
+        join_unless(thread, until(end, LEFT_AFTER_MEMORY));
+    }
 }
 
 /// Starts the control thread. It also tells the systemd watchdog that the runtimes of the workers still turn.

@@ -17,6 +17,8 @@ CREATE FUNCTION admit_v1(
     intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
     -- Names and keys by row, parts by the number of their row; all empty if no row spends.
     spend_names text[], spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
+    -- By row; all empty if no row is a write or a money call.
+    usage_keys text[], usage_once boolean[], usage_parts text[],
     OUT verdicts smallint[], OUT details bigint[], OUT scopes text[], OUT shadows text[],
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
@@ -123,6 +125,10 @@ BEGIN
         SELECT r.verdicts, r.details, r.scopes, r.shadows INTO STRICT verdicts, details, scopes, shadows
         FROM reserve_spends(o_at, coalesce(c_id, 0), prints, parties, accounts, spend_names, spend_keys,
             spend_rows, spend_currencies, spend_amounts, verdicts, details, scopes) AS r;
+    END IF;
+
+    IF cardinality(usage_parts) > 0 THEN
+        PERFORM note_usage(o_at, prints, parties, accounts, operations, verdicts, usage_keys, usage_once, usage_parts);
     END IF;
 
     IF cardinality(intent_rows) > 0 THEN

@@ -271,7 +271,7 @@ BEGIN
 END
 $$;
 
--- What an instance knows about its calls: 0 not executed, 1 executed, 2 unknown.
+-- What an instance knows about its calls: 0 not executed, 1 executed, 2 unknown, 3 found, which counts as executed.
 CREATE FUNCTION settle_attempts_v1(c_prints bytea[], c_results smallint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -284,7 +284,7 @@ BEGIN
     -- The executed ones first: they hold what others under the same key would release.
     FOR closed IN
         DELETE FROM spend_attempt AS a USING unnest(c_prints, c_results) AS r(print, result)
-        WHERE a.print = r.print AND r.result = 1 RETURNING a.*
+        WHERE a.print = r.print AND r.result IN (1, 3) RETURNING a.*
     LOOP
         UPDATE spend AS s SET executed = greatest(s.executed, closed.at)
         WHERE s.party = closed.party AND s.account = closed.account AND s.counted_as = closed.counted_as
@@ -296,6 +296,7 @@ BEGIN
     LOOP
         PERFORM release_if_refuted(closed.party, closed.account, closed.counted_as, closed.key);
     END LOOP;
+    PERFORM settle_usage(c_prints, c_results);
 END
 $$;
 

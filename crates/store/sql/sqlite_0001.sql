@@ -166,4 +166,59 @@ CREATE TABLE cap_delay (
     one INTEGER PRIMARY KEY CHECK (one = 1), ms INTEGER NOT NULL, shorter INTEGER, shorter_from INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- Statements, as in PostgreSQL (0001_statements.sql).
+CREATE TABLE usage_call (
+    print BLOB PRIMARY KEY,
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    key TEXT NOT NULL,
+    once INTEGER NOT NULL,
+    parts TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    result INTEGER,
+    learned INTEGER,
+    failed INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_call_at ON usage_call (party, account, at, print);
+CREATE INDEX usage_call_age ON usage_call (at);
+CREATE INDEX usage_call_key ON usage_call (party, account, operation, key);
+CREATE INDEX usage_call_learned ON usage_call (party, account, learned, print);
+CREATE INDEX usage_call_failed ON usage_call (party, account, failed) WHERE failed IS NOT NULL;
+
+CREATE TABLE usage_day (
+    day TEXT PRIMARY KEY, begins INTEGER NOT NULL, ends INTEGER NOT NULL CHECK (ends > begins)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_count (
+    day TEXT NOT NULL,
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    PRIMARY KEY (party, account, day, operation, outcome)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_second (
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    second INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    PRIMARY KEY (party, account, second)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_peak (
+    day TEXT NOT NULL,
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    second INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    PRIMARY KEY (party, account, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_writer (
+    instance INTEGER PRIMARY KEY, number INTEGER NOT NULL, flushed INTEGER NOT NULL, ended INTEGER NOT NULL
+) STRICT;
+
 PRAGMA user_version = 1;

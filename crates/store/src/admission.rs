@@ -8,6 +8,7 @@ use gatepay_core::Kind;
 
 use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::caps::spend::SpendDemand;
+use crate::statement::account_book::CallUsage;
 pub use crate::stored_text::{Fingerprint, LONGEST_TEXT, StoredText};
 
 /// The largest number of requests in one [`AdmissionBatch`].
@@ -39,6 +40,8 @@ pub struct AdmissionRow {
     pub intents: Vec<LedgerIntent>,
     /// What the call spends, if money caps count it.
     pub spend: Option<Box<SpendDemand>>,
+    /// What statements tell of the call; `None` for a read.
+    pub usage: Option<Box<CallUsage>>,
 }
 
 /// A number by which a notification can be led back to the party that made the call.

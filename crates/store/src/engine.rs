@@ -4,6 +4,7 @@ mod caps;
 mod destinations;
 mod found;
 mod notifications;
+pub mod statements;
 
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;

@@ -15,6 +15,8 @@
 //!
 //! Limits hold over all instances together: the store lends tokens, seats and parts of the institution's rate ([`limits`]).
 //!
+//! Statements tell what each tenant used on a day, in counts and exact amounts ([`statement`]).
+//!
 //! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
 //! (`crates/store/sql`), so that two versions of the program run side by side during an upgrade.
 //!
@@ -31,6 +33,7 @@ pub mod identity;
 pub mod instance;
 pub mod limits;
 pub mod notifications;
+pub mod statement;
 pub mod stored_text;
 
 pub mod error;
@@ -56,3 +59,6 @@ mod destination_steps;
 #[cfg(test)]
 #[path = "../tests/notification_steps.rs"]
 mod notification_steps;
+#[cfg(test)]
+#[path = "../tests/statement_steps.rs"]
+mod statement_steps;

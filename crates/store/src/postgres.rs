@@ -10,6 +10,7 @@ mod limits;
 mod migrations;
 mod notifications;
 mod session;
+mod statements;
 
 pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
 

@@ -12,7 +12,11 @@ mod file;
 mod notifications;
 mod spend_tables;
 #[cfg(test)]
+mod statement_tests;
+mod statements;
+#[cfg(test)]
 mod tests;
+mod usage_tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -339,6 +339,7 @@ impl Trial<'_> {
             has_body: self.asked.len().is_multiple_of(2),
             intents: intent.into_iter().collect(),
             spend: None,
+            usage: None,
         };
         self.asked.push(row.clone());
         row

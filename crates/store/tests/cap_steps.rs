@@ -350,6 +350,7 @@ impl CapTrial<'_> {
                 key: call.key.map(|key| text(&format!("k{key}"))),
                 parts: parts.collect(),
             })),
+            usage: None,
         }
     }
 

@@ -40,13 +40,13 @@ const EMPTY: &str =
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
-struct Clocked {
+pub(crate) struct Clocked {
     server: PgServer,
     admin: Client,
 }
 
 impl Clocked {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let server = PgServer::migrated().await;
         let conninfo = settings(&[server.port]).conninfo;
         let (admin, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
@@ -58,13 +58,13 @@ impl Clocked {
         Self { server, admin }
     }
 
-    async fn set(&self, now_ms: u64) {
+    pub(crate) async fn set(&self, now_ms: u64) {
         let set = format!("UPDATE gatepay.clock SET now = {now_ms}");
         self.admin.batch_execute(&set).await.unwrap();
     }
 
     /// Instances that joined an empty store at [`START_MS`]; their ids count from 1.
-    async fn instances(&self, number: i64) -> Vec<Store> {
+    pub(crate) async fn instances(&self, number: i64) -> Vec<Store> {
         self.admin.batch_execute(EMPTY).await.unwrap();
         self.set(START_MS).await;
         let mut stores = Vec::new();

@@ -17,6 +17,7 @@ mod notification_steps;
 mod postgres;
 #[path = "../../../tests/support/postgres_relay.rs"]
 mod postgres_relay;
+mod statement_steps;
 mod support;
 
 // Verdicts, halts, guards and the ledger of one server.
@@ -27,6 +28,8 @@ mod agreement;
 mod capping;
 // Destinations: the function keeps the same lists as the model, and opens nothing early.
 mod destining;
+// Statements: both engines add up the same days, and a day that has ended does not change.
+mod stating;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
 // Owners that GatePay was asked for, operators that follow one another.

@@ -84,6 +84,7 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
         has_body: true,
         intents: Vec::new(),
         spend: None,
+        usage: None,
     }
 }
 

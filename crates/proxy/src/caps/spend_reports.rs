@@ -86,9 +86,8 @@ impl SpendReport {
     /// the same key the store has a report of its own. "Not found" proves nothing.
     pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome) {
         self.result = match (proof, outcome) {
-            (AnswerProof::Executed, _) | (_, CallOutcome::Executed | CallOutcome::Found) => {
-                AttemptResult::Executed
-            }
+            (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
+            (_, CallOutcome::Found) => AttemptResult::Found,
             (
                 AnswerProof::Refused | AnswerProof::LookUp(LookUpRule::RefusedUnlessFound),
                 CallOutcome::Refused,
@@ -101,7 +100,8 @@ impl SpendReport {
     pub fn refused(&mut self, refusal: &Refusal) {
         self.result = match refusal.outcome() {
             CallOutcome::NotExecuted => AttemptResult::NotExecuted,
-            CallOutcome::Executed | CallOutcome::Found => AttemptResult::Executed,
+            CallOutcome::Executed => AttemptResult::Executed,
+            CallOutcome::Found => AttemptResult::Found,
             CallOutcome::Unknown | CallOutcome::Refused => AttemptResult::Unknown,
         };
     }

@@ -194,7 +194,7 @@ pub(super) struct StoreQuestion {
     pub(super) account: String,
     /// Whether the call needs the store while reads go on without it.
     pub(super) need: StoreNeed,
-    /// What the call asks for, if caps count it.
+    /// What the call asks for, if it moves money and that can be read exactly.
     pub(super) demand: Option<Box<MoneyDemand>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     pub(super) targets: Option<Box<StatedTargets>>,

@@ -386,7 +386,7 @@ pub struct JudgedBody {
     pub amounts: BodyAmounts,
     /// The numbers in the body that lead a notification back to the call, if the ledger records the call.
     pub intents: Option<Vec<LedgerIntent>>,
-    /// What the call asks for, if it moves money and spends are counted.
+    /// What the call asks for, if it moves money and there is a store.
     pub demand: Option<Box<Result<MoneyDemand, DemandFault>>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     pub targets: Option<Box<StatedTargets>>,
@@ -538,7 +538,7 @@ pub struct ReadingRules {
     pub amounts: bool,
     /// Whether the ledger's numbers are read, which only notifications need.
     pub ledger: bool,
-    /// Whether the demands of money calls are read, which only caps need.
+    /// Whether the demands of money calls are read, which caps and statements need.
     pub spends: bool,
     /// Whether the targets of money calls are read, which only lists of destinations need.
     pub targets: bool,
@@ -548,7 +548,7 @@ impl<'a> BodyRules<'a> {
     /// The rules in the process's settings. `amounts` says whether a journal needs the amounts; `caps` is there if there is a
     /// store.
     pub fn of(settings: &'a Settings, amounts: bool, caps: Option<&'a Caps>) -> Self {
-        let spends = caps.is_some_and(Caps::is_counting);
+        let spends = caps.is_some();
         let notifications = settings.notifications.as_ref();
         Self {
             reading: ReadingRules {

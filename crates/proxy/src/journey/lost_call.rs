@@ -39,7 +39,7 @@ pub struct LookUpMeans<'a> {
     pub drain: (&'a Drain, Duration),
     /// The way of GatePay's ids to the ledger, if notifications are received.
     pub ledger: Option<&'a LedgerQueue>,
-    /// What money calls may spend, if that is counted.
+    /// What money calls may spend, if there is a store.
     pub caps: Option<&'a Caps>,
 }
 

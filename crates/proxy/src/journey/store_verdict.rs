@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
 use gatepay_core::money::PartCurrency;
+use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::stamp::ClockSkew;
+use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::{
     AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope, StoredText,
 };
@@ -17,6 +19,7 @@ use gatepay_store::caps::spend::SpendDemand;
 use gatepay_store::destinations::DestinationFault;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::queue::JudgedRow;
+use gatepay_store::statement::account_book::CallUsage;
 use gatepay_tenancy::PartyRef;
 use tokio::time::{Instant, timeout_at};
 
@@ -55,6 +58,9 @@ pub async fn confirm(
         }) => {
             note_shadow(gate.caps, shadow, claim);
             record.judged_elsewhere(None);
+            if spent.is_some() {
+                record.is_booked();
+            }
             Some(asked)
         }
         Ok(JudgedRow { verdict, .. }) => {
@@ -80,7 +86,7 @@ pub async fn confirm(
             return Err(Refusal::StoreUnavailable);
         }
     };
-    // From here on the spend counts until its report says otherwise.
+    // From here on the call counts until its report says otherwise.
     let report = gate.caps.zip(spent.filter(|_| asked.is_some()));
     let report = report.map(|(caps, stamp)| Box::new(caps.reports.of(stamp)));
     let now_ms = gate.clock.unix_ms();
@@ -124,7 +130,7 @@ fn misdirected(
     }
 }
 
-/// Asks the store about a call. Also returns the stamp, if the call spends what caps count. A call whose money may not go where it
+/// Asks the store about a call. Also returns the stamp, if the store books the call. A call whose money may not go where it
 /// sends it spends nothing but its stamp, so that no copy of it was or will be admitted.
 async fn judge(
     (cluster, until): (&Cluster, Instant),
@@ -133,10 +139,18 @@ async fn judge(
     gate: &AdmissionGate<'_>,
 ) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
     let misdirected = misdirected((cluster, gate), local, claim)?;
-    let spend = match misdirected {
+    let demand = match misdirected {
         None => spend_of((cluster, until), local, claim, gate.caps).await?,
         Some(_) => None,
     };
+    let usage = match misdirected {
+        None => {
+            let key = record.known_key().and_then(StoredText::parse);
+            usage_of(local.call().operation(), demand.as_deref(), key)
+        }
+        Some(_) => None,
+    };
+    let spend = demand.filter(|_| gate.caps.is_some_and(Caps::is_counting));
     if spend.is_some() && gate.caps.is_some_and(Caps::awaits_store) {
         return Ok((Err(StoreAway), None));
     }
@@ -150,9 +164,10 @@ async fn judge(
     let row = AdmissionRow {
         spend,
         intents,
+        usage,
         ..row
     };
-    let spent = row.spend.is_some().then_some(row.stamp);
+    let spent = row.usage.is_some().then_some(row.stamp);
     // After a wait for loans that took all the time there is none for a verdict.
     let judged = if Instant::now() < until {
         cluster.admit(row, until).await
@@ -186,7 +201,7 @@ fn note_shadow(caps: Option<&Caps>, shadow: Option<CapBreach>, claim: &ClaimedCa
     tracing::warn!(%party, %operation, %breach, "a cap in shadow mode would have refused this call");
 }
 
-/// What a call spends, if caps count it. The currency of an order comes from the ledger; without it the call is refused if
+/// What a money call spends, if that can be read exactly. The currency of an order comes from the ledger; without it the call is refused if
 /// a cap covers it, and else not counted.
 async fn spend_of(
     (cluster, until): (&Cluster, Instant),
@@ -285,7 +300,29 @@ fn row(
             .ledger()
             .map_or_else(Vec::new, |entry| entry.intents.clone()),
         spend: None,
+        usage: None,
     })
+}
+
+/// What statements tell of a call; `None` if it changes nothing at GatePay.
+fn usage_of(
+    operation: &Operation,
+    demand: Option<&SpendDemand>,
+    key: Option<StoredText>,
+) -> Option<Box<CallUsage>> {
+    if operation.kind == Kind::Read || OwnOperation::of(operation).is_some() {
+        return None;
+    }
+    let documented = demand.and_then(|demand| demand.key.clone());
+    Some(Box::new(CallUsage {
+        // A write has no amount: its repetition makes nothing that counts.
+        is_once: documented.is_some() || operation.kind == Kind::Write,
+        key: documented.or(key),
+        amounts: match operation.kind {
+            Kind::Money => demand.map(|demand| demand.parts.clone()),
+            Kind::Read | Kind::Write => Some(Vec::new()),
+        },
+    }))
 }
 
 /// The refusal of a verdict, and the reason for the metric.

@@ -2,12 +2,14 @@
 //! calls they settle.
 
 use gatepay_core::ledger_key::LedgerKey;
-use gatepay_core::money::MoneyRow;
+use gatepay_core::ledger_rows::LedgerRow;
+use gatepay_core::money::{MONEY_ROWS, MoneyRow};
 use gatepay_core::notification::Notification;
 use gatepay_core::ownership::TenantIncarnation;
 use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::admission::StoredText;
 use gatepay_store::caps::spend::SettledObject;
+use gatepay_store::engine::statements::UsageSettlement;
 use gatepay_store::notifications::event::EventId;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::notifications::settlement::{
@@ -60,6 +62,35 @@ fn spends(news: &ObjectNews) -> Vec<SettledObject> {
     spends.collect()
 }
 
+/// The booked calls that a proof settles: those that chose a key of the object. A money call fails with its object; a write
+/// has made its object, however that ends.
+fn usages(news: &ObjectNews) -> Vec<UsageSettlement> {
+    let (party, account) = (&news.holder.tenant, &news.holder.account);
+    let (Some(party), Some(account)) = (StoredText::parse(party), StoredText::parse(account))
+    else {
+        return Vec::new();
+    };
+    let failed = news.proof.outcome == ObjectOutcome::Failed;
+    let is_money = |name: &&'static str| MONEY_ROWS.iter().any(|row| row.operation == *name);
+    let usages = news.proof.keys.iter().flat_map(|key| {
+        let (money, writes): (Vec<_>, Vec<_>) = LedgerRow::made_by(key.kind())
+            .into_iter()
+            .partition(is_money);
+        let of = |operations: Vec<&'static str>, has_failed| {
+            Some(UsageSettlement {
+                party: party.clone(),
+                account: account.clone(),
+                key: StoredText::parse(key.text()).filter(|_| !operations.is_empty())?,
+                operations,
+                has_failed,
+                decided_ms: news.event.came_ms(),
+            })
+        };
+        [of(money, failed), of(writes, false)]
+    });
+    usages.flatten().collect()
+}
+
 /// The news for the store about a notification of a tenant; `None` if the notification proves no outcome.
 pub fn news(
     event: EventId,
@@ -96,11 +127,13 @@ impl Settling {
             return Ok(SettlementReport::default());
         }
         let spends: Vec<SettledObject> = news.iter().flat_map(spends).collect();
+        let usages: Vec<UsageSettlement> = news.iter().flat_map(usages).collect();
         let settled = self
             .calls
             .call(move |store| async move { store.settle_objects(&news).await });
         let report = settled.await?;
         self.tell(&report.calls);
+        self.note_usages(usages).await?;
         self.release(spends).await?;
         Ok(report)
     }
@@ -113,7 +146,18 @@ impl Settling {
         report: &SettlementReport,
     ) -> Result<(), StoreCallError> {
         self.tell(&report.calls);
+        self.note_usages(usages(news)).await?;
         self.release(spends(news)).await
+    }
+
+    async fn note_usages(&self, usages: Vec<UsageSettlement>) -> Result<(), StoreCallError> {
+        for usage in usages {
+            let settled = self
+                .calls
+                .call(move |store| async move { store.settle_usage(&usage).await });
+            settled.await?;
+        }
+        Ok(())
     }
 
     async fn release(&self, spends: Vec<SettledObject>) -> Result<(), StoreCallError> {

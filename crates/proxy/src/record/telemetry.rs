@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gatepay_admission::replay::Replay;
 
+use crate::cluster::usage_tally::UsageTally;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
 use crate::record::access_log::{AccessLog, LogThrottle};
@@ -28,6 +29,8 @@ pub struct Telemetry {
     pub drain: Arc<Drain>,
     /// Whether instances share a store: then another instance may have admitted a copy of any refused request.
     pub has_cluster: bool,
+    /// The counts for statements, if there is a store.
+    pub usage: Option<Arc<UsageTally>>,
     /// Whether every answer states the rest of the caller's rate limit.
     pub ratelimit_headers: bool,
 }

@@ -225,7 +225,7 @@ pub fn settle_attempts<T: SpendTables>(
                 tables.put_attempt(&attempt)?;
                 continue;
             }
-            AttemptResult::Executed => {
+            AttemptResult::Executed | AttemptResult::Found => {
                 for (currency, mut spend) in tables.spends(&attempt.name)? {
                     spend.executed_ms = spend.executed_ms.max(Some(attempt.at_ms));
                     tables.put_spend(&attempt.name, &currency, spend)?;

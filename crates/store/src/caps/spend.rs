@@ -39,6 +39,8 @@ pub enum AttemptResult {
     NotExecuted,
     /// GatePay accepted it.
     Executed,
+    /// GatePay has the object under its key, which this call or an earlier one has made. It counts.
+    Found,
     /// It may have been executed. It counts.
     Unknown,
 }

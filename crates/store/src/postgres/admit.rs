@@ -16,9 +16,10 @@ use crate::admission::{
 use crate::caps::rule::ShadowBreach;
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
+use crate::statement::account_book::CallUsage;
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
 
 /// How long an admission line is idle before it is probed.
 const IDLE: Duration = Duration::from_secs(2);
@@ -182,6 +183,10 @@ struct BatchColumns<'a> {
     spend_rows: Vec<i32>,
     spend_currencies: Vec<&'a str>,
     spend_amounts: Vec<String>,
+    /// What statements tell, by row; empty if no row changes anything.
+    usage_keys: Vec<Option<&'a str>>,
+    usage_once: Vec<bool>,
+    usage_parts: Vec<Option<String>>,
 }
 
 impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
@@ -211,6 +216,9 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
         if rows.iter().any(|row| row.spend.is_some()) {
             columns.spends(rows);
         }
+        if rows.iter().any(|row| row.usage.is_some()) {
+            columns.usage(rows);
+        }
         columns
     }
 }
@@ -230,7 +238,18 @@ impl<'a> BatchColumns<'a> {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 18] {
+    fn usage(&mut self, rows: &'a [AdmissionRow]) {
+        for row in rows {
+            let usage = row.usage.as_deref();
+            let key = usage.and_then(|usage| usage.key.as_ref());
+            self.usage_keys.push(key.map(StoredText::as_str));
+            self.usage_once
+                .push(usage.is_some_and(|usage| usage.is_once));
+            self.usage_parts.push(usage.map(CallUsage::parts_text));
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 21] {
         [
             &self.prints,
             &self.nonces,
@@ -250,6 +269,9 @@ impl<'a> BatchColumns<'a> {
             &self.spend_rows,
             &self.spend_currencies,
             &self.spend_amounts,
+            &self.usage_keys,
+            &self.usage_once,
+            &self.usage_parts,
         ]
     }
 }

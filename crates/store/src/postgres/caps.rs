@@ -66,6 +66,7 @@ impl PostgresStore {
             AttemptResult::NotExecuted => 0,
             AttemptResult::Executed => 1,
             AttemptResult::Unknown => 2,
+            AttemptResult::Found => 3,
         });
         let results: Vec<i16> = results.collect();
         self.control(SETTLE_ATTEMPTS, &[&prints, &results]).await?;

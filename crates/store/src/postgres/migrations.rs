@@ -16,6 +16,7 @@ pub const OLDEST_SCHEMA: u32 = 2;
 const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
     &[
         include_str!("../../sql/0001_replay.sql"),
+        include_str!("../../sql/0001_statements.sql"),
         include_str!("../../sql/0001_caps.sql"),
         include_str!("../../sql/0001_destinations.sql"),
         include_str!("../../sql/0001_admit_v1.sql"),

@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, params};
 
-use super::SqliteStore;
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{SpendFile, name, rule_book, unreadable, write_book};
+use super::{SqliteStore, usage_tables};
 use crate::caps::judge;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{
@@ -71,6 +71,7 @@ impl StoreFile {
         let change = self.begin()?;
         let book = rule_book(&change)?;
         judge::settle_attempts(&mut SpendFile(&change), &book, settled)?;
+        usage_tables::settle_usage(&change, now_ms, settled)?;
         committed(change, now_ms)?;
         Ok(())
     }

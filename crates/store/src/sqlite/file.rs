@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::{SQLITE_SCHEMA, spend_tables};
+use super::{SQLITE_SCHEMA, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::error::StoreError;
@@ -594,6 +594,7 @@ fn record(
         Ok(shadow) => shadow,
         Err(exceeded) => return Ok((exceeded, None)),
     };
+    usage_tables::note_usage(change, rules.now_ms, row)?;
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
             "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)

@@ -95,6 +95,7 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
         has_body: true,
         intents: Vec::new(),
         spend: None,
+        usage: None,
     }
 }
 

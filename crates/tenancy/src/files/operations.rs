@@ -42,9 +42,16 @@ pub(crate) fn read(proxy: &mut TableReader<'_>) -> Catalogue {
         .iter_mut()
         .map(|table| change(table, &mut rows, &mut named, &standard))
         .collect();
-    if proxy.has("notifications") {
-        rows.extend(OwnOperation::ALL.map(OwnOperation::row));
-    }
+    let is_served = |own: &OwnOperation| {
+        let needs = if own.is_about_notifications() {
+            "notifications"
+        } else {
+            "store"
+        };
+        proxy.has(needs)
+    };
+    let own: Vec<_> = OwnOperation::ALL.into_iter().filter(is_served).collect();
+    rows.extend(own.into_iter().map(OwnOperation::row));
     // Rows are judged only now, so that two of them may swap their paths.
     let placed = zip(&changed, &tables);
     let places = placed

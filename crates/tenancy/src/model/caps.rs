@@ -154,6 +154,12 @@ impl CapTimeZone {
         &self.name
     }
 
+    /// The date of a time: `2026-11-27`.
+    pub fn date(&self, now_ms: u64) -> Option<String> {
+        let now = Timestamp::from_millisecond(i64::try_from(now_ms).ok()?).ok()?;
+        Some(now.to_zoned(self.zone.clone()).date().to_string())
+    }
+
     /// The midnight that began the day of a time, and so many after it, in milliseconds since 1970. A day that has no
     /// midnight, because clocks are put forward then, begins with its first moment.
     pub fn midnights(&self, now_ms: u64, after: u32) -> Vec<u64> {

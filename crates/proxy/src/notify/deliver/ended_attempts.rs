@@ -166,7 +166,7 @@ impl EndedAttempts {
             }
             claims.ended(record.claim.0, event.line);
             is_gone |= result == DeliveryResult::Gone;
-            meters.ended(&endpoint.tenant.tenant, result);
+            meters.ended(&endpoint.tenant, result);
             log(&endpoint, &event, &record, result);
             // What an attempt did not change, the instance that has the claim tells.
             if verdict == Some(&AttemptVerdict::Recorded)

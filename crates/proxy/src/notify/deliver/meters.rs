@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepay_core::ownership::TenantIncarnation;
 use gatepay_store::notifications::delivery::{EndpointOffReason, EndpointState};
 use gatepay_store::notifications::listing::NotificationCounts;
 use parking_lot::Mutex;
 use prometheus::{GaugeVec, Histogram, IntCounterVec, IntGauge, IntGaugeVec};
 use serde::Serialize;
 
+use crate::cluster::usage_tally::UsageTally;
 use crate::prom::registrar::{Registrar, SECONDS, tenant_label};
 
 /// The metrics of deliveries.
@@ -29,6 +31,8 @@ pub struct DeliveryMeters {
     own: Arc<Mutex<BTreeSet<String>>>,
     /// The tenants with something undelivered, as last shown.
     backlogs: Arc<Mutex<Vec<DeliveryBacklog>>>,
+    /// The counts for statements.
+    usage: Option<Arc<UsageTally>>,
 }
 
 /// What is undelivered of one tenant, for the status.
@@ -183,14 +187,24 @@ impl DeliveryMeters {
             ),
             own: Arc::default(),
             backlogs: Arc::default(),
+            usage: None,
         };
         made.show(&NotificationCounts::default(), &BTreeSet::new());
         made
     }
 
+    /// The same, which also tell the counts for statements.
+    #[must_use]
+    pub fn telling(self, usage: Option<Arc<UsageTally>>) -> Self {
+        Self { usage, ..self }
+    }
+
     /// Counts an attempt that was recorded.
-    pub(super) fn ended(&self, tenant: &str, result: DeliveryResult) {
-        let label = self.label(tenant);
+    pub(super) fn ended(&self, tenant: &TenantIncarnation, result: DeliveryResult) {
+        if let (DeliveryResult::Delivered, Some(usage)) = (result, &self.usage) {
+            usage.delivered((&tenant.tenant, &tenant.account));
+        }
+        let label = self.label(&tenant.tenant);
         let labels = [&*label, result.as_str()];
         self.results.with_label_values(&labels).inc();
     }
