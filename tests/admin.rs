@@ -80,7 +80,7 @@ async fn status(address: SocketAddr, head: &str) -> u16 {
 }
 
 /// Paths that need a token.
-const CLOSED: [&str; 25] = [
+const CLOSED: [&str; 26] = [
     "GET /",
     "GET /status",
     "GET /operations",
@@ -95,6 +95,7 @@ const CLOSED: [&str; 25] = [
     "GET /ledger?key=1",
     "GET /find?id=1",
     "GET /statements?tenant=acme&day=2026-01-01",
+    "GET /caps",
     "GET /nothing",
     "POST /-/notifications/assign?id=1&tenant=acme",
     "POST /-/notifications/replay?id=1",
@@ -276,6 +277,7 @@ async fn head_is_answered_as_get_is_on_every_path_without_the_body() {
         "/ledger?key=1",
         "/find?id=1",
         "/statements?tenant=acme&day=2026-01-01",
+        "/caps",
         "/-/notifications/assign",
         "/-/notifications/replay",
         "/-/notifications/test",

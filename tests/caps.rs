@@ -5,6 +5,7 @@ mod destinations;
 mod keeping;
 mod refusing;
 mod settling;
+mod showing;
 
 use std::fs;
 

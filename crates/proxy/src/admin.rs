@@ -1,5 +1,6 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
+mod cap_view;
 mod cluster_view;
 mod find;
 mod gate;
@@ -230,6 +231,7 @@ async fn look(
         (&Method::GET, "/ledger") => notification_view::ledger(app, query).await,
         (&Method::GET, "/statements") => statement_page::show(app, query).await,
         (&Method::GET, "/find") => find::find(app, query).await,
+        (&Method::GET, "/caps") => cap_view::caps(app, query).await,
         (&Method::GET, "/config") => config(app),
         (&Method::GET, "/cluster") => cluster_view::cluster(app),
         (&Method::GET, "/institution") => {
@@ -305,7 +307,7 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+             /notifications, /notifications/endpoints, /ledger, /find, /caps, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),

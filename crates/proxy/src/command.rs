@@ -3,6 +3,7 @@
 mod admin_client;
 pub(crate) mod audit;
 pub(crate) mod call;
+pub(crate) mod caps;
 pub(crate) mod check;
 pub(crate) mod completions;
 mod config_file;

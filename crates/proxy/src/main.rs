@@ -38,6 +38,7 @@ enum Command {
     #[command(subcommand)]
     Ledger(command::ledger::LedgerCommand),
     Find(command::find::FindCommand),
+    Caps(command::caps::CapsCommand),
     #[command(subcommand)]
     Probe(command::probe::ProbeCommand),
     Schema(command::schema::SchemaCommand),
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         Command::Resume(resume) => resume.run(),
         Command::Ledger(ledger) => ledger.run(),
         Command::Find(find) => find.run(),
+        Command::Caps(caps) => caps.run(),
         Command::Probe(probe) => probe.run(),
         Command::Schema(schema) => schema.run(),
         Command::Statement(statement) => statement.run(),

@@ -382,6 +382,10 @@ BEGIN
 END
 $$;
 
+-- The time by which caps are judged.
+CREATE FUNCTION cap_now_v1() RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$ SELECT now_ms() $$;
+
 -- The calls that rules in force cover.
 CREATE FUNCTION capped_calls_v1() RETURNS TABLE (o_shadow boolean, o_scope text, o_calls text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$

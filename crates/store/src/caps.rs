@@ -17,7 +17,7 @@
 //! was accepted, and what is unknown. A notification or a look-up with a last word
 //! [settles the object](crate::engine::Store::settle_object). Each few seconds it calls
 //! [`age_spends`](crate::engine::Store::age_spends), and looks up the
-//! [unknown spends](crate::engine::Store::unknown_spends).
+//! [unknown spends](crate::engine::Store::unknown_spends). Operators see a [`report`].
 
 pub mod rule;
 pub mod rule_book;
@@ -26,3 +26,4 @@ pub mod window;
 
 pub mod judge;
 pub mod model;
+pub mod report;

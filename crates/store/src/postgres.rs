@@ -2,6 +2,7 @@
 
 mod admit;
 mod cap_breach;
+mod cap_facts;
 mod caps;
 mod connector;
 mod destinations;

@@ -256,6 +256,16 @@ impl CapTrial<'_> {
         let mut capped = self.engine.runtime.block_on(capped).unwrap();
         capped.sort();
         assert_eq!(capped, self.model.capped_calls(self.now_ms));
+        let asked = (self.number.is_multiple_of(2)).then(|| text(PARTIES[0]));
+        let facts = self.engine.stores[0].cap_facts(asked.clone());
+        let told = self
+            .engine
+            .runtime
+            .block_on(facts)
+            .unwrap()
+            .report(asked.as_ref());
+        let model = self.model.facts(self.now_ms).report(asked.as_ref());
+        assert_eq!(told, model);
     }
 
     fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], zone: u8, at_once: bool) {

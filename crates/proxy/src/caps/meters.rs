@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepay_store::caps::rule::{CapBreach, CapMeasure};
+use gatepay_store::caps::report::CapReport;
+use gatepay_store::caps::rule::{CapBreach, CapMeasure, CapScope};
 use gatepay_store::caps::spend::UnknownSpend;
 use gatepay_store::destinations::DestinationFault;
 use parking_lot::Mutex;
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec};
 
 use crate::prom::registrar::{Registrar, tenant_label};
 
@@ -20,6 +21,7 @@ pub struct CapMeters {
     refusals: IntCounterVec,
     shadows: IntCounterVec,
     destinations: IntCounterVec,
+    used: GaugeVec,
     unknown: IntGaugeVec,
     unknown_oldest: Gauge,
     /// The tenants that have series of their own. All others are counted together.
@@ -49,6 +51,10 @@ impl CapMeters {
                 "destination_refusals_total",
                 "Money calls refused because of where they send money, by tenant and reason: unlisted, held or unreadable.",
                 &["tenant", "reason"],
+            used: make.gauges(
+                "cap_used_ratio",
+                "The largest part of a cap that is used in any currency, from 0 to 1, by tenant and cap.",
+                labels,
             ),
             unknown: make.gauge_vec(
                 "spends_unknown",
@@ -97,6 +103,27 @@ impl CapMeters {
             .set(oldest_counted(unknown, now_ms).as_secs_f64());
     }
 
+    /// Shows what is used of the caps that are enforced. Those over all have the label of tenants that are counted together.
+    pub(super) fn show_used(&self, report: &CapReport) {
+        let mut largest: BTreeMap<(String, &str), f64> = BTreeMap::new();
+        for state in report.caps.iter().filter(|state| !state.name.shadow) {
+            let (over_all, label) = match &state.name.scope {
+                CapScope::All => (true, tenant_label(None).to_owned()),
+                CapScope::Party(party) => (false, self.label(party.as_str())),
+            };
+            let place = (label, of_measure(state.name.measure, over_all));
+            let used = largest.entry(place).or_default();
+            *used = used.max(state.used_ratio());
+        }
+        for label in self.labels() {
+            for cap in CAPS {
+                let used = largest.get(&(label.clone(), cap));
+                let used = used.copied().unwrap_or(0.0);
+                self.used.with_label_values(&[&*label, cap]).set(used);
+            }
+        }
+    }
+
     /// Makes the series of these tenants at zero, and ends those of all others.
     pub(super) fn arrange(&self, own: &BTreeSet<String>) {
         let before = std::mem::replace(&mut *self.own.lock(), own.clone());
@@ -105,6 +132,7 @@ impl CapMeters {
             for cap in CAPS {
                 let _none = self.refusals.remove_label_values(&[label, cap]);
                 let _none = self.shadows.remove_label_values(&[label, cap]);
+                let _none = self.used.remove_label_values(&[label, cap]);
             }
             for reason in REASONS {
                 let _none = self.destinations.remove_label_values(&[label, reason]);
@@ -115,6 +143,7 @@ impl CapMeters {
             for cap in CAPS {
                 self.refusals.with_label_values(&[&*label, cap]);
                 self.shadows.with_label_values(&[&*label, cap]);
+                self.used.with_label_values(&[&*label, cap]);
             }
             for reason in REASONS {
                 self.destinations.with_label_values(&[&*label, reason]);
@@ -178,6 +207,10 @@ fn cap(breach: &CapBreach) -> &'static str {
     let Some((measure, _)) = breach.rule else {
         return CAPS[10];
     };
+    of_measure(measure, breach.over_all)
+}
+
+fn of_measure(measure: CapMeasure, over_all: bool) -> &'static str {
     let own = match measure {
         CapMeasure::PerCall => 0,
         CapMeasure::PerHour => 1,
@@ -185,7 +218,7 @@ fn cap(breach: &CapBreach) -> &'static str {
         CapMeasure::PerDay => 3,
         CapMeasure::CountPerHour => 4,
     };
-    CAPS[if breach.over_all { own + 5 } else { own }]
+    CAPS[if over_all { own + 5 } else { own }]
 }
 
 #[cfg(test)]

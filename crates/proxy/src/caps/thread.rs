@@ -32,6 +32,8 @@ const AGE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(500);
 /// How long the last reports may take to the store.
 const FINISH: Duration = Duration::from_secs(1);
+/// What caps count is read each time that spends have aged so often.
+const ROUNDS_OF_USE: u32 = 2;
 /// The most spends of unknown outcome that are looked at.
 const MOST_UNKNOWN: u32 = 10_000;
 
@@ -244,6 +246,7 @@ async fn age(inputs: Arc<CapInputs>) {
         ..
     } = &*inputs;
     let mut was_away = false;
+    let mut round = 0;
     loop {
         sleep(AGE).await;
         if !caps.is_counting() {
@@ -258,6 +261,10 @@ async fn age(inputs: Arc<CapInputs>) {
                 let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
                 caps.meters.show(&unknown, now_ms);
                 was_away = false;
+                if round % ROUNDS_OF_USE == 0 {
+                    show_used(caps, calls).await;
+                }
+                round += 1;
             }
             Err(error) => {
                 if !was_away && !matches!(error, StoreCallError::NotJoined) {
@@ -266,5 +273,14 @@ async fn age(inputs: Arc<CapInputs>) {
                 was_away = true;
             }
         }
+    }
+}
+
+/// Shows what is used of each cap.
+async fn show_used(caps: &Caps, calls: &StoreCalls) {
+    let facts = calls.call(|store| async move { store.cap_facts(None).await });
+    match facts.await {
+        Ok(facts) => caps.meters.show_used(&facts.report(None)),
+        Err(error) => tracing::debug!(%error, "what caps count is not looked at"),
     }
 }

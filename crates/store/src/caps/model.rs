@@ -10,6 +10,7 @@ use super::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
 };
+use super::report::{CapFacts, OpenSpend};
 use super::rule::{CapDeclaration, CapScope, CappedCalls};
 use super::rule_book::RuleBook;
 use super::spend::{
@@ -40,6 +41,34 @@ impl CapModel {
         self.book.declare(declaration, now_ms);
         if !summed && self.book.sums_over_all() {
             self.tables.sum_over_all();
+        }
+    }
+
+    /// The tables as a report reads them.
+    pub fn facts(&self, now_ms: u64) -> CapFacts {
+        let MemoryTables {
+            spends,
+            attempts,
+            meters,
+            ..
+        } = &self.tables;
+        let open = spends.iter().filter_map(|((name, currency), spend)| {
+            let mut own = attempts.values().filter(|it| it.name == *name).peekable();
+            own.peek()?;
+            Some(OpenSpend {
+                party: name.party.clone(),
+                counted_as: name.counted_as.clone(),
+                currency: currency.clone(),
+                amount: spend.amount,
+                at_ms: spend.at_ms,
+                is_unknown: own.all(|attempt| attempt.unknown),
+            })
+        });
+        CapFacts {
+            now_ms,
+            book: self.book.clone(),
+            meters: meters.clone(),
+            open: open.collect(),
         }
     }
 

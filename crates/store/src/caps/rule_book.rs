@@ -133,6 +133,11 @@ impl RuleBook {
         capped.into_iter().collect()
     }
 
+    /// The scopes that rules sum over.
+    pub fn scopes(&self) -> BTreeSet<&CapScope> {
+        self.rules.keys().map(|name| &name.scope).collect()
+    }
+
     /// Whether any rule sums over all parties.
     pub fn sums_over_all(&self) -> bool {
         self.rules.keys().any(|name| name.scope == CapScope::All)

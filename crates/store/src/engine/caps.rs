@@ -1,9 +1,11 @@
 //! Money caps over two engines.
 
 use super::Store;
+use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
+use crate::stored_text::StoredText;
 
 impl Store {
     /// Puts the rules of a configuration in force, over all instances: once this returns, no call is admitted beyond a
@@ -13,6 +15,14 @@ impl Store {
         match self {
             Self::Postgres(store) => store.declare_caps(declaration).await,
             Self::Sqlite(store) => store.declare_caps(declaration).await,
+        }
+    }
+
+    /// The tables of caps, for a report about a party and about all together; without a party, about every one.
+    pub async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
+        match self {
+            Self::Postgres(store) => store.cap_facts(of).await,
+            Self::Sqlite(store) => store.cap_facts(of).await,
         }
     }
 

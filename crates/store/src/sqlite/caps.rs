@@ -3,15 +3,16 @@
 use rusqlite::{Connection, params};
 
 use super::file::{StoreFile, committed, to_sql};
-use super::spend_tables::{SpendFile, name, rule_book, unreadable, write_book};
+use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
 use crate::caps::judge;
+use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
     UnknownSpend,
 };
-use crate::caps::window::SliceGrain;
+use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
@@ -39,6 +40,10 @@ impl SqliteStore {
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
         self.run(StoreFile::capped_calls).await
+    }
+
+    pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
+        self.run(move |file| file.cap_facts(of.as_ref())).await
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
@@ -88,6 +93,26 @@ impl StoreFile {
     fn capped_calls(&mut self) -> Result<Vec<CappedCalls>, StoreError> {
         let now_ms = self.now()?;
         Ok(rule_book(self.connection())?.capped_calls(now_ms))
+    }
+
+    fn cap_facts(&mut self, of: Option<&StoredText>) -> Result<CapFacts, StoreError> {
+        let now_ms = self.now()?;
+        let book = rule_book(self.connection())?;
+        let scopes: Vec<String> = match of {
+            Some(party) => vec![String::new(), party.as_str().to_owned()],
+            None => book
+                .scopes()
+                .iter()
+                .map(|it| it.as_str().to_owned())
+                .collect(),
+        };
+        let from_ms = now_ms.saturating_sub(LONGEST_WINDOW_MS);
+        Ok(CapFacts {
+            now_ms,
+            meters: spend_tables::meters(self.connection(), &scopes, now_ms)?,
+            open: spend_tables::open_spends(self.connection(), from_ms)?,
+            book,
+        })
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! The tables of money caps in the file, over which [`judge`](crate::caps::judge) decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
@@ -11,9 +11,10 @@ use crate::caps::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
 };
+use crate::caps::report::OpenSpend;
 use crate::caps::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
-use crate::caps::window::CapWindow;
+use crate::caps::window::{CapWindow, SliceGrain};
 use crate::error::StoreError;
 use crate::stored_text::Fingerprint;
 
@@ -121,6 +122,70 @@ pub(super) fn write_book(change: &Transaction<'_>, book: &RuleBook) -> Result<()
         change.execute("INSERT INTO cap_midnight VALUES (?1)", [to_sql(*midnight)])?;
     }
     Ok(())
+}
+
+/// The sums of the slices that windows may cover.
+pub(super) fn meters(
+    connection: &Connection,
+    scopes: &[String],
+    now_ms: u64,
+) -> Result<BTreeMap<MeterCell, MeterSum>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT counted_as, currency, slice, units, calls FROM meter WHERE scope = ?1 AND grain = ?2 AND slice >= ?3",
+    )?;
+    let mut meters = BTreeMap::new();
+    for scope in scopes {
+        for grain in SliceGrain::ALL {
+            let from = (scope, grain.number(), to_sql(grain.oldest_kept(now_ms)));
+            let mut rows = statement.query(from)?;
+            while let Some(row) = rows.next()? {
+                let currency: String = row.get(1)?;
+                let cell = MeterCell {
+                    scope: CapScope::of(scope).ok_or_else(unreadable)?,
+                    counted_as: row.get(0)?,
+                    currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
+                    grain,
+                    slice: row.get::<_, i64>(2)?.unsigned_abs(),
+                };
+                let sum = MeterSum {
+                    units: number(&row.get::<_, String>(3)?)?,
+                    calls: row.get::<_, i64>(4)?.unsigned_abs(),
+                    oldest: None,
+                };
+                meters.insert(cell, sum);
+            }
+        }
+    }
+    Ok(meters)
+}
+
+/// The spends since a time with an attempt whose end is not known.
+pub(super) fn open_spends(
+    connection: &Connection,
+    from_ms: u64,
+) -> Result<Vec<OpenSpend>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT s.party, s.counted_as, s.currency, s.amount, s.at, a.unknown
+        FROM (
+            SELECT party, account, counted_as, key, min(unknown) AS unknown FROM spend_attempt
+            GROUP BY party, account, counted_as, key
+        ) AS a
+        JOIN spend AS s USING (party, account, counted_as, key) WHERE s.at >= ?1",
+    )?;
+    let mut rows = statement.query([to_sql(from_ms)])?;
+    let mut open = Vec::new();
+    while let Some(row) = rows.next()? {
+        let currency: String = row.get(2)?;
+        open.push(OpenSpend {
+            party: row.get(0)?,
+            counted_as: row.get(1)?,
+            currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
+            amount: amount(&row.get::<_, String>(3)?)?,
+            at_ms: row.get::<_, i64>(4)?.unsigned_abs(),
+            is_unknown: row.get(5)?,
+        });
+    }
+    Ok(open)
 }
 
 /// The tables, in one transaction.

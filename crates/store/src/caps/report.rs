@@ -1,0 +1,222 @@
+//! Cap report: the rules that the store keeps, what each counts, and what is left of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+
+use super::judge::{MeterCell, MeterSum};
+use super::rule::{CapMeasure, CapRuleName, CapScope};
+use super::rule_book::{RaiseDelay, RuleBook, RuleState};
+use super::window::CapWindow;
+use crate::stored_text::StoredText;
+
+/// The tables of caps as a report reads them.
+#[derive(Debug, Clone, Default)]
+pub struct CapFacts {
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// The rules.
+    pub book: RuleBook,
+    /// The sums of the slices that windows may cover, of the scopes that the report is about.
+    pub meters: BTreeMap<MeterCell, MeterSum>,
+    /// The spends with an attempt whose end is not known.
+    pub open: Vec<OpenSpend>,
+}
+
+/// A spend in one currency that counts although GatePay is not known to have executed every attempt of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSpend {
+    /// The tenant or operator.
+    pub party: String,
+    /// The name under which the call is counted.
+    pub counted_as: String,
+    /// The currency.
+    pub currency: CurrencyCode,
+    /// The amount.
+    pub amount: ExactAmount,
+    /// When its last attempt was admitted.
+    pub at_ms: u64,
+    /// Whether the instances do not know the end either. If not, a call is under way.
+    pub is_unknown: bool,
+}
+
+/// The caps in force and about to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapReport {
+    /// The store's clock, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// How late a raise holds; `None` before the first declaration.
+    pub delay: Option<RaiseDelay>,
+    /// The caps.
+    pub caps: Vec<CapState>,
+}
+
+/// One cap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapState {
+    /// Which limit it is.
+    pub name: CapRuleName,
+    /// Its present and future.
+    pub state: RuleState,
+    /// The limit that holds now.
+    pub limit: ExactAmount,
+    /// What it counts, by currency. A cap per call counts nothing.
+    pub uses: Vec<CapUse>,
+}
+
+/// What a cap counts in one currency: amounts, or calls. The parts add up to what is counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapUse {
+    /// The currency.
+    pub currency: CurrencyCode,
+    /// All that counts.
+    pub counted: ExactAmount,
+    /// Of calls that are under way.
+    pub reserved: ExactAmount,
+    /// Of calls whose outcome is unknown.
+    pub unknown: ExactAmount,
+    /// Of calls that GatePay executed.
+    pub spent: ExactAmount,
+    /// What is left.
+    pub left: ExactAmount,
+    /// The earliest time at which something can leave the window, in milliseconds since 1970.
+    pub frees_ms: Option<u64>,
+}
+
+/// One call, as limits on their number count it.
+const ONE: u128 = 10_u128.pow(18);
+
+impl CapFacts {
+    /// The caps of a party and those over all; without a party, every cap.
+    pub fn report(&self, of: Option<&StoredText>) -> CapReport {
+        let is_shown = |scope: &CapScope| match (scope, of) {
+            (CapScope::All, _) | (_, None) => true,
+            (CapScope::Party(party), Some(of)) => party == of,
+        };
+        let rules = self.book.rules.iter();
+        let shown =
+            rules.filter(|(name, state)| is_shown(&name.scope) && state.is_in_force(self.now_ms));
+        let caps = shown.map(|(name, state)| CapState {
+            name: name.clone(),
+            state: *state,
+            limit: state.limit_at(self.now_ms),
+            uses: self.uses(name, state.limit_at(self.now_ms)),
+        });
+        CapReport {
+            now_ms: self.now_ms,
+            delay: self.book.delay,
+            caps: caps.collect(),
+        }
+    }
+
+    fn uses(&self, name: &CapRuleName, limit: ExactAmount) -> Vec<CapUse> {
+        let midnights = &self.book.midnights;
+        let Some(window) = CapWindow::of(name.measure, self.now_ms, midnights) else {
+            return Vec::new();
+        };
+        let currencies = match &name.currency {
+            Some(own) => BTreeSet::from([own]),
+            None => self.other_currencies(name, &window),
+        };
+        let uses = currencies.into_iter().map(|currency| {
+            let sum = self.sum(name, currency, &window);
+            let counts_calls = name.measure == CapMeasure::CountPerHour;
+            let counted = if counts_calls {
+                u128::from(sum.calls).saturating_mul(ONE)
+            } else {
+                sum.units
+            };
+            let open = |is_unknown: bool| -> u128 {
+                let open = self.open.iter().filter(|spend| {
+                    spend.is_unknown == is_unknown
+                        && spend.currency == *currency
+                        && name.calls.contains(&spend.counted_as)
+                        && window.covers(spend.at_ms)
+                        && is_of(&name.scope, &spend.party)
+                });
+                let units = open.map(|spend| {
+                    if counts_calls {
+                        ONE
+                    } else {
+                        spend.amount.units()
+                    }
+                });
+                units.fold(0, u128::saturating_add)
+            };
+            let unknown = open(true).min(counted);
+            let reserved = open(false).min(counted - unknown);
+            CapUse {
+                currency: currency.clone(),
+                counted: amount(counted),
+                reserved: amount(reserved),
+                unknown: amount(unknown),
+                spent: amount(counted - unknown - reserved),
+                left: amount(limit.units().saturating_sub(counted)),
+                frees_ms: window
+                    .frees_ms(sum.oldest, self.now_ms, midnights)
+                    .filter(|_| counted > 0),
+            }
+        });
+        uses.collect()
+    }
+
+    /// The currencies that a cap for all other ones counts.
+    fn other_currencies(&self, name: &CapRuleName, window: &CapWindow) -> BTreeSet<&CurrencyCode> {
+        let cells = self.meters.iter().filter(|(cell, sum)| {
+            let counts_as_other = || {
+                let of = (&name.scope, &*cell.counted_as);
+                self.book
+                    .coverage(of.0, of.1, &cell.currency, self.now_ms)
+                    .counts_as_other
+            };
+            is_in(cell, name, window) && sum.calls > 0 && counts_as_other()
+        });
+        cells.map(|(cell, _)| &cell.currency).collect()
+    }
+
+    fn sum(&self, name: &CapRuleName, currency: &CurrencyCode, window: &CapWindow) -> MeterSum {
+        let mut total = MeterSum::default();
+        for (cell, sum) in &self.meters {
+            if cell.currency == *currency && is_in(cell, name, window) {
+                total.add(cell.slice, sum.units, sum.calls);
+            }
+        }
+        total
+    }
+}
+
+impl CapState {
+    /// The largest part of the limit that is used in any currency; 0 for a cap per call.
+    pub fn used_ratio(&self) -> f64 {
+        let ratio = |used: &CapUse| {
+            let limit = self.limit.units();
+            if limit == 0 {
+                return 1.0;
+            }
+            // A ratio of two numbers of up to 38 digits needs no more than a float's.
+            #[expect(clippy::cast_precision_loss, reason = "the ratio is for an alert")]
+            let ratio = used.counted.units() as f64 / limit as f64;
+            ratio
+        };
+        self.uses.iter().map(ratio).fold(0.0, f64::max)
+    }
+}
+
+fn is_in(cell: &MeterCell, name: &CapRuleName, window: &CapWindow) -> bool {
+    cell.scope == name.scope
+        && cell.grain == window.grain
+        && cell.slice >= window.first
+        && name.calls.contains(&cell.counted_as)
+}
+
+fn is_of(scope: &CapScope, party: &str) -> bool {
+    match scope {
+        CapScope::All => true,
+        CapScope::Party(own) => own.as_str() == party,
+    }
+}
+
+fn amount(units: u128) -> ExactAmount {
+    ExactAmount::from_units(units).unwrap_or(ExactAmount::MOST)
+}

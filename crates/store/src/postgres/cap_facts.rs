@@ -1,0 +1,153 @@
+//! The tables of money caps, as a report reads them.
+
+use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::CurrencyCode;
+use tokio_postgres::Row;
+
+use super::PostgresStore;
+use super::admit::cell;
+use crate::caps::judge::{MeterCell, MeterSum};
+use crate::caps::report::{CapFacts, OpenSpend};
+use crate::caps::rule::{CapMeasure, CapRuleName, CapScope};
+use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
+use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
+use crate::error::StoreError;
+use crate::stored_text::StoredText;
+
+const NOW: &str = "SELECT gatepay.cap_now_v1() AS now";
+const RULES: &str =
+    "SELECT shadow, scope, measure, currency, calls, amount::text AS amount, opens, ends,
+    raised::text AS raised, raised_from FROM gatepay.cap_rule";
+const MIDNIGHTS: &str = "SELECT ms FROM gatepay.cap_midnight ORDER BY ms";
+const DELAY: &str = "SELECT ms, shorter, shorter_from FROM gatepay.cap_delay";
+const METERS: &str =
+    "SELECT scope, counted_as, currency, grain, slice, amount::text AS amount, calls
+    FROM gatepay.meter WHERE scope = ANY ($1) AND slice >= CASE grain WHEN 0 THEN $2 ELSE $3 END";
+const OPEN: &str =
+    "SELECT s.party, s.counted_as, s.currency, s.amount::text AS amount, s.at, a.unknown
+    FROM (
+        SELECT party, account, counted_as, key, bool_and(unknown) AS unknown FROM gatepay.spend_attempt
+        WHERE $2 = '' OR party = $2 GROUP BY party, account, counted_as, key
+    ) AS a
+    JOIN gatepay.spend AS s USING (party, account, counted_as, key)
+    WHERE s.at >= $1";
+
+impl PostgresStore {
+    pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
+        let now = self.control(NOW, &[]).await?;
+        let now_ms = whole(now.first().ok_or_else(unreadable)?, "now")?;
+        let book = self.rule_book().await?;
+        let scopes: Vec<String> = match &of {
+            Some(party) => vec![String::new(), party.as_str().to_owned()],
+            None => book
+                .scopes()
+                .iter()
+                .map(|it| it.as_str().to_owned())
+                .collect(),
+        };
+        let [hours, days] = SliceGrain::ALL.map(|grain| grain.oldest_kept(now_ms).cast_signed());
+        let meters = self.control(METERS, &[&scopes, &hours, &days]).await?;
+        // Calls of every party count in caps over all.
+        let sums_over_all = book.sums_over_all();
+        let party = of.as_ref().filter(|_| !sums_over_all);
+        let party = party.map_or("", StoredText::as_str);
+        let from = now_ms.saturating_sub(LONGEST_WINDOW_MS).cast_signed();
+        let open = self.control(OPEN, &[&from, &party]).await?;
+        Ok(CapFacts {
+            now_ms,
+            book,
+            meters: meters.iter().map(meter).collect::<Result<_, _>>()?,
+            open: open.iter().map(open_spend).collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn rule_book(&self) -> Result<RuleBook, StoreError> {
+        let rules = self.control(RULES, &[]).await?;
+        let midnights = self.control(MIDNIGHTS, &[]).await?;
+        let delay = self.control(DELAY, &[]).await?;
+        let midnights = midnights.iter().map(|row| whole(row, "ms"));
+        let delay = delay.first().map(|row| {
+            let shorter = time(row, "shorter")?.zip(time(row, "shorter_from")?);
+            let ms = whole(row, "ms")?;
+            Ok::<_, StoreError>(RaiseDelay { ms, shorter })
+        });
+        Ok(RuleBook {
+            rules: rules.iter().map(rule).collect::<Result<_, _>>()?,
+            midnights: midnights.collect::<Result<_, _>>()?,
+            delay: delay.transpose()?,
+        })
+    }
+}
+
+fn rule(row: &Row) -> Result<(CapRuleName, RuleState), StoreError> {
+    let (scope, currency): (String, String) = (cell(row, "scope")?, cell(row, "currency")?);
+    let (measure, calls): (i16, String) = (cell(row, "measure")?, cell(row, "calls")?);
+    let name = CapRuleName {
+        shadow: cell(row, "shadow")?,
+        scope: CapScope::of(&scope).ok_or_else(unreadable)?,
+        measure: CapMeasure::of(measure.into()).ok_or_else(unreadable)?,
+        currency: CapRuleName::currency_of(&currency),
+        calls: CapRuleName::calls_of(&calls),
+    };
+    let raised: Option<String> = cell(row, "raised")?;
+    let raised = raised.map(|raised| amount(&raised)).transpose()?;
+    let state = RuleState {
+        limit: amount(&cell::<String>(row, "amount")?)?,
+        opens_ms: whole(row, "opens")?,
+        ends_ms: time(row, "ends")?,
+        raise: raised.zip(time(row, "raised_from")?),
+    };
+    Ok((name, state))
+}
+
+fn meter(row: &Row) -> Result<(MeterCell, MeterSum), StoreError> {
+    let (scope, currency): (String, String) = (cell(row, "scope")?, cell(row, "currency")?);
+    let grain: i16 = cell(row, "grain")?;
+    let grain = usize::try_from(grain).ok();
+    let place = MeterCell {
+        scope: CapScope::of(&scope).ok_or_else(unreadable)?,
+        counted_as: cell(row, "counted_as")?,
+        currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
+        grain: *grain
+            .and_then(|it| SliceGrain::ALL.get(it))
+            .ok_or_else(unreadable)?,
+        slice: whole(row, "slice")?,
+    };
+    let sum: String = cell(row, "amount")?;
+    let sum = MeterSum {
+        // A sum may be more than any amount.
+        units: ExactAmount::parse(&sum).map_or(u128::MAX, ExactAmount::units),
+        calls: whole(row, "calls")?,
+        oldest: None,
+    };
+    Ok((place, sum))
+}
+
+fn open_spend(row: &Row) -> Result<OpenSpend, StoreError> {
+    let currency: String = cell(row, "currency")?;
+    Ok(OpenSpend {
+        party: cell(row, "party")?,
+        counted_as: cell(row, "counted_as")?,
+        currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
+        amount: amount(&cell::<String>(row, "amount")?)?,
+        at_ms: whole(row, "at")?,
+        is_unknown: cell(row, "unknown")?,
+    })
+}
+
+fn amount(text: &str) -> Result<ExactAmount, StoreError> {
+    ExactAmount::parse(text).map_err(|_| unreadable())
+}
+
+/// A number that is not negative.
+fn whole(row: &Row, column: &str) -> Result<u64, StoreError> {
+    Ok(cell::<i64>(row, column)?.unsigned_abs())
+}
+
+fn time(row: &Row, column: &str) -> Result<Option<u64>, StoreError> {
+    Ok(cell::<Option<i64>>(row, column)?.map(i64::unsigned_abs))
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Unexpected("a row of caps".to_owned())
+}
