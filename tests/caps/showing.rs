@@ -69,7 +69,11 @@ async fn caps_show_tells_what_counts_what_is_left_and_which_raises_wait() {
     let began = std::time::Instant::now();
     let series = "cap_used_ratio{cap=\"per_day\",tenant=\"acme\"}";
     while program.metric(series).await != "0.795" {
-        assert!(began.elapsed() < PATIENCE, "{}", program.metric(series).await);
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{}",
+            program.metric(series).await
+        );
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
 }

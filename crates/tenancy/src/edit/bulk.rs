@@ -265,6 +265,9 @@ fn in_list(list: &TenantList, text: &str, own: &Path, problem: Problem) -> ListP
     let path = key.map_or(problem.key.as_str(), |(_, path)| {
         path.trim_start_matches('.')
     });
+    let of_cap = path.strip_prefix("cap[0].");
+    let of_cap = of_cap.map(|key| format!("{CAP}{key}"));
+    let path = of_cap.as_deref().unwrap_or(path);
     // Another place in the same file is another line of the list.
     let told = mention(text, own, &problem.text).and_then(|(before, line, after)| {
         let other = list.rows.get(line)?;
@@ -303,14 +306,20 @@ fn mention<'t>(text: &str, own: &Path, told: &'t str) -> Option<(&'t str, usize,
     Some((before, tables.count().checked_sub(1)?, &rest[digits..]))
 }
 
+/// The beginning of the paths of a cap's keys.
+const CAP: &str = "cap.";
+
 fn table(text: &mut String, row: &ListedTenant, client_id: &ClientId, secret_file: &str) {
     if !text.is_empty() {
         text.push('\n');
     }
     text.push_str("[[tenant]]\n");
-    let (first, rest): (Vec<_>, Vec<_>) = row
+    let (cap, own): (Vec<_>, Vec<_>) = row
         .values
         .iter()
+        .partition(|(path, _)| path.starts_with(CAP));
+    let (first, rest): (Vec<_>, Vec<_>) = own
+        .into_iter()
         .partition(|(path, _)| ["id", "sub_account"].contains(&path.as_str()));
     for (path, value) in first.into_iter().chain(rest) {
         let _infallible = writeln!(text, "{path} = {}", value.toml());
@@ -320,6 +329,13 @@ fn table(text: &mut String, row: &ListedTenant, client_id: &ClientId, secret_fil
         text,
         "[[tenant.credential]]\nclient_id = \"{client_id}\"\nsecret = {{ file = {file} }}\n"
     );
+    if !cap.is_empty() {
+        text.push_str("[[tenant.cap]]\n");
+    }
+    for (path, value) in cap {
+        let key = path.trim_start_matches(CAP);
+        let _infallible = writeln!(text, "{key} = {}", value.toml());
+    }
 }
 
 /// The name of the list, or one with a number if a file has it.

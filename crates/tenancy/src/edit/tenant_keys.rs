@@ -1,4 +1,5 @@
 //! The keys that `tenant set` and the columns of a list of tenants may name: those of the tenants' schema, as dotted paths.
+//! Columns may name those of one cap too.
 
 use serde_json::{Value, json};
 
@@ -36,6 +37,16 @@ pub(super) fn all() -> Vec<TenantKey> {
     let schema = schema::tenant();
     let mut keys = Vec::new();
     collect(&schema["definitions"]["tenant"], "", &mut keys);
+    keys.sort_by(|one, other| one.path.cmp(&other.path));
+    keys
+}
+
+/// The keys that a list's columns may name: [`all`], and those of one `[[cap]]`, as in `cap.per_day`.
+pub(super) fn of_list() -> Vec<TenantKey> {
+    let schema = schema::tenant();
+    let mut keys = all();
+    let cap = &schema["definitions"]["tenant"]["properties"]["cap"]["items"];
+    collect(cap, "cap", &mut keys);
     keys.sort_by(|one, other| one.path.cmp(&other.path));
     keys
 }
@@ -137,6 +148,16 @@ mod tests {
             assert!(paths.contains(&path), "{path} of {paths:?}");
         }
         assert!(!paths.iter().any(|path| path.starts_with("credential")));
+    }
+
+    #[test]
+    fn a_list_may_name_the_keys_of_one_cap_too() {
+        let keys = of_list();
+        let paths: Vec<_> = keys.iter().map(|key| key.path.as_str()).collect();
+        for path in ["cap.calls", "cap.currency", "cap.per_day", "cap.shadow"] {
+            assert!(paths.contains(&path), "{path} of {paths:?}");
+        }
+        assert!(!all().iter().any(|key| key.path.starts_with("cap.")));
     }
 
     #[test]

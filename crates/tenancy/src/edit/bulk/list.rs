@@ -145,7 +145,7 @@ impl ListProblems<'_> {
     }
 
     fn columns(&mut self, header: &csv::ByteRecord) -> Vec<TenantKey> {
-        let keys = tenant_keys::all();
+        let keys = tenant_keys::of_list();
         let mut columns: Vec<TenantKey> = Vec::new();
         for (at, name) in header.iter().enumerate() {
             let Ok(name) = str::from_utf8(name) else {

@@ -114,6 +114,27 @@ fn a_list_becomes_one_file_of_tenants_and_a_secret_for_each() {
 }
 
 #[test]
+fn columns_of_a_cap_make_one_cap_of_each_tenant_that_has_any() {
+    let folder = BulkFolder::new();
+    let proxy = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    let store = "store = { path = 'store/gatepay.db' }\n";
+    fs::write(folder.path("proxy.toml"), format!("{store}{proxy}")).unwrap();
+    let list = "id,sub_account,cap.calls,cap.currency,cap.per_day,cap.count_per_hour\n\
+                acme,1,payouts refunds,USDT,5000,60\nglobex,2,,,,\n";
+    let added = folder.add(list, EditMode::Make);
+    added.map_err(|error| error.to_string()).ok().unwrap();
+    let text = fs::read_to_string(folder.path("tenants.d/new.toml")).unwrap();
+    let cap = "secret = { file = \"../secrets/acme.key\" }\n[[tenant.cap]]\ncalls = [\"payouts\", \"refunds\"]\n\
+               count_per_hour = 60\ncurrency = \"USDT\"\nper_day = \"5000\"\n";
+    assert!(text.contains(cap), "{text}");
+    assert_eq!(text.matches("cap").count(), 1, "{text}");
+    let told = folder
+        .problems("id,sub_account,cap.calls,cap.currency,cap.per_day\nhooli,3,payouts,USDT,much\n");
+    let begin = "new.csv:2: column 5 (cap.per_day): ";
+    assert!(told[0].starts_with(begin), "{told:?}");
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     let folder = BulkFolder::new();
     let added = folder.add(TWO, EditMode::DryRun).ok().unwrap();
