@@ -40,6 +40,29 @@ async fn a_call_beyond_a_cap_is_refused_with_what_is_left_and_is_not_sent() {
 }
 
 #[tokio::test]
+async fn the_audit_journal_records_which_cap_refused_a_call() {
+    let gatepay = gatepay();
+    let folder = folder_of_file(&gatepay, &caps("per_call = '100'"));
+    folder.keeps_a_journal();
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let refused = send(&program, &payout("B1", "101")).await;
+    is_refused(&refused, "cap_exceeded");
+    let id = refused.header("x-request-id").unwrap().to_owned();
+    program.signal("-TERM");
+    let _ended = program.end().await;
+    let config = folder.name("proxy.toml");
+    let (said, code) = printed(&run(&[
+        "audit", "show", "--kind", "refused", "--config", &config,
+    ]));
+    assert_eq!(code, Some(0), "{said}");
+    let line = format!(
+        "request {id} (create_payout) of acme from 127.0.0.1: cap_exceeded, by the per_call cap of 100 USDT"
+    );
+    assert!(said.contains(&line), "{said}");
+}
+
+#[tokio::test]
 async fn a_currency_without_a_cap_and_an_amount_that_is_not_exact_are_refused_once_there_are_caps()
 {
     let gatepay = gatepay();

@@ -31,7 +31,7 @@ use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
 use entry::{
     CallIntent, CallResult, CallSettlement, JournalEntry, JournaledAttempt, NotificationAct,
-    SuspensionAct, TimedEntry,
+    RuleRefusal, SuspensionAct, TimedEntry,
 };
 use folder::JournalFolder;
 use head::{ChainHead, HeadFolder};
@@ -183,6 +183,14 @@ impl Journal {
     /// Writes down an order about notifications without awaiting the disk.
     pub fn note_notification(&self, act: NotificationAct) {
         self.shared.submit(JournalEntry::Notification(act), None);
+    }
+
+    /// Writes down that a rule refused a call, without awaiting the disk. It is left out while the journal cannot be written:
+    /// the access line has it.
+    pub fn note_refusal(&self, refusal: RuleRefusal) {
+        if self.is_available() {
+            self.shared.submit(JournalEntry::Refused(refusal), None);
+        }
     }
 
     /// The way of settled calls to the journal.

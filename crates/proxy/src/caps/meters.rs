@@ -51,6 +51,7 @@ impl CapMeters {
                 "destination_refusals_total",
                 "Money calls refused because of where they send money, by tenant and reason: unlisted, held or unreadable.",
                 &["tenant", "reason"],
+            ),
             used: make.gauges(
                 "cap_used_ratio",
                 "The largest part of a cap that is used in any currency, from 0 to 1, by tenant and cap.",

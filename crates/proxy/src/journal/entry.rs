@@ -64,6 +64,8 @@ pub(super) enum JournalEntry {
     Notification(NotificationAct),
     /// A notification has settled a call without a known outcome.
     Settled(CallSettlement),
+    /// A money call was refused by a rule of the institution's.
+    Refused(RuleRefusal),
     /// The journal can be written again, after this many milliseconds.
     Resumed { after_ms: u64 },
     /// The run ended in order.
@@ -144,6 +146,25 @@ pub struct CallSettlement {
     pub status: String,
     /// The notification.
     pub event: String,
+}
+
+/// The refusal of a call by a rule of the institution's about money. Nothing of the call was sent.
+#[derive(Debug, Clone)]
+pub struct RuleRefusal {
+    /// `X-Request-Id` of the answer: 32 hexadecimal digits.
+    pub id: [u8; 32],
+    /// The tenant or operator.
+    pub party: String,
+    /// The client id of the credential that signed the call.
+    pub client_id: String,
+    /// The caller's IP address.
+    pub peer: IpAddr,
+    /// The catalogue's name for the call.
+    pub operation: String,
+    /// The refusal's slug.
+    pub refusal: &'static str,
+    /// The rule, and what is left of it.
+    pub rule: String,
 }
 
 /// An order of an operator of the proxy about notifications, on the admin address.
@@ -365,6 +386,15 @@ enum EntryBody<'a> {
         status: &'a str,
         event: &'a str,
     },
+    Refused {
+        id: &'a str,
+        party: &'a str,
+        client_id: &'a str,
+        peer: IpAddr,
+        operation: &'a str,
+        refusal: &'a str,
+        rule: &'a str,
+    },
     Resumed {
         after_ms: u64,
     },
@@ -477,6 +507,7 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
         },
         JournalEntry::Configuration { hash, changes } => EntryBody::Configuration { hash, changes },
         JournalEntry::Settled(settled) => settlement(settled),
+        JournalEntry::Refused(refused) => refusal(refused),
         JournalEntry::Suspension(act) => EntryBody::Suspension {
             action: act.action,
             party: &act.party,
@@ -511,6 +542,18 @@ fn settlement(settled: &CallSettlement) -> EntryBody<'_> {
         outcome: settled.outcome,
         status: &settled.status,
         event: &settled.event,
+    }
+}
+
+fn refusal(refused: &RuleRefusal) -> EntryBody<'_> {
+    EntryBody::Refused {
+        id: digits(&refused.id),
+        party: &refused.party,
+        client_id: &refused.client_id,
+        peer: refused.peer,
+        operation: &refused.operation,
+        refusal: refused.refusal,
+        rule: &refused.rule,
     }
 }
 

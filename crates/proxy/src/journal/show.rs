@@ -37,7 +37,13 @@ pub struct CallFilter {
 }
 
 /// Records that belong to no call. The search finds each by its record name as kind.
-pub const EVENTS: [&str; 4] = ["configuration", "suspension", "notification", "settled"];
+pub const EVENTS: [&str; 5] = [
+    "configuration",
+    "suspension",
+    "notification",
+    "settled",
+    "refused",
+];
 /// The outcome of a call without a record *after*: it is in flight, or its outcome was lost with the process.
 pub const OPEN: &str = "open";
 

@@ -28,6 +28,7 @@ use crate::caps::destinations::DestinationVerdict;
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
+use crate::journal::entry::RuleRefusal;
 use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted, StoreNeed};
 use crate::journey::sign::SendCheck;
 use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
@@ -67,6 +68,7 @@ pub async fn confirm(
             let now_ms = gate.clock.unix_ms();
             if let (Some(caps), AdmissionVerdict::CapExceeded(breach)) = (gate.caps, &verdict) {
                 caps.meters.refused(party_of(claim), breach);
+                note_refusal(gate, claim, breach, record);
             }
             if verdict == AdmissionVerdict::Restored {
                 record.detail(RESTORED.to_owned());
@@ -189,6 +191,27 @@ async fn judge(
 
 fn party_of<'a>(claim: &'a ClaimedCall<'_>) -> &'a str {
     claim.caller().owner.party().id.as_str()
+}
+
+/// Writes the refusal of a call by a cap into the audit journal.
+fn note_refusal(
+    gate: &AdmissionGate<'_>,
+    claim: &ClaimedCall<'_>,
+    breach: &CapBreach,
+    record: &RequestRecord,
+) {
+    let Some(journal) = gate.journal else {
+        return;
+    };
+    journal.note_refusal(RuleRefusal {
+        id: record.id(),
+        party: party_of(claim).to_owned(),
+        client_id: claim.caller().client_id.to_string(),
+        peer: gate.address,
+        operation: claim.routed().operation().name.to_string(),
+        refusal: "cap_exceeded",
+        rule: breach.to_string(),
+    });
 }
 
 fn note_shadow(caps: Option<&Caps>, shadow: Option<CapBreach>, claim: &ClaimedCall<'_>) {

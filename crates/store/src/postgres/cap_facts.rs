@@ -22,12 +22,12 @@ const MIDNIGHTS: &str = "SELECT ms FROM gatepay.cap_midnight ORDER BY ms";
 const DELAY: &str = "SELECT ms, shorter, shorter_from FROM gatepay.cap_delay";
 const METERS: &str =
     "SELECT scope, counted_as, currency, grain, slice, amount::text AS amount, calls
-    FROM gatepay.meter WHERE scope = ANY ($1) AND slice >= CASE grain WHEN 0 THEN $2 ELSE $3 END";
+    FROM gatepay.meter WHERE scope = ANY ($1) AND slice >= CASE grain WHEN 0 THEN $2::bigint ELSE $3::bigint END";
 const OPEN: &str =
     "SELECT s.party, s.counted_as, s.currency, s.amount::text AS amount, s.at, a.unknown
     FROM (
         SELECT party, account, counted_as, key, bool_and(unknown) AS unknown FROM gatepay.spend_attempt
-        WHERE $2 = '' OR party = $2 GROUP BY party, account, counted_as, key
+        WHERE $2::text = '' OR party = $2 GROUP BY party, account, counted_as, key
     ) AS a
     JOIN gatepay.spend AS s USING (party, account, counted_as, key)
     WHERE s.at >= $1";

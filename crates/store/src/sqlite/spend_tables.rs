@@ -207,7 +207,7 @@ impl SpendFile<'_> {
             let held: (String, i64) = (row.get(4)?, row.get(5)?);
             Ok(((counted_as, currency, place), held))
         })?;
-        let mut sums = std::collections::BTreeMap::new();
+        let mut sums = BTreeMap::new();
         for cell in cells {
             let (place, (units, calls)) = cell?;
             let sum: &mut (u128, i64) = sums.entry(place).or_default();

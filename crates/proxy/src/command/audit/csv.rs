@@ -128,6 +128,15 @@ fn of_event(event: &JournalEvent) -> String {
         }
         set("settled", settlement(&event.record));
     }
+    if text(&event.record, "record").as_deref() == Some("refused") {
+        for (column, name) in [
+            ("request", "id"),
+            ("operation", "operation"),
+            ("client_id", "client_id"),
+        ] {
+            set(column, text(&event.record, name).unwrap_or_default());
+        }
+    }
     set("verified", verified(event.verified));
     line(cells)
 }

@@ -59,6 +59,18 @@ pub(super) fn changes(record: &JournalRecord) -> Vec<String> {
             word("event")
         ));
     }
+    if text(record, "record").as_deref() == Some("refused") {
+        let word = |name| text(record, name).unwrap_or_default();
+        changes.push(format!(
+            "request {} ({}) of {} from {}: {}, by the {}",
+            word("id"),
+            word("operation"),
+            word("party"),
+            word("peer"),
+            word("refusal"),
+            word("rule")
+        ));
+    }
     if let Some(action) = text(record, "action") {
         let word = |name| text(record, name).unwrap_or_default();
         let event = text(record, "event").map(|id| format!(" {id}"));

@@ -77,6 +77,7 @@ enum RecordKind {
     Suspension,
     Notification,
     Settled,
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
