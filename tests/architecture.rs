@@ -568,6 +568,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "suspend",
             "halt",
             "cap_view",
+            "approvals",
             "cluster_view",
             "isolation",
             "notification_exchange",

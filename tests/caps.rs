@@ -1,5 +1,6 @@
 //! Money caps: no call goes to GatePay beyond a cap, and what is proven not to be spent comes free.
 
+mod approvals;
 mod campaign;
 mod destinations;
 mod keeping;

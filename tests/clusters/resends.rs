@@ -54,6 +54,7 @@ const COPIES: [(&str, Copies); Refusal::SLUGS.len()] = [
     // As above: the stamp is looked up before the caps.
     ("cap_exceeded", Copies::OnlyTheAdmitted),
     ("destination_not_allowed", Copies::OnlyTheAdmitted),
+    ("approval_required", Copies::OnlyTheAdmitted),
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
+mod approvals;
 mod cap_view;
 mod cluster_view;
 mod find;
@@ -43,6 +44,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
+use self::approvals::Decision;
 use self::gate::{AdminDenial, AdminGate};
 use self::places::{AdminConnections, AdminSlot, ObservedStream};
 use self::reply::{AdminResponse, answer_of, answer_text, json, text};
@@ -230,6 +232,7 @@ async fn look(
         }
         (&Method::GET, "/ledger") => notification_view::ledger(app, query).await,
         (&Method::GET, "/statements") => statement_page::show(app, query).await,
+        (&Method::GET, "/approvals") => approvals::list(app, query).await,
         (&Method::GET, "/find") => find::find(app, query).await,
         (&Method::GET, "/caps") => cap_view::caps(app, query).await,
         (&Method::GET, "/config") => config(app),
@@ -267,6 +270,10 @@ fn unsupported(path: &str) -> AdminResponse {
         "/-/log" => not_allowed(
             "GET, HEAD, POST",
             "GET shows the level of the program's log, POST with ?level= sets it until the process ends\n",
+        ),
+        "/-/approvals/approve" | "/-/approvals/reject" => not_allowed(
+            "POST",
+            "POST with ?id= decides about a call that waits in /approvals\n",
         ),
         "/-/suspend" => not_allowed(
             "POST",
@@ -307,7 +314,8 @@ fn unsupported(path: &str) -> AdminResponse {
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /caps, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+             /notifications, /notifications/endpoints, /ledger, /find, /caps, /approvals, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+             /-/approvals/approve, /-/approvals/reject, \
              /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
              /-/probe/isolation and /-/institution/switch\n",
         ),
@@ -315,10 +323,12 @@ fn unsupported(path: &str) -> AdminResponse {
 }
 
 /// The paths at which POST changes or sends something.
-const ACTIONS: [&str; 12] = [
+const ACTIONS: [&str; 14] = [
     "/-/halt",
     "/-/halt/end",
     "/-/log",
+    "/-/approvals/approve",
+    "/-/approvals/reject",
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
@@ -340,6 +350,8 @@ async fn act(
         "/-/halt" => halt::halt(app, query, actor).await,
         "/-/halt/end" => halt::end(app, query, actor).await,
         "/-/log" => log::set(app, query),
+        "/-/approvals/approve" => approvals::decide(app, query, (actor, Decision::Approve)).await,
+        "/-/approvals/reject" => approvals::decide(app, query, (actor, Decision::Reject)).await,
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
         "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,

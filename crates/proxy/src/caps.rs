@@ -43,6 +43,8 @@ pub struct Caps {
     /// What rules in force in the store cover, as this process last saw it: a cap that the files have no more holds for a
     /// while.
     in_store: ArcSwap<Vec<CappedCalls>>,
+    /// Whether a rule asks for approvals: of this configuration, or of the store.
+    asks_approvals: AtomicBool,
     /// Where the calls' ends arrive; `None` once the thread has it.
     unread: Mutex<Option<SpendReportsEnd>>,
 }
@@ -59,6 +61,7 @@ impl Caps {
             is_learned: AtomicBool::new(false),
             is_declared: AtomicBool::new(false),
             in_store: ArcSwap::default(),
+            asks_approvals: AtomicBool::new(false),
             unread: Mutex::new(Some(unread)),
         }
     }
@@ -111,6 +114,16 @@ impl Caps {
     /// The store has the rules.
     fn declared(&self) {
         self.is_declared.store(true, Ordering::Release);
+    }
+
+    /// Whether money calls tell the store what an approval of them would be for.
+    pub fn asks_approvals(&self) -> bool {
+        self.asks_approvals.load(Ordering::Acquire)
+    }
+
+    /// From now on they do.
+    fn ask_approvals(&self) {
+        self.asks_approvals.store(true, Ordering::Release);
     }
 
     /// From now on money calls tell the store what they spend. A cap that is removed holds for a while longer, so that

@@ -1,6 +1,7 @@
 //! The commands, one file each, and their shared parts: output and exit codes.
 
 mod admin_client;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod call;
 pub(crate) mod caps;

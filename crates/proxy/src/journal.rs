@@ -30,8 +30,8 @@ use tokio::sync::oneshot;
 use crate::process::clock::Clock;
 use crate::process::shutdown::comes_true;
 use entry::{
-    CallIntent, CallResult, CallSettlement, JournalEntry, JournaledAttempt, NotificationAct,
-    RuleRefusal, SuspensionAct, TimedEntry,
+    ApprovalAct, CallIntent, CallResult, CallSettlement, JournalEntry, JournaledAttempt,
+    NotificationAct, RuleRefusal, SuspensionAct, TimedEntry,
 };
 use folder::JournalFolder;
 use head::{ChainHead, HeadFolder};
@@ -164,6 +164,16 @@ impl Journal {
     /// Writes down an order about notifications, and returns once the record is on the disk.
     pub async fn notification(&self, act: NotificationAct) -> Result<(), JournalUnavailable> {
         self.act(JournalEntry::Notification(act)).await
+    }
+
+    /// Writes down an order about an approval, and returns once the record is on the disk.
+    pub async fn approval(&self, act: ApprovalAct) -> Result<(), JournalUnavailable> {
+        self.act(JournalEntry::Approval(act)).await
+    }
+
+    /// Writes down what has happened to an approval, without awaiting the disk.
+    pub fn note_approval(&self, act: ApprovalAct) {
+        self.shared.submit(JournalEntry::Approval(act), None);
     }
 
     async fn act(&self, entry: JournalEntry) -> Result<(), JournalUnavailable> {

@@ -21,6 +21,7 @@ use gatepay_core::proof::SettledCall;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{ClockSkew, StampError};
 use gatepay_http1::header_block::HeaderBlock;
+use gatepay_store::caps::approval::ApprovalDemand;
 use gatepay_store::caps::rule::CapBreach;
 use gatepay_store::destinations::DestinationFault;
 use gatepay_tenancy::Rate;
@@ -134,6 +135,8 @@ pub enum Refusal {
     },
     /// The money of the call may not go where it sends it.
     DestinationNotAllowed(DestinationFault),
+    /// Operators of the institution have to approve the call.
+    ApprovalRequired(Box<ApprovalDemand>),
 }
 
 /// How long a caller waits before it repeats a halted call: halts last for minutes.
@@ -284,6 +287,7 @@ impl Refusal {
             Self::Halted => ("halted", "900022"),
             Self::CapExceeded { .. } => ("cap_exceeded", "900023"),
             Self::DestinationNotAllowed(_) => ("destination_not_allowed", "900024"),
+            Self::ApprovalRequired(_) => ("approval_required", "900025"),
         }
     }
 
@@ -302,6 +306,7 @@ impl Refusal {
             | Self::OperationOff { .. }
             | Self::CapExceeded { .. }
             | Self::DestinationNotAllowed(_)
+            | Self::ApprovalRequired(_)
             | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownOperation(_) => StatusCode::NOT_FOUND,
             Self::RateLimited(_) | Self::TooManyInFlight { .. } | Self::InstitutionQuota(_) => {
@@ -347,6 +352,7 @@ impl Refusal {
             | Self::HeadTooLarge
             | Self::CapExceeded { .. }
             | Self::DestinationNotAllowed(_)
+            | Self::ApprovalRequired(_)
             // The institution has set the halt: neither side is to be repaired.
             | Self::Halted => Blame::Caller,
             Self::UpstreamUnreachable
@@ -539,7 +545,7 @@ impl Refusal {
     }
 
     /// Every slug, for metrics that start at zero.
-    pub const SLUGS: [&'static str; 31] = [
+    pub const SLUGS: [&'static str; 32] = [
         "malformed_request",
         "invalid_body",
         "unsupported_media_type",
@@ -571,6 +577,7 @@ impl Refusal {
         "halted",
         "cap_exceeded",
         "destination_not_allowed",
+        "approval_required",
     ];
 }
 
@@ -658,6 +665,36 @@ impl fmt::Display for Refusal {
             Self::DestinationNotAllowed(fault) => {
                 write!(f, "destination not allowed: {}; this request was not sent", DestinationText(fault))
             }
+            Self::ApprovalRequired(demand) => {
+                write!(f, "approval required: {}; this request was not sent", ApprovalText(demand))
+            }
+        }
+    }
+}
+
+/// What operators and the caller have to do.
+struct ApprovalText<'a>(&'a ApprovalDemand);
+
+impl fmt::Display for ApprovalText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ApprovalDemand {
+            id,
+            is_rejected,
+            breach,
+            ..
+        } = self.0;
+        match id {
+            None => write!(
+                f,
+                "{breach}; this instance cannot ask for it yet, send it anew in a minute"
+            ),
+            Some(id) if *is_rejected => {
+                write!(f, "{breach}; your institution has rejected approval {id}")
+            }
+            Some(id) => write!(
+                f,
+                "{breach}; once your institution has approved {id}, send the same body under the same key within a day, signed anew"
+            ),
         }
     }
 }

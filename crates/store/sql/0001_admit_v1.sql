@@ -1,8 +1,8 @@
 -- Decides a batch of requests in one transaction. The verdicts count once the commit is acknowledged.
 --
 -- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
--- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (when room comes free; the breach stands in scope), 9 without a body; 5 is
--- SQLite's.
+-- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (when room comes free; the breach stands in scope), 9 without a
+-- body, 10 to be approved (the approval and the breach stand in scope); 5 is SQLite's.
 --
 -- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, and a
 -- halted write's stamp is recorded as well: so `halted` proves that no copy was admitted or will be.
@@ -19,6 +19,8 @@ CREATE FUNCTION admit_v1(
     spend_names text[], spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
     -- By row; all empty if no row is a write or a money call.
     usage_keys text[], usage_once boolean[], usage_parts text[],
+    -- By row; all empty if no call tells what an approval of it would be for.
+    approval_digests bytea[], approval_amounts text[], approval_targets text[],
     OUT verdicts smallint[], OUT details bigint[], OUT scopes text[], OUT shadows text[],
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean
@@ -124,7 +126,8 @@ BEGIN
     IF cardinality(spend_rows) > 0 THEN
         SELECT r.verdicts, r.details, r.scopes, r.shadows INTO STRICT verdicts, details, scopes, shadows
         FROM reserve_spends(o_at, coalesce(c_id, 0), prints, parties, accounts, spend_names, spend_keys,
-            spend_rows, spend_currencies, spend_amounts, verdicts, details, scopes) AS r;
+            spend_rows, spend_currencies, spend_amounts, approval_digests, approval_amounts, approval_targets,
+            verdicts, details, scopes) AS r;
     END IF;
 
     IF cardinality(usage_parts) > 0 THEN

@@ -59,7 +59,7 @@ CREATE TABLE meter (
     PRIMARY KEY (scope, counted_as, currency, grain, slice)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
--- Measures: 0 per call, 1 per hour, 2 per 24 hours, 3 per day, 4 count per hour.
+-- Measures: 0 per call, 1 per hour, 2 per 24 hours, 3 per day, 4 count per hour, 5 to be approved above.
 CREATE TABLE cap_rule (
     shadow boolean NOT NULL,
     scope text NOT NULL,
@@ -77,6 +77,31 @@ CREATE TABLE cap_rule (
     raised numeric(38, 18),
     raised_from bigint,
     PRIMARY KEY (shadow, scope, measure, currency, calls)
+);
+
+-- A call above a rule of measure 5. States: 0 waiting, 1 approved, 2 rejected, 3 used.
+CREATE TABLE approval (
+    id bytea PRIMARY KEY,
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    -- Empty if the call has none.
+    key text NOT NULL,
+    body_sha256 bytea NOT NULL,
+    amounts text NOT NULL,
+    targets text NOT NULL,
+    state smallint NOT NULL,
+    asked bigint NOT NULL,
+    until bigint NOT NULL
+);
+CREATE INDEX approval_of ON approval (party, account, counted_as, key, body_sha256);
+CREATE INDEX approval_until ON approval (until);
+
+CREATE TABLE approval_signature (
+    approval bytea NOT NULL REFERENCES approval ON DELETE CASCADE,
+    operator text NOT NULL,
+    place smallint NOT NULL,
+    PRIMARY KEY (approval, operator)
 );
 
 -- The midnights of the configured time zone. After a change of the zone: up to the end of the day that was under way.
@@ -122,7 +147,8 @@ BEGIN
 END
 $$;
 
--- The first rule that a call breaks: real rules before shadow rules. No row if all hold.
+-- The first rule that a call breaks: real rules before shadow rules, those that ask for approvals after the others. No row if
+-- all hold.
 CREATE FUNCTION cap_breach(
     at bigint, s_party text, s_account text, s_counted_as text, s_key text, currencies text[], amounts numeric[]
 ) RETURNS TABLE (o_shadow boolean, o_breach text, o_frees bigint)
@@ -155,7 +181,7 @@ BEGIN
         UNION ALL
         SELECT c.shadow, p.currency, c.scope, c.measure, c.currency, c.calls,
             concat_ws(' ', CASE c.scope WHEN '' THEN 'all' ELSE 'own' END, p.currency, c.measure, c.most, r.room),
-            CASE c.measure WHEN 0 THEN NULL WHEN 3 THEN (SELECT d.ends FROM day AS d)
+            CASE WHEN c.measure IN (0, 5) THEN NULL WHEN c.measure = 3 THEN (SELECT d.ends FROM day AS d)
                 ELSE (u.oldest + 1) * w.ms + w.length END
         FROM part AS p
         JOIN rule AS c ON c.currency = p.currency OR c.currency = '*' AND NOT EXISTS (
@@ -174,32 +200,109 @@ BEGIN
             SELECT coalesce(sum(m.amount), 0) AS amount, coalesce(sum(m.calls), 0) AS calls,
                 min(m.slice) FILTER (WHERE m.amount > 0 OR m.calls > 0) AS oldest
             FROM meter AS m
-            WHERE c.measure > 0 AND m.scope = c.scope AND m.counted_as = ANY (c.names) AND m.currency = p.currency
+            WHERE c.measure BETWEEN 1 AND 4 AND m.scope = c.scope AND m.counted_as = ANY (c.names) AND m.currency = p.currency
                 AND m.grain = w.grain AND m.slice >= f.first
         ) AS u
         CROSS JOIN LATERAL (SELECT p.own IS NOT NULL AND p.own_at / w.ms >= f.first AS inside) AS i
         CROSS JOIN LATERAL (
             -- What counts under the call's own key makes room for it.
-            SELECT CASE c.measure WHEN 0 THEN 0 WHEN 4 THEN u.calls
+            SELECT CASE c.measure WHEN 0 THEN 0 WHEN 5 THEN 0 WHEN 4 THEN u.calls
                     ELSE u.amount - CASE WHEN i.inside THEN p.own ELSE 0 END END AS used,
-                CASE c.measure WHEN 0 THEN p.amount WHEN 4 THEN CASE WHEN i.inside THEN 0 ELSE 1 END
+                CASE c.measure WHEN 0 THEN p.amount WHEN 5 THEN p.amount WHEN 4 THEN CASE WHEN i.inside THEN 0 ELSE 1 END
                     ELSE CASE WHEN i.inside AND p.amount <= p.own THEN 0 ELSE greatest(p.amount, p.own) END END AS takes
         ) AS t
         CROSS JOIN LATERAL (SELECT greatest(c.most - t.used, 0) AS room) AS r
         WHERE t.takes > r.room
     )
     SELECT b.shadow, b.told, b.frees FROM breach AS b
-    ORDER BY b.shadow, b.currency COLLATE "C", b.measure < 0 DESC, b.scope COLLATE "C", b.measure, b.named COLLATE "C",
+    ORDER BY b.shadow, b.measure = 5, b.currency COLLATE "C", b.measure < 0 DESC, b.scope COLLATE "C", b.measure, b.named COLLATE "C",
         b.calls COLLATE "C"
     LIMIT 1;
 END
 $$;
 
--- Reserves what the admitted calls of a batch spend, one after the other; a call over a rule gets verdict 8. The stamps are
--- recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was admitted or will be.
+-- Takes the approval of a call away, since the call passes. Without one, returns which it needs: its id and its state.
+CREATE FUNCTION use_approval(
+    at bigint, print bytea, s_party text, s_account text, s_counted_as text, s_key text,
+    digest bytea, told_amounts text, told_targets text
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    known record;
+BEGIN
+    IF digest IS NULL THEN
+        RETURN '- 0';
+    END IF;
+    SELECT a.id, a.state INTO known FROM approval AS a
+    WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key
+        AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        INSERT INTO approval VALUES (substr(print, 1, 8), s_party, s_account, s_counted_as, s_key, digest,
+            told_amounts, told_targets, 0, at, at + 86400000);
+        RETURN encode(substr(print, 1, 8), 'hex') || ' 0';
+    END IF;
+    IF known.state = 1 THEN
+        UPDATE approval AS a SET state = 3 WHERE a.id = known.id;
+        RETURN NULL;
+    END IF;
+    RETURN encode(known.id, 'hex') || ' ' || known.state;
+END
+$$;
+
+-- An operator's approval of a call, of so many different operators each. Results: 0 taken, 1 not found, 2 closed, 3 own call.
+CREATE FUNCTION approve_v1(c_id bytea, c_by text, needed integer) RETURNS smallint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known record;
+    now bigint;
+    signed bigint;
+BEGIN
+    PERFORM admitting();
+    SELECT a.party, a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    now := now_ms();
+    CASE
+        WHEN NOT FOUND THEN RETURN 1;
+        WHEN known.until <= now OR known.state IN (2, 3) THEN RETURN 2;
+        WHEN known.party = c_by THEN RETURN 3;
+        WHEN known.state = 1 THEN RETURN 0;
+        ELSE NULL;
+    END CASE;
+    SELECT count(*) INTO signed FROM approval_signature AS s WHERE s.approval = c_id;
+    INSERT INTO approval_signature VALUES (c_id, c_by, signed) ON CONFLICT (approval, operator) DO NOTHING;
+    SELECT count(*) INTO signed FROM approval_signature AS s WHERE s.approval = c_id;
+    IF signed >= needed THEN
+        UPDATE approval AS a SET state = 1, until = now + 86400000 WHERE a.id = c_id;
+    END IF;
+    RETURN 0;
+END
+$$;
+
+-- An operator's rejection of a call. Results as above.
+CREATE FUNCTION reject_v1(c_id bytea) RETURNS smallint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known record;
+BEGIN
+    PERFORM admitting();
+    SELECT a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 1;
+    ELSIF known.until <= now_ms() OR known.state = 3 THEN
+        RETURN 2;
+    END IF;
+    UPDATE approval AS a SET state = 2 WHERE a.id = c_id;
+    RETURN 0;
+END
+$$;
+
+-- Reserves what the admitted calls of a batch spend, one after the other; a call over a rule gets verdict 8, one that needs an
+-- approval verdict 10. The stamps are recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was
+-- admitted or will be.
 CREATE FUNCTION reserve_spends(
     at bigint, asking bigint, prints bytea[], parties text[], accounts text[],
     names text[], keys text[], part_rows integer[], part_currencies text[], part_amounts text[],
+    digests bytea[], told_amounts text[], told_targets text[],
     INOUT verdicts smallint[], INOUT details bigint[], INOUT scopes text[], OUT shadows text[]
 )
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET jit = off AS $$
@@ -209,6 +312,7 @@ DECLARE
     currencies text[];
     amounts numeric[];
     breach record;
+    needed text;
 BEGIN
     shadows := array_fill(NULL::text, ARRAY[cardinality(prints)]);
     PERFORM lock_spenders(ARRAY(SELECT DISTINCT parties[r] FROM unnest(part_rows) AS r WHERE verdicts[r] = 0));
@@ -221,7 +325,15 @@ BEGIN
             WHERE q.r = n GROUP BY q.currency
         ) AS p;
         SELECT * INTO breach FROM cap_breach(at, parties[n], accounts[n], names[n], s_key, currencies, amounts);
-        IF FOUND AND NOT breach.o_shadow THEN
+        IF FOUND AND NOT breach.o_shadow AND split_part(breach.o_breach, ' ', 3) = '5' THEN
+            needed := use_approval(at, prints[n], parties[n], accounts[n], names[n], coalesce(keys[n], ''),
+                digests[n], told_amounts[n], told_targets[n]);
+            IF needed IS NOT NULL THEN
+                verdicts[n] := 10;
+                scopes[n] := needed || ' ' || breach.o_breach;
+                CONTINUE;
+            END IF;
+        ELSIF FOUND AND NOT breach.o_shadow THEN
             verdicts[n] := 8;
             details[n] := coalesce(breach.o_frees, 0);
             scopes[n] := breach.o_breach;
@@ -378,6 +490,9 @@ BEGIN
     ));
     DELETE FROM spend_failure AS f WHERE f.ctid = ANY (ARRAY(
         SELECT o.ctid FROM spend_failure AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM approval AS a WHERE a.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM approval AS o WHERE o.until < now - 2592000000 FOR UPDATE SKIP LOCKED
     ));
 END
 $$;

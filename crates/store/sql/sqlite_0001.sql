@@ -139,6 +139,29 @@ CREATE TABLE cap_rule (
     PRIMARY KEY (shadow, scope, measure, currency, calls)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE approval (
+    id BLOB PRIMARY KEY,
+    party TEXT NOT NULL,
+    account TEXT NOT NULL,
+    counted_as TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_sha256 BLOB NOT NULL,
+    amounts TEXT NOT NULL,
+    targets TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX approval_of ON approval (party, account, counted_as, key, body_sha256);
+CREATE INDEX approval_until ON approval (until);
+
+CREATE TABLE approval_signature (
+    approval BLOB NOT NULL,
+    operator TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    PRIMARY KEY (approval, operator)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE cap_midnight (ms INTEGER PRIMARY KEY) STRICT, WITHOUT ROWID;
 
 -- Destinations, as in PostgreSQL (0001_destinations.sql).

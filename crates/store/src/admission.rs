@@ -6,6 +6,7 @@ use std::fmt;
 
 use gatepay_core::Kind;
 
+use crate::caps::approval::ApprovalDemand;
 use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::caps::spend::SpendDemand;
 use crate::statement::account_book::CallUsage;
@@ -104,6 +105,8 @@ pub enum AdmissionVerdict {
     },
     /// A money cap has no room for it. Its stamp is spent.
     CapExceeded(Box<CapBreach>),
+    /// Operators have to approve the call. Its stamp is spent.
+    ApprovalRequired(Box<ApprovalDemand>),
     /// A write without a body, while an instance serves reads without the store, or shortly after it did.
     Bodyless,
 }
@@ -172,7 +175,9 @@ impl AdmissionVerdict {
     /// outcome of a refused write or money call is unknown: an instance may ask for another copy a moment later.
     pub fn proves_no_copy(&self) -> bool {
         match self {
-            Self::Restored | Self::Halted(_) | Self::CapExceeded(_) => true,
+            Self::Restored | Self::Halted(_) | Self::CapExceeded(_) | Self::ApprovalRequired(_) => {
+                true
+            }
             Self::Admitted
             | Self::Replayed { .. }
             | Self::NonceReplayed { .. }

@@ -6,6 +6,8 @@
 //! changed is exact at once. Which rules are in force is the store's own knowledge, not an instance's: a lower cap holds
 //! at once, a higher one after a while ([`rule_book`]).
 //!
+//! A call above `approve_above` passes once operators have approved it ([`approval`]).
+//!
 //! [`judge`](mod@judge) is the whole in Rust, over tables that [`model`] keeps in memory and the SQLite file on disk.
 //! PostgreSQL's functions (`sql/0001_caps.sql`) answer the same; property tests drive all three.
 //!
@@ -19,6 +21,7 @@
 //! [`age_spends`](crate::engine::Store::age_spends), and looks up the
 //! [unknown spends](crate::engine::Store::unknown_spends). Operators see a [`report`].
 
+pub mod approval;
 pub mod rule;
 pub mod rule_book;
 pub mod spend;

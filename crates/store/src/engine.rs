@@ -1,5 +1,6 @@
 //! One store over two engines.
 
+mod approvals;
 mod caps;
 mod destinations;
 mod found;

@@ -1,6 +1,7 @@
 //! The store in PostgreSQL.
 
 mod admit;
+mod approvals;
 mod cap_breach;
 mod cap_facts;
 mod caps;

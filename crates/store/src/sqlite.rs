@@ -4,6 +4,8 @@
 //! acknowledged (`synchronous = FULL`). A file that was put back is recognized by the contact file beside it: each start
 //! draws a number for its run and writes it to both.
 
+mod approval_rows;
+mod approvals;
 #[cfg(test)]
 mod cap_tests;
 mod caps;

@@ -8,7 +8,7 @@ pub type Fingerprint = [u8; 16];
 /// A text that an engine can store and index: at most [`LONGEST_TEXT`] bytes, none of them zero.
 ///
 /// One text that is not would fail its whole batch, and so other parties' requests.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoredText(String);
 
 /// The longest text that is stored, in bytes. GatePay's own numbers have 64 at most.

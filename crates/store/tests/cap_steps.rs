@@ -8,6 +8,7 @@ use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
+use gatepay_store::caps::approval::{ApprovalState, ApprovalSubject};
 use gatepay_store::caps::judge::{SpendJudgement, SpendingCall};
 use gatepay_store::caps::model::CapModel;
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
@@ -44,6 +45,8 @@ pub(crate) enum CapStep {
     Age,
     /// A reload, with other rules beside those of [`lasting`], perhaps of another time zone.
     Declare(Vec<(u8, u8, u8, u8, bool)>, u8, bool),
+    /// One of a few operators, among them a party, approves or rejects a call.
+    Sign(Index, u8, bool),
 }
 
 /// A call of one of a few keys.
@@ -81,7 +84,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
     ];
     let rule = (
         0_u8..3,
-        0_u8..5,
+        0_u8..6,
         0_u8..4,
         10_u8..200,
         prop::bool::weighted(0.2),
@@ -99,6 +102,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         5 => advance.prop_map(CapStep::Advance),
         2 => (0_u8..4).prop_map(CapStep::Beat),
         2 => Just(CapStep::Age),
+        6 => (any::<Index>(), 0_u8..3, prop::bool::weighted(0.8)).prop_map(|(it, by, yes)| CapStep::Sign(it, by, yes)),
         1 => (rules, zone, any::<bool>())
             .prop_map(|(rules, zone, at_once)| CapStep::Declare(rules, zone, at_once)),
     ]
@@ -181,6 +185,7 @@ fn lasting() -> Vec<CapRule> {
         rule(party("acme"), CapMeasure::PerHour, Some("USDT"), "40"),
         rule(party("acme"), CapMeasure::Per24Hours, Some("USDT"), "90"),
         rule(party("acme"), CapMeasure::PerDay, Some("BTC"), "50"),
+        rule(party("acme"), CapMeasure::ApproveAbove, Some("USDT"), "15"),
         rule(CapScope::All, CapMeasure::Per24Hours, Some("USDT"), "120"),
     ]
 }
@@ -250,6 +255,7 @@ impl CapTrial<'_> {
                 self.model.age(self.now_ms, &self.seen);
             }
             CapStep::Declare(rules, zone, at_once) => self.declare(rules, *zone, *at_once),
+            CapStep::Sign(which, by, approves) => self.sign(*which, *by, *approves),
         }
         self.check_unknown();
         let capped = self.engine.stores[0].capped_calls();
@@ -299,6 +305,31 @@ impl CapTrial<'_> {
         self.days.extend(to_come);
     }
 
+    /// A signature or a rejection; the engine and the model take it alike, and keep the same approvals.
+    fn sign(&mut self, which: Index, by: u8, approves: bool) {
+        let known = self.model.approvals();
+        let Some(approval) = (!known.is_empty()).then(|| which.get(&known)) else {
+            return;
+        };
+        let by = text(["alice", "bob", PARTIES[0]][usize::from(by)]);
+        let (id, store) = (approval.id, &self.engine.stores[0]);
+        let (told, expected) = if approves {
+            let told = self.engine.runtime.block_on(store.approve(id, &by, 2));
+            (told, self.model.approve(&id, &by, 2, self.now_ms))
+        } else {
+            let told = self.engine.runtime.block_on(store.reject(id));
+            (told, self.model.reject(&id, self.now_ms))
+        };
+        assert_eq!(told.unwrap(), expected, "{approval:?} by {by:?}");
+        let mut kept = self
+            .engine
+            .runtime
+            .block_on(store.approvals(1_000))
+            .unwrap();
+        kept.sort_by_key(|approval| approval.id);
+        assert_eq!(kept, self.model.approvals());
+    }
+
     fn admit(&mut self, instance: usize, calls: &[AskedCall]) {
         let mut batch = AdmissionBatch::default();
         for call in calls {
@@ -329,6 +360,9 @@ impl CapTrial<'_> {
                     AdmissionVerdict::Admitted
                 }
                 SpendJudgement::Exceeded(breach) => AdmissionVerdict::CapExceeded(Box::new(breach)),
+                SpendJudgement::NeedsApproval(demand) => {
+                    AdmissionVerdict::ApprovalRequired(Box::new(demand))
+                }
             };
             assert_eq!(*verdict, expected, "{row:?}");
         }
@@ -359,6 +393,12 @@ impl CapTrial<'_> {
                 counted_as: CALLS[usize::from(call.call)],
                 key: call.key.map(|key| text(&format!("k{key}"))),
                 parts: parts.collect(),
+                approval: (!call.amounts.is_empty()).then(|| ApprovalSubject {
+                    // Few digests, so that calls are repeated.
+                    body_sha256: [call.amounts[0].1 / 7; 32],
+                    amounts: text("amounts"),
+                    targets: text("targets"),
+                }),
             })),
             usage: None,
         }
@@ -504,7 +544,13 @@ impl CapTrial<'_> {
             days.windows(2)
                 .all(|days| days[1] - days[0] >= 23 * HOUR_MS)
         );
-        for rule in lasting() {
+        let (above, others): (Vec<_>, Vec<_>) = lasting()
+            .into_iter()
+            .partition(|rule| rule.name.measure == CapMeasure::ApproveAbove);
+        for rule in above {
+            self.check_approved(&rule);
+        }
+        for rule in others {
             let spent = |from_ms: u64, to_ms: u64| {
                 let within = executed.iter().filter(|it| {
                     let is_scope = match &rule.name.scope {
@@ -533,6 +579,32 @@ impl CapTrial<'_> {
                     rule.limit
                 );
             }
+        }
+    }
+}
+
+impl CapTrial<'_> {
+    /// Each admitted call above the limit has used an approval of its own, which two operators have signed.
+    fn check_approved(&self, rule: &CapRule) {
+        let above = self.sent.iter().filter(|sent| {
+            let spend = sent.row.spend.as_ref().unwrap();
+            let parts = spend.parts.iter();
+            let parts = parts.filter(|part| Some(&part.currency) == rule.name.currency.as_ref());
+            let units: u128 = parts.map(|part| part.amount.units()).sum();
+            units > rule.limit.units() && sent.row.party.as_str() == PARTIES[0]
+        });
+        let approvals = self.model.approvals();
+        let used = approvals
+            .iter()
+            .filter(|it| it.state == ApprovalState::Used);
+        let used: Vec<_> = used.collect();
+        assert!(above.count() <= used.len());
+        for approval in used {
+            assert_eq!(approval.signers.len(), 2, "{approval:?}");
+            assert!(
+                !approval.signers.contains(&approval.of.party),
+                "{approval:?}"
+            );
         }
     }
 }

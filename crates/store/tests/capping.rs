@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
+use gatepay_store::caps::approval::{ApprovalId, ApprovalOrder, ApprovalSubject};
 use gatepay_store::caps::rule::{CapBreach, CapDeclaration, CapMeasure, CapRule, CapScope};
 use gatepay_store::caps::spend::{
     AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
@@ -36,7 +37,8 @@ const TERMS: StoreTerms = StoreTerms {
 
 const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
-        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight, gatepay.cap_delay;
+        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight, gatepay.cap_delay,
+        gatepay.approval, gatepay.approval_signature;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
@@ -176,6 +178,11 @@ fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
             currency: currency("USDT"),
             amount: amount(units),
         }],
+        approval: Some(ApprovalSubject {
+            body_sha256: [7; 32],
+            amounts: text("1"),
+            targets: text("2"),
+        }),
     };
     AdmissionRow {
         spend: Some(Box::new(spend)),
@@ -798,6 +805,46 @@ async fn a_day_ends_at_the_midnight_of_the_time_zone_however_long_it_is() {
     assert!(shop.pay("d", "1").await.is_err());
     shop.wait(DAY_MS - HOUR_MS).await;
     shop.pay("d", "100").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_approval_is_over_after_a_day_and_an_unknown_body_has_none() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::ApproveAbove, "10")]).await;
+    let needs = async |shop: &Shop| -> Option<ApprovalId> {
+        match shop.ask(&payment(shop.now_ms, Some("k"), "11")).await {
+            AdmissionVerdict::Admitted => None,
+            AdmissionVerdict::ApprovalRequired(demand) => Some(demand.id.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let signed = async |shop: &Shop, id, by| shop.store.approve(id, &text(by), 1).await.unwrap();
+    let first = needs(&shop).await.unwrap();
+    shop.wait(DAY_MS - 1).await;
+    assert_eq!(needs(&shop).await, Some(first));
+    shop.wait(1).await;
+    assert_eq!(signed(&shop, first, "alice").await, ApprovalOrder::Closed);
+    let second = needs(&shop).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(signed(&shop, second, "acme").await, ApprovalOrder::OwnCall);
+    assert_eq!(signed(&shop, second, "alice").await, ApprovalOrder::Taken);
+    shop.wait(DAY_MS).await;
+    let third = needs(&shop).await.unwrap();
+    assert_ne!(third, second, "the tenant came too late");
+    assert_eq!(signed(&shop, third, "alice").await, ApprovalOrder::Taken);
+    shop.wait(DAY_MS - 1).await;
+    assert_eq!(needs(&shop).await, None);
+    assert_ne!(needs(&shop).await, Some(third), "once");
+    // An instance that does not know of the rule tells no body: nothing can be approved.
+    let mut row = payment(shop.now_ms, Some("k"), "11");
+    row.spend.as_mut().unwrap().approval = None;
+    let verdict = shop.ask(&row).await;
+    assert!(
+        matches!(&verdict, AdmissionVerdict::ApprovalRequired(demand) if demand.id.is_none()),
+        "{verdict:?}"
+    );
 }
 
 #[tokio::test]

@@ -171,6 +171,7 @@ fn status(
         workers: workers(app),
         suspensions: suspensions(app),
         halts: app.halts().iter().map(|it| halt::word(&it.scope)).collect(),
+        approvals_waiting: app.metrics.caps.approvals_waiting.get(),
         reload: app.lifecycle.reload.state(),
         process,
     };

@@ -48,6 +48,8 @@ pub struct StatusReport {
     pub(super) suspensions: ByHand,
     /// Halts in force, by scope.
     pub(super) halts: Vec<String>,
+    /// Money calls that operators have yet to approve or reject.
+    pub(super) approvals_waiting: i64,
     pub(super) reload: ReloadState,
     pub(super) process: ProcessReport,
 }

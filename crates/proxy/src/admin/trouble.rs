@@ -26,6 +26,7 @@ pub(super) fn of(status: &StatusReport, since: &MetricTotals, expiry: i64) -> Ve
     found.at_gatepay(status, since);
     found.in_store(status);
     found.in_halts(status);
+    found.in_approvals(status);
     found.in_notifications(status);
     found.in_here(status, since, expiry);
     found.by_hand(status);
@@ -130,6 +131,14 @@ impl ProblemList {
         for scope in &store.halts {
             self.say(Warn, true, format!("halted on all instances: {scope}"));
         }
+    }
+
+    fn in_approvals(&mut self, status: &StatusReport) {
+        let waiting = status.approvals_waiting;
+        let text = format!(
+            "{waiting} money calls wait for an operator to approve or reject them: `gatepay-proxy approvals`"
+        );
+        self.say(Warn, waiting > 0, text);
     }
 
     /// With a store the halts are among those of the store.

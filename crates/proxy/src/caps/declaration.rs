@@ -48,7 +48,7 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
         per_24h,
         per_day,
         count_per_hour,
-        approve_above: _,
+        approve_above,
         shadow,
     } = cap;
     let limits = [
@@ -57,6 +57,7 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
         (CapMeasure::Per24Hours, *per_24h),
         (CapMeasure::PerDay, *per_day),
         (CapMeasure::CountPerHour, count_per_hour.map(calls_of)),
+        (CapMeasure::ApproveAbove, *approve_above),
     ];
     let rules = limits.into_iter().filter_map(|(measure, limit)| {
         let name = CapRuleName {

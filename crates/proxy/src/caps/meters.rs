@@ -9,7 +9,7 @@ use gatepay_store::caps::rule::{CapBreach, CapMeasure, CapScope};
 use gatepay_store::caps::spend::UnknownSpend;
 use gatepay_store::destinations::DestinationFault;
 use parking_lot::Mutex;
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::prom::registrar::{Registrar, tenant_label};
 
@@ -24,6 +24,8 @@ pub struct CapMeters {
     used: GaugeVec,
     unknown: IntGaugeVec,
     unknown_oldest: Gauge,
+    /// Calls that operators have yet to decide about.
+    pub approvals_waiting: IntGauge,
     /// The tenants that have series of their own. All others are counted together.
     own: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -65,6 +67,10 @@ impl CapMeters {
             unknown_oldest: make.gauge_of_parts(
                 "spend_unknown_oldest_seconds",
                 "Age of the oldest spend of unknown outcome among those of the last 25 hours, which caps may count; 0 if there is none.",
+            ),
+            approvals_waiting: make.gauge(
+                "approvals_waiting",
+                "Money calls that were refused until operators approve them, and have not been decided about.",
             ),
             own: Arc::default(),
         };
@@ -123,6 +129,12 @@ impl CapMeters {
                 self.used.with_label_values(&[&*label, cap]).set(used);
             }
         }
+    }
+
+    /// Shows the number of calls that wait for operators.
+    pub(super) fn show_approvals(&self, waiting: u64) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.approvals_waiting.set(waiting);
     }
 
     /// Makes the series of these tenants at zero, and ends those of all others.
@@ -189,24 +201,26 @@ fn oldest_counted(unknown: &[UnknownSpend], now_ms: u64) -> Duration {
 const LONGEST_WINDOW: Duration = Duration::from_hours(25);
 
 /// The values of the label `cap`. Those of caps over all tenants begin with `all_`.
-const CAPS: [&str; 11] = [
+const CAPS: [&str; 13] = [
     "per_call",
     "per_hour",
     "per_24h",
     "per_day",
     "count_per_hour",
+    "approve_above",
     "all_per_call",
     "all_per_hour",
     "all_per_24h",
     "all_per_day",
     "all_count_per_hour",
+    "all_approve_above",
     "no_cap",
 ];
 
 /// The label of a breach. `no_cap`: the currency has no cap, and others have.
 fn cap(breach: &CapBreach) -> &'static str {
     let Some((measure, _)) = breach.rule else {
-        return CAPS[10];
+        return CAPS[12];
     };
     of_measure(measure, breach.over_all)
 }
@@ -218,8 +232,9 @@ fn of_measure(measure: CapMeasure, over_all: bool) -> &'static str {
         CapMeasure::Per24Hours => 2,
         CapMeasure::PerDay => 3,
         CapMeasure::CountPerHour => 4,
+        CapMeasure::ApproveAbove => 5,
     };
-    CAPS[if over_all { own + 5 } else { own }]
+    CAPS[if over_all { own + 6 } else { own }]
 }
 
 #[cfg(test)]

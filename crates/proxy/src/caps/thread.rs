@@ -185,6 +185,9 @@ async fn declare(inputs: Arc<CapInputs>) {
             caps.count();
             arrange(&inputs, &generation);
             let rules = declaration(&generation, clock.unix_ms());
+            if rules.asks_approvals() {
+                caps.ask_approvals();
+            }
             let number = rules.rules.len();
             match put(calls, rules).await {
                 Ok(capped) => {
@@ -254,10 +257,15 @@ async fn age(inputs: Arc<CapInputs>) {
         }
         let aged = calls.call(|store| async move {
             store.age_spends().await?;
-            store.unknown_spends(MOST_UNKNOWN).await
+            let unknown = store.unknown_spends(MOST_UNKNOWN).await?;
+            Ok((unknown, store.approval_figures().await?))
         });
         match aged.await {
-            Ok(unknown) => {
+            Ok((unknown, approvals)) => {
+                if approvals.is_asked {
+                    caps.ask_approvals();
+                }
+                caps.meters.show_approvals(approvals.waiting);
                 let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
                 caps.meters.show(&unknown, now_ms);
                 was_away = false;

@@ -44,13 +44,14 @@ struct ClusterViewMeters {
 }
 
 /// The reasons of refusals that the store causes.
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 8] = [
     "away",
     "replayed",
     "guarded",
     "halted",
     "clock",
     "body_less_write",
+    "approval",
     "cap",
 ];
 /// The calls to the store.

@@ -62,6 +62,8 @@ pub(super) enum JournalEntry {
     Suspension(SuspensionAct),
     /// A notification is about to be assigned or sent again by hand.
     Notification(NotificationAct),
+    /// A call asks for an approval, or an operator is about to decide about one.
+    Approval(ApprovalAct),
     /// A notification has settled a call without a known outcome.
     Settled(CallSettlement),
     /// A money call was refused by a rule of the institution's.
@@ -186,6 +188,39 @@ pub struct NotificationAct {
     pub peer: IpAddr,
 }
 
+/// A call that needs an approval, or an order of an operator of the proxy about it.
+#[derive(Debug, Clone)]
+pub struct ApprovalAct {
+    /// The action taken.
+    pub action: ApprovalAction,
+    /// The id of the approval.
+    pub approval: String,
+    /// The tenant or operator that makes the call.
+    pub party: String,
+    /// The catalogue's name for the call.
+    pub operation: String,
+    /// The name of the operator of the proxy; of a call, its party.
+    pub by: String,
+    /// The IP address that the request came from.
+    pub peer: IpAddr,
+}
+
+/// The action that a record about approvals states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalAction {
+    /// A call was refused until operators approve it.
+    Ask,
+    /// An operator is about to approve it.
+    Approve,
+    /// An operator is about to reject it.
+    Reject,
+    /// The announced order failed.
+    OrderFailed,
+    /// Whether the announced order took effect is not known.
+    OrderUnknown,
+}
+
 /// The action that a record about notifications states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -256,6 +291,9 @@ impl JournalEntry {
                     | NotificationAction::Replay
                     | NotificationAction::Enable
             ),
+            Self::Approval(act) => {
+                matches!(act.action, ApprovalAction::Approve | ApprovalAction::Reject)
+            }
             _ => false,
         }
     }
@@ -376,6 +414,14 @@ enum EntryBody<'a> {
         by: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         proposed_by: Option<&'a str>,
+        peer: IpAddr,
+    },
+    Approval {
+        action: ApprovalAction,
+        approval: &'a str,
+        party: &'a str,
+        operation: &'a str,
+        by: &'a str,
         peer: IpAddr,
     },
     Settled {
@@ -515,6 +561,7 @@ fn what(entry: &JournalEntry) -> EntryBody<'_> {
             peer: act.peer,
         },
         JournalEntry::Notification(act) => order(act),
+        JournalEntry::Approval(act) => approval(act),
         JournalEntry::Resumed { after_ms } => EntryBody::Resumed {
             after_ms: *after_ms,
         },
@@ -530,6 +577,17 @@ fn order(act: &NotificationAct) -> EntryBody<'_> {
         since: act.since_ms.map(Rfc3339),
         by: &act.by,
         proposed_by: act.proposed_by.as_deref(),
+        peer: act.peer,
+    }
+}
+
+fn approval(act: &ApprovalAct) -> EntryBody<'_> {
+    EntryBody::Approval {
+        action: act.action,
+        approval: &act.approval,
+        party: &act.party,
+        operation: &act.operation,
+        by: &act.by,
         peer: act.peer,
     }
 }

@@ -37,10 +37,11 @@ pub struct CallFilter {
 }
 
 /// Records that belong to no call. The search finds each by its record name as kind.
-pub const EVENTS: [&str; 5] = [
+pub const EVENTS: [&str; 6] = [
     "configuration",
     "suspension",
     "notification",
+    "approval",
     "settled",
     "refused",
 ];

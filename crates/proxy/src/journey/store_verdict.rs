@@ -14,6 +14,7 @@ use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::{
     AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope, StoredText,
 };
+use gatepay_store::caps::approval::ApprovalSubject;
 use gatepay_store::caps::rule::CapBreach;
 use gatepay_store::caps::spend::SpendDemand;
 use gatepay_store::destinations::DestinationFault;
@@ -21,6 +22,7 @@ use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::queue::JudgedRow;
 use gatepay_store::statement::account_book::CallUsage;
 use gatepay_tenancy::PartyRef;
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
 use crate::caps::Caps;
@@ -28,7 +30,7 @@ use crate::caps::destinations::DestinationVerdict;
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
-use crate::journal::entry::RuleRefusal;
+use crate::journal::entry::{ApprovalAct, ApprovalAction, RuleRefusal};
 use crate::journey::admit::{AdmissionGate, Admitted, LocallyAdmitted, StoreNeed};
 use crate::journey::sign::SendCheck;
 use crate::journey::stamp::{self, ClaimedCall, CoveredStamp};
@@ -66,10 +68,7 @@ pub async fn confirm(
         }
         Ok(JudgedRow { verdict, .. }) => {
             let now_ms = gate.clock.unix_ms();
-            if let (Some(caps), AdmissionVerdict::CapExceeded(breach)) = (gate.caps, &verdict) {
-                caps.meters.refused(party_of(claim), breach);
-                note_refusal(gate, claim, breach, record);
-            }
+            note_refusal(&verdict, &local, (claim, record), gate);
             if verdict == AdmissionVerdict::Restored {
                 record.detail(RESTORED.to_owned());
             }
@@ -142,7 +141,7 @@ async fn judge(
 ) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
     let misdirected = misdirected((cluster, gate), local, claim)?;
     let demand = match misdirected {
-        None => spend_of((cluster, until), local, claim, gate.caps).await?,
+        None => spend_of((cluster, until), local, claim, gate).await?,
         Some(_) => None,
     };
     let usage = match misdirected {
@@ -193,23 +192,45 @@ fn party_of<'a>(claim: &'a ClaimedCall<'_>) -> &'a str {
     claim.caller().owner.party().id.as_str()
 }
 
-/// Writes the refusal of a call by a cap into the audit journal.
+/// Counts the refusal of a call by a cap, and writes it into the audit journal.
 fn note_refusal(
+    verdict: &AdmissionVerdict,
+    local: &LocallyAdmitted,
+    (claim, record): (&ClaimedCall<'_>, &RequestRecord),
     gate: &AdmissionGate<'_>,
-    claim: &ClaimedCall<'_>,
-    breach: &CapBreach,
-    record: &RequestRecord,
 ) {
+    let (breach, refusal) = match verdict {
+        AdmissionVerdict::CapExceeded(breach) => (&**breach, "cap_exceeded"),
+        AdmissionVerdict::ApprovalRequired(demand) => (&demand.breach, "approval_required"),
+        _ => return,
+    };
+    let party = party_of(claim);
+    if let Some(caps) = gate.caps {
+        caps.meters.refused(party, breach);
+    }
     let Some(journal) = gate.journal else {
         return;
     };
+    let operation = local.call().operation().name.to_string();
+    if let AdmissionVerdict::ApprovalRequired(demand) = verdict
+        && let Some(id) = demand.id.filter(|_| demand.begins)
+    {
+        journal.note_approval(ApprovalAct {
+            action: ApprovalAction::Ask,
+            approval: id.to_string(),
+            party: party.to_owned(),
+            operation: operation.clone(),
+            by: party.to_owned(),
+            peer: gate.address,
+        });
+    }
     journal.note_refusal(RuleRefusal {
         id: record.id(),
-        party: party_of(claim).to_owned(),
+        party: party.to_owned(),
         client_id: claim.caller().client_id.to_string(),
         peer: gate.address,
-        operation: claim.routed().operation().name.to_string(),
-        refusal: "cap_exceeded",
+        operation,
+        refusal,
         rule: breach.to_string(),
     });
 }
@@ -230,7 +251,7 @@ async fn spend_of(
     (cluster, until): (&Cluster, Instant),
     local: &LocallyAdmitted,
     claim: &ClaimedCall<'_>,
-    caps: Option<&Caps>,
+    gate: &AdmissionGate<'_>,
 ) -> Result<Option<Box<SpendDemand>>, Refusal> {
     let question = local.question.as_ref();
     let Some(demand) = question.and_then(|question| question.demand.as_deref()) else {
@@ -261,11 +282,29 @@ async fn spend_of(
     if spend.is_none() {
         let (routed, caller) = (claim.routed(), claim.caller());
         let (generation, operation) = (routed.generation(), routed.operation());
-        if caps.is_some_and(|caps| caps.covers(generation, caller.owner, operation)) {
+        if gate
+            .caps
+            .is_some_and(|caps| caps.covers(generation, caller.owner, operation))
+        {
             return Err(Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()));
         }
     }
-    Ok(spend.map(Box::new))
+    let approval = gate.caps.filter(|caps| caps.asks_approvals());
+    let approval = approval.map(|_| {
+        let digest = digest(local.call().outbound().body(), claim.routed().query());
+        ApprovalSubject::of(digest, demand)
+    });
+    Ok(spend.map(|spend| Box::new(SpendDemand { approval, ..spend })))
+}
+
+/// What an approval is for: the body, which is signed, and the query, which may name a target too.
+fn digest(body: &[u8], query: Option<&str>) -> [u8; 32] {
+    let mut digest = Sha256::new_with_prefix(body);
+    if let Some(query) = query {
+        digest.update([0]);
+        digest.update(query);
+    }
+    digest.finalize().into()
 }
 
 /// The halts that an admitted call has to pass before a byte of it is sent: one may have been set since the call's verdict.
@@ -400,6 +439,9 @@ fn refuse(
                 frees: breach.frees_ms.map(wait),
             };
             ("cap", refusal)
+        }
+        AdmissionVerdict::ApprovalRequired(demand) => {
+            ("approval", Refusal::ApprovalRequired(demand.clone()))
         }
         AdmissionVerdict::Admitted | AdmissionVerdict::Restored => {
             ("away", Refusal::StoreUnavailable)

@@ -65,6 +65,18 @@ fn one_of_each() -> Vec<Refusal> {
             }),
             frees: Some(second),
         },
+        Refusal::ApprovalRequired(Box::new(ApprovalDemand {
+            id: None,
+            is_rejected: false,
+            begins: false,
+            breach: CapBreach {
+                over_all: false,
+                currency: CurrencyCode::parse("USDT").unwrap(),
+                rule: None,
+                left: ExactAmount::ZERO,
+                frees_ms: None,
+            },
+        })),
         Refusal::DestinationNotAllowed(DestinationFault::Unlisted(TargetEntry {
             field: "withdraw_list",
             index: Some(0),
@@ -227,7 +239,8 @@ fn of_a_copy(refusal: &Refusal) -> CopyOutcome {
         | Refusal::StoreUnavailable
         | Refusal::Halted
         | Refusal::CapExceeded { .. }
-        | Refusal::DestinationNotAllowed(_) => CopyOutcome::LookUp,
+        | Refusal::DestinationNotAllowed(_)
+        | Refusal::ApprovalRequired(_) => CopyOutcome::LookUp,
     }
 }
 

@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
-use super::rule::{CapBreach, CapMeasure, CapScope};
-use super::rule_book::RuleBook;
+use super::approval::{
+    APPROVAL_MS, Approval, ApprovalDemand, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
+};
+use super::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
+use super::rule_book::{CurrencyCoverage, RuleBook, RuleState};
 use super::spend::{AttemptResult, SettledAttempt, SettledObject, SpendDemand};
 use super::window::{CapWindow, SliceGrain};
 use crate::stored_text::{Fingerprint, StoredText};
@@ -125,6 +128,13 @@ pub trait SpendTables {
         currency: &CurrencyCode,
         window: &CapWindow,
     ) -> Result<MeterSum, Self::Error>;
+
+    /// The approval for a call that is not over at a time.
+    fn approval_of(&self, of: &ApprovalKey, now_ms: u64) -> Result<Option<Approval>, Self::Error>;
+    /// The approval of an id.
+    fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Self::Error>;
+    /// Writes an approval.
+    fn put_approval(&mut self, approval: &Approval) -> Result<(), Self::Error>;
 }
 
 /// A call that would be admitted, apart from its spend.
@@ -149,6 +159,8 @@ pub enum SpendJudgement {
     Reserved(Option<CapBreach>),
     /// A rule has no room, and nothing is reserved.
     Exceeded(CapBreach),
+    /// Operators have to approve the call, and nothing is reserved.
+    NeedsApproval(ApprovalDemand),
 }
 
 /// Reserves what a call spends, if every rule holds.
@@ -165,7 +177,7 @@ pub fn reserve<T: SpendTables>(
         key: call.demand.stored_key(call.stamp),
     };
     let parts = sums(call.demand);
-    let mut shadow = None;
+    let (mut shadow, mut unapproved) = (None, Vec::new());
     for (currency, amount) in &parts {
         let own = tables.spend(&name, currency)?;
         let part = SpendPart {
@@ -180,23 +192,23 @@ pub fn reserve<T: SpendTables>(
             Some((true, breach)) => shadow = shadow.or(Some(breach)),
             None => {}
         }
+        unapproved.extend(part.above(book, now_ms));
+    }
+    // Caps come first: no operator is asked for a call that has no room.
+    unapproved.sort_by_key(|(is_shadow, _)| *is_shadow);
+    match unapproved.into_iter().next() {
+        Some((false, breach)) => {
+            if let Some(demand) = use_approval(tables, now_ms, call, breach)? {
+                return Ok(SpendJudgement::NeedsApproval(demand));
+            }
+            // PostgreSQL's function tells the first breach only.
+            shadow = None;
+        }
+        Some((true, breach)) => shadow = shadow.or(Some(breach)),
+        None => {}
     }
     for (currency, amount) in parts {
-        let own = tables.spend(&name, &currency)?;
-        if let Some(own) = own {
-            for cell in cells(book, &name, &currency, own.at_ms) {
-                tables.uncount(&cell, own.amount)?;
-            }
-        }
-        let counted = CountedSpend {
-            amount: own.map_or(amount, |own| own.amount.max(amount)),
-            at_ms: now_ms,
-            executed_ms: own.and_then(|own| own.executed_ms),
-        };
-        for cell in cells(book, &name, &currency, now_ms) {
-            tables.count(&cell, counted.amount)?;
-        }
-        tables.put_spend(&name, &currency, counted)?;
+        count_spend(tables, book, (&name, &currency, amount), now_ms)?;
     }
     tables.put_attempt(&OpenAttempt {
         stamp: *call.stamp,
@@ -206,6 +218,109 @@ pub fn reserve<T: SpendTables>(
         unknown: false,
     })?;
     Ok(SpendJudgement::Reserved(shadow))
+}
+
+/// Counts a spend in one currency from now on. Under a key that counts already the larger amount stays.
+fn count_spend<T: SpendTables>(
+    tables: &mut T,
+    book: &RuleBook,
+    (name, currency, amount): (&SpendName, &CurrencyCode, ExactAmount),
+    now_ms: u64,
+) -> Result<(), T::Error> {
+    let own = tables.spend(name, currency)?;
+    if let Some(own) = own {
+        for cell in cells(book, name, currency, own.at_ms) {
+            tables.uncount(&cell, own.amount)?;
+        }
+    }
+    let counted = CountedSpend {
+        amount: own.map_or(amount, |own| own.amount.max(amount)),
+        at_ms: now_ms,
+        executed_ms: own.and_then(|own| own.executed_ms),
+    };
+    for cell in cells(book, name, currency, now_ms) {
+        tables.count(&cell, counted.amount)?;
+    }
+    tables.put_spend(name, currency, counted)
+}
+
+/// Takes the approval of a call away, since the call passes. Without one, returns which it needs: it waits from now on.
+fn use_approval<T: SpendTables>(
+    tables: &mut T,
+    now_ms: u64,
+    call: SpendingCall<'_>,
+    breach: CapBreach,
+) -> Result<Option<ApprovalDemand>, T::Error> {
+    let needs = |id: Option<ApprovalId>, is_rejected| ApprovalDemand {
+        id,
+        is_rejected,
+        begins: id == Some(ApprovalId::of(call.stamp)),
+        breach,
+    };
+    let Some(subject) = &call.demand.approval else {
+        return Ok(Some(needs(None, false)));
+    };
+    let of = ApprovalKey {
+        party: call.party.clone(),
+        account: call.account.clone(),
+        counted_as: call.demand.counted_as.to_owned(),
+        key: call.demand.key.clone(),
+        body_sha256: subject.body_sha256,
+    };
+    let Some(mut known) = tables.approval_of(&of, now_ms)? else {
+        let id = ApprovalId::of(call.stamp);
+        tables.put_approval(&Approval {
+            id,
+            of,
+            amounts: subject.amounts.clone(),
+            targets: subject.targets.clone(),
+            state: ApprovalState::Waiting,
+            asked_ms: now_ms,
+            until_ms: now_ms.saturating_add(APPROVAL_MS),
+            signers: Vec::new(),
+        })?;
+        return Ok(Some(needs(Some(id), false)));
+    };
+    if known.state == ApprovalState::Approved {
+        known.state = ApprovalState::Used;
+        tables.put_approval(&known)?;
+        return Ok(None);
+    }
+    let is_rejected = known.state == ApprovalState::Rejected;
+    Ok(Some(needs(Some(known.id), is_rejected)))
+}
+
+/// Takes an operator's approval of a call, of `needed` different operators each.
+pub fn approve<T: SpendTables>(
+    tables: &mut T,
+    id: &ApprovalId,
+    (by, needed): (&StoredText, usize),
+    now_ms: u64,
+) -> Result<ApprovalOrder, T::Error> {
+    let Some(mut approval) = tables.approval(id)? else {
+        return Ok(ApprovalOrder::NotFound);
+    };
+    let order = approval.sign(by, needed, now_ms);
+    if order == ApprovalOrder::Taken {
+        tables.put_approval(&approval)?;
+    }
+    Ok(order)
+}
+
+/// Takes an operator's rejection of a call.
+pub fn reject<T: SpendTables>(
+    tables: &mut T,
+    id: &ApprovalId,
+    now_ms: u64,
+) -> Result<ApprovalOrder, T::Error> {
+    let Some(mut approval) = tables.approval(id)? else {
+        return Ok(ApprovalOrder::NotFound);
+    };
+    let order = approval.reject(now_ms);
+    if order == ApprovalOrder::Taken {
+        tables.put_approval(&approval)?;
+    }
+    Ok(order)
 }
 
 /// Takes over what instances know about their calls. An attempt that is not known is settled already.
@@ -386,12 +501,7 @@ impl SpendPart<'_> {
         book: &RuleBook,
         now_ms: u64,
     ) -> Result<Option<(bool, CapBreach)>, T::Error> {
-        let call = &*self.name.counted_as;
-        let scopes = [CapScope::All, CapScope::Party(self.party.clone())];
-        let coverage = scopes
-            .each_ref()
-            .map(|scope| book.coverage(scope, call, self.currency, now_ms));
-        if !coverage[1].may_be_spent {
+        if !self.coverage(book, now_ms)[1].1.may_be_spent {
             let breach = CapBreach {
                 over_all: false,
                 currency: self.currency.clone(),
@@ -401,18 +511,8 @@ impl SpendPart<'_> {
             };
             return Ok(Some((false, breach)));
         }
-        for (rule, state) in &book.rules {
-            let scope = scopes.iter().position(|scope| *scope == rule.scope);
-            let Some(coverage) = scope.map(|at| coverage[at]) else {
-                continue;
-            };
-            let is_covered = rule
-                .currency
-                .as_ref()
-                .map_or(coverage.counts_as_other, |own| own == self.currency);
-            if !is_covered || !rule.calls.contains(call) || !state.is_in_force(now_ms) {
-                continue;
-            }
+        let rules = self.rules(book, now_ms);
+        for (rule, state) in rules.filter(|(rule, _)| rule.measure != CapMeasure::ApproveAbove) {
             let limit = state.limit_at(now_ms);
             let Some(window) = CapWindow::of(rule.measure, now_ms, &book.midnights) else {
                 if self.amount > limit {
@@ -432,6 +532,44 @@ impl SpendPart<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The first rule above which operators have to approve the call, and whether it is a shadow rule.
+    fn above(&self, book: &RuleBook, now_ms: u64) -> Option<(bool, CapBreach)> {
+        let mut rules = self
+            .rules(book, now_ms)
+            .filter(|(rule, _)| rule.measure == CapMeasure::ApproveAbove);
+        rules.find_map(|(rule, state)| {
+            let limit = state.limit_at(now_ms);
+            let breach = || self.told(rule.scope == CapScope::All, rule.measure, limit);
+            (self.amount > limit).then(|| (rule.shadow, breach()))
+        })
+    }
+
+    /// The rules in force that cover the amount, in their order.
+    fn rules<'b>(
+        &self,
+        book: &'b RuleBook,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (&'b CapRuleName, &'b RuleState)> {
+        let coverage = self.coverage(book, now_ms);
+        book.rules.iter().filter(move |(rule, state)| {
+            let coverage = coverage.iter().find(|(scope, _)| *scope == rule.scope);
+            let is_covered = coverage.is_some_and(|(_, coverage)| {
+                let own = rule.currency.as_ref();
+                own.map_or(coverage.counts_as_other, |own| own == self.currency)
+            });
+            is_covered && rule.calls.contains(&*self.name.counted_as) && state.is_in_force(now_ms)
+        })
+    }
+
+    /// How the rules over all, and those of the party, treat the currency.
+    fn coverage(&self, book: &RuleBook, now_ms: u64) -> [(CapScope, CurrencyCoverage); 2] {
+        let call = &*self.name.counted_as;
+        [CapScope::All, CapScope::Party(self.party.clone())].map(|scope| {
+            let coverage = book.coverage(&scope, call, self.currency, now_ms);
+            (scope, coverage)
+        })
     }
 
     fn told(&self, over_all: bool, measure: CapMeasure, limit: ExactAmount) -> CapBreach {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
+use super::approval::{APPROVAL_KEPT_MS, Approval, ApprovalId, ApprovalKey, ApprovalOrder};
 use super::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
@@ -17,7 +18,7 @@ use super::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
 };
 use super::window::CapWindow;
-use crate::stored_text::Fingerprint;
+use crate::stored_text::{Fingerprint, StoredText};
 
 /// The rules in force and all that counts.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,7 @@ struct MemoryTables {
     attempts: BTreeMap<Fingerprint, OpenAttempt>,
     meters: BTreeMap<MeterCell, MeterSum>,
     failures: BTreeMap<SpendName, u64>,
+    approvals: BTreeMap<ApprovalId, Approval>,
 }
 
 impl CapModel {
@@ -99,6 +101,29 @@ impl CapModel {
         is_released
     }
 
+    /// Takes an operator's approval of a call, of `needed` different operators each.
+    pub fn approve(
+        &mut self,
+        id: &ApprovalId,
+        by: &StoredText,
+        needed: usize,
+        now_ms: u64,
+    ) -> ApprovalOrder {
+        let Ok(order) = judge::approve(&mut self.tables, id, (by, needed), now_ms);
+        order
+    }
+
+    /// Takes an operator's rejection of a call.
+    pub fn reject(&mut self, id: &ApprovalId, now_ms: u64) -> ApprovalOrder {
+        let Ok(order) = judge::reject(&mut self.tables, id, now_ms);
+        order
+    }
+
+    /// All approvals, by their ids.
+    pub fn approvals(&self) -> Vec<Approval> {
+        self.tables.approvals.values().cloned().collect()
+    }
+
     /// What instances that are gone left open is unknown from now on; what is in no window any more is forgotten. `seen` is
     /// the last sign of life of each instance.
     pub fn age(&mut self, now_ms: u64, seen: &BTreeMap<i64, i64>) {
@@ -121,6 +146,10 @@ impl CapModel {
             .attempts
             .retain(|_, attempt| attempt.at_ms >= forgotten_ms);
         tables.failures.retain(|_, at_ms| *at_ms >= forgotten_ms);
+        let forgotten_ms = now_ms.saturating_sub(APPROVAL_KEPT_MS);
+        tables
+            .approvals
+            .retain(|_, approval| approval.until_ms >= forgotten_ms);
     }
 
     /// The attempts of which nobody knows the end, with their times of admission.
@@ -246,6 +275,21 @@ impl SpendTables for MemoryTables {
             }
         }
         Ok(total)
+    }
+
+    fn approval_of(&self, of: &ApprovalKey, now_ms: u64) -> Result<Option<Approval>, Infallible> {
+        let mut approvals = self.approvals.values();
+        let found = approvals.find(|it| it.of == *of && !it.is_over(now_ms));
+        Ok(found.cloned())
+    }
+
+    fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Infallible> {
+        Ok(self.approvals.get(id).cloned())
+    }
+
+    fn put_approval(&mut self, approval: &Approval) -> Result<(), Infallible> {
+        self.approvals.insert(approval.id, approval.clone());
+        Ok(())
     }
 }
 

@@ -30,6 +30,8 @@ pub enum CapMeasure {
     PerDay,
     /// The number of calls of any hour.
     CountPerHour,
+    /// The amount of one call, above which operators have to approve it.
+    ApproveAbove,
 }
 
 /// One limit. Every rule that covers a call must hold.
@@ -109,6 +111,12 @@ pub struct ShadowBreach {
 }
 
 impl CapDeclaration {
+    /// Whether a rule asks for approvals.
+    pub fn asks_approvals(&self) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.name.measure == CapMeasure::ApproveAbove)
+    }
+
     /// The limits by rule. Of a rule that is declared twice, the lower limit.
     pub(crate) fn by_name(&self) -> BTreeMap<&CapRuleName, ExactAmount> {
         let mut limits = BTreeMap::new();
@@ -139,12 +147,13 @@ impl CapScope {
 
 impl CapMeasure {
     /// Every measure; the place is the number in tables.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::PerCall,
         Self::PerHour,
         Self::Per24Hours,
         Self::PerDay,
         Self::CountPerHour,
+        Self::ApproveAbove,
     ];
 
     /// The key of a configuration that sets it.
@@ -155,6 +164,7 @@ impl CapMeasure {
             Self::Per24Hours => "per_24h",
             Self::PerDay => "per_day",
             Self::CountPerHour => "count_per_hour",
+            Self::ApproveAbove => "approve_above",
         }
     }
 
@@ -165,6 +175,7 @@ impl CapMeasure {
             Self::Per24Hours => 2,
             Self::PerDay => 3,
             Self::CountPerHour => 4,
+            Self::ApproveAbove => 5,
         }
     }
 
@@ -218,6 +229,9 @@ impl fmt::Display for CapBreach {
                     f,
                     "count_per_hour cap of {limit} calls in {currency}{all}: {left} left"
                 )
+            }
+            Some((CapMeasure::ApproveAbove, limit)) => {
+                write!(f, "approve_above of {limit} {currency}{all}")
             }
             Some((measure, limit)) => {
                 write!(f, "{measure} cap of {limit} {currency}{all}: {left} left")

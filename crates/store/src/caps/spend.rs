@@ -9,6 +9,7 @@ use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::money::{CurrencyCode, MoneyDemand, PartCurrency};
 use gatepay_core::notification::StatedAmount;
 
+use super::approval::ApprovalSubject;
 use crate::stored_text::{Fingerprint, StoredText};
 
 /// What a call spends.
@@ -20,6 +21,8 @@ pub struct SpendDemand {
     pub key: Option<StoredText>,
     /// The amounts. Two in one currency count as their sum.
     pub parts: Vec<SpendAmount>,
+    /// What an approval of the call would be for; `None` if this instance knows of no rule that asks for approvals.
+    pub approval: Option<ApprovalSubject>,
 }
 
 /// An amount of a call.
@@ -123,6 +126,7 @@ impl SpendDemand {
             counted_as: demand.counted_as,
             key: key.flatten(),
             parts: parts.collect::<Option<_>>()?,
+            approval: None,
         })
     }
 

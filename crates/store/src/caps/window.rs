@@ -76,7 +76,7 @@ impl CapWindow {
             length_ms: Some(length_ms),
         };
         match measure {
-            CapMeasure::PerCall => None,
+            CapMeasure::PerCall | CapMeasure::ApproveAbove => None,
             CapMeasure::PerHour | CapMeasure::CountPerHour => {
                 Some(rolling(SliceGrain::Hour, HOUR_MS))
             }

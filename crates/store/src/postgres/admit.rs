@@ -8,10 +8,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
-use super::cap_breach::breach;
+use super::cap_breach::{approval_demand, breach};
 use super::session::PgSession;
 use crate::admission::{
-    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope, StoredText,
+    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, Fingerprint, HaltScope,
+    StoredText,
 };
 use crate::caps::rule::ShadowBreach;
 use crate::error::StoreError;
@@ -19,7 +20,7 @@ use crate::identity::{StoreContact, StoreIdentity};
 use crate::statement::account_book::CallUsage;
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)";
 
 /// How long an admission line is idle before it is probed.
 const IDLE: Duration = Duration::from_secs(2);
@@ -187,6 +188,10 @@ struct BatchColumns<'a> {
     usage_keys: Vec<Option<&'a str>>,
     usage_once: Vec<bool>,
     usage_parts: Vec<Option<String>>,
+    /// What approvals of the calls would be for, by row; empty if no call tells.
+    approval_digests: Vec<Option<&'a [u8]>>,
+    approval_amounts: Vec<Option<&'a str>>,
+    approval_targets: Vec<Option<&'a str>>,
 }
 
 impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
@@ -224,7 +229,25 @@ impl<'a> From<&'a [AdmissionRow]> for BatchColumns<'a> {
 }
 
 impl<'a> BatchColumns<'a> {
+    fn approvals(&mut self, rows: &'a [AdmissionRow]) {
+        for row in rows {
+            let spend = row.spend.as_deref();
+            let subject = spend.and_then(|spend| spend.approval.as_ref());
+            let digest = subject.map(|subject| &subject.body_sha256[..]);
+            self.approval_digests.push(digest);
+            let text = |text: &'a StoredText| text.as_str();
+            self.approval_amounts
+                .push(subject.map(|subject| text(&subject.amounts)));
+            self.approval_targets
+                .push(subject.map(|subject| text(&subject.targets)));
+        }
+    }
+
     fn spends(&mut self, rows: &'a [AdmissionRow]) {
+        let tells = |row: &AdmissionRow| row.spend.as_ref().is_some_and(|it| it.approval.is_some());
+        if rows.iter().any(tells) {
+            self.approvals(rows);
+        }
         for (number, row) in (1..).zip(rows) {
             let spend = row.spend.as_deref();
             self.spend_names.push(spend.map(|spend| spend.counted_as));
@@ -249,7 +272,7 @@ impl<'a> BatchColumns<'a> {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 21] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 24] {
         [
             &self.prints,
             &self.nonces,
@@ -272,6 +295,9 @@ impl<'a> BatchColumns<'a> {
             &self.usage_keys,
             &self.usage_once,
             &self.usage_parts,
+            &self.approval_digests,
+            &self.approval_amounts,
+            &self.approval_targets,
         ]
     }
 }
@@ -305,8 +331,11 @@ fn read(row: &Row, asked: &[AdmissionRow]) -> Result<(AdmissionReply, StoreConta
     });
     let shadows = shadows.collect::<Result<_, StoreError>>()?;
     let verdicts = verdicts.iter().zip(&details).zip(&scopes);
-    let verdicts =
-        verdicts.map(|((verdict, detail), scope)| one(*verdict, *detail, scope.as_deref()));
+    let verdicts = verdicts
+        .zip(asked)
+        .map(|(((verdict, detail), scope), row)| {
+            one(*verdict, *detail, scope.as_deref(), &row.stamp)
+        });
     let verdicts = verdicts.collect::<Result<Vec<_>, _>>()?;
     let (mut contact, guarded_until, new_guard) = contact(row)?;
     let admitted = asked
@@ -342,7 +371,12 @@ pub(super) fn contact(row: &Row) -> Result<(StoreContact, u64, bool), StoreError
     Ok((contact, guarded.unsigned_abs(), cell(row, "o_renewed")?))
 }
 
-fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdict, StoreError> {
+fn one(
+    verdict: i16,
+    detail: i64,
+    scope: Option<&str>,
+    stamp: &Fingerprint,
+) -> Result<AdmissionVerdict, StoreError> {
     let detail = detail.unsigned_abs();
     Ok(match verdict {
         0 => AdmissionVerdict::Admitted,
@@ -365,6 +399,10 @@ fn one(verdict: i16, detail: i64, scope: Option<&str>) -> Result<AdmissionVerdic
             AdmissionVerdict::CapExceeded(Box::new(breach))
         }
         9 => AdmissionVerdict::Bodyless,
+        10 => {
+            let demand = approval_demand(scope.unwrap_or_default(), stamp)?;
+            AdmissionVerdict::ApprovalRequired(Box::new(demand))
+        }
         other => return Err(StoreError::Unexpected(format!("verdict {other}"))),
     })
 }

@@ -3,8 +3,10 @@
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
+use crate::caps::approval::{ApprovalDemand, ApprovalId, ApprovalState};
 use crate::caps::rule::{CapBreach, CapMeasure};
 use crate::error::StoreError;
+use crate::stored_text::Fingerprint;
 
 /// The breach that `cap_breach` tells: whose rule, currency, measure, limit and what is left, with spaces between them;
 /// only the first two if there is no rule for the currency. A time at which room comes free may follow.
@@ -35,5 +37,25 @@ pub(super) fn breach(told: &str, frees_ms: Option<u64>) -> Result<CapBreach, Sto
         rule,
         left,
         frees_ms: frees_ms.or(told_ms),
+    })
+}
+
+/// What `reserve_spends` tells about a call without an approval: its id or `-`, its state, and the breach of its rule.
+pub(super) fn approval_demand(
+    told: &str,
+    stamp: &Fingerprint,
+) -> Result<ApprovalDemand, StoreError> {
+    let unreadable = || StoreError::Unexpected("an approval".to_owned());
+    let (id, rest) = told.split_once(' ').ok_or_else(unreadable)?;
+    let (state, rest) = rest.split_once(' ').ok_or_else(unreadable)?;
+    let id = match id {
+        "-" => None,
+        id => Some(ApprovalId::parse(id).ok_or_else(unreadable)?),
+    };
+    Ok(ApprovalDemand {
+        id,
+        begins: id == Some(ApprovalId::of(stamp)),
+        is_rejected: state == ApprovalState::Rejected.number().to_string(),
+        breach: breach(rest, None)?,
     })
 }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
+use crate::caps::approval::APPROVAL_KEPT_MS;
 use crate::caps::judge;
 use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
@@ -141,6 +142,12 @@ impl StoreFile {
             "DELETE FROM spend_failure WHERE at < ?1",
         ] {
             change.execute(forgotten, [before(KEPT_MS)])?;
+        }
+        for forgotten in [
+            "DELETE FROM approval_signature WHERE approval IN (SELECT id FROM approval WHERE until < ?1)",
+            "DELETE FROM approval WHERE until < ?1",
+        ] {
+            change.execute(forgotten, [before(APPROVAL_KEPT_MS)])?;
         }
         committed(change, now_ms)?;
         Ok(())

@@ -6,7 +6,9 @@ use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::approval_rows;
 use crate::admission::{AdmissionRow, AdmissionVerdict};
+use crate::caps::approval::{Approval, ApprovalId, ApprovalKey};
 use crate::caps::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
@@ -41,6 +43,9 @@ pub(super) fn reserve(
     Ok(match judgement {
         SpendJudgement::Reserved(shadow) => Ok(shadow),
         SpendJudgement::Exceeded(breach) => Err(AdmissionVerdict::CapExceeded(Box::new(breach))),
+        SpendJudgement::NeedsApproval(demand) => {
+            Err(AdmissionVerdict::ApprovalRequired(Box::new(demand)))
+        }
     })
 }
 
@@ -420,6 +425,18 @@ impl SpendTables for SpendFile<'_> {
             }
         }
         Ok(total)
+    }
+
+    fn approval_of(&self, of: &ApprovalKey, now_ms: u64) -> Result<Option<Approval>, StoreError> {
+        approval_rows::of_call(self.0, of, now_ms)
+    }
+
+    fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, StoreError> {
+        approval_rows::by_id(self.0, *id)
+    }
+
+    fn put_approval(&mut self, approval: &Approval) -> Result<(), StoreError> {
+        approval_rows::write(self.0, approval)
     }
 }
 

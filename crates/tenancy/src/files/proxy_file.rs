@@ -237,9 +237,14 @@ fn admin_operators(
                 "is already used by another operator; it needs its own",
             );
         }
+        let approves = table.or("approve", false, value::flag);
         table.finish();
         if let (Some(name), Some(token)) = (name, token) {
-            operators.push(AdminOperator { name, token });
+            operators.push(AdminOperator {
+                name,
+                token,
+                approves,
+            });
         }
     }
     operators

@@ -189,6 +189,8 @@ pub struct AdminOperator {
     pub name: PartyId,
     /// What is presented; compare with [`SigningKey::same_secret`].
     pub token: SigningKey,
+    /// Whether it may approve calls of tenants.
+    pub approves: bool,
 }
 
 impl AdminSettings {

@@ -21,7 +21,7 @@ use crate::command::{ExitStatus, complain, fail, say};
 
 /// Find calls and changes: the party, the operation, the amount and the outcome.
 /// Prints the records that match all given options: calls, changes of the configuration, suspensions by hand, and orders
-/// about notifications. Options with several values may be repeated, and all but --key and --head take values separated
+/// about notifications and approvals. Options with several values may be repeated, and all but --key and --head take values separated
 /// by commas; one matching value is enough. Only calls match --operation, --outcome, --key and --id; all others match
 /// --tenant if they name that tenant.
 /// The records are verified with the journal's key, as by `audit verify`. Altered records are marked and reported on
@@ -76,6 +76,7 @@ enum RecordKind {
     Configuration,
     Suspension,
     Notification,
+    Approval,
     Settled,
     Refused,
 }

@@ -6,7 +6,7 @@ use gatepay_core::money::MoneyRow;
 use gatepay_tenancy::Configuration;
 use gatepay_tenancy::caps::Cap;
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
-use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::settings::{ApprovalRule, Settings};
 
 use super::super::say;
 
@@ -120,9 +120,14 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
                 cap.currency_text()
             ));
         }
-        if cap.approve_above.is_some() {
+        let approvers = settings.admin.operators.iter().filter(|it| it.approves);
+        let needed = match settings.approvals {
+            ApprovalRule::One => 1,
+            ApprovalRule::Two => 2,
+        };
+        if cap.approve_above.is_some() && approvers.count() < needed {
             say(format_args!(
-                "note: {whose}: approve_above has no effect yet"
+                "note: {whose}: approve_above asks for {needed} of [[admin.operator]] with approve = true, and there are fewer: such calls are always refused"
             ));
         }
     }

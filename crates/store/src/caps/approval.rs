@@ -1,0 +1,289 @@
+//! Approval: the word of operators for one call above `approve_above`.
+//!
+//! Such a call is refused, and recorded: for which tenant, operation, key and body. Once operators have approved the record,
+//! the tenant sends the same body under the same key again, and the transaction that admits it takes the approval away. The
+//! store keeps no body, and nothing is sent by itself.
+
+use std::fmt;
+
+use gatepay_core::money::{MoneyDemand, PartCurrency};
+
+use super::rule::CapBreach;
+use crate::stored_text::{Fingerprint, LONGEST_TEXT, StoredText};
+
+/// What an approval of a call is for, besides its tenant, operation and key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalSubject {
+    /// SHA-256 of the body; of body and query, if the call has a query.
+    pub body_sha256: [u8; 32],
+    /// The amounts, for people.
+    pub amounts: StoredText,
+    /// The targets, for people; empty if the money goes back to its payer or stays in the account.
+    pub targets: StoredText,
+}
+
+/// The id of an approval, by which people name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApprovalId([u8; 8]);
+
+/// The calls that one approval is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApprovalKey {
+    /// The tenant or operator that makes the call.
+    pub party: StoredText,
+    /// The sub-account.
+    pub account: StoredText,
+    /// The name under which the call is counted.
+    pub counted_as: String,
+    /// The call's key; `None` if no page documents one, or the body spells it otherwise.
+    pub key: Option<StoredText>,
+    /// As in [`ApprovalSubject`].
+    pub body_sha256: [u8; 32],
+}
+
+/// A call that needs, needed or has an approval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Its id.
+    pub id: ApprovalId,
+    /// The calls that it is for.
+    pub of: ApprovalKey,
+    /// The amounts, for people.
+    pub amounts: StoredText,
+    /// The targets, for people.
+    pub targets: StoredText,
+    /// Its state.
+    pub state: ApprovalState,
+    /// When the call was refused, in milliseconds since 1970 by the store's clock.
+    pub asked_ms: u64,
+    /// When it ends: the wait for operators, or that for the tenant.
+    pub until_ms: u64,
+    /// The operators that approved it, in the order in which they did.
+    pub signers: Vec<StoredText>,
+}
+
+/// The state of an approval. One whose time has passed is over in any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ApprovalState {
+    /// Operators have yet to decide.
+    Waiting,
+    /// The call passes once.
+    Approved,
+    /// An operator has rejected it.
+    Rejected,
+    /// The call has passed.
+    Used,
+}
+
+/// Why a call needs an approval, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalDemand {
+    /// The approval; `None` if the instance that asked did not tell which call it is for.
+    pub id: Option<ApprovalId>,
+    /// Whether an operator has rejected it.
+    pub is_rejected: bool,
+    /// Whether it begins with this refusal.
+    pub begins: bool,
+    /// The rule.
+    pub breach: CapBreach,
+}
+
+/// The result of an operator's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalOrder {
+    /// It is taken. Whether the call may pass now, its state says.
+    Taken,
+    /// No approval has this id.
+    NotFound,
+    /// It is used, rejected, or over.
+    Closed,
+    /// The operator is the party that makes the call.
+    OwnCall,
+}
+
+/// What waits in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ApprovalFigures {
+    /// Calls that operators have yet to decide about.
+    pub waiting: u64,
+    /// When the oldest of them was refused, in milliseconds since 1970 by the store's clock.
+    pub oldest_ms: Option<u64>,
+    /// Whether a rule in force asks for approvals.
+    pub is_asked: bool,
+}
+
+/// How long operators may take, and after them the tenant, in milliseconds.
+pub const APPROVAL_MS: u64 = 86_400_000;
+/// How long an approval is kept after it is over, in milliseconds: 30 days.
+pub const APPROVAL_KEPT_MS: u64 = 30 * 86_400_000;
+
+impl ApprovalSubject {
+    /// The subject of a call.
+    pub fn of(body_sha256: [u8; 32], demand: &MoneyDemand) -> Self {
+        let amounts = demand.parts.iter().map(|part| match &part.currency {
+            PartCurrency::Stated(currency) => {
+                format!("{} {currency}", part.amount)
+            }
+            PartCurrency::OfOrder(order) => {
+                format!("{} in the currency of order {}", part.amount, order.text())
+            }
+        });
+        Self {
+            body_sha256,
+            amounts: listed(amounts),
+            targets: listed(demand.targets.iter().map(|it| it.target.to_string())),
+        }
+    }
+}
+
+/// As many of the texts as can be stored, and the number of the others.
+fn listed(texts: impl Iterator<Item = String>) -> StoredText {
+    const ROOM: usize = LONGEST_TEXT - 24;
+    let (mut text, mut left_out) = (String::new(), 0_usize);
+    for next in texts {
+        let comma = if text.is_empty() { "" } else { ", " };
+        if left_out > 0 || text.len() + comma.len() + next.len() > ROOM {
+            left_out += 1;
+        } else {
+            text += comma;
+            text += &next;
+        }
+    }
+    if left_out > 0 {
+        let comma = if text.is_empty() { "" } else { " and " };
+        text = format!("{text}{comma}{left_out} more");
+    }
+    StoredText::parse(&text).unwrap_or_default()
+}
+
+impl ApprovalId {
+    /// The id of an approval that the refusal of this stamp begins.
+    pub(crate) fn of(stamp: &Fingerprint) -> Self {
+        let mut id = [0; 8];
+        id.copy_from_slice(&stamp[..8]);
+        Self(id)
+    }
+
+    /// An id as people write it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut id = [0; 8];
+        let is_hex = text.len() == 16 && !text.bytes().any(|it| it.is_ascii_uppercase());
+        hex::decode_to_slice(text, &mut id)
+            .ok()
+            .filter(|()| is_hex)?;
+        Some(Self(id))
+    }
+
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ApprovalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl ApprovalState {
+    /// Every state; the place is the number in tables.
+    const ALL: [Self; 4] = [Self::Waiting, Self::Approved, Self::Rejected, Self::Used];
+
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::Used => "used",
+        }
+    }
+
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::Waiting => 0,
+            Self::Approved => 1,
+            Self::Rejected => 2,
+            Self::Used => 3,
+        }
+    }
+
+    pub(crate) fn of(number: i64) -> Option<Self> {
+        let at = usize::try_from(number).ok()?;
+        Self::ALL.get(at).copied()
+    }
+}
+
+impl Approval {
+    /// Whether it is over, or has been used.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        self.until_ms <= now_ms || self.state == ApprovalState::Used
+    }
+
+    /// Takes an operator's approval; of `needed` different ones each.
+    pub(crate) fn sign(&mut self, by: &StoredText, needed: usize, now_ms: u64) -> ApprovalOrder {
+        if self.is_over(now_ms) || self.state == ApprovalState::Rejected {
+            return ApprovalOrder::Closed;
+        }
+        if self.of.party == *by {
+            return ApprovalOrder::OwnCall;
+        }
+        if self.state == ApprovalState::Waiting {
+            if !self.signers.contains(by) {
+                self.signers.push(by.clone());
+            }
+            if self.signers.len() >= needed {
+                self.state = ApprovalState::Approved;
+                self.until_ms = now_ms.saturating_add(APPROVAL_MS);
+            }
+        }
+        ApprovalOrder::Taken
+    }
+
+    /// Takes an operator's rejection.
+    pub(crate) fn reject(&mut self, now_ms: u64) -> ApprovalOrder {
+        if self.is_over(now_ms) {
+            return ApprovalOrder::Closed;
+        }
+        self.state = ApprovalState::Rejected;
+        ApprovalOrder::Taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut_and_says_how_much_is_left_out() {
+        let texts = |number: usize| (0..number).map(|it| format!("user {it:020}"));
+        assert_eq!(
+            listed(texts(2)).as_str(),
+            "user 00000000000000000000, user 00000000000000000001"
+        );
+        let long = listed(texts(2_000));
+        assert!(long.as_str().ends_with(" and 1992 more"), "{long:?}");
+        let one = listed(std::iter::once("x".repeat(300)));
+        assert_eq!(one.as_str(), "1 more");
+        assert_eq!(listed(texts(0)).as_str(), "");
+    }
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let id = ApprovalId::of(&[0xab; 16]);
+        assert_eq!(id.to_string(), "abababababababab");
+        assert_eq!(ApprovalId::parse("abababababababab"), Some(id));
+        for other in [
+            "ABABABABABABABAB",
+            "abab",
+            "ababababababababab",
+            "gbababababababab",
+        ] {
+            assert_eq!(ApprovalId::parse(other), None, "{other}");
+        }
+    }
+}

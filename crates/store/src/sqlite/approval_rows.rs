@@ -1,0 +1,150 @@
+//! The table of approvals in the file.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::caps::approval::{Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalState};
+use crate::caps::rule::CapMeasure;
+use crate::error::StoreError;
+use crate::stored_text::StoredText;
+
+const COLUMNS: &str =
+    "SELECT id, party, account, counted_as, key, body_sha256, amounts, targets, state, asked, until
+    FROM approval";
+
+/// The approval for a call that is not over.
+pub(super) fn of_call(
+    connection: &Connection,
+    of: &ApprovalKey,
+    now_ms: u64,
+) -> Result<Option<Approval>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!(
+        "{COLUMNS} WHERE party = ?1 AND account = ?2 AND counted_as = ?3 AND key = ?4 AND body_sha256 = ?5
+            AND state <> ?6 AND until > ?7"
+    ))?;
+    let values = params![
+        of.party.as_str(),
+        of.account.as_str(),
+        of.counted_as,
+        key(of),
+        of.body_sha256,
+        ApprovalState::Used.number(),
+        to_sql(now_ms)
+    ];
+    let mut rows = statement.query(values)?;
+    rows.next()?.map(|row| read(connection, row)).transpose()
+}
+
+pub(super) fn by_id(
+    connection: &Connection,
+    id: ApprovalId,
+) -> Result<Option<Approval>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!("{COLUMNS} WHERE id = ?1"))?;
+    let mut rows = statement.query([id.bytes()])?;
+    rows.next()?.map(|row| read(connection, row)).transpose()
+}
+
+pub(super) fn write(connection: &Connection, approval: &Approval) -> Result<(), StoreError> {
+    let Approval {
+        id,
+        of,
+        amounts,
+        targets,
+        state,
+        asked_ms,
+        until_ms,
+        signers,
+    } = approval;
+    connection.execute(
+        "INSERT OR REPLACE INTO approval VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        params![
+            id.bytes(),
+            of.party.as_str(),
+            of.account.as_str(),
+            of.counted_as,
+            key(of),
+            of.body_sha256,
+            amounts.as_str(),
+            targets.as_str(),
+            state.number(),
+            to_sql(*asked_ms),
+            to_sql(*until_ms)
+        ],
+    )?;
+    for (place, signer) in (0_i64..).zip(signers) {
+        connection.execute(
+            "INSERT INTO approval_signature VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            params![id.bytes(), signer.as_str(), place],
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn newest(connection: &Connection, most: u32) -> Result<Vec<Approval>, StoreError> {
+    let mut statement =
+        connection.prepare_cached(&format!("{COLUMNS} ORDER BY asked DESC, id DESC LIMIT ?1"))?;
+    let mut rows = statement.query([most])?;
+    let mut approvals = Vec::new();
+    while let Some(row) = rows.next()? {
+        approvals.push(read(connection, row)?);
+    }
+    Ok(approvals)
+}
+
+pub(super) fn figures(connection: &Connection, now_ms: u64) -> Result<ApprovalFigures, StoreError> {
+    let waiting = "SELECT count(*), min(asked) FROM approval WHERE state = ?1 AND until > ?2";
+    let state = ApprovalState::Waiting.number();
+    let (waiting, oldest): (i64, Option<i64>) =
+        connection.query_row(waiting, params![state, to_sql(now_ms)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let asked = "SELECT 1 FROM cap_rule WHERE measure = ?1 LIMIT 1";
+    let asked = connection.query_row(asked, [CapMeasure::ApproveAbove.number()], |_| Ok(()));
+    Ok(ApprovalFigures {
+        waiting: waiting.unsigned_abs(),
+        oldest_ms: oldest.map(i64::unsigned_abs),
+        is_asked: asked.optional()?.is_some(),
+    })
+}
+
+fn key(of: &ApprovalKey) -> &str {
+    of.key.as_ref().map_or("", StoredText::as_str)
+}
+
+fn read(connection: &Connection, row: &Row<'_>) -> Result<Approval, StoreError> {
+    let text = |at: usize| {
+        let text: String = row.get(at)?;
+        StoredText::parse(&text).ok_or_else(unreadable)
+    };
+    let id: Vec<u8> = row.get(0)?;
+    let digest: Vec<u8> = row.get(5)?;
+    let mut signers = connection.prepare_cached(
+        "SELECT operator FROM approval_signature WHERE approval = ?1 ORDER BY place",
+    )?;
+    let signers = signers.query_map([&id], |row| row.get::<_, String>(0))?;
+    let signers = signers.map(|signer| StoredText::parse(&signer?).ok_or_else(unreadable));
+    Ok(Approval {
+        id: ApprovalId::of_bytes(&id).ok_or_else(unreadable)?,
+        of: ApprovalKey {
+            party: text(1)?,
+            account: text(2)?,
+            counted_as: row.get(3)?,
+            key: Some(text(4)?).filter(|key| !key.as_str().is_empty()),
+            body_sha256: digest.try_into().map_err(|_| unreadable())?,
+        },
+        amounts: text(6)?,
+        targets: text(7)?,
+        state: ApprovalState::of(row.get(8)?).ok_or_else(unreadable)?,
+        asked_ms: row.get::<_, i64>(9)?.unsigned_abs(),
+        until_ms: row.get::<_, i64>(10)?.unsigned_abs(),
+        signers: signers.collect::<Result<_, _>>()?,
+    })
+}
+
+fn unreadable() -> StoreError {
+    StoreError::Unexpected("a row of an approval in the file".to_owned())
+}
+
+/// A number for a column. No clock of the next million years is beyond it.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
