@@ -10,6 +10,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
 use gatepay_core::money::MoneyRow;
 use gatepay_store::caps::spend::{SettledObject, UnknownSpend};
+use gatepay_store::engine::statements::UsageSettlement;
 use gatepay_store::instance::HaltInForce;
 use serde_json::json;
 use tokio::time::sleep;
@@ -139,9 +140,19 @@ async fn ask(worker: &Worker, cluster: &Cluster, spend: &UnknownSpend) -> Option
         amounts: Vec::new(),
         decided_ms,
     };
-    let settled = cluster
-        .calls()
-        .call(move |store| async move { store.settle_object(&object).await });
+    let usage = UsageSettlement {
+        party: object.party.clone(),
+        account: object.account.clone(),
+        operations: vec![money.operation],
+        key: object.key.clone(),
+        has_failed: false,
+        decided_ms,
+    };
+    // Repeating either changes nothing, so that a spend which stays unknown after an error is asked about once more.
+    let settled = cluster.calls().call(move |store| async move {
+        store.settle_usage(&usage).await?;
+        store.settle_object(&object).await
+    });
     settled.await.ok()?;
     tracing::info!(party = %spend.party.as_str(), operation = %operation.name, "GatePay has a call of unknown outcome: it goes on counting as spent");
     Some(())
