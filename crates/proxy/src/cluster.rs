@@ -81,6 +81,8 @@ struct ClusterShared {
     key: OnceLock<FingerprintKey>,
     /// Whether the last sign of life was answered.
     is_heard: AtomicBool,
+    /// Whether a question before an admission was not answered in time, and no sign of life since.
+    is_silent: AtomicBool,
     /// Wakes the thread to give a sign of life at once.
     hurry: Notify,
     /// Wakes the thread to leave the store.
@@ -202,6 +204,7 @@ impl Cluster {
             served_before: AtomicBool::new(false),
             key: OnceLock::new(),
             is_heard: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             hurry: Notify::new(),
             leaving: Notify::new(),
             offset_ms: AtomicI64::new(0),
@@ -354,6 +357,23 @@ impl Cluster {
     /// The halts in force as this instance saw them last, in this run or in the last one of its folder.
     pub fn known_halts(&self) -> Option<Vec<HaltInForce>> {
         self.shared.latest.known_halts()
+    }
+
+    /// Whether a question before an admission would be asked in vain: the store has left one unanswered, or an admission.
+    pub fn looks_away(&self) -> bool {
+        self.shared.is_silent.load(Ordering::Acquire)
+            || self
+                .shared
+                .admissions
+                .health()
+                .borrow()
+                .away_since
+                .is_some()
+    }
+
+    /// A question before an admission was not answered in time. Until the next sign of life is answered, no other one waits.
+    pub fn was_silent(&self) {
+        self.shared.is_silent.store(true, Ordering::Release);
     }
 
     /// Counts a refusal that the store caused.

@@ -263,6 +263,10 @@ async fn spend_of(
     });
     let currency = match order {
         None => None,
+        Some(_) if cluster.looks_away() => {
+            cluster.refused("away");
+            return Err(Refusal::StoreUnavailable);
+        }
         Some(order) => {
             let holder = TenantAccount {
                 tenant: party_of(claim).to_owned(),
@@ -272,6 +276,7 @@ async fn spend_of(
                 .calls()
                 .call(move |store| async move { store.order_currency(&order, &holder).await });
             let Ok(Ok(currency)) = timeout_at(until, asked).await else {
+                cluster.was_silent();
                 cluster.refused("away");
                 return Err(Refusal::StoreUnavailable);
             };
