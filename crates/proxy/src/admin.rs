@@ -311,16 +311,16 @@ fn unsupported(path: &str) -> AdminResponse {
             "GET, HEAD, POST",
             "GET compares the configuration on disk with the one in force, POST reloads\n",
         ),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
-             /notifications, /notifications/endpoints, /ledger, /find, /caps, /approvals, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
-             /-/approvals/approve, /-/approvals/reject, \
-             /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
-             /-/probe/isolation and /-/institution/switch\n",
-        ),
+        _ => text(StatusCode::NOT_FOUND, PATHS),
     }
 }
+
+/// The paths of the admin address.
+const PATHS: &str = "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
+    /notifications, /notifications/endpoints, /ledger, /find, /caps, /approvals, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
+    /-/approvals/approve, /-/approvals/reject, \
+    /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
+    /-/probe/isolation and /-/institution/switch\n";
 
 /// The paths at which POST changes or sends something.
 const ACTIONS: [&str; 14] = [

@@ -371,7 +371,7 @@ impl NotificationOrder {
         };
         let settling = relay.settling(self.app.journal.as_ref());
         if let Err(error) = settling.settled(news, effects).await {
-            tracing::warn!(%error, event = %news.event, "what an assigned notification proves about spends is not in the store");
+            tracing::warn!(%error, event = %news.event, "the store has not taken the spends that an assigned notification settles");
         }
     }
 

@@ -289,6 +289,6 @@ async fn show_used(caps: &Caps, calls: &StoreCalls) {
     let facts = calls.call(|store| async move { store.cap_facts(None).await });
     match facts.await {
         Ok(facts) => caps.meters.show_used(&facts.report(None)),
-        Err(error) => tracing::debug!(%error, "what caps count is not looked at"),
+        Err(error) => tracing::debug!(%error, "the amounts that caps count are not looked at"),
     }
 }

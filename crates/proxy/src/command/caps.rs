@@ -1,4 +1,4 @@
-//! `caps show`: the money caps in force, what they count, and what is left.
+//! `caps show`: the money caps in force, the amounts that they count, and the rest.
 
 use clap::{Args, Subcommand};
 use gatepay_tenancy::PartyId;
@@ -17,7 +17,7 @@ pub(crate) struct CapsCommand {
 
 #[derive(Subcommand)]
 enum CapsAction {
-    /// Show each cap, what it counts, what is left, when room comes free, and raises that wait.
+    /// Show each cap, the amount that it counts, the rest, when room comes free, and raises that wait.
     /// The running process asks the store, which keeps the caps of all instances. A cap that was raised or removed in the files
     /// is shown as it still holds.
     Show(ShowArguments),

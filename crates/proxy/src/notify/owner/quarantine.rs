@@ -219,7 +219,7 @@ impl RepeatedDecisions {
         if let Some(news) = &proved {
             // The calls are settled with the decision. What was reserved counts until this is done, also after a crash.
             while let Err(error) = self.settling.settled(news, &effects).await {
-                tracing::warn!(%error, event = %event.id, "what a notification proves about spends waits for the store");
+                tracing::warn!(%error, event = %event.id, "spends that a notification settles wait for the store");
                 sleep(RETRY).await;
             }
         }
