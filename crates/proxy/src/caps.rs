@@ -66,7 +66,7 @@ impl Caps {
         }
     }
 
-    /// Whether money calls tell the store what they spend.
+    /// Whether money calls tell the store their amounts.
     pub fn is_counting(&self) -> bool {
         self.is_counting.load(Ordering::Acquire) || !self.is_learned()
     }

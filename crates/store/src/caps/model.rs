@@ -152,7 +152,7 @@ impl CapModel {
             .retain(|_, approval| approval.until_ms >= forgotten_ms);
     }
 
-    /// The attempts of which nobody knows the end, with their times of admission.
+    /// The attempts without a known end, with their times of admission.
     pub fn unknown(&self) -> Vec<(u64, SpendName)> {
         let attempts = self.tables.attempts.values();
         let unknown = attempts.filter(|attempt| attempt.unknown);

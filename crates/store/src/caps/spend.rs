@@ -77,7 +77,7 @@ pub struct SettledObject {
     pub decided_ms: u64,
 }
 
-/// A spend with attempts of which nobody knows whether GatePay executed them.
+/// A spend with attempts that GatePay may have executed or not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownSpend {
     /// When the oldest of these attempts was admitted, in milliseconds since 1970 by the store's clock.

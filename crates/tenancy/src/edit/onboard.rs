@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_table_that_cannot_be_written_leaves_no_secret_behind() {
         let place = Home::new();
-        // A dangling link: nobody's tenant, and yet the name is taken.
+        // A dangling link: it is no tenant's folder, and yet the name is taken.
         std::os::unix::fs::symlink("nowhere", place.tenants().join("acme.toml")).unwrap();
         assert!(place.add("acme", "1").is_err());
         assert!(!place.0.path().join("secrets/acme.key").exists());

@@ -204,7 +204,7 @@ fn admin(mut reader: TableReader<'_>, sources: SecretSources<'_>) -> AdminSettin
     }
 }
 
-/// Each name and each token is one operator's: otherwise the journal would not say who acted.
+/// Each name and each token is one operator's: otherwise the journal would not name the one that acted.
 fn admin_operators(
     reader: &mut TableReader<'_>,
     shared: Option<&SigningKey>,

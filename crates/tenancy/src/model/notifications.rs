@@ -27,7 +27,7 @@ pub struct NotificationSettings {
     pub addresses: Vec<IpNet>,
     /// The bounds of the tenants' endpoints.
     pub endpoints: EndpointBounds,
-    /// Whether GatePay may be asked who owns an object.
+    /// Whether GatePay may be asked for the owner of an object.
     pub ask: bool,
     /// How long one delivery may take.
     pub deadline: Duration,

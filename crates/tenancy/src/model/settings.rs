@@ -111,7 +111,7 @@ pub enum FixedAddressCallback {
     Refuse,
     /// It is passed on as it is.
     Forward,
-    /// The proxy's own URL is sent in its place, and what GatePay sends there goes to the tenant's endpoint.
+    /// The proxy's own URL is sent in its place, and the notifications that arrive there go to the tenant's endpoint.
     Relay,
 }
 
@@ -183,7 +183,7 @@ pub struct AdminSettings {
     pub operators: Vec<AdminOperator>,
 }
 
-/// Somebody who acts on the admin address under a name.
+/// A person or program that acts on the admin address under a name.
 pub struct AdminOperator {
     /// The name in the audit journal, the log and answers. It is one that is safe there.
     pub name: PartyId,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One thing to put right, told without repeating what was written: a value may be a secret in the wrong place.
+/// One problem of a file. Its text does not repeat the file's values: one of them may be a secret in the wrong place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The file, relative to the folder of `proxy.toml` where it lies under it.

@@ -100,7 +100,7 @@ impl TenantBacklog {
     fn add(&mut self, state: &EndpointState) {
         self.dead += state.dead;
         self.open_breakers += u64::from(state.breaker.open_until_ms.is_some());
-        // Those that the configuration has no more are nobody's trouble.
+        // Tenants that the configuration has no more are left out.
         let is_off = |reason| reason != EndpointOffReason::Removed;
         self.off += u64::from(state.off.is_some_and(is_off));
         let oldest = [self.oldest_ms, state.oldest_waiting_ms];

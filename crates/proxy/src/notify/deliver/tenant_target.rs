@@ -230,7 +230,7 @@ impl TargetDirectory for TenantDirectory {
             known.client.close_idle();
             self.party(endpoint).is_some()
         });
-        // Without a client and a look-up nobody else has the permits.
+        // Without a client and a look-up the permits have no other holder.
         let mut lookups = self.lookups.borrow_mut();
         lookups.retain(|_, of_tenant| Arc::strong_count(of_tenant) > 1);
     }

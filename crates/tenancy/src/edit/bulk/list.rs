@@ -8,7 +8,7 @@ use crate::edit::tenant_keys::{self, KeyValue, TenantKey};
 use crate::model::party::PartyId;
 use crate::model::tenant::SubAccount;
 
-/// One thing to put right in a list, told without repeating what was written.
+/// One problem of a list. Its text does not repeat the list's values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListProblem {
     /// The list.
