@@ -13,6 +13,7 @@ use crate::json::{self, JsonMember, JsonShape, JsonText, JsonVisitor};
 use crate::operation::{Kind, MediaType, Operation};
 use crate::query::{self, decode};
 use crate::reserved::ReservedName;
+use crate::spelling::folded_name;
 use names::SeenNames;
 
 pub(crate) use value::BodyValue;
@@ -193,6 +194,18 @@ impl<'a> BodyReading<'a> {
     ) -> impl Iterator<Item = BodyValue<'a>> + use<'a, 'f, '_> {
         let parameters = self.in_query(field).map(BodyValue::Query);
         parameters.chain(self.members(field).map(BodyValue::Body))
+    }
+
+    /// Whether a name of the request is another spelling of one of the fields than in another case: `refund_address`,
+    /// `refundAddress[0]`.
+    pub(crate) fn respells(&self, fields: &[&str]) -> bool {
+        let is_other = |name: &[u8]| {
+            let is_like = |field: &&str| folded_name(name).eq(folded_name(field.as_bytes()));
+            let is_field = |field: &&str| name.eq_ignore_ascii_case(field.as_bytes());
+            fields.iter().any(is_like) && !fields.iter().any(is_field)
+        };
+        let mut in_query = query::pairs(self.query).map(|(name, _)| decode(name));
+        self.top().any(|(name, _)| is_other(name)) || in_query.any(|name| is_other(name.as_bytes()))
     }
 
     fn in_query<'f>(&self, field: &'f str) -> impl Iterator<Item = Cow<'a, str>> + use<'a, 'f> {

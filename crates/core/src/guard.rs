@@ -190,14 +190,6 @@ fn is_plain_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(is_plain)
 }
 
-/// The letters and digits of a name up to an index, in lower case. Parsers differ in which spellings they take for the
-/// same name: `bankName`, `bank_name` and `BankName[0]` are equal here.
-fn folded(name: &[u8]) -> Vec<u8> {
-    let name = name.iter().take_while(|byte| **byte != b'[');
-    let letters = name.filter(|byte| byte.is_ascii_alphanumeric());
-    letters.map(u8::to_ascii_lowercase).collect()
-}
-
 fn json(
     kind: Kind,
     reading: &BodyReading<'_>,

@@ -255,6 +255,33 @@ struct DemandReader<'r, 'a> {
     reading: &'r BodyReading<'a>,
 }
 
+/// The fields that say how much goes where. A lenient parser takes `refund_address` for `refundAddress`.
+const FIELDS: [&str; 21] = [
+    "refundStyle",
+    "refundAddress",
+    "refundChain",
+    "refundToGateUid",
+    "refundAmount",
+    "refundAmountTypeFull",
+    "refundOrderAmount",
+    "refundOrderCurrency",
+    "refundPayAmount",
+    "refundPayCurrency",
+    "prepayId",
+    "receiverId",
+    "bankAccountId",
+    "accountId",
+    "sellAmount",
+    "sellCurrency",
+    "withdraw_list",
+    "batchorderList",
+    "amount",
+    "currency",
+    "memo",
+];
+/// Those of an item of a list.
+const ITEM_FIELDS: [&str; 6] = ["amount", "currency", "chain", "address", "memo", "user_id"];
+
 /// Amounts by currency.
 type Sums = BTreeMap<PartCurrency, ExactAmount>;
 
@@ -284,7 +311,7 @@ impl<'a> DemandReader<'_, 'a> {
     /// Whether the body is one JSON object that all parsers read alike.
     fn is_clear(&self) -> bool {
         let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
-        is_clear && self.reading.top().next().is_some()
+        is_clear && self.reading.top().next().is_some() && !self.reading.respells(&FIELDS)
     }
 
     fn parts(&self, place: AmountPlace) -> Result<Sums, DemandFault> {
@@ -450,7 +477,11 @@ impl<'a> DemandReader<'_, 'a> {
             .into_iter()
             .map(|item| BodyReading::of_object(item.get()));
         let objects: Option<Vec<_>> = objects.collect();
-        objects.ok_or(DemandFault::Misshapen(list))
+        let objects = objects.ok_or(DemandFault::Misshapen(list))?;
+        if objects.iter().any(|item| item.respells(&ITEM_FIELDS)) {
+            return Err(DemandFault::Ambiguous);
+        }
+        Ok(objects)
     }
 
     fn address(

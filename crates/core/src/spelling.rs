@@ -39,6 +39,14 @@ pub fn is_canonical(path: &str) -> bool {
     })
 }
 
+/// The letters and digits of a name up to an index, in lower case. Parsers differ in which spellings they take for the
+/// same name: `bankName`, `bank_name` and `BankName[0]` are equal here.
+pub(crate) fn folded_name(name: &[u8]) -> impl Iterator<Item = u8> {
+    let name = name.iter().take_while(|byte| **byte != b'[');
+    let letters = name.filter(|byte| byte.is_ascii_alphanumeric());
+    letters.map(u8::to_ascii_lowercase)
+}
+
 /// A path without the differences that a router may ignore: letter case, escapes, doubled and final slashes, dot
 /// segments, path parameters, a query, and segments that are versions (`v1`, `v10`, `V2`, `v2beta`).
 ///

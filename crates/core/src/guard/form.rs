@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use super::parameters::FoldedParameters;
-use super::{SteeringAttempt, folded, is_plain_name};
+use super::{SteeringAttempt, is_plain_name};
 use crate::query::decode;
 use crate::reserved::ReservedName;
+use crate::spelling::folded_name;
 
 /// Checks that every part has a unique and plain name, and no reserved name.
 ///
@@ -31,7 +32,7 @@ pub(super) fn guard(
             return Err(SteeringAttempt::PartName);
         }
         last_end = Some(line.end);
-        let name = folded(name);
+        let name: Vec<u8> = folded_name(name).collect();
         if parameters.has(&name) || parts.contains(&name) {
             return Err(SteeringAttempt::RepeatedPart);
         }

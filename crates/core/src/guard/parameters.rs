@@ -7,11 +7,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::{SteeringAttempt, folded, is_plain_name};
+use super::{SteeringAttempt, is_plain_name};
 use crate::body::BodyReading;
 use crate::query::decode;
+use crate::spelling::folded_name;
 
-/// Values by their [`folded`] names.
+/// Values by their [folded](folded_name) names.
 #[derive(Default)]
 pub(super) struct FoldedParameters<'a>(HashMap<Vec<u8>, Cow<'a, str>>);
 
@@ -28,7 +29,7 @@ impl<'a> FoldedParameters<'a> {
             if !is_plain_name(name.as_bytes()) {
                 return Err(SteeringAttempt::ParameterName);
             }
-            let before = values.insert(folded(name.as_bytes()), decode(value));
+            let before = values.insert(folded_name(name.as_bytes()).collect(), decode(value));
             if before.is_some() {
                 return Err(SteeringAttempt::RepeatedParameter);
             }
@@ -49,7 +50,7 @@ impl<'a> FoldedParameters<'a> {
         }
         let mut members = reading.top();
         members.any(|(name, value)| {
-            let parameter = self.0.get(&folded(name));
+            let parameter = self.0.get(&folded_name(name).collect::<Vec<u8>>());
             let parameter = parameter.filter(|text| !text.is_empty() && !value.is_nothing());
             parameter.is_some_and(|text| match value.text_or_number() {
                 Some(member) => member != *text,

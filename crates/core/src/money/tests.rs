@@ -227,6 +227,46 @@ fn a_refund_that_names_a_target_is_a_payout() {
 }
 
 #[test]
+fn another_spelling_of_a_field_that_moves_money_has_no_certain_reading() {
+    let refund = r#""refundRequestId":"r1","prepayId":"p","refundAmount":"3""#;
+    let item = r#""amount":"1","currency":"GT""#;
+    for (row, body) in [
+        (
+            "refund_order_v2",
+            format!(r#"{{{refund},"refund_style":2,"refund_address":"T"}}"#),
+        ),
+        (
+            "refund_order_v2",
+            format!(r#"{{{refund},"refundAddress[0]":"T"}}"#),
+        ),
+        (
+            "refund_order_v2",
+            format!(r#"{{{refund},"Refund-Address":"T"}}"#),
+        ),
+        (
+            "create_payout",
+            format!(r#"{{"withdrawList":[{{{item},"chain":"E","address":"a"}}]}}"#),
+        ),
+        (
+            "create_payout",
+            format!(r#"{{"withdraw_list":[{{{item},"chain":"E","address":"a","address_":"b"}}]}}"#),
+        ),
+        (
+            "create_batch_transfer",
+            format!(r#"{{"batchorderList":[{{{item},"user_id":"1","userId":"2"}}]}}"#),
+        ),
+    ] {
+        assert_eq!(
+            demand(row, &body).unwrap_err(),
+            DemandFault::Ambiguous,
+            "{body}"
+        );
+    }
+    let other_case = format!(r#"{{{refund},"REFUNDSTYLE":1,"refundReason_":"a"}}"#);
+    assert!(demand("refund_order_v2", &other_case).is_ok());
+}
+
+#[test]
 fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
     let catalogue = Catalogue::standard();
     let may_be = |row: &str, body: &str| {
