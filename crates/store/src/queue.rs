@@ -185,7 +185,7 @@ impl AdmissionQueue {
         let full = || Arc::new(StoreError::QueueFull);
         let answer = VerdictSender {
             sender,
-            spends: row.spend.is_some().then_some(row.stamp),
+            spends: (row.spend.is_some() || row.usage.is_some()).then_some(row.stamp),
         };
         let waiting = WaitingRow { row, answer };
         self.sender.try_send(waiting).map_err(|_| full())?;
