@@ -21,11 +21,11 @@ CREATE TABLE usage_call (
     -- When it was learned that the object of an accepted call has finally failed.
     failed bigint
 ) WITH (fillfactor = 80);
-CREATE INDEX usage_call_at ON usage_call (party, account, at, print);
+CREATE INDEX usage_call_at ON usage_call (party, at, print);
 CREATE INDEX usage_call_age ON usage_call USING brin (at);
-CREATE INDEX usage_call_key ON usage_call (party, account, operation, key);
-CREATE INDEX usage_call_learned ON usage_call (party, account, learned, print);
-CREATE INDEX usage_call_failed ON usage_call (party, account, failed) WHERE failed IS NOT NULL;
+CREATE INDEX usage_call_key ON usage_call (party, operation, key);
+CREATE INDEX usage_call_learned ON usage_call (party, learned);
+CREATE INDEX usage_call_failed ON usage_call (party, failed) WHERE failed IS NOT NULL;
 
 -- Days begin where the one before ended, also if the configured time zone has changed.
 CREATE TABLE usage_day (
@@ -175,8 +175,13 @@ $$;
 
 -- Forgets booked calls that are older than 400 days.
 CREATE FUNCTION age_usage_v1() RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    -- A value, since a volatile function is no condition of an index.
+    before CONSTANT bigint := now_ms() - 34560000000;
+BEGIN
     DELETE FROM usage_call AS u WHERE u.ctid = ANY (ARRAY(
-        SELECT o.ctid FROM usage_call AS o WHERE o.at < now_ms() - 34560000000 LIMIT 10000 FOR UPDATE SKIP LOCKED
-    ))
+        SELECT o.ctid FROM usage_call AS o WHERE o.at < before LIMIT 30000 FOR UPDATE SKIP LOCKED
+    ));
+END
 $$;

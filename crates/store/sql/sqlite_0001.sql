@@ -203,11 +203,11 @@ CREATE TABLE usage_call (
     learned INTEGER,
     failed INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX usage_call_at ON usage_call (party, account, at, print);
+CREATE INDEX usage_call_at ON usage_call (party, at, print);
 CREATE INDEX usage_call_age ON usage_call (at);
-CREATE INDEX usage_call_key ON usage_call (party, account, operation, key);
-CREATE INDEX usage_call_learned ON usage_call (party, account, learned, print);
-CREATE INDEX usage_call_failed ON usage_call (party, account, failed) WHERE failed IS NOT NULL;
+CREATE INDEX usage_call_key ON usage_call (party, operation, key);
+CREATE INDEX usage_call_learned ON usage_call (party, learned);
+CREATE INDEX usage_call_failed ON usage_call (party, failed) WHERE failed IS NOT NULL;
 
 CREATE TABLE usage_day (
     day TEXT PRIMARY KEY, begins INTEGER NOT NULL, ends INTEGER NOT NULL CHECK (ends > begins)

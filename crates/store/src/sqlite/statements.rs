@@ -249,16 +249,18 @@ fn page(
         subject.party.as_str(),
         subject.account.as_ref().map(StoredText::as_str),
     );
-    let which = match reading {
-        CallReading::Admitted => "at >= ?3 AND at < ?4",
-        CallReading::Learned => {
+    // The plus keeps the index of the order out: it has all that the party ever called.
+    let (which, at) = match reading {
+        CallReading::Admitted => ("at >= ?3 AND at < ?4", "at"),
+        CallReading::Learned => (
             "(learned >= ?3 AND learned < ?4 OR failed >= ?3 AND failed < ?4)
-                AND (at < ?3 OR substr(key, 1, 1) <> char(31))"
-        }
+                AND (+at < ?3 OR substr(key, 1, 1) <> char(31))",
+            "+at",
+        ),
     };
     let mut read = connection.prepare_cached(&format!(
         "{CALL} WHERE party = ?1 AND (?2 IS NULL OR account = ?2) AND {which}
-            AND (at, print) > (?5, ?6) ORDER BY at, print LIMIT ?7"
+            AND ({at}, print) > (?5, ?6) ORDER BY {at}, print LIMIT ?7"
     ))?;
     let (after_ms, after_stamp) =
         after.map_or((-1, Vec::new()), |(ms, stamp)| (to_sql(ms), stamp.to_vec()));
