@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gatepay_store::engine::Store;
 use gatepay_store::error::StoreError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_local;
 
 /// A call on the store's thread, with the way back for its answer.
@@ -18,6 +18,8 @@ pub(super) const WAITING_CALLS: usize = 256;
 #[derive(Clone)]
 pub struct StoreCalls {
     jobs: mpsc::Sender<StoreJob>,
+    /// The turn of a call of many reads.
+    turn: Arc<Semaphore>,
 }
 
 /// Why a call has no answer.
@@ -33,7 +35,28 @@ pub enum StoreCallError {
 
 impl StoreCalls {
     pub(super) fn new(jobs: mpsc::Sender<StoreJob>) -> Self {
-        Self { jobs }
+        let turn = Arc::new(Semaphore::new(1));
+        Self { jobs, turn }
+    }
+
+    /// Makes a call of many reads, of which one runs at a time, so that signs of life and settlements find their place
+    /// between its reads.
+    pub async fn call_in_turn<T, F>(
+        &self,
+        call: impl FnOnce(Arc<Store>) -> F + Send + 'static,
+    ) -> Result<T, StoreCallError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + 'static,
+    {
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let turn = turn.map_err(|_closed| StoreCallError::NotJoined)?;
+        self.call(move |store| async move {
+            let answer = call(store).await;
+            drop(turn);
+            answer
+        })
+        .await
     }
 
     /// Makes a call and waits for its answer. A call that was handed over runs to its end, whether or not its caller

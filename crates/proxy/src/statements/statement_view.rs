@@ -91,7 +91,7 @@ pub async fn read(
     subject: StatementSubject,
 ) -> Result<Option<StatementView>, StoreCallError> {
     let asked = subject.clone();
-    let statement = calls.call(move |store| async move { store.statement(&asked).await });
+    let statement = calls.call_in_turn(move |store| async move { store.statement(&asked).await });
     Ok(statement.await?.map(|statement| view(&subject, statement)))
 }
 
