@@ -359,19 +359,8 @@ impl Cluster {
         self.shared.latest.known_halts()
     }
 
-    /// Whether a question before an admission would be asked in vain: the store has left one unanswered, or an admission.
-    pub fn looks_away(&self) -> bool {
-        self.shared.is_silent.load(Ordering::Acquire)
-            || self
-                .shared
-                .admissions
-                .health()
-                .borrow()
-                .away_since
-                .is_some()
-    }
-
-    /// A question before an admission was not answered in time. Until the next sign of life is answered, no other one waits.
+    /// A question before an admission was not answered in time. Until the next sign of life is answered, no call waits for
+    /// the store.
     pub fn was_silent(&self) {
         self.shared.is_silent.store(true, Ordering::Release);
     }
@@ -637,7 +626,8 @@ impl ClusterShared {
     fn is_available(&self) -> bool {
         let admissions = self.admissions.health();
         let is_away = admissions.borrow().away_since.is_some();
-        self.is_heard.load(Ordering::Acquire) && !is_away
+        let is_silent = self.is_silent.load(Ordering::Acquire);
+        self.is_heard.load(Ordering::Acquire) && !is_silent && !is_away
     }
 }
 

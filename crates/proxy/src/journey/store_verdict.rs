@@ -263,7 +263,7 @@ async fn spend_of(
     });
     let currency = match order {
         None => None,
-        Some(_) if cluster.looks_away() => {
+        Some(_) if !cluster.is_available() => {
             cluster.refused("away");
             return Err(Refusal::StoreUnavailable);
         }
