@@ -60,6 +60,16 @@ async fn serving(gatepay: &GatePay, caps: &str) -> (Folder, Program) {
     (folder, program)
 }
 
+/// Folders of two instances that share a store, with this file of acme.
+fn folders_of_two(gatepay: &GatePay, server: &PgServer, tenant: &str) -> [Folder; 2] {
+    [0, 1].map(|_| {
+        let folder = Folder::before(&gatepay.url());
+        folder.uses_a_store(&[server.port], "");
+        folder.tenant(&acme(), tenant);
+        folder
+    })
+}
+
 /// Caps of payouts in USDT.
 fn caps(limits: &str) -> String {
     format!("[[cap]]\ncalls = ['payouts']\ncurrency = 'USDT'\n{limits}\n")

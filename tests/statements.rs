@@ -1,4 +1,4 @@
-//! Statements: what a tenant used on a day, to the last digit of GatePay's books.
+//! Statements: a tenant's calls and amounts of a day, to the last digit of GatePay's books.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::{ApiFailure, InjectedFault};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -24,7 +22,7 @@ const CALLERS: u64 = 8;
 const CALLS_OF_A_FAULT: usize = 10;
 const DAYS: [&str; 2] = ["2026-02-01", "2026-02-02"];
 
-/// What the callers have seen.
+/// The answers that the callers have seen.
 #[derive(Default)]
 struct Seen {
     calls: AtomicUsize,
@@ -93,24 +91,6 @@ async fn use_gatepay(addresses: Arc<Mutex<Vec<SocketAddr>>>, seen: Arc<Seen>, ca
                 0
             }
         };
-    }
-}
-
-fn fault(dice: &mut Dice) -> InjectedFault {
-    match dice.below(8) {
-        0 => InjectedFault::ResetBeforeReading,
-        1 => InjectedFault::ResetBeforeExecuting,
-        2 => InjectedFault::ResetAfterExecuting,
-        3 => InjectedFault::Truncated,
-        4 => InjectedFault::Garbage(Bytes::from_static(b"no answer")),
-        5 => InjectedFault::Failure(ApiFailure::PayoutBalance),
-        6 => InjectedFault::Status {
-            status: 502,
-            body: Bytes::from_static(b"bad gateway"),
-        },
-        _ => InjectedFault::ResetMidAnswer {
-            after_bytes: usize::try_from(dice.below(400)).unwrap(),
-        },
     }
 }
 
@@ -293,7 +273,7 @@ async fn campaign(calls: usize, kills: usize) {
     while seen.calls.load(Ordering::Relaxed) < calls || killed < kills || !is_next_day {
         let made = seen.calls.load(Ordering::Relaxed);
         while faults < made / CALLS_OF_A_FAULT {
-            gatepay.inject(fault(&mut dice).once());
+            gatepay.inject(dice.fault_of_money(8).once());
             faults += 1;
         }
         if !is_next_day && made > calls / 2 {
@@ -323,7 +303,7 @@ async fn campaign(calls: usize, kills: usize) {
     }
     let ended = lasting(&statement(&programs[0], DAYS[0]).await);
 
-    // The tenant repeats what it does not know, and what its statement does not, under the same numbers.
+    // The tenant repeats the calls whose outcome it or its statement does not know, under the same numbers.
     let mut doubtful = std::mem::take(&mut *seen.doubtful.lock().unwrap());
     let unknown = server.sql(
         "SELECT coalesce(string_agg(key, ' '), '') FROM gatepay.usage_call WHERE result IS NULL",

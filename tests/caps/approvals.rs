@@ -236,15 +236,10 @@ async fn of_two_racing_repeats_at_two_instances_one_passes() {
     }
     let gatepay = gatepay();
     let server = PgServer::migrated().await;
-    let folders: Vec<Folder> = (0..2)
-        .map(|_| {
-            let folder = Folder::before(&gatepay.url());
-            folder.uses_a_store(&[server.port], "");
-            folder.tenant(&acme(), &caps("approve_above = '10'"));
-            with_operators(&folder);
-            folder
-        })
-        .collect();
+    let folders = folders_of_two(&gatepay, &server, &caps("approve_above = '10'"));
+    for folder in &folders {
+        with_operators(folder);
+    }
     let programs = Program::serve_all(&folders).await;
     let sent = gatepay.count();
     let mut ids = Vec::new();

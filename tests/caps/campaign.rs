@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gatepay_sandbox::ApiFailure;
 use tokio::net::TcpStream;
 
 use super::*;
@@ -77,24 +76,6 @@ fn coins(units: u128) -> String {
 /// The amount that counts in the store: reserved, unknown and spent.
 fn counted(server: &PgServer) -> u128 {
     units(&server.sql("SELECT coalesce(sum(amount), 0) FROM gatepay.spend WHERE party = 'acme'"))
-}
-
-fn fault(dice: &mut Dice) -> InjectedFault {
-    match dice.below(9) {
-        0 => InjectedFault::ResetBeforeReading,
-        1 => InjectedFault::ResetBeforeExecuting,
-        2 => InjectedFault::ResetAfterExecuting,
-        3 => InjectedFault::Truncated,
-        4 => InjectedFault::Garbage(Bytes::from_static(b"no answer")),
-        5 => InjectedFault::Failure(ApiFailure::PayoutBalance),
-        6 => InjectedFault::Status {
-            status: 502,
-            body: Bytes::from_static(b"bad gateway"),
-        },
-        _ => InjectedFault::ResetMidAnswer {
-            after_bytes: usize::try_from(dice.below(400)).unwrap(),
-        },
-    }
 }
 
 /// Makes payouts until it is over, at any instance, mostly under new numbers.
@@ -171,7 +152,7 @@ async fn campaign(calls: usize, kills: usize, cap: u128) {
     let began = Instant::now();
     while tally.calls() < calls || killed < kills {
         while faults < tally.calls() / CALLS_OF_A_FAULT {
-            gatepay.inject(fault(&mut dice).once());
+            gatepay.inject(dice.fault_of_money(9).once());
             faults += 1;
         }
         if looks % 20 == 0 {

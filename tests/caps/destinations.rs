@@ -154,7 +154,7 @@ async fn a_new_destination_waits_over_restarts_and_a_removed_one_is_refused_at_o
     let gatepay = gatepay();
     let (folder, program) = serving(&gatepay, &listed("0", &["a"])).await;
     until_payout(&program, "A", "a", None).await;
-    // A longer hold holds at once, for what is new.
+    // A longer hold holds at once for new targets.
     folder.tenant(&acme(), &listed("24h", &["a", "b"]));
     reload(&program).await;
     until_payout(&program, "B", "b", Some("held until 2")).await;
@@ -165,7 +165,7 @@ async fn a_new_destination_waits_over_restarts_and_a_removed_one_is_refused_at_o
     program.until_ready().await;
     let held = send(&program, &payout_to("C", &[item("b")])).await;
     is_refused_saying(&held, "destination_not_allowed", "held until 2");
-    // A shorter hold in the same reload opens nothing: neither what waits, nor what comes with it.
+    // A shorter hold in the same reload opens nothing: neither targets that wait, nor new ones.
     folder.tenant(&acme(), &listed("0", &["a", "b", "c"]));
     reload(&program).await;
     until_payout(&program, "D", "c", Some("held until 2")).await;
@@ -201,19 +201,12 @@ async fn a_hold_that_has_passed_at_one_instance_has_passed_at_all() {
     }
     let gatepay = gatepay();
     let server = PgServer::migrated().await;
-    let folders: Vec<Folder> = (0..2)
-        .map(|_| {
-            let folder = Folder::before(&gatepay.url());
-            folder.uses_a_store(&[server.port], "");
-            folder.tenant(&acme(), &listed("1s", &["a"]));
-            folder
-        })
-        .collect();
+    let folders = folders_of_two(&gatepay, &server, &listed("1s", &["a"]));
     let programs = Program::serve_all(&folders).await;
     for (number, program) in programs.iter().enumerate() {
         until_payout(program, &format!("A{number}"), "a", None).await;
     }
-    // What one instance has removed, another one refuses too, though its own file still lists it.
+    // A target that one instance has removed is refused by another one too, though its own file still lists it.
     folders[0].tenant(&acme(), &listed("1s", &["b"]));
     reload(&programs[0]).await;
     let removed = send(&programs[0], &payout_to("B", &[item("a")])).await;
