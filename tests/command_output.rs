@@ -1,4 +1,4 @@
-//! What commands print for programs, and where they find the configuration.
+//! Output of commands for programs, and the places of the configuration.
 
 use crate::support::program::{Folder, command, printed, run};
 use crate::support::*;

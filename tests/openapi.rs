@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::{Answer, UNUSED};
 
-/// Queries that name what is there, so that an answer is more than the name of a missing parameter.
+/// Queries that name existing objects, so that an answer is more than the name of a missing parameter.
 const QUERIES: [(&str, &str); 11] = [
     ("/-/institution/switch", "client_id=no-such-client"),
     (

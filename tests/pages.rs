@@ -197,7 +197,7 @@ fn listed_commands(help: &str) -> Vec<String> {
     names.collect()
 }
 
-/// What `--help` prints of a command, under this heading, and of the commands below it.
+/// The help of a command, under this heading, and of the commands below it.
 fn help_of(words: &[String], page: &mut String) {
     let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
     arguments.push("--help");

@@ -1,4 +1,4 @@
-//! What operators see of caps: by command, and in the metrics.
+//! Caps as operators see them: by command, and in the metrics.
 
 use super::*;
 

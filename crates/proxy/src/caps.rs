@@ -116,7 +116,7 @@ impl Caps {
         self.is_declared.store(true, Ordering::Release);
     }
 
-    /// Whether money calls tell the store what an approval of them would be for.
+    /// Whether money calls tell the store the subject of their approval.
     pub fn asks_approvals(&self) -> bool {
         self.asks_approvals.load(Ordering::Acquire)
     }

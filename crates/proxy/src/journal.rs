@@ -171,7 +171,7 @@ impl Journal {
         self.act(JournalEntry::Approval(act)).await
     }
 
-    /// Writes down what has happened to an approval, without awaiting the disk.
+    /// Journals a change of an approval, without awaiting the disk.
     pub fn note_approval(&self, act: ApprovalAct) {
         self.shared.submit(JournalEntry::Approval(act), None);
     }

@@ -672,7 +672,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What operators and the caller have to do.
+/// The next step of operators and of the caller.
 struct ApprovalText<'a>(&'a ApprovalDemand);
 
 impl fmt::Display for ApprovalText<'_> {

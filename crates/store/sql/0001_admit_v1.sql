@@ -19,7 +19,7 @@ CREATE FUNCTION admit_v1(
     spend_names text[], spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
     -- By row; all empty if no row is a write or a money call.
     usage_keys text[], usage_once boolean[], usage_parts text[],
-    -- By row; all empty if no call tells what an approval of it would be for.
+    -- By row; all empty if no call has the subject of an approval.
     approval_digests bytea[], approval_amounts text[], approval_targets text[],
     OUT verdicts smallint[], OUT details bigint[], OUT scopes text[], OUT shadows text[],
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,

@@ -88,7 +88,7 @@ BEGIN
 END
 $$;
 
--- Notes the ends of calls. What was learned first stays.
+-- Notes the ends of calls. The first result stays.
 CREATE FUNCTION settle_usage(c_prints bytea[], c_results smallint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN

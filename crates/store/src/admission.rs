@@ -41,7 +41,7 @@ pub struct AdmissionRow {
     pub intents: Vec<LedgerIntent>,
     /// What the call spends, if money caps count it.
     pub spend: Option<Box<SpendDemand>>,
-    /// What statements tell of the call; `None` for a read.
+    /// The usage that statements show of the call; `None` for a read.
     pub usage: Option<Box<CallUsage>>,
 }
 

@@ -1,4 +1,4 @@
-//! Statements: what a tenant used on a day, in counts and exact amounts.
+//! Statements: a tenant's calls and exact amounts of a day.
 //!
 //! Each admitted write or money call is *booked* in the transaction that admits it ([`account_book`]), and its end is noted
 //! with the time at which it was learned. Nothing else is stored of a statement: it is computed from the booked calls

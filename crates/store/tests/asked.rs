@@ -22,7 +22,7 @@ use gatepay_store::sqlite::SqliteStore;
 use crate::notified::{acme, event, opened};
 use crate::postgres::{self, PgServer};
 
-/// A store of each engine, with what keeps it.
+/// A store of each engine, with its server or folder.
 pub(crate) async fn stores() -> Vec<(Store, Option<PgServer>, tempfile::TempDir)> {
     let mut stores = Vec::new();
     let folder = tempfile::tempdir().unwrap();

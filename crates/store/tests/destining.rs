@@ -112,7 +112,7 @@ fn a_shorter_hold_opens_nothing_that_the_longer_one_kept_closed() {
     assert_eq!(listed.usable_from("c"), 48);
     listed.after(1, true, 0, &["a", "b", "c", "d"]);
     assert_eq!((listed.usable_from("c"), listed.usable_from("d")), (48, 25));
-    // A longer one holds at once, for what still waits.
+    // A longer one holds at once for targets that still wait.
     listed.after(1, true, 48, &["a", "b", "c", "d"]);
     assert_eq!((listed.usable_from("c"), listed.usable_from("d")), (72, 25));
 }
@@ -126,7 +126,7 @@ fn a_list_that_is_no_longer_configured_ends_after_its_hold() {
     assert!(listed.list().is_listed_at(at(54) - 1));
     assert!(!listed.list().is_listed_at(at(54)));
     assert_eq!(listed.usable_from("a"), 24);
-    // The holds of what is listed are counted meanwhile, so that a list can begin without a pause.
+    // The holds of listed targets are counted meanwhile, so that a list can begin without a pause.
     listed.after(30, false, 24, &["a", "b"]);
     assert!(!listed.list().is_listed_at(listed.now_ms));
     listed.after(24, true, 24, &["a", "b"]);

@@ -92,7 +92,7 @@ pub(crate) enum AskedOwner {
     Nobody,
 }
 
-/// What becomes of an event in quarantine.
+/// The next state of an event in quarantine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum AskedDecision {
     Place,

@@ -53,7 +53,7 @@ struct ApprovalEntry {
     journaled: Option<bool>,
 }
 
-/// What an operator orders.
+/// An operator's order about an approval.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     /// The call may pass.

@@ -1,4 +1,4 @@
-//! `GET /caps?tenant=`: the money caps in force in the store, what they count, and what is left.
+//! `GET /caps?tenant=`: the money caps in force in the store, the amounts that they count, and the rest.
 
 use gatepay_core::money::CurrencyCode;
 use gatepay_store::admission::StoredText;

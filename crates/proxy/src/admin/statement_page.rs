@@ -1,4 +1,4 @@
-//! `GET /statements`: what a tenant used on a day, or the days of which there are statements.
+//! `GET /statements`: a tenant's calls and amounts of a day, or the days of which there are statements.
 
 use gatepay_store::admission::StoredText;
 use gatepay_store::engine::statements::StatementSubject;

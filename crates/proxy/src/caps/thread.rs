@@ -132,7 +132,7 @@ async fn settle(calls: &StoreCalls, news: &[SpendNews]) -> Result<(), StoreCallE
     settled.await
 }
 
-/// Learns what the rules in force in the store cover. Returns whether it has.
+/// Learns which calls the rules in force in the store cover. Returns whether it has.
 async fn learn(caps: &Caps, calls: &StoreCalls) -> bool {
     let capped = calls.call(|store| async move { store.capped_calls().await });
     match capped.await {
@@ -146,7 +146,7 @@ async fn learn(caps: &Caps, calls: &StoreCalls) -> bool {
     true
 }
 
-/// Declares rules. Returns what those in force then cover.
+/// Declares rules. Returns the calls that those in force then cover.
 async fn put(
     calls: &StoreCalls,
     rules: CapDeclaration,
@@ -284,7 +284,7 @@ async fn age(inputs: Arc<CapInputs>) {
     }
 }
 
-/// Shows what is used of each cap.
+/// Shows the used part of each cap.
 async fn show_used(caps: &Caps, calls: &StoreCalls) {
     let facts = calls.call(|store| async move { store.cap_facts(None).await });
     match facts.await {

@@ -50,7 +50,7 @@ pub(super) struct SeenCluster {
     pub(super) answered: Duration,
 }
 
-/// What halts go by in a call.
+/// The properties of a call that halts go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HaltableCall<'a> {
     /// Whether it reads, writes or moves money.

@@ -52,7 +52,7 @@ struct ProposedEnd {
     at: Duration,
 }
 
-/// What became of the order to end a halt.
+/// The result of an order to end a halt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalEnd {
     /// It has ended.

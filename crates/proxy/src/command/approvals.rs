@@ -105,7 +105,7 @@ impl RejectCommand {
     }
 }
 
-/// Two lines about an approval: what the call is, and how far the approval is.
+/// Two lines about an approval: its call, and its state.
 fn lines_of(approval: &Value) -> Vec<String> {
     let text = |name: &str| {
         approval[name]

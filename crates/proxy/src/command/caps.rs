@@ -90,7 +90,7 @@ fn used_line(used: &Value) -> String {
     )
 }
 
-/// What will change without another reload.
+/// The changes that come without another reload.
 fn changes(cap: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(raise) = cap["raise"].as_object() {

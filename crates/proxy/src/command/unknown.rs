@@ -1,9 +1,9 @@
-//! Unknown commands: what other programs call a thing, and what it is called here.
+//! Unknown commands: the names that other programs use, and the names here.
 
 use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Words of other programs, and what does the thing here.
+/// Words of other programs, each with the command that does the same here.
 const WORDS: [(&[&str], &str); 8] = [
     (
         &["start", "run", "server", "up", "daemon"],

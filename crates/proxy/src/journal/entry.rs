@@ -165,7 +165,7 @@ pub struct RuleRefusal {
     pub operation: String,
     /// The refusal's slug.
     pub refusal: &'static str,
-    /// The rule, and what is left of it.
+    /// The rule, and the rest of its limit.
     pub rule: String,
 }
 

@@ -302,7 +302,7 @@ async fn spend_of(
     Ok(spend.map(|spend| Box::new(SpendDemand { approval, ..spend })))
 }
 
-/// What an approval is for: the body, which is signed, and the query, which may name a target too.
+/// The subject of an approval: the body, which is signed, and the query, which may name a target too.
 fn digest(body: &[u8], query: Option<&str>) -> [u8; 32] {
     let mut digest = Sha256::new_with_prefix(body);
     if let Some(query) = query {
@@ -371,7 +371,7 @@ fn row(
     })
 }
 
-/// What statements tell of a call; `None` if it changes nothing at GatePay.
+/// The usage that statements show of a call; `None` if it changes nothing at GatePay.
 fn usage_of(
     operation: &Operation,
     demand: Option<&SpendDemand>,

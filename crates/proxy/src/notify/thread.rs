@@ -214,7 +214,7 @@ async fn follow(
     }
 }
 
-/// Gives an operator what waits for former ones, in small steps. Returns how many notifications.
+/// Gives an operator the notifications that wait for former ones, in small steps. Returns their number.
 async fn hand_over(
     calls: &StoreCalls,
     operator: &TenantIncarnation,

@@ -29,7 +29,7 @@ pub struct StatementView {
     notifications_delivered: u64,
     /// The second with the most requests.
     peak: Option<PeakEntry>,
-    /// What was learned on this day about calls of earlier days.
+    /// Corrections that this day's results make to calls of earlier days.
     corrections: Vec<CorrectionEntry>,
     /// The last counts of processes that ended on this day without leaving: requests and deliveries of about a second after
     /// each of these times are not counted. Calls are.

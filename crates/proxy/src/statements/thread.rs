@@ -92,7 +92,7 @@ async fn keep_flushing(inputs: &StatementInputs, waiting: &mut Option<UsageFlush
             let aged = inputs
                 .calls
                 .call(|store| async move { store.age_usage().await });
-            // The next call takes what is left.
+            // The next call takes the rest.
             let _next = aged.await;
         }
     }

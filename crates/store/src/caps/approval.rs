@@ -11,7 +11,7 @@ use gatepay_core::money::{MoneyDemand, PartCurrency};
 use super::rule::CapBreach;
 use crate::stored_text::{Fingerprint, LONGEST_TEXT, StoredText};
 
-/// What an approval of a call is for, besides its tenant, operation and key.
+/// The subject of an approval, besides tenant, operation and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApprovalSubject {
     /// SHA-256 of the body; of body and query, if the call has a query.
@@ -101,7 +101,7 @@ pub enum ApprovalOrder {
     OwnCall,
 }
 
-/// What waits in the store.
+/// The approvals that wait in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ApprovalFigures {
     /// Calls that operators have yet to decide about.

@@ -61,11 +61,11 @@ pub struct CapState {
     pub state: RuleState,
     /// The limit that holds now.
     pub limit: ExactAmount,
-    /// What it counts, by currency. A cap per call counts nothing.
+    /// The counted amounts by currency. A cap per call counts nothing.
     pub uses: Vec<CapUse>,
 }
 
-/// What a cap counts in one currency: amounts, or calls. The parts add up to what is counted.
+/// The counted amount of a cap in one currency, or its counted calls. The parts add up to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapUse {
     /// The currency.
@@ -78,7 +78,7 @@ pub struct CapUse {
     pub unknown: ExactAmount,
     /// Of calls that GatePay executed.
     pub spent: ExactAmount,
-    /// What is left.
+    /// The limit less the counted amount.
     pub left: ExactAmount,
     /// The earliest time at which something can leave the window, in milliseconds since 1970.
     pub frees_ms: Option<u64>,

@@ -21,7 +21,7 @@ pub struct SpendDemand {
     pub key: Option<StoredText>,
     /// The amounts. Two in one currency count as their sum.
     pub parts: Vec<SpendAmount>,
-    /// What an approval of the call would be for; `None` if this instance knows of no rule that asks for approvals.
+    /// The subject of an approval of the call; `None` if this instance knows of no rule that asks for approvals.
     pub approval: Option<ApprovalSubject>,
 }
 

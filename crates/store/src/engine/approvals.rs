@@ -43,7 +43,7 @@ impl Store {
         }
     }
 
-    /// What waits for operators.
+    /// The approvals that wait for operators.
     pub async fn approval_figures(&self) -> Result<ApprovalFigures, StoreError> {
         match self {
             Self::Postgres(store) => store.approval_figures().await,

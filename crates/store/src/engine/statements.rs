@@ -35,7 +35,7 @@ pub struct UsageSettlement {
     pub decided_ms: u64,
 }
 
-/// What a day has besides its calls.
+/// The figures of a day besides its calls.
 pub(crate) struct DayFigures {
     pub(crate) now_ms: u64,
     pub(crate) days: Vec<DayBounds>,
@@ -124,7 +124,7 @@ impl Store {
         }
     }
 
-    /// Takes over GatePay's word on the object under a key. What was learned of a call before stays.
+    /// Takes over GatePay's word on the object under a key. An earlier result of a call stays.
     pub async fn settle_usage(&self, settled: &UsageSettlement) -> Result<(), StoreError> {
         match self {
             Self::Postgres(store) => store.settle_usage(settled).await,

@@ -184,11 +184,11 @@ struct BatchColumns<'a> {
     spend_rows: Vec<i32>,
     spend_currencies: Vec<&'a str>,
     spend_amounts: Vec<String>,
-    /// What statements tell, by row; empty if no row changes anything.
+    /// The usage for statements, by row; empty if no row changes anything.
     usage_keys: Vec<Option<&'a str>>,
     usage_once: Vec<bool>,
     usage_parts: Vec<Option<String>>,
-    /// What approvals of the calls would be for, by row; empty if no call tells.
+    /// The subjects of approvals, by row; empty if no call has one.
     approval_digests: Vec<Option<&'a [u8]>>,
     approval_amounts: Vec<Option<&'a str>>,
     approval_targets: Vec<Option<&'a str>>,

@@ -1,4 +1,4 @@
-//! Approvals: operators' orders, and what waits for them.
+//! Approvals: operators' orders, and the calls that wait for them.
 
 use super::PostgresStore;
 use super::admit::cell;

@@ -1,4 +1,4 @@
-//! Approvals in the file: operators' orders, and what waits for them.
+//! Approvals in the file: operators' orders, and the calls that wait for them.
 
 use super::SqliteStore;
 use super::approval_rows::{by_id, figures, newest};

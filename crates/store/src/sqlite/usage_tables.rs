@@ -32,7 +32,7 @@ pub(super) fn note_usage(
     Ok(())
 }
 
-/// Notes the ends of calls. What was learned first stays.
+/// Notes the ends of calls. The first result stays.
 pub(super) fn settle_usage(
     change: &Transaction<'_>,
     now_ms: u64,

@@ -10,7 +10,7 @@ use crate::caps::spend::{NO_KEY, SpendAmount};
 use crate::error::StoreError;
 use crate::stored_text::{Fingerprint, StoredText};
 
-/// What is booked of a write or money call when it is admitted.
+/// The booking of a write or money call, made when it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallUsage {
     /// The call's own key, by which GatePay knows a repetition; a call without one stands alone.
@@ -37,13 +37,13 @@ pub struct BookedCall {
     pub amounts: Option<Vec<SpendAmount>>,
     /// When the call was admitted.
     pub at_ms: u64,
-    /// What was learned of the call, and when.
+    /// The result of the call, and the time at which it was learned.
     pub learned: Option<(LearnedResult, u64)>,
     /// When it was learned that the object of an accepted call has finally failed.
     pub failed_ms: Option<u64>,
 }
 
-/// What was learned of a booked call.
+/// The result of a booked call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LearnedResult {
     /// It was not sent, or GatePay refused it.

@@ -9,7 +9,7 @@ use super::account_book::{BookedCall, CallStanding, standing};
 use super::usage_flush::DayBounds;
 use crate::stored_text::Fingerprint;
 
-/// What one party used on one day.
+/// The calls and amounts of one party on one day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyStatement {
     /// The day.
@@ -22,7 +22,7 @@ pub struct DailyStatement {
     pub counts: Vec<DayCount>,
     /// The most requests in one second, and that second since 1970.
     pub peak: Option<(u64, u64)>,
-    /// What was learned on the day about calls of earlier days.
+    /// Corrections that the day's results make to calls of earlier days.
     pub corrections: BTreeMap<CorrectionLine, LineTotal>,
     /// The last flushes of instances that ended on the day without their last counts.
     pub losses_ms: Vec<u64>,

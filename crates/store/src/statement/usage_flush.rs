@@ -1,8 +1,8 @@
-//! Usage flush: what a process has counted since its last flush, on its way to the store.
+//! Usage flush: the counts of a process since its last flush, on their way to the store.
 
 use crate::stored_text::StoredText;
 
-/// What a process adds to the counts of the day. A flush that the store has already changes nothing.
+/// The counts that a process adds to the day. A repeated flush changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageFlush {
     /// The instance that counted.

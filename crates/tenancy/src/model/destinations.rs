@@ -8,7 +8,7 @@ use gatepay_core::money::MoneyTarget;
 /// The destinations of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantDestinations {
-    /// Whether money goes only to what is listed.
+    /// Whether money goes to listed targets only.
     pub mode: DestinationMode,
     /// How long a new destination waits before it is usable.
     pub hold: Duration,
@@ -19,7 +19,7 @@ pub struct TenantDestinations {
 /// Where a tenant's money may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DestinationMode {
-    /// Anywhere. The holds of what is listed are counted already.
+    /// Anywhere. The holds of listed targets are counted already.
     Any,
     /// To listed destinations only.
     Listed,

@@ -26,7 +26,7 @@ const TOGETHER: u32 = 64;
 /// The same if GatePay is asked: all look-ups about them fit into the time for which the store gives them to no other
 /// instance.
 const ASKED_TOGETHER: u32 = 2;
-/// The pause after the store did not take what a notification proves about spends.
+/// The pause after the store did not take the spends that a notification settles.
 const RETRY: Duration = Duration::from_millis(500);
 /// The most decisions about a notification for which GatePay gives no clear answer: three days of the last delay.
 const MOST_DECISIONS: usize = 16;
