@@ -251,14 +251,15 @@ impl DemoStage {
     /// The payment's notification comes to its tenant, and to no other.
     async fn notified(&self) -> Result<(), DemoError> {
         let (acme, globex) = (&self.acme, &self.globex);
-        for _ in 0..500 {
+        for _ in 0..100 {
             let request = acme.sign_get(&self.clock, NOTIFICATIONS)?;
             let answer = client::exchange(&self.pool, &request, Duration::from_secs(5)).await?;
             // At first the store may not know the tenants yet.
             if pulled(answer.body()).is_ok_and(|list| !list.is_empty()) {
                 break;
             }
-            sleep(Duration::from_millis(10)).await;
+            // Below a tenant's rate, so that the exchanges after this wait find tokens however long it takes.
+            sleep(Duration::from_millis(200)).await;
         }
         let request = acme.sign_get(&self.clock, NOTIFICATIONS)?;
         let answered = self
