@@ -26,60 +26,73 @@ CREATE FUNCTION admit_v1(
     OUT o_renewed boolean
 )
 -- Every admission waits for it, so that its statements keep their plans: for arrays whose length is known the server would
--- make new ones each time. For the same reason what it calls is not in SQL, whose functions are planned at each call.
+-- make new ones each time. For the same reason what it calls is not in SQL, whose functions are planned at each call unless
+-- they are inlined. And each statement costs more to begin and to end than to run, so that what can be an assignment is one.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
+    server record;
     ring bigint;
     fresh bytea[];
+    -- Whether there is any halt.
+    halting boolean;
     -- Whether writes without a body are refused.
     bodyless boolean := false;
 BEGIN
-    IF (SELECT count(DISTINCT p) FROM unnest(prints) AS p) <> cardinality(prints) THEN
+    IF cardinality(prints) > 1 AND (SELECT count(DISTINCT p) FROM unnest(prints) AS p) <> cardinality(prints) THEN
         RAISE EXCEPTION 'a stamp stands twice in one batch';
     END IF;
     PERFORM admitting();
-    SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed
-    INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
-    FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless) AS r;
-    SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
+    server := recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless);
+    o_system_id := server.o_system_id;
+    o_timeline := server.o_timeline;
+    o_wal := server.o_wal;
+    o_guarded := server.o_guarded;
+    o_renewed := server.o_renewed;
+    SELECT k.slice_ms, EXISTS (SELECT FROM halt) INTO STRICT ring, halting FROM cluster AS k;
     o_at := now_ms();
     IF false = ANY (bodies) THEN
         SELECT o_at < k.bodyless_until OR EXISTS (SELECT FROM instance AS n WHERE n.bodyless)
         INTO STRICT bodyless FROM cluster AS k;
     END IF;
 
-    -- Judge. A slot that was taken out of use in between is opened again.
+    -- Judge; once more after the slots of these stamps are opened, if they are not open already.
     LOOP
-        PERFORM open_slots(stamps, ring, o_guarded, o_at + future_ms);
-        SELECT array_agg(j.verdict ORDER BY j.n), array_agg(j.detail ORDER BY j.n), array_agg(j.scope ORDER BY j.n)
-        INTO verdicts, details, scopes
+        SELECT array_agg(j.verdict), array_agg(j.detail), array_agg(NULL::text) INTO verdicts, details, scopes
         FROM (
-            SELECT r.n, h.scope,
-                CASE WHEN s.slice > r.stamp / ring THEN 3
+            SELECT CASE WHEN s.slice > r.stamp / ring THEN 3
                     WHEN r.stamp <= o_guarded THEN 4
                     WHEN r.stamp > o_at + future_ms THEN 7
-                    WHEN NOT s.filling THEN -1
-                    WHEN h.scope IS NOT NULL THEN 6
+                    WHEN s.slice < r.stamp / ring OR NOT s.filling THEN -1
                     WHEN bodyless AND NOT r.body AND r.kind > 0 THEN 9
                     ELSE 0 END::smallint AS verdict,
                 CASE WHEN s.slice > r.stamp / ring THEN 0
                     WHEN r.stamp <= o_guarded THEN o_guarded - r.stamp + 1
                     WHEN r.stamp > o_at + future_ms THEN r.stamp - o_at - future_ms
                     ELSE 0 END AS detail
-            FROM unnest(stamps, parties, kinds, modules, bodies) WITH ORDINALITY AS r(stamp, party, kind, module, body, n)
+            FROM unnest(stamps, kinds, bodies) WITH ORDINALITY AS r(stamp, kind, body, n)
             JOIN slot AS s ON s.slot = ((r.stamp / ring) % 8)::smallint
-            LEFT JOIN LATERAL (
-                SELECT min(t.scope COLLATE "C") AS scope FROM halt AS t
-                WHERE t.scope IN ('all', 'suspended:' || r.party)
-                    OR r.kind = 2 AND t.scope = 'money'
-                    OR r.kind > 0 AND t.scope IN ('module:' || r.module, 'party:' || r.party)
-            ) AS h ON true
+            ORDER BY r.n
         ) AS j;
         EXIT WHEN NOT (-1 = ANY (verdicts));
+        PERFORM open_slots(stamps, ring, o_guarded, o_at + future_ms);
     END LOOP;
 
+    IF halting THEN
+        SELECT array_agg(CASE WHEN h.scope IS NULL THEN r.verdict ELSE 6 END::smallint ORDER BY r.n),
+            array_agg(h.scope ORDER BY r.n)
+        INTO verdicts, scopes
+        FROM unnest(parties, kinds, modules, verdicts) WITH ORDINALITY AS r(party, kind, module, verdict, n)
+        LEFT JOIN LATERAL (
+            SELECT min(t.scope COLLATE "C") AS scope FROM halt AS t
+            WHERE r.verdict IN (0, 9) AND (
+                t.scope IN ('all', 'suspended:' || r.party)
+                OR r.kind = 2 AND t.scope = 'money'
+                OR r.kind > 0 AND t.scope IN ('module:' || r.module, 'party:' || r.party))
+        ) AS h ON true;
+    END IF;
+
     -- Nonces of their own. A row whose stamp stands already is `replayed` below and uses up no nonce.
-    IF EXISTS (SELECT FROM unnest(nonces, verdicts) AS r(nonce, verdict) WHERE r.nonce IS NOT NULL AND r.verdict = 0) THEN
+    IF cardinality(array_remove(nonces, NULL)) > 0 AND 0 = ANY (verdicts) THEN
         WITH used AS (
             INSERT INTO nonce AS n (print, admitted, until)
             SELECT r.nonce, o_at, r.stamp + 8 * ring

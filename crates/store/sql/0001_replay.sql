@@ -127,7 +127,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     flushed pg_lsn := pg_current_wal_flush_lsn();
 BEGIN
-    SELECT c.system_identifier INTO STRICT system_id FROM pg_control_system() AS c;
+    system_id := (pg_control_system()).system_identifier;
     timeline := ('x' || substr(pg_walfile_name(flushed), 1, 8))::bit(32)::bigint;
     wal := (flushed - '0/0'::pg_lsn)::bigint;
     started := (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint;
@@ -137,18 +137,19 @@ $$;
 -- Shared by all admissions; taken alone to empty a partition, to halt, or to distrust. Its holder sees the effects of
 -- all admissions before it, and all admissions after it see the holder's effects.
 CREATE FUNCTION admitting() RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1734437989, 1); END $$;
+LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock_shared(1734437989, 1) $$;
 CREATE FUNCTION admitting_nothing() RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_advisory_xact_lock(1734437989, 1); END $$;
 
 -- Whether a contact shows that acknowledged commits are missing.
 CREATE FUNCTION contact_is_missed(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_print bytea, c_stamp bigint, c_id bigint, c_seen bigint,
-    i_system_id bigint, i_timeline bigint, i_wal bigint
+    i_system_id bigint, i_timeline bigint, i_wal bigint, slice_ms bigint
 ) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    here record;
+    here slot%ROWTYPE;
+    wanted bigint := c_stamp / slice_ms;
 BEGIN
     IF c_system_id <> i_system_id OR c_timeline <> i_timeline OR i_wal < c_wal THEN
         RETURN true;
@@ -159,9 +160,8 @@ BEGIN
     ELSIF c_print IS NULL THEN
         RETURN false;
     END IF;
-    SELECT s.slot, s.slice, c_stamp / k.slice_ms AS wanted INTO STRICT here
-    FROM cluster AS k JOIN slot AS s ON s.slot = (c_stamp / k.slice_ms) % 8;
-    RETURN here.slice < here.wanted OR here.slice = here.wanted
+    SELECT * INTO STRICT here FROM slot AS s WHERE s.slot = (wanted % 8)::smallint;
+    RETURN here.slice < wanted OR here.slice = wanted
         AND NOT EXISTS (SELECT FROM stamp AS t WHERE t.slot = here.slot AND t.print = c_print);
 END
 $$;
@@ -188,19 +188,23 @@ DECLARE
     at_ms bigint := now_ms();
     newer boolean;
     last_seen bigint;
-    guard bigint := longest_guard(guard_ms);
+    guard bigint;
+    slice bigint;
 BEGIN
     IF lossless THEN
         SELECT 0::bigint AS system_id, 0::bigint AS timeline, 0::bigint AS wal, 0::bigint AS started INTO server;
     ELSE
-        SELECT * INTO STRICT server FROM identity();
+        server := identity();
     END IF;
     SELECT * INTO known FROM life AS l WHERE l.system_id = server.system_id AND l.timeline = server.timeline;
     o_renewed := NOT FOUND;
+    -- After the life: a guard that is set meanwhile makes the contact old, and then has to be seen here.
+    SELECT greatest(k.guard_ms, recognize.guard_ms), k.slice_ms, (SELECT max(l.guarded_until) FROM life AS l)
+    INTO STRICT guard, slice, o_guarded FROM cluster AS k;
     IF NOT o_renewed AND NOT lossless THEN
         newer := c_at IS NOT NULL AND c_at > known.guarded_until - guard;
         o_renewed := newer AND contact_is_missed(c_system_id, c_timeline, c_wal, c_print, c_stamp, c_id, c_seen,
-            server.system_id, server.timeline, server.wal);
+            server.system_id, server.timeline, server.wal, slice);
         IF NOT o_renewed AND known.confirmed_start <> server.started THEN
             -- Only an instance that was there to the end knows that nothing is missing: two signs of life before it. In a
             -- copy that was put back the end is that of the copy, and lies longer before the start.
@@ -217,8 +221,8 @@ BEGIN
         ON CONFLICT (system_id, timeline) DO UPDATE
         SET guarded_until = greatest(l.guarded_until, excluded.guarded_until),
             confirmed_start = excluded.confirmed_start;
+        SELECT max(l.guarded_until) INTO STRICT o_guarded FROM life AS l;
     END IF;
-    SELECT max(l.guarded_until) INTO STRICT o_guarded FROM life AS l;
     o_system_id := server.system_id;
     o_timeline := server.timeline;
     o_wal := server.wal;

@@ -210,5 +210,11 @@ async fn throughput_and_latency_beside_a_bare_commit() {
 fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let at = |part: usize| times[times.len() * part / 100];
-    format!("p50 {:?}, p99 {:?}", at(50), at(99))
+    format!(
+        "p10 {:?}, p50 {:?}, p90 {:?}, p99 {:?}",
+        at(10),
+        at(50),
+        at(90),
+        at(99)
+    )
 }
