@@ -208,6 +208,20 @@ impl<'a> BodyReading<'a> {
         self.top().any(|(name, _)| is_other(name)) || in_query.any(|name| is_other(name.as_bytes()))
     }
 
+    /// The names of the request that have a value: members of the object in the body, and parameters. Zero counts as absent, for
+    /// clients send it so (schemas.md).
+    pub(crate) fn stated_names(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let is_stated = |value: &JsonText<'_>| {
+            !value.is_nothing() && value.text_or_number().is_none_or(|text| text != "0")
+        };
+        let members = self.top().filter(move |(_, value)| is_stated(value));
+        let members = members.map(|(name, _)| Cow::Borrowed(name));
+        let parameters = self.parameters();
+        let parameters = parameters.filter(|(_, value)| !matches!(*value, "" | "0"));
+        members
+            .chain(parameters.map(|(name, _)| Cow::Owned(decode(name).into_owned().into_bytes())))
+    }
+
     fn in_query<'f>(&self, field: &'f str) -> impl Iterator<Item = Cow<'a, str>> + use<'a, 'f> {
         query::pairs(self.query)
             .filter(move |(name, value)| {

@@ -7,6 +7,7 @@
 //!
 //! Fees are not part of an amount: GatePay adds them by its own table.
 
+mod documented;
 mod rows;
 mod target;
 
@@ -117,6 +118,8 @@ pub enum DemandFault {
     UnknownOperation,
     /// The body is not one JSON object, or parsers may read it differently.
     Ambiguous,
+    /// A field like this one says how much goes where, and no page describes it for this call.
+    Undocumented(&'static str),
     /// The field is missing, empty or zero.
     Missing(&'static str),
     /// The field is not of the documented form, or has two values.
@@ -211,28 +214,34 @@ pub fn stated_targets(
         return Ok(Vec::new());
     }
     match MoneyRow::of(operation) {
-        Some(row) if row.targets == TargetPlace::None => Ok(Vec::new()),
+        // A request that states nothing names no target.
+        Some(row)
+            if row.targets == TargetPlace::None && reading.stated_names().next().is_none() =>
+        {
+            Ok(Vec::new())
+        }
         Some(row) if operation.media == MediaType::Json => {
-            let reader = DemandReader { reading };
-            if !reader.is_clear() {
-                return Err(DemandFault::Ambiguous);
-            }
-            reader.targets(row)
+            DemandReader { reading }.clear_targets(row)
         }
         _ => Err(DemandFault::UnknownOperation),
     }
 }
 
-/// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, or
-/// whose target cannot be read exactly. Halts go by it, also where no cap counts the call.
+/// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, whose
+/// target cannot be read exactly, or that states a target which no page describes for it. Halts go by it, also where no cap
+/// counts the call.
 pub fn may_be_disguised_payout(operation: &Operation, reading: &BodyReading<'_>) -> bool {
-    if operation.kind != Kind::Money || operation.module != ApiModule::Payment {
+    if operation.kind != Kind::Money || operation.module == ApiModule::Payout {
         return false;
     }
-    let row = MoneyRow::of(operation).filter(|row| row.payout_name.is_some());
+    let row = MoneyRow::of(operation).filter(|row| row.kind == DemandKind::Refund);
     row.is_some_and(|row| {
         let reader = DemandReader { reading };
-        !reader.is_clear() || !reader.targets(row).is_ok_and(|targets| targets.is_empty())
+        match reader.clear_targets(row) {
+            Ok(targets) => row.payout_name.is_some() && !targets.is_empty(),
+            Err(DemandFault::Undocumented(_)) => true,
+            Err(_) => row.payout_name.is_some(),
+        }
     })
 }
 
@@ -255,40 +264,14 @@ struct DemandReader<'r, 'a> {
     reading: &'r BodyReading<'a>,
 }
 
-/// The fields that say how much goes where. A lenient parser takes `refund_address` for `refundAddress`.
-const FIELDS: [&str; 21] = [
-    "refundStyle",
-    "refundAddress",
-    "refundChain",
-    "refundToGateUid",
-    "refundAmount",
-    "refundAmountTypeFull",
-    "refundOrderAmount",
-    "refundOrderCurrency",
-    "refundPayAmount",
-    "refundPayCurrency",
-    "prepayId",
-    "receiverId",
-    "bankAccountId",
-    "accountId",
-    "sellAmount",
-    "sellCurrency",
-    "withdraw_list",
-    "batchorderList",
-    "amount",
-    "currency",
-    "memo",
-];
-/// Those of an item of a list.
-const ITEM_FIELDS: [&str; 6] = ["amount", "currency", "chain", "address", "memo", "user_id"];
-
 /// Amounts by currency.
 type Sums = BTreeMap<PartCurrency, ExactAmount>;
 
 impl<'a> DemandReader<'_, 'a> {
     fn read(&self, row: &MoneyRow) -> Result<MoneyDemand, DemandFault> {
-        if !self.is_clear() {
-            return Err(DemandFault::Ambiguous);
+        self.clear(row)?;
+        if let Some(field) = documented::undocumented_amount(row, self.reading) {
+            return Err(DemandFault::Undocumented(field));
         }
         let parts = self.parts(row.amounts)?;
         if parts.len() > MOST_PARTS {
@@ -311,7 +294,23 @@ impl<'a> DemandReader<'_, 'a> {
     /// Whether the body is one JSON object that all parsers read alike.
     fn is_clear(&self) -> bool {
         let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
-        is_clear && self.reading.top().next().is_some() && !self.reading.respells(&FIELDS)
+        let has_any = self.reading.top().next().is_some();
+        is_clear && has_any && !self.reading.respells(&documented::FIELDS)
+    }
+
+    /// Refuses a body that parsers may read differently, or in which a field may name a target that no page describes.
+    fn clear(&self, row: &MoneyRow) -> Result<(), DemandFault> {
+        if !self.is_clear() {
+            return Err(DemandFault::Ambiguous);
+        }
+        let undocumented = documented::undocumented_target(row, self.reading);
+        undocumented.map_or(Ok(()), |field| Err(DemandFault::Undocumented(field)))
+    }
+
+    /// The targets of a clear body.
+    fn clear_targets(&self, row: &MoneyRow) -> Result<Vec<StatedTarget>, DemandFault> {
+        self.clear(row)?;
+        self.targets(row)
     }
 
     fn parts(&self, place: AmountPlace) -> Result<Sums, DemandFault> {
@@ -450,6 +449,9 @@ impl<'a> DemandReader<'_, 'a> {
         };
         let items = self.items(list)?;
         let targets = items.iter().enumerate().map(|(index, item)| {
+            if let Some(field) = documented::undocumented_in_item(row, item) {
+                return Err(DemandFault::Undocumented(field));
+            }
             let target = target(&DemandReader { reading: item })?;
             let entry = TargetEntry {
                 field: list,
@@ -478,7 +480,10 @@ impl<'a> DemandReader<'_, 'a> {
             .map(|item| BodyReading::of_object(item.get()));
         let objects: Option<Vec<_>> = objects.collect();
         let objects = objects.ok_or(DemandFault::Misshapen(list))?;
-        if objects.iter().any(|item| item.respells(&ITEM_FIELDS)) {
+        if objects
+            .iter()
+            .any(|item| item.respells(&documented::ITEM_FIELDS))
+        {
             return Err(DemandFault::Ambiguous);
         }
         Ok(objects)
@@ -590,6 +595,10 @@ impl fmt::Display for DemandFault {
                 f.write_str("it is not known where this operation states its amount and its target")
             }
             Self::Ambiguous => f.write_str("body is not one JSON object that is read in one way"),
+            Self::Undocumented(field) => write!(
+                f,
+                "body has a field like {field}, which no page describes for this call"
+            ),
             Self::Missing(field) => write!(f, "{field} is missing"),
             Self::Misshapen(field) => write!(f, "{field} is not of the documented form"),
             Self::Amount(field, fault) => write!(f, "{field} {fault}"),

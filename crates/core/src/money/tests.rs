@@ -267,6 +267,143 @@ fn another_spelling_of_a_field_that_moves_money_has_no_certain_reading() {
 }
 
 #[test]
+fn a_field_that_moves_money_in_another_call_has_no_certain_reading() {
+    let refund = r#""refundRequestId":"r1","prepayId":"p","refundAmount":"3""#;
+    let converted = r#""refundRequestId":"r1","receiverId":7,"refundOrderCurrency":"GT","refundOrderAmount":"2""#;
+    let item = r#""amount":"1","currency":"GT""#;
+    let address = r#""chain":"E","address":"a""#;
+    let (payout, users) = ("create_payout", "create_batch_transfer");
+    for (row, body, field, is_target) in [
+        (
+            "refund_order",
+            format!(r#"{refund},"refundAddress":"T""#),
+            "address",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"refundToGateUid":7"#),
+            "gateuid",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"refundStyle":"2""#),
+            "refundstyle",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"receiverId":7"#),
+            "receiver",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"toAddress":"T""#),
+            "address",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"payee":{{"id":1}}"#),
+            "payee",
+            true,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"refundPayAmount":"9""#),
+            "refundPayAmount",
+            false,
+        ),
+        (
+            "refund_order",
+            format!(r#"{refund},"AMOUNT":"9""#),
+            "amount",
+            false,
+        ),
+        (
+            "refund_order_v2",
+            format!(r#"{refund},"receiverId":7"#),
+            "receiver",
+            true,
+        ),
+        (
+            "refund_address_order",
+            format!(r#"{refund},"receiverId":7,"refundChain":"E""#),
+            "chain",
+            true,
+        ),
+        (
+            "refund_checkout_order",
+            format!(r#"{converted},"refundAmountTypeFull":1"#),
+            "refundAmountTypeFull",
+            false,
+        ),
+        (
+            "create_conversion",
+            r#""sellAmount":"1","sellCurrency":"GT","address":"a""#.to_owned(),
+            "address",
+            true,
+        ),
+        (
+            "create_gift_card",
+            format!(r#"{item},"recipientId":"1""#),
+            "recipient",
+            true,
+        ),
+        (
+            "deduct_subscription",
+            format!(r#"{item},"accountId":"1""#),
+            "accountid",
+            true,
+        ),
+        (
+            "create_transfer",
+            format!(r#"{item},"accountId":"1","toUserId":"2""#),
+            "userid",
+            true,
+        ),
+        (
+            payout,
+            format!(r#""withdraw_list":[{{{item},{address}}}],"amount":"5""#),
+            "amount",
+            false,
+        ),
+        (
+            payout,
+            format!(r#""withdraw_list":[{{{item},{address}}}],"batchorderList":[1]"#),
+            "batchorderlist",
+            true,
+        ),
+        (
+            payout,
+            format!(r#""withdraw_list":[{{{item},{address},"toAddress":"b"}}]"#),
+            "address",
+            true,
+        ),
+        (
+            users,
+            format!(r#""batchorderList":[{{{item},"user_id":"1","address":"a"}}]"#),
+            "address",
+            true,
+        ),
+    ] {
+        let fault = DemandFault::Undocumented(field);
+        let body = format!("{{{body}}}");
+        assert_eq!(demand(row, &body).unwrap_err(), fault, "{row} {body}");
+        let operation = CATALOGUE.named(row).unwrap();
+        let reading = BodyReading::read(operation, None, body.as_bytes());
+        let targets = stated_targets(operation, &reading);
+        assert_eq!(targets.err(), is_target.then_some(fault), "{row} {body}");
+    }
+    let in_query = read("refund_order", "refundAddress=T", &format!("{{{refund}}}"));
+    assert_eq!(in_query.unwrap_err(), DemandFault::Undocumented("address"));
+    let absent = r#""refundAddress":"","refundToGateUid":0,"refundChain":null,"receiverId":"0""#;
+    assert!(demand("refund_order", &format!("{{{refund},{absent}}}")).is_ok());
+}
+
+#[test]
 fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
     let catalogue = Catalogue::standard();
     let may_be = |row: &str, body: &str| {
@@ -292,9 +429,16 @@ fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
         for row in ["refund_order_v2", "refund_order_v3"] {
             assert_eq!(may_be(row, body), expected, "{row} {body}");
         }
-        assert!(!may_be("refund_order", body), "it has no target to name");
+        // It has no target to name, so that any field of that kind is not what it seems.
+        let states_target = ["refundStyle", "refundAddress", "refundToGateUid\":7"];
+        let states_target = states_target.iter().any(|field| body.contains(field));
+        assert_eq!(may_be("refund_order", body), states_target, "{body}");
+        assert_eq!(may_be("refund_address_order", body), states_target);
         assert!(!may_be("create_order", body) && !may_be("create_payout", body));
     }
+    let to_receiver = r#"{"prepayId":"p","receiverId":7}"#;
+    assert!(!may_be("refund_address_order", to_receiver));
+    assert!(may_be("refund_order", to_receiver));
 }
 
 #[test]
