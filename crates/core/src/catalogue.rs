@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::catalogue_rows;
 use crate::operation::{AccountHeader, Kind, Method, Operation, OperationScope};
-use crate::spelling::{KnownKinds, PathSide, folded, is_canonical, is_reserved};
+use crate::spelling::{KnownKinds, MoneyPaths, PathSide, folded, is_canonical, is_reserved};
 
 /// All rows, indexed by name and by method and path, merchant and institution. Finding a row takes constant time.
 #[derive(Debug, Clone)]
@@ -39,6 +39,9 @@ pub enum CatalogueError {
     /// call.
     #[error("operation {0} has the path of {1}, which is of a stronger kind")]
     Weaker(String, String),
+    /// A row leads to the path of another money call, by whose rules its calls would not be judged.
+    #[error("operation {0} has the path of {1}, by whose rules its calls would not be judged")]
+    Alias(String, String),
     /// A row has a path that no request can match.
     #[error("operation {0} has a path that is not canonical")]
     NotCanonical(String),
@@ -56,7 +59,7 @@ impl Catalogue {
     /// Builds the catalogue from its rows.
     ///
     /// A duplicate or ambiguous row is an error. So is a row that would open a path of the institution's own to a
-    /// tenant, or that has the path of a stronger kind. Every configuration passes through these checks.
+    /// tenant, that has the path of a stronger kind, or that of another money call. Every configuration passes through these checks.
     ///
     /// # Panics
     /// With more than 65,536 rows.
@@ -87,6 +90,7 @@ impl Catalogue {
             }
         }
         refuse_weaker(&rows)?;
+        refuse_aliases(&rows)?;
         Ok(Self {
             rows,
             by_name,
@@ -180,6 +184,19 @@ fn refuse_weaker(rows: &[Operation]) -> Result<(), CatalogueError> {
     Ok(())
 }
 
+/// Refuses a row that leads to the path of another money call.
+fn refuse_aliases(rows: &[Operation]) -> Result<(), CatalogueError> {
+    let published = catalogue_rows::rows();
+    let money = MoneyPaths::of(&published, rows);
+    let alias = rows.iter().find_map(|row| Some((row, money.other(row)?)));
+    alias.map_or(Ok(()), |(row, call)| {
+        Err(CatalogueError::Alias(
+            row.name.to_string(),
+            call.name.to_string(),
+        ))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +274,47 @@ mod tests {
         assert_eq!(
             Catalogue::new(rows).unwrap_err(),
             CatalogueError::NotCanonical("other".into())
+        );
+    }
+
+    #[test]
+    fn no_money_call_leads_to_the_path_of_another_one() {
+        let moved = |name: &str, path: &str, method: Method| {
+            let mut rows = catalogue_rows::rows();
+            let row = rows.iter_mut().find(|row| row.name == name).unwrap();
+            row.institution_path = Some(path.to_owned().into());
+            row.institution_method = method;
+            Catalogue::new(rows).err()
+        };
+        let rows = catalogue_rows::rows();
+        let money = rows.iter().filter(|row| row.kind == Kind::Money);
+        for call in money.clone() {
+            let path = call.institution_path.as_deref();
+            let others = money.clone().filter(|row| row.scope == call.scope);
+            for other in others.filter(|other| other.name != call.name) {
+                for spelled in [
+                    path.unwrap_or("/none"),
+                    call.merchant_path.as_deref().unwrap_or("/none"),
+                ] {
+                    let refused = moved(&other.name, &spelled.to_uppercase(), Method::Put);
+                    let is_alias = matches!(refused, Some(CatalogueError::Alias(..)));
+                    assert_eq!(is_alias, spelled != "/none", "{} {spelled}", other.name);
+                }
+            }
+        }
+        // A call at a path of its own, and two that have exchanged theirs.
+        let own = "/payment/open/institution/v9/pay/order/refund";
+        assert_eq!(moved("refund_order", own, Method::Post), None);
+        let mut rows = catalogue_rows::rows();
+        let place = |name| rows.iter().position(|row| row.name == name).unwrap();
+        let (refund, payout) = (place("refund_order"), place("create_payout"));
+        let path = rows[refund].institution_path.take();
+        rows[refund].institution_path = rows[payout].institution_path.take();
+        rows[payout].institution_path = path;
+        let refused = Catalogue::new(rows);
+        assert!(
+            matches!(refused, Err(CatalogueError::Alias(..))),
+            "{refused:?}"
         );
     }
 

@@ -205,6 +205,39 @@ impl<'a> KnownKinds<'a> {
     }
 }
 
+/// The paths of the documentation's money calls: as published, and as a catalogue has them.
+///
+/// Caps, lists of destinations and halts judge a money call by its row. A row that leads to the path of another money call would
+/// be judged by one call's rules and executed as the other.
+#[derive(Debug)]
+pub struct MoneyPaths<'a> {
+    /// By folded path.
+    calls: HashMap<String, Vec<&'a Operation>>,
+}
+
+impl<'a> MoneyPaths<'a> {
+    /// Learns from the documentation's rows, and from their present paths in a catalogue.
+    pub fn of(published: &'a [Operation], rows: &'a [Operation]) -> Self {
+        let is_published = |row: &&Operation| published.iter().any(|it| it.name == row.name);
+        let present = rows.iter().filter(is_published);
+        let mut calls: HashMap<String, Vec<&Operation>> = HashMap::new();
+        for row in published.iter().chain(present) {
+            if row.kind == Kind::Money {
+                for path in paths(row) {
+                    calls.entry(folded(path)).or_default().push(row);
+                }
+            }
+        }
+        Self { calls }
+    }
+
+    /// The other money call whose path a row leads to, in any version and spelling and by any method.
+    pub fn other(&self, row: &Operation) -> Option<&'a Operation> {
+        let at_path = self.calls.get(&folded(row.institution_path.as_deref()?))?;
+        at_path.iter().find(|call| call.name != row.name).copied()
+    }
+}
+
 /// The methods and paths of a row: as configured, and as GatePay's pages print them.
 fn places(row: &Operation) -> impl Iterator<Item = (Method, &str)> {
     let merchant = row.merchant_path.as_deref().map(|path| (row.method, path));

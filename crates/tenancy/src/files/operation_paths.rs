@@ -1,12 +1,12 @@
 //! Where the rows of a changed catalogue may lead: no tenant's to the institution's own paths, none to the path of a
-//! stronger kind, and no two to one place.
+//! stronger kind or of another money call, and no two to one place.
 
 use std::collections::HashMap;
 use std::iter::zip;
 
 use gatepay_core::Operation;
 use gatepay_core::operation::OperationScope;
-use gatepay_core::spelling::{KnownKinds, PathSide, folded, is_reserved};
+use gatepay_core::spelling::{KnownKinds, MoneyPaths, PathSide, folded, is_reserved};
 
 use crate::syntax::table_reader::SourceLocation;
 
@@ -22,6 +22,7 @@ pub(crate) struct CataloguePaths<'a> {
     /// Of each row, the folded institution path.
     folded: Vec<Option<String>>,
     known: KnownKinds<'a>,
+    money: MoneyPaths<'a>,
 }
 
 impl<'a> CataloguePaths<'a> {
@@ -37,6 +38,7 @@ impl<'a> CataloguePaths<'a> {
             places,
             folded: rows.iter().map(folded).collect(),
             known: KnownKinds::of(built_in, rows),
+            money: MoneyPaths::of(built_in, rows),
         }
     }
 }
@@ -75,6 +77,13 @@ impl CataloguePaths<'_> {
         }
         if let Some(fault) = self.kind_fault(position, PathSide::Institution) {
             return Some(fault);
+        }
+        if let Some(other) = self.money.other(row) {
+            let name = &other.name;
+            return Some(format!(
+                "is a path of {name}: caps, destinations and halts would judge the call as {}, and GatePay execute it as {name}",
+                row.name
+            ));
         }
         let is_known = self
             .built_in

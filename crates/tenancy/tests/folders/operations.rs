@@ -441,6 +441,70 @@ fn no_tenants_operation_leads_to_a_path_of_the_institution() {
     );
 }
 
+/// Caps, destinations and halts would judge one call, and GatePay execute another.
+#[test]
+fn no_money_call_leads_to_the_path_of_another_one_however_it_is_written() {
+    const PAYOUT: &str = "/withdraw/open/institution/v1/pay/create/payouts";
+    let alias = |own: &str, other: &str| {
+        format!(
+            "is a path of {other}: caps, destinations and halts would judge the call as {own}, and GatePay execute it as {other}"
+        )
+    };
+    for (path, other) in [
+        (PAYOUT.to_uppercase(), "create_payout"),
+        (PAYOUT.replace("v1", "v2"), "create_payout"),
+        (
+            "/payment/open/institution/v1/pay/withdraw".to_owned(),
+            "create_payout",
+        ),
+        (format!("{ORDER}/REFUND"), "refund_order"),
+    ] {
+        for own in ["create_conversion", "refund_order_v2"] {
+            let moved = format!("[[operation]]\nname = '{own}'\ninstitution_path = '{path}'");
+            let fault = alias(own, other);
+            assert_eq!(
+                problems(&moved),
+                [format!("3: operation[0].institution_path: {fault}")]
+            );
+        }
+        let added = VOUCHER.replace("/payment/open/institution/v1/pay/voucher", &path);
+        let added = added.replace("method = 'POST'", "method = 'PUT'");
+        let fault = alias("create_voucher", other);
+        assert_eq!(
+            problems(&added),
+            [format!("7: operation[0].institution_path: {fault}")]
+        );
+    }
+    // The path that a call has by another table, and two calls that exchange theirs.
+    let moved = "[[operation]]\nname = 'create_payout'\ninstitution_path = '/withdraw/open/institution/v1/pay/out'\n";
+    let added = VOUCHER.replace(
+        "/payment/open/institution/v1/pay/voucher",
+        "/withdraw/open/institution/v1/pay/OUT",
+    );
+    let fault = alias("create_voucher", "create_payout");
+    assert_eq!(
+        problems(&format!("{moved}{added}")),
+        [format!("10: operation[1].institution_path: {fault}")]
+    );
+    let swapped = format!(
+        "[[operation]]\nname = 'refund_order'\ninstitution_path = '{PAYOUT}'
+[[operation]]\nname = 'create_payout'\ninstitution_path = '{ORDER}/refund'"
+    );
+    assert_eq!(
+        problems(&swapped),
+        [
+            format!(
+                "3: operation[0].institution_path: {}",
+                alias("refund_order", "create_payout")
+            ),
+            format!(
+                "6: operation[1].institution_path: {}",
+                alias("create_payout", "refund_order")
+            ),
+        ]
+    );
+}
+
 #[test]
 fn no_tenants_operation_leads_to_a_path_added_for_the_institution() {
     let ledger = "[[operation]]
