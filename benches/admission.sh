@@ -8,7 +8,7 @@ REQUESTS=20000
 
 # Without link-time optimization, which takes minutes and could only lower the count.
 export CARGO_TERM_COLOR=never
-built=$(cargo bench --profile release --locked --package gatepay-proxy --bench admission --no-run 2>&1) || { echo "$built"; exit 1; }
+built=$(cargo bench --profile counted --locked --package gatepay-proxy --bench admission --no-run 2>&1) || { echo "$built"; exit 1; }
 program=$(sed -n 's/^ *Executable.*(\(.*\))$/\1/p' <<<"$built")
 
 count() {

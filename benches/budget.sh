@@ -16,7 +16,7 @@ trap 'rm -rf "$folder"' EXIT
 # Built as in packages. The benchmark around it is built the quicker way.
 cargo build --profile dist --locked --quiet --package gatepay-proxy
 cp "$target/dist/gatepay-proxy" "$folder"
-counted=$(GATEPAY_PROXY=$folder/gatepay-proxy cargo bench --profile release --locked --quiet --package gatepay-proxy --bench end_to_end -- count)
+counted=$(GATEPAY_PROXY=$folder/gatepay-proxy cargo bench --profile counted --locked --quiet --package gatepay-proxy --bench end_to_end -- count)
 echo "$counted"
 
 failed=0

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 # Without link-time optimization, as in benches/admission.sh.
 export CARGO_TERM_COLOR=never
-built=$(cargo bench --profile release --locked --package gatepay-proxy --bench linear --no-run 2>&1) || { echo "$built"; exit 1; }
+built=$(cargo bench --profile counted --locked --package gatepay-proxy --bench linear --no-run 2>&1) || { echo "$built"; exit 1; }
 program=$(sed -n 's/^ *Executable.*(\(.*\))$/\1/p' <<<"$built")
 
 # The C library copies and clears long blocks with one instruction that valgrind counts once a byte. That count would be

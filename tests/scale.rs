@@ -1,7 +1,7 @@
 //! Many tenants, in the real binary: startup time, memory per tenant, time of a change of one tenant, latency of other
 //! callers during changes, and CPU time of the check of the files.
 //!
-//! The long form has 100,000 tenants, and needs a release build and an otherwise idle machine: `cargo test --release -p
+//! The long form has 100,000 tenants, and needs an optimized build and an otherwise idle machine: `cargo test --profile counted -p
 //! gatepay-proxy --test proxy scale:: -- --ignored --nocapture`. The long form takes some minutes, and prints a line
 //! for each promise: PASS or FAIL, the measured value, and the allowed value.
 
@@ -229,7 +229,7 @@ impl Promises {
 }
 
 #[tokio::test]
-#[ignore = "minutes, and figures only in a release build on a quiet machine"]
+#[ignore = "minutes, and figures only in an optimized build on a quiet machine"]
 async fn a_hundred_thousand_tenants_in_files() {
     const TENANTS: usize = 100_000;
     let _alone = ALONE.lock().await;
@@ -292,7 +292,7 @@ async fn a_hundred_thousand_tenants_in_files() {
 
 /// No promise covers this form: one thread reads the single file, and parsing does not give back all its memory.
 #[tokio::test]
-#[ignore = "a minute, and figures only in a release build on a quiet machine"]
+#[ignore = "a minute, and figures only in an optimized build on a quiet machine"]
 async fn a_hundred_thousand_tenants_in_one_file() {
     let _alone = ALONE.lock().await;
     let folder = folder_of(100_000, Layout::OneFile, UNUSED);

@@ -28,6 +28,7 @@ fn main() {
         // `rustc 1.95.0 (59807616e 2026-04-14)`
         version.split(' ').nth(1).map(str::to_owned)
     });
+    let is_quick = env::var("OPT_LEVEL").is_ok_and(|level| level != "3");
     let known = [
         Some(
             commit
@@ -36,6 +37,8 @@ fn main() {
         ),
         date.clone(),
         rustc.as_ref().map(|rustc| format!("rustc {rustc}")),
+        // Nobody should take a quick build for the one that packages have.
+        is_quick.then(|| "not optimized".to_owned()),
     ];
     let known: Vec<_> = known.into_iter().flatten().collect();
     let number = env::var("CARGO_PKG_VERSION").unwrap_or_default();

@@ -136,7 +136,7 @@ async fn of_a_million_stamps_at_four_instances_each_is_admitted_once() {
 }
 
 #[tokio::test]
-#[ignore = "a measurement: run it with --release, alone"]
+#[ignore = "a measurement: run it with --profile counted, alone"]
 async fn throughput_and_latency_beside_a_bare_commit() {
     if postgres::is_missing() {
         return;

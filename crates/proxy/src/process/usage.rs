@@ -3,14 +3,15 @@
 //! `prometheus` has a collector of its own for them. It counts CPU time in whole seconds, which shows nothing of the
 //! seconds that the status page compares, and of a proxy that needs a hundredth of a processor.
 
+use std::fs;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use procfs::process::{LimitValue, Process, Stat};
-use procfs::{ProcResult, boot_time_secs, page_size, ticks_per_second};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge, IntGauge};
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Resource, getrlimit};
 
 /// The process metrics, read anew for every scrape.
 #[derive(Clone)]
@@ -77,30 +78,25 @@ impl ProcessUsage {
 
     fn read(&self) {
         let _looking = self.looking.lock();
-        let Ok(process) = Process::myself() else {
-            return;
-        };
-        if let Ok(stat) = process.stat() {
-            self.cpu.inc_by((cpu(&stat) - self.cpu.get()).max(0.0));
-            self.threads.set(stat.num_threads);
-            self.mapped.set(whole(stat.vsize));
-            self.resident
-                .set(whole(stat.rss.saturating_mul(page_size())));
-            if let Ok(started) = started(&stat) {
-                self.started.set(started);
+        let stat = fs::read_to_string("/proc/self/stat").ok();
+        if let Some(stat) = stat.as_deref().and_then(ProcessStat::parse) {
+            self.cpu.inc_by((stat.cpu - self.cpu.get()).max(0.0));
+            self.threads.set(stat.threads);
+            self.mapped.set(stat.mapped);
+            self.resident.set(stat.resident);
+            if let Some(booted) = booted() {
+                self.started.set(booted + stat.started_after);
             }
         }
-        if let Ok(open) = process.fd_count() {
+        if let Ok(open) = fs::read_dir("/proc/self/fd") {
             // One of them belongs to this reading itself.
-            let open = open.saturating_sub(1);
+            let open = open.count().saturating_sub(1);
             self.open_files.set(i64::try_from(open).unwrap_or(i64::MAX));
         }
-        if let Ok(limits) = process.limits() {
-            self.most_files.set(match limits.max_open_files.soft_limit {
-                LimitValue::Value(most) => whole(most),
-                LimitValue::Unlimited => i64::MAX,
-            });
-        }
+        // None is no limit.
+        let most = getrlimit(Resource::Nofile).current;
+        let most = most.and_then(|most| i64::try_from(most).ok());
+        self.most_files.set(most.unwrap_or(i64::MAX));
     }
 
     fn parts(&self) -> [&dyn Collector; 7] {
@@ -129,31 +125,66 @@ impl Collector for ProcessUsage {
     }
 }
 
-/// CPU time spent, in seconds.
-fn cpu(stat: &Stat) -> f64 {
-    seconds(stat.utime + stat.stime)
+/// The figures in `/proc/self/stat` that are metrics, in base units.
+#[derive(Debug, PartialEq)]
+struct ProcessStat {
+    /// CPU time spent, user and system.
+    cpu: f64,
+    threads: i64,
+    /// The start, in seconds after the machine's.
+    started_after: f64,
+    mapped: i64,
+    resident: i64,
 }
 
-/// When the process started, in seconds since 1970.
-fn started(stat: &Stat) -> ProcResult<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "exact for 200 million years")]
-    let booted = boot_time_secs()? as f64;
-    Ok(booted + seconds(stat.starttime))
+impl ProcessStat {
+    /// Reads the line (`man proc_pid_stat`). The program's name, in parentheses, may have any bytes, so fields count after it.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, fields) = line.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+        // The first one here is the third of the line.
+        let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
+        Some(Self {
+            cpu: seconds(field(14)? + field(15)?),
+            threads: field(20)?,
+            started_after: seconds(field(22)?),
+            mapped: field(23)?,
+            resident: field(24)?.saturating_mul(i64::try_from(page_size()).ok()?),
+        })
+    }
+}
+
+/// When the machine started, in seconds since 1970.
+fn booted() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    line.trim().parse().ok()
 }
 
 /// The kernel's ticks in seconds.
 #[expect(clippy::cast_precision_loss, reason = "exact for a million years")]
-fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / ticks_per_second() as f64
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+fn seconds(ticks: i64) -> f64 {
+    ticks as f64 / clock_ticks_per_second() as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_moves_no_field() {
+        let line = "7 (a) R 1) S 1 7 7 0 -1 4194560 900 0 0 0 250 50 0 0 20 0 9 0 12300 81920000 250 18446744073709551615 1 1";
+        let stat = ProcessStat {
+            cpu: seconds(300),
+            threads: 9,
+            started_after: seconds(12_300),
+            mapped: 81_920_000,
+            resident: 250 * i64::try_from(page_size()).unwrap(),
+        };
+        assert_eq!(ProcessStat::parse(line), Some(stat));
+        assert_eq!(ProcessStat::parse("7 (a) S 1 7"), None);
+        assert_eq!(ProcessStat::parse(""), None);
+    }
 
     #[test]
     fn this_very_process_is_seen() {

@@ -145,7 +145,7 @@ fn key_fault(certificate: &Path, key: &Path, error: &Error) -> String {
 pub fn expiry(certificate: &Path) -> Result<u64, String> {
     let seconds = |certificate: &CertificateDer<'_>| {
         let certificate = Certificate::from_der(certificate)?;
-        let until = certificate.tbs_certificate().validity().not_after;
+        let until = certificate.tbs_certificate.validity.not_after;
         Ok::<_, der::Error>(until.to_unix_duration().as_secs())
     };
     let all: Result<Vec<_>, _> = certificates(certificate)?.iter().map(seconds).collect();

@@ -349,7 +349,7 @@ fn tenants_made_in_this_process_obey_the_same_rules() {
 }
 
 #[test]
-#[ignore = "writes 200,000 files; run it with --release"]
+#[ignore = "writes 200,000 files; run it with --profile counted"]
 fn a_hundred_thousand_tenants_load_in_seconds() {
     let folder = (0..100_000).fold(folder(), |folder, n| folder.tenant(&format!("t{n}"), ""));
     let begin = std::time::Instant::now();
