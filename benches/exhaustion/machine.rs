@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::param::clock_ticks_per_second;
 
 use crate::binary::{self, Running};
+use crate::memory_limit::MemoryLimit;
 
 /// The proxy's processor, and the processors of all other processes.
 pub(crate) struct Processors {
@@ -96,7 +97,8 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Writes a configuration with one tenant and low limits, so that the memory bound is tight.
+/// Writes a configuration with one tenant, the connections of the manifests in config/kubernetes, and otherwise low limits, so that
+/// the memory bound is tight.
 pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
     let file = |name: &str, text: &str| write(folder, name, text);
     file(
@@ -106,7 +108,7 @@ pub(crate) fn configure(folder: &Path, gatepay: SocketAddr) {
 [listen]
 address = '127.0.0.1:0'
 # The attack is to get in, not to be turned away for its number: all of its connections, and a request on each.
-max_connections = 1_500
+max_connections = 2_000
 max_connections_per_address = 1_200
 max_requests = 4_800
 [admin]
@@ -132,16 +134,17 @@ limits = { requests_per_second = 1000, in_flight = 100 }
     );
 }
 
-/// The memory bound of the process that `check` prints, in MiB.
-pub(crate) fn bound(folder: &Path) -> u64 {
+/// The memory bound of the process and the limit of its pod or unit, as `check` prints them, in MiB.
+pub(crate) fn bound_and_limit(folder: &Path) -> (u64, u64) {
     let output = binary::command(folder, &["check"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let mut lines = text.lines();
-    let line = lines
-        .find(|line| line.starts_with("memory: at most "))
-        .unwrap();
-    println!("{line}");
-    line.split(' ').nth(3).unwrap().parse().unwrap()
+    let figure = |begin: &str| {
+        let line = text.lines().find(|line| line.starts_with(begin)).unwrap();
+        println!("{line}");
+        let figure = line[begin.len()..].split(' ').next().unwrap();
+        figure.parse().unwrap()
+    };
+    (figure("memory: at most "), figure("memory limit: "))
 }
 
 /// An address without a listener so far.
@@ -175,13 +178,20 @@ pub(crate) fn sandbox(folder: &Path, address: SocketAddr) -> Running {
     running
 }
 
-/// The proxy, and its address.
-pub(crate) fn serve(folder: &Path, processors: &Processors) -> (Running, SocketAddr) {
+/// The proxy, and its address. It joins the group of the memory limit before it is the proxy, so that all of its memory counts.
+pub(crate) fn serve(
+    folder: &Path,
+    processors: &Processors,
+    limit: Option<&MemoryLimit>,
+) -> (Running, SocketAddr) {
     let log = fs::File::create(folder.join("log")).unwrap();
     let plain = binary::command(folder, &["serve"]);
-    let mut command = Command::new("taskset");
+    let members = limit.map_or("/dev/null".into(), MemoryLimit::members);
+    let mut command = Command::new("sh");
     let command = command
-        .args(["-c", &processors.proxy])
+        .args(["-c", "echo $$ >\"$0\" && exec taskset -c \"$@\""])
+        .arg(members)
+        .arg(&processors.proxy)
         .arg(plain.get_program())
         .args(plain.get_args())
         .current_dir(folder)

@@ -4,7 +4,8 @@
 //! tenant calls 200 times a second on a fixed schedule; a call's latency counts from when it was due, so that a stall
 //! shows in every call it delays. Each phase is an attack between two quiet times. The run fails if one call ever
 //! failed, if the median during an attack is more than twice that of the quiet around it, if the process ever held more
-//! memory than `check` says, or if the attack did not take place.
+//! memory than `check` says, or if the attack did not take place. Where the run may make a control group, the kernel ends the
+//! proxy if it needs more than the `memory limit` that `check` prints for its pod or unit.
 //!
 //! The run measures the proxy and not the scheduler. The proxy has one processor to itself, so that honest calls and
 //! attacks meet in its only worker: with more workers it would do better. Tenant, emulator and attackers have the other
@@ -30,6 +31,7 @@ mod binary;
 #[path = "../support/honest.rs"]
 mod honest;
 mod machine;
+mod memory_limit;
 #[path = "../support/signed.rs"]
 mod signed;
 
@@ -44,6 +46,7 @@ use attackers::SLOW;
 use binary::Running;
 use honest::{Calls, Honest, Plan};
 use machine::Processors;
+use memory_limit::MemoryLimit;
 use signed::Signer;
 
 const QUERY: &str = "/v1/pay/order/query";
@@ -74,9 +77,16 @@ fn main() -> ExitCode {
     let folder = tempfile::tempdir().unwrap();
     let gatepay = machine::free_address();
     machine::configure(folder.path(), gatepay);
-    let bound = machine::bound(folder.path());
+    let (bound, limit) = machine::bound_and_limit(folder.path());
+    let limit = MemoryLimit::of(limit);
+    if let Err(fault) = &limit {
+        println!(
+            "SKIPPED: without the kernel's own limit, which takes root and control groups ({fault})"
+        );
+    }
+    let limit = limit.ok();
     let _gatepay = machine::sandbox(folder.path(), gatepay);
-    let (proxy, address) = machine::serve(folder.path(), &processors);
+    let (proxy, address) = machine::serve(folder.path(), &processors, limit.as_ref());
     println!("{}; attacks of {seconds} s", processors.say());
     println!(
         "\n{:<28} {:>6} {:>6} {:>18} {:>18} {:>6} {:>6} {:>8} {:>7}",
@@ -129,6 +139,9 @@ fn main() -> ExitCode {
         phase(&name, !kind.is_flood(), &|time| {
             attackers::abuse(kind, address, time)
         });
+    }
+    if let Some(limit) = &limit {
+        println!("\n{}", limit.report());
     }
     if trial.faults.is_empty() {
         println!("\npassed: no call failed, no median more than doubled, memory within its bound");
