@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # The image of config/image/build.sh, run as a container program would: unpacked from its OCI layout, its root read-only, as the
 # user it names, without capabilities, with a mounted configuration and a writable /state. It answers signed requests, takes a
-# tenant more, and drains. Needs root; all traffic stays on loopback.
+# tenant more, and drains. Needs root and mounts, without which it ends with 77; all traffic stays on loopback.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+skip() { echo "SKIPPED: $0: $*" >&2; exit 77; }
+((EUID == 0)) || skip "only root may change into another root folder"
+unshare --mount --propagation private true || skip "this machine allows no mounts (a container needs --privileged)"
 [[ -n ${IMAGE_NAMESPACE:-} ]] || IMAGE_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 config/image/build.sh
