@@ -482,7 +482,7 @@ const LONG_FUNCTIONS: [(&str, &str); 3] = [
         "a table: one row per operation",
     ),
     ("proxy/refusal.rs: fmt", "a table: one sentence per refusal"),
-    ("proxy/metrics.rs: new", "a table: one entry per meter"),
+    ("proxy/metrics.rs: made", "a table: one entry per meter"),
 ];
 
 #[test]

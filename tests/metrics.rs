@@ -1,13 +1,17 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use gatepay_core::Catalogue;
+use gatepay_http1::content_coding;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::metrics::size::ScrapeSize;
+use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::prom::registrar::MetricDescription;
 use gatepay_sandbox::InjectedFault;
+use http::Request;
+use http_body_util::Full;
 use serde_json::Value;
 
 use crate::support::scripted::Scripted;
@@ -116,30 +120,81 @@ fn every_alert_is_tested_and_has_a_page_on_what_to_do() {
     assert_eq!(names_after("runbook"), links);
 }
 
+#[tokio::test]
+async fn metrics_are_in_gzip_for_clients_that_accept_it() {
+    let proxy = Proxy::at(UNUSED, &Clock::manual(T0)).start();
+    let scrape = async |accepted: Option<&str>| {
+        let mut request = Request::builder()
+            .uri("/metrics")
+            .header("host", "localhost");
+        if let Some(accepted) = accepted {
+            request = request.header("accept-encoding", accepted);
+        }
+        let request = request.body(Full::default()).unwrap();
+        let mut connection = Connection::open(proxy.admin_address()).await;
+        connection.send(request).await
+    };
+    for (accepted, coding) in [
+        (None, None),
+        (Some("gzip;q=0, identity"), None),
+        (Some("br"), None),
+        // Prometheus, and a browser.
+        (Some("gzip"), Some("gzip")),
+        (Some("gzip, deflate, br"), Some("gzip")),
+    ] {
+        let answer = scrape(accepted).await;
+        let line = |name: &str| answer.headers.get(name).map(|it| it.to_str().unwrap());
+        assert_eq!(line("content-encoding"), coding, "{accepted:?}");
+        assert_eq!(line("vary"), Some("accept-encoding"));
+        let text = match coding {
+            None => answer.body.to_vec(),
+            Some(_) => content_coding::decoded(&answer.body, 1 << 20).unwrap(),
+        };
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("\ngatepay_proxy_ready 1\n"), "{accepted:?}");
+        let is_smaller = answer.body.len() * 5 < text.len();
+        assert_eq!(is_smaller, coding.is_some(), "{}", answer.body.len());
+    }
+}
+
+#[tokio::test]
+async fn histograms_of_durations_count_operations_together_if_the_settings_say_so() {
+    let gatepay = GatePay::start();
+    let plan = Proxy::before(&gatepay);
+    let plan = plan.with(|settings| settings.metrics.operation_histograms = false);
+    let proxy = plan.start();
+    traffic(&proxy, &gatepay).await;
+    let text = proxy.metrics().await;
+    for part in ["request", "upstream", "own"] {
+        let count = format!("gatepay_proxy_{part}_duration_seconds_count");
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with(&count))
+            .collect();
+        let [line] = lines[..] else {
+            panic!("{lines:?}");
+        };
+        let (series, number) = line.rsplit_once(' ').unwrap();
+        assert_eq!(series, format!("{count}{{operation=\"all\"}}"));
+        assert!(number.parse::<u32>().unwrap() > 2, "{line}");
+    }
+}
+
 /// The names of all series of this program.
 fn names() -> BTreeSet<String> {
-    let metrics = Metrics::new(&Catalogue::standard());
-    let _tenant = metrics.tenants.of(Some("acme"));
-    metrics.reloads.at_work("0");
-    let text = String::from_utf8(metrics.render()).unwrap();
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let names = types.flat_map(|line| {
-        let (name, kind) = line.split_once(' ').unwrap();
-        let parts: &[&str] = if kind == "histogram" {
+    let parts = |kind: &str| -> &[&str] {
+        if kind == "histogram" {
             &["_bucket", "_sum", "_count"]
         } else {
             &[""]
-        };
-        parts.iter().map(move |part| format!("{name}{part}"))
+        }
+    };
+    let described = Metrics::described().into_iter();
+    let names = described.flat_map(|MetricDescription { name, kind, .. }| {
+        let parts = parts(kind).iter();
+        parts.map(move |part| format!("{name}{part}"))
     });
-    // Made at each scrape, of the present credentials.
-    let of_credentials = [
-        "uses_total",
-        "last_used_timestamp_seconds",
-        "not_in_force_since_timestamp_seconds",
-    ];
-    let of_credentials = of_credentials.map(|name| format!("gatepay_proxy_credential_{name}"));
-    names.chain(of_credentials).collect()
+    names.collect()
 }
 
 /// The names in a query: words that look like a metric of the proxy, of the process, or of a rule.
@@ -181,6 +236,25 @@ pub(crate) fn dashboard() -> Vec<String> {
 }
 
 #[test]
+fn every_panel_of_the_dashboard_says_what_it_shows() {
+    fn without(panel: &Value, found: &mut Vec<String>) {
+        for below in panel["panels"].as_array().into_iter().flatten() {
+            without(below, found);
+        }
+        let says = panel["description"]
+            .as_str()
+            .is_some_and(|it| !it.is_empty());
+        if panel["type"].is_string() && panel["type"] != "row" && !says {
+            found.push(panel["title"].to_string());
+        }
+    }
+    let dashboard = serde_json::from_str(&read("grafana/dashboards/gatepay-proxy.json"));
+    let mut found = Vec::new();
+    without(&dashboard.unwrap(), &mut found);
+    assert!(found.is_empty(), "without a description: {found:?}");
+}
+
+#[test]
 fn rules_and_dashboard_name_only_metrics_that_exist() {
     let rules = read("prometheus/rules.yml");
     let code = rules.lines().filter(|line| !line.trim().starts_with('#'));
@@ -193,17 +267,100 @@ fn rules_and_dashboard_name_only_metrics_that_exist() {
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
-#[test]
-fn the_pages_list_every_metric() {
-    let page = |name: &str| fs::read_to_string(config(name)).unwrap();
-    let pages = page("../docs/reference/metrics.md") + &page("../docs/explanation/limits.md");
-    let parts = ["_bucket", "_sum", "_count"];
-    for name in names() {
-        let base = parts.iter().find_map(|part| name.strip_suffix(part));
-        let base = base.unwrap_or(&name);
-        let short = base.strip_prefix("gatepay_proxy_").unwrap_or(base);
-        assert!(pages.contains(&format!("`{short}`")), "{short}");
+/// The words in backticks.
+fn coded(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// A row of the page about metrics with the types and labels of the metrics that it names, which are taken from `left`.
+fn row(line: &str, left: &mut BTreeMap<String, MetricDescription>) -> String {
+    let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+    let [names, _, _, meaning] = cells[..] else {
+        panic!("a row has four cells: {line}");
+    };
+    let described = coded(names).into_iter().map(|name| {
+        let described = left.remove(&format!("gatepay_proxy_{name}"));
+        let described = described.or_else(|| left.remove(name));
+        described.unwrap_or_else(|| panic!("{name} is no metric, or has two rows"))
+    });
+    let described: Vec<_> = described.collect();
+    let labels: BTreeSet<_> = described.iter().map(|it| &it.labels).collect();
+    assert_eq!(
+        labels.len(),
+        1,
+        "of other labels, so in other rows: {names}"
+    );
+    let mut kinds: Vec<_> = described.iter().map(|it| it.kind).collect();
+    kinds.dedup();
+    if kinds.len() > 1 {
+        // One for each name, in the order of the names.
+        kinds = described.iter().map(|it| it.kind).collect();
     }
+    let kind = kinds.join(", ");
+    let labels = described[0].labels.iter().map(|label| format!("`{label}`"));
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    let line = format!("| {names} | {kind} | {labels} | {meaning} |");
+    line.replace("|  |", "| |")
+}
+
+/// `WRITE_PAGES=1 cargo test -p gatepay-proxy --test proxy metrics::the_page` writes types and labels anew.
+#[test]
+fn the_page_has_every_metric_with_its_type_and_labels_and_no_other() {
+    let path = config("../docs/reference/metrics.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let described = Metrics::described().into_iter();
+    let mut left: BTreeMap<_, _> = described.map(|it| (it.name.clone(), it)).collect();
+    assert!(left.len() > 100, "{}", left.len());
+    assert!(left.values().all(|it| it.kind != "untyped"));
+    let lines = page.lines().map(|line| {
+        if line.starts_with("| `") {
+            row(line, &mut left) + "\n"
+        } else {
+            format!("{line}\n")
+        }
+    });
+    let expected: String = lines.collect();
+    assert!(left.is_empty(), "without a row: {:?}", left.keys());
+    if std::env::var_os("WRITE_PAGES").is_some() {
+        fs::write(&path, &expected).unwrap();
+    } else {
+        assert!(
+            page == expected,
+            "types or labels are others: run this test with WRITE_PAGES=1"
+        );
+    }
+}
+
+#[tokio::test]
+async fn series_have_the_types_and_labels_that_the_page_names() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    traffic(&proxy, &gatepay).await;
+    let described = Metrics::described().into_iter();
+    let described: BTreeMap<_, _> = described.map(|it| (it.name.clone(), it)).collect();
+    let text = proxy.metrics().await;
+    let mut seen = 0;
+    for line in text.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = family.split_once(' ').unwrap();
+            assert_eq!(described[name].kind, kind, "{name}");
+            continue;
+        }
+        let Some((name, labels)) = line.split_once('{') else {
+            continue;
+        };
+        let parts = ["_bucket", "_sum", "_count"];
+        let base = parts.iter().find_map(|part| name.strip_suffix(part));
+        let known = described.get(name);
+        let known = known.or_else(|| described.get(base?));
+        let known: BTreeSet<_> = known.unwrap().labels.iter().map(String::as_str).collect();
+        let (labels, _) = labels.rsplit_once('}').unwrap();
+        let labels = labels.split("\",").map(|it| it.split_once('=').unwrap().0);
+        let labels: BTreeSet<_> = labels.filter(|label| *label != "le").collect();
+        assert_eq!(labels, known, "{line}");
+        seen += 1;
+    }
+    assert!(seen > 500, "{seen}");
 }
 
 /// This many tenants, none of which belongs to a shop.

@@ -128,7 +128,7 @@ struct Sender {
 impl Sender {
     fn new(address: SocketAddr) -> Self {
         let registry = Registry::new();
-        let make = Registrar(&registry);
+        let make = Registrar::new(&registry);
         let counter = || IntCounter::new("x", "x").expect("a good name");
         let url = UpstreamUrl::parse(&format!("http://{address}")).expect("a good URL");
         let upstream = UpstreamConnector::new(url, None, DEADLINE).expect("an address");

@@ -1,8 +1,10 @@
-//! Content codings of answers (RFC 9110, 8.4.1): the coding that a head names, and the decoding of gzip.
+//! Content codings of answers (RFC 9110, 8.4.1): the coding that a head names, and gzip in both directions.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
+use flate2::Compression;
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 
 /// The content coding that the head of an answer names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,13 @@ pub fn decoded(body: &[u8], most: usize) -> Option<Vec<u8>> {
     (plain.len() <= most && !begins_coded(&plain)).then_some(plain)
 }
 
+/// Codes a body in gzip, with the least work: a text of metrics takes a tenth of its bytes even then.
+pub fn encoded(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+    let written = encoder.write_all(body).and_then(|()| encoder.finish());
+    written.expect("memory takes all bytes")
+}
+
 /// Whether the values of `Accept-Encoding` name gzip with a weight above zero. `*` does not count as gzip.
 pub fn accepts_gzip<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> bool {
     values.any(|value| value.split(|byte| *byte == b',').any(is_gzip))
@@ -80,9 +89,6 @@ fn is_gzip(part: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
-    use std::io::Write as _;
 
     fn gzip(body: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -102,6 +108,15 @@ mod tests {
         let bomb = gzip(&vec![0; 32 << 20]);
         assert!(bomb.len() < 64 << 10);
         assert_eq!(decoded(&bomb, 1 << 20), None);
+    }
+
+    #[test]
+    fn a_body_that_was_encoded_decodes_to_itself() {
+        let long = b"series 1\n".repeat(10_000);
+        assert!(encoded(&long).len() < long.len() / 10);
+        for body in [&b""[..], b"{}", &long] {
+            assert_eq!(decoded(&encoded(body), body.len()).as_deref(), Some(body));
+        }
     }
 
     #[test]

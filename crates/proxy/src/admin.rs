@@ -32,8 +32,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepay_core::query_text;
+use gatepay_http1::content_coding;
 use gatepay_tenancy::{ConfigFacts, facts};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -157,10 +158,11 @@ async fn answer(
     }
     let _admitted = places.admit(slot, method != Method::GET).await;
     if path == "/metrics" {
-        return match only_get(method) {
-            Some(refusal) => refusal,
-            None => on_blocking_thread(app, metrics).await,
-        };
+        if let Some(refusal) = only_get(method) {
+            return refusal;
+        }
+        let in_gzip = takes_gzip(request.headers());
+        return on_blocking_thread(app, move |app| metrics(app, in_gzip)).await;
     }
     let admin = &app.settings.admin;
     if path == "/" {
@@ -447,8 +449,14 @@ fn ready(readiness: Readiness) -> AdminResponse {
     }
 }
 
+/// Whether the client accepts an answer in gzip.
+fn takes_gzip(lines: &HeaderMap) -> bool {
+    let values = lines.get_all(header::ACCEPT_ENCODING).iter();
+    content_coding::accepts_gzip(values.map(HeaderValue::as_bytes))
+}
+
 /// The metrics in the format that Prometheus scrapes.
-fn metrics(app: &App) -> AdminResponse {
+fn metrics(app: &App, in_gzip: bool) -> AdminResponse {
     let metrics = &app.metrics;
     let ready = app.readiness() == Readiness::Ready;
     metrics.ready.set(i64::from(ready));
@@ -486,7 +494,18 @@ fn metrics(app: &App) -> AdminResponse {
     let own = generation.registry.own_series(&app.settings.metrics);
     let scrape = metrics.scrape(&generation, &own, app.clock.unix_ms());
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    answer_of(StatusCode::OK, kind, scrape.into())
+    let body = if in_gzip {
+        content_coding::encoded(&scrape)
+    } else {
+        scrape
+    };
+    let mut answer = answer_of(StatusCode::OK, kind, body.into());
+    let lines = answer.headers_mut();
+    lines.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if in_gzip {
+        lines.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    answer
 }
 
 /// The status page. Its policy allows fetches from this listener and its own script and style, and no other load.

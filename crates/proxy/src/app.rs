@@ -112,7 +112,7 @@ impl App {
             catalogue,
         } = configuration;
         let reload = ReloadControl::beginning_with(&settings);
-        let metrics = Arc::new(Metrics::new(&catalogue));
+        let metrics = Arc::new(Metrics::new(&catalogue, &settings.metrics));
         metrics.reloads.applied_now(clock.unix_ms());
         let quota = quota(&settings, &metrics, &clock);
         let (store, loans) = (settings.store.as_ref(), &metrics.loans);

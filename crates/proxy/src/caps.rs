@@ -184,6 +184,7 @@ mod tests {
     use crate::metrics::Metrics;
     use gatepay_core::Catalogue;
     use gatepay_store::admission::StoredText;
+    use gatepay_tenancy::settings::MetricsSettings;
 
     fn acme() -> CapScope {
         CapScope::Party(StoredText::parse("acme").unwrap())
@@ -227,7 +228,8 @@ mod tests {
 
     #[test]
     fn spends_are_counted_while_the_store_has_rules_whatever_the_files_say() {
-        let caps = Caps::new(&Metrics::new(&Catalogue::standard()).caps, false);
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
+        let caps = Caps::new(&metrics.caps, false);
         assert!(caps.awaits_store(), "the store may have rules");
         caps.learned(Vec::new());
         assert!(!caps.is_counting() && !caps.awaits_store());

@@ -209,7 +209,7 @@ mod tests {
             };
             let mut settings = Settings::new(url, institution);
             settings.metrics.max_tenants = 2;
-            let metrics = Metrics::new(&Catalogue::standard());
+            let metrics = Metrics::new(&Catalogue::standard(), &settings.metrics);
             let clock = Clock::manual(START);
             let meters = metrics.tenants.limits.quota.clone();
             let quota = InstitutionQuota::new(&settings.upstream.quota, meters, &clock);

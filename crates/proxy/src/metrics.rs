@@ -1,5 +1,6 @@
 //! Metrics for Prometheus: few, in base units, starting at zero, with labels from the registry and the catalogue only.
 
+mod credential_families;
 pub mod credential_series;
 pub mod size;
 pub mod totals;
@@ -7,6 +8,7 @@ pub mod totals;
 use std::sync::Arc;
 
 use gatepay_core::Catalogue;
+use gatepay_tenancy::settings::MetricsSettings;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
 use crate::caps::meters::CapMeters;
@@ -17,11 +19,13 @@ use crate::generation::meters::ReloadMeters;
 use crate::generation::suspension_meters::SuspensionMeters;
 use crate::generation::tenant_meters::TenantSeries;
 use crate::journal;
+use crate::metrics::credential_families::CredentialFamilies;
 use crate::notify::deliver::meters::DeliveryMeters;
 use crate::notify::receive::meters::ReceptionMeters;
 use crate::process::heartbeat::WorkerMeters;
 use crate::process::usage::ProcessUsage;
-use crate::prom::registrar::{Registrar, SECONDS, opts};
+use crate::prom::histogram::OperationLabels;
+use crate::prom::registrar::{MetricDescription, Registrar, SECONDS, opts};
 use crate::record::access_log::LogMeters;
 use crate::record::meters::RequestMeters;
 use crate::upstream::meters::{ClockMeters, SignerMeters, UpstreamMeters};
@@ -117,10 +121,28 @@ impl Metrics {
     ///
     /// # Panics
     /// Never: the names are distinct and well formed, as a test shows.
-    pub fn new(catalogue: &Catalogue) -> Self {
+    pub fn new(catalogue: &Catalogue, settings: &MetricsSettings) -> Self {
         let registry = Registry::new();
-        let make = Registrar(&registry);
-        register_version(&make);
+        Self::made(
+            &Registrar::new(&registry),
+            registry.clone(),
+            &OperationLabels::new(catalogue, settings),
+        )
+    }
+
+    /// What each metric is, of those with a series and of those that have none yet, by name.
+    pub fn described() -> Vec<MetricDescription> {
+        let registry = Registry::new();
+        let make = Registrar::describing(&registry);
+        let catalogue = Catalogue::standard();
+        let operations = OperationLabels::new(&catalogue, &MetricsSettings::default());
+        Self::made(&make, registry.clone(), &operations);
+        CredentialFamilies::new(&make);
+        make.into_described()
+    }
+
+    fn made(make: &Registrar<'_>, registry: Registry, operations: &OperationLabels<'_>) -> Self {
+        register_version(make);
         let expiries = make.gauge_vec(
             "certificate_expiry_timestamp_seconds",
             "Unix time at which the certificate in use expires; 0 if there is none.",
@@ -128,8 +150,8 @@ impl Metrics {
         );
         // A table: one entry per metric or group of metrics.
         Self {
-            requests: Arc::new(RequestMeters::new(catalogue, &make)),
-            tenants: Arc::new(TenantSeries::new(&make)),
+            requests: Arc::new(RequestMeters::new(operations, make)),
+            tenants: Arc::new(TenantSeries::new(make)),
             connections: make.gauge("connections", "Open connections from tenants."),
             unreadable_heads: make.counter(
                 "unreadable_heads_total",
@@ -141,10 +163,10 @@ impl Metrics {
             ),
             certificate_expiry: expiries.with_label_values(&["listener"]),
             notification_certificate_expiry: expiries.with_label_values(&["notifications"]),
-            notifications: ReceptionMeters::new(&make),
-            deliveries: DeliveryMeters::new(&make),
-            halted: HaltMeters::new(&make),
-            caps: CapMeters::new(&make),
+            notifications: ReceptionMeters::new(make),
+            deliveries: DeliveryMeters::new(make),
+            halted: HaltMeters::new(make),
+            caps: CapMeters::new(make),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Failed accepts of a connection, mostly for lack of file descriptors.",
@@ -157,7 +179,7 @@ impl Metrics {
                 "proxy_headers_refused_total",
                 "Connections of trusted proxies closed because their PROXY header was malformed, late or missing.",
             ),
-            connections_ended: EndedMeters::new(&make),
+            connections_ended: EndedMeters::new(make),
             readers_stalled: make.counter(
                 "readers_stalled_total",
                 "Connections closed because the caller read no byte of its answer for listen.answer_timeout_ms.",
@@ -170,8 +192,8 @@ impl Metrics {
                 "requests_crowded_total",
                 "Requests refused unread because listen.max_requests, or the part of one address, were in progress.",
             ),
-            upstream: Arc::new(UpstreamMeters::new(&make)),
-            clock: ClockMeters::new(&make),
+            upstream: Arc::new(UpstreamMeters::new(make)),
+            clock: ClockMeters::new(make),
             replay_entries: make.gauge("replay_entries", "Stamps the replay memory holds."),
             replay_entries_limit: make.gauge(
                 "replay_entries_limit",
@@ -189,13 +211,13 @@ impl Metrics {
                 "ready",
                 "1 while the process answers requests, 0 while it starts or drains or a worker has stalled.",
             ),
-            journal: journal_meters(&make),
-            cluster: ClusterMeters::new(&make),
-            loans: LoanMeters::new(&make),
-            reloads: ReloadMeters::new(&make),
-            suspensions: SuspensionMeters::new(&make),
-            signer: SignerMeters::new(&make),
-            workers: worker_meters(&make),
+            journal: journal_meters(make),
+            cluster: ClusterMeters::new(make),
+            loans: LoanMeters::new(make),
+            reloads: ReloadMeters::new(make),
+            suspensions: SuspensionMeters::new(make),
+            signer: SignerMeters::new(make),
+            workers: worker_meters(make),
             process: make.register(ProcessUsage::new()),
             registry,
         }
@@ -295,7 +317,7 @@ mod tests {
 
     #[test]
     fn counters_of_events_that_have_not_happened_are_zero() {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
         let _tenant = metrics.tenants.of(Some("acme"));
         let text = String::from_utf8(metrics.render()).unwrap();
         for line in [
@@ -310,7 +332,7 @@ mod tests {
 
     #[test]
     fn counts_stay_with_a_tenant_until_it_is_forgotten() {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
         let said = || {
             let text = String::from_utf8(metrics.render()).unwrap();
             let of = |line: &&str| {
@@ -343,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_tenant_called_other_has_series_of_its_own_that_end_with_it() {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
         let [together, own] = [None, Some("other")].map(|id| metrics.tenants.of(id));
         let mut shadow = LimitSet::default();
         shadow.add(LimitName::Money);

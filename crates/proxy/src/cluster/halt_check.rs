@@ -307,6 +307,7 @@ mod tests {
     use crate::metrics::Metrics;
     use gatepay_core::Catalogue;
     use gatepay_store::instance::Replication;
+    use gatepay_tenancy::settings::MetricsSettings;
     use std::num::NonZeroU32;
 
     const NOW: u64 = 1_767_225_600_000;
@@ -322,7 +323,9 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (clock, catalogue) = (Clock::manual(NOW), Catalogue::standard());
-            let meters = Metrics::new(&catalogue).cluster.clone();
+            let meters = Metrics::new(&catalogue, &MetricsSettings::default())
+                .cluster
+                .clone();
             Self {
                 latest: LatestView::new(clock.clone(), meters),
                 clock,

@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_time_without_a_lease_counts_from_the_end_of_the_last_one() {
-        let meters = LoanMeters::new(&Registrar(&Registry::new()));
+        let meters = LoanMeters::new(&Registrar::new(&Registry::new()));
         let queue = LoanQueue::new(&Clock::manual(0), &meters);
         let at = Duration::from_secs;
         queue.note_lease(at(9), at(7));

@@ -654,7 +654,10 @@ mod tests {
     }
 
     fn party_limits(limits: &PartyLimits, clock: &Clock) -> Arc<TenantLimits> {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(
+            &Catalogue::standard(),
+            &settings::MetricsSettings::default(),
+        );
         let quota = InstitutionQuota::new(
             &settings::QuotaSettings::default(),
             metrics.tenants.limits.quota.clone(),

@@ -576,7 +576,10 @@ mod tests {
     impl World {
         fn new() -> Self {
             let clock = Clock::manual(NOW);
-            let metrics = Metrics::new(&Catalogue::standard());
+            let metrics = Metrics::new(
+                &Catalogue::standard(),
+                &settings::MetricsSettings::default(),
+            );
             let number = |number| NonZeroU32::new(number).unwrap();
             let rate = |burst| Rate {
                 per_second: NonZeroU32::MIN,

@@ -4,6 +4,7 @@
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Metrics;
+use super::credential_families::CredentialFamilies;
 use crate::generation::Generation;
 use crate::generation::credential_usage::CredentialUsage;
 use crate::prom::registrar::{OTHER, Registrar, tenant_label};
@@ -56,23 +57,11 @@ pub(super) fn render<'a>(
     others_since_ms: Option<u64>,
 ) -> Vec<u8> {
     let registry = Registry::new();
-    let make = Registrar(&registry);
-    let labels = &["tenant", "client_id"];
-    let uses = make.counters(
-        "credential_uses_total",
-        "Requests that were verified with a credential.",
-        labels,
-    );
-    let last_used = make.gauge_vec(
-        "credential_last_used_timestamp_seconds",
-        "Unix time of a credential's last use; 0 if unused since the start.",
-        labels,
-    );
-    let not_in_force = make.gauge_vec(
-        "credential_not_in_force_since_timestamp_seconds",
-        "Unix time of the first request signed with a credential that is not in force; present for 15 minutes after the last one.",
-        labels,
-    );
+    let CredentialFamilies {
+        uses,
+        last_used,
+        not_in_force,
+    } = CredentialFamilies::new(&Registrar::new(&registry));
     let seconds = |ms: u64| i64::try_from(ms / 1_000).unwrap_or(i64::MAX);
     if let Some(since) = others_since_ms {
         let labels = &[tenant_label(None), OTHER];

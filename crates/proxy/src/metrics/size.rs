@@ -27,7 +27,7 @@ impl ScrapeSize {
         registry: &Registry,
         settings: &settings::MetricsSettings,
     ) -> Self {
-        let metrics = Metrics::new(catalogue);
+        let metrics = Metrics::new(catalogue, settings);
         metrics
             .reloads
             .at_work(&gatepay_tenancy::ConfigHash::default().to_string());

@@ -94,6 +94,12 @@ impl MetricTotals {
 }
 
 impl LatencySpread {
+    /// [`Self::quantile`] in milliseconds, to the microsecond.
+    pub fn milliseconds(&self, part: f64) -> Option<f64> {
+        let seconds = self.quantile(part)?;
+        Some((seconds * 1e6).round() / 1e3)
+    }
+
     /// The duration in seconds that this part of the observations did not exceed. The value is interpolated linearly
     /// within a bucket, as by Prometheus, and capped at the last finite bound. `None` without observations.
     pub fn quantile(&self, part: f64) -> Option<f64> {
@@ -130,6 +136,7 @@ mod tests {
     use super::*;
     use crate::record::access_line::{PhaseTimings, RequestPhase};
     use gatepay_core::Catalogue;
+    use gatepay_tenancy::settings::MetricsSettings;
     use std::time::Duration;
 
     fn took(metrics: &Metrics, milliseconds: u64, times: usize) {
@@ -142,19 +149,19 @@ mod tests {
 
     #[test]
     fn quantiles_lie_where_prometheus_would_say() {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
         assert_eq!(metrics.totals().whole.quantile(0.5), None);
-        // Buckets end at 5, 10 and 25 ms.
-        took(&metrics, 7, 50);
+        // Buckets end at 10, 25 and 50 ms.
         took(&metrics, 20, 50);
+        took(&metrics, 40, 50);
         let totals = metrics.totals();
         let near = |part, wanted: f64| {
             let seconds = totals.upstream.quantile(part).unwrap();
             assert!((seconds - wanted).abs() < 1e-9, "{part}: {seconds}");
         };
-        near(0.25, 0.0075);
-        near(0.5, 0.01);
-        near(0.75, 0.0175);
+        near(0.25, 0.0175);
+        near(0.5, 0.025);
+        near(0.75, 0.0375);
         took(&metrics, 60_000, 400);
         let late = metrics.totals().upstream.quantile(0.99);
         assert_eq!(late, Some(15.0), "no more than the last bound");
@@ -162,7 +169,7 @@ mod tests {
 
     #[test]
     fn two_looks_say_what_came_between_them() {
-        let metrics = Metrics::new(&Catalogue::standard());
+        let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
         let (acme, other) = (metrics.tenants.of(Some("acme")), metrics.tenants.of(None));
         acme.ended(Kind::Money, RequestOutcome::Unknown);
         metrics.requests.refused("replayed");

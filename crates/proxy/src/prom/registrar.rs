@@ -1,6 +1,9 @@
 //! Registrar: makes metrics under the program's prefix and registers them.
 
+use std::cell::RefCell;
+
 use prometheus::core::Collector;
+use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry,
@@ -12,15 +15,60 @@ pub const SECONDS: [f64; 14] = [
 ];
 
 /// Makes and registers metrics under the program's prefix.
-pub struct Registrar<'a>(pub &'a Registry);
+pub struct Registrar<'a> {
+    registry: &'a Registry,
+    /// The descriptions of the registered metrics, if they are wanted.
+    described: Option<RefCell<Vec<MetricDescription>>>,
+}
 
-impl Registrar<'_> {
+/// What a metric is, whether or not it has a series so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricDescription {
+    /// The whole name.
+    pub name: String,
+    /// The type as Prometheus names it: `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The names of the labels, in their order.
+    pub labels: Vec<String>,
+    /// The text after `# HELP`.
+    pub help: String,
+}
+
+impl<'a> Registrar<'a> {
+    /// Registers metrics in this registry.
+    pub fn new(registry: &'a Registry) -> Self {
+        let described = None;
+        Self {
+            registry,
+            described,
+        }
+    }
+
+    /// Registers metrics in this registry, and keeps their descriptions.
+    pub fn describing(registry: &'a Registry) -> Self {
+        let described = Some(RefCell::default());
+        Self {
+            registry,
+            described,
+        }
+    }
+
+    /// The descriptions that were kept, by name.
+    pub fn into_described(self) -> Vec<MetricDescription> {
+        let mut described = self.described.map_or_else(Vec::new, RefCell::into_inner);
+        described.sort_by(|one, other| one.name.cmp(&other.name));
+        described
+    }
+
     /// Registers a metric that was made.
     pub fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let metric = made.expect("names and labels are well formed");
-        self.0
+        self.registry
             .register(Box::new(metric.clone()))
             .expect("names are distinct");
+        if let Some(described) = &self.described {
+            described.borrow_mut().extend(descriptions(&metric));
+        }
         metric
     }
 
@@ -80,6 +128,27 @@ impl Registrar<'_> {
         };
         self.register(HistogramVec::new(opts, labels))
     }
+}
+
+/// The descriptions of the families that a collector has.
+fn descriptions(metric: &impl Collector) -> Vec<MetricDescription> {
+    let families = metric.collect();
+    let kind = |name: &str| {
+        let mut of_name = families.iter().filter(|family| family.name() == name);
+        match of_name.next().map(MetricFamily::get_field_type) {
+            Some(MetricType::COUNTER) => "counter",
+            Some(MetricType::GAUGE) => "gauge",
+            Some(MetricType::HISTOGRAM) => "histogram",
+            _ => "untyped",
+        }
+    };
+    let described = metric.desc().into_iter().map(|desc| MetricDescription {
+        kind: kind(&desc.fq_name),
+        name: desc.fq_name.clone(),
+        labels: desc.variable_labels.clone(),
+        help: desc.help.clone(),
+    });
+    described.collect()
 }
 
 /// A metric's name under the program's prefix, and its help.

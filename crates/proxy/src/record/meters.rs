@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use gatepay_core::Catalogue;
 use gatepay_core::envelope::EnvelopeCode;
 use prometheus::{IntCounter, IntGauge};
 
-use crate::prom::histogram::LatencyHistogram;
-use crate::prom::registrar::{OTHER, Registrar, SECONDS};
+use crate::prom::histogram::{LatencyHistogram, OperationLabels};
+use crate::prom::registrar::{OTHER, Registrar};
 use crate::record::access_line::{PhaseTimings, RequestPhase};
 use crate::refusal::Refusal;
 
-/// Upper bounds in seconds of the proxy's own time, which is a thousandth of a call's.
-const OWN_SECONDS: [f64; 12] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
-    0.1,
-];
+/// Upper bounds in seconds of a call and of GatePay's part of it. Every operation has a series for each, so they are few:
+/// close together where GatePay answers, with one on either side of the 5 s that an alert asks about.
+const CALL_SECONDS: [f64; 9] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0];
+/// Upper bounds in seconds of the proxy's own time, which is a thousandth of a call's. An alert asks about 10 ms.
+const OWN_SECONDS: [f64; 7] = [0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.01, 0.1];
 
 /// Metrics of requests, over all callers.
 pub struct RequestMeters {
@@ -50,7 +49,7 @@ const CODES: [&str; 42] = [
 
 impl RequestMeters {
     /// Makes all request metrics, at zero.
-    pub fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
+    pub fn new(operations: &OperationLabels<'_>, make: &Registrar<'_>) -> Self {
         let refusals = make.counters(
             "refusals_total",
             "Requests the proxy refused, by reason.",
@@ -74,7 +73,7 @@ impl RequestMeters {
                 "in_flight",
                 "Requests between their head and the end of their answer.",
             ),
-            took: LatencyHistograms::new(catalogue, make),
+            took: LatencyHistograms::new(operations, make),
         }
     }
 
@@ -110,21 +109,21 @@ impl RequestMeters {
 }
 
 impl LatencyHistograms {
-    fn new(catalogue: &Catalogue, make: &Registrar<'_>) -> Self {
+    fn new(operations: &OperationLabels<'_>, make: &Registrar<'_>) -> Self {
         let by_operation = |name, help, bounds: &[f64]| {
             let family = make.histograms(name, help, bounds, &["operation"]);
-            LatencyHistogram::new(&family, catalogue)
+            LatencyHistogram::new(&family, operations)
         };
         Self {
             whole: by_operation(
                 "request_duration_seconds",
                 "Seconds from the head of a request to the end of its answer, by operation.",
-                &SECONDS,
+                &CALL_SECONDS,
             ),
             upstream: by_operation(
                 "upstream_duration_seconds",
                 "Seconds from sending a request to GatePay until its answer, by operation.",
-                &SECONDS,
+                &CALL_SECONDS,
             ),
             own: by_operation(
                 "own_duration_seconds",
@@ -138,11 +137,15 @@ impl LatencyHistograms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepay_core::Catalogue;
+    use gatepay_tenancy::settings::MetricsSettings;
     use prometheus::{Registry, TextEncoder};
 
     fn made() -> (Registry, RequestMeters) {
         let registry = Registry::new();
-        let meters = RequestMeters::new(&Catalogue::standard(), &Registrar(&registry));
+        let catalogue = Catalogue::standard();
+        let operations = OperationLabels::new(&catalogue, &MetricsSettings::default());
+        let meters = RequestMeters::new(&operations, &Registrar::new(&registry));
         (registry, meters)
     }
 

@@ -105,7 +105,7 @@ pub enum ClockFault {
 impl UpstreamMeters {
     /// Metrics of a program that is not scraped.
     pub fn unscraped() -> Self {
-        Self::new(&Registrar(&Registry::new()))
+        Self::new(&Registrar::new(&Registry::new()))
     }
 
     /// Registers the metrics, all at zero.

@@ -486,10 +486,16 @@ fn metrics(mut reader: TableReader<'_>) -> MetricsSettings {
     if pinned.len() > max_tenants {
         reader.problem("pinned", "has more tenants than max_tenants");
     }
+    let operation_histograms = reader.or(
+        "operation_histograms",
+        default.operation_histograms,
+        value::flag,
+    );
     reader.finish();
     MetricsSettings {
         max_tenants,
         pinned,
+        operation_histograms,
     }
 }
 

@@ -479,6 +479,8 @@ pub struct MetricsSettings {
     pub max_tenants: usize,
     /// Tenant ids that always get series of their own.
     pub pinned: Vec<PartyId>,
+    /// Whether the histograms of durations tell operations apart.
+    pub operation_histograms: bool,
 }
 
 /// How the log looks.
@@ -686,6 +688,8 @@ impl Default for MetricsSettings {
         Self {
             max_tenants: 1_000,
             pinned: Vec::new(),
+            // Which call became slow is the first question about a slow minute.
+            operation_histograms: true,
         }
     }
 }

@@ -352,10 +352,12 @@ fn of_metrics(metrics: &MetricsSettings) -> Vec<(&'static str, Value)> {
     let MetricsSettings {
         max_tenants,
         pinned,
+        operation_histograms,
     } = metrics;
     vec![
         ("max_tenants", (*max_tenants).into()),
         ("pinned", pinned.iter().map(PartyId::as_str).collect()),
+        ("operation_histograms", (*operation_histograms).into()),
     ]
 }
 

@@ -830,7 +830,7 @@ mod tests {
     use crate::prom::registrar::Registrar;
 
     fn queue() -> Arc<LoanQueue> {
-        let meters = LoanMeters::new(&Registrar(&Registry::new()));
+        let meters = LoanMeters::new(&Registrar::new(&Registry::new()));
         LoanQueue::new(&Clock::manual(0), &meters)
     }
 

@@ -201,7 +201,7 @@ const LIMITS: DeliveryLimits = DeliveryLimits {
 fn start(store: &FakeStore, directory: &Rc<FakeDirectory>, limits: DeliveryLimits) -> Instance {
     let (stop, stopped) = watch::channel(None);
     let (wake, registry) = (DeliveryWake::default(), Registry::new());
-    let meters = DeliveryMeters::new(&Registrar(&registry));
+    let meters = DeliveryMeters::new(&Registrar::new(&registry));
     let inputs = DeliveryInputs {
         store: Rc::new(store.clone()),
         directory: Rc::clone(directory) as Rc<dyn TargetDirectory>,

@@ -1,6 +1,7 @@
 use super::*;
 use crate::metrics::Metrics;
 use gatepay_core::{Catalogue, ClientId, SecretKey};
+use gatepay_tenancy::settings::MetricsSettings;
 use zeroize::Zeroizing;
 
 fn institution(credentials: &[(&str, &str, Option<u64>)]) -> Arc<Institution> {
@@ -27,7 +28,7 @@ struct World {
 impl World {
     fn at(now_ms: u64, institution: &Arc<Institution>) -> Self {
         let clock = Clock::manual(now_ms);
-        let meters = Metrics::new(&Catalogue::standard()).signer;
+        let meters = Metrics::new(&Catalogue::standard(), &MetricsSettings::default()).signer;
         Self {
             signer: CredentialRotation::new(institution, clock.clone(), meters),
             clock,

@@ -98,7 +98,7 @@ fn generation(tenant: Tenant, clock: &Clock) -> Generation {
     };
     let settings = Settings::new(url, institution);
     let registered = MetricRegistry::new();
-    let series = TenantSeries::new(&Registrar(&registered));
+    let series = TenantSeries::new(&Registrar::new(&registered));
     let meters = series.limits.quota.clone();
     let quota = InstitutionQuota::new(&settings.upstream.quota, meters, clock);
     let limits = TenantLimitsMap::new(quota.into());
