@@ -167,6 +167,14 @@ async fn a_wrong_file_changes_nothing_and_is_reported_with_file_line_and_key() {
             (&state["in_step"], &state["problems"]),
             (&json!(false), &said["problems"])
         );
+        let page = program.admin("GET", "/status").await;
+        let page: Value = serde_json::from_slice(&page.body).unwrap();
+        let shown = format!("the configuration on disk is not applied: {told}");
+        let mut shown_problems = page["problems"].as_array().unwrap().iter();
+        assert!(
+            shown_problems.any(|problem| problem["text"] == shown),
+            "{page}"
+        );
 
         folder.file("proxy.toml", &proxy);
         folder.file("tenants.d/globex.toml", &tenant);

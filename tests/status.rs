@@ -99,6 +99,48 @@ async fn a_look_says_how_things_are_and_the_next_what_came_since() {
     assert!(second["refusals"].as_array().unwrap().contains(&refused));
 }
 
+/// The minutes of the last hour, once they are as wanted. A minute passes before each look.
+async fn minutes(proxy: &Proxy, are_there: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let mut minutes = Vec::new();
+    for _ in 0..20 {
+        proxy.clock.advance(Duration::from_secs(61));
+        // The clock is asked every second.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        minutes = status(proxy).await["hour"].as_array().unwrap().clone();
+        if are_there(&minutes) {
+            return minutes;
+        }
+    }
+    panic!("{minutes:?}");
+}
+
+#[tokio::test]
+async fn the_last_hour_is_kept_minute_by_minute_before_anybody_looks() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let quiet = minutes(&proxy, |minutes| !minutes.is_empty()).await;
+    assert!(quiet.iter().all(|minute| minute["requests"] == 0));
+    for call in [
+        acme().post(CREATE, order("A-0001")),
+        acme().post(CREATE, order("A-0001")),
+        globex().post(QUERY, "{}"),
+    ] {
+        proxy.send(call).await;
+    }
+    proxy.counts("in_flight 0").await;
+    let sum = |minutes: &[Value], name: &str| -> u64 {
+        minutes.iter().map(|one| one[name].as_u64().unwrap()).sum()
+    };
+    let all = minutes(&proxy, |minutes| sum(minutes, "requests") == 3).await;
+    let repeated = sum(&all, "failure") + sum(&all, "unknown");
+    assert_eq!((repeated, sum(&all, "refused")), (1, 1), "{all:?}");
+    let last = all.last().unwrap();
+    assert!(last["ended_ms"].as_u64().unwrap() <= proxy.clock.unix_ms());
+    let busy = all.iter().find(|minute| minute["requests"] != 0).unwrap();
+    assert!(busy["seconds"].as_f64().unwrap() >= 60.0);
+    assert!(busy["p99_ms"].is_number() && busy["quota_used"].is_number());
+}
+
 /// The entry of one party in `/tenants`.
 async fn tenant(proxy: &Proxy, id: &str) -> Value {
     let answer = proxy.admin(&format!("/tenants/{id}")).await;

@@ -7,6 +7,7 @@ mod find;
 mod gate;
 mod halt;
 mod isolation;
+mod last_hour;
 mod log;
 mod notification_acts;
 mod notification_endpoints;
@@ -68,6 +69,7 @@ pub async fn hand_suspensions_to_store(app: &Arc<App>) {
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
     let places = Arc::new(AdminConnections::new());
     let history = Arc::new(SnapshotHistory::default());
+    tokio::spawn(Arc::clone(&history.hour).keep(Arc::clone(&app)));
     // The process's parent may have bound the socket, to another address than `admin.address`.
     let bound = listener.local_addr();
     let is_local = bound.is_ok_and(|bound| bound.ip().to_canonical().is_loopback());

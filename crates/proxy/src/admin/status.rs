@@ -5,22 +5,24 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gatepay_admission::quota::QuotaView;
+use gatepay_store::instance::{ClusterView, InstanceView};
 use gatepay_tenancy::DatedCredential;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
+use crate::admin::last_hour::LastHour;
 use crate::admin::status_report::{
-    BusyTenant, ByHand, CredentialReport, JournalReport, KeyNotInForce, LatencyQuantiles,
-    LatencyReport, NotificationReport, OutcomeReport, ProcessReport, QuotaReport, RefusalCount,
-    RefusedParty, ReplayReport, StatusReport, StoreReport, SuspendedParty, TrafficReport,
-    UpstreamReport, WorkerReport,
+    BusyTenant, ByHand, CredentialReport, InstanceLine, JournalReport, KeyNotInForce,
+    LatencyQuantiles, LatencyReport, NotificationReport, OutcomeReport, ProcessReport, QuotaReport,
+    RefusalCount, RefusedParty, ReplayReport, StatusReport, StoreReport, SuspendedParty,
+    TrafficReport, UpstreamReport, WorkerReport,
 };
 use crate::admin::{cluster_view, halt, trouble};
 use crate::app::App;
@@ -67,9 +69,14 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("it is visible ASCII")
 });
 
-/// Snapshots of the metrics from earlier status requests.
+/// Earlier snapshots of the metrics.
 #[derive(Default)]
-pub struct SnapshotHistory(Mutex<VecDeque<StatusSnapshot>>);
+pub struct SnapshotHistory {
+    /// Those of the latest status requests.
+    recent: Mutex<VecDeque<StatusSnapshot>>,
+    /// The last hour.
+    pub(super) hour: Arc<LastHour>,
+}
 
 struct StatusSnapshot {
     at: Duration,
@@ -86,7 +93,7 @@ impl SnapshotHistory {
             totals: app.metrics.totals(),
             cpu: process.cpu,
         };
-        let mut snapshots = self.0.lock();
+        let mut snapshots = self.recent.lock();
         while snapshots
             .front()
             .is_some_and(|snapshot| now.at.saturating_sub(snapshot.at) > WINDOW)
@@ -108,7 +115,7 @@ impl SnapshotHistory {
             (now.totals.clone(), Duration::from_millis(up), now.cpu)
         };
         let seconds = window.as_secs_f64().max(0.001);
-        let status = status(
+        let mut status = status(
             app,
             &now.totals,
             &since,
@@ -121,6 +128,7 @@ impl SnapshotHistory {
                 lines_dropped: app.metrics.lines_dropped.get(),
             },
         );
+        status.hour = self.hour.minutes();
         if snapshots
             .back()
             .is_none_or(|last| now.at.saturating_sub(last.at) >= APART)
@@ -148,6 +156,7 @@ fn status(
         problems: Vec::new(),
         window_seconds,
         tenants_total: generation.registry.tenants().len(),
+        hour: Vec::new(),
         traffic: traffic(app, since, window_seconds),
         latency_ms: LatencyReport {
             whole: latency(&since.whole),
@@ -171,6 +180,7 @@ fn status(
         workers: workers(app),
         suspensions: suspensions(app),
         halts: app.halts().iter().map(|it| halt::word(&it.scope)).collect(),
+        caps: app.metrics.caps.fullest(),
         approvals_waiting: app.metrics.caps.approvals_waiting.get(),
         reload: app.lifecycle.reload.state(),
         process,
@@ -262,6 +272,7 @@ fn store(app: &App, now_ms: u64) -> Option<StoreReport> {
         replication: view.map(|view| cluster_view::replication(view.replication)),
         asynchronous_standbys: view.map_or(0, |view| asynchronous(view.replication)),
         instances: view.map_or(0, |view| view.instances.len()),
+        members: view.map_or_else(Vec::new, |view| members(view, cluster.id())),
         configurations: view.map_or(0, configurations),
         clock_offset_ms: cluster.offset_ms(),
         max_skew_ms: app.settings.store.as_ref()?.max_skew_ms,
@@ -270,6 +281,19 @@ fn store(app: &App, now_ms: u64) -> Option<StoreReport> {
             halts.map(|halt| halt.scope.to_string()).collect()
         }),
     })
+}
+
+/// The first instances, of which `own` is this one.
+fn members(view: &ClusterView, own: i64) -> Vec<InstanceLine> {
+    let instances = view.instances.iter().take(BUSIEST);
+    let line = |instance: &InstanceView| InstanceLine {
+        host: instance.host.clone(),
+        this: instance.id == own,
+        version: instance.version.clone(),
+        configuration: instance.config_hash.clone(),
+        lag_ms: view.now_ms.saturating_sub(instance.seen_ms),
+    };
+    instances.map(line).collect()
 }
 
 fn notifications(app: &App) -> Option<NotificationReport> {
@@ -439,14 +463,9 @@ fn refusals(totals: &MetricTotals, since: &MetricTotals) -> Vec<RefusalCount> {
 }
 
 fn latency(spread: &LatencySpread) -> LatencyQuantiles {
-    let milliseconds = |part| {
-        spread
-            .quantile(part)
-            .map(|seconds| (seconds * 1e6).round() / 1e3)
-    };
     LatencyQuantiles {
-        p50: milliseconds(0.5),
-        p90: milliseconds(0.9),
-        p99: milliseconds(0.99),
+        p50: spread.milliseconds(0.5),
+        p90: spread.milliseconds(0.9),
+        p99: spread.milliseconds(0.99),
     }
 }

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use crate::generation::suspension::SuspendedBy;
-
+use crate::admin::last_hour::MinuteReport;
+use crate::caps::meters::UsedCap;
 use crate::generation::refusal_counts::RefusalView;
 use crate::generation::reload_status::ReloadState;
+use crate::generation::suspension::SuspendedBy;
 use crate::generation::tenant_limits::TenantLimitsView;
 use crate::notify::deliver::meters::DeliveryBacklog;
 
@@ -21,6 +22,8 @@ pub struct StatusReport {
     /// The age in seconds of the snapshot that this status is compared with.
     pub(super) window_seconds: f64,
     pub(super) tenants_total: usize,
+    /// The minutes of the last hour, the oldest first.
+    pub(super) hour: Vec<MinuteReport>,
     pub(super) traffic: TrafficReport,
     pub(super) latency_ms: LatencyReport,
     pub(super) refusals: Vec<RefusalCount>,
@@ -48,6 +51,8 @@ pub struct StatusReport {
     pub(super) suspensions: ByHand,
     /// Halts in force, by scope.
     pub(super) halts: Vec<String>,
+    /// The money caps that are used most; a limited number.
+    pub(super) caps: Vec<UsedCap>,
     /// Money calls that operators have yet to approve or reject.
     pub(super) approvals_waiting: i64,
     pub(super) reload: ReloadState,
@@ -177,6 +182,8 @@ pub(super) struct StoreReport {
     /// Standbys that no commit waits for.
     pub(super) asynchronous_standbys: u32,
     pub(super) instances: usize,
+    /// The instances themselves; a limited number.
+    pub(super) members: Vec<InstanceLine>,
     /// The number of different configurations of the instances.
     pub(super) configurations: usize,
     /// The store's clock less this machine's, in milliseconds.
@@ -185,6 +192,20 @@ pub(super) struct StoreReport {
     pub(super) max_skew_ms: u64,
     /// The scopes of the halts in force.
     pub(super) halts: Vec<String>,
+}
+
+/// An instance that shares the store.
+#[derive(Serialize)]
+pub(super) struct InstanceLine {
+    /// The name of its machine or pod.
+    pub(super) host: String,
+    /// Whether it is the one that answers.
+    pub(super) this: bool,
+    pub(super) version: String,
+    /// The hash of its configuration.
+    pub(super) configuration: String,
+    /// The age of its last sign of life, in milliseconds.
+    pub(super) lag_ms: u64,
 }
 
 /// Counts are since the start of this process; what is in the store is of all instances.

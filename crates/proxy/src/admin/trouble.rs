@@ -245,9 +245,16 @@ impl ProblemList {
         let reload = &status.reload;
         // Without a watcher of the files, their state is unknown.
         let watched = reload.applied_ms.is_some();
+        for problem in reload.problems.iter().take(NAMED) {
+            let text = format!("the configuration on disk is not applied: {problem}");
+            self.say(Warn, watched, text);
+        }
+        let more = reload.problems.len().saturating_sub(NAMED);
+        let text = format!("the configuration on disk has {more} more problems");
+        self.say(Warn, more > 0, text);
         self.say(
             Warn,
-            watched && !reload.in_step,
+            watched && !reload.in_step && reload.problems.is_empty(),
             "the configuration on disk is not applied",
         );
         self.say(

@@ -10,6 +10,7 @@ use gatepay_store::caps::spend::UnknownSpend;
 use gatepay_store::destinations::DestinationFault;
 use parking_lot::Mutex;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use serde::Serialize;
 
 use crate::prom::registrar::{Registrar, tenant_label};
 
@@ -28,6 +29,19 @@ pub struct CapMeters {
     pub approvals_waiting: IntGauge,
     /// The tenants that have series of their own. All others are counted together.
     own: Arc<Mutex<BTreeSet<String>>>,
+    /// The caps that are used most, as shown last.
+    fullest: Arc<Mutex<Vec<UsedCap>>>,
+}
+
+/// How much of a cap is used.
+#[derive(Debug, Clone, Serialize)]
+pub struct UsedCap {
+    /// The label of the tenant: `other` for caps over all tenants, too.
+    pub tenant: String,
+    /// The label of the cap.
+    pub cap: &'static str,
+    /// The largest part that is used in any currency, from 0 to 1.
+    pub used_ratio: f64,
 }
 
 impl CapMeters {
@@ -73,6 +87,7 @@ impl CapMeters {
                 "Money calls that were refused until operators approve them, and have not been decided about.",
             ),
             own: Arc::default(),
+            fullest: Arc::default(),
         };
         made.arrange(&BTreeSet::new());
         made
@@ -112,7 +127,7 @@ impl CapMeters {
 
     /// Shows what is used of the caps that are enforced. Those over all have the label of tenants that are counted together.
     pub(super) fn show_used(&self, report: &CapReport) {
-        let mut largest: BTreeMap<(String, &str), f64> = BTreeMap::new();
+        let mut largest: BTreeMap<(String, &'static str), f64> = BTreeMap::new();
         for state in report.caps.iter().filter(|state| !state.name.shadow) {
             let (over_all, label) = match &state.name.scope {
                 CapScope::All => (true, tenant_label(None).to_owned()),
@@ -129,6 +144,22 @@ impl CapMeters {
                 self.used.with_label_values(&[&*label, cap]).set(used);
             }
         }
+        let used = largest.into_iter().filter(|(_, used)| *used > 0.0);
+        let mut used: Vec<_> = used
+            .map(|((tenant, cap), used_ratio)| UsedCap {
+                tenant,
+                cap,
+                used_ratio,
+            })
+            .collect();
+        used.sort_by(|one, other| other.used_ratio.total_cmp(&one.used_ratio));
+        used.truncate(FULLEST);
+        *self.fullest.lock() = used;
+    }
+
+    /// The caps that are used most, the fullest first; a limited number.
+    pub fn fullest(&self) -> Vec<UsedCap> {
+        self.fullest.lock().clone()
     }
 
     /// Shows the number of calls that wait for operators.
@@ -176,6 +207,9 @@ impl CapMeters {
         tenant_label(has_own.then_some(tenant)).to_owned()
     }
 }
+
+/// The number of caps that the status names at most.
+const FULLEST: usize = 15;
 
 /// The values of the label `reason`.
 const REASONS: [&str; 3] = ["unlisted", "held", "unreadable"];
