@@ -290,7 +290,7 @@ async fn a_hundred_thousand_tenants_in_files() {
     assert!(promises.broken.is_empty(), "{:#?}", promises.broken);
 }
 
-/// No promise covers this form: one thread reads the single file, and parsing does not give back all its memory.
+/// No promise covers this form: one thread reads the single file.
 #[tokio::test]
 #[ignore = "a minute, and figures only in an optimized build on a quiet machine"]
 async fn a_hundred_thousand_tenants_in_one_file() {

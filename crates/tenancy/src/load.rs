@@ -1,5 +1,6 @@
 //! Reads everything, and reports every problem at once.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
@@ -20,7 +21,7 @@ use crate::model::notifications::EndpointBounds;
 use crate::model::registry::Registry;
 use crate::model::settings::{SecretText, Settings};
 use crate::syntax::document;
-use crate::syntax::document::ConfigTable;
+use crate::syntax::document::{ConfigTable, SyntaxFault};
 use crate::syntax::problem::{Problem, Problems};
 use crate::syntax::table_reader::{SourceFile, SourceLocation, TableReader};
 
@@ -300,21 +301,48 @@ impl<'a> ConfigReading<'a> {
     ) -> Vec<T> {
         let mut parties = Vec::with_capacity(files.len());
         for path in files {
-            let Some(root) = self.document(path) else {
+            let Some(text) = self.text(path) else {
+                continue;
+            };
+            let sources = self.sources(path);
+            if let Some(pieces) = document::pieces(path, &text, word) {
+                let mut before = 0;
+                for piece in pieces {
+                    let root = self.fine(path, piece.parse()).unwrap_or_default();
+                    let mut reader = TableReader::new(self.file(path), &root);
+                    let tables = reader.tables_from(word, before).unwrap_or_default();
+                    before += tables.len();
+                    parties.extend(tables.into_iter().filter_map(|table| read(table, sources)));
+                }
+                continue;
+            }
+            let Some(root) = self.fine(path, document::parse(path, &text)) else {
                 continue;
             };
             let tables = party_tables(TableReader::new(self.file(path), &root), word);
-            let sources = self.sources(path);
             parties.extend(tables.into_iter().filter_map(|table| read(table, sources)));
         }
         parties
     }
 
     fn document(&self, path: &Path) -> Option<ConfigTable> {
-        let read = match self.what_if.file {
-            Some((file, Some(text))) if file == path => document::parse(path, text),
-            _ => document::read_noting(path, self.reads),
-        };
+        let text = self.text(path)?;
+        self.fine(path, document::parse(path, &text))
+    }
+
+    /// The present or future text of a file.
+    fn text(&self, path: &Path) -> Option<Cow<'a, str>> {
+        match self.what_if.file {
+            Some((file, Some(text))) if file == path => Some(text.into()),
+            _ => {
+                let text = document::text_noting(path, self.reads);
+                self.fine(path, text).map(Cow::Owned)
+            }
+        }
+    }
+
+    /// What a file gives, unless it has faults, which are reported.
+    fn fine<T>(&self, path: &Path, read: Result<T, Vec<SyntaxFault>>) -> Option<T> {
         read.inspect_err(|faults| {
             for fault in faults {
                 let name = self.file(path).name;

@@ -37,7 +37,7 @@ use crate::model::registry::Registry;
 use crate::model::settings::{SecretText, Settings};
 use crate::model::tenant::Tenant;
 use crate::syntax::problem::Problem;
-use crate::syntax::table_reader::{SourceLocation, TableReader};
+use crate::syntax::table_reader::TableReader;
 
 mod folder;
 mod ownership;
@@ -260,15 +260,12 @@ impl ConfigWatch {
             hasher: &self.hasher,
             secret_text: self.secret_text,
         };
-        let tenants = |table: TableReader<'_>,
-                       sources: SecretSources<'_>,
-                       claims: &mut UniqueClaims<SourceLocation>| {
-            tenant_file::read(table, terms, sources, claims)
+        // Keys that must be unique are compared over all files, by their hashes.
+        let tenants = |table: TableReader<'_>, sources: SecretSources<'_>| {
+            tenant_file::read(table, terms, sources, &mut UniqueClaims::uncompared())
         };
-        let operators = |table: TableReader<'_>,
-                         sources: SecretSources<'_>,
-                         claims: &mut UniqueClaims<SourceLocation>| {
-            operator_file::read(table, terms, sources, claims)
+        let operators = |table: TableReader<'_>, sources: SecretSources<'_>| {
+            operator_file::read(table, terms, sources, &mut UniqueClaims::uncompared())
         };
         // Of another folder nothing was seen yet; the next look is the first.
         let [tenants_elsewhere, operators_elsewhere] = elsewhere;

@@ -17,8 +17,8 @@ pub(crate) fn of_institution(
     all(reader, |table| {
         let client_id = table.required("client_id", value::text(ClientId::parse));
         if let Some(id) = &client_id {
-            let taken_before = UniqueClaim::ClientId(id.clone());
-            claims.stake(taken_before, table.location("client_id"));
+            let taken_before = || UniqueClaim::ClientId(id.clone());
+            claims.stake(taken_before, || table.location("client_id"));
         }
         let key = key(table, sources, claims);
         let not_before = table.optional("not_before", value::time);
@@ -43,8 +43,8 @@ pub(crate) fn of_party(
         let client_id = table.required("client_id", value::text(ClientId::parse));
         if let Some(id) = &client_id
             && let Some(place) = claims.stake(
-                UniqueClaim::ClientId(id.clone()),
-                table.location("client_id"),
+                || UniqueClaim::ClientId(id.clone()),
+                || table.location("client_id"),
             )
         {
             table.problem("client_id", format!("is already used at {place}"));
@@ -96,8 +96,8 @@ fn key(
 ) -> Option<SigningKey> {
     let secret = secrets::required(table, "secret", sources)?;
     let key = SigningKey::new(&secret);
-    let claim = UniqueClaim::Secret(key.fingerprint());
-    if let Some(place) = claims.stake(claim, table.location("secret")) {
+    let claim = || UniqueClaim::Secret(key.fingerprint());
+    if let Some(place) = claims.stake(claim, || table.location("secret")) {
         let text = format!("same secret as at {place}; every credential needs its own");
         table.problem("secret", text);
     }

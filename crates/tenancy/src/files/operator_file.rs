@@ -19,8 +19,10 @@ pub(crate) fn read(
 ) -> Option<Operator> {
     let party = party_file::read(&mut reader, CallerClass::Operators, terms, sources, claims);
     if reader.has("notifications")
-        && let place = reader.location("notifications")
-        && let Some(other) = claims.stake(UniqueClaim::OperatorNotifications, place)
+        && let Some(other) = claims.stake(
+            || UniqueClaim::OperatorNotifications,
+            || reader.location("notifications"),
+        )
     {
         let text =
             format!("is already set at {other}: news about the institution goes to one operator");

@@ -36,7 +36,7 @@ pub(crate) fn read(
 ) -> Option<Party> {
     let id = reader.required("id", value::text(PartyId::parse));
     if let Some(id) = &id
-        && let Some(place) = claims.stake(UniqueClaim::Id(id.clone()), reader.location("id"))
+        && let Some(place) = claims.stake(|| UniqueClaim::Id(id.clone()), || reader.location("id"))
     {
         reader.problem("id", format!("is already used at {place}"));
     }

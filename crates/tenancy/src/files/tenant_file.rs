@@ -72,8 +72,8 @@ fn sub_account(
     let account = reader.required("sub_account", value::text(SubAccount::parse));
     let shared = reader.or("shared_sub_account", false, value::flag);
     if let Some(account) = &account
-        && let place = reader.location("sub_account")
-        && let Some(other) = claims.stake_account(account.clone(), place, shared)
+        && let Some(other) =
+            claims.stake_account(account, || reader.location("sub_account"), shared)
     {
         let text = format!(
             "is already used at {other}; if intended, set shared_sub_account = true in both"

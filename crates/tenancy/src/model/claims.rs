@@ -20,8 +20,8 @@ pub(crate) enum UniqueClaim {
     OperatorNotifications,
 }
 
-/// The first owner of each claim; `P` names the owner or its place.
-pub(crate) struct UniqueClaims<P>(HashMap<UniqueClaim, ClaimOwner<P>>);
+/// The first owner of each claim; `P` names the owner or its place. `None` if claims are not compared.
+pub(crate) struct UniqueClaims<P>(Option<HashMap<UniqueClaim, ClaimOwner<P>>>);
 
 struct ClaimOwner<P> {
     owner: P,
@@ -30,25 +30,45 @@ struct ClaimOwner<P> {
 
 impl<P> Default for UniqueClaims<P> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(Some(HashMap::new()))
     }
 }
 
 impl<P> UniqueClaims<P> {
+    /// For a reader that compares claims by other means: every claim is granted.
+    pub(crate) fn uncompared() -> Self {
+        Self(None)
+    }
+
     /// Stakes a claim; `Some` is the earlier owner.
-    pub(crate) fn stake(&mut self, claim: UniqueClaim, by: P) -> Option<&P> {
+    pub(crate) fn stake(
+        &mut self,
+        claim: impl FnOnce() -> UniqueClaim,
+        by: impl FnOnce() -> P,
+    ) -> Option<&P> {
         self.insert(claim, by, false)
     }
 
     /// Claims a sub-account, which may have many owners if all of them say that it is shared.
-    pub(crate) fn stake_account(&mut self, account: SubAccount, by: P, shared: bool) -> Option<&P> {
-        self.insert(UniqueClaim::SubAccount(account), by, shared)
+    pub(crate) fn stake_account(
+        &mut self,
+        account: &SubAccount,
+        by: impl FnOnce() -> P,
+        shared: bool,
+    ) -> Option<&P> {
+        self.insert(|| UniqueClaim::SubAccount(account.clone()), by, shared)
     }
 
-    fn insert(&mut self, claim: UniqueClaim, by: P, shared: bool) -> Option<&P> {
-        match self.0.entry(claim) {
+    fn insert(
+        &mut self,
+        claim: impl FnOnce() -> UniqueClaim,
+        by: impl FnOnce() -> P,
+        shared: bool,
+    ) -> Option<&P> {
+        match self.0.as_mut()?.entry(claim()) {
             Entry::Vacant(entry) => {
-                entry.insert(ClaimOwner { owner: by, shared });
+                let owner = by();
+                entry.insert(ClaimOwner { owner, shared });
                 None
             }
             Entry::Occupied(entry) if shared && entry.get().shared => None,
@@ -65,17 +85,17 @@ mod tests {
     fn the_first_claim_of_a_unique_value_wins() {
         let id = || UniqueClaim::Id(PartyId::parse("acme").unwrap());
         let mut claims = UniqueClaims::default();
-        assert_eq!(claims.stake(id(), "a"), None);
-        assert_eq!(claims.stake(id(), "b"), Some(&"a"));
-        assert_eq!(claims.stake(id(), "c"), Some(&"a"));
+        assert_eq!(claims.stake(id, || "a"), None);
+        assert_eq!(claims.stake(id, || "b"), Some(&"a"));
+        assert_eq!(claims.stake(id, || "c"), Some(&"a"));
     }
 
     #[test]
     fn a_sub_account_is_shared_only_if_every_owner_shares_it() {
-        let account = || SubAccount::parse("2124538349").unwrap();
+        let account = SubAccount::parse("2124538349").unwrap();
         let mut claims = UniqueClaims::default();
-        assert_eq!(claims.stake_account(account(), "a", true), None);
-        assert_eq!(claims.stake_account(account(), "b", true), None);
-        assert_eq!(claims.stake_account(account(), "c", false), Some(&"a"));
+        assert_eq!(claims.stake_account(&account, || "a", true), None);
+        assert_eq!(claims.stake_account(&account, || "b", true), None);
+        assert_eq!(claims.stake_account(&account, || "c", false), Some(&"a"));
     }
 }

@@ -148,8 +148,9 @@ impl Registry {
         for dated in institution {
             let credential = &dated.credential;
             let owner = || "the institution".to_owned();
-            claims.stake(UniqueClaim::ClientId(credential.client_id.clone()), owner());
-            claims.stake(UniqueClaim::Secret(credential.key.fingerprint()), owner());
+            let id = || UniqueClaim::ClientId(credential.client_id.clone());
+            claims.stake(id, owner);
+            claims.stake(|| UniqueClaim::Secret(credential.key.fingerprint()), owner);
         }
         let mut conflicts = Vec::new();
         for party_ref in registry.parties() {
@@ -162,26 +163,26 @@ impl Registry {
                     second: owner.clone(),
                 }));
             };
-            let id = UniqueClaim::Id(party.id.clone());
-            conflict("id", claims.stake(id, owner.clone()));
+            let owned = || owner.clone();
+            let id = || UniqueClaim::Id(party.id.clone());
+            conflict("id", claims.stake(id, owned));
             if let PartyRef::Operator(operator) = party_ref
                 && operator.notifications.is_some()
             {
-                let claim = UniqueClaim::OperatorNotifications;
-                conflict("notifications", claims.stake(claim, owner.clone()));
+                let claim = || UniqueClaim::OperatorNotifications;
+                conflict("notifications", claims.stake(claim, owned));
             }
             if let PartyRef::Tenant(tenant) = party_ref {
-                let account = tenant.sub_account.clone();
                 let shared = tenant.shared_sub_account;
-                let other = claims.stake_account(account, owner.clone(), shared);
+                let other = claims.stake_account(&tenant.sub_account, owned, shared);
                 conflict("sub-account", other);
             }
             for dated in party.credentials.iter() {
                 let credential = &dated.credential;
-                let id = UniqueClaim::ClientId(credential.client_id.clone());
-                conflict("client id", claims.stake(id, owner.clone()));
-                let secret = UniqueClaim::Secret(credential.key.fingerprint());
-                conflict("secret", claims.stake(secret, owner.clone()));
+                let id = || UniqueClaim::ClientId(credential.client_id.clone());
+                conflict("client id", claims.stake(id, owned));
+                let secret = || UniqueClaim::Secret(credential.key.fingerprint());
+                conflict("secret", claims.stake(secret, owned));
             }
         }
         if conflicts.is_empty() {

@@ -14,6 +14,12 @@ use toml::de::{DeTable, DeValue};
 use crate::disk::file_stamp::FilesRead;
 use crate::disk::regular_file::RegularFile;
 use crate::syntax::schema_recorder::AcceptedValues;
+use crate::threads::on_threads;
+
+/// The least bytes of a piece of a long file.
+const PIECE: usize = 64 * 1024;
+/// Fewer pieces than this are judged by one thread: that takes some milliseconds.
+const PIECES_OF_A_THREAD: usize = 16;
 
 /// A value and the line it begins on; JSON knows no lines.
 pub(crate) struct SpannedValue {
@@ -82,30 +88,26 @@ impl SyntaxFault {
 
 /// Reads a file: JSON if its name ends in `.json`, else TOML.
 pub(crate) fn read(path: &Path) -> Result<ConfigTable, Vec<SyntaxFault>> {
-    read_noting(path, &FilesRead::default())
+    parse(path, &text_noting(path, &FilesRead::default())?)
 }
 
-/// The same, of a file that is looked at again later.
-pub(crate) fn read_noting(path: &Path, reads: &FilesRead) -> Result<ConfigTable, Vec<SyntaxFault>> {
+/// The text of a file that is looked at again later.
+pub(crate) fn text_noting(path: &Path, reads: &FilesRead) -> Result<String, Vec<SyntaxFault>> {
     let mut bytes = Vec::new();
     RegularFile::open(path, reads)
         .and_then(|file| file.read(u64::MAX, &mut bytes))
         .map_err(|error| vec![SyntaxFault::new(None, error_text(&error))])?;
-    let text = str::from_utf8(&bytes).map_err(|error| {
-        let line = LineStarts::of(&bytes).at(error.valid_up_to());
+    String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        let line = LineStarts::of(error.as_bytes(), 0).at(place);
         vec![SyntaxFault::new(Some(line), "is not UTF-8")]
-    })?;
-    parse(path, text)
+    })
 }
 
 /// Parses the present or future text of a file.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<ConfigTable, Vec<SyntaxFault>> {
-    let json = path
-        .extension()
-        .is_some_and(|extension| extension == "json");
-    // RFC 8259 lets readers of JSON pass over a byte order mark, and TOML 1.1 says that they do.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut root = if json {
+    let text = without_mark(text);
+    let mut root = if is_json(path) {
         from_json(text).map_err(|fault| vec![fault])?
     } else {
         from_toml(text)?
@@ -115,6 +117,67 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<ConfigTable, Vec<SyntaxFa
         root.remove("$schema");
     }
     Ok(root)
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "json")
+}
+
+/// RFC 8259 lets readers of JSON pass over a byte order mark, and TOML 1.1 says that they do.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// A part of a TOML file that is a list of tables: some of these tables.
+pub(crate) struct FilePiece<'t> {
+    text: &'t str,
+    /// The text and the header behind it: no header of the list may follow a list in brackets.
+    with_next_header: &'t str,
+    /// How many lines of the file come before the piece.
+    lines_before: usize,
+}
+
+/// The pieces of a long TOML file that is a list of tables, each with the header `[[word]]`. Read piece by piece the file gives
+/// the same tables as whole: a piece begins with a header, and all below a header refers to the last one. `None` for another
+/// file, and for one that has a fault.
+///
+/// A tenant's tree takes six KB, which a hundred thousand of them never take at once.
+pub(crate) fn pieces<'t>(path: &Path, text: &'t str, word: &str) -> Option<Vec<FilePiece<'t>>> {
+    if is_json(path) || text.len() <= PIECE {
+        return None;
+    }
+    let (text, header) = (without_mark(text), format!("\n[[{word}]]"));
+    let (mut pieces, mut begin, mut lines_before) = (Vec::new(), 0, 0);
+    while begin < text.len() {
+        let least = text.floor_char_boundary(begin + PIECE);
+        let next = text[least..].find(&header).map(|at| least + at + 1);
+        let end = next.unwrap_or(text.len());
+        pieces.push(FilePiece {
+            text: &text[begin..end],
+            with_next_header: &text[begin..next.map_or(end, |at| at + header.len() - 1)],
+            lines_before,
+        });
+        lines_before += text[begin..end].matches('\n').count();
+        begin = end;
+    }
+    let are_lists = on_threads(&pieces, PIECES_OF_A_THREAD, |piece| piece.is_list(word));
+    (pieces.len() > 1 && !are_lists.contains(&false)).then_some(pieces)
+}
+
+impl FilePiece<'_> {
+    /// Whether the piece has tables under this key, and nothing else. A header within a text of several lines is none: it
+    /// would end a piece in the middle of the text.
+    fn is_list(&self, word: &str) -> bool {
+        let (root, errors) = DeTable::parse_recoverable(self.with_next_header);
+        let is_only_key = root.get_ref().keys().all(|key| key.get_ref() == word);
+        errors.is_empty() && is_only_key
+    }
+
+    /// Parses the piece.
+    pub(crate) fn parse(&self) -> Result<ConfigTable, Vec<SyntaxFault>> {
+        from_toml_behind(self.text, self.lines_before)
+    }
 }
 
 /// The tables of a file's tenants, for questions that are no reading.
@@ -165,7 +228,12 @@ pub(crate) fn error_text(error: &io::Error) -> &'static str {
 
 /// Reads TOML; every fault of syntax at once.
 pub(crate) fn from_toml(text: &str) -> Result<ConfigTable, Vec<SyntaxFault>> {
-    let lines = LineStarts::of(text.as_bytes());
+    from_toml_behind(text, 0)
+}
+
+/// The same of a text that stands behind this many lines.
+fn from_toml_behind(text: &str, lines_before: usize) -> Result<ConfigTable, Vec<SyntaxFault>> {
+    let lines = LineStarts::of(text.as_bytes(), lines_before);
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         Ok(table(root.into_inner(), &lines))
@@ -296,22 +364,26 @@ impl<'de> Visitor<'de> for AnyJson {
 }
 
 /// Where each line begins, so that looking up a line does not read the file again.
-struct LineStarts(Vec<usize>);
+struct LineStarts {
+    starts: Vec<usize>,
+    /// How many lines of the file come before the text.
+    before: usize,
+}
 
 impl LineStarts {
-    fn of(text: &[u8]) -> Self {
+    fn of(text: &[u8], before: usize) -> Self {
         let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-        Self(
-            std::iter::once(0)
-                .chain(ends.map(|(at, _)| at + 1))
-                .collect(),
-        )
+        let starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1));
+        Self {
+            starts: starts.collect(),
+            before,
+        }
     }
 
-    /// The line, counted from one, on which the byte at an offset stands.
+    /// The line of the file, counted from one, on which the byte at an offset of the text stands.
     fn at(&self, offset: usize) -> u32 {
-        let line = self.0.partition_point(|begin| *begin <= offset);
-        u32::try_from(line).unwrap_or(u32::MAX)
+        let line = self.starts.partition_point(|begin| *begin <= offset);
+        u32::try_from(self.before + line).unwrap_or(u32::MAX)
     }
 }
 
@@ -349,6 +421,83 @@ mod tests {
             panic!("not a list")
         };
         assert_eq!(numbers[1].line, Some(10));
+    }
+
+    /// A file with so many tenants that it has several pieces.
+    fn long_file() -> String {
+        let tenant = |number: usize| {
+            let comment = "# one of many\n".repeat(number % 3);
+            let lines = "note = '''\na text\nof lines'''\n".repeat(number % 2);
+            format!(
+                "{comment}[[tenant]]\nid = 't{number}'\n{lines}[tenant.limits]\nburst = {number}\n[[tenant.credential]]\nclient_id = 'é'\n"
+            )
+        };
+        (0..2_000).map(tenant).collect()
+    }
+
+    fn pieces_of<'t>(text: &'t str, word: &str) -> Option<Vec<FilePiece<'t>>> {
+        pieces(Path::new("all.toml"), text, word)
+    }
+
+    /// The tables of a list: each key with its line, each text and number.
+    fn shown(list: &SpannedValue) -> Vec<String> {
+        fn show(value: &ConfigValue) -> String {
+            match value {
+                ConfigValue::Text(text) => format!("{text:?}"),
+                ConfigValue::Integer(number) => number.to_string(),
+                ConfigValue::List(items) => items.iter().map(|item| show(&item.value)).collect(),
+                ConfigValue::Table(table) => {
+                    let entry = |(key, entry): (&String, &TableEntry)| {
+                        let at = (entry.line, entry.node.line);
+                        format!("{key} {at:?} = {};", show(&entry.node.value))
+                    };
+                    table.iter().map(entry).collect()
+                }
+                _ => panic!("not in these files"),
+            }
+        }
+        let ConfigValue::List(items) = &list.value else {
+            panic!("not a list")
+        };
+        let item = |item: &SpannedValue| format!("{:?} {}", item.line, show(&item.value));
+        items.iter().map(item).collect()
+    }
+
+    #[test]
+    fn the_pieces_of_a_long_file_have_the_tables_of_the_whole_with_their_lines() {
+        for text in [
+            long_file(),
+            format!("\u{feff}{}", long_file().replace('\n', "\r\n")),
+        ] {
+            let whole = parse(Path::new("all.toml"), &text).ok().unwrap();
+            let pieces = pieces_of(&text, "tenant").unwrap();
+            assert!(pieces.len() > 2);
+            let roots = pieces.iter().map(|piece| piece.parse().ok().unwrap());
+            let parts: Vec<_> = roots.flat_map(|root| shown(&root["tenant"].node)).collect();
+            assert_eq!(parts, shown(&whole["tenant"].node));
+        }
+    }
+
+    #[test]
+    fn only_a_faultless_list_of_tables_has_pieces() {
+        let text = long_file();
+        assert!(pieces_of(&text[..PIECE], "tenant").is_none(), "short");
+        assert!(pieces_of(&text, "operator").is_none(), "another list");
+        let (begin, end) = text.split_at(text.find("[[tenant]]\nid = 't1999'").unwrap());
+        for odd in [
+            format!("tenant = []\n{text}"),
+            format!("name = 1\n{text}"),
+            format!("{text}[other]\n"),
+            format!("{text}key"),
+            format!("{begin}note = '''{}\n{end}'''\n", "x".repeat(PIECE)),
+            format!("{begin}list = [\n{}{end}]\n", "1,\n".repeat(PIECE)),
+        ] {
+            assert!(pieces_of(&odd, "tenant").is_none());
+        }
+        // A header within a text is none, wherever it stands.
+        let quoted = format!("{begin}note = '''\n[[tenant]]\n'''\n{end}");
+        assert!(pieces_of(&quoted, "tenant").is_some());
+        assert!(pieces(Path::new("all.json"), &text, "tenant").is_none());
     }
 
     #[test]

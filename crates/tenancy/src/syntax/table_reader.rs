@@ -143,6 +143,15 @@ impl<'a> TableReader<'a> {
 
     /// A list of tables; absence is an empty list, a list of something else is a problem and `None`.
     pub(crate) fn tables(&mut self, key: &'static str) -> Option<Vec<TableReader<'a>>> {
+        self.tables_from(key, 0)
+    }
+
+    /// The same of a piece of a file, before which the list has this many tables.
+    pub(crate) fn tables_from(
+        &mut self,
+        key: &'static str,
+        first: usize,
+    ) -> Option<Vec<TableReader<'a>>> {
         if let Some(inner) = self.recording_inner(key, RecordedShape::Tables) {
             return Some(vec![inner]);
         }
@@ -153,8 +162,8 @@ impl<'a> TableReader<'a> {
         let tables = match &node.value {
             ConfigValue::List(nodes) => nodes
                 .iter()
-                .enumerate()
-                .map(|(index, node)| self.inner(node, format!("{path}[{index}]")))
+                .zip(first..)
+                .map(|(node, index)| self.inner(node, format!("{path}[{index}]")))
                 .collect(),
             _ => None,
         };

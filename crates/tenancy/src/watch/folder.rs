@@ -13,11 +13,10 @@ use crate::disk::party_files::{folder_of, in_folder, party_names};
 use crate::files::restrictions;
 use crate::files::secrets::{Environment, SecretSources};
 use crate::load::ConfigReading;
-use crate::model::claims::UniqueClaims;
 use crate::model::party::PartyId;
 use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
-use crate::syntax::table_reader::{SourceLocation, TableReader};
+use crate::syntax::table_reader::TableReader;
 use crate::threads::on_threads;
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
@@ -224,12 +223,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
         differ: &FolderChanges,
         word: &'static str,
         by: ReadInputs<'_>,
-        read: impl Fn(
-            TableReader<'_>,
-            SecretSources<'_>,
-            &mut UniqueClaims<SourceLocation>,
-        ) -> Option<T>
-        + Sync,
+        read: impl Fn(TableReader<'_>, SecretSources<'_>) -> Option<T> + Sync,
     ) {
         self.listed = differ.listed.unwrap_or(self.listed);
         let Some(folder) = self.path.as_deref() else {
@@ -356,21 +350,16 @@ impl<T: UniqueKeys> PartyFile<T> {
         name: &OsStr,
         word: &'static str,
         by: ReadInputs<'_>,
-        read: impl Fn(
-            TableReader<'_>,
-            SecretSources<'_>,
-            &mut UniqueClaims<SourceLocation>,
-        ) -> Option<T>,
+        read: impl Fn(TableReader<'_>, SecretSources<'_>) -> Option<T>,
     ) -> Self {
         let path = in_folder(folder, name);
         let reads = FilesRead::default();
         let reading = ConfigReading::new(by.proxy_toml, by.env, &reads);
         reading.secret_text.set(by.secret_text);
-        let mut claims = UniqueClaims::default();
         let mut stated = Vec::new();
         let parties = reading.parties(std::slice::from_ref(&path), word, |table, sources| {
             let restrictions = restrictions::read(&table);
-            let party = read(table, sources, &mut claims).map(Arc::new);
+            let party = read(table, sources).map(Arc::new);
             stated.extend(restrictions.filter(|it| it.restricts() || party.is_none()));
             party
         });

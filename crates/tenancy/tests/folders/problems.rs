@@ -3,6 +3,33 @@ use gatepay_tenancy::load::unread_files;
 use crate::support::{folder, tenant};
 
 #[test]
+fn problems_late_in_a_long_file_have_their_places() {
+    let table = |number: usize| {
+        let account = number % 1_500;
+        let more = if number == 1_400 {
+            "colour = 'red'\n"
+        } else {
+            ""
+        };
+        format!(
+            "[[tenant]]\nid = 't{number}'\nsub_account = 'a{account}'\n{more}[[tenant.credential]]\nclient_id = 'c{number}'\nsecret = {{ env = 'KEY_{number}' }}\n"
+        )
+    };
+    let all: String = (0..1_501).map(table).collect();
+    let folder = (0..1_501).fold(
+        folder().file("tenants.d/all.toml", all),
+        |folder, number| folder.variable(&format!("KEY_{number}"), &format!("made-up-{number}")),
+    );
+    assert_eq!(
+        folder.problems(),
+        [
+            "tenants.d/all.toml:8404: tenant[1400]: unknown key \"colour\"",
+            "tenants.d/all.toml:9004: tenant[1500].sub_account: is already used at tenants.d/all.toml:3; if intended, set shared_sub_account = true in both",
+        ]
+    );
+}
+
+#[test]
 fn mistakes_of_all_files_are_reported_at_once_each_with_its_place() {
     let folder = folder()
         .proxy("poll_ms = 0\nrefusal_status = 'sometimes'\n[listen]\nadress = '127.0.0.1:80'")
