@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 INSTRUCTIONS=75500
-ALLOCATIONS=4
+ALLOCATIONS=2
 
 export CARGO_TERM_COLOR=never
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")

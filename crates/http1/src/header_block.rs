@@ -7,16 +7,19 @@ use http::HeaderName;
 use http::header::{HeaderMap, HeaderValue};
 use memchr::memchr;
 
+use crate::buffer_pool::{self, PooledBuffer};
 use crate::wire_lines;
 
 /// Lines of a head, each with its line end. No value contains a line end: values were parsed, or the proxy made them.
 #[derive(Debug, Clone, Default)]
-pub struct HeaderBlock(Vec<u8>);
+pub struct HeaderBlock(PooledBuffer);
 
 impl HeaderBlock {
     /// An empty block with capacity for `bytes` bytes.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
+        let mut lines = buffer_pool::take();
+        lines.reserve(bytes);
+        Self(lines)
     }
 
     /// Adds a line.
@@ -44,7 +47,7 @@ impl HeaderBlock {
 
     /// Each line without its line end.
     fn lines(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.0[..];
+        let mut rest = self.as_bytes();
         std::iter::from_fn(move || {
             let end = memchr(b'\n', rest)?;
             let (line, after) = (&rest[..end - 1], &rest[end + 1..]);

@@ -9,6 +9,7 @@ use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::owner_look_up::InquiryContent;
 use gatepay_core::{Credential, FreshStamp, Kind, Payload, Signature, translate};
+use gatepay_http1::buffer_pool::{self, PooledBuffer};
 use gatepay_http1::request_head::RequestHead;
 use gatepay_http1::{content_coding, request_encoder, wire_lines};
 use gatepay_tenancy::settings::{AcceptEncoding, Settings};
@@ -158,7 +159,7 @@ pub fn compose<'g>(
 pub struct Outbound {
     /// The request line, `Content-Type`, and then the lines that a look-up shares: the whole head but its signature,
     /// its length and its end.
-    head: Vec<u8>,
+    head: PooledBuffer,
     /// The offset in `head` at which the shared lines begin.
     common: usize,
     /// The range of the query in `head`.
@@ -314,7 +315,8 @@ impl Outbound {
         let path = operation.institution_path.as_deref();
         let path = path.ok_or(UnsendableHead::NoPath)?;
         let method = operation.institution_method;
-        let mut head = Vec::with_capacity(HEAD);
+        let mut head = buffer_pool::take();
+        head.reserve(HEAD);
         let mut parts = [Some(path), query].into_iter().flatten();
         if !parts.all(request_encoder::is_target_part) {
             return Err(UnsendableHead::NotText("the target"));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use gatepay_http1::buffer_pool;
+use gatepay_http1::buffer_pool::{self, PooledBuffer};
 use gatepay_http1::request_head::RequestHead;
 use gatepay_http1::request_parser::{
     BodyEvent, BodyFraming, FramingError, HEAD_LIMIT, RequestParser,
@@ -374,10 +374,10 @@ impl Http1Connection {
     }
 
     /// Writes all of `out`.
-    async fn write(&mut self, out: Vec<u8>) -> io::Result<()> {
+    async fn write(&mut self, out: PooledBuffer) -> io::Result<()> {
         write_batching::last().await;
         self.stream.write_all(&out).await?;
-        buffer_pool::give(out);
+        drop(out);
         self.stream.flush().await
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gatepay_http1::buffer_pool;
+use gatepay_http1::buffer_pool::{self, PooledBuffer};
 use gatepay_http1::response_parser::{
     self, ParsedHead, ResponseError, ResponseEvent, ResponseFraming, ResponseHead,
 };
@@ -37,7 +37,7 @@ const TOGETHER: usize = 8 * 1024;
 pub struct UpstreamConnection {
     stream: UpstreamStream,
     /// The request's head, and a short body, until they are written.
-    out: Vec<u8>,
+    out: PooledBuffer,
     /// Received bytes that were not taken yet.
     received: BytesMut,
     /// The part of the answer's body still to come.
@@ -115,7 +115,7 @@ impl UpstreamConnection {
         open.inc();
         Self {
             stream,
-            out: Vec::new(),
+            out: PooledBuffer::default(),
             received: BytesMut::new(),
             rest: ResponseFraming::Exactly(0),
             keeps: true,
@@ -256,7 +256,7 @@ impl UpstreamConnection {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
                 sending.is_over = true;
-                buffer_pool::give(std::mem::take(&mut self.out));
+                self.out = PooledBuffer::default();
                 Ok(())
             }
             // A server that stops reading may have sent its reason.
