@@ -1,11 +1,11 @@
 //! Authenticate: finds the party of a request and proves that every signed byte comes from that party.
 
 use bytes::Bytes;
+use gatepay_core::header as names;
 use gatepay_core::payload::PayloadDigest;
 use gatepay_core::stamp::StampError;
 use gatepay_core::{ClientId, Credential, Payload, Signature, SigningKey, Stamp, payload};
 use gatepay_tenancy::{CredentialMatch, Party, PartyRef, Registry};
-use http::HeaderName;
 
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::process::yielding::in_pieces;
@@ -83,7 +83,7 @@ pub fn identify<'a>(
     now_ms: u64,
 ) -> Result<IdentifiedCaller<'a>, Refusal> {
     match lines.client_id {
-        Err(headers::RepeatedHeader) => return Err(repeated(&headers::CLIENT_ID)),
+        Err(headers::RepeatedHeader) => return Err(repeated(names::CLIENT_ID)),
         Ok(None) => {
             return Err(Refusal::UnknownClient(
                 "X-GatePay-Certificate-ClientId is missing",
@@ -91,9 +91,9 @@ pub fn identify<'a>(
         }
         Ok(Some(_)) => {}
     }
-    let timestamp = required(lines.timestamp, &headers::TIMESTAMP)?;
-    let nonce = required(lines.nonce, &headers::NONCE)?;
-    let signature = required(lines.signature, &headers::SIGNATURE)?;
+    let timestamp = required(lines.timestamp, names::TIMESTAMP)?;
+    let nonce = required(lines.nonce, names::NONCE)?;
+    let signature = required(lines.signature, names::SIGNATURE)?;
 
     let found = found.ok_or(Refusal::UnknownClient(
         "no tenant or operator has this client id",
@@ -194,7 +194,7 @@ impl From<&Caller<'_>> for Signature {
     }
 }
 
-fn required<'a>(line: AtMostOnce<'a>, name: &HeaderName) -> Result<&'a [u8], Refusal> {
+fn required<'a>(line: AtMostOnce<'a>, name: &str) -> Result<&'a [u8], Refusal> {
     match line {
         Ok(Some(value)) => Ok(value),
         Ok(None) => Err(Refusal::MalformedRequest(
@@ -204,7 +204,7 @@ fn required<'a>(line: AtMostOnce<'a>, name: &HeaderName) -> Result<&'a [u8], Ref
     }
 }
 
-fn repeated(name: &HeaderName) -> Refusal {
+fn repeated(name: &str) -> Refusal {
     Refusal::MalformedRequest(format!("{name} stands more than once").into())
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gatepay_core::body::BodyReading;
+use gatepay_core::header as names;
 use gatepay_core::look_up::LookUpQuestion;
 use gatepay_core::operation::{Method, Operation};
 use gatepay_core::owner_look_up::InquiryContent;
@@ -354,14 +355,14 @@ impl Outbound {
             }
         }
         let (name, account) = match acting {
-            Acting::OnBehalfOf(account) => (headers::ON_BEHALF_OF, account),
-            Acting::Merchant(merchant) => (headers::MERCHANT_ID, merchant),
+            Acting::OnBehalfOf(account) => (names::ON_BEHALF_OF, account),
+            Acting::Merchant(merchant) => (names::MERCHANT_ID, merchant),
             Acting::Nobody => return Ok(()),
         };
         if !account.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(UnsendableHead::NotText("the account"));
         }
-        wire_lines::write(head, &name, account.as_bytes());
+        wire_lines::write(head, name, account.as_bytes());
         Ok(())
     }
 
@@ -404,12 +405,12 @@ impl Outbound {
         head.extend_from_slice(&self.head);
         // Ids, digits and symbols: each is visible ASCII by its type.
         for (name, value) in [
-            (headers::CLIENT_ID, credential.client_id.as_str().as_bytes()),
-            (headers::TIMESTAMP, timestamp),
-            (headers::NONCE, nonce),
-            (headers::SIGNATURE, &signature),
+            (names::CLIENT_ID, credential.client_id.as_str().as_bytes()),
+            (names::TIMESTAMP, timestamp),
+            (names::NONCE, nonce),
+            (names::SIGNATURE, &signature),
         ] {
-            wire_lines::write(head, &name, value);
+            wire_lines::write(head, name, value);
         }
         request_encoder::write_end(head, self.body.len(), self.method == Method::Post);
         self.body.clone()
