@@ -48,6 +48,7 @@ pub mod spelling;
 pub mod stamp;
 pub mod translate;
 pub mod verify;
+pub mod visible;
 
 mod catalogue_rows;
 mod json;

@@ -50,6 +50,8 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::terminal_text::{harmless_lines, json_line};
+
 /// The result of a command, which becomes its exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExitStatus {
@@ -91,10 +93,15 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Writes a line of results to standard output.
+/// Writes lines of results to standard output. Whatever a text contains, it steers no terminal.
 pub(crate) fn say(line: impl fmt::Display) {
     // The reader may be gone (`| head`); that is no fault of the command.
-    let _ = writeln!(io::stdout().lock(), "{line}");
+    let _ = writeln!(io::stdout().lock(), "{}", harmless_lines(&line.to_string()));
+}
+
+/// Writes a result as JSON in one line.
+pub(crate) fn say_json(value: &Value) {
+    say(json_line(value));
 }
 
 /// Writes a problem as one member of a command's JSON.
@@ -104,7 +111,7 @@ pub(crate) fn problem_json(problem: &Problem) -> Value {
 
 /// Writes a line about a problem to standard error.
 pub(crate) fn complain(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless_lines(&line.to_string()));
 }
 
 /// Writes a line about a problem, and returns the status of a failed command.

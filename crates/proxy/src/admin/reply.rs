@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use gatepay_core::visible::visible_json;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -12,9 +13,14 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// An admin answer with its whole body in memory.
 pub(super) type AdminResponse = Response<Full<Bytes>>;
 
+/// JSON in one line. Tenants chose some of its texts: characters that are not seen as themselves stand as escapes, so that an
+/// answer that is printed as it is steers no terminal.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse {
-    let mut body = serde_json::to_vec(value).expect("its keys are texts");
-    body.push(b'\n');
+    let mut body = serde_json::to_string(value).expect("its keys are texts");
+    if let Cow::Owned(visible) = visible_json(&body) {
+        body = visible;
+    }
+    body.push('\n');
     answer_of(status, "application/json", body.into())
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use gatepay_core::query_of;
+use gatepay_core::visible::visible;
 use gatepay_proxy::upstream::client;
 use gatepay_proxy::upstream::connect::UpstreamConnector;
 use gatepay_tenancy::UpstreamUrl;
@@ -19,8 +20,7 @@ use zeroize::Zeroizing;
 
 use super::config_file::ConfigFile;
 use super::from::file_fault;
-use super::terminal_text::{json_line, visible};
-use super::{ExitStatus, complain, environment, say};
+use super::{ExitStatus, complain, environment, say, say_json};
 
 /// The timeout for the answer: an answer about a hundred thousand tenants takes a few seconds.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl AdminArguments {
             Err(exit) => return exit,
         };
         if self.json {
-            say(json_line(&answer));
+            say_json(&answer);
         } else {
             for line in lines(&answer) {
                 say(visible(&line));

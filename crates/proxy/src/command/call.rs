@@ -18,7 +18,8 @@ use http::{Method, Request, Response, Uri};
 use serde_json::{Map, json};
 
 use super::from::{BodyFrom, SecretFrom};
-use super::{ExitStatus, complain, fail, say};
+use super::terminal_text::harmless_lines;
+use super::{ExitStatus, complain, fail, say_json};
 
 /// Send a signed request as a tenant.
 ///
@@ -96,7 +97,7 @@ impl CallCommand {
             Ok(answer) => self.report(&answer),
             Err(error) if self.json => {
                 let sent = matches!(error, CallError::Lost(_));
-                say(json!({ "sent": sent, "error": self.advice(&error) }));
+                say_json(&json!({ "sent": sent, "error": self.advice(&error) }));
                 ExitStatus::Failed
             }
             Err(error) => fail(self.advice(&error)),
@@ -148,16 +149,14 @@ impl CallCommand {
             }
         }
         let mut out = io::stdout().lock();
-        let end: &[u8] = if out.is_terminal() && !answer.body().ends_with(b"\n") {
-            b"\n"
-        } else {
-            b""
-        };
         // The reader may be gone (`| head`); that is no fault of the command.
-        let _ = out
-            .write_all(answer.body())
-            .and_then(|()| out.write_all(end))
-            .and_then(|()| out.flush());
+        let _ = if out.is_terminal() {
+            let text = String::from_utf8_lossy(answer.body());
+            let text = text.strip_suffix('\n').unwrap_or(&text);
+            writeln!(out, "{}", harmless_lines(text))
+        } else {
+            out.write_all(answer.body()).and_then(|()| out.flush())
+        };
 
         let judgement = envelope::judge(self.kind(), answer.status().as_u16(), answer.body());
         match judgement.code {
@@ -176,7 +175,7 @@ impl CallCommand {
             headers.insert(name.to_string(), value.into());
         }
         let judgement = envelope::judge(self.kind(), answer.status().as_u16(), answer.body());
-        say(json!({
+        say_json(&json!({
             "sent": true,
             "status": answer.status().as_u16(),
             "headers": headers,

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use gatepay_core::visible::visible_json;
 use gatepay_proxy::callers::body_memory::UNPROVED;
 use gatepay_proxy::cluster::connection::place;
 use gatepay_proxy::memory_bound::{self, MemoryBound};
@@ -25,7 +26,7 @@ use super::admin_client::AdminClient;
 use super::config_file::ConfigFile;
 use super::start_fault::StartPlaces;
 use super::suspended::SuspendedByHand;
-use super::{ExitStatus, UNREAD, complain, environment, fail, say};
+use super::{ExitStatus, UNREAD, complain, environment, fail, say, say_json};
 
 /// Check a configuration as `serve` would, without binding; print tenants, limits and the memory bound.
 ///
@@ -80,7 +81,7 @@ impl CheckCommand {
         let Some(against) = &self.against else {
             let file = self.config.path().display().to_string();
             if self.json {
-                say(report_json::fine(&file, &configuration, &notes));
+                say_json(&report_json::fine(&file, &configuration, &notes));
             } else {
                 report(&file, &configuration);
             }
@@ -127,7 +128,7 @@ impl CheckCommand {
     fn complain_of(&self, problems: &[Problem]) {
         if self.json {
             let file = self.config.path().display().to_string();
-            say(report_json::faulty(&file, problems));
+            say_json(&report_json::faulty(&file, problems));
         } else {
             problems.iter().for_each(complain);
         }
@@ -135,7 +136,9 @@ impl CheckCommand {
 
     fn print_plan(&self, plan: &Plan) -> ExitStatus {
         if self.json {
-            say(serde_json::to_string(plan).unwrap_or_default());
+            say(visible_json(
+                &serde_json::to_string(plan).unwrap_or_default(),
+            ));
         } else {
             say(format_args!("{plan}{}", plan.summary));
             for reason in &plan.guard {

@@ -14,7 +14,7 @@ use gatepay_proxy::process::clock::Clock;
 use serde_json::json;
 
 use super::from::{self, BodyFrom, SecretFrom};
-use super::{ExitStatus, complain, say};
+use super::{ExitStatus, complain, say, say_json};
 use check::{ExplainCheck, WrongInput};
 use input::ExplainInput;
 
@@ -105,7 +105,7 @@ impl ExplainCommand {
                 Ok(seen) => json!({ "name": name, "ok": true, "text": seen }),
                 Err(wrong) => json!({ "name": name, "ok": false, "text": wrong.to_string() }),
             };
-            say(json!({
+            say_json(&json!({
                 "ok": refusal.is_none(),
                 "refusal": refusal.and_then(WrongInput::slug),
                 "checks": checks.iter().map(check).collect::<Vec<_>>(),

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use gatepay_core::visible::visible;
 use gatepay_proxy::journal::find::{ScanProgress, find};
 use gatepay_proxy::journal::folder::DiskFolder;
 use gatepay_proxy::journal::show::FoundRecord;
@@ -14,8 +15,7 @@ use serde_json::{Value, json};
 use super::admin_client::AdminArguments;
 use super::audit::show::{lines_of, object};
 use super::audit::{AuditSubject, JournalPlace};
-use super::terminal_text::{json_line, visible};
-use super::{ExitStatus, complain, fail, say};
+use super::{ExitStatus, complain, fail, say, say_json};
 
 /// Find everything about one id: a request id, a merchantTradeNo, a refundRequestId, a prepayId, a batch id, the id of a
 /// notification.
@@ -76,7 +76,7 @@ impl FindCommand {
         }
         for told in &told {
             if self.arguments.is_json() {
-                say(json_line(&told.json));
+                say_json(&told.json);
             } else {
                 told.lines.iter().for_each(say);
             }

@@ -5,7 +5,7 @@ use gatepay_core::Catalogue;
 use gatepay_core::operation::{Operation, OperationScope};
 use gatepay_proxy::admin::operation_list;
 
-use super::{ExitStatus, say};
+use super::{ExitStatus, say, say_json};
 
 /// Print every operation in the catalogue: its merchant path and its institution path.
 #[derive(Args)]
@@ -29,7 +29,7 @@ impl OperationsCommand {
             })
             .collect();
         if self.json {
-            say(serde_json::Value::Array(
+            say_json(&serde_json::Value::Array(
                 rows.iter().map(|row| operation_list::object(row)).collect(),
             ));
             return ExitStatus::Fine;

@@ -6,7 +6,7 @@ use gatepay_proxy::process::clock::Clock;
 use serde_json::{Map, Value, json};
 
 use super::from::{BodyFrom, SecretFrom};
-use super::{ExitStatus, complain, say};
+use super::{ExitStatus, complain, say, say_json};
 
 /// Sign a request offline, and print the signed string's parts.
 ///
@@ -77,7 +77,7 @@ impl SignCommand {
             .filter_map(|(name, value)| Some((name, value?)));
         if self.json {
             let headers = headers.map(|(name, value)| (name.to_owned(), value.into()));
-            say(json!({
+            say_json(&json!({
                 "body_bytes": body.len(),
                 "signed_bytes": signed_bytes(&stamp, &body),
                 "signed_sha256": hex::encode(payload::digest(&stamp, &body)),

@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 
 use super::config_file::ConfigFile;
 use super::from::SecretFrom;
-use super::{ExitStatus, complain, environment, fail, say};
+use super::{ExitStatus, complain, environment, fail, say, say_json};
 
 /// Prepare, check or distrust the store that instances share.
 #[derive(Subcommand)]
@@ -216,7 +216,9 @@ fn print_findings(place: &str, found: &StoreCheck, as_json: bool) -> ExitStatus 
         let findings: Vec<_> = findings
             .map(|finding| json!({ "severity": word(finding.severity), "text": finding.text }))
             .collect();
-        say(json!({ "store": place, "severity": word(found.severity()), "findings": findings }));
+        say_json(
+            &json!({ "store": place, "severity": word(found.severity()), "findings": findings }),
+        );
     } else {
         say(place);
         for finding in &found.findings {

@@ -3,48 +3,41 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use gatepay_core::visible::{steers, visible_json};
 use serde_json::Value;
-
-/// Characters that end lines or steer terminals as escapes.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
-}
 
 /// JSON in one line, with characters that steer terminals as escapes.
 pub(crate) fn json_line(value: &Value) -> String {
-    let mut line = String::new();
-    for c in value.to_string().chars() {
-        // JSON text has control characters only inside strings here.
-        if c.is_control() {
-            let _ = write!(line, "\\u{:04x}", u32::from(c));
+    visible_json(&value.to_string()).into_owned()
+}
+
+/// Lines in which no character steers the terminal. It is the last guard of everything that is printed; a text of one line
+/// is made [visible](gatepay_core::visible::visible) before, so that it stays one.
+pub(crate) fn harmless_lines(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| steers(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut lines = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) {
+            let _ = write!(lines, "{}", c.escape_default());
         } else {
-            line.push(c);
+            lines.push(c);
         }
     }
-    line
+    Cow::Owned(lines)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
-    fn json_stays_what_it_was_and_steers_no_terminal() {
-        let value = json!({"id": "a\u{1b}[2J\u{9b}2J\u{7f}\n"});
-        let line = json_line(&value);
-        assert!(!line.contains(char::is_control), "{line}");
-        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+    fn lines_stay_lines_and_steer_no_terminal() {
+        assert_eq!(
+            harmless_lines("a\tb\nc\u{1b}[2J\r\u{202e}d\n"),
+            "a\tb\nc\\u{1b}[2J\\r\\u{202e}d\n"
+        );
     }
 }

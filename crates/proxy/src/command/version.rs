@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{ExitStatus, say};
+use super::{ExitStatus, say, say_json};
 
 /// Print the version, the commit it was built of, the commit's date and the compiler's version.
 #[derive(Args)]
@@ -26,7 +26,7 @@ impl VersionCommand {
     pub(crate) fn run(self) -> ExitStatus {
         let known = |text: &'static str| (!text.is_empty()).then_some(text);
         if self.json {
-            say(json!({
+            say_json(&json!({
                 "version": NUMBER,
                 "commit": known(COMMIT),
                 "date": known(DATE),

@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
+use gatepay_core::visible::visible;
 use gatepay_proxy::journal::show::{FoundRecord, JournalEvent, JournalRecord, ShownCall};
 use serde_json::Value;
 
 use super::fields::{amounts, changes, ids, text};
-use crate::command::terminal_text::visible;
 
 /// The names of the columns. They are stable: new columns may only be added at the end.
 const COLUMNS: [&str; 27] = [

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
 use gatepay_core::Catalogue;
+use gatepay_core::visible::visible;
 use gatepay_proxy::journal::folder::DiskFolder;
 use gatepay_proxy::journal::show::{
     CallFilter, FoundRecord, JournalEvent, JournalRecord, SearchResult, ShownCall, show,
@@ -16,8 +17,7 @@ use super::fields::{amounts, changes, ids, text};
 use super::names::KnownNames;
 use super::time::moment;
 use super::{JournalPlace, csv};
-use crate::command::terminal_text::{json_line, visible};
-use crate::command::{ExitStatus, complain, fail, say};
+use crate::command::{ExitStatus, complain, fail, say, say_json};
 
 /// Find calls and changes: the party, the operation, the amount and the outcome.
 /// Prints the records that match all given options: calls, changes of the configuration, suspensions by hand, and orders
@@ -143,7 +143,7 @@ impl AuditShow {
     fn print(&self, found: &FoundRecord) {
         match found {
             _ if self.csv => say(csv::row(found)),
-            _ if self.json => say(json_line(&object(found))),
+            _ if self.json => say_json(&object(found)),
             found => lines_of(found).iter().for_each(say),
         }
     }

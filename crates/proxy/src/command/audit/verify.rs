@@ -5,7 +5,7 @@ use gatepay_proxy::journal::verify::{JournalFinding, VerifyReport};
 use serde_json::json;
 
 use super::{JournalPlace, usage};
-use crate::command::{ExitStatus, complain, fail, say};
+use crate::command::{ExitStatus, complain, fail, say, say_json};
 
 /// Verify that no record was altered, removed, inserted or reordered.
 ///
@@ -46,7 +46,7 @@ fn tell_json(report: &VerifyReport, without_state: Option<&str>) -> Result<ExitS
     let notes: Vec<_> = notes.into_iter().chain(report.notes.clone()).collect();
     let finding = |finding: &JournalFinding| json!({ "file": finding.part.to_string(), "line": finding.line, "text": finding.what });
     let intact = report.findings.is_empty();
-    say(json!({
+    say_json(&json!({
         "intact": intact,
         "records": report.records,
         "calls": report.calls,
