@@ -2,14 +2,14 @@
 //!
 //! They are asked before each attempt's first byte, under a lock that is held while that byte is handed to the kernel: once a
 //! halt is set, no byte of a halted call is sent any more. A process that has handed its folder over goes on with the calls
-//! that it has admitted. Halts are then set in the next process, so it also reads the file before each first byte, under a
-//! lock of the folder's that the next process waits for.
+//! that it has admitted. Halts are then set in the next process, and parties suspended there, so it also reads the files of
+//! both before each first byte, under a [lock](crate::process::send_lock) that the next process waits for.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gatepay_admission::seats::SeatLimit;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::HaltInForce;
 use parking_lot::{Mutex, RwLock};
@@ -19,6 +19,8 @@ use crate::cluster::halt_cache;
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::process::file_access;
 use crate::process::files::FileSystem;
+use crate::process::send_lock::SendLock;
+use crate::process::state_dir::suspended_in;
 
 /// The file's name.
 const NAME: &str = "halts";
@@ -79,6 +81,8 @@ struct WrittenHalt {
 pub struct LocalHaltCheck<'a> {
     halts: &'a LocalHalts,
     call: HaltableCall<'a>,
+    /// The party's seats, which are closed while it is suspended here.
+    seats: &'a SeatLimit,
 }
 
 impl LocalHalts {
@@ -167,9 +171,13 @@ impl LocalHalts {
         other
     }
 
-    /// The check for one call.
-    pub fn check<'a>(&'a self, call: HaltableCall<'a>) -> LocalHaltCheck<'a> {
-        LocalHaltCheck { halts: self, call }
+    /// The check for one call of the party that these seats are for.
+    pub fn check<'a>(&'a self, call: HaltableCall<'a>, seats: &'a SeatLimit) -> LocalHaltCheck<'a> {
+        LocalHaltCheck {
+            halts: self,
+            call,
+            seats,
+        }
     }
 
     fn write(&self, folder: Option<&Path>) -> io::Result<()> {
@@ -227,8 +235,7 @@ fn write(folder: Option<&Path>, halts: &[HaltInForce]) -> io::Result<()> {
     });
     let text = serde_json::to_vec(&written.collect::<Vec<_>>())?;
     // The last process may be sending calls by the halts that are there now.
-    let nothing_is_being_sent = File::open(folder)?;
-    nothing_is_being_sent.lock()?;
+    let _nothing_is_being_sent = SendLock::alone(folder)?;
     file_access::replace(&FileSystem::default(), folder, NAME, |file| {
         file.write_all(&text)
     })?;
@@ -236,21 +243,28 @@ fn write(folder: Option<&Path>, halts: &[HaltInForce]) -> io::Result<()> {
 }
 
 impl LocalHaltCheck<'_> {
-    /// Runs `send`, which hands the first bytes of the call to the kernel, unless a halt covers the call.
+    /// Runs `send`, which hands the first bytes of the call to the kernel, unless a halt covers the call or its party is
+    /// suspended.
     pub fn pass<T>(&self, send: impl FnOnce() -> T) -> Result<T, StopBeforeSending> {
         let in_force = self.halts.in_force.read();
+        if self.seats.is_closed() {
+            return Err(StopBeforeSending::Suspended);
+        }
         if self.is_covered(&in_force.halts) {
             return Err(StopBeforeSending::Halted);
         }
         let Some(left) = &in_force.left else {
             return Ok(send());
         };
-        // The next process has the folder. If its halts cannot be read, any call may be halted.
+        // The next process has the folder. If its files cannot be read, any call may be halted.
         let not_known = |_| StopBeforeSending::Halted;
-        let no_halt_is_being_set = File::open(left).map_err(not_known)?;
-        no_halt_is_being_set.lock_shared().map_err(not_known)?;
+        let _nothing_is_being_forbidden = SendLock::shared(left).map_err(not_known)?;
         if self.is_covered(&left_in(left).map_err(not_known)?) {
             return Err(StopBeforeSending::Halted);
+        }
+        let suspended = suspended_in(left).map_err(not_known)?;
+        if suspended.contains_key(self.call.party) {
+            return Err(StopBeforeSending::Suspended);
         }
         Ok(send())
     }
@@ -265,7 +279,10 @@ impl LocalHaltCheck<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::state_dir::{StateDir, Suspension, SuspensionList};
     use gatepay_core::Catalogue;
+    use gatepay_tenancy::PartyId;
+    use std::num::NonZeroU32;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn halt(scope: &str) -> HaltInForce {
@@ -289,7 +306,20 @@ mod tests {
             module: row.module,
             party: "acme",
         };
-        halts.check(call).pass(|| ()).is_ok()
+        halts.check(call, &open_seats()).pass(|| ()).is_ok()
+    }
+
+    fn open_seats() -> SeatLimit {
+        SeatLimit::new(NonZeroU32::MIN)
+    }
+
+    fn suspended(party: &str) -> SuspensionList {
+        let name = |text: &str| PartyId::parse(text).unwrap();
+        let suspension = Suspension {
+            by: name("alice"),
+            since_ms: 7,
+        };
+        SuspensionList::from([(name(party), suspension)])
     }
 
     #[test]
@@ -366,7 +396,41 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_is_set_only_once_the_last_process_has_sent_what_it_was_sending() {
+    fn a_process_that_left_its_folder_sends_nothing_of_a_party_that_the_next_one_suspends() {
+        let folder = tempfile::tempdir().unwrap();
+        let last = LocalHalts::default();
+        last.adopt(folder.path()).unwrap();
+        last.leave_folder();
+        let state = StateDir::open(folder.path()).unwrap();
+        let suspensions = state.suspensions();
+        suspensions.write(&suspended("globex")).unwrap();
+        assert!(is_sent(&last, "create_payout"));
+        suspensions.write(&suspended("acme")).unwrap();
+        assert!(!is_sent(&last, "create_payout") && !is_sent(&last, "query_order"));
+        suspensions.write(&SuspensionList::new()).unwrap();
+        assert!(is_sent(&last, "create_payout"));
+        std::fs::write(folder.path().join("suspended"), "{").unwrap();
+        assert!(!is_sent(&last, "create_payout"), "it may be suspended");
+    }
+
+    #[test]
+    fn an_admitted_call_is_not_sent_once_its_party_is_suspended() {
+        let (halts, seats, catalogue) =
+            (LocalHalts::default(), open_seats(), Catalogue::standard());
+        let row = catalogue.named("create_payout").unwrap();
+        let call = HaltableCall {
+            kind: row.kind,
+            module: row.module,
+            party: "acme",
+        };
+        let check = halts.check(call, &seats);
+        assert_eq!(check.pass(|| ()), Ok(()));
+        seats.close(true);
+        assert_eq!(check.pass(|| ()), Err(StopBeforeSending::Suspended));
+    }
+
+    #[test]
+    fn a_halt_and_a_suspension_are_kept_only_once_the_last_process_has_sent_what_it_was_sending() {
         let (catalogue, folder) = (Catalogue::standard(), tempfile::tempdir().unwrap());
         let [last, next] = [(); 2].map(|()| LocalHalts::default());
         last.adopt(folder.path()).unwrap();
@@ -378,19 +442,31 @@ mod tests {
             module: row.module,
             party: "acme",
         };
-        let sent = AtomicBool::new(false);
+        let state = StateDir::open(folder.path()).unwrap();
+        let (sent, suspensions) = (&AtomicBool::new(false), &state.suspensions());
+        let next = &next;
         std::thread::scope(|scope| {
-            let passed = last.check(call).pass(|| {
-                let setting = scope.spawn(|| {
-                    next.set(halt("money")).unwrap();
-                    assert!(sent.load(Ordering::SeqCst), "it was still being sent");
-                });
+            let seats = open_seats();
+            let passed = last.check(call, &seats).pass(|| {
+                let was_sent = || assert!(sent.load(Ordering::SeqCst), "it was still being sent");
+                let setting = [
+                    scope.spawn(move || {
+                        next.set(halt("money")).unwrap();
+                        was_sent();
+                    }),
+                    scope.spawn(move || {
+                        suspensions.write(&suspended("acme")).unwrap();
+                        was_sent();
+                    }),
+                ];
                 // Long enough for a halt that does not wait; one that does passes whenever it is set.
                 std::thread::sleep(Duration::from_millis(50));
                 sent.store(true, Ordering::SeqCst);
                 setting
             });
-            passed.unwrap().join().unwrap();
+            for setting in passed.unwrap() {
+                setting.join().unwrap();
+            }
         });
     }
 

@@ -325,7 +325,7 @@ pub fn send_check<'a>(
         party,
     };
     match cluster {
-        None => SendCheck::Local(local.check(call)),
+        None => SendCheck::Local(local.check(call, limits.seats())),
         Some(cluster) => {
             let asked = admitted.asked_store();
             SendCheck::Shared(cluster.halt_check(call, limits.seats(), asked))

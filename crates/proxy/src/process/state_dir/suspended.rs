@@ -16,6 +16,7 @@ use super::access;
 use super::evidence::FileIdentity;
 use super::names::SUSPENDED;
 use crate::process::files::FileSystem;
+use crate::process::send_lock::SendLock;
 
 const VERSION: u32 = 1;
 const DIGEST: &str = "sha256 ";
@@ -73,8 +74,8 @@ impl SuspensionFile {
             .transpose()
     }
 
-    /// Replaces the file. On return the new list is on the disk; after a failure or a crash the file is either the new
-    /// or the old one.
+    /// Replaces the file. On return the new list is on the disk, and no process that has left the folder is sending by the old
+    /// one; after a failure or a crash the file is either the new or the old one.
     pub fn write(&self, list: &SuspensionList) -> io::Result<()> {
         let here = FileIdentity::of(&self.files.metadata(&self.folder)?);
         if here != self.identity {
@@ -84,6 +85,7 @@ impl SuspensionFile {
             )));
         }
         let content = content(list);
+        let _nothing_is_being_sent = SendLock::alone(&self.folder)?;
         access::replace(&self.files, &self.folder, SUSPENDED, |file| {
             file.write_all(&content)
         })?;

@@ -1,0 +1,35 @@
+//! Send lock: a lock of the state folder, between a process that has left the folder and goes on with its admitted calls, and
+//! the next one, in which operators halt and suspend.
+//!
+//! The last process holds it shared from when it reads what is halted until a call's first bytes are with the kernel. The next
+//! one takes it alone while it writes: once the file is there, no byte that it forbids is sent any more.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// The lock, until it is dropped.
+pub struct SendLock(File);
+
+impl SendLock {
+    /// Waits until no process is sending by what is in the folder now, and keeps the others from it.
+    pub fn alone(folder: &Path) -> io::Result<Self> {
+        let folder = File::open(folder)?;
+        folder.lock()?;
+        Ok(Self(folder))
+    }
+
+    /// Waits until nothing is being written that may forbid a call.
+    pub fn shared(folder: &Path) -> io::Result<Self> {
+        let folder = File::open(folder)?;
+        folder.lock_shared()?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for SendLock {
+    /// A child process that was made a moment ago has a copy of the descriptor, and would hold the lock beyond the close.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
