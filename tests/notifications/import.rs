@@ -76,6 +76,58 @@ async fn an_order_from_before_the_ledger_is_led_back_after_an_import() {
 }
 
 #[tokio::test]
+async fn deposits_to_a_fixed_address_from_before_the_ledger_are_led_back_after_an_import() {
+    for engine in engines().await {
+        let upstream = Scripted::each(|_| {
+            let saved =
+                r#"{"status":"SUCCESS","code":"000000","data":{"chain":"ETH","address":"0xabc"}}"#;
+            Some(scripted::answer("200 OK", "", saved.as_bytes()))
+        });
+        let before = Folder::before(&upstream.url());
+        before.keeps_a_journal();
+        let program = Program::serve(&before).await;
+        program.until_ready().await;
+        let mut caller = Connection::open(program.address).await;
+        let body = json!({ "channelId": "c1", "chain": "ETH", "currencies": "USDT" }).to_string();
+        let call = acme().post(SAVE_ADDRESS, body).request(&Clock::system());
+        let saved = caller.send(call).await;
+        assert_eq!((saved.status, saved.refusal()), (200, None));
+        program.stop().await;
+
+        let deposit = |id: &str| {
+            let data = json!({ "chain": "ETH", "address": "0xabc", "transactionId": id });
+            json!({ "bizType": "PAY_FIXED_ADDRESS", "bizId": id, "bizStatus": "PAY_SUCCESS",
+                "client_id": INSTITUTION_ID, "data": data.to_string() })
+        };
+        let folder = folder(&upstream.url(), &engine);
+        let receiver = Receiver::start(&folder).await;
+        receiver.acknowledges(&deposit("d1")).await;
+        receiver.shows(&quarantined("no_holder")).await;
+        receiver.program.stop().await;
+
+        let (dir, key) = (before.name("audit"), before.name("secrets/audit.key"));
+        let (said, code) = imports(&folder, &["--dir", &dir, "--key-file", &key]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("1 calls, verified"), "{said}");
+        assert!(said.contains("1 keys were added, 0 were there"), "{said}");
+
+        // The deposit in quarantine leaves it, and the next one goes to the tenant at once.
+        let receiver = Receiver::start(&folder).await;
+        receiver.acknowledges(&deposit("d2")).await;
+        receiver.shows(&owned("acme")).await;
+        let began = Instant::now();
+        while receiver.placed("d1").await[0] == "quarantined" {
+            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for id in ["d1", "d2"] {
+            assert_eq!(receiver.placed(id).await[1..], ["acme", "certain"]);
+        }
+        receiver.program.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn an_altered_journal_is_not_imported() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay.url(), &Engine::File);

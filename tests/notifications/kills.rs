@@ -1,8 +1,10 @@
 //! `kill -9` of the proxy and of the database while the emulator sends: no acknowledged notification is lost.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::thread;
 
 use gatepay_sandbox::{NotificationSending, SentNotification};
 
@@ -10,28 +12,152 @@ use super::*;
 
 /// The most notifications of one round that wait for an acknowledgment at once.
 const UNDER_WAY: usize = 40;
+/// The runs of a long form, at the same time: a killed program or server takes a while to be there again.
+const RUNS: u32 = 4;
+/// The notifications whose acknowledgments a long form measures, and the commits.
+const MEASURED: u32 = 2_000;
 
 #[tokio::test]
 async fn no_acknowledged_notification_is_lost_by_kills_while_gatepay_sends() {
     for engine in engines().await {
-        kill_while_gatepay_sends(engine, 4).await;
+        kill_while_gatepay_sends(engine, 4, 0).await;
     }
 }
 
 #[tokio::test]
-#[ignore = "half an hour: the long form with the embedded store"]
+#[ignore = "a quarter of an hour: the long form with the embedded store"]
 async fn no_acknowledged_notification_is_lost_by_a_thousand_kills_of_the_proxy() {
-    kill_while_gatepay_sends(Engine::File, 1_000).await;
+    kill_a_thousand_times(|| Engine::File);
+    acknowledgments_and_commits(&Engine::File).await;
 }
 
 #[tokio::test]
-#[ignore = "an hour: the long form with PostgreSQL"]
+#[ignore = "half an hour: the long form with PostgreSQL"]
 async fn no_acknowledged_notification_is_lost_by_a_thousand_kills_of_the_proxy_and_the_database() {
     if postgres::is_missing() {
         return;
     }
+    kill_a_thousand_times(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        Engine::Server(Box::new(runtime.block_on(PgServer::migrated())))
+    });
     let server = Box::new(PgServer::migrated().await);
-    kill_while_gatepay_sends(Engine::Server(server), 1_000).await;
+    acknowledgments_and_commits(&Engine::Server(server)).await;
+}
+
+/// What a run of kills has seen.
+#[derive(Default)]
+struct KillFigures {
+    of_proxy: u32,
+    of_database: u32,
+    acknowledged: usize,
+}
+
+/// A thousand kills, in runs of their own.
+#[expect(clippy::print_stderr, reason = "a proof shows its figures")]
+fn kill_a_thousand_times(engine: fn() -> Engine) {
+    let runs = (0..RUNS).map(|run| {
+        thread::spawn(move || {
+            let engine = engine();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(kill_while_gatepay_sends(engine, 1_000 / RUNS, run))
+        })
+    });
+    let runs: Vec<_> = runs.collect();
+    let mut all = KillFigures::default();
+    for run in runs {
+        let of_run = run.join().unwrap();
+        all.of_proxy += of_run.of_proxy;
+        all.of_database += of_run.of_database;
+        all.acknowledged += of_run.acknowledged;
+    }
+    eprintln!(
+        "{} kills: {} of the proxy, {} of the database; acknowledged: {}, lost: 0",
+        all.of_proxy + all.of_database,
+        all.of_proxy,
+        all.of_database,
+        all.acknowledged
+    );
+}
+
+/// Shows how long an acknowledgment takes, and how long the store's disk takes for a commit in the same run.
+#[expect(clippy::print_stderr, reason = "a proof shows its figures")]
+async fn acknowledgments_and_commits(engine: &Engine) {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), engine);
+    let receiver = Receiver::start(&folder).await;
+    let order = receiver.order(&acme(), "A-0001").await;
+    receiver.acknowledges(&paid(&order, "first")).await;
+    let mut commits = commits(engine, &folder);
+    let mut connection = Connection::open(receiver.address).await;
+    let mut took = Vec::new();
+    for number in 0..MEASURED {
+        // As many a second as a busy institution gets.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let body = paid(&order, &number.to_string());
+        let request = notification(PATH, &body, INSTITUTION_SECRET);
+        let began = Instant::now();
+        let answer = connection.send(request).await;
+        took.push(began.elapsed());
+        assert_eq!(answer.status, 200);
+    }
+    commits.extend(self::commits(engine, &folder));
+    for durations in [&mut took, &mut commits] {
+        durations.sort_unstable();
+    }
+    let percentile = |of: &[Duration], percent: usize| of[(of.len() - 1) * percent / 100];
+    let [ack, commit] = [&took, &commits].map(|of| percentile(of, 99));
+    let bar = Duration::from_millis(50) + commit;
+    eprintln!(
+        "acknowledgment: p50 {:?}, p99 {ack:?} of {}; a commit: p50 {:?}, p99 {commit:?} of {}; bar {bar:?}: {}",
+        percentile(&took, 50),
+        took.len(),
+        percentile(&commits, 50),
+        commits.len(),
+        if ack <= bar { "met" } else { "missed" }
+    );
+    receiver.program.stop().await;
+}
+
+/// How long commits take: of the server itself, or of a write to the file's disk.
+fn commits(engine: &Engine, folder: &Folder) -> Vec<Duration> {
+    match engine {
+        Engine::Server(server) => {
+            server.sql("CREATE TABLE IF NOT EXISTS public.probe (micros bigint)");
+            server.sql(
+                "DO $$ DECLARE began timestamptz; BEGIN FOR n IN 1..1000 LOOP
+                    began := clock_timestamp();
+                    INSERT INTO public.probe VALUES (0);
+                    COMMIT;
+                    INSERT INTO public.probe VALUES (extract(epoch FROM clock_timestamp() - began) * 1000000);
+                    COMMIT;
+                END LOOP; END $$",
+            );
+            let micros = server.sql("SELECT micros FROM public.probe WHERE micros > 0");
+            server.sql("TRUNCATE public.probe");
+            let micros = micros.lines().map(|line| line.parse().unwrap());
+            micros.map(Duration::from_micros).collect()
+        }
+        Engine::File => {
+            let path = folder.path("store/probe");
+            let mut file = fs::File::create(&path).unwrap();
+            let durations = (0..1_000).map(|_| {
+                let began = Instant::now();
+                file.write_all(&[7; 8_192]).unwrap();
+                file.sync_data().unwrap();
+                began.elapsed()
+            });
+            let durations = durations.collect();
+            fs::remove_file(path).unwrap();
+            durations
+        }
+    }
 }
 
 /// A run of kills.
@@ -47,8 +173,8 @@ struct KillRun {
 }
 
 #[expect(clippy::print_stderr, reason = "a proof shows its figures")]
-async fn kill_while_gatepay_sends(engine: Engine, rounds: u32) {
-    let mut dice = Dice::new(u64::from(rounds));
+async fn kill_while_gatepay_sends(engine: Engine, rounds: u32, number: u32) -> KillFigures {
+    let mut dice = Dice::new(u64::from(rounds + number));
     let mut run = KillRun::start(engine).await;
     let (mut of_proxy, mut of_database) = (0, 0);
     for round in 0..rounds {
@@ -73,12 +199,18 @@ async fn kill_while_gatepay_sends(engine: Engine, rounds: u32) {
         if round % 100 == 99 {
             let found = run.found.len();
             eprintln!(
-                "kills: {of_proxy} of the proxy, {of_database} of the database; acknowledged: {found}, lost: 0"
+                "run {number}: kills: {of_proxy} of the proxy, {of_database} of the database; acknowledged: {found}, lost: 0"
             );
         }
     }
-    assert!(run.found.len() >= rounds as usize);
+    let acknowledged = run.found.len();
+    assert!(acknowledged >= rounds as usize);
     run.receiver.program.stop().await;
+    KillFigures {
+        of_proxy,
+        of_database,
+        acknowledged,
+    }
 }
 
 impl KillRun {

@@ -10,7 +10,7 @@
 
 pub(crate) mod abuse;
 mod answer;
-mod background;
+pub(crate) mod background;
 mod call;
 mod catalogue;
 mod connection;

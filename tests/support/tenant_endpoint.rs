@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -28,6 +29,8 @@ use super::background::Background;
 pub(crate) struct Delivery {
     pub(crate) head: Parts,
     pub(crate) body: Bytes,
+    /// When it was received.
+    pub(crate) at: Instant,
 }
 
 impl Delivery {
@@ -140,7 +143,8 @@ async fn record(
     if let Ok(body) = body.collect().await {
         let body = body.to_bytes();
         let is_silent = kept.is_silent.load(Ordering::Relaxed);
-        kept.deliveries.lock().push(Delivery { head, body });
+        let at = Instant::now();
+        kept.deliveries.lock().push(Delivery { head, body, at });
         if is_silent {
             std::future::pending::<()>().await;
         }

@@ -151,7 +151,7 @@ pub(crate) fn row(operation: &str) -> Option<&'static LedgerRow> {
 pub const JOURNALED_LENGTH: usize = 64;
 
 /// The ids that are GatePay's own beside the numbers that the caller chose.
-fn without_echoes(mut ids: Vec<LedgerKey>, chosen: &[&str]) -> Vec<LedgerKey> {
+pub(crate) fn without_echoes(mut ids: Vec<LedgerKey>, chosen: &[&str]) -> Vec<LedgerKey> {
     let is_chosen = |id: &LedgerKey| chosen.iter().any(|text| plain(text).eq(plain(id.text())));
     let is_clear = !chosen.is_empty() && chosen.iter().all(|text| text.is_ascii());
     let may_be_an_echo = |id: &LedgerKey| {

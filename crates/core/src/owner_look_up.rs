@@ -7,7 +7,7 @@
 use crate::catalogue::Catalogue;
 use crate::envelope::{self, AnswerVerdict};
 use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind};
-use crate::ledger_rows::{KeyFields, answered};
+use crate::ledger_rows::{KeyFields, answered, without_echoes};
 use crate::look_up::{is_absence, object};
 use crate::notification::{Notification, NotificationKind};
 use crate::operation::{Kind, Method, Operation};
@@ -133,6 +133,19 @@ impl OwnerLookUp {
         (row.off().is_none() && row.kind == Kind::Read).then_some(row)
     }
 
+    /// The object that a successful answer shows: the number that its tenant chose, and GatePay's own id. `None` unless the
+    /// answer names exactly one of each, which do not read alike.
+    pub fn shown(&self, status: u16, answer: &[u8]) -> Option<(LedgerKey, LedgerKey)> {
+        let judgement = envelope::judge(Kind::Read, status, answer);
+        if judgement.verdict != AnswerVerdict::Success {
+            return None;
+        }
+        let number = only(answered(&[self.number], answer))?;
+        let id = only(answered(&[self.id], answer))?;
+        let id = without_echoes(vec![id], &[number.text()]).pop()?;
+        Some((number, id))
+    }
+
     /// Whether it shows the objects that an operation makes.
     pub fn shows(&self, operation: &str) -> bool {
         self.made_by.contains(&operation)
@@ -208,6 +221,12 @@ impl OwnerInquiry {
     }
 }
 
+/// The key, if there is one and no other.
+fn only(mut keys: Vec<LedgerKey>) -> Option<LedgerKey> {
+    keys.dedup();
+    keys.pop().filter(|_| keys.is_empty())
+}
+
 const fn key(kind: LedgerKeyKind, fields: &'static [&'static str]) -> KeyFields {
     KeyFields { kind, fields }
 }
@@ -232,6 +251,32 @@ mod tests {
     fn answer(data: &Value) -> OwnerAnswer {
         let answer = json!({ "status": "SUCCESS", "code": "000000", "data": data });
         paid().observe(200, answer.to_string().as_bytes())
+    }
+
+    #[test]
+    fn an_answer_shows_an_object_only_if_it_names_one_number_and_one_id_that_the_number_does_not_resemble()
+     {
+        let look_up = OwnerLookUp::named("query_order").unwrap();
+        let shown = |data: Value| {
+            let answer = json!({ "status": "SUCCESS", "code": "000000", "data": data });
+            let shown = look_up.shown(200, answer.to_string().as_bytes());
+            shown.map(|(number, id)| (number.text().to_owned(), id.text().to_owned()))
+        };
+        let of = |number: &str, id: &str| Some((number.to_owned(), id.to_owned()));
+        let order = json!({ "merchantTradeNo": "A-1", "prepayId": "506", "status": "PAID" });
+        assert_eq!(shown(order.clone()), of("A-1", "506"));
+        assert_eq!(shown(json!([order, order])), of("A-1", "506"));
+        for other in [
+            json!({ "prepayId": "506" }),
+            json!({ "merchantTradeNo": "A-1" }),
+            json!({ "merchantTradeNo": "50-6", "prepayId": "506" }),
+            json!([order, { "merchantTradeNo": "A-2", "prepayId": "507" }]),
+            json!("text"),
+        ] {
+            assert_eq!(shown(other.clone()), None, "{other}");
+        }
+        let failed = json!({ "status": "FAIL", "code": "400202", "data": order });
+        assert_eq!(look_up.shown(200, failed.to_string().as_bytes()), None);
     }
 
     #[test]

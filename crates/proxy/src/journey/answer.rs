@@ -6,17 +6,21 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use gatepay_core::envelope::{AnswerJudgement, AnswerVerdict, EnvelopeCode};
 use gatepay_core::ledger_rows::LedgerRow;
+use gatepay_core::owner_look_up::OwnerLookUp;
 use gatepay_core::proof::AnswerProof;
 use gatepay_core::{Kind, envelope, translate};
 use gatepay_http1::content_coding::{self, ContentCoding};
 use gatepay_http1::response_parser::ResponseHead;
 use gatepay_store::notifications::ledger::{LedgerNote, TenantAccount};
+use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::settings::RefusalStatus;
 
 use crate::headers;
 use crate::journey::admit::Admitted;
 use crate::journey::lost_call::{self, LookUpMeans};
 use crate::journey::store_verdict;
+use crate::notify::ledger::FoundIds;
+use crate::process::yielding::YIELD_AFTER;
 use crate::record::RequestRecord;
 use crate::refusal::{self, CallOutcome, Refusal};
 use crate::upstream::exchange::{AnswerBody, CallFailure, LongBody, UpstreamAnswer};
@@ -57,6 +61,7 @@ pub async fn judge(
     record.answered(head.status.as_u16(), &judgement, &body);
     if means.ledger.is_some() || means.caps.is_some() {
         note_own_ids(means, admitted, head.status.as_u16(), &body);
+        note_shown_id(means, admitted, head.status.as_u16(), &body);
     }
     if is_rejection(&judgement) {
         let rejected = rejected(&head, &body, &judgement, admitted, means, record);
@@ -126,6 +131,36 @@ fn note_own_ids(means: &LookUpMeans<'_>, admitted: &Admitted, status: u16, answe
             (None, Some(caps)) => caps.reports.note_order(note),
             (None, None) => {}
         }
+    }
+}
+
+/// Hands the id that the answer to a tenant's own query shows to the ledger, which judges whether it proves anything.
+fn note_shown_id(means: &LookUpMeans<'_>, admitted: &Admitted, status: u16, answer: &[u8]) {
+    let Some(ledger) = means.ledger.filter(|_| admitted.kind() == Kind::Read) else {
+        return;
+    };
+    let Some(look_up) = OwnerLookUp::named(&admitted.operation().name) else {
+        return;
+    };
+    let registry = &admitted.generation().registry;
+    let id = admitted.tenant_limits().breaker.id();
+    let party = registry.position(id.as_str()).map(|at| registry.at(at));
+    let Some(PartyRef::Tenant(tenant)) = party else {
+        return;
+    };
+    if tenant.shared_sub_account || answer.len() > YIELD_AFTER {
+        return;
+    }
+    if let Some((number, id)) = look_up.shown(status, answer) {
+        ledger.note_shown(FoundIds {
+            holder: TenantAccount {
+                tenant: tenant.party.id.as_str().to_owned(),
+                account: tenant.sub_account.as_str().to_owned(),
+            },
+            operation: look_up.operation.to_owned(),
+            chosen: vec![number],
+            ids: vec![id],
+        });
     }
 }
 

@@ -1,29 +1,42 @@
 //! Ledger: takes the ids in GatePay's answers to the store, so that notifications find the tenant of the call, and the
 //! calls without a known outcome, so that notifications settle them.
 //!
+//! An answer to a tenant's own query names an id too. No page says that GatePay keeps accounts apart, so the ledger learns
+//! such an id only beside a number that the tenant alone has in the ledger, of a sub-account that the tenant alone has ever
+//! had, and if no tenant has the id. A probe that finds that the query shows objects of other accounts takes the ids away.
+//!
 //! The answer does not wait for it. A call's intents are in the store already, written with its stamp.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use gatepay_core::ledger_key::LedgerKey;
-use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, MOST_KEYS, TenantAccount};
+use gatepay_store::notifications::ledger::{
+    LedgerHolder, LedgerNote, LedgerSource, MOST_KEYS, TenantAccount,
+};
 use gatepay_store::notifications::settlement::OpenCall;
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::notify::owner::registered_tenants::have_always_been_alone;
 use crate::notify::settling::Settling;
 
 /// The most notes that wait for the store: some seconds of calls at GatePay's quota.
 pub const WAITING: usize = 8_192;
 /// The pause after the store did not take notes.
 const RETRY: Duration = Duration::from_millis(500);
+/// As many ids of queries as are remembered, so that a tenant that polls costs the store nothing more.
+const REMEMBERED: usize = 8_192;
 
 /// The way of notes to the ledger.
 pub struct LedgerQueue {
     items: mpsc::Sender<LedgerItem>,
     lost: IntCounter,
+    /// Ids of queries' answers that were noted lately, with the tenants that asked.
+    shown: Mutex<HashSet<(TenantAccount, LedgerKey)>>,
 }
 
 /// The other end of a [`LedgerQueue`].
@@ -41,6 +54,8 @@ enum LedgerItem {
     Answered(LedgerNote),
     /// Ids that a look-up of the call has found.
     Found(Box<FoundIds>),
+    /// An id that the answer to a tenant's own query shows.
+    Shown(Box<FoundIds>),
     /// The call has no known outcome.
     Open(Box<OpenCall>),
 }
@@ -50,7 +65,7 @@ enum LedgerItem {
 pub struct FoundIds {
     /// The party with the account of the call.
     pub holder: TenantAccount,
-    /// The operation of the call.
+    /// The operation of the call; of a query its own.
     pub operation: String,
     /// The numbers that the call chose.
     pub chosen: Vec<LedgerKey>,
@@ -64,6 +79,7 @@ pub fn queue(lost: &IntCounter) -> (LedgerQueue, LedgerWriter) {
     let queue = LedgerQueue {
         items: sender,
         lost: lost.clone(),
+        shown: Mutex::default(),
     };
     let writer = LedgerWriter {
         items,
@@ -82,6 +98,24 @@ impl LedgerQueue {
     /// Notes the ids that a look-up of a call has found. Never waits.
     pub fn note_found(&self, found: FoundIds) {
         self.send(LedgerItem::Found(Box::new(found)));
+    }
+
+    /// Notes the id that the answer to a tenant's own query shows, once for a while. Never waits, and takes no room that ids of
+    /// calls may need.
+    pub fn note_shown(&self, shown: FoundIds) {
+        if self.items.capacity() < WAITING / 2 {
+            return;
+        }
+        let mut remembered = self.shown.lock();
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        let mut ids = shown.ids.iter();
+        let is_new = ids.any(|id| remembered.insert((shown.holder.clone(), id.clone())));
+        drop(remembered);
+        if is_new {
+            self.send(LedgerItem::Shown(Box::new(shown)));
+        }
     }
 
     /// Notes that a call has no known outcome. Never waits.
@@ -130,13 +164,15 @@ impl LedgerWriter {
     }
 }
 
-fn note(key: LedgerKey, holder: &TenantAccount, operation: &str) -> LedgerNote {
-    LedgerNote {
-        key,
-        holder: holder.clone(),
-        at_ms: None,
-        operation: operation.to_owned(),
-        currency: None,
+impl FoundIds {
+    fn notes(&self) -> impl Iterator<Item = LedgerNote> {
+        self.ids.iter().map(|id| LedgerNote {
+            key: id.clone(),
+            holder: self.holder.clone(),
+            at_ms: None,
+            operation: self.operation.clone(),
+            currency: None,
+        })
     }
 }
 
@@ -147,11 +183,13 @@ async fn write(
     items: &[LedgerItem],
     learned: &Notify,
 ) -> Result<(), StoreCallError> {
-    let (mut answered, mut found, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut answered, mut open) = (Vec::new(), Vec::new());
+    let (mut found, mut shown) = (Vec::new(), Vec::new());
     for item in items {
         match item {
             LedgerItem::Answered(note) => answered.push(note.clone()),
             LedgerItem::Found(ids) => found.push(&**ids),
+            LedgerItem::Shown(ids) => shown.push(&**ids),
             LedgerItem::Open(call) => open.push(OpenCall::clone(call)),
         }
     }
@@ -159,11 +197,12 @@ async fn write(
     let mut proved = Vec::new();
     for found in found {
         if is_only_holder(calls, found).await? {
-            let FoundIds {
-                holder, operation, ..
-            } = found;
-            let notes = found.ids.iter().cloned();
-            proved.extend(notes.map(|id| note(id, holder, operation)));
+            proved.extend(found.notes());
+        }
+    }
+    for shown in shown {
+        if is_only_holder(calls, shown).await? && is_new_and_unshared(calls, shown).await? {
+            proved.extend(shown.notes());
         }
     }
     note_ids(calls, proved, LedgerSource::Asked, learned).await?;
@@ -195,12 +234,23 @@ async fn is_only_holder(calls: &StoreCalls, found: &FoundIds) -> Result<bool, St
     let chosen = found.chosen.clone();
     let holders = calls.call(move |store| async move { store.owners(&chosen).await });
     let holders = holders.await?;
-    let is_own = |of_number: &Vec<_>| match &of_number[..] {
+    let is_own = |of_number: &Vec<LedgerHolder>| match &of_number[..] {
         [only] => {
-            let only: &gatepay_store::notifications::ledger::LedgerHolder = only;
             only.tenant.tenant == found.holder.tenant && only.tenant.account == found.holder.account
         }
         _ => false,
     };
     Ok(!holders.is_empty() && holders.iter().all(is_own))
+}
+
+/// Whether no tenant has the ids, and no other tenant has or had the sub-account: to GatePay the objects of all of them are the
+/// account's.
+async fn is_new_and_unshared(calls: &StoreCalls, shown: &FoundIds) -> Result<bool, StoreCallError> {
+    let ids = shown.ids.clone();
+    let holders = calls.call(move |store| async move { store.owners(&ids).await });
+    if !holders.await?.iter().all(Vec::is_empty) {
+        return Ok(false);
+    }
+    let alone = have_always_been_alone(calls, vec![shown.holder.account.clone()]).await?;
+    Ok(alone == [true])
 }
