@@ -569,6 +569,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "halt",
             "cap_view",
             "approvals",
+            "approver_count",
             "cluster_view",
             "isolation",
             "notification_exchange",

@@ -260,3 +260,127 @@ async fn of_two_racing_repeats_at_two_instances_one_passes() {
     }
     assert_eq!(gatepay.count(), sent + 4);
 }
+
+#[tokio::test]
+async fn an_operator_that_holds_the_callers_secret_approves_none_of_its_calls() {
+    let gatepay = gatepay();
+    let file = format!(
+        "admin_operators = ['bob']\n{}",
+        caps("approve_above = '10'")
+    );
+    let folder = folder_of_file(&gatepay, &file);
+    with_operators(&folder);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let id = id_of(&send(&program, &payout("B1", "20")).await);
+    let (status, said) = approves(&program, "bob", &id).await;
+    assert_eq!(status, 403, "{said}");
+    assert!(
+        said.contains("no operator approves a call of its own"),
+        "{said}"
+    );
+    assert_eq!(approves(&program, "alice", &id).await.0, 200);
+
+    // A link that is found out later counts for what was approved before.
+    let file = file.replace("bob", "alice");
+    folder.tenant(&acme(), &file);
+    let (status, said) = says(&program, "alice", ("POST", "/-/reload")).await;
+    assert_eq!(status, 200, "{said}");
+    let (status, said) = approves(&program, "bob", &id).await;
+    assert_eq!(status, 409, "{said}");
+    assert!(
+        said.contains("alice has approved it and holds the secret of acme"),
+        "{said}"
+    );
+    assert_eq!(id_of(&send(&program, &payout("B1", "20")).await), id);
+}
+
+#[tokio::test]
+async fn fewer_approvers_hold_only_after_raise_after_and_more_at_once() {
+    let gatepay = gatepay();
+    let (folder, program) = serving_with_operators(&gatepay, "approve_above = '10'").await;
+    let two = id_of(&send(&program, &payout("B1", "20")).await);
+    program.stop().await;
+    folder.edit("proxy.toml", "approvals = 2", "approvals = 1");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let (status, said) = approves(&program, "alice", &two).await;
+    assert_eq!(status, 200, "{said}");
+    assert!(said.contains("\"needs\":1"), "{said}");
+    assert_eq!(id_of(&send(&program, &payout("B1", "20")).await), two);
+    // So it is for the end of a halt.
+    assert_eq!(
+        says(&program, "alice", ("POST", "/-/halt?scope=payouts"))
+            .await
+            .0,
+        200
+    );
+    let end = ("POST", "/-/halt/end?scope=payouts");
+    let (status, said) = says(&program, "alice", end).await;
+    assert_eq!(status, 200, "{said}");
+    assert!(said.contains("\"halted\":true"), "{said}");
+    let (_, said) = says(&program, "bob", end).await;
+    assert!(said.contains("\"halted\":false"), "{said}");
+    assert_eq!(approves(&program, "bob", &two).await.0, 200);
+    let passed = send(&program, &payout("B1", "20")).await;
+    assert_eq!(passed.outcome(), Some("executed"), "{}", passed.text());
+}
+
+#[tokio::test]
+async fn what_one_operator_has_approved_waits_once_two_are_needed() {
+    let gatepay = gatepay();
+    let folder = folder_of_file(&gatepay, &caps("approve_above = '10'"));
+    with_operators(&folder);
+    folder.edit("proxy.toml", "approvals = 2", "approvals = 1");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let id = id_of(&send(&program, &payout("B1", "20")).await);
+    let (_, said) = approves(&program, "alice", &id).await;
+    assert!(said.contains("\"needs\":0"), "{said}");
+    program.stop().await;
+    folder.edit("proxy.toml", "approvals = 1", "approvals = 2");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let began = std::time::Instant::now();
+    loop {
+        let (_, said) = says(&program, "carol", ("GET", "/approvals?state=waiting")).await;
+        if said.contains(&id) {
+            assert!(said.contains("\"needs\":1"), "{said}");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{said}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(id_of(&send(&program, &payout("B1", "20")).await), id);
+}
+
+#[tokio::test]
+async fn an_approval_shows_every_target_and_nothing_that_only_looks_like_one() {
+    let gatepay = gatepay();
+    let (folder, program) = serving_with_operators(&gatepay, "approve_above = '10'").await;
+    let items: Vec<_> = (10..70)
+        .map(|number| {
+            json!({ "merchant_withdraw_id": format!("w{number}"), "amount": "1", "currency": "USDT",
+                "chain": "ETH", "address": format!("0xaddress{number}"), "memo": "7, address ETH 0xother \u{202e}1" })
+        })
+        .collect();
+    let body = json!({ "batch_id": "B1", "withdraw_list": items }).to_string();
+    let id = id_of(&send(&program, &signed(&acme().post(PAYOUT, body))).await);
+    let (_, said) = says(&program, "carol", ("GET", "/approvals?party=acme")).await;
+    assert!(!said.contains('\u{202e}'), "{said}");
+    let listed: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(listed["next"], serde_json::Value::Null);
+    let targets = listed["approvals"][0]["targets"].as_str().unwrap();
+    for number in 10..70 {
+        let target =
+            format!("address ETH 0xaddress{number} memo \"7, address ETH 0xother \\u{{202e}}1\"");
+        assert!(targets.contains(&target), "{number}: {targets}");
+    }
+    let (_, said) = says(&program, "carol", ("GET", "/approvals?party=globex")).await;
+    assert!(!said.contains(&id), "{said}");
+    for wrong in ["state=open", "party=A", "after=1"] {
+        let path = format!("/approvals?{wrong}");
+        assert_eq!(says(&program, "carol", ("GET", &path)).await.0, 400);
+    }
+    drop(folder);
+}

@@ -1,6 +1,7 @@
 //! Admin: metrics, health, version, reload and the kill switch, on a separate listener, never on the tenants' address.
 
 mod approvals;
+mod approver_count;
 mod cap_view;
 mod cluster_view;
 mod find;

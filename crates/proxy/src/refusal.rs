@@ -21,7 +21,7 @@ use gatepay_core::proof::SettledCall;
 use gatepay_core::signature::SignatureError;
 use gatepay_core::stamp::{ClockSkew, StampError};
 use gatepay_http1::header_block::HeaderBlock;
-use gatepay_store::caps::approval::ApprovalDemand;
+use gatepay_store::caps::approval::{ApprovalDemand, MOST_WAITING};
 use gatepay_store::caps::rule::CapBreach;
 use gatepay_store::destinations::DestinationFault;
 use gatepay_tenancy::Rate;
@@ -680,10 +680,16 @@ impl fmt::Display for ApprovalText<'_> {
         let ApprovalDemand {
             id,
             is_rejected,
+            is_crowded,
             breach,
             ..
         } = self.0;
         match id {
+            None if *is_crowded => write!(
+                f,
+                "{breach}; {MOST_WAITING} of your calls wait for your institution's approval, as many as may: this one does \
+                 not wait, send it anew once your institution has decided about some"
+            ),
             None => write!(
                 f,
                 "{breach}; this instance cannot ask for it yet, send it anew in a minute"

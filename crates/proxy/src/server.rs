@@ -463,6 +463,7 @@ fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
         calls: cluster.calls().clone(),
         in_force: Box::new(move || of_app.generation.load_full()),
         metrics: app.settings.metrics.clone(),
+        approvers: app.settings.approvals.count(),
         clock: app.clock.clone(),
         offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
         drain: Arc::clone(&app.lifecycle.drain),

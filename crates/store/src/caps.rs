@@ -22,6 +22,7 @@
 //! [unknown spends](crate::engine::Store::unknown_spends). Operators see a [`report`].
 
 pub mod approval;
+pub mod approver_rule;
 pub mod rule;
 pub mod rule_book;
 pub mod spend;

@@ -8,7 +8,9 @@ use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
-use gatepay_store::caps::approval::{ApprovalState, ApprovalSubject};
+use gatepay_store::caps::approval::{
+    ApprovalListing, ApprovalQuery, ApprovalState, ApprovalSubject, MOST_WAITING,
+};
 use gatepay_store::caps::judge::{SpendJudgement, SpendingCall};
 use gatepay_store::caps::model::CapModel;
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
@@ -16,6 +18,7 @@ use gatepay_store::caps::spend::{
     AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
 };
 use gatepay_store::engine::Store;
+use gatepay_store::stored_text::ToldText;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::runtime::Runtime;
@@ -47,6 +50,10 @@ pub(crate) enum CapStep {
     Declare(Vec<(u8, u8, u8, u8, bool)>, u8, bool),
     /// One of a few operators, among them a party, approves or rejects a call.
     Sign(Index, u8, bool),
+    /// A configuration asks for so many operators, with or without a delay of fewer.
+    Approvers(u8, bool),
+    /// An operator distrusts the store.
+    Distrust,
 }
 
 /// A call of one of a few keys.
@@ -103,6 +110,8 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         2 => (0_u8..4).prop_map(CapStep::Beat),
         2 => Just(CapStep::Age),
         6 => (any::<Index>(), 0_u8..3, prop::bool::weighted(0.8)).prop_map(|(it, by, yes)| CapStep::Sign(it, by, yes)),
+        1 => (1_u8..4, any::<bool>()).prop_map(|(number, at_once)| CapStep::Approvers(number, at_once)),
+        1 => Just(CapStep::Distrust),
         1 => (rules, zone, any::<bool>())
             .prop_map(|(rules, zone, at_once)| CapStep::Declare(rules, zone, at_once)),
     ]
@@ -147,6 +156,8 @@ struct CapTrial<'a> {
     days: Vec<u64>,
     /// GatePay keeps one object of a key, for ever.
     objects: BTreeMap<(String, &'static str, String), Object>,
+    /// The smallest number of operators that was in force.
+    fewest: u32,
 }
 
 pub(crate) fn currency(text: &str) -> CurrencyCode {
@@ -159,6 +170,10 @@ pub(crate) fn amount(text: &str) -> ExactAmount {
 
 pub(crate) fn text(text: &str) -> StoredText {
     StoredText::parse(text).unwrap()
+}
+
+pub(crate) fn told(text: &str) -> ToldText {
+    ToldText::parse(text).unwrap()
 }
 
 pub(crate) fn party(id: &str) -> CapScope {
@@ -205,25 +220,93 @@ fn midnights(zone: u8) -> Vec<u64> {
 }
 
 pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
-    let mut trial = CapTrial {
-        engine,
-        model: CapModel::default(),
-        seen: (1..)
-            .map(|id| (id, START_MS.cast_signed()))
-            .take(engine.stores.len())
-            .collect(),
-        now_ms: START_MS + 60_000,
-        number: 0,
-        sent: Vec::new(),
-        days: Vec::new(),
-        objects: BTreeMap::new(),
-    };
-    (engine.set_clock)(trial.now_ms);
+    let mut trial = CapTrial::new(engine);
     trial.declare(&[], 0, true);
     for step in steps {
         trial.step(step);
     }
     trial.check_executed();
+}
+
+/// One party's calls wait in such numbers that a further one is refused and begins nothing; they hide no other party's call,
+/// and pages of any length list each of them once.
+pub(crate) fn crowd(engine: CapEngine<'_>) {
+    let mut trial = CapTrial::new(engine);
+    trial.declare(&[(0, 5, 0, 16, false)], 0, true);
+    let call = |party, key| AskedCall {
+        party,
+        call: 0,
+        key: Some(key),
+        amounts: vec![(0, 20)],
+    };
+    for key in 0..=u8::try_from(MOST_WAITING).unwrap() {
+        trial.admit(0, &[call(0, key)]);
+        trial.now_ms += 1;
+        (trial.engine.set_clock)(trial.now_ms);
+    }
+    trial.admit(0, &[call(1, 0)]);
+    let waiting = Some(ApprovalListing::In(ApprovalState::Waiting));
+    for (name, number) in [(PARTIES[0], MOST_WAITING), (PARTIES[1], 1)] {
+        let mut query = ApprovalQuery {
+            state: waiting,
+            party: Some(text(name)),
+            most: 30,
+            ..ApprovalQuery::default()
+        };
+        let mut listed = Vec::new();
+        loop {
+            let page = trial.engine.stores[0].approvals(&query);
+            let page = trial.engine.runtime.block_on(page).unwrap();
+            let Some(last) = page.last() else { break };
+            query.after = Some(last.place());
+            listed.extend(page.iter().map(|it| it.id));
+        }
+        let places = trial.model.approvals();
+        let mut expected: Vec<_> = places
+            .iter()
+            .filter(|it| it.of.party.as_str() == name)
+            .collect();
+        expected.sort_by_key(|it| std::cmp::Reverse((it.asked_ms, it.id)));
+        let expected: Vec<_> = expected.iter().map(|it| it.id).collect();
+        assert_eq!(listed, expected);
+        assert_eq!(listed.len() as u64, number);
+    }
+    let over = ApprovalQuery {
+        state: Some(ApprovalListing::Expired),
+        most: 30,
+        ..ApprovalQuery::default()
+    };
+    let store = &trial.engine.stores[0];
+    let listed = trial.engine.runtime.block_on(store.approvals(&over));
+    assert_eq!(listed.unwrap(), []);
+    trial.step(&CapStep::Advance(DAY_MS));
+    trial.admit(0, &[call(0, 200)]);
+    let model = trial.model.approvals();
+    let waits = model.iter().filter(|it| !it.is_over(trial.now_ms));
+    assert_eq!(waits.count(), 1, "the others are over");
+}
+
+impl<'a> CapTrial<'a> {
+    fn new(engine: CapEngine<'a>) -> Self {
+        let now_ms = START_MS + 60_000;
+        (engine.set_clock)(now_ms);
+        let mut trial = Self {
+            engine,
+            model: CapModel::default(),
+            seen: (1..)
+                .map(|id| (id, START_MS.cast_signed()))
+                .take(engine.stores.len())
+                .collect(),
+            now_ms,
+            number: 0,
+            sent: Vec::new(),
+            days: Vec::new(),
+            objects: BTreeMap::new(),
+            fewest: 2,
+        };
+        trial.declare_approvers(2, false);
+        trial
+    }
 }
 
 impl CapTrial<'_> {
@@ -256,7 +339,12 @@ impl CapTrial<'_> {
             }
             CapStep::Declare(rules, zone, at_once) => self.declare(rules, *zone, *at_once),
             CapStep::Sign(which, by, approves) => self.sign(*which, *by, *approves),
+            CapStep::Approvers(number, at_once) => {
+                self.declare_approvers(u32::from(*number), *at_once);
+            }
+            CapStep::Distrust => self.distrust(),
         }
+        self.fewest = self.fewest.min(self.model.approvers_needed(self.now_ms));
         self.check_unknown();
         let capped = self.engine.stores[0].capped_calls();
         let mut capped = self.engine.runtime.block_on(capped).unwrap();
@@ -305,6 +393,42 @@ impl CapTrial<'_> {
         self.days.extend(to_come);
     }
 
+    fn declare_approvers(&mut self, number: u32, at_once: bool) {
+        let raise_after_ms = if at_once { 0 } else { DAY_MS };
+        let store = &self.engine.stores[0];
+        let declared = store.declare_approvers(number, raise_after_ms);
+        self.engine.runtime.block_on(declared).unwrap();
+        self.model
+            .declare_approvers(number, raise_after_ms, self.now_ms);
+        let needed = self.engine.runtime.block_on(store.approvers_needed());
+        assert_eq!(needed.unwrap(), self.model.approvers_needed(self.now_ms));
+        self.check_approvals();
+    }
+
+    /// The guard that follows is over once this returns.
+    fn distrust(&mut self) {
+        let distrusted = match &self.engine.stores[0] {
+            Store::Postgres(server) => self.engine.runtime.block_on(server.distrust()),
+            Store::Sqlite(file) => self.engine.runtime.block_on(file.distrust()),
+        };
+        distrusted.unwrap();
+        self.model.void_approvals(self.now_ms);
+        self.check_approvals();
+        self.step(&CapStep::Advance(60_000));
+    }
+
+    /// The engine and the model keep the same approvals.
+    fn check_approvals(&self) {
+        let all = ApprovalQuery {
+            most: 1_000,
+            ..ApprovalQuery::default()
+        };
+        let kept = self.engine.stores[0].approvals(&all);
+        let mut kept = self.engine.runtime.block_on(kept).unwrap();
+        kept.sort_by_key(|approval| approval.id);
+        assert_eq!(kept, self.model.approvals());
+    }
+
     /// A signature or a rejection; the engine and the model take it alike, and keep the same approvals.
     fn sign(&mut self, which: Index, by: u8, approves: bool) {
         let known = self.model.approvals();
@@ -314,20 +438,14 @@ impl CapTrial<'_> {
         let by = text(["alice", "bob", PARTIES[0]][usize::from(by)]);
         let (id, store) = (approval.id, &self.engine.stores[0]);
         let (told, expected) = if approves {
-            let told = self.engine.runtime.block_on(store.approve(id, &by, 2));
-            (told, self.model.approve(&id, &by, 2, self.now_ms))
+            let told = self.engine.runtime.block_on(store.approve(id, &by, 1));
+            (told, self.model.approve(&id, &by, 1, self.now_ms))
         } else {
             let told = self.engine.runtime.block_on(store.reject(id));
             (told, self.model.reject(&id, self.now_ms))
         };
         assert_eq!(told.unwrap(), expected, "{approval:?} by {by:?}");
-        let mut kept = self
-            .engine
-            .runtime
-            .block_on(store.approvals(1_000))
-            .unwrap();
-        kept.sort_by_key(|approval| approval.id);
-        assert_eq!(kept, self.model.approvals());
+        self.check_approvals();
     }
 
     fn admit(&mut self, instance: usize, calls: &[AskedCall]) {
@@ -396,8 +514,8 @@ impl CapTrial<'_> {
                 approval: (!call.amounts.is_empty()).then(|| ApprovalSubject {
                     // Few digests, so that calls are repeated.
                     body_sha256: [call.amounts[0].1 / 7; 32],
-                    amounts: text("amounts"),
-                    targets: text("targets"),
+                    amounts: told("amounts"),
+                    targets: told("targets"),
                 }),
             })),
             usage: None,
@@ -584,7 +702,7 @@ impl CapTrial<'_> {
 }
 
 impl CapTrial<'_> {
-    /// Each admitted call above the limit has used an approval of its own, which two operators have signed.
+    /// Each admitted call above the limit has used an approval of its own, which as many operators have signed as it takes.
     fn check_approved(&self, rule: &CapRule) {
         let above = self.sent.iter().filter(|sent| {
             let spend = sent.row.spend.as_ref().unwrap();
@@ -600,7 +718,8 @@ impl CapTrial<'_> {
         let used: Vec<_> = used.collect();
         assert!(above.count() <= used.len());
         for approval in used {
-            assert_eq!(approval.signers.len(), 2, "{approval:?}");
+            let signers = approval.signers.len();
+            assert!(signers >= self.fewest as usize, "{approval:?}");
             assert!(
                 !approval.signers.contains(&approval.of.party),
                 "{approval:?}"

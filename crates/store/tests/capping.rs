@@ -19,9 +19,12 @@ use gatepay_store::queue::AdmissionQueue;
 use gatepay_store::settings::{Failover, StoreTerms};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
-use crate::cap_steps::{CapEngine, START_MS, amount, cap_step, currency, party, rule, run, text};
+use crate::cap_steps::{
+    CapEngine, START_MS, amount, cap_step, crowd, currency, party, rule, run, text, told,
+};
 use crate::postgres::{self, PgServer};
 use crate::support::{batch, beat, introduction, row_at, settings};
 
@@ -38,7 +41,7 @@ const TERMS: StoreTerms = StoreTerms {
 const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
         gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight, gatepay.cap_delay,
-        gatepay.approval, gatepay.approval_signature;
+        gatepay.approval, gatepay.approval_signature, gatepay.approver_rule;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
@@ -180,8 +183,8 @@ fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
         }],
         approval: Some(ApprovalSubject {
             body_sha256: [7; 32],
-            amounts: text("1"),
-            targets: text("2"),
+            amounts: told("1"),
+            targets: told("2"),
         }),
     };
     AdmissionRow {
@@ -210,21 +213,29 @@ fn agree(cases: u32, steps: usize) {
     });
     let sequences = prop::collection::vec(cap_step(), 1..steps);
     let result = runner.run(&sequences, |steps| {
-        let stores = runtime.block_on(clocked.instances(4));
-        let set_clock = |now_ms| runtime.block_on(clocked.set(now_ms));
-        let beat = |place: usize| {
-            runtime.block_on(stores[place].beat(&beat())).unwrap();
-        };
-        let engine = CapEngine {
-            runtime: &runtime,
-            stores: &stores,
-            set_clock: &set_clock,
-            beat: &beat,
-        };
-        run(engine, &steps);
+        on_instances((&runtime, &clocked), 4, |engine| run(engine, &steps));
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Hands so many instances with an empty store to a trial.
+fn on_instances(
+    (runtime, clocked): (&Runtime, &Clocked),
+    number: i64,
+    trial: impl FnOnce(CapEngine<'_>),
+) {
+    let stores = runtime.block_on(clocked.instances(number));
+    let set_clock = |now_ms| runtime.block_on(clocked.set(now_ms));
+    let beat = |place: usize| {
+        runtime.block_on(stores[place].beat(&beat())).unwrap();
+    };
+    trial(CapEngine {
+        runtime,
+        stores: &stores,
+        set_clock: &set_clock,
+        beat: &beat,
+    });
 }
 
 #[test]
@@ -845,6 +856,55 @@ async fn an_approval_is_over_after_a_day_and_an_unknown_body_has_none() {
         matches!(&verdict, AdmissionVerdict::ApprovalRequired(demand) if demand.id.is_none()),
         "{verdict:?}"
     );
+}
+
+#[tokio::test]
+async fn an_approval_of_before_a_loss_of_commits_lets_no_call_pass() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::ApproveAbove, "10")]).await;
+    let put_back = "UPDATE gatepay.approval SET state = 1, until = asked + 86400000";
+    for (loss, key) in [("distrust", "a"), ("DELETE FROM gatepay.life", "b")] {
+        let ask = async |shop: &Shop| shop.ask(&payment(shop.now_ms, Some(key), "11")).await;
+        let needed = |verdict| match verdict {
+            AdmissionVerdict::ApprovalRequired(demand) => demand.id.unwrap(),
+            other => panic!("{loss}: {other:?}"),
+        };
+        let id = needed(ask(&shop).await);
+        let signed = shop.store.approve(id, &text("alice"), 1).await;
+        assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
+        assert_eq!(ask(&shop).await, AdmissionVerdict::Admitted);
+        // A copy of before the call passed, or a standby that has not heard of it.
+        shop.clocked.admin.batch_execute(put_back).await.unwrap();
+        if loss == "distrust" {
+            let Store::Postgres(server) = &shop.store else {
+                unreachable!()
+            };
+            server.distrust().await.unwrap();
+        } else {
+            shop.clocked.admin.batch_execute(loss).await.unwrap();
+            let verdict = ask(&shop).await;
+            assert!(matches!(verdict, AdmissionVerdict::Guarded { .. }));
+        }
+        shop.wait(1_000).await;
+        assert_ne!(needed(ask(&shop).await), id);
+        let signed = shop.store.approve(id, &text("bob"), 1).await;
+        assert_eq!(signed.unwrap(), ApprovalOrder::Closed, "{loss}");
+    }
+}
+
+#[test]
+fn a_party_has_a_bounded_number_of_approvals_that_wait() {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clocked = runtime.block_on(Clocked::start());
+    on_instances((&runtime, &clocked), 1, crowd);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The keys of each file: from a table to a type of the model.
 
+pub(crate) mod admin_operators;
 pub(crate) mod caps_file;
 pub(crate) mod credentials;
 pub(crate) mod destinations_file;

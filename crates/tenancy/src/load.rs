@@ -12,6 +12,7 @@ use gatepay_core::Catalogue;
 
 use crate::disk::file_stamp::FilesRead;
 use crate::disk::party_files::{folder_of, party_files, unread_names};
+use crate::files::admin_operators::ApproverTerms;
 use crate::files::party_file::PartyBounds;
 use crate::files::secrets::{Environment, SecretSources};
 use crate::files::{operations, operator_file, proxy_file, tenant_file, written};
@@ -269,6 +270,7 @@ impl<'a> ConfigReading<'a> {
             catalogue,
             window: settings.window,
             has_store: settings.store.is_some(),
+            approvers: Some(ApproverTerms::of(settings)),
             endpoints: notifications.map_or(&bounds, |settings| &settings.endpoints),
         };
         let tenants = self.parties(&files.tenants, "tenant", |table, sources| {

@@ -71,6 +71,7 @@ fn terms<'a>(catalogue: &'a Catalogue, endpoints: &'a EndpointBounds) -> PartyBo
         window: DEFAULT_WINDOW,
         endpoints,
         has_store: true,
+        approvers: None,
     }
 }
 

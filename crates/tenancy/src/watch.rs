@@ -24,6 +24,7 @@ use gatepay_core::{Catalogue, StampWindow};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
+use crate::files::admin_operators::ApproverTerms;
 use crate::files::party_file::PartyBounds;
 use crate::files::secrets::{Environment, SecretSources};
 use crate::files::{operator_file, tenant_file};
@@ -250,6 +251,8 @@ impl ConfigWatch {
         }
         let terms = PartyBounds {
             has_store: self.has_store,
+            // Checked with the settings of the moment, once all files are read.
+            approvers: None,
             catalogue: &self.catalogue,
             window: self.window,
             endpoints: &self.endpoints,
@@ -287,6 +290,7 @@ impl ConfigWatch {
             && self.operators.listed
         {
             self.conflicts(&said.settings.institution.credentials, &mut wrong);
+            self.unlinked(ApproverTerms::of(&said.settings), &mut wrong);
             if wrong.is_empty() {
                 let operations = said.catalogue.rows() != self.catalogue.rows();
                 let operations = operations.then_some("operation");
@@ -329,6 +333,22 @@ impl ConfigWatch {
     /// not they can be used as a whole. `None` if nothing changes.
     pub fn restricted(&self, in_force: &Registry) -> Option<Registry> {
         in_force.restricted(self.tenants.restrictions(), self.operators.restrictions())
+    }
+
+    /// Adds the files whose links to approvers are wrong.
+    fn unlinked(&self, terms: ApproverTerms<'_>, wrong: &mut BTreeSet<PathBuf>) {
+        for (file, by) in self.tenants.key_owners() {
+            let mut holders = file.parties.iter().map(|it| it.admin_operators());
+            if holders.any(|holders| terms.unknown(holders).is_some()) {
+                wrong.insert(by.path());
+            }
+        }
+        for (file, by) in self.operators.key_owners() {
+            let mut holders = file.parties.iter().map(|it| it.admin_operators.as_deref());
+            if holders.any(|holders| terms.fault(holders).is_some()) {
+                wrong.insert(by.path());
+            }
+        }
     }
 
     /// Adds the files that hold something only one may hold.

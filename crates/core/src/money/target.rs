@@ -75,6 +75,19 @@ impl MoneyTarget {
         Self::id(id).map(Self::Bank)
     }
 
+    /// The target for people. Its tenant chose the memo, so it stands between quotes, with escapes for all that is not plain to
+    /// see: else it could look like another target.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Address {
+                chain,
+                address,
+                memo,
+            } if !memo.is_empty() => format!("address {chain} {address} memo {memo:?}"),
+            other => other.to_string(),
+        }
+    }
+
     /// An id of 1 to 64 visible ASCII characters.
     pub(super) fn id(text: &str) -> Option<String> {
         let is_id =
@@ -166,5 +179,19 @@ mod tests {
     fn the_longest_target_fits_into_a_text_of_the_store() {
         let longest = MoneyTarget::address(&"C".repeat(32), &"a".repeat(120), &"m".repeat(80));
         assert!(longest.unwrap().to_string().len() <= 256);
+    }
+
+    #[test]
+    fn a_memo_looks_like_no_other_target() {
+        let told = |memo: &str| MoneyTarget::address("ETH", "0xa", memo).unwrap().told();
+        assert_eq!(told(""), "address ETH 0xa");
+        assert_eq!(
+            told("7, address ETH 0xb"),
+            "address ETH 0xa memo \"7, address ETH 0xb\""
+        );
+        assert_eq!(
+            told("\", user \u{202e}1\u{200b}"),
+            "address ETH 0xa memo \"\\\", user \\u{202e}1\\u{200b}\""
+        );
     }
 }

@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use gatepay_store::admission::StoredText;
-use gatepay_store::caps::approval::{Approval, ApprovalId, ApprovalOrder, ApprovalState};
-use gatepay_tenancy::settings::ApprovalRule;
+use gatepay_store::caps::approval::{
+    Approval, ApprovalId, ApprovalListing, ApprovalOrder, ApprovalPlace, ApprovalQuery,
+    ApprovalState,
+};
+use gatepay_tenancy::PartyId;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -21,13 +24,15 @@ use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::journal::entry::{ApprovalAct, ApprovalAction};
 use crate::process::timestamp::Rfc3339;
 
-/// The most approvals that are listed.
-const MOST: u32 = 1_000;
+/// As many approvals as one answer lists.
+const PAGE: u32 = 100;
 
 /// The approvals in one state, or in any.
 #[derive(Serialize)]
 struct ApprovalPage {
     approvals: Vec<ApprovalEntry>,
+    /// The `after` of the next page, if there is one.
+    next: Option<String>,
 }
 
 /// An approval.
@@ -88,17 +93,49 @@ pub(super) async fn decide(
 }
 
 async fn listed(app: &App, query: Option<&str>) -> Result<ApprovalPage, AdminFailure> {
-    let [state] = match query {
-        None => [None],
-        Some(_) => query_fields(query, ["state"])?,
-    };
+    let query = asked(query)?;
     let calls = calls(app)?;
-    let approvals = calls.call(|store| async move { store.approvals(MOST).await });
-    let approvals = approvals.await.map_err(|error| away(&error))?;
-    let entries = approvals.iter().map(|it| entry(app, it, None));
-    let is_asked = |entry: &ApprovalEntry| state.as_deref().is_none_or(|it| it == entry.state);
+    let approvals = calls.call(move |store| async move {
+        let needed = store.approvers_needed().await?;
+        Ok((store.approvals(&query).await?, needed))
+    });
+    let (mut approvals, in_force) = approvals.await.map_err(|error| away(&error))?;
+    let has_more = approvals.len() > PAGE as usize;
+    approvals.truncate(PAGE as usize);
+    let last = approvals.last().filter(|_| has_more);
+    let needed = needed(app, in_force);
+    let entries = approvals.iter().map(|it| entry(app, it, needed));
     Ok(ApprovalPage {
-        approvals: entries.filter(is_asked).collect(),
+        next: last.map(|it| it.place().to_string()),
+        approvals: entries.collect(),
+    })
+}
+
+/// What a request lists: one more than a page, so that the last page is known.
+fn asked(query: Option<&str>) -> Result<ApprovalQuery, AdminFailure> {
+    let [state, party, after] = match query {
+        None => [None, None, None],
+        Some(_) => query_fields(query, ["state", "party", "after"])?,
+    };
+    let bad = |text: &'static str| AdminFailure(StatusCode::BAD_REQUEST, text.into());
+    let state = state.map(|word| {
+        let text = "state is waiting, approved, rejected, used or expired\n";
+        ApprovalListing::parse(&word).ok_or_else(|| bad(text))
+    });
+    let party = party.map(|id| {
+        let id = PartyId::parse(&id).ok();
+        let id = id.and_then(|id| StoredText::parse(id.as_str()));
+        id.ok_or_else(|| bad("party is the id of a tenant or an operator\n"))
+    });
+    let after = after.map(|place| {
+        let text = "after is the next of the page before\n";
+        ApprovalPlace::parse(&place).ok_or_else(|| bad(text))
+    });
+    Ok(ApprovalQuery {
+        state: state.transpose()?,
+        party: party.transpose()?,
+        after: after.transpose()?,
+        most: PAGE + 1,
     })
 }
 
@@ -130,7 +167,11 @@ impl ApprovalDecision {
             let text = "say id=, 16 hexadecimal digits as the refusal tells them\n";
             AdminFailure(StatusCode::BAD_REQUEST, text.into())
         })?;
-        let Approval { of, .. } = found(&calls, id).await?;
+        let (approval, _) = found(&calls, id).await?;
+        if decision == Decision::Approve {
+            is_independent(app, &approval, &actor.name)?;
+        }
+        let Approval { of, .. } = approval;
         let act = ApprovalAct {
             action: match decision {
                 Decision::Approve => ApprovalAction::Approve,
@@ -153,7 +194,9 @@ impl ApprovalDecision {
 
     async fn carry_out(self) -> Result<ApprovalEntry, AdminFailure> {
         let journaled = self.journaled().await?;
-        let (id, decision, needed) = (self.id, self.decision, needed(&self.app));
+        let (id, decision) = (self.id, self.decision);
+        // The store knows whether more are in force.
+        let needed = needed(&self.app, 1);
         let by = StoredText::parse(&self.act.by).unwrap_or_default();
         let ordered = self.calls.call(move |store| async move {
             match decision {
@@ -164,21 +207,20 @@ impl ApprovalDecision {
         let failure = |status, text: &'static str| AdminFailure(status, text.into());
         let failure = match ordered.await {
             Ok(ApprovalOrder::Taken) => {
-                let approval = found(&self.calls, id).await?;
+                let (approval, in_force) = found(&self.calls, id).await?;
+                let needed = self::needed(&self.app, in_force);
                 let (party, by) = (&self.act.party, &self.act.by);
                 let state = approval.state.as_str();
                 tracing::warn!(approval = %id, %party, operator = %by, state, "an operator has decided about a call");
-                return Ok(entry(&self.app, &approval, journaled));
+                let entry = entry(&self.app, &approval, needed);
+                return Ok(ApprovalEntry { journaled, ..entry });
             }
             Ok(ApprovalOrder::NotFound) => failure(StatusCode::NOT_FOUND, NOT_FOUND),
             Ok(ApprovalOrder::Closed) => failure(
                 StatusCode::CONFLICT,
                 "it is used, rejected, or over: the call has to ask anew\n",
             ),
-            Ok(ApprovalOrder::OwnCall) => failure(
-                StatusCode::FORBIDDEN,
-                "no operator approves a call of its own\n",
-            ),
+            Ok(ApprovalOrder::OwnCall) => failure(StatusCode::FORBIDDEN, OWN_CALL),
             Err(error) => {
                 let action = match error {
                     StoreCallError::NotJoined => ApprovalAction::OrderFailed,
@@ -217,6 +259,7 @@ impl ApprovalDecision {
 }
 
 const NOT_FOUND: &str = "no approval has this id\n";
+const OWN_CALL: &str = "no operator approves a call of its own\n";
 
 fn calls(app: &App) -> Result<StoreCalls, AdminFailure> {
     let cluster = app.cluster.as_ref().ok_or_else(|| {
@@ -226,10 +269,47 @@ fn calls(app: &App) -> Result<StoreCalls, AdminFailure> {
     Ok(cluster.calls().clone())
 }
 
-async fn found(calls: &StoreCalls, id: ApprovalId) -> Result<Approval, AdminFailure> {
-    let found = calls.call(move |store| async move { store.approval(id).await });
-    let found = found.await.map_err(|error| away(&error))?;
-    found.ok_or_else(|| AdminFailure(StatusCode::NOT_FOUND, NOT_FOUND.into()))
+/// The approval of an id, and how many operators the store has in force.
+async fn found(calls: &StoreCalls, id: ApprovalId) -> Result<(Approval, u32), AdminFailure> {
+    let found = calls.call(move |store| async move {
+        let needed = store.approvers_needed().await?;
+        Ok((store.approval(id).await?, needed))
+    });
+    let (found, needed) = found.await.map_err(|error| away(&error))?;
+    let found = found.ok_or_else(|| AdminFailure(StatusCode::NOT_FOUND, NOT_FOUND.into()))?;
+    Ok((found, needed))
+}
+
+/// Refuses the approval of a call whose secret the operator holds, or one who has approved it, by the party's file in force.
+fn is_independent(app: &App, approval: &Approval, name: &PartyId) -> Result<(), AdminFailure> {
+    let refused = |status, text: String| Err(AdminFailure(status, text.into()));
+    let registry = &app.generation.load().registry;
+    let party = approval.of.party.as_str();
+    let Some(found) = registry.position(party).map(|at| registry.at(at)) else {
+        let text = format!("{party} stands in no file that is in force here\n");
+        return refused(StatusCode::CONFLICT, text);
+    };
+    let Some(holders) = found.admin_operators() else {
+        let text = format!(
+            "the file of {party} does not say which [[admin.operator]] hold its secret: set admin_operators there, [] if \
+             none does\n"
+        );
+        return refused(StatusCode::CONFLICT, text);
+    };
+    let holds = |name: &str| holders.iter().any(|holder| holder.as_str() == name);
+    if holds(name.as_str()) {
+        return refused(StatusCode::FORBIDDEN, OWN_CALL.to_owned());
+    }
+    let mut signers = approval.signers.iter().map(StoredText::as_str);
+    match signers.find(|name| holds(name)) {
+        None => Ok(()),
+        Some(signer) => refused(
+            StatusCode::CONFLICT,
+            format!(
+                "{signer} has approved it and holds the secret of {party}: it ends with its day, and then the call asks anew\n"
+            ),
+        ),
+    }
 }
 
 fn away(error: &StoreCallError) -> AdminFailure {
@@ -237,29 +317,21 @@ fn away(error: &StoreCallError) -> AdminFailure {
     AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
 }
 
-/// How many operators have to approve a call.
-fn needed(app: &App) -> usize {
-    match app.settings.approvals {
-        ApprovalRule::One => 1,
-        ApprovalRule::Two => 2,
-    }
+/// How many operators have to approve a call: as many as the configuration or the store says, whichever is more.
+fn needed(app: &App, in_force: u32) -> usize {
+    app.settings.approvals.count().max(in_force) as usize
 }
 
-fn entry(app: &App, approval: &Approval, journaled: Option<bool>) -> ApprovalEntry {
+fn entry(app: &App, approval: &Approval, needed: usize) -> ApprovalEntry {
     let offset_ms = app.cluster.as_ref().map_or(0, Cluster::offset_ms);
     let now_ms = app.clock.unix_ms().saturating_add_signed(offset_ms);
-    let is_expired = approval.state != ApprovalState::Used && approval.is_over(now_ms);
     let needs = match approval.state {
-        ApprovalState::Waiting => needed(app).saturating_sub(approval.signers.len()),
+        ApprovalState::Waiting => needed.saturating_sub(approval.signers.len()),
         _ => 0,
     };
     ApprovalEntry {
         id: approval.id.to_string(),
-        state: if is_expired {
-            "expired"
-        } else {
-            approval.state.as_str()
-        },
+        state: approval.listing(now_ms).as_str(),
         party: approval.of.party.as_str().to_owned(),
         account: approval.of.account.as_str().to_owned(),
         operation: approval.of.counted_as.clone(),
@@ -275,6 +347,6 @@ fn entry(app: &App, approval: &Approval, journaled: Option<bool>) -> ApprovalEnt
             .map(|it| it.as_str().to_owned())
             .collect(),
         needs,
-        journaled,
+        journaled: None,
     }
 }

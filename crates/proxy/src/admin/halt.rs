@@ -10,11 +10,11 @@ use gatepay_core::operation::ApiModule;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::{HaltInForce, ResumeResult};
 use gatepay_tenancy::PartyId;
-use gatepay_tenancy::settings::ApprovalRule;
 use http::StatusCode;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use super::approver_count::approvers;
 use super::query_fields::query_fields;
 use super::reply::{AdminFailure, AdminResponse, json};
 use super::suspend::{AdminActor, finished, journaled, note_failure};
@@ -259,7 +259,7 @@ impl HaltOrder {
             return Ok(reply);
         };
         let mut approved_by = vec![actor.name.to_string()];
-        if app.settings.approvals == ApprovalRule::Two {
+        if approvers(app).await? > 1 {
             let Some(other) = self.proposed(halt.epoch).await? else {
                 return Ok(self.waits(approved_by).await);
             };

@@ -11,11 +11,11 @@ use gatepay_store::notifications::delivery::EndpointState;
 use gatepay_store::notifications::event::{EventId, EventState, ProposalResult};
 use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
 use gatepay_store::notifications::settlement::{ObjectNews, SettlementReport};
-use gatepay_tenancy::settings::ApprovalRule;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::admin::approver_count::approvers;
 use crate::admin::notification_endpoints::{of_tenant, shown};
 use crate::admin::notification_order::{NotificationOrder, conflict};
 use crate::admin::notification_view::{bad, event, event_id, relay, tenant};
@@ -75,11 +75,12 @@ pub(super) async fn assign(
 ) -> AdminResponse {
     match read_assignment(app, query, actor).await {
         Err(failure) => failure.answer(),
-        Ok((order, id, owner, state)) => {
+        Ok((order, needed, (id, owner, state))) => {
             let task = tokio::spawn(async move {
-                let assigned = match order.app.settings.approvals {
-                    ApprovalRule::One => order.assign(id, owner).await,
-                    ApprovalRule::Two => order.propose(id, owner, state).await,
+                let assigned = if needed > 1 {
+                    order.propose(id, owner, state).await
+                } else {
+                    order.assign(id, owner).await
                 };
                 assigned.map_or_else(AdminFailure::answer, |reply| json(StatusCode::OK, &reply))
             });
@@ -128,15 +129,22 @@ async fn read_assignment(
     app: &Arc<App>,
     query: Option<&str>,
     actor: AdminActor,
-) -> Result<(NotificationOrder, EventId, TenantIncarnation, EventState), AdminFailure> {
+) -> Result<
+    (
+        NotificationOrder,
+        u32,
+        (EventId, TenantIncarnation, EventState),
+    ),
+    AdminFailure,
+> {
     let relay = relay(app)?;
     let [Some(id), Some(owner)] = query_fields(query, ["id", "tenant"])? else {
         return Err(bad("say id= and tenant=\n"));
     };
     let (id, owner) = (event_id(&id)?, tenant(relay, &owner)?);
-    let rule = app.settings.approvals;
+    let needed = approvers(app).await?;
     let mut operators = app.settings.admin.operators.iter();
-    if rule == ApprovalRule::Two && !operators.any(|operator| operator.name == actor.name) {
+    if needed > 1 && !operators.any(|operator| operator.name == actor.name) {
         return Err(AdminFailure(
             StatusCode::FORBIDDEN,
             "caps.approvals is 2: two operators assign, each with the token of an [[admin.operator]]\n".into(),
@@ -159,9 +167,8 @@ async fn read_assignment(
     };
     Ok((
         NotificationOrder::new(app, relay.calls(), act),
-        id,
-        owner,
-        state,
+        needed,
+        (id, owner, state),
     ))
 }
 

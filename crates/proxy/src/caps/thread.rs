@@ -47,6 +47,8 @@ pub struct CapInputs {
     pub in_force: Box<dyn Fn() -> Arc<Generation> + Send + Sync>,
     /// The settings of metrics, which name the number of tenants with series of their own.
     pub metrics: MetricsSettings,
+    /// How many operators have to order what needs more than one.
+    pub approvers: u32,
     /// The process's clock.
     pub clock: Clock,
     /// The store's clock less this machine's, in milliseconds.
@@ -80,6 +82,7 @@ async fn run(inputs: CapInputs) {
     let upkeep = [
         spawn(declare(Arc::clone(&inputs))),
         spawn(watch_destinations(Arc::clone(&inputs))),
+        spawn(declare_approvers(Arc::clone(&inputs))),
         spawn(age(Arc::clone(&inputs))),
     ];
     if let Some(mut unread) = unread {
@@ -215,6 +218,33 @@ async fn declare(inputs: Arc<CapInputs>) {
             LOOK
         };
         sleep(pause).await;
+    }
+}
+
+/// Declares how many operators have to order what needs more than one: again with each configuration, whose delay of a raise
+/// may be another one.
+async fn declare_approvers(inputs: Arc<CapInputs>) {
+    let CapInputs {
+        calls,
+        in_force,
+        approvers,
+        ..
+    } = &*inputs;
+    let (number, mut declared) = (*approvers, None);
+    loop {
+        let raise_after = in_force().caps.raise_after;
+        if declared != Some(raise_after) {
+            let raise_ms = u64::try_from(raise_after.as_millis()).unwrap_or(u64::MAX);
+            let put = calls
+                .call(move |store| async move { store.declare_approvers(number, raise_ms).await });
+            match put.await {
+                Ok(()) => declared = Some(raise_after),
+                Err(error) => {
+                    tracing::debug!(%error, "the store does not take the number of approvers");
+                }
+            }
+        }
+        sleep(LOOK).await;
     }
 }
 

@@ -8,11 +8,18 @@ use super::ExitStatus;
 use super::admin_client::AdminArguments;
 
 /// List the calls that need an operator's approval, the newest first.
+/// A hundred are listed at once; the last line names the `--after` of the next hundred.
 #[derive(Args)]
 pub(crate) struct ApprovalsCommand {
     /// Only those in this state, instead of those that wait.
     #[arg(long, value_enum, default_value = "waiting")]
     state: ApprovalStateWord,
+    /// Only those of this tenant or operator.
+    #[arg(long, value_name = "ID")]
+    party: Option<String>,
+    /// Go on after the list before.
+    #[arg(long, value_name = "NEXT")]
+    after: Option<String>,
     #[command(flatten)]
     arguments: AdminArguments,
 }
@@ -67,15 +74,22 @@ impl ApprovalsCommand {
         let lines = |page: &Value| {
             let approvals = page["approvals"].as_array();
             let approvals = approvals.into_iter().flatten();
-            let lines: Vec<String> = approvals.flat_map(lines_of).collect();
+            let mut lines: Vec<String> = approvals.flat_map(lines_of).collect();
             if lines.is_empty() {
-                vec!["none".to_owned()]
-            } else {
-                lines
+                lines.push("none".to_owned());
             }
+            if let Some(next) = page["next"].as_str() {
+                lines.push(format!("there are more: --after {next}"));
+            }
+            lines
         };
+        let parameters = [
+            ("state", state),
+            ("party", self.party.as_deref()),
+            ("after", self.after.as_deref()),
+        ];
         self.arguments
-            .run(&Method::GET, "/approvals", &[("state", state)], lines)
+            .run(&Method::GET, "/approvals", &parameters, lines)
     }
 }
 

@@ -69,6 +69,7 @@ fn one_of_each() -> Vec<Refusal> {
             id: None,
             is_rejected: false,
             begins: false,
+            is_crowded: false,
             breach: CapBreach {
                 over_all: false,
                 currency: CurrencyCode::parse("USDT").unwrap(),

@@ -9,7 +9,7 @@ use std::fmt;
 use gatepay_core::money::{MoneyDemand, PartCurrency};
 
 use super::rule::CapBreach;
-use crate::stored_text::{Fingerprint, LONGEST_TEXT, StoredText};
+use crate::stored_text::{Fingerprint, LONGEST_TOLD, StoredText, ToldText};
 
 /// The subject of an approval, besides tenant, operation and key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub struct ApprovalSubject {
     /// SHA-256 of the body; of body and query, if the call has a query.
     pub body_sha256: [u8; 32],
     /// The amounts, for people.
-    pub amounts: StoredText,
+    pub amounts: ToldText,
     /// The targets, for people; empty if the money goes back to its payer or stays in the account.
-    pub targets: StoredText,
+    pub targets: ToldText,
 }
 
 /// The id of an approval, by which people name it.
@@ -49,9 +49,9 @@ pub struct Approval {
     /// The calls that it is for.
     pub of: ApprovalKey,
     /// The amounts, for people.
-    pub amounts: StoredText,
+    pub amounts: ToldText,
     /// The targets, for people.
-    pub targets: StoredText,
+    pub targets: ToldText,
     /// Its state.
     pub state: ApprovalState,
     /// When the call was refused, in milliseconds since 1970 by the store's clock.
@@ -78,12 +78,14 @@ pub enum ApprovalState {
 /// Why a call needs an approval, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApprovalDemand {
-    /// The approval; `None` if the instance that asked did not tell which call it is for.
+    /// The approval; `None` if the instance that asked did not tell which call it is for, or if too many wait.
     pub id: Option<ApprovalId>,
     /// Whether an operator has rejected it.
     pub is_rejected: bool,
     /// Whether it begins with this refusal.
     pub begins: bool,
+    /// Whether as many calls of the party wait as [may](MOST_WAITING), so that this one does not.
+    pub is_crowded: bool,
     /// The rule.
     pub breach: CapBreach,
 }
@@ -112,6 +114,39 @@ pub struct ApprovalFigures {
     pub is_asked: bool,
 }
 
+/// The approvals that a list shows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ApprovalQuery {
+    /// Those in this state only.
+    pub state: Option<ApprovalListing>,
+    /// Those of this party only.
+    pub party: Option<StoredText>,
+    /// Those that are behind this place only: the list goes on there.
+    pub after: Option<ApprovalPlace>,
+    /// As many at most.
+    pub most: u32,
+}
+
+/// The state of an approval as people see it: one whose time has passed is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ApprovalListing {
+    /// It is in this state, and not over unless it is used.
+    In(ApprovalState),
+    /// Its time has passed before it was used.
+    Expired,
+}
+
+/// The place of an approval in a list, in which the newest come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApprovalPlace {
+    /// When the call was refused, in milliseconds since 1970 by the store's clock.
+    pub asked_ms: u64,
+    /// The approval.
+    pub id: ApprovalId,
+}
+
+/// The most approvals of one party that wait for operators at a time: one party's cannot hide another one's.
+pub const MOST_WAITING: u64 = 100;
 /// How long operators may take, and after them the tenant, in milliseconds.
 pub const APPROVAL_MS: u64 = 86_400_000;
 /// How long an approval is kept after it is over, in milliseconds: 30 days.
@@ -131,14 +166,14 @@ impl ApprovalSubject {
         Self {
             body_sha256,
             amounts: listed(amounts),
-            targets: listed(demand.targets.iter().map(|it| it.target.to_string())),
+            targets: listed(demand.targets.iter().map(|it| it.target.told())),
         }
     }
 }
 
 /// As many of the texts as can be stored, and the number of the others.
-fn listed(texts: impl Iterator<Item = String>) -> StoredText {
-    const ROOM: usize = LONGEST_TEXT - 24;
+fn listed(texts: impl Iterator<Item = String>) -> ToldText {
+    const ROOM: usize = LONGEST_TOLD - 24;
     let (mut text, mut left_out) = (String::new(), 0_usize);
     for next in texts {
         let comma = if text.is_empty() { "" } else { ", " };
@@ -153,7 +188,7 @@ fn listed(texts: impl Iterator<Item = String>) -> StoredText {
         let comma = if text.is_empty() { "" } else { " and " };
         text = format!("{text}{comma}{left_out} more");
     }
-    StoredText::parse(&text).unwrap_or_default()
+    ToldText::parse(&text).unwrap_or_default()
 }
 
 impl ApprovalId {
@@ -218,7 +253,66 @@ impl ApprovalState {
     }
 }
 
+impl ApprovalListing {
+    /// The state of a word for people.
+    pub fn parse(word: &str) -> Option<Self> {
+        let mut states = ApprovalState::ALL.into_iter().map(Self::In);
+        let state = states.find(|it| it.as_str() == word);
+        state.or((word == Self::Expired.as_str()).then_some(Self::Expired))
+    }
+
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::In(state) => state.as_str(),
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The number in queries: that of the state, or one that no state has.
+    pub(crate) fn number(self) -> i16 {
+        match self {
+            Self::In(state) => state.number(),
+            Self::Expired => 4,
+        }
+    }
+}
+
+impl ApprovalPlace {
+    /// A place as its text says it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (asked, id) = text.split_once('-')?;
+        Some(Self {
+            asked_ms: asked.parse().ok()?,
+            id: ApprovalId::parse(id)?,
+        })
+    }
+}
+
+impl fmt::Display for ApprovalPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.asked_ms, self.id)
+    }
+}
+
 impl Approval {
+    /// Its state at a time, as people see it.
+    pub fn listing(&self, now_ms: u64) -> ApprovalListing {
+        if self.state != ApprovalState::Used && self.is_over(now_ms) {
+            ApprovalListing::Expired
+        } else {
+            ApprovalListing::In(self.state)
+        }
+    }
+
+    /// Its place in a list.
+    pub fn place(&self) -> ApprovalPlace {
+        ApprovalPlace {
+            asked_ms: self.asked_ms,
+            id: self.id,
+        }
+    }
+
     /// Whether it is over, or has been used.
     pub fn is_over(&self, now_ms: u64) -> bool {
         self.until_ms <= now_ms || self.state == ApprovalState::Used
@@ -244,6 +338,20 @@ impl Approval {
         ApprovalOrder::Taken
     }
 
+    /// Has an approved call wait again if fewer operators than these have approved it.
+    pub(crate) fn wait_for(&mut self, needed: u32) {
+        if self.state == ApprovalState::Approved && self.signers.len() < needed as usize {
+            self.state = ApprovalState::Waiting;
+        }
+    }
+
+    /// Ends it: the store may have lost that the call has passed.
+    pub(crate) fn void(&mut self, now_ms: u64) {
+        if matches!(self.state, ApprovalState::Waiting | ApprovalState::Approved) {
+            self.until_ms = self.until_ms.min(now_ms);
+        }
+    }
+
     /// Takes an operator's rejection.
     pub(crate) fn reject(&mut self, now_ms: u64) -> ApprovalOrder {
         if self.is_over(now_ms) {
@@ -266,8 +374,11 @@ mod tests {
             "user 00000000000000000000, user 00000000000000000001"
         );
         let long = listed(texts(2_000));
-        assert!(long.as_str().ends_with(" and 1992 more"), "{long:?}");
-        let one = listed(std::iter::once("x".repeat(300)));
+        assert!(long.as_str().ends_with(" and 788 more"), "{long:?}");
+        assert!(long.as_str().len() <= LONGEST_TOLD);
+        let most = listed(texts(1_200));
+        assert!(!most.as_str().contains("more"), "all of them");
+        let one = listed(std::iter::once("x".repeat(LONGEST_TOLD)));
         assert_eq!(one.as_str(), "1 more");
         assert_eq!(listed(texts(0)).as_str(), "");
     }
@@ -285,5 +396,21 @@ mod tests {
         ] {
             assert_eq!(ApprovalId::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_place_and_a_state_have_one_spelling() {
+        let place = ApprovalPlace {
+            asked_ms: 17,
+            id: ApprovalId::of(&[0xab; 16]),
+        };
+        assert_eq!(place.to_string(), "17-abababababababab");
+        assert_eq!(ApprovalPlace::parse(&place.to_string()), Some(place));
+        assert_eq!(ApprovalPlace::parse("17"), None);
+        for word in ["waiting", "approved", "rejected", "used", "expired"] {
+            let state = ApprovalListing::parse(word).unwrap();
+            assert_eq!(state.as_str(), word);
+        }
+        assert_eq!(ApprovalListing::parse("open"), None);
     }
 }

@@ -8,6 +8,7 @@ use gatepay_core::money::CurrencyCode;
 
 use super::approval::{
     APPROVAL_MS, Approval, ApprovalDemand, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
+    MOST_WAITING,
 };
 use super::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
 use super::rule_book::{CurrencyCoverage, RuleBook, RuleState};
@@ -131,6 +132,8 @@ pub trait SpendTables {
 
     /// The approval for a call that is not over at a time.
     fn approval_of(&self, of: &ApprovalKey, now_ms: u64) -> Result<Option<Approval>, Self::Error>;
+    /// The number of approvals of a party that wait for operators at a time.
+    fn approvals_waiting(&self, party: &StoredText, now_ms: u64) -> Result<u64, Self::Error>;
     /// The approval of an id.
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Self::Error>;
     /// Writes an approval.
@@ -255,7 +258,8 @@ fn use_approval<T: SpendTables>(
         id,
         is_rejected,
         begins: id == Some(ApprovalId::of(call.stamp)),
-        breach,
+        is_crowded: false,
+        breach: breach.clone(),
     };
     let Some(subject) = &call.demand.approval else {
         return Ok(Some(needs(None, false)));
@@ -268,6 +272,12 @@ fn use_approval<T: SpendTables>(
         body_sha256: subject.body_sha256,
     };
     let Some(mut known) = tables.approval_of(&of, now_ms)? else {
+        if tables.approvals_waiting(call.party, now_ms)? >= MOST_WAITING {
+            return Ok(Some(ApprovalDemand {
+                is_crowded: true,
+                ..needs(None, false)
+            }));
+        }
         let id = ApprovalId::of(call.stamp);
         tables.put_approval(&Approval {
             id,

@@ -6,7 +6,10 @@ use std::convert::Infallible;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
-use super::approval::{APPROVAL_KEPT_MS, Approval, ApprovalId, ApprovalKey, ApprovalOrder};
+use super::approval::{
+    APPROVAL_KEPT_MS, Approval, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
+};
+use super::approver_rule::ApproverRule;
 use super::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
@@ -24,6 +27,7 @@ use crate::stored_text::{Fingerprint, StoredText};
 #[derive(Debug, Clone, Default)]
 pub struct CapModel {
     book: RuleBook,
+    approvers: Option<ApproverRule>,
     tables: MemoryTables,
 }
 
@@ -101,6 +105,31 @@ impl CapModel {
         is_released
     }
 
+    /// Takes over how many operators a configuration asks for.
+    pub fn declare_approvers(&mut self, number: u32, raise_after_ms: u64, now_ms: u64) {
+        let before = self.approvers_needed(now_ms);
+        let rule = ApproverRule::declared(self.approvers, (number, raise_after_ms), now_ms);
+        self.approvers = Some(rule);
+        let needed = self.approvers_needed(now_ms);
+        if needed > before {
+            for approval in self.tables.approvals.values_mut() {
+                approval.wait_for(needed);
+            }
+        }
+    }
+
+    /// How many operators an order needs.
+    pub fn approvers_needed(&self, now_ms: u64) -> u32 {
+        ApproverRule::needed(self.approvers, now_ms)
+    }
+
+    /// The store may have lost commits: no approval of before lets a call pass any more.
+    pub fn void_approvals(&mut self, now_ms: u64) {
+        for approval in self.tables.approvals.values_mut() {
+            approval.void(now_ms);
+        }
+    }
+
     /// Takes an operator's approval of a call, of `needed` different operators each.
     pub fn approve(
         &mut self,
@@ -109,6 +138,7 @@ impl CapModel {
         needed: usize,
         now_ms: u64,
     ) -> ApprovalOrder {
+        let needed = needed.max(self.approvers_needed(now_ms) as usize);
         let Ok(order) = judge::approve(&mut self.tables, id, (by, needed), now_ms);
         order
     }
@@ -281,6 +311,13 @@ impl SpendTables for MemoryTables {
         let mut approvals = self.approvals.values();
         let found = approvals.find(|it| it.of == *of && !it.is_over(now_ms));
         Ok(found.cloned())
+    }
+
+    fn approvals_waiting(&self, party: &StoredText, now_ms: u64) -> Result<u64, Infallible> {
+        let waiting = self.approvals.values().filter(|it| {
+            it.state == ApprovalState::Waiting && it.of.party == *party && !it.is_over(now_ms)
+        });
+        Ok(waiting.count() as u64)
     }
 
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, Infallible> {

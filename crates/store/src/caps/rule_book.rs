@@ -176,7 +176,7 @@ impl RuleBook {
 
 impl RaiseDelay {
     /// The delay after a declaration of `ms`. Without one before, nothing is protected by it.
-    fn after(before: Option<Self>, ms: u64, now_ms: u64) -> Self {
+    pub(super) fn after(before: Option<Self>, ms: u64, now_ms: u64) -> Self {
         let Some(Self { ms: known, shorter }) = before else {
             return Self { ms, shorter: None };
         };

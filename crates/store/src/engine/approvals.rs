@@ -1,12 +1,34 @@
 //! Approvals over two engines.
 
 use super::Store;
-use crate::caps::approval::{Approval, ApprovalFigures, ApprovalId, ApprovalOrder};
+use crate::caps::approval::{Approval, ApprovalFigures, ApprovalId, ApprovalOrder, ApprovalQuery};
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
 impl Store {
-    /// Takes an operator's approval of a call. Once `needed` different operators have approved it, the call passes once.
+    /// Takes over how many operators a configuration asks for. More hold at once, over all instances; fewer only after
+    /// `raise_after_ms`, as a raised cap does. Called at each start and reload.
+    pub async fn declare_approvers(
+        &self,
+        number: u32,
+        raise_after_ms: u64,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.declare_approvers(number, raise_after_ms).await,
+            Self::Sqlite(store) => store.declare_approvers(number, raise_after_ms).await,
+        }
+    }
+
+    /// How many operators an order needs by what was declared; one before the first declaration.
+    pub async fn approvers_needed(&self) -> Result<u32, StoreError> {
+        match self {
+            Self::Postgres(store) => store.approvers_needed().await,
+            Self::Sqlite(store) => store.approvers_needed().await,
+        }
+    }
+
+    /// Takes an operator's approval of a call. Once `needed` different operators have approved it, or as many as the store has
+    /// in force if that is more, the call passes once.
     pub async fn approve(
         &self,
         id: ApprovalId,
@@ -35,11 +57,11 @@ impl Store {
         }
     }
 
-    /// The newest approvals in any state, at most so many, the newest first.
-    pub async fn approvals(&self, most: u32) -> Result<Vec<Approval>, StoreError> {
+    /// The approvals that a query asks for, the newest first.
+    pub async fn approvals(&self, query: &ApprovalQuery) -> Result<Vec<Approval>, StoreError> {
         match self {
-            Self::Postgres(store) => store.approvals(most).await,
-            Self::Sqlite(store) => store.approvals(most).await,
+            Self::Postgres(store) => store.approvals(query).await,
+            Self::Sqlite(store) => store.approvals(query).await,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::caps::rule::ShadowBreach;
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::statement::account_book::CallUsage;
+use crate::stored_text::ToldText;
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
     $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)";
@@ -235,7 +236,7 @@ impl<'a> BatchColumns<'a> {
             let subject = spend.and_then(|spend| spend.approval.as_ref());
             let digest = subject.map(|subject| &subject.body_sha256[..]);
             self.approval_digests.push(digest);
-            let text = |text: &'a StoredText| text.as_str();
+            let text = |text: &'a ToldText| text.as_str();
             self.approval_amounts
                 .push(subject.map(|subject| text(&subject.amounts)));
             self.approval_targets

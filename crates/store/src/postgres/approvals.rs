@@ -1,25 +1,31 @@
 //! Approvals: operators' orders, and the calls that wait for them.
 
 use super::PostgresStore;
-use super::admit::cell;
+use super::admit::{cell, millis};
 use crate::caps::approval::{
-    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
+    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalQuery, ApprovalState,
 };
 use crate::error::StoreError;
-use crate::stored_text::StoredText;
+use crate::stored_text::{StoredText, ToldText};
 
 const APPROVE: &str = "SELECT gatepay.approve_v1($1, $2, $3) AS result";
 const REJECT: &str = "SELECT gatepay.reject_v1($1) AS result";
 const ONE: &str = "SELECT a.*, ARRAY(SELECT s.operator FROM gatepay.approval_signature AS s
         WHERE s.approval = a.id ORDER BY s.place) AS signers
     FROM gatepay.approval AS a WHERE a.id = $1";
-const NEWEST: &str = "SELECT a.*, ARRAY(SELECT s.operator FROM gatepay.approval_signature AS s
+const LIST: &str = "SELECT a.*, ARRAY(SELECT s.operator FROM gatepay.approval_signature AS s
         WHERE s.approval = a.id ORDER BY s.place) AS signers
-    FROM gatepay.approval AS a ORDER BY a.asked DESC, a.id DESC LIMIT $1";
+    FROM (SELECT gatepay.cap_now_v1() AS ms) AS now, gatepay.approval AS a
+    WHERE ($1::smallint IS NULL OR CASE WHEN $1 = 4 THEN a.state <> 3 AND a.until <= now.ms
+            ELSE a.state = $1 AND (a.state = 3 OR a.until > now.ms) END)
+        AND ($2::text IS NULL OR a.party = $2) AND ($3::bigint IS NULL OR (a.asked, a.id) < ($3, $4::bytea))
+    ORDER BY a.asked DESC, a.id DESC LIMIT $5";
 const FIGURES: &str = "SELECT count(*) AS waiting, min(a.asked) AS oldest,
         EXISTS (SELECT FROM gatepay.cap_rule AS c WHERE c.measure = 5) AS asked
-    FROM gatepay.approval AS a
-    WHERE a.state = 0 AND a.until > floor(extract(epoch FROM clock_timestamp()) * 1000)";
+    FROM (SELECT gatepay.cap_now_v1() AS ms) AS now, gatepay.approval AS a
+    WHERE a.state = 0 AND a.until > now.ms";
+const DECLARE: &str = "SELECT gatepay.declare_approvers_v1($1, $2)";
+const NEEDED: &str = "SELECT gatepay.approvers_v1() AS needed";
 
 impl PostgresStore {
     pub(crate) async fn approve(
@@ -44,9 +50,37 @@ impl PostgresStore {
         rows.first().map(read).transpose()
     }
 
-    pub(crate) async fn approvals(&self, most: u32) -> Result<Vec<Approval>, StoreError> {
-        let rows = self.control(NEWEST, &[&i64::from(most)]).await?;
+    pub(crate) async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let state = query.state.map(|state| state.number());
+        let party = query.party.as_ref().map(StoredText::as_str);
+        let asked = query.after.map(|place| millis(place.asked_ms));
+        let id = query.after.as_ref().map(|place| place.id.bytes());
+        let most = i64::from(query.most);
+        let rows = self
+            .control(LIST, &[&state, &party, &asked, &id, &most])
+            .await?;
         rows.iter().map(read).collect()
+    }
+
+    pub(crate) async fn declare_approvers(
+        &self,
+        number: u32,
+        raise_after_ms: u64,
+    ) -> Result<(), StoreError> {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        self.control(DECLARE, &[&number, &millis(raise_after_ms)])
+            .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn approvers_needed(&self) -> Result<u32, StoreError> {
+        match &self.control(NEEDED, &[]).await?[..] {
+            [row] => Ok(cell::<i32>(row, "needed")?.unsigned_abs()),
+            rows => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
+        }
     }
 
     pub(crate) async fn approval_figures(&self) -> Result<ApprovalFigures, StoreError> {
@@ -80,6 +114,10 @@ fn read(row: &tokio_postgres::Row) -> Result<Approval, StoreError> {
         let text: String = cell(row, name)?;
         StoredText::parse(&text).ok_or_else(unreadable)
     };
+    let told = |name| {
+        let text: String = cell(row, name)?;
+        ToldText::parse(&text).ok_or_else(unreadable)
+    };
     let ms = |name| Ok::<_, StoreError>(cell::<i64>(row, name)?.unsigned_abs());
     let signers: Vec<String> = cell(row, "signers")?;
     let signers = signers.iter().map(|it| StoredText::parse(it));
@@ -93,8 +131,8 @@ fn read(row: &tokio_postgres::Row) -> Result<Approval, StoreError> {
             key: Some(text("key")?).filter(|key| !key.as_str().is_empty()),
             body_sha256: digest.try_into().map_err(|_| unreadable())?,
         },
-        amounts: text("amounts")?,
-        targets: text("targets")?,
+        amounts: told("amounts")?,
+        targets: told("targets")?,
         state: ApprovalState::of(cell::<i16>(row, "state")?.into()).ok_or_else(unreadable)?,
         asked_ms: ms("asked")?,
         until_ms: ms("until")?,

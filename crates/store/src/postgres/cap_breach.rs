@@ -40,6 +40,9 @@ pub(super) fn breach(told: &str, frees_ms: Option<u64>) -> Result<CapBreach, Sto
     })
 }
 
+/// What stands for the state of an approval if as many calls of its party wait as may.
+const CROWDED: &str = "4";
+
 /// What `reserve_spends` tells about a call without an approval: its id or `-`, its state, and the breach of its rule.
 pub(super) fn approval_demand(
     told: &str,
@@ -56,6 +59,7 @@ pub(super) fn approval_demand(
         id,
         begins: id == Some(ApprovalId::of(stamp)),
         is_rejected: state == ApprovalState::Rejected.number().to_string(),
+        is_crowded: state == CROWDED,
         breach: breach(rest, None)?,
     })
 }

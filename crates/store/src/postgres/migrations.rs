@@ -7,9 +7,9 @@ use super::session::PgSession;
 use crate::error::StoreError;
 
 /// The schema that this version makes, and works with best.
-pub const NEWEST_SCHEMA: u32 = 2;
+pub const NEWEST_SCHEMA: u32 = 3;
 /// The oldest schema that this version works with.
-pub const OLDEST_SCHEMA: u32 = 2;
+pub const OLDEST_SCHEMA: u32 = 3;
 
 /// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
@@ -27,6 +27,7 @@ const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
         include_str!("../../sql/0002_notifications.sql"),
         include_str!("../../sql/0002_delivery.sql"),
     ],
+    &[include_str!("../../sql/0003_approvals.sql")],
 ];
 
 /// The lock that lets one migration run at a time.

@@ -1,10 +1,11 @@
 //! Approvals in the file: operators' orders, and the calls that wait for them.
 
 use super::SqliteStore;
-use super::approval_rows::{by_id, figures, newest};
+use super::approval_rows::{approver_rule, by_id, figures, list, wait_for, write_approver_rule};
 use super::file::{StoreFile, committed};
 use super::spend_tables::SpendFile;
-use crate::caps::approval::{Approval, ApprovalFigures, ApprovalId, ApprovalOrder};
+use crate::caps::approval::{Approval, ApprovalFigures, ApprovalId, ApprovalOrder, ApprovalQuery};
+use crate::caps::approver_rule::ApproverRule;
 use crate::caps::judge;
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
@@ -28,8 +29,34 @@ impl SqliteStore {
         self.run(move |file| by_id(file.connection(), id)).await
     }
 
-    pub(crate) async fn approvals(&self, most: u32) -> Result<Vec<Approval>, StoreError> {
-        self.run(move |file| newest(file.connection(), most)).await
+    pub(crate) async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let query = query.clone();
+        self.run(move |file| {
+            let now_ms = file.now()?;
+            list(file.connection(), &query, now_ms)
+        })
+        .await
+    }
+
+    pub(crate) async fn declare_approvers(
+        &self,
+        number: u32,
+        raise_after_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.run(move |file| file.declare_approvers(number, raise_after_ms))
+            .await
+    }
+
+    pub(crate) async fn approvers_needed(&self) -> Result<u32, StoreError> {
+        self.run(|file| {
+            let now_ms = file.now()?;
+            let rule = approver_rule(file.connection())?;
+            Ok(ApproverRule::needed(rule, now_ms))
+        })
+        .await
     }
 
     pub(crate) async fn approval_figures(&self) -> Result<ApprovalFigures, StoreError> {
@@ -50,9 +77,25 @@ impl StoreFile {
     ) -> Result<ApprovalOrder, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
+        let in_force = ApproverRule::needed(approver_rule(&change)?, now_ms);
+        let needed = needed.max(in_force as usize);
         let order = judge::approve(&mut SpendFile(&change), &id, (by, needed), now_ms)?;
         committed(change, now_ms)?;
         Ok(order)
+    }
+
+    fn declare_approvers(&mut self, number: u32, raise_after_ms: u64) -> Result<(), StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let before = approver_rule(&change)?;
+        let rule = ApproverRule::declared(before, (number, raise_after_ms), now_ms);
+        write_approver_rule(&change, &rule)?;
+        let needed = ApproverRule::needed(Some(rule), now_ms);
+        if needed > ApproverRule::needed(before, now_ms) {
+            wait_for(&change, needed)?;
+        }
+        committed(change, now_ms)?;
+        Ok(())
     }
 
     fn reject(&mut self, id: ApprovalId) -> Result<ApprovalOrder, StoreError> {

@@ -1,12 +1,20 @@
 //! Money caps in a SQLite file: the statements answer as the model does.
 
+use std::fs;
 use std::sync::Arc;
 
+use gatepay_core::Kind;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::cap_steps::{CapEngine, CapStep, START_MS, cap_step, run};
+use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
+use crate::cap_steps::{
+    CapEngine, CapStep, START_MS, amount, cap_step, crowd, currency, party, rule, run, text, told,
+};
+use crate::caps::approval::{ApprovalOrder, ApprovalSubject};
+use crate::caps::rule::{CapDeclaration, CapMeasure};
+use crate::caps::spend::{SpendAmount, SpendDemand};
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
 use crate::instance::{InstanceBeat, InstanceIntroduction};
@@ -29,19 +37,16 @@ fn migrated(
 }
 
 fn trial(runtime: &tokio::runtime::Runtime, steps: &[CapStep]) {
+    on_a_file(runtime, |engine| run(engine, steps));
+}
+
+/// Hands an empty file to a trial.
+fn on_a_file(runtime: &tokio::runtime::Runtime, trial: impl FnOnce(CapEngine<'_>)) {
     let folder = tempfile::tempdir().unwrap();
     let (store, file) = migrated(runtime, &folder);
     let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
     set_clock(START_MS);
-    let introduction = InstanceIntroduction {
-        host: "machine".to_owned(),
-        id: 1,
-        version: "1".to_owned(),
-        config_hash: "c".to_owned(),
-        past_ms: 300_000,
-        uncovered: false,
-    };
-    runtime.block_on(store.join(&introduction)).unwrap();
+    runtime.block_on(store.join(&introduction())).unwrap();
     let stores = [Store::Sqlite(store)];
     let sign = InstanceBeat {
         config_hash: "c".to_owned(),
@@ -53,13 +58,23 @@ fn trial(runtime: &tokio::runtime::Runtime, steps: &[CapStep]) {
     let beat = |place: usize| {
         runtime.block_on(stores[place].beat(&sign)).unwrap();
     };
-    let engine = CapEngine {
+    trial(CapEngine {
         runtime,
         stores: &stores,
         set_clock: &set_clock,
         beat: &beat,
-    };
-    run(engine, steps);
+    });
+}
+
+fn introduction() -> InstanceIntroduction {
+    InstanceIntroduction {
+        host: "machine".to_owned(),
+        id: 1,
+        version: "1".to_owned(),
+        config_hash: "c".to_owned(),
+        past_ms: 300_000,
+        uncovered: false,
+    }
 }
 
 fn agree(cases: u32, steps: usize) {
@@ -83,6 +98,103 @@ fn agree(cases: u32, steps: usize) {
 #[test]
 fn the_file_and_the_model_agree_about_caps_and_keep_them() {
     agree(40, 150);
+}
+
+#[test]
+fn a_party_has_a_bounded_number_of_approvals_that_wait() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    on_a_file(&runtime, crowd);
+}
+
+#[tokio::test]
+async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = SqliteSettings {
+        path: folder.path().join("gatepay.db"),
+        contact_file: folder.path().join("store.contact"),
+    };
+    let open = async |now_ms: u64| {
+        let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
+        store.file.lock().now_ms = Some(now_ms);
+        store.migrate().await.unwrap();
+        store.join(&introduction()).await.unwrap();
+        store
+    };
+    let ask = async |store: &SqliteStore, stamp: u8, now_ms: u64| {
+        store.file.lock().now_ms = Some(now_ms);
+        let mut batch = AdmissionBatch::default();
+        batch.push(payment(stamp, now_ms)).unwrap();
+        store.admit(&batch).await.unwrap().verdicts.remove(0)
+    };
+    let needed = |verdict| match verdict {
+        AdmissionVerdict::ApprovalRequired(demand) => demand.id.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let store = open(START_MS).await;
+    let declaration = CapDeclaration {
+        rules: vec![rule(
+            party("acme"),
+            CapMeasure::ApproveAbove,
+            Some("USDT"),
+            "10",
+        )],
+        midnights: vec![START_MS],
+        raise_after_ms: 0,
+    };
+    store.declare_caps(&declaration).await.unwrap();
+    let id = needed(ask(&store, 1, START_MS + 60_000).await);
+    let signed = store.approve(id, &text("alice"), 1).await;
+    assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
+    store.leave().await.unwrap();
+    drop(store);
+    let copy = fs::read(&settings.path).unwrap();
+
+    let store = open(START_MS + 70_000).await;
+    let passed = ask(&store, 2, START_MS + 70_000).await;
+    assert_eq!(passed, AdmissionVerdict::Admitted);
+    store.leave().await.unwrap();
+    drop(store);
+
+    fs::write(&settings.path, copy).unwrap();
+    let store = open(START_MS + 80_000).await;
+    store.distrust().await.unwrap();
+    assert_ne!(needed(ask(&store, 3, START_MS + 120_000).await), id);
+    let signed = store.approve(id, &text("bob"), 1).await;
+    assert_eq!(signed.unwrap(), ApprovalOrder::Closed);
+}
+
+/// A call of 11 USDT under a key.
+fn payment(stamp: u8, now_ms: u64) -> AdmissionRow {
+    let spend = SpendDemand {
+        counted_as: "create_payout",
+        key: Some(text("k")),
+        parts: vec![SpendAmount {
+            currency: currency("USDT"),
+            amount: amount("11"),
+        }],
+        approval: Some(ApprovalSubject {
+            body_sha256: [7; 32],
+            amounts: told("11 USDT"),
+            targets: told("address ETH 0xa"),
+        }),
+    };
+    AdmissionRow {
+        stamp: [stamp; 16],
+        nonce: None,
+        stamp_ms: now_ms,
+        party: text("acme"),
+        account: text("100"),
+        kind: Kind::Money,
+        module: "payout",
+        operation: "create_payout".into(),
+        has_body: true,
+        intents: Vec::new(),
+        spend: Some(Box::new(spend)),
+        usage: None,
+    }
 }
 
 #[test]

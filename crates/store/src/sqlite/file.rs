@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::{SQLITE_SCHEMA, spend_tables, usage_tables};
+use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::error::StoreError;
@@ -23,6 +23,7 @@ use crate::settings::StoreTerms;
 const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [
     include_str!("../../sql/sqlite_0001.sql"),
     include_str!("../../sql/sqlite_0002.sql"),
+    include_str!("../../sql/sqlite_0003.sql"),
 ];
 /// How long an order to end a halt waits for another operator, in milliseconds.
 const PROPOSED_MS: u64 = 86_400_000;
@@ -164,11 +165,7 @@ impl StoreFile {
         } else {
             now_ms + guard_ms
         };
-        change.execute(
-            "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1),
-            restored = max(restored, ?2), guard_ms = ?3",
-            params![to_sql(guard), restored, to_sql(guard_ms)],
-        )?;
+        begin_run(&change, (guard, restored), guard_ms, now_ms)?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
@@ -379,6 +376,7 @@ impl StoreFile {
             "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
             [to_sql(guard), to_sql(guard_ms)],
         )?;
+        approval_rows::void(&change, now_ms)?;
         let contact = committed(change, now_ms)?;
         Ok((state(&self.connection)?.guarded_until, contact))
     }
@@ -480,6 +478,24 @@ fn state(connection: &Connection) -> Result<FileState, StoreError> {
         })
     })?;
     Ok(state)
+}
+
+/// Begins a run. After a guard or a restore no approval of before lets a call pass: that it has passed may be lost.
+fn begin_run(
+    change: &Transaction<'_>,
+    (guard, restored): (u64, bool),
+    guard_ms: u64,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    change.execute(
+        "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1),
+        restored = max(restored, ?2), guard_ms = ?3",
+        params![to_sql(guard), restored, to_sql(guard_ms)],
+    )?;
+    if guard > 0 || restored {
+        approval_rows::void(change, now_ms)?;
+    }
+    Ok(())
 }
 
 fn slots(connection: &Connection) -> Result<SlotRing, StoreError> {

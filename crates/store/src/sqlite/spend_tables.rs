@@ -18,7 +18,7 @@ use crate::caps::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
 use crate::caps::window::{CapWindow, SliceGrain};
 use crate::error::StoreError;
-use crate::stored_text::Fingerprint;
+use crate::stored_text::{Fingerprint, StoredText};
 
 /// Reserves what an admitted row spends. Returns the breach of a shadow rule, or the verdict on one without room.
 pub(super) fn reserve(
@@ -429,6 +429,10 @@ impl SpendTables for SpendFile<'_> {
 
     fn approval_of(&self, of: &ApprovalKey, now_ms: u64) -> Result<Option<Approval>, StoreError> {
         approval_rows::of_call(self.0, of, now_ms)
+    }
+
+    fn approvals_waiting(&self, party: &StoredText, now_ms: u64) -> Result<u64, StoreError> {
+        approval_rows::waiting(self.0, party, now_ms)
     }
 
     fn approval(&self, id: &ApprovalId) -> Result<Option<Approval>, StoreError> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::files::admin_operators;
 use crate::files::notifications_file;
 use crate::files::party_file::{self, PartyBounds};
 use crate::files::secrets::SecretSources;
@@ -33,9 +34,11 @@ pub(crate) fn read(
         let credentials = credentials.unwrap_or_default();
         notifications_file::of_operator(table, terms.endpoints, credentials, sources)
     });
+    let admin_operators = admin_operators::of_operator(&mut reader, terms.approvers);
     reader.finish();
     Some(Operator {
         party: party?,
         notifications: notifications.map(Arc::new),
+        admin_operators,
     })
 }

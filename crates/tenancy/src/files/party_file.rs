@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use gatepay_core::{Catalogue, StampWindow};
 
+use crate::files::admin_operators::ApproverTerms;
 use crate::files::secrets::SecretSources;
 use crate::files::{credentials, permissions};
 use crate::model::claims::{UniqueClaim, UniqueClaims};
@@ -24,6 +25,8 @@ pub(crate) struct PartyBounds<'a> {
     pub(crate) endpoints: &'a EndpointBounds,
     /// Whether there is a store, which keeps what calls spend.
     pub(crate) has_store: bool,
+    /// The approvers; `None` if their links are checked elsewhere.
+    pub(crate) approvers: Option<ApproverTerms<'a>>,
 }
 
 /// Reads the keys that all parties have. `None` if there is no good name; that was reported.

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use crate::files::admin_operators;
 use crate::files::caps_file;
 use crate::files::destinations_file;
 use crate::files::notifications_file;
@@ -43,6 +44,7 @@ pub(crate) fn read(
         notifications: notifications.map(Arc::new),
         caps: caps_file::of_tenant(&mut reader, terms.has_store),
         destinations: destinations_file::of_tenant(&mut reader, terms.has_store),
+        admin_operators: admin_operators::of_tenant(&mut reader, terms.approvers),
         remarks,
     };
     reader.finish();
@@ -57,7 +59,7 @@ pub(crate) fn read(
 
 /// It is printed to terminals and pages as it stands.
 fn remark(text: &str) -> Result<String, &'static str> {
-    let printable = !text.chars().any(char::is_control);
+    let printable = !text.contains(gatepay_core::visible::steers);
     if printable && (1..=LONGEST_REMARK).contains(&text.chars().count()) {
         Ok(text.to_owned())
     } else {

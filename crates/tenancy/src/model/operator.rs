@@ -15,6 +15,9 @@ pub struct Operator {
     pub party: Party,
     /// How notifications about the institution itself are delivered to it. One operator at most has this.
     pub notifications: Option<Arc<TenantNotifications>>,
+    /// The names of the `[[admin.operator]]` that hold its secret, and so approve none of its calls. `None` if its file does
+    /// not say: then no call of it can be approved.
+    pub admin_operators: Option<Vec<PartyId>>,
 }
 
 impl AsRef<Party> for Operator {
@@ -29,6 +32,7 @@ impl Operator {
         Self {
             party: Party::new(id, Permissions::of_operators(catalogue), credentials),
             notifications: None,
+            admin_operators: None,
         }
     }
 
@@ -37,6 +41,7 @@ impl Operator {
         Some(Self {
             party: by.applied_to(&self.party)?,
             notifications: self.notifications.clone(),
+            admin_operators: self.admin_operators.clone(),
         })
     }
 }

@@ -112,6 +112,15 @@ impl<'a> PartyRef<'a> {
         }
     }
 
+    /// The names of the `[[admin.operator]]` that hold its secret, and so approve none of its calls; `None` if an operator's file
+    /// does not say.
+    pub fn admin_operators(self) -> Option<&'a [PartyId]> {
+        match self {
+            Self::Tenant(tenant) => Some(tenant.admin_operators()),
+            Self::Operator(operator) => operator.admin_operators.as_deref(),
+        }
+    }
+
     /// `tenant` or `operator`.
     pub fn word(self) -> &'static str {
         match self {

@@ -464,7 +464,7 @@ pub enum ApprovalRule {
 
 impl ApprovalRule {
     /// The number of operators.
-    pub const fn count(self) -> u64 {
+    pub const fn count(self) -> u32 {
         match self {
             Self::One => 1,
             Self::Two => 2,

@@ -40,6 +40,8 @@ pub struct TenantOptions {
     pub caps: Vec<Cap>,
     /// Where its money may go; anywhere if nothing is said.
     pub destinations: Option<TenantDestinations>,
+    /// The names of the `[[admin.operator]]` that hold its secret, and so approve none of its calls.
+    pub admin_operators: Vec<PartyId>,
     /// What people wrote about it.
     pub remarks: TenantRemarks,
 }
@@ -59,6 +61,7 @@ impl TenantOptions {
         let is_set = self.notifications.is_some()
             || !self.caps.is_empty()
             || self.destinations.is_some()
+            || !self.admin_operators.is_empty()
             || self.remarks != TenantRemarks::default();
         is_set.then(|| Arc::new(self))
     }
@@ -100,6 +103,12 @@ impl Tenant {
     /// Where its money may go.
     pub fn destinations(&self) -> Option<&TenantDestinations> {
         self.options.as_ref()?.destinations.as_ref()
+    }
+
+    /// The names of the `[[admin.operator]]` that hold its secret.
+    pub fn admin_operators(&self) -> &[PartyId] {
+        let options = self.options.as_ref();
+        options.map_or(&[], |options| &options.admin_operators)
     }
 
     /// The same tenant with fewer rights; `None` if it has no more than these restrictions leave.

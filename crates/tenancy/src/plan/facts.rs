@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::model::facts::ConfigFacts;
 use crate::model::notifications::TenantNotifications;
 use crate::model::operator::Operator;
-use crate::model::party::{DatedCredential, Party, PartyLimits, Rate};
+use crate::model::party::{DatedCredential, Party, PartyId, PartyLimits, Rate};
 use crate::model::permissions::{CallerClass, Permissions};
 use crate::model::registry::PartyRef;
 use crate::model::settings::Institution;
@@ -51,7 +51,11 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
             let Operator {
                 party: _,
                 notifications,
+                admin_operators,
             } = &**operator;
+            if let Some(holders) = admin_operators {
+                facts.insert("admin_operators".to_owned(), of_names(holders));
+            }
             // An operator's file does not have two of the keys.
             let own = notifications.iter().flat_map(|it| of_delivery(it));
             let own = own.filter(|(key, _)| !["urls", "client_id"].contains(key));
@@ -111,8 +115,12 @@ fn of_tenant(tenant: &Tenant) -> ConfigFacts {
             notifications,
             caps,
             destinations,
+            admin_operators,
             remarks,
         } = &**options;
+        if !admin_operators.is_empty() {
+            put("admin_operators", of_names(admin_operators));
+        }
         for (key, text) in of_remarks(remarks) {
             put(key, text.as_str().into());
         }
@@ -127,6 +135,10 @@ fn of_tenant(tenant: &Tenant) -> ConfigFacts {
         }
     }
     facts
+}
+
+fn of_names(names: &[PartyId]) -> Value {
+    names.iter().map(PartyId::as_str).collect()
 }
 
 fn of_remarks(remarks: &TenantRemarks) -> impl Iterator<Item = (&'static str, &String)> {

@@ -112,6 +112,65 @@ fn one_file_may_hold_many_operators() {
     assert_eq!(registry.operators().len(), 2);
 }
 
+const ASKED: &str = "state_dir = 'state'
+operators = 'operators.d'
+store = { path = 'state/gatepay.db' }
+admin = { operator = [
+    { name = 'alice', token = { file = 'secrets/alice.key' }, approve = true },
+    { name = 'bob', token = { file = 'secrets/bob.key' }, approve = true },
+] }
+caps.all = [{ calls = ['payouts'], currency = 'USDT', approve_above = '10' }]
+";
+
+fn with_approvers(proxy: &str) -> Folder {
+    let folder = folder().proxy(proxy);
+    let folder = folder.secret("alice", "made-up-token-of-alice");
+    folder.secret("bob", "made-up-token-of-bob")
+}
+
+#[test]
+fn an_operator_whose_calls_need_approvals_says_which_approvers_hold_its_secret() {
+    let silent = with_approvers(ASKED).operator("desk", "");
+    let problems = silent.problems();
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}")
+    };
+    let expected =
+        "operators.d/desk.toml: admin_operators: is required: caps.all has approve_above";
+    assert!(problem.starts_with(expected), "{problem}");
+
+    for (said, holders) in [("[]", vec![]), ("['bob']", vec!["bob"])] {
+        let folder = with_approvers(ASKED).operator("desk", &format!("admin_operators = {said}"));
+        let registry = folder.loads().registry;
+        let found = registry.parties().next().unwrap();
+        let told: Vec<&str> = found
+            .admin_operators()
+            .unwrap()
+            .iter()
+            .map(PartyId::as_str)
+            .collect();
+        assert_eq!(told, holders);
+    }
+    for nothing in ["approve_above = '10', shadow = true", "per_day = '10'"] {
+        let proxy = ASKED.replace("approve_above = '10'", nothing);
+        with_approvers(&proxy).operator("desk", "").loads();
+    }
+}
+
+#[test]
+fn a_link_to_an_approver_that_does_not_exist_is_a_problem_of_a_tenant_too() {
+    let folder = with_approvers(ASKED)
+        .tenant("acme", "admin_operators = ['alcie']")
+        .operator("desk", "admin_operators = ['bob', 'bobby']");
+    assert_eq!(
+        folder.problems(),
+        [
+            "operators.d/desk.toml:3: admin_operators: bobby is the name of no [[admin.operator]] in proxy.toml",
+            "tenants.d/acme.toml:4: admin_operators: alcie is the name of no [[admin.operator]] in proxy.toml",
+        ]
+    );
+}
+
 #[test]
 fn an_operator_has_no_account_and_no_share() {
     let folder = with_operators()

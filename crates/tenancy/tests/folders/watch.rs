@@ -63,6 +63,23 @@ fn added_changed_and_removed_files_are_seen_and_unchanged_parties_are_shared() {
 }
 
 #[test]
+fn approvals_that_a_reload_asks_for_need_the_links_of_unchanged_operators() {
+    let caps = "caps.all = [{ calls = ['payouts'], currency = 'USDT', per_day = '10' }]";
+    let proxy = format!(
+        "state_dir = 'state'\noperators = 'operators.d'\nstore = {{ path = 'state/gatepay.db' }}\n{caps}"
+    );
+    let folder = folder().proxy(&proxy).operator("desk", "");
+    let (mut watch, _) = open(&folder);
+    let folder = folder.proxy(&proxy.replace("per_day", "approve_above"));
+    let problems = again(&mut watch, &folder).err().unwrap();
+    let expected = "operators.d/desk.toml: admin_operators: is required";
+    assert!(problems[0].starts_with(expected), "{problems:?}");
+    let folder = folder.operator("desk", "admin_operators = []");
+    let registry = again(&mut watch, &folder).unwrap().registry;
+    assert!(registry.operators()[0].admin_operators.is_some());
+}
+
+#[test]
 fn a_changed_secret_file_is_a_change_of_the_parties_that_name_it() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, first) = open(&folder);

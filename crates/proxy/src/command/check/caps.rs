@@ -6,7 +6,8 @@ use gatepay_core::money::MoneyRow;
 use gatepay_tenancy::Configuration;
 use gatepay_tenancy::caps::Cap;
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
-use gatepay_tenancy::settings::{ApprovalRule, Settings};
+use gatepay_tenancy::settings::Settings;
+use gatepay_tenancy::{PartyId, PartyRef};
 
 use super::super::say;
 
@@ -31,6 +32,7 @@ pub(super) fn report(configuration: &Configuration) {
     }
     of_destinations(configuration);
     of_caps("caps.all", &settings.caps.all, settings);
+    of_approvers(configuration);
     for cap in &settings.caps.all {
         let tenants = registry.tenants().iter().map(|tenant| {
             let may_call = |name: &&&'static str| {
@@ -120,20 +122,56 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
                 cap.currency_text()
             ));
         }
-        let approvers = settings.admin.operators.iter().filter(|it| it.approves);
-        let needed = match settings.approvals {
-            ApprovalRule::One => 1,
-            ApprovalRule::Two => 2,
-        };
-        if cap.approve_above.is_some() && approvers.count() < needed {
-            say(format_args!(
-                "note: {whose}: approve_above asks for {needed} of [[admin.operator]] with approve = true, and there are fewer: such calls are always refused"
-            ));
-        }
     }
     if !caps.is_empty() && settings.caps.raise_after.is_zero() {
         say("note: caps.raise_after is 0: a cap that is raised in a file is raised at once");
     }
+}
+
+/// Prints whose calls above `approve_above` nothing can approve.
+fn of_approvers(configuration: &Configuration) {
+    let Configuration {
+        settings, registry, ..
+    } = configuration;
+    let asks = |caps: &[Cap]| {
+        caps.iter()
+            .any(|cap| !cap.shadow && cap.approve_above.is_some())
+    };
+    let needed = settings.approvals.count();
+    let approvers = settings.admin.operators.iter().filter(|it| it.approves);
+    let approvers = approvers.count();
+    let mut tenants = registry.tenants().iter();
+    if approvers < needed as usize
+        && (asks(&settings.caps.all) || tenants.any(|tenant| asks(tenant.caps())))
+    {
+        say(format_args!(
+            "note: approve_above asks for {needed} of [[admin.operator]] with approve = true, and there are {approvers}: such calls are always refused"
+        ));
+        return;
+    }
+    for found in registry.parties() {
+        let own = match found {
+            PartyRef::Tenant(tenant) => tenant.caps(),
+            PartyRef::Operator(_) => &[],
+        };
+        let (id, holders) = (
+            &found.party().id,
+            found.admin_operators().unwrap_or_default(),
+        );
+        let independent = independent(settings, id, holders);
+        if (asks(own) || asks(&settings.caps.all)) && independent < needed as usize {
+            say(format_args!(
+                "note: {id}: approve_above asks for {needed} of [[admin.operator]] with approve = true that do not hold its secret, and there are {independent}: such calls are always refused"
+            ));
+        }
+    }
+}
+
+/// How many operators may approve calls of a party.
+fn independent(settings: &Settings, id: &PartyId, holders: &[PartyId]) -> usize {
+    let operators = settings.admin.operators.iter();
+    let may = operators.filter(|it| it.approves && it.name != *id && !holders.contains(&it.name));
+    may.count()
 }
 
 /// The tenants of which no cap of their own bounds each call that they may make and a cap over all sums.

@@ -1,0 +1,153 @@
+-- Approvals: a party has a bounded number of calls that wait, none outlives a loss of commits, and how many operators have to
+-- approve is the store's own knowledge.
+
+CREATE INDEX approval_waiting ON approval (party, until) WHERE state = 0;
+CREATE INDEX approval_asked ON approval (asked, id);
+
+-- The store may have lost commits, and with them that a call has passed: its approval stands as before. So every life that
+-- begins, and every guard, ends what waits and what was approved.
+CREATE FUNCTION void_approvals() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    UPDATE approval AS a SET until = now_ms() WHERE a.state IN (0, 1) AND a.until > now_ms();
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER life_voids_approvals AFTER INSERT OR UPDATE OF guarded_until ON life
+FOR EACH STATEMENT EXECUTE FUNCTION void_approvals();
+
+-- How many operators have to order what needs more than one. A smaller number is a raise, and holds late.
+CREATE TABLE approver_rule (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    number integer NOT NULL,
+    fewer integer,
+    fewer_from bigint,
+    -- How late a smaller number holds, in milliseconds. A shorter delay is a raise too.
+    delay bigint NOT NULL,
+    shorter bigint,
+    shorter_from bigint
+);
+
+CREATE FUNCTION approvers_needed(at bigint) RETURNS integer
+LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    RETURN coalesce((SELECT CASE WHEN r.fewer_from <= at THEN r.fewer ELSE r.number END FROM approver_rule AS r), 1);
+END
+$$;
+
+CREATE FUNCTION approvers_v1() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    RETURN approvers_needed(now_ms());
+END
+$$;
+
+-- Takes over how many operators a configuration asks for: more at once, fewer after the delay.
+CREATE FUNCTION declare_approvers_v1(d_number integer, raise_ms bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    now bigint;
+    known integer;
+    rule approver_rule;
+BEGIN
+    PERFORM admitting_nothing();
+    now := now_ms();
+    known := approvers_needed(now);
+    SELECT * INTO rule FROM approver_rule;
+    IF known <= 1 THEN
+        rule.delay := NULL;
+    ELSIF rule.shorter_from <= now THEN
+        rule.delay := rule.shorter;
+        rule.shorter := NULL;
+        rule.shorter_from := NULL;
+    END IF;
+    IF rule.delay IS NULL OR raise_ms >= rule.delay THEN
+        rule.delay := raise_ms;
+        rule.shorter := NULL;
+        rule.shorter_from := NULL;
+    ELSE
+        rule.shorter_from := CASE WHEN rule.shorter <= raise_ms THEN rule.shorter_from ELSE now + rule.delay END;
+        rule.shorter := raise_ms;
+    END IF;
+    IF d_number >= known THEN
+        rule.number := d_number;
+        rule.fewer := NULL;
+        rule.fewer_from := NULL;
+    ELSE
+        rule.number := known;
+        rule.fewer_from := CASE WHEN rule.fewer <= d_number AND rule.fewer_from > now THEN rule.fewer_from
+            ELSE now + rule.delay END;
+        rule.fewer := d_number;
+    END IF;
+    rule.one := true;
+    INSERT INTO approver_rule SELECT rule.* ON CONFLICT (one) DO UPDATE
+    SET number = excluded.number, fewer = excluded.fewer, fewer_from = excluded.fewer_from, delay = excluded.delay,
+        shorter = excluded.shorter, shorter_from = excluded.shorter_from;
+    -- What fewer operators have approved waits for the others.
+    IF approvers_needed(now) > known THEN
+        UPDATE approval AS a SET state = 0
+        WHERE a.state = 1 AND (SELECT count(*) FROM approval_signature AS s WHERE s.approval = a.id) < d_number;
+    END IF;
+END
+$$;
+
+-- As before. Besides, it returns state 4 and no id if as many calls of the party wait as may.
+CREATE OR REPLACE FUNCTION use_approval(
+    at bigint, print bytea, s_party text, s_account text, s_counted_as text, s_key text,
+    digest bytea, told_amounts text, told_targets text
+) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    known record;
+BEGIN
+    IF digest IS NULL THEN
+        RETURN '- 0';
+    END IF;
+    SELECT a.id, a.state INTO known FROM approval AS a
+    WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key
+        AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at
+    FOR UPDATE;
+    IF NOT FOUND THEN
+        -- The party's calls are judged one after another, so that the number is exact.
+        IF (SELECT count(*) FROM approval AS a WHERE a.party = s_party AND a.state = 0 AND a.until > at) >= 100 THEN
+            RETURN '- 4';
+        END IF;
+        INSERT INTO approval VALUES (substr(print, 1, 8), s_party, s_account, s_counted_as, s_key, digest,
+            told_amounts, told_targets, 0, at, at + 86400000);
+        RETURN encode(substr(print, 1, 8), 'hex') || ' 0';
+    END IF;
+    IF known.state = 1 THEN
+        UPDATE approval AS a SET state = 3 WHERE a.id = known.id;
+        RETURN NULL;
+    END IF;
+    RETURN encode(known.id, 'hex') || ' ' || known.state;
+END
+$$;
+
+-- As before; it takes as many operators as the store has in force, or as the caller says if that is more.
+CREATE OR REPLACE FUNCTION approve_v1(c_id bytea, c_by text, needed integer) RETURNS smallint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known record;
+    now bigint;
+    signed bigint;
+BEGIN
+    PERFORM admitting();
+    SELECT a.party, a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    now := now_ms();
+    CASE
+        WHEN NOT FOUND THEN RETURN 1;
+        WHEN known.until <= now OR known.state IN (2, 3) THEN RETURN 2;
+        WHEN known.party = c_by THEN RETURN 3;
+        WHEN known.state = 1 THEN RETURN 0;
+        ELSE NULL;
+    END CASE;
+    SELECT count(*) INTO signed FROM approval_signature AS s WHERE s.approval = c_id;
+    INSERT INTO approval_signature VALUES (c_id, c_by, signed) ON CONFLICT (approval, operator) DO NOTHING;
+    SELECT count(*) INTO signed FROM approval_signature AS s WHERE s.approval = c_id;
+    IF signed >= greatest(needed, approvers_needed(now)) THEN
+        UPDATE approval AS a SET state = 1, until = now + 86400000 WHERE a.id = c_id;
+    END IF;
+    RETURN 0;
+END
+$$;
