@@ -175,7 +175,7 @@ struct KillRun {
 #[expect(clippy::print_stderr, reason = "a proof shows its figures")]
 async fn kill_while_gatepay_sends(engine: Engine, rounds: u32, number: u32) -> KillFigures {
     let mut dice = Dice::new(u64::from(rounds + number));
-    let mut run = KillRun::start(engine).await;
+    let mut run = KillRun::start(engine, number).await;
     let (mut of_proxy, mut of_database) = (0, 0);
     for round in 0..rounds {
         run.send_to_proxy();
@@ -214,7 +214,7 @@ async fn kill_while_gatepay_sends(engine: Engine, rounds: u32, number: u32) -> K
 }
 
 impl KillRun {
-    async fn start(engine: Engine) -> Self {
+    async fn start(engine: Engine, number: u32) -> Self {
         let gatepay = Arc::new(GatePay::now_and(|config| {
             let mut sending = NotificationSending::new(nowhere(), institution());
             sending.speed = NonZeroU32::new(1_000).unwrap();
@@ -222,6 +222,9 @@ impl KillRun {
             config.notifications = Some(sending);
         }));
         let folder = folder(&gatepay.url(), &engine);
+        // Another run may get the port of a program that was killed, and would be sent this run's notifications.
+        let own = format!("listen = '127.0.1.{}:0', public_url", number + 1);
+        folder.edit("proxy.toml", "listen = '127.0.0.1:0', public_url", &own);
         let receiver = Receiver::start(&folder).await;
         let order = receiver.order(&acme(), "A-0001").await;
         receiver.acknowledges(&paid(&order, "first")).await;
@@ -356,8 +359,7 @@ async fn acknowledges_in_the_end(receiver: &Receiver, body: &Value) {
     }
 }
 
-/// A URL where nothing listens.
+/// A URL where nothing listens, and where no other run's program can: it is below the ports that the system chooses.
 fn nowhere() -> String {
-    let socket = std::net::TcpListener::bind(any_port()).unwrap();
-    format!("http://{}{PATH}", socket.local_addr().unwrap())
+    format!("http://127.0.0.1:9{PATH}")
 }

@@ -127,10 +127,7 @@ impl Neighborhood {
                 let _ = tcp.read(&mut [0; 64]).await;
             }
         });
-        let refusing = {
-            let nobody = std::net::TcpListener::bind(any_port()).unwrap();
-            nobody.local_addr().unwrap()
-        };
+        let refusing: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let folder = folder("http://127.0.0.1:9", engine);
         let bad = [hanging.address(), refusing, closing.address];
         let ports = [healthy.address(), bad[0], bad[1], bad[2]].map(|it| it.port());
