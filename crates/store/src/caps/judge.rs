@@ -201,7 +201,7 @@ pub fn reserve<T: SpendTables>(
     unapproved.sort_by_key(|(is_shadow, _)| *is_shadow);
     match unapproved.into_iter().next() {
         Some((false, breach)) => {
-            if let Some(demand) = use_approval(tables, now_ms, call, breach)? {
+            if let Some(demand) = use_approval(tables, now_ms, call, &breach)? {
                 return Ok(SpendJudgement::NeedsApproval(demand));
             }
             // PostgreSQL's function tells the first breach only.
@@ -252,7 +252,7 @@ fn use_approval<T: SpendTables>(
     tables: &mut T,
     now_ms: u64,
     call: SpendingCall<'_>,
-    breach: CapBreach,
+    breach: &CapBreach,
 ) -> Result<Option<ApprovalDemand>, T::Error> {
     let needs = |id: Option<ApprovalId>, is_rejected| ApprovalDemand {
         id,

@@ -3,7 +3,8 @@
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use crate::caps::approval::{
-    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalQuery, ApprovalState,
+    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalListing, ApprovalOrder,
+    ApprovalQuery, ApprovalState,
 };
 use crate::error::StoreError;
 use crate::stored_text::{StoredText, ToldText};
@@ -54,7 +55,7 @@ impl PostgresStore {
         &self,
         query: &ApprovalQuery,
     ) -> Result<Vec<Approval>, StoreError> {
-        let state = query.state.map(|state| state.number());
+        let state = query.state.map(ApprovalListing::number);
         let party = query.party.as_ref().map(StoredText::as_str);
         let asked = query.after.map(|place| millis(place.asked_ms));
         let id = query.after.as_ref().map(|place| place.id.bytes());

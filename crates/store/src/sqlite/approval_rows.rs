@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::caps::approval::{
-    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalPlace, ApprovalQuery, ApprovalState,
+    Approval, ApprovalFigures, ApprovalId, ApprovalKey, ApprovalListing, ApprovalPlace,
+    ApprovalQuery, ApprovalState,
 };
 use crate::caps::approver_rule::ApproverRule;
 use crate::caps::rule::CapMeasure;
@@ -166,7 +167,7 @@ pub(super) fn list(
     ))?;
     let after = query.after.as_ref();
     let mut rows = statement.query(params![
-        query.state.map(|state| state.number()),
+        query.state.map(ApprovalListing::number),
         to_sql(now_ms),
         query.party.as_ref().map(StoredText::as_str),
         after.map(|place| to_sql(place.asked_ms)),
