@@ -19,6 +19,7 @@ use gatepay_proxy::journey::admit;
 use gatepay_proxy::metrics::Metrics;
 use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::party::DEFAULT_WINDOW;
+use gatepay_tenancy::settings::MetricsSettings;
 use gatepay_tenancy::{
     DatedCredential, PartyId, Rate, Registry, ReplayRule, SubAccount, Tenant, settings,
 };
@@ -44,7 +45,7 @@ fn main() {
 fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let catalogue = Catalogue::standard();
     let clock = Clock::manual(NOW);
-    let metrics = Metrics::new(&catalogue);
+    let metrics = Metrics::new(&catalogue, &MetricsSettings::default());
     let rate = |number| {
         let number = NonZeroU32::new(number).expect("not zero");
         Rate {
