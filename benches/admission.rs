@@ -75,7 +75,7 @@ fn run(tenants: u32, requests: u32, per_second: u32, dry: bool) {
     let registry = Registry::new(all.collect(), Vec::new(), &[]);
     let registry = registry.expect("tenants that differ");
     let tenant_limits = TenantLimitsMap::new(Arc::new(quota));
-    let own = registry.own_series(&settings::MetricsSettings::default());
+    let own = registry.own_series(&MetricsSettings::default());
     let tenant_limits = tenant_limits.arrange(&registry, &own, &metrics.tenants);
     let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
     // Every tenant is active first.
