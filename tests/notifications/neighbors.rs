@@ -85,7 +85,7 @@ async fn beside_three_bad_ones(engine: &Engine) {
         bad_per_second: 0,
     };
     let beside = PhaseLoad {
-        lasts: Duration::from_secs(60),
+        lasts: Duration::from_mins(1),
         bad_per_second: 200,
         ..alone
     };
