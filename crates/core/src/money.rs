@@ -227,6 +227,14 @@ pub fn stated_targets(
     }
 }
 
+/// The call's key, as [`MoneyDemand::key`]. Unlike the whole demand it can be read although an amount cannot: a refund of
+/// the whole order is one transaction too.
+pub fn documented_key(operation: &Operation, reading: &BodyReading<'_>) -> Option<String> {
+    let row = MoneyRow::of(operation).filter(|_| operation.media == MediaType::Json)?;
+    let reader = DemandReader { reading };
+    reader.is_clear().then(|| reader.documented_key(row.key?))?
+}
+
 /// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, whose
 /// target cannot be read exactly, or that states a target which no page describes for it. Halts go by it, also where no cap
 /// counts the call.

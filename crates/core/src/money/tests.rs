@@ -813,3 +813,21 @@ fn a_target_is_told_with_the_first_entry_that_names_it_though_an_amount_cannot_b
         DemandFault::Ambiguous
     );
 }
+
+#[test]
+fn a_refund_of_the_whole_order_has_its_key_though_no_amount() {
+    let catalogue = Catalogue::standard();
+    let key = |operation: &str, body: &str| {
+        let operation = catalogue.named(operation).unwrap();
+        let reading = BodyReading::read(operation, None, body.as_bytes());
+        documented_key(operation, &reading)
+    };
+    let whole = r#"{"refundRequestId":"R-1","prepayId":"P","refundAmountTypeFull":1}"#;
+    assert_eq!(key("refund_order", whole).as_deref(), Some("R-1"));
+    assert_eq!(key("refund_order_v3", whole), None, "no page documents it");
+    let number = r#"{"refundRequestId":17,"prepayId":"P","refundAmountTypeFull":1}"#;
+    assert_eq!(key("refund_order", number), None);
+    let twice = r#"{"refundRequestId":"R-1","refundRequestId":"R-2","prepayId":"P"}"#;
+    assert_eq!(key("refund_order", twice), None);
+    assert_eq!(key("create_order", r#"{"merchantTradeNo":"N"}"#), None);
+}

@@ -196,6 +196,8 @@ pub(super) struct StoreQuestion {
     pub(super) need: StoreNeed,
     /// What the call asks for, if it moves money and that can be read exactly.
     pub(super) demand: Option<Box<MoneyDemand>>,
+    /// The key under which GatePay documents that the call's repetition is one transaction.
+    pub(super) money_key: Option<Box<str>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     pub(super) targets: Option<Box<StatedTargets>>,
 }
@@ -441,6 +443,7 @@ pub(super) fn assemble(
         amounts,
         intents,
         demand,
+        money_key,
         targets,
         is_disguised_payout,
         callback,
@@ -455,6 +458,7 @@ pub(super) fn assemble(
         account: account(),
         need: StoreNeed::of(operation, routed.is_by_operator(), has_body),
         demand,
+        money_key,
         targets,
     });
     let ledger = intents.map(|intents| {

@@ -13,7 +13,9 @@ use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
-use gatepay_core::money::{DemandFault, MoneyDemand, may_be_disguised_payout, stated_targets};
+use gatepay_core::money::{
+    DemandFault, MoneyDemand, documented_key, may_be_disguised_payout, stated_targets,
+};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -40,6 +42,8 @@ pub struct Judged<'g> {
     intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it. Boxed, as the next one.
     demand: Option<Box<MoneyDemand>>,
+    /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
+    money_key: Option<Box<str>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
@@ -82,6 +86,7 @@ impl<'g> Judged<'g> {
             amounts: self.amounts,
             intents: self.intents,
             demand: self.demand,
+            money_key: self.money_key,
             targets: self.targets,
             is_disguised_payout: self.is_disguised_payout,
             callback: self.callback,
@@ -97,6 +102,8 @@ pub(super) struct JudgedParts {
     pub(super) intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if caps count it.
     pub(super) demand: Option<Box<MoneyDemand>>,
+    /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
+    pub(super) money_key: Option<Box<str>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     pub(super) targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
@@ -144,6 +151,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand,
+                money_key,
                 targets,
                 is_disguised_payout,
                 callback: _,
@@ -155,6 +163,7 @@ pub async fn judge<'g>(
                 amounts,
                 intents,
                 demand: demand.and_then(|demand| (*demand).ok()).map(Box::new),
+                money_key,
                 targets,
                 is_disguised_payout,
                 callback,
@@ -388,6 +397,9 @@ pub struct JudgedBody {
     pub intents: Option<Vec<LedgerIntent>>,
     /// What the call asks for, if it moves money and there is a store.
     pub demand: Option<Box<Result<MoneyDemand, DemandFault>>>,
+    /// The key under which GatePay documents that the call's repetition is one transaction, likewise. It can be read although
+    /// an amount cannot.
+    pub money_key: Option<Box<str>>,
     /// Where the money goes, if its tenant's money may not go anywhere.
     pub targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
@@ -457,11 +469,24 @@ pub fn body(
             .ledger
             .then(|| ledger_intents::of(operation, &reading))
             .flatten(),
+        money_key: money_key(operation, &reading, demand.as_deref()),
         demand,
         targets: targets.map(Box::new),
         is_disguised_payout: may_be_disguised_payout(operation, &reading),
         callback,
     })
+}
+
+fn money_key(
+    operation: &Operation,
+    reading: &BodyReading<'_>,
+    demand: Option<&Result<MoneyDemand, DemandFault>>,
+) -> Option<Box<str>> {
+    let key = match demand? {
+        Ok(demand) => demand.key.clone(),
+        Err(_) => documented_key(operation, reading),
+    };
+    key.map(String::into_boxed_str)
 }
 
 /// Like `body`, for a body of any length: a long body is read on another thread.

@@ -116,8 +116,11 @@ fn misdirected(
     // The file may have changed while the body was read.
     let registry = &gate.in_force.registry;
     let tenant = registry.position(party).map(|at| registry.at(at));
-    let Some(PartyRef::Tenant(tenant)) = tenant else {
-        return Err(Refusal::StoreUnavailable);
+    // A party of this id may be another one by now: its list is that of another sub-account.
+    let account = local.question.as_ref().map(|it| it.account.as_str());
+    let tenant = match tenant {
+        Some(PartyRef::Tenant(tenant)) if account == Some(tenant.sub_account.as_str()) => tenant,
+        _ => return Err(Refusal::StoreUnavailable),
     };
     let now_ms = gate.clock.unix_ms();
     let now_ms = now_ms.saturating_add_signed(cluster.offset_ms());
@@ -146,8 +149,12 @@ async fn judge(
     };
     let usage = match misdirected {
         None => {
-            let key = record.known_key().and_then(StoredText::parse);
-            usage_of(local.call().operation(), demand.as_deref(), key)
+            let documented = local
+                .question
+                .as_ref()
+                .and_then(|it| it.money_key.as_deref());
+            let keys = (documented, record.known_key());
+            usage_of(local.call().operation(), demand.as_deref(), keys)
         }
         Some(_) => None,
     };
@@ -375,16 +382,16 @@ fn row(
 fn usage_of(
     operation: &Operation,
     demand: Option<&SpendDemand>,
-    key: Option<StoredText>,
+    (documented, key): (Option<&str>, Option<&str>),
 ) -> Option<Box<CallUsage>> {
     if operation.kind == Kind::Read || OwnOperation::of(operation).is_some() {
         return None;
     }
-    let documented = demand.and_then(|demand| demand.key.clone());
+    let documented = documented.and_then(StoredText::parse);
     Some(Box::new(CallUsage {
         // A write has no amount: its repetition makes nothing that counts.
         is_once: documented.is_some() || operation.kind == Kind::Write,
-        key: documented.or(key),
+        key: documented.or_else(|| key.and_then(StoredText::parse)),
         amounts: match operation.kind {
             Kind::Money => demand.map(|demand| demand.parts.clone()),
             Kind::Read | Kind::Write => Some(Vec::new()),
