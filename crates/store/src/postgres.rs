@@ -32,9 +32,10 @@ pub use connector::place;
 use instances::OwnSigns;
 use session::PgSession;
 
-/// A PostgreSQL server, with up to seven connections: two that admit, one for limits, three for notifications, one for
-/// everything else. A request may wait for a limit, so limits do not wait for a halt that is confirmed by a standby.
-/// Arrivals, deliveries and lists of notifications do not wait for one another's answers.
+/// A PostgreSQL server, with up to eight connections: two that admit, one for limits, three for notifications, one for
+/// statements, one for everything else. A request may wait for a limit, so limits do not wait for a halt that is confirmed by
+/// a standby. Arrivals, deliveries and lists of notifications do not wait for one another's answers, and signs of life for
+/// none of a statement's many reads.
 ///
 /// Connections are made when they are needed. After an error, a time-out, a notice or a call that was dropped, the
 /// connection of that call is closed, and the next call connects anew, to the first host that is writable.
@@ -44,6 +45,7 @@ pub struct PostgresStore {
     admitting: [tokio::sync::Mutex<Option<PgSession>>; 2],
     limits: tokio::sync::Mutex<Option<PgSession>>,
     control: tokio::sync::Mutex<Option<PgSession>>,
+    statements: tokio::sync::Mutex<Option<PgSession>>,
     notifications: Box<NotificationLines>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
@@ -77,6 +79,7 @@ impl PostgresStore {
             admitting: Default::default(),
             limits: tokio::sync::Mutex::default(),
             control: tokio::sync::Mutex::default(),
+            statements: tokio::sync::Mutex::default(),
             notifications: Box::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
@@ -103,6 +106,15 @@ impl PostgresStore {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         self.run_on(&self.limits, statement, parameters).await
+    }
+
+    /// Runs a statement about booked calls and counts on their connection, within the time limit.
+    async fn statements(
+        &self,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        self.run_on(&self.statements, statement, parameters).await
     }
 
     async fn run_on(

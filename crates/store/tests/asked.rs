@@ -292,3 +292,36 @@ async fn every_tenant_that_has_or_had_an_account_is_counted() {
         assert_eq!(counts, [2, 2, 0]);
     }
 }
+
+#[tokio::test]
+async fn an_order_that_was_learned_without_its_currency_takes_it_from_a_later_note() {
+    for (store, _server, _folder) in stores().await {
+        acme(&store, "1").await;
+        let currency = async |id: &str| {
+            let found = store.order_currency(&key(id), &holder()).await.unwrap();
+            found.map(|it| it.to_string())
+        };
+        for (id, source) in [
+            ("P-1", LedgerSource::Asked),
+            ("P-2", LedgerSource::Journal),
+            ("P-3", LedgerSource::Answer),
+        ] {
+            note(&store, id, "create_order", source).await;
+            assert_eq!(currency(id).await, None);
+            for told in ["USDT", "BTC"] {
+                let note = LedgerNote {
+                    key: key(id),
+                    holder: holder(),
+                    // Of a time before that of the row.
+                    at_ms: Some(1),
+                    operation: "create_order".to_owned(),
+                    currency: Some(told.to_owned()),
+                };
+                let notes = [note];
+                let noted = store.note_owners(&notes, LedgerSource::Journal);
+                noted.await.unwrap();
+                assert_eq!(currency(id).await.as_deref(), Some("USDT"), "{id} {told}");
+            }
+        }
+    }
+}

@@ -79,14 +79,14 @@ impl UsageTally {
     }
 
     /// Takes all counts, as the next flush. It goes to the store, however often that takes, before the next one.
-    pub fn take(&self, day: DayBounds, is_last: bool) -> UsageFlush {
+    pub fn take(&self, days: Vec<DayBounds>, is_last: bool) -> UsageFlush {
         let mut counts = self.counts.lock();
         counts.number += 1;
         let mut flush = UsageFlush {
             instance: self.instance,
             number: counts.number,
             is_last,
-            day,
+            days,
             counts: Vec::new(),
             seconds: Vec::new(),
         };
@@ -177,14 +177,6 @@ mod tests {
     use super::*;
     use gatepay_core::Catalogue;
 
-    fn day() -> DayBounds {
-        DayBounds {
-            date: "2026-11-27".to_owned(),
-            begins_ms: 0,
-            ends_ms: 1,
-        }
-    }
-
     #[test]
     fn a_flush_takes_what_was_counted_since_the_one_before() {
         let tally = UsageTally::new(7);
@@ -196,7 +188,7 @@ mod tests {
         }
         tally.ended(("acme", "100"), query, None, 6);
         tally.ended(("acme", "200"), query, Some(RequestOutcome::Refused), 6);
-        let first = tally.take(day(), false);
+        let first = tally.take(Vec::new(), false);
         let mut told: Vec<_> = first
             .counts
             .iter()
@@ -211,7 +203,7 @@ mod tests {
             .collect();
         seconds.sort_unstable();
         assert_eq!(seconds, [("100", 5, 2), ("100", 6, 2), ("200", 6, 1)]);
-        let next = tally.take(day(), true);
+        let next = tally.take(Vec::new(), true);
         assert_eq!((next.counts, next.seconds), (Vec::new(), Vec::new()));
         assert_eq!((first.number, next.number, next.is_last), (1, 2, true));
     }

@@ -80,7 +80,9 @@ fn lines(statement: &Value) -> Vec<String> {
     )];
     for call in list(statement, "calls") {
         let (operation, outcome) = (word(call, "operation"), word(call, "outcome"));
-        lines.push(format!("  {operation:<32} {outcome:<17} {}", total(call)));
+        let total = total(call);
+        let account = of_account(call);
+        lines.push(format!("  {operation:<32} {outcome:<17} {total}{account}"));
     }
     for request in list(statement, "requests") {
         let (operation, outcome) = (word(request, "operation"), word(request, "outcome"));
@@ -96,12 +98,13 @@ fn lines(statement: &Value) -> Vec<String> {
     }
     for correction in list(statement, "corrections") {
         lines.push(format!(
-            "  correction of {}: {} was {}, is {}: {}",
+            "  correction of {}: {} was {}, is {}: {}{}",
             word(correction, "day"),
             word(correction, "operation"),
             word(correction, "was"),
             word(correction, "is"),
-            total(correction).trim_start()
+            total(correction).trim_start(),
+            of_account(correction)
         ));
     }
     for after in list(statement, "counts_lost_after") {
@@ -111,6 +114,12 @@ fn lines(statement: &Value) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The sub-account of a line of a statement about several.
+fn of_account(of: &Value) -> String {
+    let account = of["account"].as_str();
+    account.map_or_else(String::new, |account| format!("  (account {account})"))
 }
 
 fn total(of: &Value) -> String {
@@ -127,14 +136,17 @@ fn total(of: &Value) -> String {
 /// One line for the calls of each sum, and one for each currency of it.
 fn csv(statement: &Value) -> Vec<String> {
     let day = word(statement, "day");
-    let mut lines =
-        vec!["record,day,corrected_day,operation,was,outcome,currency,calls,amount".to_owned()];
+    let mut lines = vec![
+        "record,day,corrected_day,operation,was,outcome,currency,calls,amount,account".to_owned(),
+    ];
+    let whole = statement["account"].as_str().unwrap_or_default();
     let mut sums = |record: &str, corrected: &str, was: &str, outcome: &str, of: &Value| {
         let operation = word(of, "operation");
+        let account = of["account"].as_str().unwrap_or(whole);
         let start = format!("{record},{day},{corrected},{operation},{was},{outcome}");
-        lines.push(format!("{start},,{},", of["calls"]));
+        lines.push(format!("{start},,{},,{account}", of["calls"]));
         for (currency, amount) in amounts(of) {
-            lines.push(format!("{start},{currency},,{amount}"));
+            lines.push(format!("{start},{currency},,{amount},{account}"));
         }
     };
     for call in list(statement, "calls") {
@@ -154,14 +166,16 @@ fn csv(statement: &Value) -> Vec<String> {
         let (operation, outcome) = (word(request, "operation"), word(request, "outcome"));
         let requests = &request["requests"];
         lines.push(format!(
-            "requests,{day},,{operation},,{outcome},,{requests},"
+            "requests,{day},,{operation},,{outcome},,{requests},,{whole}"
         ));
     }
     let delivered = &statement["notifications_delivered"];
-    lines.push(format!("notifications,{day},,,,delivered,,{delivered},"));
+    lines.push(format!(
+        "notifications,{day},,,,delivered,,{delivered},,{whole}"
+    ));
     if let Some(peak) = statement["peak"].as_object() {
         let most = &peak["requests_per_second"];
-        lines.push(format!("peak_per_second,{day},,,,,,{most},"));
+        lines.push(format!("peak_per_second,{day},,,,,,{most},,{whole}"));
     }
     lines
 }

@@ -4,12 +4,12 @@
 use gatepay_core::ledger_key::LedgerKey;
 use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::money::{MONEY_ROWS, MoneyRow};
-use gatepay_core::notification::Notification;
+use gatepay_core::notification::{Notification, StatedRefund};
 use gatepay_core::ownership::TenantIncarnation;
 use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::admission::StoredText;
 use gatepay_store::caps::spend::SettledObject;
-use gatepay_store::engine::statements::UsageSettlement;
+use gatepay_store::engine::statements::ObjectWord;
 use gatepay_store::notifications::event::EventId;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::notifications::settlement::{
@@ -29,66 +29,58 @@ pub struct Settling {
     meters: ReceptionMeters,
 }
 
-/// The spends that a proof settles: those of calls whose key the notification names. What came of it was decided before the
-/// notification came. A failure is that of a refund under the merchant's own number alone: other fields may be GatePay's
-/// id, whose text a tenant can give to another object. It then counts on.
-fn spends(news: &ObjectNews) -> Vec<SettledObject> {
+/// What a proof says about spends and booked calls, which are settled by the same evidence: those of calls whose key the
+/// notification names.
+///
+/// The proof covers calls that were admitted before the notification came. A failure is that of a refund under the
+/// merchant's own number alone: other fields may be GatePay's id, whose text a tenant can give to another object. Such
+/// a failure proves nothing about money. A write has made its object, however that ends.
+fn words(news: &ObjectNews) -> Vec<ObjectWord> {
     let (party, account) = (&news.holder.tenant, &news.holder.account);
     let (Some(party), Some(account)) = (StoredText::parse(party), StoredText::parse(account))
     else {
         return Vec::new();
     };
-    let stands = news.proof.outcome != ObjectOutcome::Failed;
-    let (keys, amounts): (Vec<&LedgerKey>, _) = match &news.proof.failed_refund {
-        _ if stands => (news.proof.keys.iter().collect(), Vec::new()),
-        Some(refund) => match &refund.amounts {
-            Some(amounts) => (vec![&refund.number], amounts.clone()),
-            None => return Vec::new(),
-        },
-        None => return Vec::new(),
-    };
-    let spends = keys.into_iter().filter_map(|key| {
-        let counted_as = MoneyRow::keyed_by(key.kind());
-        Some(SettledObject {
+    let word = |key: &LedgerKey, operations: Vec<&'static str>, failed: Option<&StatedRefund>| {
+        let moves_money = operations.iter().any(|name| is_money(name));
+        let object = SettledObject {
             party: party.clone(),
             account: account.clone(),
-            key: StoredText::parse(key.text()).filter(|_| !counted_as.is_empty())?,
-            counted_as,
-            stands,
-            amounts: amounts.clone(),
+            key: StoredText::parse(key.text()).filter(|_| !operations.is_empty())?,
+            counted_as: if moves_money {
+                MoneyRow::keyed_by(key.kind())
+            } else {
+                Vec::new()
+            },
+            stands: failed.is_none(),
+            amounts: match failed {
+                Some(refund) => refund.amounts.clone()?,
+                None => Vec::new(),
+            },
             decided_ms: news.event.came_ms(),
-        })
+        };
+        let operations = operations.into_iter().map(str::to_owned).collect();
+        Some(ObjectWord { object, operations })
+    };
+    let made_by = |key: &LedgerKey| {
+        let made_by = LedgerRow::made_by(key.kind()).into_iter();
+        made_by.partition::<Vec<_>, _>(|name| is_money(name))
+    };
+    let has_failed = news.proof.outcome == ObjectOutcome::Failed;
+    let stands = news.proof.keys.iter().flat_map(|key| {
+        let (money, writes) = made_by(key);
+        let money = (!has_failed).then(|| word(key, money, None)).flatten();
+        [money, word(key, writes, None)]
     });
-    spends.collect()
+    let failed = news.proof.failed_refund.iter().filter_map(|refund| {
+        let (money, _) = made_by(&refund.number);
+        word(&refund.number, money, Some(refund))
+    });
+    stands.flatten().chain(failed).collect()
 }
 
-/// The booked calls that a proof settles: those that chose a key of the object. A money call fails with its object; a write
-/// has made its object, however that ends.
-fn usages(news: &ObjectNews) -> Vec<UsageSettlement> {
-    let (party, account) = (&news.holder.tenant, &news.holder.account);
-    let (Some(party), Some(account)) = (StoredText::parse(party), StoredText::parse(account))
-    else {
-        return Vec::new();
-    };
-    let failed = news.proof.outcome == ObjectOutcome::Failed;
-    let is_money = |name: &&'static str| MONEY_ROWS.iter().any(|row| row.operation == *name);
-    let usages = news.proof.keys.iter().flat_map(|key| {
-        let (money, writes): (Vec<_>, Vec<_>) = LedgerRow::made_by(key.kind())
-            .into_iter()
-            .partition(is_money);
-        let of = |operations: Vec<&'static str>, has_failed| {
-            Some(UsageSettlement {
-                party: party.clone(),
-                account: account.clone(),
-                key: StoredText::parse(key.text()).filter(|_| !operations.is_empty())?,
-                operations,
-                has_failed,
-                decided_ms: news.event.came_ms(),
-            })
-        };
-        [of(money, failed), of(writes, false)]
-    });
-    usages.flatten().collect()
+fn is_money(operation: &str) -> bool {
+    MONEY_ROWS.iter().any(|row| row.operation == operation)
 }
 
 /// The news for the store about a notification of a tenant; `None` if the notification proves no outcome.
@@ -126,15 +118,13 @@ impl Settling {
         if news.is_empty() {
             return Ok(SettlementReport::default());
         }
-        let spends: Vec<SettledObject> = news.iter().flat_map(spends).collect();
-        let usages: Vec<UsageSettlement> = news.iter().flat_map(usages).collect();
+        let words: Vec<ObjectWord> = news.iter().flat_map(words).collect();
         let settled = self
             .calls
             .call(move |store| async move { store.settle_objects(&news).await });
         let report = settled.await?;
         self.tell(&report.calls);
-        self.note_usages(usages).await?;
-        self.release(spends).await?;
+        self.take(words).await?;
         Ok(report)
     }
 
@@ -146,28 +136,21 @@ impl Settling {
         report: &SettlementReport,
     ) -> Result<(), StoreCallError> {
         self.tell(&report.calls);
-        self.note_usages(usages(news)).await?;
-        self.release(spends(news)).await
+        self.take(words(news)).await
     }
 
-    async fn note_usages(&self, usages: Vec<UsageSettlement>) -> Result<(), StoreCallError> {
-        for usage in usages {
-            let settled = self
-                .calls
-                .call(move |store| async move { store.settle_usage(&usage).await });
-            settled.await?;
-        }
-        Ok(())
-    }
-
-    async fn release(&self, spends: Vec<SettledObject>) -> Result<(), StoreCallError> {
-        for spend in spends {
-            let object = spend.clone();
-            let settled = self
-                .calls
-                .call(move |store| async move { store.settle_object(&object).await });
+    async fn take(&self, words: Vec<ObjectWord>) -> Result<(), StoreCallError> {
+        for word in words {
+            let object = word.object.clone();
+            let settled = self.calls.call(move |store| async move {
+                store.settle_usage(&word).await?;
+                if word.object.counted_as.is_empty() {
+                    return Ok(false);
+                }
+                store.settle_object(&word.object).await
+            });
             if settled.await? {
-                let (party, key) = (spend.party.as_str(), spend.key.as_str());
+                let (party, key) = (object.party.as_str(), object.key.as_str());
                 tracing::info!(%party, %key, "a notification releases the amount that a call had reserved");
             }
         }
@@ -211,9 +194,10 @@ impl Settling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepay_core::ledger_key::LedgerKeyKind;
     use serde_json::{Value, json};
 
-    fn spends_of(body: &Value) -> Vec<SettledObject> {
+    fn words_of(body: &Value) -> Vec<ObjectWord> {
         let notification = Notification::read(body.to_string().as_bytes());
         let news = ObjectNews {
             event: EventId::parse("019b76da-a800-7000-8000-000000000001").unwrap(),
@@ -223,31 +207,54 @@ mod tests {
             },
             proof: OutcomeProof::of(&notification).unwrap(),
         };
-        spends(&news)
+        words(&news)
+    }
+
+    /// Keys, operations, and whether the object stands.
+    fn told(words: &[ObjectWord]) -> Vec<(&str, Vec<&str>, bool)> {
+        let told = words.iter().map(|word| {
+            let operations = word.operations.iter().map(String::as_str).collect();
+            (word.object.key.as_str(), operations, word.object.stands)
+        });
+        told.collect()
     }
 
     #[test]
-    fn a_failed_refund_releases_its_own_number_and_never_the_text_of_gatepays_ids() {
+    fn a_failed_refund_is_that_of_its_own_number_and_never_of_the_text_of_gatepays_ids() {
         let mut refund = json!({ "bizType": "PAY_REFUND", "bizStatus": "REFUND_REJECTED", "bizId": "P1",
             "data": { "refundInfo": { "refundRequestId": "r1", "prepayId": "P1", "refundAmount": "5" } } });
-        let failed = spends_of(&refund);
-        let told = failed.iter().map(|it| (it.key.as_str(), it.stands));
-        assert_eq!(told.collect::<Vec<_>>(), [("r1", false)]);
-        assert_eq!(failed[0].amounts[0].amount.to_string(), "5");
+        let failed = words_of(&refund);
+        let refunds = LedgerRow::made_by(LedgerKeyKind::RefundNumber);
+        assert_eq!(told(&failed), [("r1", refunds, false)]);
+        let object = &failed[0].object;
+        assert_eq!(object.amounts[0].amount.to_string(), "5");
+        assert!(object.counted_as.contains(&"refund_order"));
         refund["data"]["refundInfo"]["refundAmount"] = "5e0".into();
-        assert_eq!(spends_of(&refund), [], "an amount that is not exact");
+        assert_eq!(words_of(&refund), [], "an amount that is not exact");
         refund["data"]["refundInfo"] = json!({ "prepayId": "P1" });
-        assert_eq!(spends_of(&refund), []);
+        assert_eq!(words_of(&refund), []);
     }
 
     #[test]
-    fn a_failed_payout_releases_nothing_and_one_that_stands_counts() {
+    fn a_failed_payout_settles_nothing_and_one_that_stands_counts() {
         let payout = |status: &str| json!({ "main_order": { "batch_id": "7", "status": status }, "suborders": [] });
-        assert_eq!(spends_of(&payout("FAIL")), []);
-        let done = spends_of(&payout("SUCCESS"));
-        assert!(
-            done.iter().any(|it| it.stands && it.key.as_str() == "7"),
-            "{done:?}"
-        );
+        assert_eq!(words_of(&payout("FAIL")), []);
+        let done = words_of(&payout("SUCCESS"));
+        assert_eq!(told(&done), [("7", vec!["create_payout"], true)]);
+        assert_eq!(done[0].object.counted_as, ["create_payout"]);
+    }
+
+    #[test]
+    fn an_order_was_made_however_it_ends_and_no_cap_counts_it() {
+        let order = |status: &str| json!({ "bizType": "PAY", "bizId": "P", "bizStatus": status, "data": { "merchantTradeNo": "N" } });
+        for status in ["PAY_SUCCESS", "PAY_CLOSE", "PAY_ERROR"] {
+            let words = words_of(&order(status));
+            let [word] = &words[..] else {
+                panic!("{status}: {words:?}");
+            };
+            let makes_orders = word.operations.iter().any(|it| it == "create_order");
+            assert!(makes_orders && word.object.stands, "{status}: {word:?}");
+            assert_eq!(word.object.counted_as, [""; 0]);
+        }
     }
 }

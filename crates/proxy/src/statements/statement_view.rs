@@ -38,6 +38,9 @@ pub struct StatementView {
 
 #[derive(Serialize)]
 struct CallEntry {
+    /// The sub-account, where the statement is about several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
     operation: String,
     outcome: &'static str,
     #[serde(flatten)]
@@ -47,6 +50,8 @@ struct CallEntry {
 #[derive(Serialize)]
 struct CorrectionEntry {
     day: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
     operation: String,
     was: &'static str,
     is: &'static str,
@@ -119,6 +124,7 @@ fn view(subject: &StatementSubject, statement: DailyStatement) -> StatementView 
         Some(since) if since < CLOSING_MS => "closing",
         Some(_) => "closed",
     };
+    let is_of_several = subject.account.is_none();
     let is_delivery =
         |operation: &str, outcome: &str| (operation, outcome) == (DELIVERIES, DELIVERED);
     let deliveries = counts
@@ -132,7 +138,7 @@ fn view(subject: &StatementSubject, statement: DailyStatement) -> StatementView 
         ends: time(day.ends_ms),
         state,
         notifications_delivered: deliveries.map(|it| it.calls).sum(),
-        calls: call_entries(calls),
+        calls: call_entries(calls, is_of_several),
         requests: counts
             .into_iter()
             .filter(|it| !is_delivery(&it.operation, &it.outcome))
@@ -146,14 +152,15 @@ fn view(subject: &StatementSubject, statement: DailyStatement) -> StatementView 
             requests_per_second,
             at: time(second * 1000),
         }),
-        corrections: correction_entries(corrections),
+        corrections: correction_entries(corrections, is_of_several),
         counts_lost_after: losses_ms.into_iter().map(time).collect(),
     }
 }
 
-fn call_entries(calls: BTreeMap<StatementLine, LineTotal>) -> Vec<CallEntry> {
+fn call_entries(calls: BTreeMap<StatementLine, LineTotal>, is_of_several: bool) -> Vec<CallEntry> {
     let calls = calls.into_iter();
     let entries = calls.map(|(line, total)| CallEntry {
+        account: Some(line.account).filter(|_| is_of_several),
         operation: line.operation,
         outcome: line.standing.as_str(),
         total: total.into(),
@@ -161,10 +168,14 @@ fn call_entries(calls: BTreeMap<StatementLine, LineTotal>) -> Vec<CallEntry> {
     entries.collect()
 }
 
-fn correction_entries(corrections: BTreeMap<CorrectionLine, LineTotal>) -> Vec<CorrectionEntry> {
+fn correction_entries(
+    corrections: BTreeMap<CorrectionLine, LineTotal>,
+    is_of_several: bool,
+) -> Vec<CorrectionEntry> {
     let corrections = corrections.into_iter();
     let entries = corrections.map(|(line, total)| CorrectionEntry {
         day: line.date,
+        account: Some(line.account).filter(|_| is_of_several),
         operation: line.operation,
         was: line.before.as_str(),
         is: line.now.as_str(),

@@ -15,15 +15,15 @@ const SETTLE_OBJECT: &str =
     "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
 const CAPPED: &str = "SELECT * FROM gatepay.capped_calls_v1()";
 const AGE: &str = "SELECT gatepay.age_spends_v1()";
-/// The oldest of each party first, then the second oldest of each.
+/// The newest of each party first, then the second newest of each.
 const UNKNOWN: &str = "SELECT u.party, u.account, u.counted_as, u.key, u.since
     FROM (
         SELECT a.party, a.account, a.counted_as, a.key, min(a.at) AS since,
-            row_number() OVER (PARTITION BY a.party ORDER BY min(a.at), a.key COLLATE \"C\") AS place
+            row_number() OVER (PARTITION BY a.party ORDER BY min(a.at) DESC, a.key COLLATE \"C\") AS place
         FROM gatepay.spend_attempt AS a WHERE a.unknown
         GROUP BY a.party, a.account, a.counted_as, a.key
     ) AS u
-    ORDER BY u.place, u.since, u.party COLLATE \"C\" LIMIT $1";
+    ORDER BY u.place, u.since DESC, u.party COLLATE \"C\" LIMIT $1";
 
 impl PostgresStore {
     pub(crate) async fn declare_caps(
@@ -74,11 +74,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn settle_object(&self, object: &SettledObject) -> Result<bool, StoreError> {
-        let stated = &object.amounts;
-        let of_any =
-            |it: &StatedAmount| it.currency.as_ref().map_or("", |it| it.as_str()).to_owned();
-        let currencies: Vec<String> = stated.iter().map(of_any).collect();
-        let amounts: Vec<String> = stated.iter().map(|it| it.amount.to_string()).collect();
+        let (currencies, amounts) = stated(&object.amounts);
         let rows = self
             .control(
                 SETTLE_OBJECT,
@@ -138,4 +134,13 @@ impl PostgresStore {
         });
         spends.collect()
     }
+}
+
+/// The currencies of stated amounts, of which an empty one is any, and the amounts.
+pub(super) fn stated(amounts: &[StatedAmount]) -> (Vec<String>, Vec<String>) {
+    let currency = |it: &StatedAmount| it.currency.as_ref().map_or("", |it| it.as_str()).to_owned();
+    let amounts = amounts.iter();
+    amounts
+        .map(|it| (currency(it), it.amount.to_string()))
+        .unzip()
 }

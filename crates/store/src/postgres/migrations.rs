@@ -27,7 +27,10 @@ const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
         include_str!("../../sql/0002_notifications.sql"),
         include_str!("../../sql/0002_delivery.sql"),
     ],
-    &[include_str!("../../sql/0003_approvals.sql")],
+    &[
+        include_str!("../../sql/0003_approvals.sql"),
+        include_str!("../../sql/0003_statements.sql"),
+    ],
 ];
 
 /// The lock that lets one migration run at a time.

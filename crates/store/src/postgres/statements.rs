@@ -1,20 +1,28 @@
 //! Statements: booked calls and counts.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::admit::{cell, millis};
+use super::caps::stated;
+use crate::caps::spend::UNKNOWN_AFTER_MS;
 use crate::engine::statements::{
-    CallPage, CallReading, DayFigures, PAGE_CALLS, PagePlace, StatementSubject, UsageSettlement,
+    CallPage, CallReading, DayFigures, MemberPlace, ObjectWord, PAGE_CALLS, PagePlace,
+    StatementSubject,
 };
 use crate::error::StoreError;
-use crate::statement::account_book::{BookedCall, LearnedResult, amounts_of};
-use crate::statement::daily_statement::{DayCount, KeyGroups};
+use crate::statement::account_book::{
+    BookedCall, KeyHead, LearnedResult, ObjectFailure, UnknownCall, amounts_of,
+};
+use crate::statement::daily_statement::{DayCount, HeadsByKey, KeyName};
 use crate::statement::usage_flush::{DayBounds, UsageFlush};
 use crate::stored_text::StoredText;
 
-const FLUSH: &str = "SELECT gatepay.flush_usage_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-const SETTLE: &str = "SELECT gatepay.settle_usage_v1($1, $2, $3, $4, $5, $6)";
+const FLUSH: &str = "SELECT gatepay.flush_usage_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const SETTLE: &str = "SELECT gatepay.settle_usage_v2($1, $2, $3, $4, $5, $6, $7, $8)";
 const AGE: &str = "SELECT gatepay.age_usage_v1()";
 const DAYS: &str = "SELECT d.day::text AS day, d.begins, d.ends, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now
     FROM gatepay.usage_day AS d ORDER BY d.begins";
@@ -30,19 +38,44 @@ const LOSSES: &str = "SELECT w.flushed FROM gatepay.usage_writer AS w, gatepay.u
     WHERE d.day::text = $1 AND NOT w.ended AND w.flushed >= d.begins AND w.flushed < d.ends
         AND w.flushed < floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - 60000
     ORDER BY w.flushed";
-const ADMITTED: &str = "SELECT u.* FROM gatepay.usage_call AS u
-    WHERE u.party = $1 AND ($2::text IS NULL OR u.account = $2) AND u.at >= $3 AND u.at < $4
-        AND (u.at, u.print) > ($5, $6::bytea)
-    ORDER BY u.at, u.print LIMIT $7";
-const LEARNED: &str = "SELECT u.* FROM gatepay.usage_call AS u
-    WHERE u.party = $1 AND ($2::text IS NULL OR u.account = $2)
-        AND (u.learned >= $3 AND u.learned < $4 OR u.failed >= $3 AND u.failed < $4)
-        AND (u.at < $3 OR left(u.key, 1) <> chr(31))
-        AND (u.at, u.print) > ($5, $6::bytea)
-    ORDER BY u.at, u.print LIMIT $7";
-const GROUPS: &str = "SELECT u.* FROM unnest($3::text[], $4::text[]) AS k(operation, key)
-    JOIN gatepay.usage_call AS u ON u.party = $1 AND ($2::text IS NULL OR u.account = $2)
-        AND u.operation = k.operation AND u.key = k.key";
+const LOST: &str = "SELECT count(*) AS lost FROM gatepay.usage_writer AS w,
+        (SELECT gatepay.cap_now_v1() AS now) AS t
+    WHERE NOT w.ended AND w.flushed < t.now - 60000 AND w.flushed >= t.now - $1";
+const HEADS: &str = "SELECT h.o_role, u.*
+    FROM gatepay.usage_heads_v1($1, $2, $3, $4, $5, $6) AS h JOIN gatepay.usage_call AS u ON u.print = h.o_print";
+const MEMBERS: &str =
+    "SELECT m.* FROM unnest($2::text[], $3::text[], $4::text[]) AS k(account, operation, key)
+    CROSS JOIN LATERAL (
+        SELECT u.* FROM gatepay.usage_call AS u
+        WHERE u.party = $1 AND u.account = k.account AND u.operation = k.operation AND u.key = k.key
+            AND u.at < $5 AND u.print > $6
+        ORDER BY u.print LIMIT $7
+    ) AS m";
+// The clock is a value here: a volatile function is no condition of an index.
+const UNKNOWN: &str =
+    "SELECT u.at, u.party, u.account, u.operation, u.key FROM gatepay.usage_call AS u
+    WHERE u.result IS NULL AND left(u.key, 1) <> chr(31)
+        AND u.at < (SELECT gatepay.cap_now_v1() - $3)
+        AND u.operation = ANY ($1)
+    ORDER BY u.at DESC LIMIT $2";
+
+/// A page of calls by a column of times, from its index.
+macro_rules! page_by {
+    ($time:literal) => {
+        concat!(
+            "SELECT u.* FROM gatepay.usage_call AS u
+            WHERE u.party = $1 AND ($2::text IS NULL OR u.account = $2) AND u.",
+            $time,
+            " >= $3 AND u.",
+            $time,
+            " < $4 AND (u.",
+            $time,
+            ", u.print) > ($5, $6::bytea) ORDER BY u.",
+            $time,
+            ", u.print LIMIT $7"
+        )
+    };
+}
 
 impl PostgresStore {
     pub(crate) async fn flush_usage(&self, flush: &UsageFlush) -> Result<(), StoreError> {
@@ -50,10 +83,13 @@ impl PostgresStore {
             instance,
             number,
             is_last,
-            day,
+            days,
             counts,
             seconds,
         } = flush;
+        let dates: Vec<&str> = days.iter().map(|day| day.date.as_str()).collect();
+        let begins: Vec<i64> = days.iter().map(|day| millis(day.begins_ms)).collect();
+        let ends: Vec<i64> = days.iter().map(|day| millis(day.ends_ms)).collect();
         let parties: Vec<&str> = counts.iter().map(|it| it.party.as_str()).collect();
         let accounts: Vec<&str> = counts.iter().map(|it| it.account.as_str()).collect();
         let operations: Vec<&str> = counts.iter().map(|it| it.operation.as_str()).collect();
@@ -63,15 +99,15 @@ impl PostgresStore {
         let s_accounts: Vec<&str> = seconds.iter().map(|it| it.account.as_str()).collect();
         let s_seconds: Vec<i64> = seconds.iter().map(|it| millis(it.second)).collect();
         let s_calls: Vec<i64> = seconds.iter().map(|it| millis(it.calls)).collect();
-        self.control(
+        self.statements(
             FLUSH,
             &[
                 instance,
                 number,
                 is_last,
-                &day.date,
-                &millis(day.begins_ms),
-                &millis(day.ends_ms),
+                &dates,
+                &begins,
+                &ends,
                 &parties,
                 &accounts,
                 &operations,
@@ -87,16 +123,20 @@ impl PostgresStore {
         Ok(())
     }
 
-    pub(crate) async fn settle_usage(&self, settled: &UsageSettlement) -> Result<(), StoreError> {
+    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<(), StoreError> {
+        let ObjectWord { object, operations } = word;
+        let (currencies, amounts) = stated(&object.amounts);
         self.control(
             SETTLE,
             &[
-                &settled.party.as_str(),
-                &settled.account.as_str(),
-                &settled.operations,
-                &settled.key.as_str(),
-                &settled.has_failed,
-                &millis(settled.decided_ms),
+                &object.party.as_str(),
+                &object.account.as_str(),
+                operations,
+                &object.key.as_str(),
+                &object.stands,
+                &millis(object.decided_ms),
+                &currencies,
+                &amounts,
             ],
         )
         .await?;
@@ -104,12 +144,18 @@ impl PostgresStore {
     }
 
     pub(crate) async fn age_usage(&self) -> Result<(), StoreError> {
-        self.control(AGE, &[]).await?;
+        self.statements(AGE, &[]).await?;
         Ok(())
     }
 
+    pub(crate) async fn usage_losses(&self, within_ms: u64) -> Result<u64, StoreError> {
+        let rows = self.statements(LOST, &[&millis(within_ms)]).await?;
+        let lost = rows.first().map_or(Ok(0), |row| cell::<i64>(row, "lost"))?;
+        Ok(lost.unsigned_abs())
+    }
+
     pub(crate) async fn statement_days(&self) -> Result<Vec<DayBounds>, StoreError> {
-        let rows = self.control(DAYS, &[]).await?;
+        let rows = self.statements(DAYS, &[]).await?;
         rows.iter().map(day).collect()
     }
 
@@ -117,11 +163,11 @@ impl PostgresStore {
         &self,
         subject: &StatementSubject,
     ) -> Result<DayFigures, StoreError> {
-        let days = self.control(DAYS, &[]).await?;
+        let days = self.statements(DAYS, &[]).await?;
         let now_ms = days.first().map_or(Ok(0), |row| cell::<i64>(row, "now"))?;
         let (party, account) = whose(subject);
         let counts = self
-            .control(COUNTS, &[&party, &account, &subject.date])
+            .statements(COUNTS, &[&party, &account, &subject.date])
             .await?;
         let counts = counts.iter().map(|row| {
             Ok(DayCount {
@@ -132,14 +178,14 @@ impl PostgresStore {
         });
         let counts: Result<Vec<DayCount>, StoreError> = counts.collect();
         let peak = self
-            .control(PEAK, &[&party, &account, &subject.date])
+            .statements(PEAK, &[&party, &account, &subject.date])
             .await?;
         let peak = peak.first().map(|row| {
             let calls: i64 = cell(row, "calls")?;
             let second: i64 = cell(row, "second")?;
             Ok::<_, StoreError>((calls.unsigned_abs(), second.unsigned_abs()))
         });
-        let losses = self.control(LOSSES, &[&subject.date]).await?;
+        let losses = self.statements(LOSSES, &[&subject.date]).await?;
         let losses = losses
             .iter()
             .map(|row| Ok(cell::<i64>(row, "flushed")?.unsigned_abs()));
@@ -161,54 +207,115 @@ impl PostgresStore {
     ) -> Result<CallPage, StoreError> {
         let (party, account) = whose(subject);
         let statement = match reading {
-            CallReading::Admitted => ADMITTED,
-            CallReading::Learned => LEARNED,
+            CallReading::Admitted => page_by!("at"),
+            CallReading::Learned => page_by!("learned"),
+            CallReading::OwnEnd => page_by!("own_learned"),
+            CallReading::Failed => page_by!("failed"),
         };
         let (after_ms, after_stamp) =
             after.map_or((-1, Vec::new()), |(ms, stamp)| (millis(ms), stamp.to_vec()));
-        let rows = self
-            .control(
-                statement,
-                &[
-                    &party,
-                    &account,
-                    &millis(day.begins_ms),
-                    &millis(day.ends_ms),
-                    &after_ms,
-                    &after_stamp,
-                    &i64::from(PAGE_CALLS),
-                ],
-            )
-            .await?;
-        let calls: Vec<BookedCall> = rows.iter().map(call).collect::<Result<_, _>>()?;
-        let keyed: Vec<&BookedCall> = calls.iter().filter(|call| call.has_key()).collect();
-        let mut groups = KeyGroups::new();
-        if !keyed.is_empty() {
-            let mut names: Vec<(&str, &str)> = keyed
-                .iter()
-                .map(|call| (call.operation.as_str(), call.key.as_str()))
-                .collect();
-            names.sort_unstable();
-            names.dedup();
-            let (operations, keys): (Vec<&str>, Vec<&str>) = names.into_iter().unzip();
-            let rows = self
-                .control(GROUPS, &[&party, &account, &operations, &keys])
-                .await?;
-            for row in &rows {
-                let call = call(row)?;
-                let name = (call.operation.clone(), call.key.clone());
-                groups.entry(name).or_default().push(call);
+        let asked: [&(dyn ToSql + Sync); 7] = [
+            &party,
+            &account,
+            &millis(day.begins_ms),
+            &millis(day.ends_ms),
+            &after_ms,
+            &after_stamp,
+            &i64::from(PAGE_CALLS),
+        ];
+        let rows = self.statements(statement, &asked).await?;
+        Ok(reading.page(calls(&rows)?))
+    }
+
+    pub(crate) async fn key_heads(
+        &self,
+        party: &StoredText,
+        names: &BTreeMap<KeyName, bool>,
+        before_ms: u64,
+    ) -> Result<HeadsByKey, StoreError> {
+        let (accounts, operations, keys) = columns(names.keys());
+        let each: Vec<bool> = names.values().copied().collect();
+        let before = millis(before_ms);
+        let asked: [&(dyn ToSql + Sync); 6] = [
+            &party.as_str(),
+            &accounts,
+            &operations,
+            &keys,
+            &each,
+            &before,
+        ];
+        let rows = self.statements(HEADS, &asked).await?;
+        let mut heads = HeadsByKey::new();
+        for row in &rows {
+            let call = call(row)?;
+            let head = Some(KeyHead::of(&call, before_ms));
+            let name = KeyName::of(&call);
+            let name = name.ok_or_else(|| StoreError::Unexpected("a head without a key".into()))?;
+            let of_key = heads.entry(name).or_default();
+            match cell::<i32>(row, "o_role")? {
+                1 => of_key.first = head,
+                2 => of_key.next = head,
+                _ => of_key.accepted = head,
             }
         }
-        let is_full = calls.len() == PAGE_CALLS as usize;
-        let next = calls.last().filter(|_| is_full);
-        let next = next.map(|call| (call.at_ms, call.stamp));
-        Ok(CallPage {
-            calls,
-            groups,
-            next,
-        })
+        Ok(heads)
     }
+
+    pub(crate) async fn key_members(
+        &self,
+        party: &StoredText,
+        names: &[KeyName],
+        (before_ms, after, most): MemberPlace,
+    ) -> Result<Vec<BookedCall>, StoreError> {
+        let (accounts, operations, keys) = columns(names.iter());
+        let asked: [&(dyn ToSql + Sync); 7] = [
+            &party.as_str(),
+            &accounts,
+            &operations,
+            &keys,
+            &millis(before_ms),
+            &after,
+            &i64::from(most),
+        ];
+        calls(&self.statements(MEMBERS, &asked).await?)
+    }
+
+    pub(crate) async fn unknown_calls(
+        &self,
+        operations: &[&str],
+        most: u32,
+    ) -> Result<Vec<UnknownCall>, StoreError> {
+        let minute = millis(UNKNOWN_AFTER_MS);
+        let asked: [&(dyn ToSql + Sync); 3] = [&operations, &i64::from(most), &minute];
+        let rows = self.statements(UNKNOWN, &asked).await?;
+        let unknown = rows.iter().map(|row| {
+            let text = |name| {
+                let text: String = cell(row, name)?;
+                StoredText::parse(&text)
+                    .ok_or_else(|| StoreError::Unexpected(format!("{name} of a booked call")))
+            };
+            Ok(UnknownCall {
+                at_ms: cell::<i64>(row, "at")?.unsigned_abs(),
+                party: text("party")?,
+                account: text("account")?,
+                operation: cell(row, "operation")?,
+                key: text("key")?,
+            })
+        });
+        unknown.collect()
+    }
+}
+
+/// The accounts, operations and keys of names.
+fn columns<'n>(
+    names: impl Iterator<Item = &'n KeyName>,
+) -> (Vec<&'n str>, Vec<&'n str>, Vec<&'n str>) {
+    let names = names.map(|name| (&*name.account, &*name.operation, &*name.key));
+    names.collect()
+}
+
+fn calls(rows: &[Row]) -> Result<Vec<BookedCall>, StoreError> {
+    rows.iter().map(call).collect()
 }
 
 fn whose(subject: &StatementSubject) -> (&str, Option<&str>) {
@@ -228,18 +335,27 @@ fn call(row: &Row) -> Result<BookedCall, StoreError> {
     let unexpected = |what: &str| StoreError::Unexpected(format!("{what} of a booked call"));
     let print: Vec<u8> = cell(row, "print")?;
     let parts: String = cell(row, "parts")?;
-    let result: Option<i16> = cell(row, "result")?;
-    let learned: Option<i64> = cell(row, "learned")?;
+    let end = |result, learned| {
+        let result: Option<i16> = cell(row, result)?;
+        let learned: Option<i64> = cell(row, learned)?;
+        let result = result.map(|it| LearnedResult::of(it.into()).ok_or(unexpected("result")));
+        Ok::<_, StoreError>(result.transpose()?.zip(learned.map(i64::unsigned_abs)))
+    };
     let failed: Option<i64> = cell(row, "failed")?;
-    let result = result.map(|it| LearnedResult::of(it.into()).ok_or(unexpected("result")));
+    let failed_by: Option<i64> = cell(row, "failed_by")?;
     Ok(BookedCall {
         stamp: print.try_into().map_err(|_| unexpected("print"))?,
+        account: cell(row, "account")?,
         operation: cell(row, "operation")?,
         key: cell(row, "key")?,
         is_once: cell(row, "once")?,
         amounts: amounts_of(&parts)?,
         at_ms: cell::<i64>(row, "at")?.unsigned_abs(),
-        learned: result.transpose()?.zip(learned.map(i64::unsigned_abs)),
-        failed_ms: failed.map(i64::unsigned_abs),
+        learned: end("result", "learned")?,
+        own_end: end("own_result", "own_learned")?,
+        failure: failed.map(|learned| ObjectFailure {
+            learned_ms: learned.unsigned_abs(),
+            decided_ms: failed_by.unwrap_or(learned).unsigned_abs(),
+        }),
     })
 }

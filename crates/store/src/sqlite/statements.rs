@@ -1,19 +1,22 @@
 //! Statements in the file: booked calls and counts.
 
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::SqliteStore;
 use super::file::{StoreFile, committed, to_sql};
-use crate::caps::spend::NO_KEY;
+use crate::caps::spend::{SettledObject, UNKNOWN_AFTER_MS};
 use crate::engine::statements::{
-    CallPage, CallReading, DayFigures, PAGE_CALLS, PagePlace, StatementSubject, UsageSettlement,
+    CallPage, CallReading, DayFigures, MemberPlace, ObjectWord, PAGE_CALLS, PagePlace,
+    StatementSubject,
 };
 use crate::error::StoreError;
-use crate::statement::account_book::{BookedCall, LearnedResult, amounts_of};
-use crate::statement::daily_statement::{DayCount, KeyGroups};
+use crate::statement::account_book::{
+    BookedCall, KeyHead, KeyHeads, LearnedResult, ObjectFailure, UnknownCall, amounts_of,
+};
+use crate::statement::daily_statement::{DayCount, HeadsByKey, KeyName};
 use crate::statement::usage_flush::{DayBounds, KEPT_MS, SECONDS_KEPT, UsageFlush};
 use crate::stored_text::StoredText;
 
@@ -23,13 +26,26 @@ impl SqliteStore {
         self.run(move |file| file.flush_usage(&flush)).await
     }
 
-    pub(crate) async fn settle_usage(&self, settled: &UsageSettlement) -> Result<(), StoreError> {
-        let settled = settled.clone();
-        self.run(move |file| file.settle_usage_key(&settled)).await
+    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<(), StoreError> {
+        let word = word.clone();
+        self.run(move |file| file.settle_usage_key(&word)).await
     }
 
     pub(crate) async fn age_usage(&self) -> Result<(), StoreError> {
         self.run(StoreFile::age_usage).await
+    }
+
+    pub(crate) async fn usage_losses(&self, within_ms: u64) -> Result<u64, StoreError> {
+        self.run(move |file| {
+            let now_ms = file.now()?;
+            let lost = "SELECT count(*) FROM usage_writer WHERE NOT ended AND flushed < ?1 AND flushed >= ?2";
+            let times = [60_000, within_ms].map(|ms| to_sql(now_ms.saturating_sub(ms)));
+            let lost: i64 = file
+                .connection()
+                .query_row(lost, times, |row| row.get(0))?;
+            Ok(lost.unsigned_abs())
+        })
+        .await
     }
 
     pub(crate) async fn statement_days(&self) -> Result<Vec<DayBounds>, StoreError> {
@@ -55,31 +71,106 @@ impl SqliteStore {
         self.run(move |file| page(file.connection(), &subject, &day, reading, after))
             .await
     }
+
+    pub(crate) async fn key_heads(
+        &self,
+        party: &StoredText,
+        names: &BTreeMap<KeyName, bool>,
+        before_ms: u64,
+    ) -> Result<HeadsByKey, StoreError> {
+        let (party, names) = (party.clone(), names.clone());
+        self.run(move |file| {
+            let mut heads = HeadsByKey::new();
+            for (name, is_each) in names {
+                let of_key = key_heads(file.connection(), &party, &name, is_each, before_ms)?;
+                heads.insert(name, of_key);
+            }
+            Ok(heads)
+        })
+        .await
+    }
+
+    pub(crate) async fn key_members(
+        &self,
+        party: &StoredText,
+        names: &[KeyName],
+        (before_ms, after, most): MemberPlace,
+    ) -> Result<Vec<BookedCall>, StoreError> {
+        let (party, names) = (party.clone(), names.to_vec());
+        self.run(move |file| {
+            let mut read = file.connection().prepare_cached(MEMBERS)?;
+            let mut members = Vec::new();
+            for name in &names {
+                let asked = params![
+                    party.as_str(),
+                    name.account,
+                    name.operation,
+                    name.key,
+                    to_sql(before_ms),
+                    after,
+                    most
+                ];
+                members.extend(calls(&mut read, asked)?);
+            }
+            Ok(members)
+        })
+        .await
+    }
+
+    pub(crate) async fn unknown_calls(
+        &self,
+        operations: &[&str],
+        most: u32,
+    ) -> Result<Vec<UnknownCall>, StoreError> {
+        let operations: BTreeSet<String> = operations.iter().map(ToString::to_string).collect();
+        self.run(move |file| unknown_calls(file, &operations, most))
+            .await
+    }
 }
 
 impl StoreFile {
-    fn settle_usage_key(&mut self, settled: &UsageSettlement) -> Result<(), StoreError> {
+    fn settle_usage_key(&mut self, word: &ObjectWord) -> Result<(), StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
-        for operation in &settled.operations {
+        let ObjectWord { object, operations } = word;
+        let failed = if object.stands {
+            None
+        } else {
+            let Some(maker) = only_maker(&change, word)? else {
+                return Ok(());
+            };
+            Some(maker)
+        };
+        for operation in operations {
             let key = params![
-                settled.party.as_str(),
-                settled.account.as_str(),
+                object.party.as_str(),
+                object.account.as_str(),
                 operation,
-                settled.key.as_str(),
-                to_sql(settled.decided_ms),
+                object.key.as_str(),
+                to_sql(object.decided_ms),
                 to_sql(now_ms)
             ];
             change.execute(
                 "UPDATE usage_call SET result = 3, learned = ?6
-                WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NULL AND at <= ?5",
+                WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NULL AND at <= ?5
+                    AND once",
                 key,
             )?;
-            if settled.has_failed {
+            // Where each call may be one of its own, the word is about one of them: the oldest, if none is known yet.
+            change.execute(
+                "UPDATE usage_call SET result = 3, learned = ?6 WHERE print = (
+                    SELECT print FROM usage_call
+                    WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NULL AND at <= ?5
+                        AND NOT once AND NOT EXISTS (SELECT 1 FROM usage_call AS k
+                            WHERE k.party = ?1 AND k.account = ?2 AND k.operation = ?3 AND k.key = ?4
+                                AND k.result IN (1, 3) AND k.own_result IS NOT 0)
+                    ORDER BY at, print LIMIT 1)",
+                key,
+            )?;
+            if failed.as_ref() == Some(operation) {
                 change.execute(
-                    "UPDATE usage_call SET failed = ?6
-                    WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IN (1, 3)
-                        AND failed IS NULL AND at <= ?5",
+                    "UPDATE usage_call SET failed = ?6, failed_by = ?5
+                    WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IN (1, 3) AND at <= ?5",
                     key,
                 )?;
             }
@@ -100,7 +191,7 @@ impl StoreFile {
             "INSERT OR REPLACE INTO usage_writer VALUES (?1, ?2, ?3, ?4)",
             params![flush.instance, flush.number, to_sql(now_ms), flush.is_last],
         )?;
-        let date = day_of(&change, now_ms, &flush.day)?;
+        let date = day_of(&change, now_ms, &flush.days)?;
         for count in &flush.counts {
             let mut add = change.prepare_cached(
                 "INSERT INTO usage_count VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -151,22 +242,92 @@ impl StoreFile {
     }
 }
 
-/// The date of the day of now, which begins if the last one has ended.
-fn day_of(change: &Transaction<'_>, now_ms: u64, told: &DayBounds) -> Result<String, StoreError> {
-    let last = "SELECT day, ends, date(day, '+1 day') FROM usage_day ORDER BY ends DESC LIMIT 1";
+/// The operation whose object has failed; `None` if that is not certain: GatePay may keep an object of each operation that has
+/// calls under the key, and told about one of them. A failure counts once: a late copy must not undo a later call.
+fn only_maker(change: &Transaction<'_>, word: &ObjectWord) -> Result<Option<String>, StoreError> {
+    let SettledObject {
+        party,
+        account,
+        key,
+        amounts,
+        decided_ms,
+        ..
+    } = &word.object;
+    let mut under_key = Vec::new();
+    for operation in &word.operations {
+        let mut read = change.prepare_cached(&format!(
+            "{CALL} WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NOT 0"
+        ))?;
+        let asked = params![party.as_str(), account.as_str(), operation, key.as_str()];
+        under_key.extend(calls(&mut read, asked)?);
+    }
+    let is_refused = |call: &BookedCall| {
+        let own = call.own_end.map(|(result, _)| result);
+        own == Some(LearnedResult::Refused)
+    };
+    let standing = under_key.iter().filter(|call| !is_refused(call));
+    let makers: BTreeSet<&str> = standing.map(|call| call.operation.as_str()).collect();
+    let Some(maker) = makers.first().filter(|_| makers.len() == 1) else {
+        return Ok(None);
+    };
+    let states = |call: &BookedCall| {
+        let parts = call.amounts.as_deref().unwrap_or_default();
+        amounts.iter().all(|stated| {
+            parts.iter().any(|part| {
+                let is_currency = stated
+                    .currency
+                    .as_ref()
+                    .is_none_or(|it| *it == part.currency);
+                is_currency && part.amount == stated.amount
+            })
+        })
+    };
+    let mut of_maker = under_key.iter().filter(|call| call.operation == *maker);
+    let is_certain = of_maker.all(|call| {
+        let is_covered = call.at_ms <= *decided_ms;
+        call.failure.is_none() && (!is_covered || call.is_once && states(call))
+    });
+    Ok(is_certain.then(|| (*maker).to_owned()))
+}
+
+/// The date of the day of now. If the last one has ended, the first of `told` begins that has a later date.
+fn day_of(change: &Transaction<'_>, now_ms: u64, told: &[DayBounds]) -> Result<String, StoreError> {
+    let last = "SELECT day, ends FROM usage_day ORDER BY ends DESC LIMIT 1";
     let last = change.query_row(last, [], |row| {
         let ends: i64 = row.get(1)?;
-        Ok((row.get(0)?, ends.unsigned_abs(), row.get(2)?))
+        Ok((row.get(0)?, ends.unsigned_abs()))
     });
-    let last: Option<(String, u64, String)> = last.optional()?;
-    let (date, begins_ms) = match last {
-        Some((date, ends_ms, _)) if ends_ms > now_ms => return Ok(date),
-        Some((_, ends_ms, next)) => (next.max(told.date.clone()), told.begins_ms.max(ends_ms)),
-        None => (told.date.clone(), told.begins_ms),
+    let last: Option<(String, u64)> = last.optional()?;
+    if let Some((date, ends_ms)) = &last
+        && *ends_ms > now_ms
+    {
+        return Ok(date.clone());
+    }
+    let is_later = |day: &&DayBounds| last.as_ref().is_none_or(|(date, _)| day.date > *date);
+    let mut days = told.iter().filter(|day| day.ends_ms > now_ms);
+    let (Some(today), Some(next)) = (told.first(), days.find(is_later)) else {
+        let (date, _) =
+            last.ok_or_else(|| StoreError::Unexpected("a flush without a day".into()))?;
+        return Ok(date);
     };
+    // Of days on which no process counted, those are left out on which no call was admitted either.
+    let begins_ms = match last {
+        Some((_, ends_ms)) => {
+            let admitted = "SELECT EXISTS (SELECT 1 FROM usage_call WHERE at >= ?1 AND at < ?2)";
+            let between = [to_sql(ends_ms), to_sql(today.begins_ms)];
+            let was_used: bool = change.query_row(admitted, between, |row| row.get(0))?;
+            if was_used {
+                ends_ms
+            } else {
+                ends_ms.max(today.begins_ms)
+            }
+        }
+        None => today.begins_ms,
+    };
+    let date = next.date.clone();
     change.execute(
         "INSERT INTO usage_day VALUES (?1, ?2, ?3)",
-        params![date, to_sql(begins_ms), to_sql(told.ends_ms)],
+        params![date, to_sql(begins_ms), to_sql(next.ends_ms)],
     )?;
     let forgotten = to_sql(now_ms.saturating_sub(KEPT_MS));
     change.execute("DELETE FROM usage_day WHERE ends < ?1", [forgotten])?;
@@ -235,8 +396,13 @@ fn figures(file: &StoreFile, subject: &StatementSubject) -> Result<DayFigures, S
     })
 }
 
-const CALL: &str =
-    "SELECT print, operation, key, once, parts, at, result, learned, failed FROM usage_call";
+const CALL: &str = "SELECT print, account, operation, key, once, parts, at, result, learned, own_result, own_learned,
+        failed, failed_by FROM usage_call";
+const UNKNOWN: &str = "SELECT at, party, account, operation, key FROM usage_call
+    WHERE result IS NULL AND substr(key, 1, 1) <> char(31) AND at < ?1 ORDER BY at DESC";
+const MEMBERS: &str = "SELECT print, account, operation, key, once, parts, at, result, learned, own_result, own_learned,
+        failed, failed_by FROM usage_call
+    WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND at < ?5 AND print > ?6 ORDER BY print LIMIT ?7";
 
 fn page(
     connection: &Connection,
@@ -249,19 +415,7 @@ fn page(
         subject.party.as_str(),
         subject.account.as_ref().map(StoredText::as_str),
     );
-    // The plus keeps the index of the order out: it has all that the party ever called.
-    let (which, at) = match reading {
-        CallReading::Admitted => ("at >= ?3 AND at < ?4", "at"),
-        CallReading::Learned => (
-            "(learned >= ?3 AND learned < ?4 OR failed >= ?3 AND failed < ?4)
-                AND (+at < ?3 OR substr(key, 1, 1) <> char(31))",
-            "+at",
-        ),
-    };
-    let mut read = connection.prepare_cached(&format!(
-        "{CALL} WHERE party = ?1 AND (?2 IS NULL OR account = ?2) AND {which}
-            AND ({at}, print) > (?5, ?6) ORDER BY {at}, print LIMIT ?7"
-    ))?;
+    let mut read = connection.prepare_cached(&page_of(reading))?;
     let (after_ms, after_stamp) =
         after.map_or((-1, Vec::new()), |(ms, stamp)| (to_sql(ms), stamp.to_vec()));
     let asked = params![
@@ -273,30 +427,122 @@ fn page(
         after_stamp,
         PAGE_CALLS
     ];
-    let calls = calls(&mut read, asked)?;
-    let mut group = connection.prepare_cached(&format!(
-        "{CALL} WHERE party = ?1 AND (?2 IS NULL OR account = ?2) AND operation = ?3 AND key = ?4"
-    ))?;
-    let mut groups = KeyGroups::new();
-    for call in calls.iter().filter(|call| !call.key.starts_with(NO_KEY)) {
-        let name = (call.operation.clone(), call.key.clone());
-        if let Entry::Vacant(group_of) = groups.entry(name) {
-            let asked = params![party, account, call.operation, call.key];
-            group_of.insert(self::calls(&mut group, asked)?);
-        }
-    }
-    let is_full = calls.len() == PAGE_CALLS as usize;
-    let next = calls.last().filter(|_| is_full);
-    let next = next.map(|call| (call.at_ms, call.stamp));
-    Ok(CallPage {
-        calls,
-        groups,
-        next,
+    Ok(reading.page(calls(&mut read, asked)?))
+}
+
+fn page_of(reading: CallReading) -> String {
+    let time = match reading {
+        CallReading::Admitted => "at",
+        CallReading::Learned => "learned",
+        CallReading::OwnEnd => "own_learned",
+        CallReading::Failed => "failed",
+    };
+    format!(
+        "{CALL} WHERE party = ?1 AND (?2 IS NULL OR account = ?2) AND {time} >= ?3 AND {time} < ?4
+            AND ({time}, print) > (?5, ?6) ORDER BY {time}, print LIMIT ?7"
+    )
+}
+
+/// The first call under a key of which something was learned, among those that a condition selects. `result` stands before
+/// the time in the index, so that each of its values has its own order.
+fn head_of(which: &str) -> String {
+    format!(
+        "{CALL} WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND learned < ?5 AND {which}
+            AND +at > ?6 ORDER BY learned, print LIMIT 1"
+    )
+}
+
+const ACCEPTED: &str = "result = 1";
+/// GatePay has the object, and the call's own end does not say that it is another call's.
+const FOUND: &str = "result = 3 AND (own_result = 0 AND own_learned < ?5) IS NOT 1";
+const ACCEPTED_LATER: &str = "result = 3 AND own_result = 1 AND own_learned < ?5";
+
+/// The calls under a key that decide how all others stand before a time. Each is found in the order of an index.
+fn key_heads(
+    connection: &Connection,
+    party: &StoredText,
+    name: &KeyName,
+    is_each: bool,
+    before_ms: u64,
+) -> Result<KeyHeads, StoreError> {
+    let first_of = |which: &str, from_ms: i64| {
+        let mut read = connection.prepare_cached(&head_of(which))?;
+        let asked = params![
+            party.as_str(),
+            name.account,
+            name.operation,
+            name.key,
+            to_sql(before_ms),
+            from_ms
+        ];
+        let found = calls(&mut read, asked)?.into_iter().next();
+        Ok::<_, StoreError>(found)
+    };
+    let known = |from_ms| {
+        let accepted = first_of(ACCEPTED, from_ms)?;
+        let found = first_of(FOUND, from_ms)?;
+        let place = |call: &BookedCall| (call.learned.map(|(_, ms)| ms), call.stamp);
+        let both = accepted.into_iter().chain(found);
+        Ok::<_, StoreError>(both.min_by_key(place))
+    };
+    let head = |call: &BookedCall| KeyHead::of(call, before_ms);
+    let Some(first) = known(-1)? else {
+        return Ok(KeyHeads::default());
+    };
+    let failure = first.failure.filter(|it| it.learned_ms < before_ms);
+    let next = match failure {
+        Some(failure) => known(to_sql(failure.decided_ms))?,
+        None => None,
+    };
+    let accepted = if is_each {
+        let own = first_of(ACCEPTED_LATER, -1)?;
+        let accepted = first_of(ACCEPTED, -1)?;
+        let place = |call: &BookedCall| (call.learned.map(|(_, ms)| ms), call.stamp);
+        accepted.into_iter().chain(own).min_by_key(place)
+    } else {
+        None
+    };
+    Ok(KeyHeads {
+        first: Some(head(&first)),
+        next: next.as_ref().map(head),
+        accepted: accepted.as_ref().map(head),
     })
 }
 
+fn unknown_calls(
+    file: &StoreFile,
+    operations: &BTreeSet<String>,
+    most: u32,
+) -> Result<Vec<UnknownCall>, StoreError> {
+    let mut read = file.connection().prepare_cached(UNKNOWN)?;
+    let before = to_sql(file.now()?.saturating_sub(UNKNOWN_AFTER_MS));
+    let mut rows = read.query([before])?;
+    let mut unknown = Vec::new();
+    let text = |text: String| {
+        let stored = StoredText::parse(&text);
+        stored.ok_or_else(|| StoreError::Unexpected("a text of a booked call".to_owned()))
+    };
+    while let Some(row) = rows.next()? {
+        let operation: String = row.get(3)?;
+        if !operations.contains(&operation) {
+            continue;
+        }
+        unknown.push(UnknownCall {
+            at_ms: row.get::<_, i64>(0)?.unsigned_abs(),
+            party: text(row.get(1)?)?,
+            account: text(row.get(2)?)?,
+            operation,
+            key: text(row.get(4)?)?,
+        });
+        if unknown.len() == most as usize {
+            break;
+        }
+    }
+    Ok(unknown)
+}
+
 fn calls(
-    statement: &mut rusqlite::CachedStatement<'_>,
+    statement: &mut CachedStatement<'_>,
     asked: &[&dyn ToSql],
 ) -> Result<Vec<BookedCall>, StoreError> {
     let mut rows = statement.query(asked)?;
@@ -309,18 +555,66 @@ fn calls(
 
 fn call(row: &Row<'_>) -> Result<BookedCall, StoreError> {
     let unexpected = |what: &str| StoreError::Unexpected(format!("{what} of a booked call"));
-    let result: Option<i64> = row.get(6)?;
-    let result = result.map(|it| LearnedResult::of(it).ok_or(unexpected("result")));
-    let learned: Option<i64> = row.get(7)?;
-    let parts: String = row.get(4)?;
+    let end = |at: usize| {
+        let result: Option<i64> = row.get(at)?;
+        let result = result.map(|it| LearnedResult::of(it).ok_or(unexpected("result")));
+        let learned: Option<i64> = row.get(at + 1)?;
+        Ok::<_, StoreError>(result.transpose()?.zip(learned.map(i64::unsigned_abs)))
+    };
+    let parts: String = row.get(5)?;
+    let failed: Option<i64> = row.get(11)?;
+    let failed_by: Option<i64> = row.get(12)?;
     Ok(BookedCall {
         stamp: row.get(0)?,
-        operation: row.get(1)?,
-        key: row.get(2)?,
-        is_once: row.get(3)?,
+        account: row.get(1)?,
+        operation: row.get(2)?,
+        key: row.get(3)?,
+        is_once: row.get(4)?,
         amounts: amounts_of(&parts)?,
-        at_ms: row.get::<_, i64>(5)?.unsigned_abs(),
-        learned: result.transpose()?.zip(learned.map(i64::unsigned_abs)),
-        failed_ms: row.get::<_, Option<i64>>(8)?.map(i64::unsigned_abs),
+        at_ms: row.get::<_, i64>(6)?.unsigned_abs(),
+        learned: end(7)?,
+        own_end: end(9)?,
+        failure: failed.map(|learned| ObjectFailure {
+            learned_ms: learned.unsigned_abs(),
+            decided_ms: failed_by.unwrap_or(learned).unsigned_abs(),
+        }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_a_statement_are_read_in_the_order_of_an_index() {
+        let connection = Connection::open_in_memory().unwrap();
+        for schema in [
+            include_str!("../../sql/sqlite_0001.sql"),
+            include_str!("../../sql/sqlite_0002.sql"),
+            include_str!("../../sql/sqlite_0003.sql"),
+        ] {
+            connection.execute_batch(schema).unwrap();
+        }
+        for (statement, index) in [
+            (page_of(CallReading::Admitted), "usage_call_at"),
+            (page_of(CallReading::Learned), "usage_call_learned"),
+            (page_of(CallReading::OwnEnd), "usage_call_own"),
+            (page_of(CallReading::Failed), "usage_call_failed"),
+            (head_of(ACCEPTED), "usage_call_key"),
+            (head_of(FOUND), "usage_call_key"),
+            (head_of(ACCEPTED_LATER), "usage_call_key"),
+            (UNKNOWN.to_owned(), "usage_call_unknown"),
+        ] {
+            let mut plan = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
+                .unwrap();
+            let any = rusqlite::params_from_iter(std::iter::repeat_n("x", plan.parameter_count()));
+            let steps = plan.query_map(any, |row| row.get::<_, String>(3)).unwrap();
+            let steps: Vec<String> = steps.map(Result::unwrap).collect();
+            let [step] = &steps[..] else {
+                panic!("{statement}: {steps:?}");
+            };
+            assert!(step.contains(index), "{statement}: {step}");
+        }
+    }
 }

@@ -32,12 +32,17 @@ pub(super) fn note_usage(
     Ok(())
 }
 
-/// Notes the ends of calls. The first result stays.
+/// Notes the ends of calls. The first result stays. Where each call under a number may be one of its own, GatePay's word on
+/// the number does not tell which it is about, so that the call's own end is kept beside it.
 pub(super) fn settle_usage(
     change: &Transaction<'_>,
     now_ms: u64,
     settled: &[SettledAttempt],
 ) -> Result<(), StoreError> {
+    let mut own = change.prepare_cached(
+        "UPDATE usage_call SET own_result = ?2, own_learned = ?3
+        WHERE print = ?1 AND result = 3 AND NOT once AND own_result IS NULL",
+    )?;
     let mut update = change.prepare_cached(
         "UPDATE usage_call SET result = ?2, learned = ?3 WHERE print = ?1 AND result IS NULL",
     )?;
@@ -48,7 +53,11 @@ pub(super) fn settle_usage(
             AttemptResult::Found => 3,
             AttemptResult::Unknown => continue,
         };
-        update.execute(params![one.stamp, result, to_sql(now_ms)])?;
+        let end = params![one.stamp, result, to_sql(now_ms)];
+        if one.result != AttemptResult::Found {
+            own.execute(end)?;
+        }
+        update.execute(end)?;
     }
     Ok(())
 }

@@ -27,6 +27,8 @@ pub struct CallUsage {
 pub struct BookedCall {
     /// The stamp that the call was admitted with.
     pub stamp: Fingerprint,
+    /// The sub-account that it was made for.
+    pub account: String,
     /// The operation's name.
     pub operation: String,
     /// The key in tables.
@@ -37,10 +39,43 @@ pub struct BookedCall {
     pub amounts: Option<Vec<SpendAmount>>,
     /// When the call was admitted.
     pub at_ms: u64,
-    /// The result of the call, and the time at which it was learned.
+    /// The first result of the call, and the time at which it was learned.
     pub learned: Option<(LearnedResult, u64)>,
-    /// When it was learned that the object of an accepted call has finally failed.
-    pub failed_ms: Option<u64>,
+    /// The call's own end, and the time at which it was learned, if it came after GatePay's word on a number under which
+    /// each call may be one of its own: the word does not tell which call it is about.
+    pub own_end: Option<(LearnedResult, u64)>,
+    /// The final failure of the object of an accepted call.
+    pub failure: Option<ObjectFailure>,
+}
+
+/// The final failure of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectFailure {
+    /// When it was learned.
+    pub learned_ms: u64,
+    /// A time at which GatePay had already decided. Calls that were admitted later may have made another object.
+    pub decided_ms: u64,
+}
+
+/// The calls of one operation under one key that decide how all calls under it stand at a time. There may be any number of
+/// others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct KeyHeads {
+    /// The first call of which was learned that GatePay has its object.
+    pub(crate) first: Option<KeyHead>,
+    /// The first one after the failure of that object.
+    pub(crate) next: Option<KeyHead>,
+    /// The first one that GatePay accepted. Read for keys under which each call may be one of its own.
+    pub(crate) accepted: Option<KeyHead>,
+}
+
+/// One of the [`KeyHeads`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyHead {
+    stamp: Fingerprint,
+    at_ms: u64,
+    learned_ms: u64,
+    failed_ms: Option<u64>,
 }
 
 /// The result of a booked call.
@@ -52,6 +87,21 @@ pub enum LearnedResult {
     Accepted,
     /// GatePay has the object under its key, which this call or another one has made.
     Found,
+}
+
+/// A booked call that GatePay may have executed or not, and that it can be asked about by a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownCall {
+    /// When it was admitted, in milliseconds since 1970 by the store's clock.
+    pub at_ms: u64,
+    /// The tenant or operator.
+    pub party: StoredText,
+    /// The sub-account.
+    pub account: StoredText,
+    /// The operation's name.
+    pub operation: String,
+    /// The key.
+    pub key: StoredText,
 }
 
 /// How a booked call stands at a time.
@@ -148,12 +198,15 @@ impl BookedCall {
         !self.key.starts_with(NO_KEY)
     }
 
-    fn learned_by(&self, ms: u64) -> Option<(LearnedResult, u64)> {
-        self.learned.filter(|(_, learned)| *learned < ms)
+    /// The result that was known at a time.
+    fn learned_by(&self, ms: u64) -> Option<LearnedResult> {
+        let by = |end: Option<(LearnedResult, u64)>| end.filter(|(_, learned)| *learned < ms);
+        let known = by(self.own_end).or(by(self.learned));
+        known.map(|(result, _)| result)
     }
 
-    fn failed_by(&self, ms: u64) -> Option<u64> {
-        self.failed_ms.filter(|failed| *failed < ms)
+    fn failed_by(&self, ms: u64) -> Option<ObjectFailure> {
+        self.failure.filter(|failure| failure.learned_ms < ms)
     }
 
     fn accepted_by(&self, ms: u64) -> CallStanding {
@@ -164,61 +217,79 @@ impl BookedCall {
     }
 }
 
+impl KeyHead {
+    /// A call of which something is known at a time.
+    pub(crate) fn of(call: &BookedCall, before_ms: u64) -> Self {
+        let learned_ms = call.learned.map_or(before_ms, |(_, learned)| learned);
+        Self {
+            stamp: call.stamp,
+            at_ms: call.at_ms,
+            learned_ms,
+            failed_ms: call.failed_by(before_ms).map(|it| it.decided_ms),
+        }
+    }
+
+    fn is(&self, call: &BookedCall) -> bool {
+        self.stamp == call.stamp
+    }
+}
+
+impl KeyHeads {
+    /// The heads of a call that stands alone.
+    pub(crate) fn of_one(call: &BookedCall, before_ms: u64) -> Self {
+        let learned = call.learned_by(before_ms);
+        let is_known = matches!(
+            learned,
+            Some(LearnedResult::Accepted | LearnedResult::Found)
+        );
+        Self {
+            first: is_known.then(|| KeyHead::of(call, before_ms)),
+            next: None,
+            accepted: None,
+        }
+    }
+
+    /// Whether a call is one of the heads.
+    pub(crate) fn have(&self, call: &BookedCall) -> bool {
+        let heads = [self.first, self.next, self.accepted];
+        heads.iter().flatten().any(|head| head.is(call))
+    }
+}
+
 /// How a call stands before a time, by what was learned of all calls of its operation under its key.
 ///
 /// Under one key the call counts of which it was learned first, so that a later call does not change what counts. After the
-/// object has failed, the next call under the key may make another one.
-pub fn standing(call: &BookedCall, group: &[BookedCall], before_ms: u64) -> CallStanding {
+/// object has failed, the next call under the key may make another one. Where each call may be one of its own, a call
+/// counts by its own answer. GatePay's word on the number proves one object: that of the first call under it, unless the
+/// object may be another call's, and then only an operator can tell.
+pub(crate) fn standing(call: &BookedCall, heads: &KeyHeads, before_ms: u64) -> CallStanding {
     let learned = call.learned_by(before_ms);
-    if matches!(learned, Some((LearnedResult::Refused, _))) {
-        return CallStanding::Refused;
+    match learned {
+        Some(LearnedResult::Refused) => return CallStanding::Refused,
+        Some(LearnedResult::Accepted) if !call.is_once => return call.accepted_by(before_ms),
+        _ => {}
     }
-    let is_accepted =
-        |it: &&BookedCall| matches!(it.learned_by(before_ms), Some((LearnedResult::Accepted, _)));
+    let Some(first) = heads.first else {
+        return CallStanding::Unknown;
+    };
     if !call.is_once {
-        match learned {
-            Some((LearnedResult::Accepted, _)) => return call.accepted_by(before_ms),
-            Some(_) if group.iter().any(|it| is_accepted(&it)) => return CallStanding::Repeated,
-            // GatePay may execute it beside the accepted one.
-            None if group.iter().any(|it| is_accepted(&it)) => return CallStanding::Unknown,
-            _ => {}
-        }
+        let mut accepted = heads.accepted.iter();
+        let may_be_others = accepted.any(|other| other.at_ms <= first.learned_ms);
+        return if first.is(call) && !may_be_others {
+            CallStanding::Executed
+        } else {
+            CallStanding::Unknown
+        };
     }
-    let is_known = |it: &&BookedCall| {
-        let learned = it.learned_by(before_ms);
-        matches!(
-            learned,
-            Some((LearnedResult::Accepted | LearnedResult::Found, _))
-        )
-    };
-    let mut known: Vec<&BookedCall> = group.iter().filter(is_known).collect();
-    known.sort_by_key(|it| (it.learned.map(|(_, ms)| ms), it.stamp));
-    let mut counted: Option<&BookedCall> = None;
-    for one in known {
-        let is_next = counted.is_none_or(|before| {
-            let failed = before.failed_by(before_ms);
-            failed.is_some_and(|failed| one.at_ms > failed)
-        });
-        if is_next {
-            counted = Some(one);
-        }
-        if one.stamp == call.stamp {
-            return if is_next {
-                call.accepted_by(before_ms)
-            } else {
-                CallStanding::Repeated
-            };
-        }
+    if first.is(call) || heads.next.is_some_and(|next| next.is(call)) {
+        return call.accepted_by(before_ms);
     }
-    // The call itself is not known. The object under its key is the one that it may have made, unless it came after the end
-    // of that one.
-    let covers = |it: &BookedCall| {
-        it.failed_by(before_ms)
-            .is_none_or(|failed| call.at_ms <= failed)
-    };
-    match counted {
-        Some(counted) if covers(counted) => CallStanding::Repeated,
-        _ => CallStanding::Unknown,
+    // The object under its key is the one that the call may have made, unless the call came after the end of that one.
+    let is_covered = first.failed_ms.is_none_or(|failed| call.at_ms <= failed);
+    if learned.is_some() || heads.next.is_some() || is_covered {
+        CallStanding::Repeated
+    } else {
+        CallStanding::Unknown
     }
 }
 
@@ -229,19 +300,45 @@ mod tests {
     fn call(number: u8, is_once: bool, learned: Option<(LearnedResult, u64)>) -> BookedCall {
         BookedCall {
             stamp: [number; 16],
+            account: "100".to_owned(),
             operation: "create_payout".to_owned(),
             key: "k".to_owned(),
             is_once,
             amounts: Some(Vec::new()),
             at_ms: u64::from(number) * 10,
             learned,
-            failed_ms: None,
+            own_end: None,
+            failure: None,
+        }
+    }
+
+    /// The heads as both engines find them by an index.
+    fn heads(group: &[BookedCall], before_ms: u64) -> KeyHeads {
+        let known = group.iter().filter(|call| {
+            let learned = call.learned_by(before_ms);
+            matches!(learned, Some(Accepted | Found))
+        });
+        let mut known: Vec<&BookedCall> = known.collect();
+        known.sort_by_key(|call| (call.learned.map(|(_, ms)| ms), call.stamp));
+        let failed = known.first().and_then(|first| first.failed_by(before_ms));
+        let mut later = known
+            .iter()
+            .filter(|call| failed.is_some_and(|it| call.at_ms > it.decided_ms));
+        let mut accepted = known
+            .iter()
+            .filter(|call| call.learned_by(before_ms) == Some(Accepted));
+        let head = |call: &&BookedCall| KeyHead::of(call, before_ms);
+        KeyHeads {
+            first: known.first().map(head),
+            next: later.next().map(head),
+            accepted: accepted.next().map(head),
         }
     }
 
     fn standings(group: &[BookedCall], before_ms: u64) -> Vec<&'static str> {
+        let heads = heads(group, before_ms);
         let all = group.iter();
-        all.map(|one| standing(one, group, before_ms).as_str())
+        all.map(|one| standing(one, &heads, before_ms).as_str())
             .collect()
     }
 
@@ -271,30 +368,59 @@ mod tests {
     }
 
     #[test]
-    fn without_a_documented_key_each_accepted_call_counts() {
+    fn without_a_documented_key_each_accepted_call_counts_and_what_is_found_may_be_anothers() {
         let group = [
             call(1, false, None),
             call(2, false, Some((Accepted, 25))),
             call(3, false, Some((Accepted, 35))),
             call(4, false, Some((Found, 45))),
         ];
-        let now = ["unknown", "executed", "executed", "repeated"];
+        let now = ["unknown", "executed", "executed", "unknown"];
         assert_eq!(standings(&group, 100), now);
         let found = [call(1, false, None), call(2, false, Some((Found, 25)))];
-        assert_eq!(standings(&found, 100), ["repeated", "executed"]);
+        assert_eq!(standings(&found, 100), ["unknown", "executed"]);
+        // The object was found before the second call was made.
+        let later = [
+            call(1, false, Some((Found, 15))),
+            call(2, false, Some((Accepted, 25))),
+        ];
+        assert_eq!(standings(&later, 100), ["executed", "executed"]);
+    }
+
+    #[test]
+    fn without_a_documented_key_a_calls_own_end_outweighs_gatepays_word_on_its_number() {
+        let mut first = call(1, false, Some((Found, 25)));
+        first.own_end = Some((Refused, 40));
+        let second = call(2, false, Some((Accepted, 30)));
+        let group = [first.clone(), second.clone()];
+        assert_eq!(standings(&group, 28), ["executed", "unknown"]);
+        assert_eq!(standings(&group, 35), ["unknown", "executed"]);
+        assert_eq!(standings(&group, 100), ["refused", "executed"]);
+        first.own_end = Some((Accepted, 40));
+        let group = [first, second];
+        assert_eq!(standings(&group, 100), ["executed", "executed"]);
     }
 
     #[test]
     fn after_a_failure_the_next_call_under_the_key_counts_anew() {
         let mut first = call(1, true, Some((Accepted, 15)));
-        first.failed_ms = Some(25);
+        first.failure = Some(ObjectFailure {
+            learned_ms: 45,
+            decided_ms: 25,
+        });
         let group = [
             first,
             call(2, true, Some((Accepted, 28))),
             call(3, true, Some((Accepted, 38))),
+            call(4, true, None),
         ];
-        assert_eq!(standings(&group, 25), ["executed", "repeated", "repeated"]);
-        assert_eq!(standings(&group, 100), ["failed", "repeated", "executed"]);
+        let before = ["executed", "repeated", "repeated", "repeated"];
+        assert_eq!(standings(&group, 45), before);
+        // The third was admitted after GatePay had decided, though before this was learned.
+        let after = ["failed", "repeated", "executed", "repeated"];
+        assert_eq!(standings(&group, 100), after);
+        let without = [group[0].clone(), group[3].clone()];
+        assert_eq!(standings(&without, 100), ["failed", "unknown"]);
     }
 
     #[test]

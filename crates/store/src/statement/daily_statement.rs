@@ -1,11 +1,11 @@
 //! Daily statement: the sums of one party and one day.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use gatepay_core::exact_amount::ExactAmount;
 
-use super::account_book::{BookedCall, CallStanding, standing};
+use super::account_book::{BookedCall, CallStanding, KeyHeads, standing};
 use super::usage_flush::DayBounds;
 use crate::stored_text::Fingerprint;
 
@@ -28,20 +28,24 @@ pub struct DailyStatement {
     pub losses_ms: Vec<u64>,
 }
 
-/// Calls of one operation that stand alike.
+/// Calls of one operation for one sub-account that stand alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StatementLine {
+    /// The sub-account.
+    pub account: String,
     /// The operation's name.
     pub operation: String,
     /// How they stood.
     pub standing: CallStanding,
 }
 
-/// Calls of one operation and one earlier day that stood alike before, and stand alike now.
+/// Calls of one operation for one sub-account on one earlier day that stood alike before, and stand alike now.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CorrectionLine {
     /// The date of the day that is corrected.
     pub date: String,
+    /// The sub-account.
+    pub account: String,
     /// The operation's name.
     pub operation: String,
     /// How they stood at the beginning of the day on which the correction was learned.
@@ -135,8 +139,38 @@ impl LineTotal {
     }
 }
 
-/// Calls by operation and key. A call without a key is alone and not in here.
-pub(crate) type KeyGroups = HashMap<(String, String), Vec<BookedCall>>;
+/// The name under which calls are one group. A call without a key stands alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct KeyName {
+    pub(crate) account: String,
+    pub(crate) operation: String,
+    pub(crate) key: String,
+}
+
+/// The heads of keys at one time. A key of which nothing is known has none.
+pub(crate) type HeadsByKey = HashMap<KeyName, KeyHeads>;
+
+impl KeyName {
+    /// The name of a call's group; `None` for one that stands alone.
+    pub(crate) fn of(call: &BookedCall) -> Option<Self> {
+        call.has_key().then(|| Self {
+            account: call.account.clone(),
+            operation: call.operation.clone(),
+            key: call.key.clone(),
+        })
+    }
+
+    /// The names of calls, each once, and whether each call under it may be one of its own.
+    pub(crate) fn all(calls: &[BookedCall]) -> BTreeMap<Self, bool> {
+        let mut names = BTreeMap::new();
+        for call in calls {
+            if let Some(name) = Self::of(call) {
+                *names.entry(name).or_default() |= !call.is_once;
+            }
+        }
+        names
+    }
+}
 
 /// Adds up a statement, page by page.
 pub(crate) struct StatementSum {
@@ -144,6 +178,26 @@ pub(crate) struct StatementSum {
     /// The days of the store, for the dates of corrections.
     days: Vec<DayBounds>,
     corrected: HashSet<Fingerprint>,
+}
+
+/// The heads of keys at the beginning of a day and at its end.
+pub(crate) struct HeadsOfDay {
+    pub(crate) before: HeadsByKey,
+    pub(crate) now: HeadsByKey,
+}
+
+impl HeadsOfDay {
+    /// The keys of which these calls have changed the heads: others under the key may stand in another way for that reason.
+    pub(crate) fn changed_by(&self, calls: &[BookedCall]) -> Vec<KeyName> {
+        let changed = calls.iter().filter_map(|call| {
+            let name = KeyName::of(call)?;
+            let [before, now] = [&self.before, &self.now].map(|heads| heads.get(&name));
+            let [before, now] = [before, now].map(|heads| heads.copied().unwrap_or_default());
+            (before != now && (before.have(call) || now.have(call))).then_some(name)
+        });
+        let changed: BTreeSet<KeyName> = changed.collect();
+        changed.into_iter().collect()
+    }
 }
 
 impl StatementSum {
@@ -164,49 +218,40 @@ impl StatementSum {
     }
 
     /// Counts calls that were admitted on the day, each once.
-    pub(crate) fn count(&mut self, calls: &[BookedCall], groups: &KeyGroups) {
+    pub(crate) fn count(&mut self, calls: &[BookedCall], heads: &HeadsByKey) {
         let ends_ms = self.statement.day.ends_ms;
         for call in calls {
             let line = StatementLine {
+                account: call.account.clone(),
                 operation: call.operation.clone(),
-                standing: standing(call, group_of(call, groups), ends_ms),
+                standing: standing(call, &heads_of(call, heads, ends_ms), ends_ms),
             };
             self.statement.calls.entry(line).or_default().count(call);
         }
     }
 
-    /// Counts what these calls, of which something was learned on the day, change about earlier days.
-    pub(crate) fn correct(&mut self, calls: &[BookedCall], groups: &KeyGroups) {
-        for call in calls {
-            let group = group_of(call, groups);
-            for one in group {
-                self.correct_one(one, group);
-            }
-        }
-    }
-
-    fn correct_one(&mut self, call: &BookedCall, group: &[BookedCall]) {
+    /// Counts what the day's news change about calls of earlier days.
+    pub(crate) fn correct(&mut self, calls: &[BookedCall], heads: &HeadsOfDay) {
         let DayBounds {
             begins_ms, ends_ms, ..
         } = self.statement.day;
-        if call.at_ms >= begins_ms {
-            return;
+        for call in calls.iter().filter(|call| call.at_ms < begins_ms) {
+            let times = [(&heads.before, begins_ms), (&heads.now, ends_ms)];
+            let [before, now] =
+                times.map(|(heads, ms)| standing(call, &heads_of(call, heads, ms), ms));
+            if before == now || !self.corrected.insert(call.stamp) {
+                continue;
+            }
+            let line = CorrectionLine {
+                date: self.date_of(call.at_ms),
+                account: call.account.clone(),
+                operation: call.operation.clone(),
+                before,
+                now,
+            };
+            let total = self.statement.corrections.entry(line);
+            total.or_default().count(call);
         }
-        let [before, now] = [begins_ms, ends_ms].map(|ms| standing(call, group, ms));
-        if before == now || !self.corrected.insert(call.stamp) {
-            return;
-        }
-        let line = CorrectionLine {
-            date: self.date_of(call.at_ms),
-            operation: call.operation.clone(),
-            before,
-            now,
-        };
-        self.statement
-            .corrections
-            .entry(line)
-            .or_default()
-            .count(call);
     }
 
     fn date_of(&self, at_ms: u64) -> String {
@@ -215,13 +260,11 @@ impl StatementSum {
     }
 }
 
-fn group_of<'a>(call: &'a BookedCall, groups: &'a KeyGroups) -> &'a [BookedCall] {
-    let alone = std::slice::from_ref(call);
-    if !call.has_key() {
-        return alone;
+fn heads_of(call: &BookedCall, heads: &HeadsByKey, before_ms: u64) -> KeyHeads {
+    match KeyName::of(call) {
+        None => KeyHeads::of_one(call, before_ms),
+        Some(name) => heads.get(&name).copied().unwrap_or_default(),
     }
-    let group = groups.get(&(call.operation.clone(), call.key.clone()));
-    group.map_or(alone, Vec::as_slice)
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ pub struct UsageFlush {
     pub number: i64,
     /// Whether it is the instance's last one: nothing is lost then.
     pub is_last: bool,
-    /// The day of now in the configured time zone, which begins if the store's last day has ended.
-    pub day: DayBounds,
+    /// The day of now in the configured time zone, and the days after it. If the store's last day has ended, the first of
+    /// these begins that has a later date.
+    pub days: Vec<DayBounds>,
     /// Requests by operation and end.
     pub counts: Vec<UsageCount>,
     /// Requests by second.

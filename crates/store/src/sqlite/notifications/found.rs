@@ -144,6 +144,8 @@ fn spends(connection: &Connection, search: &SpendSearch) -> Result<Vec<FoundSpen
 
 #[cfg(test)]
 mod tests {
+    use super::super::ledger::OWNERS;
+    use super::super::lists::ATTEMPTS;
     use super::*;
 
     #[test]
@@ -152,11 +154,21 @@ mod tests {
         for schema in [
             include_str!("../../../sql/sqlite_0001.sql"),
             include_str!("../../../sql/sqlite_0002.sql"),
+            include_str!("../../../sql/sqlite_0003.sql"),
         ] {
             connection.execute_batch(schema).unwrap();
         }
         let of_object = of_object();
-        for statement in [OBJECT, HINTED, &of_object, OPEN_BY_ID, OPEN_BY_KEY, SPENDS] {
+        for statement in [
+            OWNERS,
+            OBJECT,
+            HINTED,
+            &of_object,
+            ATTEMPTS,
+            OPEN_BY_ID,
+            OPEN_BY_KEY,
+            SPENDS,
+        ] {
             let mut plan = connection
                 .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
                 .unwrap();

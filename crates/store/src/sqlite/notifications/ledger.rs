@@ -14,7 +14,7 @@ use crate::notifications::ledger::{
 };
 
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
-const OWNERS: &str = "SELECT o.tenant, o.account, o.at, o.operation, o.source,
+pub(super) const OWNERS: &str = "SELECT o.tenant, o.account, o.at, o.operation, o.source,
         coalesce(
             (SELECT max(i.incarnation) FROM incarnation AS i
                 WHERE i.tenant = o.tenant AND i.account = o.account AND i.began <= o.at),
@@ -200,8 +200,10 @@ fn note_owner(
         WHERE ?8 <> 'asked' OR NOT EXISTS (SELECT 1 FROM isolation WHERE operation = ?7 AND verdict = 'shared')
         ON CONFLICT DO UPDATE SET at = max(at, excluded.at),
             source = CASE WHEN source = 'asked' THEN excluded.source ELSE source END,
-            operation = CASE WHEN source = 'asked' THEN excluded.operation ELSE operation END
-        WHERE at < excluded.at OR (source = 'asked' AND excluded.source <> 'asked')";
+            operation = CASE WHEN source = 'asked' THEN excluded.operation ELSE operation END,
+            currency = coalesce(currency, excluded.currency)
+        WHERE at < excluded.at OR (source = 'asked' AND excluded.source <> 'asked')
+            OR (currency IS NULL AND excluded.currency IS NOT NULL)";
     change.prepare_cached(insert)?.execute(params![
         note.key.kind().as_str(),
         note.key.text(),

@@ -179,13 +179,14 @@ fn detail(connection: &Connection, id: EventId) -> Result<Option<EventDetail>, S
     Ok(Some(detail))
 }
 
+pub(super) const ATTEMPTS: &str = "SELECT number, at, instance, took, status, outcome, said FROM attempt WHERE event = ?1 ORDER BY number";
+
 /// The attempts to deliver an event.
 pub(super) fn attempts(
     connection: &Connection,
     id: EventId,
 ) -> Result<Vec<AttemptRow>, StoreError> {
-    let attempts = "SELECT number, at, instance, took, status, outcome, said FROM attempt WHERE event = ?1 ORDER BY number";
-    let mut attempts = connection.prepare_cached(attempts)?;
+    let mut attempts = connection.prepare_cached(ATTEMPTS)?;
     let attempts = attempts.query_map([id.0.as_bytes()], |row| {
         Ok(AttemptRow {
             number: row.get(0)?,
