@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gatepay_proxy::process::clock::Clock;
+use gatepay_sandbox::InjectedFault;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -20,6 +21,8 @@ const FUNDS: i128 = 10_000_000;
 const CALLERS: u64 = 8;
 /// One of so many calls meets a fault.
 const CALLS_OF_A_FAULT: usize = 10;
+/// The variable with another number of calls for the long campaign.
+const CALLS: &str = "STATEMENT_CALLS";
 const DAYS: [&str; 2] = ["2026-02-01", "2026-02-02"];
 
 /// The answers that the callers have seen.
@@ -354,7 +357,9 @@ async fn without_a_crash_each_read_is_counted() {
 #[tokio::test]
 #[ignore = "takes minutes: 100,000 calls"]
 async fn statements_equal_gatepays_books_after_100_000_calls() {
-    campaign(100_000, 20).await;
+    let given = std::env::var(CALLS).ok();
+    let given = given.map(|calls| calls.parse().expect("a number of calls"));
+    campaign(given.unwrap_or(100_000), 20).await;
 }
 
 /// A program with its store in a file.
@@ -443,12 +448,102 @@ async fn a_tenant_sees_its_own_statement_and_operators_see_it_by_command() {
     };
     let csv = command("--csv");
     for line in [
-        format!("calls,{day},,create_payout,,executed,,1,"),
-        format!("calls,{day},,create_payout,,executed,USDT,,12.5"),
+        format!(
+            "calls,{day},,create_payout,,executed,,1,,{}",
+            acme().sub_account
+        ),
+        format!(
+            "calls,{day},,create_payout,,executed,USDT,,12.5,{}",
+            acme().sub_account
+        ),
     ] {
         assert!(csv.lines().any(|it| it == line), "{line} in {csv}");
     }
     assert!(command("").contains("create_payout"));
     let shown: Value = serde_json::from_str(&command("--json")).unwrap();
     assert_eq!(shown["calls"], payouts);
+}
+
+/// How calls to an operation stand on a day.
+async fn standings(program: &Program, day: &str, operation: &str) -> Vec<(String, u64)> {
+    let statement = statement(program, day).await;
+    let calls = statement["calls"].as_array().unwrap().iter();
+    let own = calls.filter(|call| call["operation"] == operation);
+    own.map(|call| {
+        let outcome = call["outcome"].as_str().unwrap().to_owned();
+        (outcome, call["calls"].as_u64().unwrap())
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
+    if postgres::is_missing() {
+        return;
+    }
+    let gatepay = GatePay::now();
+    gatepay
+        .sandbox
+        .fund(acme().sub_account, "USDT", "100")
+        .unwrap();
+    let server = PgServer::migrated().await;
+    server.sql(&format!(
+        "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
+        DAYS[0]
+    ));
+    let program = Program::serve(&folder(&gatepay, &server)).await;
+    program.until_ready().await;
+    for (path, body) in [(CREATE, order("L1")), (PAYOUT, payout("L2", "5"))] {
+        gatepay.inject(InjectedFault::ResetAfterExecuting.once());
+        let lost = send(program.address, path, &body).await.unwrap();
+        assert_eq!(lost.refusal(), Some("outcome_unknown"), "{}", lost.text());
+    }
+    // A minute later.
+    server.sql("UPDATE gatepay.usage_call SET at = at - 61000");
+    let began = Instant::now();
+    for operation in ["create_order", "create_payout"] {
+        loop {
+            let told = standings(&program, DAYS[0], operation).await;
+            if told == [("executed".to_owned(), 1)] {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{operation}: {told:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refund_of_a_whole_order_is_one_transaction_however_often_it_is_sent() {
+    let gatepay = GatePay::now();
+    let (_folder, program) = with_a_file(&gatepay).await;
+    let made = send(program.address, CREATE, &order("W1")).await.unwrap();
+    let prepay = made.json()["data"]["prepayId"].as_str().unwrap().to_owned();
+    gatepay.sandbox.pay(acme().sub_account, &prepay).unwrap();
+    let refund = json!({ "refundRequestId": "R1", "prepayId": prepay, "refundAmount": "1.21",
+        "refundAmountTypeFull": 1 });
+    for _ in 0..2 {
+        let sent = send(
+            program.address,
+            "/v2/standard/order/refund",
+            &refund.to_string(),
+        )
+        .await;
+        let sent = sent.unwrap();
+        assert_eq!(sent.refusal(), None, "{}", sent.text());
+    }
+    let began = Instant::now();
+    let one = [("executed".to_owned(), 1), ("repeated".to_owned(), 1)];
+    loop {
+        let days = program.admin("GET", "/statements").await.json();
+        let told = match days["days"][0]["day"].as_str() {
+            Some(day) => standings(&program, day, "refund_order_v2").await,
+            None => Vec::new(),
+        };
+        if told == one {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{told:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

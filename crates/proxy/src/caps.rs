@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use gatepay_core::Operation;
 use gatepay_core::money::{MONEY_ROWS, MoneyDirection, MoneyRow};
 use gatepay_store::caps::rule::{CapScope, CappedCalls};
+use gatepay_store::caps::spend::UnknownSpend;
 use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::caps::Cap;
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub struct Caps {
     in_store: ArcSwap<Vec<CappedCalls>>,
     /// Whether a rule asks for approvals: of this configuration, or of the store.
     asks_approvals: AtomicBool,
+    /// The spends of unknown outcome, as this process last saw them.
+    unknown: ArcSwap<Vec<UnknownSpend>>,
     /// Where the calls' ends arrive; `None` once the thread has it.
     unread: Mutex<Option<SpendReportsEnd>>,
 }
@@ -62,6 +65,7 @@ impl Caps {
             is_declared: AtomicBool::new(false),
             in_store: ArcSwap::default(),
             asks_approvals: AtomicBool::new(false),
+            unknown: ArcSwap::default(),
             unread: Mutex::new(Some(unread)),
         }
     }
@@ -119,6 +123,11 @@ impl Caps {
     /// Whether money calls tell the store the subject of their approval.
     pub fn asks_approvals(&self) -> bool {
         self.asks_approvals.load(Ordering::Acquire)
+    }
+
+    /// The spends of unknown outcome, as this process last saw them.
+    pub fn unknown_spends(&self) -> Arc<Vec<UnknownSpend>> {
+        self.unknown.load_full()
     }
 
     /// From now on they do.

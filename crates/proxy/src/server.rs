@@ -1,7 +1,7 @@
 //! The running program: its threads, its sockets and its shutdown.
 
+mod later_look_ups;
 pub mod own_reads;
-mod spend_look_ups;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -487,6 +487,7 @@ fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartErro
         in_force: Box::new(move || of_app.generation.load_full()),
         clock: app.clock.clone(),
         offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+        meters: app.metrics.statements.clone(),
     };
     let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;
     Ok(Some(thread))
@@ -630,7 +631,7 @@ async fn work(
                 own_reads::probe(&worker),
                 own_reads::rotate(&worker),
                 own_reads::inquire(&worker),
-                spend_look_ups::keep_asking(&worker),
+                later_look_ups::keep_asking(&worker),
             )
         })
     });

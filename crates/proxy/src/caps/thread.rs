@@ -269,7 +269,7 @@ fn arrange(inputs: &CapInputs, generation: &Generation) {
     inputs.caps.meters.arrange(&own.collect());
 }
 
-/// Makes unknown what instances that are gone left open, and shows what is unknown.
+/// Makes unknown what instances that are gone left open, and shows what is unknown. Later look-ups go by the same reading.
 async fn age(inputs: Arc<CapInputs>) {
     let CapInputs {
         caps,
@@ -298,6 +298,7 @@ async fn age(inputs: Arc<CapInputs>) {
                 caps.meters.show_approvals(approvals.waiting);
                 let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
                 caps.meters.show(&unknown, now_ms);
+                caps.unknown.store(Arc::new(unknown));
                 was_away = false;
                 if round % ROUNDS_OF_USE == 0 {
                     show_used(caps, calls).await;

@@ -60,7 +60,8 @@ impl Store {
         }
     }
 
-    /// Spends that GatePay is to be asked about, the oldest first, at most so many.
+    /// Spends that GatePay is to be asked about, of each party in turn the newest first, at most so many: those that GatePay
+    /// never finds hide no other.
     pub async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
         match self {
             Self::Postgres(store) => store.unknown_spends(most).await,

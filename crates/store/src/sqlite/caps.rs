@@ -158,9 +158,9 @@ fn unknown_spends(connection: &Connection, most: u32) -> Result<Vec<UnknownSpend
     let mut statement = connection.prepare_cached(
         "SELECT since, party, account, counted_as, key FROM (
             SELECT min(at) AS since, party, account, counted_as, key,
-                row_number() OVER (PARTITION BY party ORDER BY min(at), key) AS place
+                row_number() OVER (PARTITION BY party ORDER BY min(at) DESC, key) AS place
             FROM spend_attempt WHERE unknown GROUP BY party, account, counted_as, key
-        ) ORDER BY place, since, party LIMIT ?1",
+        ) ORDER BY place, since DESC, party LIMIT ?1",
     )?;
     let rows = statement.query_map([most], |row| {
         let since: i64 = row.get(0)?;
