@@ -160,6 +160,7 @@ fn note_shown_id(means: &LookUpMeans<'_>, admitted: &Admitted, status: u16, answ
             operation: look_up.operation.to_owned(),
             chosen: vec![number],
             ids: vec![id],
+            currency: None,
         });
     }
 }

@@ -112,11 +112,15 @@ fn note_observation(admitted: &Admitted, means: &LookUpMeans<'_>, observation: &
     let chosen = chosen(admitted);
     let ids = row.found_ids(&chosen, object);
     if !ids.is_empty() && !chosen.is_empty() {
+        let intents = admitted.ledger().into_iter().flat_map(|it| &it.intents);
+        let mut currencies = intents.filter_map(|intent| intent.currency.as_ref());
+        let currency = currencies.next();
         ledger.note_found(FoundIds {
             holder,
             operation: operation.name.to_string(),
             chosen,
             ids,
+            currency: currency.map(|it| it.as_str().to_owned()),
         });
     }
 }

@@ -71,6 +71,8 @@ pub struct FoundIds {
     pub chosen: Vec<LedgerKey>,
     /// GatePay's ids.
     pub ids: Vec<LedgerKey>,
+    /// The currency of the call's order, for a refund of it.
+    pub currency: Option<String>,
 }
 
 /// A queue and its other end. Items that find no room are counted in `lost`.
@@ -171,7 +173,7 @@ impl FoundIds {
             holder: self.holder.clone(),
             at_ms: None,
             operation: self.operation.clone(),
-            currency: None,
+            currency: self.currency.clone(),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gatepay_core::ledger_rows::{JOURNALED_LENGTH, LedgerRow};
+use gatepay_core::money::CurrencyCode;
 use gatepay_core::operation::IdempotencyKey;
 use gatepay_core::{Catalogue, SigningKey};
 use gatepay_proxy::cluster::connection::StoreConnection;
@@ -55,6 +56,8 @@ Examples:
 
 /// Rows in one call to the store.
 const TOGETHER: usize = 500;
+/// The field of an order's amount, which the journal shows beside its currency.
+const ORDER_AMOUNT: &str = "orderAmount";
 
 /// Why calls of the journal leave no key, with the number of calls.
 type Skipped = BTreeMap<&'static str, u64>;
@@ -175,25 +178,29 @@ impl LedgerImport {
         notes: &[LedgerNote],
     ) -> Result<(usize, usize), ExitStatus> {
         let away = |error: &dyn fmt::Display| fail(format_args!("store: {error}"));
-        let (mut new, mut known) = (0, 0);
+        let (mut new, mut known): (usize, usize) = (0, 0);
         for some in notes.chunks(TOGETHER) {
             let keys: Vec<_> = some.iter().map(|note| note.key.clone()).collect();
             let holders = store.owners(&keys).await.map_err(|error| away(&error))?;
-            let missing = some.iter().zip(holders).filter(|(note, holders)| {
+            let mut wanted = Vec::new();
+            for (note, holders) in some.iter().zip(holders) {
                 let is_it = |tenant: &str, account: &str| {
                     note.holder.tenant == tenant && note.holder.account == account
                 };
-                !holders
+                let is_known = holders
                     .iter()
-                    .any(|it| is_it(&it.tenant.tenant, &it.tenant.account))
-            });
-            let missing: Vec<LedgerNote> = missing.map(|(note, _)| note.clone()).collect();
-            if !self.dry_run && !missing.is_empty() {
-                let noted = store.note_owners(&missing, LedgerSource::Journal).await;
+                    .any(|it| is_it(&it.tenant.tenant, &it.tenant.account));
+                known += usize::from(is_known);
+                new += usize::from(!is_known);
+                // A row that is there may lack its order's currency.
+                if !is_known || note.currency.is_some() {
+                    wanted.push(note.clone());
+                }
+            }
+            if !self.dry_run && !wanted.is_empty() {
+                let noted = store.note_owners(&wanted, LedgerSource::Journal).await;
                 noted.map_err(|error| away(&error))?;
             }
-            new += missing.len();
-            known += some.len() - missing.len();
             let done = new + known;
             if done % (TOGETHER * 20) == 0 {
                 complain(format_args!("{done} of {} keys", notes.len()));
@@ -242,6 +249,7 @@ fn notes(catalogue: &Catalogue, call: &ShownCall, skipped: &mut Skipped) -> Vec<
     let at_ms = time.parse::<Timestamp>().ok();
     let at_ms = at_ms.and_then(|at| u64::try_from(at.as_millisecond()).ok());
     let account = text("account").unwrap_or_default();
+    let currency = order_currency(&call.before);
     let note = |key| LedgerNote {
         key,
         holder: TenantAccount {
@@ -250,9 +258,17 @@ fn notes(catalogue: &Catalogue, call: &ShownCall, skipped: &mut Skipped) -> Vec<
         },
         at_ms,
         operation: name.to_owned(),
-        currency: None,
+        currency: currency.clone(),
     };
     keys.into_iter().map(note).collect()
+}
+
+/// The currency of an order that a call makes, which the order's refunds have.
+fn order_currency(record: &JournalRecord) -> Option<String> {
+    let amounts = record.get("amounts")?.as_array()?;
+    let order = amounts.iter().find(|it| it["field"] == ORDER_AMOUNT)?;
+    let currency = CurrencyCode::parse(order["currency"].as_str()?)?;
+    Some(currency.as_str().to_owned())
 }
 
 fn text<'r>(record: &'r JournalRecord, name: &str) -> Option<&'r str> {
