@@ -28,6 +28,7 @@ use crate::prom::histogram::OperationLabels;
 use crate::prom::registrar::{MetricDescription, Registrar, SECONDS, opts};
 use crate::record::access_log::LogMeters;
 use crate::record::meters::RequestMeters;
+use crate::statements::meters::StatementMeters;
 use crate::upstream::meters::{ClockMeters, SignerMeters, UpstreamMeters};
 
 /// Every metric of the program. Labeled children are kept here, so counting needs no look-up.
@@ -87,6 +88,8 @@ pub struct Metrics {
     pub halted: HaltMeters,
     /// Metrics of money caps. They stay at zero without caps.
     pub caps: CapMeters,
+    /// Metrics of statements. They stay at zero without a store.
+    pub statements: StatementMeters,
     /// When the certificate of the listener for notifications expires, in seconds since 1970.
     pub notification_certificate_expiry: IntGauge,
     /// Limits that instances share.
@@ -167,6 +170,7 @@ impl Metrics {
             deliveries: DeliveryMeters::new(make),
             halted: HaltMeters::new(make),
             caps: CapMeters::new(make),
+            statements: StatementMeters::new(make),
             accept_errors: make.counter(
                 "accept_errors_total",
                 "Failed accepts of a connection, mostly for lack of file descriptors.",
