@@ -90,8 +90,8 @@ impl CallReading {
     }
 }
 
-/// The most calls of a page.
-pub(crate) const PAGE_CALLS: u32 = 1_000;
+/// The most calls of a page: with the heads of as many keys, one read stays far below the time that a busy store has for it.
+pub(crate) const PAGE_CALLS: u32 = 200;
 /// The most calls under each key that are read for many keys at once.
 const FEW_MEMBERS: u32 = 20;
 /// How long after its end a day is still open: admissions of its last moment may be under way.
