@@ -567,6 +567,7 @@ fn only_a_refusal_and_the_admin_page_choose_a_status() {
             "admin",
             "suspend",
             "halt",
+            "cap_raise",
             "cap_view",
             "approvals",
             "approver_count",

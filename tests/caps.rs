@@ -1,9 +1,11 @@
 //! Money caps: no call goes to GatePay beyond a cap, and what is proven not to be spent comes free.
 
+mod accounts;
 mod approvals;
 mod campaign;
 mod destinations;
 mod keeping;
+mod raising;
 mod refusing;
 mod settling;
 mod showing;

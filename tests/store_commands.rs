@@ -104,14 +104,14 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     );
     for line in [
         place.as_str(),
-        "schema 3 is made",
+        "schema 4 is made",
         "gatepay_serve may execute the functions and read the tables",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let (text, code) = migrate(&folder);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("schema 3; nothing changes"), "{text}");
+    assert!(text.contains("schema 4; nothing changes"), "{text}");
     // The role that serves changes no table.
     let (text, code) = said(&folder, &["migrate"]);
     assert_eq!(code, Some(1), "{text}");
@@ -125,7 +125,7 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     for line in [
         "fine: PostgreSQL ",
         "fine: the connection is plain, on this machine",
-        "fine: schema 3",
+        "fine: schema 4",
         "fine: no standby is attached",
     ] {
         assert!(text.contains(line), "{line}: {text}");
@@ -388,11 +388,11 @@ fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
     assert_eq!(migrate(&folder).1, Some(0));
-    server.sql("INSERT INTO gatepay.schema_version VALUES (4)");
+    server.sql("INSERT INTO gatepay.schema_version VALUES (5)");
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(0), "one newer works: {text}");
-    server.sql("INSERT INTO gatepay.schema_version VALUES (5)");
-    let wrong = "schema 5; this version works with 3 to 4: use a newer version of the program";
+    server.sql("INSERT INTO gatepay.schema_version VALUES (6)");
+    let wrong = "schema 6; this version works with 4 to 5: use a newer version of the program";
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(wrong), "{text}");
@@ -490,11 +490,11 @@ async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
     let (text, code) = said(&folder, &["migrate"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("SQLite file ") && text.contains("schema 3 is made"),
+        text.contains("SQLite file ") && text.contains("schema 4 is made"),
         "{text}"
     );
     let text = said(&folder, &["migrate"]).0;
-    assert!(text.contains("schema 3; nothing changes"), "{text}");
+    assert!(text.contains("schema 4; nothing changes"), "{text}");
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("fine: the file is readable"), "{text}");

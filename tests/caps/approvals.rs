@@ -24,7 +24,7 @@ fn with_operators(folder: &Folder) {
     folder.keeps_a_journal();
 }
 
-async fn serving_with_operators(gatepay: &GatePay, limits: &str) -> (Folder, Program) {
+pub(super) async fn serving_with_operators(gatepay: &GatePay, limits: &str) -> (Folder, Program) {
     let folder = folder_of_file(gatepay, &caps(limits));
     with_operators(&folder);
     let program = Program::serve(&folder).await;
@@ -33,7 +33,11 @@ async fn serving_with_operators(gatepay: &GatePay, limits: &str) -> (Folder, Pro
 }
 
 /// The status and the answer to a request of this operator's.
-async fn says(program: &Program, name: &str, (method, path): (&str, &str)) -> (u16, String) {
+pub(super) async fn says(
+    program: &Program,
+    name: &str,
+    (method, path): (&str, &str),
+) -> (u16, String) {
     let bearer = format!("Bearer fake-{name}-token");
     let headers = [("authorization", bearer.as_str())];
     let answer = program.admin_with(method, path, &headers).await;

@@ -149,6 +149,12 @@ impl MoneyRow {
             .find(|row| row.operation == operation.name)
     }
 
+    /// Whether money moves between the institution and one of its sub-accounts. Only the institution makes such calls, and the
+    /// caps and lists of a sub-account are not about them.
+    pub fn is_within_institution(&self) -> bool {
+        matches!(self.targets, TargetPlace::Account(_))
+    }
+
     /// The names under which caps count calls to the operation.
     pub fn counted_names(&self) -> impl Iterator<Item = &'static str> {
         [Some(self.operation), self.payout_name]

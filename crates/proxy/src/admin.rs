@@ -2,6 +2,7 @@
 
 mod approvals;
 mod approver_count;
+mod cap_raise;
 mod cap_view;
 mod cluster_view;
 mod find;
@@ -280,6 +281,10 @@ fn unsupported(path: &str) -> AdminResponse {
             "POST",
             "POST with ?id= decides about a call that waits in /approvals\n",
         ),
+        "/-/caps/raise" => not_allowed(
+            "POST",
+            "POST with ?id= has a raise of caps that waits hold at once\n",
+        ),
         "/-/suspend" => not_allowed(
             "POST",
             "POST with ?tenant= refuses all calls of a tenant or an operator from now on\n",
@@ -323,17 +328,18 @@ fn unsupported(path: &str) -> AdminResponse {
 /// The paths of the admin address.
 const PATHS: &str = "there are /metrics, /live, /ready, /version, /, /openapi.json, /status, /operations, /tenants, /config, /cluster, /institution, \
     /notifications, /notifications/endpoints, /ledger, /find, /caps, /approvals, /statements, /-/reload, /-/log, /-/registry, /-/suspend, /-/resume, /-/halt, /-/halt/end, \
-    /-/approvals/approve, /-/approvals/reject, \
+    /-/approvals/approve, /-/approvals/reject, /-/caps/raise, \
     /-/notifications/assign, /-/notifications/replay, /-/notifications/test, /-/notifications/enable, \
     /-/probe/isolation and /-/institution/switch\n";
 
 /// The paths at which POST changes or sends something.
-const ACTIONS: [&str; 14] = [
+const ACTIONS: [&str; 15] = [
     "/-/halt",
     "/-/halt/end",
     "/-/log",
     "/-/approvals/approve",
     "/-/approvals/reject",
+    "/-/caps/raise",
     "/-/suspend",
     "/-/resume",
     "/-/notifications/assign",
@@ -357,6 +363,7 @@ async fn act(
         "/-/log" => log::set(app, query),
         "/-/approvals/approve" => approvals::decide(app, query, (actor, Decision::Approve)).await,
         "/-/approvals/reject" => approvals::decide(app, query, (actor, Decision::Reject)).await,
+        "/-/caps/raise" => cap_raise::raise(app, query, actor).await,
         "/-/suspend" => suspend::suspend(app, query, actor).await,
         "/-/resume" => suspend::resume(app, query, actor).await,
         "/-/notifications/assign" => notification_acts::assign(app, query, actor).await,

@@ -22,7 +22,7 @@ use crate::app::admission_state::AdmissionState;
 use crate::app::lifecycle::Lifecycle;
 use crate::app::listener_state::ListenerState;
 use crate::app::upstream_state::UpstreamState;
-use crate::caps::{self, Caps};
+use crate::caps::Caps;
 use crate::cluster::limits::SharedLimits;
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::usage_tally::UsageTally;
@@ -131,7 +131,7 @@ impl App {
         let journal = journal(&mut settings, &clock, &metrics).map_err(StartError::Journal)?;
         let cluster = cluster(&settings, &clock, &metrics, shared).map_err(StartError::Store)?;
         let notifications = notifications(&settings, cluster.as_ref(), &metrics, &clock)?;
-        let (caps, usage) = counts(cluster.as_ref(), &metrics, &generation);
+        let (caps, usage) = counts(cluster.as_ref(), &metrics);
         let registry = &generation.registry;
         let cluster_of = cluster.as_ref();
         let admission =
@@ -321,9 +321,8 @@ fn telemetry(
 fn counts(
     cluster: Option<&Cluster>,
     metrics: &Metrics,
-    generation: &Generation,
 ) -> (Option<Arc<Caps>>, Option<Arc<UsageTally>>) {
-    let caps = || Arc::new(Caps::new(&metrics.caps, caps::has_any(generation)));
+    let caps = || Arc::new(Caps::new(&metrics.caps));
     let usage = |cluster: &Cluster| Arc::new(UsageTally::new(cluster.id()));
     (cluster.map(|_| caps()), cluster.map(usage))
 }

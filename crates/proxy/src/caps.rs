@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use gatepay_core::Operation;
 use gatepay_core::money::{MONEY_ROWS, MoneyDirection, MoneyRow};
+use gatepay_core::operation::OperationScope;
 use gatepay_store::caps::rule::{CapScope, CappedCalls};
 use gatepay_store::caps::spend::UnknownSpend;
-use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::caps::Cap;
 use parking_lot::Mutex;
 
@@ -35,8 +35,6 @@ pub struct Caps {
     pub meters: CapMeters,
     /// Where tenants' money may go.
     pub destinations: StoredDestinations,
-    /// Whether spends are counted: a cap is configured or in force in the store, or was since the start.
-    is_counting: AtomicBool,
     /// Whether this process has seen which rules the store has.
     is_learned: AtomicBool,
     /// Whether the store has the rules of a configuration of this process.
@@ -54,13 +52,12 @@ pub struct Caps {
 
 impl Caps {
     /// Nothing is declared yet.
-    pub fn new(meters: &CapMeters, counts: bool) -> Self {
+    pub fn new(meters: &CapMeters) -> Self {
         let (reports, unread) = spend_reports::queue(&meters.lost_reports);
         Self {
             reports,
             meters: meters.clone(),
             destinations: StoredDestinations::default(),
-            is_counting: AtomicBool::new(counts),
             is_learned: AtomicBool::new(false),
             is_declared: AtomicBool::new(false),
             in_store: ArcSwap::default(),
@@ -70,49 +67,33 @@ impl Caps {
         }
     }
 
-    /// Whether money calls tell the store their amounts.
-    pub fn is_counting(&self) -> bool {
-        self.is_counting.load(Ordering::Acquire) || !self.is_learned()
-    }
-
     /// Whether money calls wait for the store: it does not have the caps and destinations of this process's configuration.
     pub fn is_starting(&self) -> bool {
         self.awaits_store() || self.destinations.is_unknown()
     }
 
     /// Whether the store's rules are not known, or the store does not have those of this process's configuration yet. Until
-    /// then no call that spends money is admitted.
+    /// then no money call is admitted.
     pub fn awaits_store(&self) -> bool {
-        self.is_counting() && !(self.is_learned() && self.is_declared.load(Ordering::Acquire))
+        !(self.is_learned.load(Ordering::Acquire) && self.is_declared.load(Ordering::Acquire))
     }
 
-    fn is_learned(&self) -> bool {
-        self.is_learned.load(Ordering::Acquire)
-    }
-
-    /// The store has rules in force that cover these calls. If there are any, what calls spend is counted, whatever the
-    /// files of this process say.
+    /// The store has rules in force that cover these calls.
     fn learned(&self, capped: Vec<CappedCalls>) {
-        if !capped.is_empty() {
-            self.count();
-        }
         self.in_store.store(Arc::new(capped));
         self.is_learned.store(true, Ordering::Release);
     }
 
-    /// Whether a cap that is enforced covers calls of a party to an operation: one of the files, or one that the store still
-    /// keeps. A call that it covers and that cannot be read exactly must be refused. Before the store has told its rules,
-    /// any call may be covered.
-    pub fn covers(
-        &self,
-        generation: &Generation,
-        party: PartyRef<'_>,
-        operation: &Operation,
-    ) -> bool {
-        let id = party.party().id.as_str();
-        self.awaits_store()
-            || covers(generation, party, operation)
-            || is_capped(&self.in_store.load(), id, operation)
+    /// Whether the store has any rule in force, as this process last saw it.
+    fn has_rules(&self) -> bool {
+        !self.in_store.load().is_empty()
+    }
+
+    /// Whether a cap that is enforced covers calls for a sub-account to an operation: one of the files, or one that the store
+    /// still keeps. A call that it covers and that cannot be read exactly must be refused.
+    pub fn covers(&self, generation: &Generation, account: &str, operation: &Operation) -> bool {
+        covers(generation, account, operation)
+            || is_capped(&self.in_store.load(), account, operation)
     }
 
     /// The store has the rules.
@@ -134,12 +115,6 @@ impl Caps {
     fn ask_approvals(&self) {
         self.asks_approvals.store(true, Ordering::Release);
     }
-
-    /// From now on money calls tell the store what they spend. A cap that is removed holds for a while longer, so that
-    /// counting does not end before the process does.
-    pub fn count(&self) {
-        self.is_counting.store(true, Ordering::Release);
-    }
 }
 
 /// Whether any cap is configured.
@@ -148,13 +123,12 @@ pub fn has_any(generation: &Generation) -> bool {
     !generation.caps.all.is_empty() || tenants.any(|tenant| !tenant.caps().is_empty())
 }
 
-/// Whether a cap that is enforced covers calls of a party to an operation. A call that it covers and that cannot be read
-/// exactly must be refused.
-fn covers(generation: &Generation, party: PartyRef<'_>, operation: &Operation) -> bool {
-    let own = match party {
-        PartyRef::Tenant(tenant) => tenant.caps(),
-        PartyRef::Operator(_) => &[],
-    };
+/// Whether a cap that is enforced covers calls for a sub-account to an operation, whichever party makes them. A call that it
+/// covers and that cannot be read exactly must be refused.
+fn covers(generation: &Generation, account: &str, operation: &Operation) -> bool {
+    let is_own = operation.scope == OperationScope::Tenant;
+    let tenants = generation.registry.tenants_of(account);
+    let own = tenants.filter(|_| is_own).flat_map(|it| it.caps());
     let row = MoneyRow::of(operation);
     let covers = |cap: &Cap| match row {
         Some(row) => row
@@ -162,26 +136,26 @@ fn covers(generation: &Generation, party: PartyRef<'_>, operation: &Operation) -
             .any(|name| cap.calls.counted.contains(name)),
         None => cap.covers_unread(operation),
     };
-    let mut caps = own.iter().chain(&generation.caps.all);
+    let mut caps = own.chain(&generation.caps.all);
     caps.any(|cap| !cap.shadow && covers(cap))
 }
 
-/// Whether a rule of the store that is enforced covers calls of a party to an operation. Rules do not name calls whose amount
-/// cannot be read: those are covered by a rule for all money that leaves.
-fn is_capped(in_store: &[CappedCalls], party: &str, operation: &Operation) -> bool {
+/// Whether a rule of the store that is enforced covers calls for a sub-account to an operation. Rules do not name calls whose
+/// amount cannot be read: those are covered by a rule for all money that leaves.
+pub fn is_capped(in_store: &[CappedCalls], account: &str, operation: &Operation) -> bool {
     let row = MoneyRow::of(operation);
     let mut enforced = in_store.iter().filter(|capped| {
-        let is_party = match &capped.scope {
+        let is_account = match &capped.scope {
             CapScope::All => true,
-            CapScope::Party(own) => own.as_str() == party,
+            CapScope::Account(own) => own.as_str() == account,
         };
-        is_party && !capped.shadow
+        is_account && !capped.shadow
     });
     enforced.any(|capped| match row {
         Some(row) => row.counted_names().any(|name| capped.calls.contains(name)),
         None => MONEY_ROWS
             .iter()
-            .filter(|row| row.direction == MoneyDirection::Out)
+            .filter(|row| row.direction == MoneyDirection::Out && !row.is_within_institution())
             .flat_map(MoneyRow::counted_names)
             .all(|name| capped.calls.contains(name)),
     })
@@ -196,7 +170,7 @@ mod tests {
     use gatepay_tenancy::settings::MetricsSettings;
 
     fn acme() -> CapScope {
-        CapScope::Party(StoredText::parse("acme").unwrap())
+        CapScope::of_account(&StoredText::parse("100").unwrap())
     }
 
     fn capped(scope: CapScope, shadow: bool, calls: &[&str]) -> CappedCalls {
@@ -208,20 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn a_cap_that_only_the_store_has_covers_calls_of_its_party_or_of_all() {
+    fn a_cap_that_only_the_store_has_covers_calls_for_its_sub_account_or_for_all() {
         let catalogue = Catalogue::standard();
         let operation = |name| catalogue.named(name).unwrap();
         let payout = operation("create_payout");
         let own = [capped(acme(), false, &["create_payout"])];
-        assert!(is_capped(&own, "acme", payout));
-        assert!(!is_capped(&own, "globex", payout));
-        assert!(!is_capped(&own, "acme", operation("refund_order")));
-        assert!(!is_capped(&own, "acme", operation("mcp_call")));
+        assert!(is_capped(&own, "100", payout));
+        assert!(!is_capped(&own, "200", payout));
+        assert!(!is_capped(&own, "100", operation("refund_order")));
+        assert!(!is_capped(&own, "100", operation("mcp_call")));
         let disguised = [capped(acme(), false, &["refund_order_v2/payout"])];
-        assert!(is_capped(&disguised, "acme", operation("refund_order_v2")));
+        assert!(is_capped(&disguised, "100", operation("refund_order_v2")));
         assert!(!is_capped(
             &[capped(acme(), true, &["create_payout"])],
-            "acme",
+            "100",
             payout
         ));
         let out = MONEY_ROWS
@@ -230,20 +204,18 @@ mod tests {
         let out: Vec<&str> = out.flat_map(MoneyRow::counted_names).collect();
         assert!(is_capped(
             &[capped(CapScope::All, false, &out)],
-            "acme",
+            "100",
             operation("mcp_call")
         ));
     }
 
     #[test]
-    fn spends_are_counted_while_the_store_has_rules_whatever_the_files_say() {
+    fn money_waits_until_the_store_has_told_its_rules_and_has_those_of_the_files() {
         let metrics = Metrics::new(&Catalogue::standard(), &MetricsSettings::default());
-        let caps = Caps::new(&metrics.caps, false);
+        let caps = Caps::new(&metrics.caps);
         assert!(caps.awaits_store(), "the store may have rules");
         caps.learned(Vec::new());
-        assert!(!caps.is_counting() && !caps.awaits_store());
-        caps.learned(vec![capped(acme(), false, &["create_payout"])]);
-        assert!(caps.is_counting() && caps.awaits_store());
+        assert!(caps.awaits_store());
         caps.declared();
         assert!(!caps.awaits_store());
     }

@@ -1,4 +1,4 @@
-//! Destinations: where tenants' money may go, and from when on.
+//! Destinations: where the money of sub-accounts may go, and from when on.
 //!
 //! A destination is usable once its *hold* has passed since it was first loaded, by the store's clock, whatever instance
 //! restarts meanwhile. What is removed is unusable at once, and waits anew if it comes again. Whatever would open
@@ -14,23 +14,14 @@ use gatepay_core::money::{DemandFault, TargetEntry};
 
 use crate::stored_text::StoredText;
 
-/// A tenant with one of its sub-accounts. With another sub-account a tenant's destinations are new.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DestinationOwner {
-    /// The tenant's id.
-    pub party: StoredText,
-    /// Its sub-account.
-    pub account: StoredText,
-}
-
 /// The destinations of a configuration, as an instance declares them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DestinationDeclaration {
-    /// The tenants that have any, or that say so.
-    pub owners: BTreeMap<DestinationOwner, DeclaredDestinations>,
+    /// The sub-accounts whose tenants have any, or that say so.
+    pub accounts: BTreeMap<StoredText, DeclaredDestinations>,
 }
 
-/// The destinations of one tenant in its file.
+/// The destinations of one sub-account: those of all tenants that act for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclaredDestinations {
     /// Whether money goes to listed destinations only.
@@ -41,14 +32,14 @@ pub struct DeclaredDestinations {
     pub targets: BTreeSet<StoredText>,
 }
 
-/// The lists of all tenants.
+/// The lists of all sub-accounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DestinationBook {
     /// The lists.
-    pub owners: BTreeMap<DestinationOwner, DestinationList>,
+    pub accounts: BTreeMap<StoredText, DestinationList>,
 }
 
-/// The list of one tenant.
+/// The list of one sub-account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DestinationList {
     /// Whether money goes to listed destinations only.
@@ -77,7 +68,7 @@ pub struct DestinationTimes {
 pub enum DestinationFault {
     /// The targets cannot be read exactly.
     Unreadable(DemandFault),
-    /// The target is not in the tenant's list.
+    /// The target is not in the list of the sub-account, or of the tenant.
     Unlisted(TargetEntry),
     /// The target is new.
     Held {
@@ -88,26 +79,44 @@ pub enum DestinationFault {
     },
 }
 
+impl DestinationDeclaration {
+    /// The lists of several configurations together: a destination counts if every configuration with a list of the sub-account
+    /// has it.
+    pub fn stricter<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        let mut stricter = Self::default();
+        for (account, declared) in all.flat_map(|one| &one.accounts) {
+            let known = stricter.accounts.entry(account.clone());
+            let known = known.or_insert_with(|| declared.clone());
+            known.is_listed |= declared.is_listed;
+            known.hold_ms = known.hold_ms.max(declared.hold_ms);
+            known
+                .targets
+                .retain(|target| declared.targets.contains(target));
+        }
+        stricter
+    }
+}
+
 impl DestinationBook {
     /// Takes over a declaration.
     pub fn declare(&mut self, declaration: &DestinationDeclaration, now_ms: u64) {
-        let declared = &declaration.owners;
-        self.owners.retain(|owner, list| {
+        let declared = &declaration.accounts;
+        self.accounts.retain(|account, list| {
             list.mature(now_ms);
-            if !declared.contains_key(owner) {
+            if !declared.contains_key(account) {
                 list.targets.clear();
             }
-            list.is_listed || declared.contains_key(owner)
+            list.is_listed || declared.contains_key(account)
         });
-        for (owner, list) in &mut self.owners {
-            let is_configured = declared.get(owner).is_some_and(|it| it.is_listed);
+        for (account, list) in &mut self.accounts {
+            let is_configured = declared.get(account).is_some_and(|it| it.is_listed);
             if list.is_listed && !is_configured {
                 let opens_ms = now_ms.saturating_add(list.hold_ms);
                 list.opens_ms = list.opens_ms.or(Some(opens_ms));
             }
         }
-        for (owner, declared) in declared {
-            let list = self.owners.entry(owner.clone());
+        for (account, declared) in declared {
+            let list = self.accounts.entry(account.clone());
             let list = list.or_insert_with(|| DestinationList {
                 hold_ms: declared.hold_ms,
                 ..DestinationList::default()

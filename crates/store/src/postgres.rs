@@ -4,6 +4,7 @@ mod admit;
 mod approvals;
 mod cap_breach;
 mod cap_facts;
+mod cap_raises;
 mod caps;
 mod connector;
 mod destinations;
@@ -157,6 +158,12 @@ impl PostgresStore {
     /// The last contact with the store.
     pub fn contact(&self) -> Option<StoreContact> {
         *self.contact.lock()
+    }
+
+    /// The number of this instance; 0 before it has joined.
+    fn instance(&self) -> i64 {
+        let introduction = self.introduction.lock();
+        introduction.as_ref().map_or(0, |it| it.id)
     }
 
     /// Writes the last contact to its file, beside the async threads.

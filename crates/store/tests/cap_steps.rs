@@ -26,7 +26,8 @@ use tokio::runtime::Runtime;
 pub(crate) const START_MS: u64 = 1_767_225_600_000;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
-const PARTIES: [&str; 2] = ["acme", "globex"];
+/// Two of them act for one sub-account.
+const PARTIES: [&str; 3] = ["acme", "globex", "acme_again"];
 const CALLS: [&str; 2] = ["create_payout", "refund_order_v2/payout"];
 const CURRENCIES: [&str; 3] = ["USDT", "BTC", "GT"];
 
@@ -46,8 +47,8 @@ pub(crate) enum CapStep {
     Advance(u64),
     Beat(u8),
     Age,
-    /// A reload, with other rules beside those of [`lasting`], perhaps of another time zone.
-    Declare(Vec<(u8, u8, u8, u8, bool)>, u8, bool),
+    /// A reload of an instance, with other rules beside those of [`lasting`], perhaps of another time zone.
+    Declare(u8, Vec<(u8, u8, u8, u8, bool)>, u8, bool),
     /// One of a few operators, among them a party, approves or rejects a call.
     Sign(Index, u8, bool),
     /// A configuration asks for so many operators, with or without a delay of fewer.
@@ -67,9 +68,10 @@ pub(crate) struct AskedCall {
 
 fn asked_call() -> impl Strategy<Value = AskedCall> {
     let mostly_first = || prop_oneof![4 => Just(0_u8), 1 => Just(1)];
+    let party = prop_oneof![3 => Just(0_u8), 1 => Just(1), 2 => Just(2)];
     let of = prop_oneof![6 => Just(0_u8), 2 => Just(1), 1 => Just(2)];
     (
-        mostly_first(),
+        party,
         mostly_first(),
         prop::option::weighted(0.8, 0_u8..4),
         prop::collection::vec((of, 5_u8..25), 1..3),
@@ -112,8 +114,8 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         6 => (any::<Index>(), 0_u8..3, prop::bool::weighted(0.8)).prop_map(|(it, by, yes)| CapStep::Sign(it, by, yes)),
         1 => (1_u8..4, any::<bool>()).prop_map(|(number, at_once)| CapStep::Approvers(number, at_once)),
         1 => Just(CapStep::Distrust),
-        1 => (rules, zone, any::<bool>())
-            .prop_map(|(rules, zone, at_once)| CapStep::Declare(rules, zone, at_once)),
+        1 => (0_u8..4, rules, zone, any::<bool>())
+            .prop_map(|(it, rules, zone, at_once)| CapStep::Declare(it, rules, zone, at_once)),
     ]
 }
 
@@ -151,6 +153,9 @@ struct CapTrial<'a> {
     seen: BTreeMap<i64, i64>,
     now_ms: u64,
     number: u64,
+    declarations: i64,
+    /// The number of each instance's last declaration.
+    declared: BTreeMap<usize, i64>,
     sent: Vec<Sent>,
     /// The midnights that were, and those to come.
     days: Vec<u64>,
@@ -176,8 +181,14 @@ pub(crate) fn told(text: &str) -> ToldText {
     ToldText::parse(text).unwrap()
 }
 
-pub(crate) fn party(id: &str) -> CapScope {
-    CapScope::Party(text(id))
+/// The sub-account of a party.
+pub(crate) fn account(id: &str) -> StoredText {
+    text(if id == "globex" { "200" } else { "100" })
+}
+
+/// The parties that act for the sub-account of this one.
+pub(crate) fn beside(id: &str) -> CapScope {
+    CapScope::of_account(&account(id))
 }
 
 /// A rule for both calls.
@@ -197,10 +208,10 @@ pub(crate) fn rule(scope: CapScope, measure: CapMeasure, of: Option<&str>, limit
 /// The rules that hold in every trial from its first moment to its last.
 fn lasting() -> Vec<CapRule> {
     vec![
-        rule(party("acme"), CapMeasure::PerHour, Some("USDT"), "40"),
-        rule(party("acme"), CapMeasure::Per24Hours, Some("USDT"), "90"),
-        rule(party("acme"), CapMeasure::PerDay, Some("BTC"), "50"),
-        rule(party("acme"), CapMeasure::ApproveAbove, Some("USDT"), "15"),
+        rule(beside("acme"), CapMeasure::PerHour, Some("USDT"), "40"),
+        rule(beside("acme"), CapMeasure::Per24Hours, Some("USDT"), "90"),
+        rule(beside("acme"), CapMeasure::PerDay, Some("BTC"), "50"),
+        rule(beside("acme"), CapMeasure::ApproveAbove, Some("USDT"), "15"),
         rule(CapScope::All, CapMeasure::Per24Hours, Some("USDT"), "120"),
     ]
 }
@@ -221,7 +232,7 @@ fn midnights(zone: u8) -> Vec<u64> {
 
 pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
     let mut trial = CapTrial::new(engine);
-    trial.declare(&[], 0, true);
+    trial.declare(0, (&[], 0, true));
     for step in steps {
         trial.step(step);
     }
@@ -232,7 +243,7 @@ pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
 /// and pages of any length list each of them once.
 pub(crate) fn crowd(engine: CapEngine<'_>) {
     let mut trial = CapTrial::new(engine);
-    trial.declare(&[(0, 5, 0, 16, false)], 0, true);
+    trial.declare(0, (&[(0, 5, 0, 16, false)], 0, true));
     let call = |party, key| AskedCall {
         party,
         call: 0,
@@ -299,6 +310,8 @@ impl<'a> CapTrial<'a> {
                 .collect(),
             now_ms,
             number: 0,
+            declarations: 0,
+            declared: BTreeMap::new(),
             sent: Vec::new(),
             days: Vec::new(),
             objects: BTreeMap::new(),
@@ -337,7 +350,9 @@ impl CapTrial<'_> {
                 self.engine.runtime.block_on(store.age_spends()).unwrap();
                 self.model.age(self.now_ms, &self.seen);
             }
-            CapStep::Declare(rules, zone, at_once) => self.declare(rules, *zone, *at_once),
+            CapStep::Declare(instance, rules, zone, at_once) => {
+                self.declare(usize::from(*instance), (rules, *zone, *at_once));
+            }
             CapStep::Sign(which, by, approves) => self.sign(*which, *by, *approves),
             CapStep::Approvers(number, at_once) => {
                 self.declare_approvers(u32::from(*number), *at_once);
@@ -346,11 +361,12 @@ impl CapTrial<'_> {
         }
         self.fewest = self.fewest.min(self.model.approvers_needed(self.now_ms));
         self.check_unknown();
+        self.check_claims();
         let capped = self.engine.stores[0].capped_calls();
         let mut capped = self.engine.runtime.block_on(capped).unwrap();
         capped.sort();
         assert_eq!(capped, self.model.capped_calls(self.now_ms));
-        let asked = (self.number.is_multiple_of(2)).then(|| text(PARTIES[0]));
+        let asked = (self.number.is_multiple_of(2)).then(|| account(PARTIES[0]));
         let facts = self.engine.stores[0].cap_facts(asked.clone());
         let told = self
             .engine
@@ -362,12 +378,16 @@ impl CapTrial<'_> {
         assert_eq!(told, model);
     }
 
-    fn declare(&mut self, rules: &[(u8, u8, u8, u8, bool)], zone: u8, at_once: bool) {
+    fn declare(
+        &mut self,
+        instance: usize,
+        (rules, zone, at_once): (&[(u8, u8, u8, u8, bool)], u8, bool),
+    ) {
         let others = rules.iter().map(|(scope, measure, of, limit, shadow)| {
             let scope = match scope {
                 0 => CapScope::All,
-                1 => party(PARTIES[0]),
-                _ => party(PARTIES[1]),
+                1 => beside(PARTIES[0]),
+                _ => beside(PARTIES[1]),
             };
             let of = CURRENCIES.get(usize::from(*of)).copied();
             let measure = CapMeasure::ALL[usize::from(*measure)];
@@ -383,9 +403,14 @@ impl CapTrial<'_> {
             midnights: midnights(zone),
             raise_after_ms: if at_once { 0 } else { DAY_MS },
         };
-        let declared = self.engine.stores[0].declare_caps(&declaration);
+        let place = instance % self.engine.stores.len();
+        self.declarations += 1;
+        self.declared.insert(place, self.declarations);
+        let declared = self.engine.stores[place].declare_caps(&declaration, self.declarations);
         self.engine.runtime.block_on(declared).unwrap();
-        self.model.declare(&declaration, self.now_ms);
+        let id = i64::try_from(place).unwrap() + 1;
+        self.model
+            .declare((id, &declaration), self.now_ms, &self.seen);
         let now_ms = self.now_ms;
         let is_over = |midnight: &u64| *midnight <= now_ms;
         self.days.retain(is_over);
@@ -501,7 +526,7 @@ impl CapTrial<'_> {
             nonce: None,
             stamp_ms: self.now_ms,
             party: text(PARTIES[usize::from(call.party)]),
-            account: text("100"),
+            account: account(PARTIES[usize::from(call.party)]),
             kind: Kind::Money,
             module: "payout",
             operation: "create_payout".into(),
@@ -627,6 +652,19 @@ impl CapTrial<'_> {
         );
     }
 
+    /// An instance whose declaration was lost, or beside which another one has ended, sees that it has to declare again.
+    fn check_claims(&self) {
+        for (place, number) in &self.declared {
+            let store = &self.engine.stores[*place];
+            let stand = |number| self.engine.runtime.block_on(store.caps_stand(number));
+            let id = i64::try_from(*place).unwrap() + 1;
+            let is_alone = self.engine.stores.len() == 1;
+            let expected = is_alone || self.model.stands(id, self.now_ms, &self.seen);
+            assert_eq!(stand(*number).unwrap(), expected);
+            assert_eq!(stand(self.declarations + 1).unwrap(), is_alone);
+        }
+    }
+
     fn check_unknown(&self) {
         let unknown = self.engine.stores[0].unknown_spends(1_000);
         let unknown = self.engine.runtime.block_on(unknown).unwrap();
@@ -673,7 +711,9 @@ impl CapTrial<'_> {
                 let within = executed.iter().filter(|it| {
                     let is_scope = match &rule.name.scope {
                         CapScope::All => true,
-                        CapScope::Party(party) => *party == it.row.party,
+                        scope @ CapScope::Account(_) => {
+                            *scope == CapScope::of_account(&it.row.account)
+                        }
                     };
                     is_scope && (from_ms..=to_ms).contains(&it.at_ms)
                 });
@@ -709,7 +749,7 @@ impl CapTrial<'_> {
             let parts = spend.parts.iter();
             let parts = parts.filter(|part| Some(&part.currency) == rule.name.currency.as_ref());
             let units: u128 = parts.map(|part| part.amount.units()).sum();
-            units > rule.limit.units() && sent.row.party.as_str() == PARTIES[0]
+            units > rule.limit.units() && sent.row.account == account(PARTIES[0])
         });
         let approvals = self.model.approvals();
         let used = approvals

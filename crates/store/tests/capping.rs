@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use crate::cap_steps::{
-    CapEngine, START_MS, amount, cap_step, crowd, currency, party, rule, run, text, told,
+    CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, rule, run, text, told,
 };
 use crate::postgres::{self, PgServer};
 use crate::support::{batch, beat, introduction, row_at, settings};
@@ -40,7 +40,8 @@ const TERMS: StoreTerms = StoreTerms {
 
 const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
-        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_midnight, gatepay.cap_delay,
+        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_claim,
+        gatepay.cap_raise_signature, gatepay.cap_midnight, gatepay.cap_delay,
         gatepay.approval, gatepay.approval_signature, gatepay.approver_rule;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
@@ -119,7 +120,7 @@ impl Shop {
             midnights: midnights.to_vec(),
             raise_after_ms,
         };
-        self.store.declare_caps(&declaration).await.unwrap();
+        self.store.declare_caps(&declaration, 1).await.unwrap();
     }
 
     async fn ask(&self, row: &AdmissionRow) -> AdmissionVerdict {
@@ -194,7 +195,7 @@ fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
 }
 
 fn usdt(measure: CapMeasure, limit: &str) -> CapRule {
-    rule(party("acme"), measure, Some("USDT"), limit)
+    rule(beside("acme"), measure, Some("USDT"), limit)
 }
 
 fn agree(cases: u32, steps: usize) {
@@ -265,7 +266,7 @@ async fn four_racing_instances_spend_a_cap_to_its_last_digit_and_no_further() {
         midnights: Vec::new(),
         raise_after_ms: 0,
     };
-    stores[0].declare_caps(&declaration).await.unwrap();
+    stores[0].declare_caps(&declaration, 1).await.unwrap();
     let mut instances = tokio::task::JoinSet::new();
     for store in stores {
         instances.spawn(async move {
@@ -273,7 +274,7 @@ async fn four_racing_instances_spend_a_cap_to_its_last_digit_and_no_further() {
             for _ in 0..40 {
                 let acme = payment(START_MS + 60_000, None, "1.01");
                 let mut globex = payment(START_MS + 60_000, None, "1.01");
-                globex.party = text("globex");
+                (globex.party, globex.account) = (text("globex"), account("globex"));
                 let reply = store.admit(&batch(&[acme, globex])).await.unwrap();
                 for (number, verdict) in admitted.iter_mut().zip(&reply.verdicts) {
                     *number += u32::from(*verdict == AdmissionVerdict::Admitted);
@@ -305,7 +306,7 @@ async fn racing_calls_settlements_and_upkeep_leave_sums_that_equal_the_spends() 
         midnights: Vec::new(),
         raise_after_ms: 0,
     };
-    stores[0].declare_caps(&declaration).await.unwrap();
+    stores[0].declare_caps(&declaration, 1).await.unwrap();
     // Each turn of the first instance makes older calls unknown, for no instance gives a sign of life.
     let clock = AtomicU64::new(now_ms);
     let (clock, clocked) = (&clock, &clocked);
@@ -324,7 +325,7 @@ async fn racing_calls_settlements_and_upkeep_leave_sums_that_equal_the_spends() 
                     let now_ms = clock.load(Ordering::Relaxed) - 61_000;
                     let mut row = payment(now_ms, Some(key), "7.01");
                     if (turn + instance).is_multiple_of(3) {
-                        row.party = text("globex");
+                        (row.party, row.account) = (text("globex"), account("globex"));
                     }
                     row
                 });
@@ -347,11 +348,11 @@ async fn racing_calls_settlements_and_upkeep_leave_sums_that_equal_the_spends() 
         });
     futures_util::future::join_all(instances).await;
     let sums = "SELECT o.scope, m.amount::text AS counted, s.amount::text AS spent
-        FROM (VALUES (''), ('acme'), ('globex')) AS o(scope)
+        FROM (VALUES (''), ('100'), ('200')) AS o(scope)
         CROSS JOIN LATERAL (SELECT sum(t.amount) AS amount FROM gatepay.meter AS t
             WHERE t.scope = o.scope AND t.grain = 1) AS m
         CROSS JOIN LATERAL (SELECT sum(t.amount) AS amount FROM gatepay.spend AS t
-            WHERE o.scope IN ('', t.party)) AS s";
+            WHERE o.scope IN ('', t.account)) AS s";
     for row in clocked.admin.query(sums, &[]).await.unwrap() {
         let [scope, counted, spent] =
             ["scope", "counted", "spent"].map(|it| row.get::<_, String>(it));
@@ -646,6 +647,155 @@ async fn a_lower_cap_holds_at_once_and_a_higher_or_removed_one_a_day_later() {
 }
 
 #[tokio::test]
+async fn a_raise_holds_early_once_operators_have_approved_its_changes() {
+    if postgres::is_missing() {
+        return;
+    }
+    let rules = [
+        usdt(CapMeasure::PerCall, "50"),
+        usdt(CapMeasure::PerHour, "70"),
+        rule(CapScope::All, CapMeasure::PerCall, Some("USDT"), "60"),
+    ];
+    let mut shop = Shop::open(&rules).await;
+    let btc = rule(beside("acme"), CapMeasure::PerCall, Some("BTC"), "10");
+    // One is raised, one removed, one new; that over all is lower.
+    let higher = [
+        usdt(CapMeasure::PerCall, "80"),
+        btc,
+        rule(CapScope::All, CapMeasure::PerCall, Some("USDT"), "55"),
+    ];
+    shop.declare(&higher, DAY_MS).await;
+    let waiting = async |shop: &Shop| {
+        let facts = shop.store.cap_facts(None).await.unwrap();
+        facts.report(None).waiting
+    };
+    let [(raise, signers)] = &waiting(&shop).await[..] else {
+        panic!("the changes of one scope");
+    };
+    assert_eq!((raise.changes.len(), signers.len()), (3, 0));
+    let signed = async |shop: &Shop, id, by| {
+        let signed = shop.store.raise_caps(id, &text(by), 2).await;
+        signed.unwrap()
+    };
+    assert_eq!(signed(&shop, raise.id, "alice").await, ApprovalOrder::Taken);
+    assert_eq!(signed(&shop, raise.id, "alice").await, ApprovalOrder::Taken);
+    assert_eq!(
+        shop.left("51").await,
+        amount("50"),
+        "one operator is not two"
+    );
+    assert_eq!(waiting(&shop).await[0].1, [text("alice")]);
+    shop.wait(DAY_MS / 2).await;
+    let other = ApprovalId::parse("0123456789abcdef").unwrap();
+    assert_eq!(signed(&shop, other, "bob").await, ApprovalOrder::NotFound);
+    assert_eq!(signed(&shop, raise.id, "bob").await, ApprovalOrder::Taken);
+    assert_eq!(waiting(&shop).await, []);
+    assert_eq!(
+        shop.left("56").await,
+        amount("55"),
+        "the cap over all stays"
+    );
+    for key in ["a", "b"] {
+        shop.pay(key, "54")
+            .await
+            .expect("the cap per hour is removed");
+    }
+    let mut new = payment(shop.now_ms, None, "10");
+    new.spend.as_mut().unwrap().parts[0].currency = currency("BTC");
+    assert_eq!(shop.ask(&new).await, AdmissionVerdict::Admitted);
+    // An approval is good for a day.
+    let own = |limit| {
+        [
+            usdt(CapMeasure::PerCall, limit),
+            higher[1].clone(),
+            higher[2].clone(),
+        ]
+    };
+    shop.declare(&own("99"), 2 * DAY_MS).await;
+    let id = waiting(&shop).await[0].0.id;
+    assert_eq!(signed(&shop, id, "alice").await, ApprovalOrder::Taken);
+    shop.wait(DAY_MS).await;
+    assert_eq!(signed(&shop, id, "bob").await, ApprovalOrder::Taken);
+    assert_eq!(waiting(&shop).await[0].1, [text("bob")]);
+}
+
+/// The scripts before caps were those of sub-accounts.
+const OLDER: [&str; 10] = [
+    include_str!("../sql/0001_replay.sql"),
+    include_str!("../sql/0001_statements.sql"),
+    include_str!("../sql/0001_caps.sql"),
+    include_str!("../sql/0001_destinations.sql"),
+    include_str!("../sql/0001_admit_v1.sql"),
+    include_str!("../sql/0001_instances.sql"),
+    include_str!("../sql/0001_limits.sql"),
+    include_str!("../sql/0002_notifications.sql"),
+    include_str!("../sql/0002_delivery.sql"),
+    include_str!("../sql/0003_approvals.sql"),
+];
+
+#[tokio::test]
+async fn rules_sums_and_lists_of_tenants_become_those_of_their_sub_accounts() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::start();
+    let settings = settings(&[server.port]);
+    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let now_ms = crate::support::now_ms();
+    let older = format!(
+        "CREATE SCHEMA gatepay;
+        CREATE TABLE gatepay.schema_version (version integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now());
+        BEGIN; SET LOCAL search_path = gatepay; {}; INSERT INTO schema_version VALUES (1), (2), (3);
+        INSERT INTO cap_rule VALUES
+            (false, 'acme', 2, 'USDT', 'create_payout', 70, 0, NULL, 100, 5),
+            (false, 'again', 2, 'USDT', 'create_payout', 90, 0, {now_ms} + 5000, NULL, NULL),
+            (false, '', 2, 'USDT', 'create_payout', 500, 0, NULL, NULL, NULL);
+        INSERT INTO spend VALUES
+            ('acme', '100', 'create_payout', 'a', 'USDT', 30, {now_ms}, NULL),
+            ('again', '100', 'create_payout', 'a', 'USDT', 12.5, {now_ms}, NULL),
+            ('globex', '200', 'create_payout', 'a', 'USDT', 7, {now_ms}, NULL);
+        INSERT INTO meter VALUES ('acme', 'create_payout', 'USDT', 1, {now_ms} / 900000, 30, 1);
+        INSERT INTO destination_list VALUES ('acme', '100', true, 5, NULL, NULL, NULL), ('again', '100', false, 7, NULL, NULL, NULL);
+        INSERT INTO destination VALUES ('acme', '100', 'user 1', 3, 8), ('again', '100', 'user 1', 4, 9);
+        COMMIT",
+        OLDER.join("\n")
+    );
+    admin.batch_execute(&older).await.unwrap();
+    let store = PostgresStore::new(&settings, TERMS).unwrap();
+    store.migrate(None).await.unwrap();
+    let store = Store::Postgres(Box::new(store));
+    let report = store.cap_facts(None).await.unwrap().report(None);
+    let told = report.caps.iter().map(|cap| {
+        let used = cap.uses.iter().map(|used| used.counted.to_string());
+        (
+            cap.name.scope.clone(),
+            cap.limit.to_string(),
+            used.collect::<String>(),
+        )
+    });
+    let told: Vec<_> = told.collect();
+    let of = |scope, limit: &str, used: &str| (scope, limit.to_owned(), used.to_owned());
+    assert_eq!(
+        told,
+        [
+            of(CapScope::All, "500", "49.5"),
+            of(beside("acme"), "90", "42.5"),
+        ]
+    );
+    assert_eq!(report.caps[1].state.ends_ms, None);
+    let book = store.destinations().await.unwrap();
+    let list = &book.accounts[&account("acme")];
+    assert_eq!(
+        (list.is_listed, list.hold_ms, list.targets.len()),
+        (true, 7, 1)
+    );
+    assert_eq!(list.targets[&text("user 1")].usable_from_ms, 8);
+}
+
+#[tokio::test]
 async fn a_shorter_time_until_raises_hold_is_a_raise_itself() {
     if postgres::is_missing() {
         return;
@@ -737,12 +887,102 @@ async fn a_party_with_many_unknown_spends_hides_those_of_no_other() {
 }
 
 #[tokio::test]
+async fn another_party_of_a_sub_account_is_bound_by_its_caps_and_counts_in_them() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[usdt(CapMeasure::Per24Hours, "100")]).await;
+    shop.pay("a", "60").await.unwrap();
+    // The tenant is replaced by one of another id, whose file has no caps.
+    shop.declare(&[], DAY_MS).await;
+    let other = |shop: &Shop, key: &str, units: &str| {
+        let mut row = payment(shop.now_ms, Some(key), units);
+        row.party = text("acme_again");
+        row
+    };
+    let refused = shop.ask(&other(&shop, "b", "41")).await;
+    let AdmissionVerdict::CapExceeded(breach) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((breach.over_all, breach.left), (false, amount("40")));
+    let paid = shop.ask(&other(&shop, "a", "40")).await;
+    assert_eq!(
+        paid,
+        AdmissionVerdict::Admitted,
+        "its key is another transaction"
+    );
+    assert_eq!(shop.left("1").await, amount("0"));
+    let mut elsewhere = payment(shop.now_ms, Some("a"), "500");
+    elsewhere.account = account("globex");
+    assert_eq!(shop.ask(&elsewhere).await, AdmissionVerdict::Admitted);
+    shop.wait(DAY_MS).await;
+    let paid = shop.ask(&other(&shop, "c", "500")).await;
+    assert_eq!(paid, AdmissionVerdict::Admitted, "a day after the removal");
+}
+
+#[tokio::test]
+async fn an_older_configuration_raises_nothing_that_a_newer_one_lowered() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[]).await;
+    let store = PostgresStore::new(&settings(&[shop.clocked.server.port]), TERMS).unwrap();
+    store.join(&introduction(2)).await.unwrap();
+    let other = Store::Postgres(Box::new(store));
+    shop.store.beat(&beat()).await.unwrap();
+    let of = |limit| CapDeclaration {
+        rules: vec![usdt(CapMeasure::PerCall, limit)],
+        midnights: Vec::new(),
+        raise_after_ms: 0,
+    };
+    shop.store.declare_caps(&of("50"), 2).await.unwrap();
+    other.declare_caps(&of("80"), 1).await.unwrap();
+    assert_eq!(
+        shop.left("51").await,
+        amount("50"),
+        "the older one came last"
+    );
+    let none = CapDeclaration::default();
+    other.declare_caps(&none, 2).await.unwrap();
+    assert_eq!(
+        shop.left("51").await,
+        amount("50"),
+        "nor does it remove one"
+    );
+    assert!(shop.store.caps_stand(2).await.unwrap());
+    assert!(other.caps_stand(2).await.unwrap());
+    other.declare_caps(&of("80"), 3).await.unwrap();
+    shop.store.declare_caps(&none, 3).await.unwrap();
+    assert_eq!(
+        shop.left("81").await,
+        amount("80"),
+        "that of the other stays"
+    );
+    // The other instance ends.
+    shop.wait(59_000).await;
+    shop.store.beat(&beat()).await.unwrap();
+    assert!(shop.store.caps_stand(3).await.unwrap());
+    shop.wait(1_000).await;
+    assert!(
+        !shop.store.caps_stand(3).await.unwrap(),
+        "its rules are void"
+    );
+    shop.store.declare_caps(&none, 4).await.unwrap();
+    assert!(shop.store.caps_stand(4).await.unwrap());
+    shop.pay("a", "500").await.unwrap();
+    // A commit that is lost takes the claim with it.
+    let lost = "TRUNCATE gatepay.cap_claim";
+    shop.clocked.admin.batch_execute(lost).await.unwrap();
+    assert!(!shop.store.caps_stand(4).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_new_currency_or_a_cap_of_its_own_is_a_raise() {
     if postgres::is_missing() {
         return;
     }
-    let other = rule(party("acme"), CapMeasure::PerCall, None, "10");
-    let btc = rule(party("acme"), CapMeasure::PerCall, Some("BTC"), "10");
+    let other = rule(beside("acme"), CapMeasure::PerCall, None, "10");
+    let btc = rule(beside("acme"), CapMeasure::PerCall, Some("BTC"), "10");
     let mut shop = Shop::open(std::slice::from_ref(&btc)).await;
     let uncapped = shop.pay("a", "1").await.unwrap_err();
     assert_eq!((uncapped.rule, uncapped.frees_ms), (None, None));
@@ -930,6 +1170,17 @@ async fn a_shadow_cap_admits_and_tells() {
     assert!(told.breach.frees_ms.unwrap() > shop.now_ms);
 }
 
+/// A connection reports its calls in parts while it lives, and the rest of them before it leaves the list of connections.
+async fn until_no_instance_is_connected(clocked: &Clocked) {
+    let connections =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
+    let began = Instant::now();
+    while clocked.server.sql(connections).trim() != "0" {
+        assert!(began.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_batch_without_spends_runs_no_statement_of_caps() {
     if postgres::is_missing() {
@@ -952,16 +1203,9 @@ async fn a_batch_without_spends_runs_no_statement_of_caps() {
     let spending = payment(now_ms, None, "1");
     store.admit(&batch(&[spending])).await.unwrap();
     drop((first, store));
-    // A connection reports its calls in parts while it lives, and the rest of them before it leaves this list.
-    let connections =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
-    let began = Instant::now();
-    while clocked.server.sql(connections).trim() != "0" {
-        assert!(began.elapsed() < Duration::from_mins(1));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_no_instance_is_connected(&clocked).await;
     let calls = "SELECT coalesce(sum(calls) FILTER (WHERE funcname = 'admit_v1'), 0)::bigint AS admitted,
-            coalesce(sum(calls) FILTER (WHERE funcname IN ('reserve_spends', 'lock_spenders')), 0)::bigint AS spent
+            coalesce(sum(calls) FILTER (WHERE funcname IN ('reserve_spends', 'lock_accounts')), 0)::bigint AS spent
         FROM pg_stat_user_functions";
     let told = clocked.admin.query_one(calls, &[]).await.unwrap();
     let told = (told.get::<_, i64>("admitted"), told.get::<_, i64>("spent"));
@@ -970,6 +1214,79 @@ async fn a_batch_without_spends_runs_no_statement_of_caps() {
         (2, 2),
         "both functions ran for the second batch alone"
     );
+}
+
+/// Fills the tables as calls of many days and sub-accounts do, and returns the rows that admissions, settlements and upkeep
+/// then read without an index.
+async fn rows_read_beside(spends: u64) -> i64 {
+    let rules = [
+        usdt(CapMeasure::PerCall, "100"),
+        usdt(CapMeasure::PerHour, "100000"),
+        usdt(CapMeasure::PerDay, "100000"),
+        rule(
+            CapScope::All,
+            CapMeasure::Per24Hours,
+            Some("USDT"),
+            "10000000000",
+        ),
+    ];
+    let shop = Shop::open(&rules).await;
+    let now_ms = shop.now_ms;
+    let filled = format!(
+        "INSERT INTO gatepay.spend
+        SELECT 'tenant' || n % 1000, (n % 1000)::text, 'create_payout', 'k' || n, 'USDT', 1, {now_ms} - n % 34000000, {now_ms}
+        FROM generate_series(1, {spends}) AS n;
+        INSERT INTO gatepay.meter
+        SELECT (n % 1000)::text, 'create_payout', 'USDT', 1, {now_ms} / 900000 - n / 1000 % 90, 1, 1
+        FROM generate_series(1, least({spends}, 90000)) AS n ON CONFLICT DO NOTHING;
+        ANALYZE gatepay.spend, gatepay.meter"
+    );
+    let admin = &shop.clocked.admin;
+    admin.batch_execute(&filled).await.unwrap();
+    let before = read_without_index(admin).await;
+    let began = Instant::now();
+    for number in 0..10 {
+        let rows: Vec<_> = (0..50)
+            .map(|row| payment(now_ms, Some(&format!("own{number}x{row}")), "1"))
+            .collect();
+        shop.store.admit(&batch(&rows)).await.unwrap();
+        let settled: Vec<_> = rows
+            .iter()
+            .map(|row| SettledAttempt {
+                stamp: row.stamp,
+                result: AttemptResult::Executed,
+            })
+            .collect();
+        shop.store.settle_attempts(&settled).await.unwrap();
+        shop.store.age_spends().await.unwrap();
+    }
+    println!("{spends} spends: {:?} for 500 calls", began.elapsed());
+    let Shop { clocked, store, .. } = shop;
+    drop(store);
+    until_no_instance_is_connected(&clocked).await;
+    read_without_index(&clocked.admin).await - before
+}
+
+async fn read_without_index(admin: &Client) -> i64 {
+    let read = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
+        WHERE relname IN ('spend', 'meter')";
+    admin.query_one(read, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn the_cost_of_a_call_does_not_grow_with_the_spends_that_are_kept() {
+    if postgres::is_missing() {
+        return;
+    }
+    let read = rows_read_beside(100_000).await;
+    assert!(read < 20_000, "{read} rows were read without an index");
+}
+
+#[tokio::test]
+#[ignore = "minutes: ten million spends"]
+async fn the_cost_of_a_call_does_not_grow_up_to_ten_million_spends() {
+    let read = rows_read_beside(10_000_000).await;
+    assert!(read < 20_000, "{read} rows were read without an index");
 }
 
 #[tokio::test]

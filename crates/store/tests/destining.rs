@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio_postgres::NoTls;
 
-use crate::destination_steps::{START_MS, declared, owner, reload_step, run, text};
+use crate::destination_steps::{START_MS, declared, reload_step, run, text};
 use crate::postgres::{self, PgServer};
-use crate::support::{introduction, settings};
+use crate::support::{beat, introduction, settings};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -26,8 +26,8 @@ fn the_function_and_the_model_keep_the_same_destinations() {
         .build()
         .unwrap();
     let server = runtime.block_on(PgServer::migrated());
-    let (store, admin) = runtime.block_on(async {
-        let settings = settings(&[server.port]);
+    let settings = settings(&[server.port]);
+    let admin = runtime.block_on(async {
         let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
             .await
             .unwrap();
@@ -36,18 +36,10 @@ fn the_function_and_the_model_keep_the_same_destinations() {
             CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 'SELECT now FROM gatepay.clock'";
         admin.batch_execute(faked).await.unwrap();
-        let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
-        (Store::Postgres(Box::new(store)), admin)
+        admin
     });
     let execute = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();
     let set_clock = |now_ms: u64| execute(&format!("UPDATE gatepay.clock SET now = {now_ms}"));
-    set_clock(START_MS);
-    runtime.block_on(async {
-        let Store::Postgres(store) = &store else {
-            panic!("it is PostgreSQL");
-        };
-        store.join(&introduction(1)).await.unwrap();
-    });
     let mut runner = TestRunner::new(Config {
         cases: 60,
         failure_persistence: None,
@@ -55,8 +47,20 @@ fn the_function_and_the_model_keep_the_same_destinations() {
     });
     let sequences = prop::collection::vec(reload_step(), 1..20);
     let result = runner.run(&sequences, |steps| {
-        execute("TRUNCATE gatepay.destination, gatepay.destination_list");
-        run(&runtime, &store, &set_clock, &steps);
+        execute(
+            "TRUNCATE gatepay.life, gatepay.instance, gatepay.account_destination, gatepay.account_list,
+                gatepay.destination_claim",
+        );
+        set_clock(START_MS);
+        let stores = [1, 2].map(|id| {
+            let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
+            runtime.block_on(store.join(&introduction(id))).unwrap();
+            Store::Postgres(Box::new(store))
+        });
+        let beat = |place: usize| {
+            runtime.block_on(stores[place].beat(&beat())).unwrap();
+        };
+        run(&runtime, &stores, (&set_clock, &beat), &steps);
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
@@ -74,12 +78,12 @@ impl Listed {
         self.now_ms += hours * HOUR_MS;
         let mut declaration = DestinationDeclaration::default();
         let said = declared(is_listed, hold_hours * HOUR_MS, targets);
-        declaration.owners.insert(owner("acme"), said);
+        declaration.accounts.insert(text("100"), said);
         self.book.declare(&declaration, self.now_ms);
     }
 
     fn list(&self) -> &DestinationList {
-        &self.book.owners[&owner("acme")]
+        &self.book.accounts[&text("100")]
     }
 
     /// The hour from which on a destination is usable.

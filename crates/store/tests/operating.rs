@@ -302,7 +302,7 @@ async fn check_says_what_an_operator_must_know() {
     let check = checked.check(&TERMS, now_ms()).await.to_string();
     for line in [
         "fine: PostgreSQL ",
-        "fine: schema 3",
+        "fine: schema 4",
         "fine: no standby is attached",
         "fine: instances: 1",
         "warning: the role is a superuser",

@@ -155,13 +155,7 @@ impl ApprovalDecision {
         (actor, decision): (AdminActor, Decision),
     ) -> Result<Self, AdminFailure> {
         let calls = calls(app)?;
-        let mut operators = app.settings.admin.operators.iter();
-        if !operators.any(|operator| operator.name == actor.name && operator.approves) {
-            return Err(AdminFailure(
-                StatusCode::FORBIDDEN,
-                "approvals need the token of an [[admin.operator]] with approve = true\n".into(),
-            ));
-        }
+        may_approve(app, &actor)?;
         let [id] = query_fields(query, ["id"])?;
         let id = id.as_deref().and_then(ApprovalId::parse).ok_or_else(|| {
             let text = "say id=, 16 hexadecimal digits as the refusal tells them\n";
@@ -312,13 +306,25 @@ fn is_independent(app: &App, approval: &Approval, name: &PartyId) -> Result<(), 
     }
 }
 
-fn away(error: &StoreCallError) -> AdminFailure {
+pub(super) fn away(error: &StoreCallError) -> AdminFailure {
     let text = format!("the store gave no answer, ask again: {error}\n");
     AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
 }
 
-/// How many operators have to approve a call: as many as the configuration or the store says, whichever is more.
-fn needed(app: &App, in_force: u32) -> usize {
+/// Refuses the order of an operator that may not approve.
+pub(super) fn may_approve(app: &App, actor: &AdminActor) -> Result<(), AdminFailure> {
+    let mut operators = app.settings.admin.operators.iter();
+    if operators.any(|operator| operator.name == actor.name && operator.approves) {
+        return Ok(());
+    }
+    Err(AdminFailure(
+        StatusCode::FORBIDDEN,
+        "approvals need the token of an [[admin.operator]] with approve = true\n".into(),
+    ))
+}
+
+/// How many operators have to approve a call, or a raise: as many as the configuration or the store says, whichever is more.
+pub(super) fn needed(app: &App, in_force: u32) -> usize {
     app.settings.approvals.count().max(in_force) as usize
 }
 

@@ -2,10 +2,11 @@
 
 use gatepay_core::money::CurrencyCode;
 use gatepay_store::admission::StoredText;
+use gatepay_store::caps::early_raise::PendingRaise;
 use gatepay_store::caps::report::{CapReport, CapState, CapUse};
 use gatepay_store::caps::rule::CapScope;
-use gatepay_tenancy::PartyId;
 use gatepay_tenancy::facts::time;
+use gatepay_tenancy::{PartyId, PartyRef, Registry};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ struct CapList {
     /// A shorter time, which holds only once the longer one is over.
     shorter_raise_after: Option<ShorterDelay>,
     caps: Vec<CapEntry>,
+    /// The raises that wait, which operators can have hold at once.
+    waiting: Vec<WaitingEntry>,
 }
 
 #[derive(Serialize)]
@@ -32,11 +35,37 @@ struct ShorterDelay {
     at: String,
 }
 
+/// The changes of one sub-account, or of all, that wait.
+#[derive(Serialize)]
+struct WaitingEntry {
+    id: String,
+    account: Option<String>,
+    tenants: Vec<String>,
+    changes: Vec<ChangeEntry>,
+    approved_by: Vec<String>,
+}
+
+/// One of them.
+#[derive(Serialize)]
+struct ChangeEntry {
+    cap: &'static str,
+    calls: Vec<String>,
+    currency: Option<String>,
+    shadow: bool,
+    limit: Option<String>,
+    removed: bool,
+    opens: bool,
+}
+
 /// One cap.
 #[derive(Serialize)]
 struct CapEntry {
-    /// The tenant or operator; none: over all together.
+    /// The sub-account; none: over all together.
+    account: Option<String>,
+    /// The first tenant that acts for the sub-account; none also if there is no such tenant any more.
     tenant: Option<String>,
+    /// All of them.
+    tenants: Vec<String>,
     cap: &'static str,
     /// The names under which calls are counted.
     calls: Vec<String>,
@@ -90,20 +119,35 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
         party.ok_or(bad("tenant= is the id of a tenant or an operator\n"))
     });
     let tenant = tenant.transpose()?;
-    let of = tenant.clone();
+    // An operator has no sub-account, and so no caps but those over all.
+    let account =
+        tenant.map(|id| account_of(&app.generation.load().registry, &id).unwrap_or_default());
+    let of = account.clone();
     let facts = cluster
         .calls()
         .call(move |store| async move { store.cap_facts(of).await });
     let facts = facts.await.map_err(|error| away(&error))?;
-    Ok(facts.report(tenant.as_ref()).into())
+    let generation = app.generation.load();
+    Ok(CapList::new(
+        facts.report(account.as_ref()),
+        &generation.registry,
+    ))
 }
 
-impl From<CapReport> for CapList {
-    fn from(report: CapReport) -> Self {
+fn account_of(registry: &Registry, id: &StoredText) -> Option<StoredText> {
+    match registry.at(registry.position(id.as_str())?) {
+        PartyRef::Tenant(tenant) => StoredText::parse(tenant.sub_account.as_str()),
+        PartyRef::Operator(_) => None,
+    }
+}
+
+impl CapList {
+    fn new(report: CapReport, registry: &Registry) -> Self {
         let CapReport {
             now_ms,
             delay,
             caps,
+            waiting,
         } = report;
         let shorter = delay.and_then(|delay| delay.shorter);
         Self {
@@ -113,12 +157,19 @@ impl From<CapReport> for CapList {
                 ms,
                 at: time(from_ms),
             }),
-            caps: caps.into_iter().map(|cap| entry(cap, now_ms)).collect(),
+            caps: caps
+                .into_iter()
+                .map(|cap| entry(cap, now_ms, registry))
+                .collect(),
+            waiting: waiting
+                .into_iter()
+                .map(|(waiting, signers)| waiting_entry(waiting, &signers, registry))
+                .collect(),
         }
     }
 }
 
-fn entry(cap: CapState, now_ms: u64) -> CapEntry {
+fn entry(cap: CapState, now_ms: u64, registry: &Registry) -> CapEntry {
     let used_ratio = cap.used_ratio();
     let CapState {
         name,
@@ -127,11 +178,11 @@ fn entry(cap: CapState, now_ms: u64) -> CapEntry {
         uses,
     } = cap;
     let raise = state.raise.filter(|(_, from_ms)| *from_ms > now_ms);
+    let (account, tenants) = owner(&name.scope, registry);
     CapEntry {
-        tenant: match name.scope {
-            CapScope::All => None,
-            CapScope::Party(party) => Some(party.as_str().to_owned()),
-        },
+        account,
+        tenant: tenants.first().cloned(),
+        tenants,
         cap: name.measure.as_str(),
         calls: name.calls.into_iter().collect(),
         currency: name.currency.as_ref().map(text),
@@ -145,6 +196,41 @@ fn entry(cap: CapState, now_ms: u64) -> CapEntry {
         }),
         used_ratio,
         uses: uses.into_iter().map(UseEntry::from).collect(),
+    }
+}
+
+/// The sub-account of a scope, and the tenants that act for it.
+fn owner(scope: &CapScope, registry: &Registry) -> (Option<String>, Vec<String>) {
+    let CapScope::Account(account) = scope else {
+        return (None, Vec::new());
+    };
+    let tenants = registry.tenants_of(account.as_str());
+    let mut tenants: Vec<String> = tenants.map(|it| it.party.id.to_string()).collect();
+    tenants.sort();
+    (Some(account.as_str().to_owned()), tenants)
+}
+
+fn waiting_entry(
+    waiting: PendingRaise,
+    signers: &[StoredText],
+    registry: &Registry,
+) -> WaitingEntry {
+    let (account, tenants) = owner(&waiting.scope, registry);
+    let changes = waiting.changes.into_iter().map(|change| ChangeEntry {
+        cap: change.name.measure.as_str(),
+        calls: change.name.calls.into_iter().collect(),
+        currency: change.name.currency.as_ref().map(text),
+        shadow: change.name.shadow,
+        limit: change.raised.map(|limit| limit.to_string()),
+        removed: change.is_removed,
+        opens: change.opens,
+    });
+    WaitingEntry {
+        id: waiting.id.to_string(),
+        account,
+        tenants,
+        changes: changes.collect(),
+        approved_by: signers.iter().map(|it| it.as_str().to_owned()).collect(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Declaration: the caps of a configuration as the store's rules.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::money::MoneyRow;
 use gatepay_store::admission::StoredText;
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
 use gatepay_tenancy::caps::{Cap, CapSettings};
@@ -26,7 +28,8 @@ pub fn declaration(generation: &Generation, now_ms: u64) -> CapDeclaration {
         .flat_map(|cap| rules(cap, &CapScope::All))
         .collect();
     for tenant in generation.registry.tenants() {
-        let scope = StoredText::parse(tenant.party.id.as_str()).map(CapScope::Party);
+        let account = StoredText::parse(tenant.sub_account.as_str());
+        let scope = account.map(|account| CapScope::of_account(&account));
         for cap in tenant.caps() {
             rules.extend(scope.iter().flat_map(|scope| self::rules(cap, scope)));
         }
@@ -51,6 +54,11 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
         approve_above,
         shadow,
     } = cap;
+    let counted = calls.counted.iter().copied();
+    let counted: BTreeSet<String> = counted
+        .filter(|name| *scope == CapScope::All || !is_within_institution(name))
+        .map(str::to_owned)
+        .collect();
     let limits = [
         (CapMeasure::PerCall, *per_call),
         (CapMeasure::PerHour, *per_hour),
@@ -59,17 +67,14 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
         (CapMeasure::CountPerHour, count_per_hour.map(calls_of)),
         (CapMeasure::ApproveAbove, *approve_above),
     ];
-    let rules = limits.into_iter().filter_map(|(measure, limit)| {
+    let limits = limits.into_iter().filter(|_| !counted.is_empty());
+    let rules = limits.filter_map(|(measure, limit)| {
         let name = CapRuleName {
             shadow: *shadow,
             scope: scope.clone(),
             measure,
             currency: currency.clone(),
-            calls: calls
-                .counted
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect(),
+            calls: counted.clone(),
         };
         Some(CapRule {
             name,
@@ -77,6 +82,11 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
         })
     });
     rules.collect()
+}
+
+/// Whether calls that are counted under a name move money between the institution and a sub-account.
+fn is_within_institution(name: &str) -> bool {
+    MoneyRow::counted_as(name).is_some_and(MoneyRow::is_within_institution)
 }
 
 /// A number of calls as a limit.

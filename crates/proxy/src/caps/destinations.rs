@@ -1,8 +1,9 @@
-//! Destinations: whether a tenant's money may go where a call sends it.
+//! Destinations: whether the money of a sub-account may go where a call sends it.
 //!
-//! A call has to pass two lists: that of the tenant's file, so that a removal holds with the reload that brings it, and
-//! that of the store, which knows since when a destination is loaded. [`watch`] takes the first to the store and brings
-//! the second back.
+//! A call has to pass two lists: that of the files, so that a removal holds with the reload that brings it, and that of the
+//! store, which knows since when a destination is loaded. Both are of the sub-account, so that they bind every party that
+//! acts for it. A tenant that shares its sub-account goes by its own list besides. [`watch`] takes the first to the store and
+//! brings the second back.
 
 pub mod watch;
 
@@ -11,11 +12,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use gatepay_core::money::{DemandFault, MoneyTarget, StatedTarget};
 use gatepay_store::admission::StoredText;
-use gatepay_store::destinations::{
-    DestinationBook, DestinationFault, DestinationList, DestinationOwner,
-};
-use gatepay_tenancy::Tenant;
+use gatepay_store::destinations::{DestinationBook, DestinationFault, DestinationList};
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
+use gatepay_tenancy::{PartyRef, Registry};
 
 /// The targets of a call, or why they cannot be read.
 pub type StatedTargets = Result<Vec<StatedTarget>, DemandFault>;
@@ -25,6 +24,16 @@ pub type StatedTargets = Result<Vec<StatedTarget>, DemandFault>;
 pub struct StoredDestinations {
     /// `None` until the store has the lists of this process's configuration.
     book: ArcSwapOption<DestinationBook>,
+}
+
+/// What files say about the destinations of a call.
+pub struct ConfiguredLists<'a> {
+    /// The sub-account.
+    account: &'a str,
+    /// The list of the tenant that makes the call.
+    own: Option<&'a TenantDestinations>,
+    /// Those of all tenants that act for the sub-account.
+    all: Vec<&'a TenantDestinations>,
 }
 
 /// The decision about the targets of a call.
@@ -38,6 +47,32 @@ pub enum DestinationVerdict {
     Unknown,
 }
 
+impl<'a> ConfiguredLists<'a> {
+    /// The lists about a party's call for a sub-account.
+    pub fn of(registry: &'a Registry, account: &'a str, party: PartyRef<'a>) -> Self {
+        let tenants = registry.tenants_of(account);
+        Self {
+            account,
+            own: match party {
+                PartyRef::Tenant(tenant) => tenant.destinations(),
+                PartyRef::Operator(_) => None,
+            },
+            all: tenants.filter_map(|tenant| tenant.destinations()).collect(),
+        }
+    }
+
+    /// Whether money goes to listed destinations only.
+    fn is_listed(&self) -> bool {
+        self.own.is_some_and(is_listed) || self.all.iter().any(|it| is_listed(it))
+    }
+
+    fn lists(&self, target: &MoneyTarget) -> bool {
+        let own = self.own.filter(|own| is_listed(own));
+        own.is_none_or(|own| own.listed.contains(target))
+            && self.all.iter().any(|it| it.listed.contains(target))
+    }
+}
+
 impl StoredDestinations {
     /// Whether the lists are not known yet.
     pub fn is_unknown(&self) -> bool {
@@ -49,32 +84,30 @@ impl StoredDestinations {
         self.book.store(Some(Arc::new(book)));
     }
 
-    /// Whether the targets of a tenant's money calls have to be read: it has a list, by its file or still by the store.
-    pub fn may_bound(&self, tenant: &Tenant) -> bool {
-        let is_configured = tenant.destinations().is_some_and(is_listed);
-        is_configured
+    /// Whether the targets of a money call have to be read: its sub-account has a list, by the files or still by the store.
+    pub fn may_bound(&self, configured: &ConfiguredLists<'_>) -> bool {
+        configured.is_listed()
             || match &*self.book.load() {
                 None => true,
-                Some(book) if book.owners.is_empty() => false,
-                Some(book) => list(book, tenant).is_some_and(|list| list.is_listed),
+                Some(book) if book.accounts.is_empty() => false,
+                Some(book) => list(book, configured.account).is_some_and(|list| list.is_listed),
             }
     }
 
-    /// Whether a tenant's money may go to these targets, by its file in force and by the store's clock.
+    /// Whether a call's money may go to these targets, by the files in force and by the store's clock.
     pub fn verdict(
         &self,
-        tenant: &Tenant,
+        configured: &ConfiguredLists<'_>,
         stated: &StatedTargets,
         now_ms: u64,
     ) -> DestinationVerdict {
         let book = self.book.load();
-        let configured = tenant.destinations();
-        let list = book.as_ref().map(|book| list(book, tenant));
-        let is_bound = configured.is_some_and(is_listed)
+        let list = book.as_ref().map(|book| list(book, configured.account));
+        let is_bound = configured.is_listed()
             || list.is_none_or(|list| list.is_some_and(|it| it.is_listed_at(now_ms)));
         let stated = match stated {
             _ if !is_bound => return DestinationVerdict::Allowed,
-            // Before the lists are known the tenant may have none.
+            // Before the lists are known the sub-account may have none.
             Err(_) if list.is_none() => return DestinationVerdict::Unknown,
             Err(fault) => {
                 return DestinationVerdict::Refused(DestinationFault::Unreadable(*fault));
@@ -100,16 +133,8 @@ fn is_listed(destinations: &TenantDestinations) -> bool {
     destinations.mode == DestinationMode::Listed
 }
 
-fn list<'a>(book: &'a DestinationBook, tenant: &Tenant) -> Option<&'a DestinationList> {
-    book.owners.get(&owner(tenant)?)
-}
-
-/// The key of a tenant's list.
-fn owner(tenant: &Tenant) -> Option<DestinationOwner> {
-    Some(DestinationOwner {
-        party: StoredText::parse(tenant.party.id.as_str())?,
-        account: StoredText::parse(tenant.sub_account.as_str())?,
-    })
+fn list<'a>(book: &'a DestinationBook, account: &str) -> Option<&'a DestinationList> {
+    book.accounts.get(&StoredText::parse(account)?)
 }
 
 /// The text of a target in the store.
@@ -119,12 +144,12 @@ fn text(target: &MoneyTarget) -> Option<StoredText> {
 
 fn fault(
     stated: &StatedTarget,
-    configured: Option<&TenantDestinations>,
+    configured: &ConfiguredLists<'_>,
     list: Option<&DestinationList>,
     now_ms: u64,
 ) -> Option<DestinationFault> {
     let StatedTarget { target, entry } = stated;
-    if !configured.is_some_and(|it| it.listed.contains(target)) {
+    if !configured.lists(target) {
         return Some(DestinationFault::Unlisted(*entry));
     }
     let times = text(target).and_then(|text| list?.targets.get(&text));

@@ -125,17 +125,24 @@ impl CapMeters {
             .set(oldest_counted(unknown, now_ms).as_secs_f64());
     }
 
-    /// Shows what is used of the caps that are enforced. Those over all have the label of tenants that are counted together.
-    pub(super) fn show_used(&self, report: &CapReport) {
+    /// Shows what is used of the caps that are enforced, for each tenant of a sub-account. Those over all have the label of tenants
+    /// that are counted together.
+    pub(super) fn show_used(&self, report: &CapReport, tenants_of: impl Fn(&str) -> Vec<String>) {
         let mut largest: BTreeMap<(String, &'static str), f64> = BTreeMap::new();
         for state in report.caps.iter().filter(|state| !state.name.shadow) {
-            let (over_all, label) = match &state.name.scope {
-                CapScope::All => (true, tenant_label(None).to_owned()),
-                CapScope::Party(party) => (false, self.label(party.as_str())),
+            let (over_all, labels) = match &state.name.scope {
+                CapScope::All => (true, vec![tenant_label(None).to_owned()]),
+                CapScope::Account(account) => {
+                    let tenants = tenants_of(account.as_str());
+                    let labels = tenants.iter().map(|id| self.label(id)).collect();
+                    (false, labels)
+                }
             };
-            let place = (label, of_measure(state.name.measure, over_all));
-            let used = largest.entry(place).or_default();
-            *used = used.max(state.used_ratio());
+            for label in labels {
+                let place = (label, of_measure(state.name.measure, over_all));
+                let used = largest.entry(place).or_default();
+                *used = used.max(state.used_ratio());
+            }
         }
         for label in self.labels() {
             for cap in CAPS {

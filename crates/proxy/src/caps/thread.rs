@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_store::caps::rule::{CapDeclaration, CappedCalls};
+use gatepay_store::caps::rule::CapDeclaration;
 use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource};
 use gatepay_tenancy::settings::MetricsSettings;
 use tokio::runtime::Builder;
@@ -149,16 +149,35 @@ async fn learn(caps: &Caps, calls: &StoreCalls) -> bool {
     true
 }
 
-/// Declares rules. Returns the calls that those in force then cover.
+/// Whether the store has lost this process's last declaration, or has rules of an instance that has ended.
+async fn is_undeclared(calls: &StoreCalls, number: i64) -> bool {
+    let stand = calls.call(move |store| async move { store.caps_stand(number).await });
+    stand.await.is_ok_and(|stand| !stand)
+}
+
+/// Declares rules, and learns which calls those in force then cover.
 async fn put(
+    caps: &Caps,
     calls: &StoreCalls,
-    rules: CapDeclaration,
-) -> Result<Vec<CappedCalls>, StoreCallError> {
+    (rules, number): (CapDeclaration, i64),
+) -> Result<(), StoreCallError> {
+    if rules.asks_approvals() {
+        caps.ask_approvals();
+    }
+    let count = rules.rules.len();
     let put = calls.call(move |store| async move {
-        store.declare_caps(&rules).await?;
+        store.declare_caps(&rules, number).await?;
         store.capped_calls().await
     });
-    put.await
+    caps.learned(put.await?);
+    caps.declared();
+    if count > 0 {
+        tracing::info!(
+            rules = count,
+            "the store has the money caps of this configuration"
+        );
+    }
+    Ok(())
 }
 
 /// Declares the rules of each configuration, and midnights before they run out.
@@ -171,6 +190,7 @@ async fn declare(inputs: Arc<CapInputs>) {
         ..
     } = &*inputs;
     let mut declared: Option<(Arc<Generation>, Duration)> = None;
+    let mut number = 0;
     let mut learned: Option<Duration> = None;
     let mut was_away = false;
     loop {
@@ -178,28 +198,22 @@ async fn declare(inputs: Arc<CapInputs>) {
         let now = clock.elapsed();
         if learned.is_none_or(|at| now.saturating_sub(at) >= AGE) {
             learned = learn(caps, calls).await.then_some(now);
+            if declared.is_some() && is_undeclared(calls, number).await {
+                declared = None;
+            }
         }
         let is_due = declared.as_ref().is_none_or(|(known, at)| {
             !Arc::ptr_eq(known, &generation)
                 || now.saturating_sub(*at) >= declaration::RENEWAL && has_any(&generation)
         });
-        if is_due && caps.is_learned() && (caps.is_counting() || has_any(&generation)) {
-            // First, so that the store counts each call that it judges by these rules.
-            caps.count();
-            arrange(&inputs, &generation);
-            let rules = declaration(&generation, clock.unix_ms());
-            if rules.asks_approvals() {
-                caps.ask_approvals();
+        if is_due && learned.is_some() {
+            if has_any(&generation) || caps.has_rules() {
+                arrange(&inputs, &generation);
             }
-            let number = rules.rules.len();
-            match put(calls, rules).await {
-                Ok(capped) => {
-                    caps.learned(capped);
-                    caps.declared();
-                    tracing::info!(
-                        rules = number,
-                        "the store has the money caps of this configuration"
-                    );
+            let rules = declaration(&generation, clock.unix_ms());
+            number += 1;
+            match put(caps, calls, (rules, number)).await {
+                Ok(()) => {
                     declared = Some((generation, now));
                     was_away = false;
                 }
@@ -276,15 +290,13 @@ async fn age(inputs: Arc<CapInputs>) {
         calls,
         clock,
         offset_ms,
+        in_force,
         ..
     } = &*inputs;
     let mut was_away = false;
     let mut round = 0;
     loop {
         sleep(AGE).await;
-        if !caps.is_counting() {
-            continue;
-        }
         let aged = calls.call(|store| async move {
             store.age_spends().await?;
             let unknown = store.unknown_spends(MOST_UNKNOWN).await?;
@@ -301,7 +313,7 @@ async fn age(inputs: Arc<CapInputs>) {
                 caps.unknown.store(Arc::new(unknown));
                 was_away = false;
                 if round % ROUNDS_OF_USE == 0 {
-                    show_used(caps, calls).await;
+                    show_used(caps, calls, &in_force()).await;
                 }
                 round += 1;
             }
@@ -316,10 +328,16 @@ async fn age(inputs: Arc<CapInputs>) {
 }
 
 /// Shows the used part of each cap.
-async fn show_used(caps: &Caps, calls: &StoreCalls) {
+async fn show_used(caps: &Caps, calls: &StoreCalls, generation: &Generation) {
     let facts = calls.call(|store| async move { store.cap_facts(None).await });
     match facts.await {
-        Ok(facts) => caps.meters.show_used(&facts.report(None)),
+        Ok(facts) => {
+            let tenants_of = |account: &str| {
+                let tenants = generation.registry.tenants_of(account);
+                tenants.map(|it| it.party.id.to_string()).collect()
+            };
+            caps.meters.show_used(&facts.report(None), tenants_of);
+        }
         Err(error) => tracing::debug!(%error, "the amounts that caps count are not looked at"),
     }
 }

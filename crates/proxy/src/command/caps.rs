@@ -1,4 +1,5 @@
-//! `caps show`: the money caps in force, the amounts that they count, and the rest.
+//! `caps show`: the money caps in force, the amounts that they count, and the rest. `caps raise`: an operator has a raise hold
+//! early.
 
 use clap::{Args, Subcommand};
 use gatepay_tenancy::PartyId;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::ExitStatus;
 use super::admin_client::AdminArguments;
 
-/// Show the money caps in force in the store.
+/// Show the money caps in force in the store, and have a raise hold early.
 #[derive(Args)]
 pub(crate) struct CapsCommand {
     #[command(subcommand)]
@@ -21,11 +22,23 @@ enum CapsAction {
     /// The running process asks the store, which keeps the caps of all instances. A cap that was raised or removed in the files
     /// is shown as it still holds.
     Show(ShowArguments),
+    /// Have the changes of caps hold at once that wait for caps.raise_after.
+    /// The token is that of an [[admin.operator]] with approve = true. If caps.approvals is 2, another operator has to do so too,
+    /// within a day. The audit journal records it.
+    Raise(RaiseArguments),
+}
+
+#[derive(Args)]
+struct RaiseArguments {
+    /// The id of the changes, as `caps show` tells it. Other changes have another id.
+    id: String,
+    #[command(flatten)]
+    arguments: AdminArguments,
 }
 
 #[derive(Args)]
 struct ShowArguments {
-    /// Only the caps of one tenant, and those over all.
+    /// Only the caps of one tenant's sub-account, and those over all.
     #[arg(long, value_name = "ID", value_parser = PartyId::parse)]
     tenant: Option<PartyId>,
     #[command(flatten)]
@@ -34,16 +47,31 @@ struct ShowArguments {
 
 impl CapsCommand {
     pub(crate) fn run(self) -> ExitStatus {
-        let CapsAction::Show(ShowArguments { tenant, arguments }) = self.action;
-        let tenant = tenant.as_ref().map(PartyId::as_str);
-        arguments.run(&Method::GET, "/caps", &[("tenant", tenant)], lines)
+        match self.action {
+            CapsAction::Show(ShowArguments { tenant, arguments }) => {
+                let tenant = tenant.as_ref().map(PartyId::as_str);
+                arguments.run(&Method::GET, "/caps", &[("tenant", tenant)], lines)
+            }
+            CapsAction::Raise(RaiseArguments { id, arguments }) => {
+                let parameters = [("id", Some(&*id))];
+                let lines = |answer: &Value| {
+                    let line = if answer["needs"] == 0 {
+                        "raised: the changes hold now"
+                    } else {
+                        "not raised yet: another operator has to approve the raise too"
+                    };
+                    vec![line.to_owned()]
+                };
+                arguments.run(&Method::POST, "/-/caps/raise", &parameters, lines)
+            }
+        }
     }
 }
 
 fn lines(answer: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for cap in list(&answer["caps"]) {
-        let of = cap["tenant"].as_str().unwrap_or("all tenants");
+        let of = owner(cap);
         let shadow = if cap["shadow"] == true {
             " (shadow)"
         } else {
@@ -65,6 +93,21 @@ fn lines(answer: &Value) -> Vec<String> {
     if lines.is_empty() {
         lines.push("no caps".to_owned());
     }
+    for waiting in list(&answer["waiting"]) {
+        let signers: Vec<&str> = list(&waiting["approved_by"])
+            .filter_map(Value::as_str)
+            .collect();
+        let by = if signers.is_empty() {
+            String::new()
+        } else {
+            format!(", approved by {}", signers.join(", "))
+        };
+        lines.push(format!(
+            "the changes of {} that wait hold at once by `caps raise {}`{by}",
+            owner(waiting),
+            text(&waiting["id"])
+        ));
+    }
     if let Some(shorter) = answer["shorter_raise_after"].as_object() {
         lines.push(format!(
             "raise_after becomes {} ms at {}",
@@ -73,6 +116,16 @@ fn lines(answer: &Value) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The tenants that a cap binds.
+fn owner(cap: &Value) -> String {
+    let tenants: Vec<&str> = list(&cap["tenants"]).filter_map(Value::as_str).collect();
+    match (cap["account"].as_str(), &tenants[..]) {
+        (None, _) => "all tenants".to_owned(),
+        (Some(account), []) => format!("sub-account {account}, which no tenant has"),
+        (Some(_), tenants) => tenants.join(", "),
+    }
 }
 
 fn used_line(used: &Value) -> String {

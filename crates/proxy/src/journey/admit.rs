@@ -198,7 +198,7 @@ pub(super) struct StoreQuestion {
     pub(super) demand: Option<Box<MoneyDemand>>,
     /// The key under which GatePay documents that the call's repetition is one transaction.
     pub(super) money_key: Option<Box<str>>,
-    /// Where the money goes, if its tenant's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may not go anywhere.
     pub(super) targets: Option<Box<StatedTargets>>,
 }
 

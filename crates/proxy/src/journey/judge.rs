@@ -16,7 +16,7 @@ use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::money::{
     DemandFault, MoneyDemand, documented_key, may_be_disguised_payout, stated_targets,
 };
-use gatepay_core::operation::AccountHeader;
+use gatepay_core::operation::{AccountHeader, OperationScope};
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_store::admission::LedgerIntent;
@@ -25,7 +25,7 @@ use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
 use crate::caps::Caps;
-use crate::caps::destinations::{StatedTargets, StoredDestinations};
+use crate::caps::destinations::{ConfiguredLists, StatedTargets, StoredDestinations};
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
@@ -44,7 +44,7 @@ pub struct Judged<'g> {
     demand: Option<Box<MoneyDemand>>,
     /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
     money_key: Option<Box<str>>,
-    /// Where the money goes, if its tenant's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may not go anywhere.
     targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     is_disguised_payout: bool,
@@ -104,7 +104,7 @@ pub(super) struct JudgedParts {
     pub(super) demand: Option<Box<MoneyDemand>>,
     /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
     pub(super) money_key: Option<Box<str>>,
-    /// Where the money goes, if its tenant's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may not go anywhere.
     pub(super) targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub(super) is_disguised_payout: bool,
@@ -205,14 +205,18 @@ async fn judge_call<'g>(
     let row = (&generation.catalogue, position);
     let (query, body) = (routed.query(), verified.body());
     let reading = ReadingRules {
-        targets: rules.reads_targets(owner, operation),
+        targets: rules.reads_targets(
+            (registry, acting.account().unwrap_or_default()),
+            owner,
+            operation,
+        ),
         ..rules.reading
     };
     let mut judged = judge_body(offload, row, query, body, own, reading).await?;
     if let Some(Err(fault)) = judged.demand.as_deref()
-        && rules
-            .caps
-            .is_some_and(|caps| caps.covers(generation, owner, operation))
+        && rules.caps.is_some_and(|caps| {
+            caps.covers(generation, acting.account().unwrap_or_default(), operation)
+        })
     {
         return Err(Refusal::InvalidBody(format!(
             "{fault}; caps count this call, so that its amount must be exact"
@@ -400,7 +404,7 @@ pub struct JudgedBody {
     /// The key under which GatePay documents that the call's repetition is one transaction, likewise. It can be read although
     /// an amount cannot.
     pub money_key: Option<Box<str>>,
-    /// Where the money goes, if its tenant's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may not go anywhere.
     pub targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub is_disguised_payout: bool,
@@ -542,7 +546,7 @@ pub struct BodyRules<'a> {
     pub reading: ReadingRules,
     /// The bounds of tenants' endpoints, if notifications are relayed.
     pub endpoints: Option<&'a EndpointBounds>,
-    /// Where tenants' money may go, if there is a store.
+    /// Where the money of sub-accounts may go, if there is a store.
     pub destinations: Option<&'a StoredDestinations>,
     /// The caps, if there is a store.
     pub caps: Option<&'a Caps>,
@@ -590,13 +594,18 @@ impl<'a> BodyRules<'a> {
         }
     }
 
-    /// Whether the targets of this call have to be read. Lists bind tenants, not the institution's operators.
-    fn reads_targets(&self, owner: PartyRef<'_>, operation: &Operation) -> bool {
-        let lists = self.destinations.filter(|_| operation.kind == Kind::Money);
-        match (lists, owner) {
-            (Some(lists), PartyRef::Tenant(tenant)) => lists.may_bound(tenant),
-            _ => false,
-        }
+    /// Whether the targets of this call have to be read. Lists bind every party that acts for a sub-account, but no call that
+    /// only the institution can make.
+    fn reads_targets(
+        &self,
+        (registry, account): (&Registry, &str),
+        owner: PartyRef<'_>,
+        operation: &Operation,
+    ) -> bool {
+        let is_bound = operation.kind == Kind::Money && operation.scope == OperationScope::Tenant;
+        self.destinations
+            .filter(|_| is_bound)
+            .is_some_and(|lists| lists.may_bound(&ConfiguredLists::of(registry, account, owner)))
     }
 }
 

@@ -21,12 +21,11 @@ use gatepay_store::destinations::DestinationFault;
 use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::queue::JudgedRow;
 use gatepay_store::statement::account_book::CallUsage;
-use gatepay_tenancy::PartyRef;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
-use crate::caps::Caps;
-use crate::caps::destinations::DestinationVerdict;
+use crate::caps::destinations::{ConfiguredLists, DestinationVerdict};
+use crate::caps::{Caps, is_capped};
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
@@ -108,23 +107,21 @@ fn misdirected(
     local: &LocallyAdmitted,
     claim: &ClaimedCall<'_>,
 ) -> Result<Option<DestinationFault>, Refusal> {
-    let targets = local.question.as_ref().and_then(|it| it.targets.as_deref());
-    let (Some(caps), Some(targets)) = (gate.caps, targets) else {
+    let question = local.question.as_ref();
+    let stated = question.and_then(|it| Some((it.targets.as_deref()?, it.account.as_str())));
+    let (Some(caps), Some((targets, account))) = (gate.caps, stated) else {
         return Ok(None);
     };
     let party = party_of(claim);
     // The file may have changed while the body was read.
     let registry = &gate.in_force.registry;
-    let tenant = registry.position(party).map(|at| registry.at(at));
-    // A party of this id may be another one by now: its list is that of another sub-account.
-    let account = local.question.as_ref().map(|it| it.account.as_str());
-    let tenant = match tenant {
-        Some(PartyRef::Tenant(tenant)) if account == Some(tenant.sub_account.as_str()) => tenant,
-        _ => return Err(Refusal::StoreUnavailable),
+    let Some(party) = registry.position(party).map(|at| registry.at(at)) else {
+        return Err(Refusal::StoreUnavailable);
     };
+    let configured = ConfiguredLists::of(registry, account, party);
     let now_ms = gate.clock.unix_ms();
     let now_ms = now_ms.saturating_add_signed(cluster.offset_ms());
-    match caps.destinations.verdict(tenant, targets, now_ms) {
+    match caps.destinations.verdict(&configured, targets, now_ms) {
         DestinationVerdict::Allowed => Ok(None),
         DestinationVerdict::Refused(fault) => Ok(Some(fault)),
         DestinationVerdict::Unknown => {
@@ -158,8 +155,8 @@ async fn judge(
         }
         Some(_) => None,
     };
-    let spend = demand.filter(|_| gate.caps.is_some_and(Caps::is_counting));
-    if spend.is_some() && gate.caps.is_some_and(Caps::awaits_store) {
+    let is_money = local.call().operation().kind == Kind::Money && misdirected.is_none();
+    if is_money && gate.caps.is_some_and(Caps::awaits_store) {
         return Ok((Err(StoreAway), None));
     }
     let Some(row) = row(cluster, local, claim) else {
@@ -170,11 +167,13 @@ async fn judge(
         Some(_) => Vec::new(),
     };
     let row = AdmissionRow {
-        spend,
+        // Always: another instance may have declared the first cap a moment ago, and the store alone knows.
+        spend: demand,
         intents,
         usage,
         ..row
     };
+    let is_unread = is_money && row.spend.is_none();
     let spent = row.usage.is_some().then_some(row.stamp);
     // After a wait for loans that took all the time there is none for a verdict.
     let judged = if Instant::now() < until {
@@ -182,9 +181,8 @@ async fn judge(
     } else {
         Err(StoreAway)
     };
-    if let (Some(fault), Ok(judged)) = (misdirected, &judged)
-        && judged.verdict == AdmissionVerdict::Admitted
-    {
+    let is_admitted = matches!(&judged, Ok(judged) if judged.verdict == AdmissionVerdict::Admitted);
+    if let Some(fault) = misdirected.filter(|_| is_admitted) {
         record.judged_elsewhere(None);
         record.admitted_by_store();
         if let Some(caps) = gate.caps {
@@ -192,7 +190,41 @@ async fn judge(
         }
         return Err(Refusal::DestinationNotAllowed(fault));
     }
+    if is_unread && is_admitted {
+        allow_unread((cluster, until), local, (gate, spent), record).await?;
+    }
     Ok((judged, spent))
+}
+
+/// Refuses an admitted call that tells no amount if a rule that the store has by now covers it. Asked after the admission, so that
+/// no rule that was in force at that moment is missed.
+async fn allow_unread(
+    (cluster, until): (&Cluster, Instant),
+    local: &LocallyAdmitted,
+    (gate, spent): (&AdmissionGate<'_>, Option<Fingerprint>),
+    record: &mut RequestRecord,
+) -> Result<(), Refusal> {
+    let asked = cluster
+        .calls()
+        .call(|store| async move { store.capped_calls().await });
+    let account = local.question.as_ref().map(|it| it.account.as_str());
+    let operation = local.call().operation();
+    let refusal = match timeout_at(until, asked).await {
+        Ok(Ok(capped)) if !is_capped(&capped, account.unwrap_or_default(), operation) => {
+            return Ok(());
+        }
+        Ok(Ok(_)) => Refusal::InvalidBody(UNREAD.to_owned()),
+        _ => Refusal::StoreUnavailable,
+    };
+    // Nothing is sent, and the statement of the tenant says so.
+    drop(
+        gate.caps
+            .zip(spent)
+            .map(|(caps, stamp)| caps.reports.of(stamp)),
+    );
+    record.judged_elsewhere(None);
+    record.admitted_by_store();
+    Err(refusal)
 }
 
 fn party_of<'a>(claim: &'a ClaimedCall<'_>) -> &'a str {
@@ -292,11 +324,12 @@ async fn spend_of(
     };
     let spend = SpendDemand::of(demand, |_| currency.clone());
     if spend.is_none() {
-        let (routed, caller) = (claim.routed(), claim.caller());
+        let routed = claim.routed();
         let (generation, operation) = (routed.generation(), routed.operation());
+        let account = question.map_or("", |it| it.account.as_str());
         if gate
             .caps
-            .is_some_and(|caps| caps.covers(generation, caller.owner, operation))
+            .is_some_and(|caps| caps.covers(generation, account, operation))
         {
             return Err(Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()));
         }
@@ -481,6 +514,9 @@ const RESTORED: &str = "the store's file was put back from a copy: run `gatepay-
 /// The refusal text for a request that the store admitted, and that this process cannot remember any more.
 const SPENT: &str =
     "this process takes no more requests; this one was not sent, and its stamp is spent: sign anew";
+/// The fault of a body without an exact amount, if a cap covers the call since a moment ago.
+const UNREAD: &str =
+    "the amount cannot be read exactly; caps count this call, so that its amount must be exact";
 /// The fault of a refund whose currency cannot be known.
 const UNKNOWN_ORDER: &str = "prepayId names no order of yours in the ledger, so that its currency is not known; caps count this call";
 /// The refusal text of a write without a body while reads may go on without the store.

@@ -180,11 +180,12 @@ pub fn reserve<T: SpendTables>(
         key: call.demand.stored_key(call.stamp),
     };
     let parts = sums(call.demand);
+    let scope = CapScope::of_account(call.account);
     let (mut shadow, mut unapproved) = (None, Vec::new());
     for (currency, amount) in &parts {
         let own = tables.spend(&name, currency)?;
         let part = SpendPart {
-            party: call.party,
+            scope: &scope,
             name: &name,
             currency,
             amount: *amount,
@@ -468,10 +469,15 @@ fn release_if_refuted<T: SpendTables>(
 }
 
 /// The slices in which a spend of this time counts.
-fn cells(book: &RuleBook, name: &SpendName, currency: &CurrencyCode, at_ms: u64) -> Vec<MeterCell> {
-    let party = CapScope::of(&name.party);
+pub(crate) fn cells(
+    book: &RuleBook,
+    name: &SpendName,
+    currency: &CurrencyCode,
+    at_ms: u64,
+) -> Vec<MeterCell> {
+    let own = StoredText::parse(&name.account).map(|account| CapScope::of_account(&account));
     let all = book.sums_over_all().then_some(CapScope::All);
-    let scopes = party.into_iter().chain(all);
+    let scopes = own.into_iter().chain(all);
     let cells = scopes.flat_map(|scope| {
         SliceGrain::ALL.map(|grain| MeterCell {
             scope: scope.clone(),
@@ -495,7 +501,8 @@ fn sums(demand: &SpendDemand) -> BTreeMap<CurrencyCode, ExactAmount> {
 
 /// The amount of a call in one currency.
 struct SpendPart<'a> {
-    party: &'a StoredText,
+    /// The scope of the sub-account.
+    scope: &'a CapScope,
     name: &'a SpendName,
     currency: &'a CurrencyCode,
     amount: ExactAmount,
@@ -573,10 +580,10 @@ impl SpendPart<'_> {
         })
     }
 
-    /// How the rules over all, and those of the party, treat the currency.
+    /// How the rules over all, and those of the sub-account, treat the currency.
     fn coverage(&self, book: &RuleBook, now_ms: u64) -> [(CapScope, CurrencyCoverage); 2] {
         let call = &*self.name.counted_as;
-        [CapScope::All, CapScope::Party(self.party.clone())].map(|scope| {
+        [CapScope::All, self.scope.clone()].map(|scope| {
             let coverage = book.coverage(&scope, call, self.currency, now_ms);
             (scope, coverage)
         })

@@ -18,7 +18,7 @@ use super::report::{CapFacts, OpenSpend};
 use super::rule::{CapDeclaration, CapScope, CappedCalls};
 use super::rule_book::RuleBook;
 use super::spend::{
-    ALIVE_MS, KEPT_MS, LOST_REPORT_MS, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
+    ALIVE_MS, CLAIM_MS, KEPT_MS, LOST_REPORT_MS, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
 };
 use super::window::CapWindow;
 use crate::stored_text::{Fingerprint, StoredText};
@@ -28,6 +28,8 @@ use crate::stored_text::{Fingerprint, StoredText};
 pub struct CapModel {
     book: RuleBook,
     approvers: Option<ApproverRule>,
+    /// The rules of each instance's configuration.
+    claims: BTreeMap<i64, CapDeclaration>,
     tables: MemoryTables,
 }
 
@@ -41,13 +43,31 @@ struct MemoryTables {
 }
 
 impl CapModel {
-    /// Puts the rules of a configuration in force.
-    pub fn declare(&mut self, declaration: &CapDeclaration, now_ms: u64) {
+    /// Puts the rules of an instance's configuration in force, with those of the others that are alive. `seen` is the last sign
+    /// of life of each instance.
+    pub fn declare(
+        &mut self,
+        (instance, declaration): (i64, &CapDeclaration),
+        now_ms: u64,
+        seen: &BTreeMap<i64, i64>,
+    ) {
+        self.claims.retain(|other, _| counts(other, now_ms, seen));
+        self.claims.remove(&instance);
+        // Last, for its midnights.
+        let all = self.claims.values().chain([declaration]);
+        let stricter = CapDeclaration::stricter(all);
+        self.claims.insert(instance, declaration.clone());
         let summed = self.book.sums_over_all();
-        self.book.declare(declaration, now_ms);
+        self.book.declare(&stricter, now_ms);
         if !summed && self.book.sums_over_all() {
             self.tables.sum_over_all();
         }
+    }
+
+    /// Whether the last declaration of an instance counts, with those of the others that are alive and no more.
+    pub fn stands(&self, instance: i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
+        let mut others = self.claims.keys().filter(|other| **other != instance);
+        self.claims.contains_key(&instance) && others.all(|other| counts(other, now_ms, seen))
     }
 
     /// The tables as a report reads them.
@@ -62,7 +82,7 @@ impl CapModel {
             let mut own = attempts.values().filter(|it| it.name == *name).peekable();
             own.peek()?;
             Some(OpenSpend {
-                party: name.party.clone(),
+                account: name.account.clone(),
                 counted_as: name.counted_as.clone(),
                 currency: currency.clone(),
                 amount: spend.amount,
@@ -75,6 +95,7 @@ impl CapModel {
             book: self.book.clone(),
             meters: meters.clone(),
             open: open.collect(),
+            signers: Vec::new(),
         }
     }
 
@@ -190,6 +211,12 @@ impl CapModel {
             .map(|attempt| (attempt.at_ms, attempt.name.clone()))
             .collect()
     }
+}
+
+/// Whether the rules of an instance count.
+fn counts(instance: &i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
+    let last = seen.get(instance).map(|ms| ms.unsigned_abs());
+    last.is_some_and(|ms| ms > now_ms.saturating_sub(CLAIM_MS))
 }
 
 impl MemoryTables {

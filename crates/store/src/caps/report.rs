@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
+use super::approval::ApprovalId;
+use super::early_raise::PendingRaise;
 use super::judge::{MeterCell, MeterSum};
 use super::rule::{CapMeasure, CapRuleName, CapScope};
 use super::rule_book::{RaiseDelay, RuleBook, RuleState};
@@ -22,13 +24,15 @@ pub struct CapFacts {
     pub meters: BTreeMap<MeterCell, MeterSum>,
     /// The spends with an attempt whose end is not known.
     pub open: Vec<OpenSpend>,
+    /// The operators that have approved changes that wait, by the id of the changes.
+    pub signers: Vec<(ApprovalId, StoredText)>,
 }
 
 /// A spend in one currency that counts although GatePay is not known to have executed every attempt of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSpend {
-    /// The tenant or operator.
-    pub party: String,
+    /// The sub-account.
+    pub account: String,
     /// The name under which the call is counted.
     pub counted_as: String,
     /// The currency.
@@ -50,6 +54,8 @@ pub struct CapReport {
     pub delay: Option<RaiseDelay>,
     /// The caps.
     pub caps: Vec<CapState>,
+    /// The changes that wait, with the operators that have approved them.
+    pub waiting: Vec<(PendingRaise, Vec<StoredText>)>,
 }
 
 /// One cap.
@@ -88,11 +94,11 @@ pub struct CapUse {
 const ONE: u128 = 10_u128.pow(18);
 
 impl CapFacts {
-    /// The caps of a party and those over all; without a party, every cap.
+    /// The caps of a sub-account and those over all; without one, every cap.
     pub fn report(&self, of: Option<&StoredText>) -> CapReport {
         let is_shown = |scope: &CapScope| match (scope, of) {
             (CapScope::All, _) | (_, None) => true,
-            (CapScope::Party(party), Some(of)) => party == of,
+            (CapScope::Account(account), Some(of)) => account == of,
         };
         let rules = self.book.rules.iter();
         let shown =
@@ -103,10 +109,18 @@ impl CapFacts {
             limit: state.limit_at(self.now_ms),
             uses: self.uses(name, state.limit_at(self.now_ms)),
         });
+        let waiting = self.book.waiting_raises(self.now_ms).into_iter();
+        let waiting = waiting.filter(|waiting| is_shown(&waiting.scope));
+        let waiting = waiting.map(|waiting| {
+            let signers = self.signers.iter().filter(|(id, _)| *id == waiting.id);
+            let signers = signers.map(|(_, by)| by.clone()).collect();
+            (waiting, signers)
+        });
         CapReport {
             now_ms: self.now_ms,
             delay: self.book.delay,
             caps: caps.collect(),
+            waiting: waiting.collect(),
         }
     }
 
@@ -133,7 +147,7 @@ impl CapFacts {
                         && spend.currency == *currency
                         && name.calls.contains(&spend.counted_as)
                         && window.covers(spend.at_ms)
-                        && is_of(&name.scope, &spend.party)
+                        && is_of(&name.scope, &spend.account)
                 });
                 let units = open.map(|spend| {
                     if counts_calls {
@@ -210,10 +224,10 @@ fn is_in(cell: &MeterCell, name: &CapRuleName, window: &CapWindow) -> bool {
         && name.calls.contains(&cell.counted_as)
 }
 
-fn is_of(scope: &CapScope, party: &str) -> bool {
+fn is_of(scope: &CapScope, account: &str) -> bool {
     match scope {
         CapScope::All => true,
-        CapScope::Party(own) => own.as_str() == party,
+        CapScope::Account(own) => own.as_str() == account,
     }
 }
 

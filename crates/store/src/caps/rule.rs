@@ -13,8 +13,8 @@ use crate::stored_text::StoredText;
 pub enum CapScope {
     /// All parties together.
     All,
-    /// One party, by its id: whatever account its calls are for.
-    Party(StoredText),
+    /// All parties that act for one sub-account, whatever their ids: the sub-account's money is what a cap protects.
+    Account(StoredText),
 }
 
 /// What a rule limits.
@@ -75,7 +75,7 @@ pub struct CapDeclaration {
     pub raise_after_ms: u64,
 }
 
-/// The calls that a rule in force covers: of one party, or of all.
+/// The calls that a rule in force covers: for one sub-account, or of all parties.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CappedCalls {
     /// Whether a breach of it is only reported.
@@ -93,7 +93,7 @@ pub struct CapBreach {
     pub over_all: bool,
     /// The currency of the amount.
     pub currency: CurrencyCode,
-    /// The rule's measure and limit; `None` if the party has rules for the call but none for this currency.
+    /// The rule's measure and limit; `None` if the sub-account has rules for the call but none for this currency.
     pub rule: Option<(CapMeasure, ExactAmount)>,
     /// What may still be spent, or called. Of a rule per call, the limit.
     pub left: ExactAmount,
@@ -111,6 +111,18 @@ pub struct ShadowBreach {
 }
 
 impl CapDeclaration {
+    /// The rules of several configurations together, by the midnights of the last: of a rule the lowest limit, and the longest
+    /// time until a raise.
+    pub fn stricter<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        let mut stricter = Self::default();
+        for one in all {
+            stricter.rules.extend_from_slice(&one.rules);
+            stricter.midnights.clone_from(&one.midnights);
+            stricter.raise_after_ms = stricter.raise_after_ms.max(one.raise_after_ms);
+        }
+        stricter
+    }
+
     /// Whether a rule asks for approvals.
     pub fn asks_approvals(&self) -> bool {
         let mut rules = self.rules.iter();
@@ -128,19 +140,30 @@ impl CapDeclaration {
     }
 }
 
+/// The account in tables of calls that name none. No sub-account is called so.
+const NO_ACCOUNT: &str = "\u{1f}";
+
 impl CapScope {
-    /// The scope's text in tables: a party's id, or nothing.
+    /// The parties that act for a sub-account; those of calls that name none, if it is empty.
+    pub fn of_account(account: &StoredText) -> Self {
+        if account.as_str().is_empty() {
+            return Self::Account(StoredText::parse(NO_ACCOUNT).expect("one character is stored"));
+        }
+        Self::Account(account.clone())
+    }
+
+    /// The scope's text in tables: a sub-account, or nothing.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::All => "",
-            Self::Party(party) => party.as_str(),
+            Self::Account(account) => account.as_str(),
         }
     }
 
     pub(crate) fn of(text: &str) -> Option<Self> {
         match text {
             "" => Some(Self::All),
-            party => StoredText::parse(party).map(Self::Party),
+            account => StoredText::parse(account).map(Self::Account),
         }
     }
 }

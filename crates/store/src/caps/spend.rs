@@ -98,6 +98,8 @@ pub const UNKNOWN_AFTER_MS: u64 = 60_000;
 pub const LOST_REPORT_MS: u64 = 600_000;
 /// Instances with a sign of life within this time are alive, in milliseconds.
 pub const ALIVE_MS: u64 = 5_000;
+/// How long the rules of an instance without a sign of life count, in milliseconds.
+pub const CLAIM_MS: u64 = 60_000;
 /// How long a spend is kept, and its key is not a new one, in milliseconds: 400 days.
 pub const KEPT_MS: u64 = 400 * 86_400_000;
 

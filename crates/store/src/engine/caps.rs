@@ -1,6 +1,7 @@
 //! Money caps over two engines.
 
 use super::Store;
+use crate::caps::approval::{ApprovalId, ApprovalOrder};
 use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
@@ -10,15 +11,45 @@ use crate::stored_text::StoredText;
 impl Store {
     /// Puts the rules of a configuration in force, over all instances: once this returns, no call is admitted beyond a
     /// lower cap. A raised, removed or widened one holds as it was for
-    /// [`raise_after_ms`](CapDeclaration::raise_after_ms). Called at each start, reload, and before the midnights run out.
-    pub async fn declare_caps(&self, declaration: &CapDeclaration) -> Result<(), StoreError> {
+    /// [`raise_after_ms`](CapDeclaration::raise_after_ms). While instances have different rules the
+    /// [stricter](CapDeclaration::stricter) ones hold. Called at each start, reload, before the midnights run out, and as soon
+    /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process.
+    pub async fn declare_caps(
+        &self,
+        declaration: &CapDeclaration,
+        number: i64,
+    ) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.declare_caps(declaration).await,
+            Self::Postgres(store) => store.declare_caps(declaration, number).await,
             Self::Sqlite(store) => store.declare_caps(declaration).await,
         }
     }
 
-    /// The tables of caps, for a report about a party and about all together; without a party, about every one.
+    /// Whether this process's last declaration is in force, with those of the other instances that are alive. It is not if its
+    /// commit was lost, and not after another instance has ended whose rules still hold.
+    pub async fn caps_stand(&self, number: i64) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.caps_stand(number).await,
+            // Its one process is alone, and loses no commit while it runs.
+            Self::Sqlite(_) => Ok(true),
+        }
+    }
+
+    /// Takes an operator's approval of changes that [wait](crate::caps::early_raise). Once `needed` different operators have
+    /// approved them within a day, they hold at once.
+    pub async fn raise_caps(
+        &self,
+        id: ApprovalId,
+        by: &StoredText,
+        needed: usize,
+    ) -> Result<ApprovalOrder, StoreError> {
+        match self {
+            Self::Postgres(store) => store.raise_caps(id, by, needed).await,
+            Self::Sqlite(store) => store.raise_caps(id, by, needed).await,
+        }
+    }
+
+    /// The tables of caps, for a report about a sub-account and about all together; without one, about every sub-account.
     pub async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
         match self {
             Self::Postgres(store) => store.cap_facts(of).await,

@@ -6,18 +6,30 @@ use crate::error::StoreError;
 
 impl Store {
     /// Takes over the destinations of a configuration: what is removed is unusable at once, what is new waits for its hold.
-    /// Called at each start and reload.
+    /// While instances have different lists the [stricter](DestinationDeclaration::stricter) ones hold. Called at each start and
+    /// reload, and as soon as the declaration [stands](Self::destinations_stand) no more. `number` counts the declarations of
+    /// this process.
     pub async fn declare_destinations(
         &self,
         declaration: &DestinationDeclaration,
+        number: i64,
     ) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.declare_destinations(declaration).await,
+            Self::Postgres(store) => store.declare_destinations(declaration, number).await,
             Self::Sqlite(store) => store.declare_destinations(declaration).await,
         }
     }
 
-    /// The lists of all tenants.
+    /// Whether this process's last declaration is in force, with those of the other instances that are alive.
+    pub async fn destinations_stand(&self, number: i64) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(store) => store.destinations_stand(number).await,
+            // Its one process is alone, and loses no commit while it runs.
+            Self::Sqlite(_) => Ok(true),
+        }
+    }
+
+    /// The lists of all sub-accounts.
     pub async fn destinations(&self) -> Result<DestinationBook, StoreError> {
         match self {
             Self::Postgres(store) => store.destinations().await,

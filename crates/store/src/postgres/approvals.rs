@@ -96,7 +96,7 @@ impl PostgresStore {
     }
 }
 
-fn order(rows: &[tokio_postgres::Row]) -> Result<ApprovalOrder, StoreError> {
+pub(super) fn order(rows: &[tokio_postgres::Row]) -> Result<ApprovalOrder, StoreError> {
     let [row] = rows else {
         return Err(StoreError::Unexpected(format!("{} rows", rows.len())));
     };

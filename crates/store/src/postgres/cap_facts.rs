@@ -24,21 +24,20 @@ const METERS: &str =
     "SELECT scope, counted_as, currency, grain, slice, amount::text AS amount, calls
     FROM gatepay.meter WHERE scope = ANY ($1) AND slice >= CASE grain WHEN 0 THEN $2::bigint ELSE $3::bigint END";
 const OPEN: &str =
-    "SELECT s.party, s.counted_as, s.currency, s.amount::text AS amount, s.at, a.unknown
+    "SELECT s.account, s.counted_as, s.currency, s.amount::text AS amount, s.at, a.unknown
     FROM (
         SELECT party, account, counted_as, key, bool_and(unknown) AS unknown FROM gatepay.spend_attempt
-        WHERE $2::text = '' OR party = $2 GROUP BY party, account, counted_as, key
+        WHERE $2::text = '' OR account = $2 GROUP BY party, account, counted_as, key
     ) AS a
     JOIN gatepay.spend AS s USING (party, account, counted_as, key)
     WHERE s.at >= $1";
 
 impl PostgresStore {
     pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
-        let now = self.control(NOW, &[]).await?;
-        let now_ms = whole(now.first().ok_or_else(unreadable)?, "now")?;
+        let now_ms = self.cap_now().await?;
         let book = self.rule_book().await?;
         let scopes: Vec<String> = match &of {
-            Some(party) => vec![String::new(), party.as_str().to_owned()],
+            Some(account) => vec![String::new(), account.as_str().to_owned()],
             None => book
                 .scopes()
                 .iter()
@@ -47,21 +46,28 @@ impl PostgresStore {
         };
         let [hours, days] = SliceGrain::ALL.map(|grain| grain.oldest_kept(now_ms).cast_signed());
         let meters = self.control(METERS, &[&scopes, &hours, &days]).await?;
-        // Calls of every party count in caps over all.
+        // Calls for every sub-account count in caps over all.
         let sums_over_all = book.sums_over_all();
-        let party = of.as_ref().filter(|_| !sums_over_all);
-        let party = party.map_or("", StoredText::as_str);
+        let account = of.as_ref().filter(|_| !sums_over_all);
+        let account = account.map_or("", StoredText::as_str);
         let from = now_ms.saturating_sub(LONGEST_WINDOW_MS).cast_signed();
-        let open = self.control(OPEN, &[&from, &party]).await?;
+        let open = self.control(OPEN, &[&from, &account]).await?;
         Ok(CapFacts {
             now_ms,
             book,
             meters: meters.iter().map(meter).collect::<Result<_, _>>()?,
             open: open.iter().map(open_spend).collect::<Result<_, _>>()?,
+            signers: self.raise_signers(now_ms).await?,
         })
     }
 
-    async fn rule_book(&self) -> Result<RuleBook, StoreError> {
+    /// The time by which caps are judged.
+    pub(super) async fn cap_now(&self) -> Result<u64, StoreError> {
+        let now = self.control(NOW, &[]).await?;
+        whole(now.first().ok_or_else(unreadable)?, "now")
+    }
+
+    pub(super) async fn rule_book(&self) -> Result<RuleBook, StoreError> {
         let rules = self.control(RULES, &[]).await?;
         let midnights = self.control(MIDNIGHTS, &[]).await?;
         let delay = self.control(DELAY, &[]).await?;
@@ -126,7 +132,7 @@ fn meter(row: &Row) -> Result<(MeterCell, MeterSum), StoreError> {
 fn open_spend(row: &Row) -> Result<OpenSpend, StoreError> {
     let currency: String = cell(row, "currency")?;
     Ok(OpenSpend {
-        party: cell(row, "party")?,
+        account: cell(row, "account")?,
         counted_as: cell(row, "counted_as")?,
         currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
         amount: amount(&cell::<String>(row, "amount")?)?,

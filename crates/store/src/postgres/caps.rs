@@ -9,7 +9,8 @@ use crate::caps::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
 
-const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8)";
+const DECLARE: &str = "SELECT gatepay.declare_caps_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const STAND: &str = "SELECT gatepay.caps_stand_v1($1, $2) AS stand";
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =
     "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
@@ -29,6 +30,7 @@ impl PostgresStore {
     pub(crate) async fn declare_caps(
         &self,
         declaration: &CapDeclaration,
+        number: i64,
     ) -> Result<(), StoreError> {
         let rules = declaration.by_name();
         let shadows: Vec<bool> = rules.keys().map(|name| name.shadow).collect();
@@ -43,6 +45,8 @@ impl PostgresStore {
         self.control(
             DECLARE,
             &[
+                &self.instance(),
+                &number,
                 &shadows,
                 &scopes,
                 &measures,
@@ -55,6 +59,11 @@ impl PostgresStore {
         )
         .await?;
         Ok(())
+    }
+
+    pub(crate) async fn caps_stand(&self, number: i64) -> Result<bool, StoreError> {
+        let rows = self.control(STAND, &[&self.instance(), &number]).await?;
+        only(&rows, "stand")
     }
 
     pub(crate) async fn settle_attempts(
@@ -90,10 +99,7 @@ impl PostgresStore {
                 ],
             )
             .await?;
-        match &rows[..] {
-            [row] => cell(row, "released"),
-            _ => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
-        }
+        only(&rows, "released")
     }
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
@@ -143,4 +149,12 @@ pub(super) fn stated(amounts: &[StatedAmount]) -> (Vec<String>, Vec<String>) {
     amounts
         .map(|it| (currency(it), it.amount.to_string()))
         .unzip()
+}
+
+/// The answer of a function that has one.
+pub(super) fn only(rows: &[tokio_postgres::Row], column: &str) -> Result<bool, StoreError> {
+    match rows {
+        [row] => cell(row, column),
+        _ => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
+    }
 }

@@ -2,53 +2,53 @@
 
 use super::PostgresStore;
 use super::admit::{cell, millis};
+use super::caps::only;
 use crate::destinations::{
-    DestinationBook, DestinationDeclaration, DestinationList, DestinationOwner, DestinationTimes,
+    DestinationBook, DestinationDeclaration, DestinationList, DestinationTimes,
 };
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
-const DECLARE: &str = "SELECT gatepay.declare_destinations_v1($1, $2, $3, $4, $5, $6, $7)";
-const LISTS: &str =
-    "SELECT l.party, l.account, l.listed, l.hold, l.shorter, l.shorter_from, l.opens
-    FROM gatepay.destination_list AS l";
-const TARGETS: &str = "SELECT t.party, t.account, t.target, t.first_loaded, t.usable_from FROM gatepay.destination AS t";
+const DECLARE: &str = "SELECT gatepay.declare_destinations_v2($1, $2, $3, $4, $5, $6, $7)";
+const STAND: &str = "SELECT gatepay.destinations_stand_v1($1, $2) AS stand";
+const LISTS: &str = "SELECT l.account, l.listed, l.hold, l.shorter, l.shorter_from, l.opens FROM gatepay.account_list AS l";
+const TARGETS: &str = "SELECT t.account, t.target, t.first_loaded, t.usable_from FROM gatepay.account_destination AS t";
 const EPOCH: &str = "SELECT e.number FROM gatepay.destination_epoch AS e";
 
 impl PostgresStore {
     pub(crate) async fn declare_destinations(
         &self,
         declaration: &DestinationDeclaration,
+        number: i64,
     ) -> Result<(), StoreError> {
-        let owners = &declaration.owners;
-        let parties: Vec<&str> = owners.keys().map(|it| it.party.as_str()).collect();
-        let accounts: Vec<&str> = owners.keys().map(|it| it.account.as_str()).collect();
-        let listed: Vec<bool> = owners.values().map(|it| it.is_listed).collect();
-        let holds: Vec<i64> = owners.values().map(|it| millis(it.hold_ms)).collect();
-        let targets = owners.iter().flat_map(|(owner, declared)| {
+        let lists = &declaration.accounts;
+        let accounts: Vec<&str> = lists.keys().map(StoredText::as_str).collect();
+        let listed: Vec<bool> = lists.values().map(|it| it.is_listed).collect();
+        let holds: Vec<i64> = lists.values().map(|it| millis(it.hold_ms)).collect();
+        let targets = lists.iter().flat_map(|(account, declared)| {
             let targets = declared.targets.iter();
-            targets.map(move |it| (owner.party.as_str(), owner.account.as_str(), it.as_str()))
+            targets.map(move |it| (account.as_str(), it.as_str()))
         });
-        let (mut of_parties, mut of_accounts, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-        for (party, account, text) in targets {
-            of_parties.push(party);
-            of_accounts.push(account);
-            texts.push(text);
-        }
+        let (of_accounts, texts): (Vec<&str>, Vec<&str>) = targets.unzip();
         self.control(
             DECLARE,
             &[
-                &parties,
+                &self.instance(),
+                &number,
                 &accounts,
                 &listed,
                 &holds,
-                &of_parties,
                 &of_accounts,
                 &texts,
             ],
         )
         .await?;
         Ok(())
+    }
+
+    pub(crate) async fn destinations_stand(&self, number: i64) -> Result<bool, StoreError> {
+        let rows = self.control(STAND, &[&self.instance(), &number]).await?;
+        only(&rows, "stand")
     }
 
     pub(crate) async fn destinations(&self) -> Result<DestinationBook, StoreError> {
@@ -63,7 +63,7 @@ impl PostgresStore {
                 opens_ms: ms("opens")?,
                 ..DestinationList::default()
             };
-            book.owners.insert(owner(&row)?, list);
+            book.accounts.insert(text(&row, "account")?, list);
         }
         for row in self.control(TARGETS, &[]).await? {
             let times = DestinationTimes {
@@ -71,7 +71,7 @@ impl PostgresStore {
                 usable_from_ms: cell::<i64>(&row, "usable_from")?.unsigned_abs(),
             };
             // A list that another instance declared between the two statements comes with the next epoch.
-            if let Some(list) = book.owners.get_mut(&owner(&row)?) {
+            if let Some(list) = book.accounts.get_mut(&text(&row, "account")?) {
                 list.targets.insert(text(&row, "target")?, times);
             }
         }
@@ -84,13 +84,6 @@ impl PostgresStore {
             rows => Err(StoreError::Unexpected(format!("{} rows", rows.len()))),
         }
     }
-}
-
-fn owner(row: &tokio_postgres::Row) -> Result<DestinationOwner, StoreError> {
-    Ok(DestinationOwner {
-        party: text(row, "party")?,
-        account: text(row, "account")?,
-    })
 }
 
 fn text(row: &tokio_postgres::Row, name: &str) -> Result<StoredText, StoreError> {

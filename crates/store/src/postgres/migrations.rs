@@ -7,9 +7,9 @@ use super::session::PgSession;
 use crate::error::StoreError;
 
 /// The schema that this version makes, and works with best.
-pub const NEWEST_SCHEMA: u32 = 3;
+pub const NEWEST_SCHEMA: u32 = 4;
 /// The oldest schema that this version works with.
-pub const OLDEST_SCHEMA: u32 = 3;
+pub const OLDEST_SCHEMA: u32 = 4;
 
 /// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
@@ -30,6 +30,11 @@ const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
     &[
         include_str!("../../sql/0003_approvals.sql"),
         include_str!("../../sql/0003_statements.sql"),
+    ],
+    &[
+        include_str!("../../sql/0004_accounts.sql"),
+        include_str!("../../sql/0004_claims.sql"),
+        include_str!("../../sql/0004_raises.sql"),
     ],
 ];
 

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
-use crate::caps::approval::APPROVAL_KEPT_MS;
+use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalId, ApprovalOrder};
 use crate::caps::judge;
 use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
@@ -24,6 +24,17 @@ impl SqliteStore {
     ) -> Result<(), StoreError> {
         let declaration = declaration.clone();
         self.run(move |file| file.declare_caps(&declaration)).await
+    }
+
+    pub(crate) async fn raise_caps(
+        &self,
+        id: ApprovalId,
+        by: &StoredText,
+        needed: usize,
+    ) -> Result<ApprovalOrder, StoreError> {
+        let by = by.clone();
+        self.run(move |file| file.raise_caps(id, (&by, needed)))
+            .await
     }
 
     pub(crate) async fn settle_attempts(
@@ -72,6 +83,39 @@ impl StoreFile {
         Ok(())
     }
 
+    fn raise_caps(
+        &mut self,
+        id: ApprovalId,
+        (by, needed): (&StoredText, usize),
+    ) -> Result<ApprovalOrder, StoreError> {
+        let now_ms = self.now()?;
+        let change = self.begin()?;
+        let mut book = rule_book(&change)?;
+        let mut waiting = book.waiting_raises(now_ms).into_iter();
+        let Some(waiting) = waiting.find(|waiting| waiting.id == id) else {
+            return Ok(ApprovalOrder::NotFound);
+        };
+        change.execute(
+            "DELETE FROM cap_raise_signature WHERE at <= ?1",
+            [to_sql(now_ms.saturating_sub(APPROVAL_MS))],
+        )?;
+        change.execute(
+            "INSERT OR IGNORE INTO cap_raise_signature VALUES (?1, ?2, ?3)",
+            params![id.bytes(), by.as_str(), to_sql(now_ms)],
+        )?;
+        let own = signers(&change, now_ms)?;
+        if own.iter().filter(|(of, _)| *of == id).count() >= needed {
+            book.raise_at_once(&waiting.scope, now_ms);
+            write_book(&change, &book)?;
+            change.execute(
+                "DELETE FROM cap_raise_signature WHERE changes = ?1",
+                [id.bytes()],
+            )?;
+        }
+        committed(change, now_ms)?;
+        Ok(ApprovalOrder::Taken)
+    }
+
     fn settle_attempts(&mut self, settled: &[SettledAttempt]) -> Result<(), StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
@@ -100,7 +144,7 @@ impl StoreFile {
         let now_ms = self.now()?;
         let book = rule_book(self.connection())?;
         let scopes: Vec<String> = match of {
-            Some(party) => vec![String::new(), party.as_str().to_owned()],
+            Some(account) => vec![String::new(), account.as_str().to_owned()],
             None => book
                 .scopes()
                 .iter()
@@ -112,6 +156,7 @@ impl StoreFile {
             now_ms,
             meters: spend_tables::meters(self.connection(), &scopes, now_ms)?,
             open: spend_tables::open_spends(self.connection(), from_ms)?,
+            signers: signers(self.connection(), now_ms)?,
             book,
         })
     }
@@ -152,6 +197,24 @@ impl StoreFile {
         committed(change, now_ms)?;
         Ok(())
     }
+}
+
+/// The operators that have approved changes of caps within a day.
+fn signers(
+    connection: &Connection,
+    now_ms: u64,
+) -> Result<Vec<(ApprovalId, StoredText)>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT changes, operator FROM cap_raise_signature WHERE at > ?1 ORDER BY changes, at, operator",
+    )?;
+    let mut rows = statement.query([to_sql(now_ms.saturating_sub(APPROVAL_MS))])?;
+    let mut signers = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = ApprovalId::of_bytes(&row.get::<_, Vec<u8>>(0)?).ok_or_else(unreadable)?;
+        let by = StoredText::parse(&row.get::<_, String>(1)?).ok_or_else(unreadable)?;
+        signers.push((id, by));
+    }
+    Ok(signers)
 }
 
 fn unknown_spends(connection: &Connection, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {

@@ -6,7 +6,7 @@ use super::SqliteStore;
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::unreadable;
 use crate::destinations::{
-    DestinationBook, DestinationDeclaration, DestinationList, DestinationOwner, DestinationTimes,
+    DestinationBook, DestinationDeclaration, DestinationList, DestinationTimes,
 };
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
@@ -43,45 +43,43 @@ impl StoreFile {
 
 fn book(connection: &Connection) -> Result<DestinationBook, StoreError> {
     let mut book = DestinationBook::default();
-    let lists =
-        "SELECT party, account, listed, hold, shorter, shorter_from, opens FROM destination_list";
+    let lists = "SELECT account, listed, hold, shorter, shorter_from, opens FROM account_list";
     let mut lists = connection.prepare_cached(lists)?;
     let mut rows = lists.query([])?;
     while let Some(row) = rows.next()? {
         let ms = |at| Ok::<_, StoreError>(row.get::<_, Option<i64>>(at)?.map(i64::unsigned_abs));
         let list = DestinationList {
-            is_listed: row.get(2)?,
-            hold_ms: ms(3)?.unwrap_or_default(),
-            shorter: ms(4)?.zip(ms(5)?),
-            opens_ms: ms(6)?,
+            is_listed: row.get(1)?,
+            hold_ms: ms(2)?.unwrap_or_default(),
+            shorter: ms(3)?.zip(ms(4)?),
+            opens_ms: ms(5)?,
             ..DestinationList::default()
         };
-        book.owners.insert(owner(row)?, list);
+        book.accounts.insert(text(row, 0)?, list);
     }
-    let targets = "SELECT party, account, target, first_loaded, usable_from FROM destination";
+    let targets = "SELECT account, target, first_loaded, usable_from FROM account_destination";
     let mut targets = connection.prepare_cached(targets)?;
     let mut rows = targets.query([])?;
     while let Some(row) = rows.next()? {
         let times = DestinationTimes {
-            first_loaded_ms: row.get::<_, i64>(3)?.unsigned_abs(),
-            usable_from_ms: row.get::<_, i64>(4)?.unsigned_abs(),
+            first_loaded_ms: row.get::<_, i64>(2)?.unsigned_abs(),
+            usable_from_ms: row.get::<_, i64>(3)?.unsigned_abs(),
         };
-        if let Some(list) = book.owners.get_mut(&owner(row)?) {
-            list.targets.insert(text(row, 2)?, times);
+        if let Some(list) = book.accounts.get_mut(&text(row, 0)?) {
+            list.targets.insert(text(row, 1)?, times);
         }
     }
     Ok(book)
 }
 
 fn write(change: &Connection, book: &DestinationBook) -> Result<(), StoreError> {
-    change.execute_batch("DELETE FROM destination_list; DELETE FROM destination")?;
-    for (owner, list) in &book.owners {
-        let (party, account) = (owner.party.as_str(), owner.account.as_str());
+    change.execute_batch("DELETE FROM account_list; DELETE FROM account_destination")?;
+    for (account, list) in &book.accounts {
+        let account = account.as_str();
         let (shorter, from_ms) = list.shorter.unzip();
         change.execute(
-            "INSERT INTO destination_list VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO account_list VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
-                party,
                 account,
                 list.is_listed,
                 to_sql(list.hold_ms),
@@ -92,9 +90,8 @@ fn write(change: &Connection, book: &DestinationBook) -> Result<(), StoreError> 
         )?;
         for (target, times) in &list.targets {
             change.execute(
-                "INSERT INTO destination VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO account_destination VALUES (?1, ?2, ?3, ?4)",
                 params![
-                    party,
                     account,
                     target.as_str(),
                     to_sql(times.first_loaded_ms),
@@ -104,13 +101,6 @@ fn write(change: &Connection, book: &DestinationBook) -> Result<(), StoreError> 
         }
     }
     Ok(())
-}
-
-fn owner(row: &Row<'_>) -> Result<DestinationOwner, StoreError> {
-    Ok(DestinationOwner {
-        party: text(row, 0)?,
-        account: text(row, 1)?,
-    })
 }
 
 fn text(row: &Row<'_>, at: usize) -> Result<StoredText, StoreError> {

@@ -170,7 +170,7 @@ pub(super) fn open_spends(
     from_ms: u64,
 ) -> Result<Vec<OpenSpend>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT s.party, s.counted_as, s.currency, s.amount, s.at, a.unknown
+        "SELECT s.account, s.counted_as, s.currency, s.amount, s.at, a.unknown
         FROM (
             SELECT party, account, counted_as, key, min(unknown) AS unknown FROM spend_attempt
             GROUP BY party, account, counted_as, key
@@ -182,7 +182,7 @@ pub(super) fn open_spends(
     while let Some(row) = rows.next()? {
         let currency: String = row.get(2)?;
         open.push(OpenSpend {
-            party: row.get(0)?,
+            account: row.get(0)?,
             counted_as: row.get(1)?,
             currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
             amount: amount(&row.get::<_, String>(3)?)?,
@@ -200,6 +200,26 @@ const ATTEMPT: &str =
     "SELECT print, at, instance, unknown, party, account, counted_as, key FROM spend_attempt";
 
 impl SpendFile<'_> {
+    /// Makes the sums of all slices that a window may cover from the spends.
+    pub(super) fn sum_anew(&mut self, now_ms: u64) -> Result<(), StoreError> {
+        self.0.execute("DELETE FROM meter", [])?;
+        let book = rule_book(self.0)?;
+        let from_ms = SliceGrain::Day.oldest_kept(now_ms) * SliceGrain::Day.slice_ms();
+        let mut spends = self.0.prepare(
+            "SELECT party, account, counted_as, key, currency, amount, at FROM spend WHERE at >= ?1",
+        )?;
+        let mut rows = spends.query([to_sql(from_ms)])?;
+        while let Some(row) = rows.next()? {
+            let currency = CurrencyCode::parse(&row.get::<_, String>(4)?).ok_or_else(unreadable)?;
+            let amount = amount(&row.get::<_, String>(5)?)?;
+            let at_ms = row.get::<_, i64>(6)?.unsigned_abs();
+            for cell in judge::cells(&book, &name(row, 0)?, &currency, at_ms) {
+                self.count(&cell, amount)?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn sum_over_all(&self) -> Result<(), StoreError> {
         self.0.execute("DELETE FROM meter WHERE scope = ''", [])?;
         let mut cells = self

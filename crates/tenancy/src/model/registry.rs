@@ -331,9 +331,15 @@ impl Registry {
 
     /// Whether some tenant acts for this sub-account.
     pub fn knows_account(&self, account: &str) -> bool {
-        let named = |at: &u32| self.tenants[*at as usize].sub_account.as_str() == account;
+        self.tenants_of(account).next().is_some()
+    }
+
+    /// The tenants that act for this sub-account: one, unless they share it.
+    pub fn tenants_of(&self, account: &str) -> impl Iterator<Item = &Arc<Tenant>> {
         let hash = self.hasher.hash_one(account);
-        self.by_account.find(hash, named).is_some()
+        let near = self.by_account.iter_hash(hash);
+        near.map(|at| &self.tenants[*at as usize])
+            .filter(move |tenant| tenant.sub_account.as_str() == account)
     }
 }
 

@@ -5,23 +5,44 @@ use gatepay_core::Catalogue;
 use gatepay_core::money::TargetEntry;
 use gatepay_store::destinations::DestinationTimes;
 use gatepay_tenancy::tenant::TenantOptions;
-use gatepay_tenancy::{PartyId, SubAccount};
+use gatepay_tenancy::{Operator, PartyId, SubAccount, Tenant};
 
 use super::*;
 
 const NOW_MS: u64 = 1_767_225_600_000;
 
-fn tenant(destinations: Option<TenantDestinations>) -> Tenant {
-    let id = PartyId::parse("acme").unwrap();
-    let account = SubAccount::parse("100").unwrap();
-    let options = TenantOptions {
-        destinations,
-        ..TenantOptions::default()
-    };
-    Tenant {
-        options: options.if_any(),
-        ..Tenant::new(id, account, &Catalogue::standard(), Vec::new())
-    }
+/// Tenants of one sub-account, and an operator.
+fn sharing(tenants: Vec<Option<TenantDestinations>>) -> Registry {
+    let tenants = tenants
+        .into_iter()
+        .enumerate()
+        .map(|(number, destinations)| {
+            let id = PartyId::parse(&format!("tenant{number}")).unwrap();
+            let account = SubAccount::parse("100").unwrap();
+            let options = TenantOptions {
+                destinations,
+                ..TenantOptions::default()
+            };
+            Tenant {
+                options: options.if_any(),
+                shared_sub_account: true,
+                ..Tenant::new(id, account, &Catalogue::standard(), Vec::new())
+            }
+        });
+    let id = PartyId::parse("back_office").unwrap();
+    let operator = Operator::new(id, &Catalogue::standard(), Vec::new());
+    Registry::new(tenants.collect(), vec![operator], &[])
+        .map_err(|conflicts| format!("{conflicts:?}"))
+        .unwrap()
+}
+
+fn tenant(destinations: Option<TenantDestinations>) -> Registry {
+    sharing(vec![destinations])
+}
+
+/// The lists about a call of a party, by its position.
+fn lists_of(registry: &Registry, party: usize) -> ConfiguredLists<'_> {
+    ConfiguredLists::of(registry, "100", registry.at(party))
 }
 
 fn user(id: &str) -> MoneyTarget {
@@ -47,10 +68,10 @@ fn stored(list: &DestinationList, users: &[(&str, u64)]) -> StoredDestinations {
     });
     let targets: BTreeMap<_, _> = targets.collect();
     let stored = StoredDestinations::default();
-    let owner = owner(&tenant(None)).unwrap();
+    let account = StoredText::parse("100").unwrap();
     stored.know(DestinationBook {
-        owners: BTreeMap::from([(
-            owner,
+        accounts: BTreeMap::from([(
+            account,
             DestinationList {
                 targets,
                 ..list.clone()
@@ -78,8 +99,16 @@ fn stated(users: &[&str]) -> Vec<StatedTarget> {
     users.iter().enumerate().map(at).collect()
 }
 
-fn told(stored: &StoredDestinations, tenant: &Tenant, targets: &StatedTargets) -> String {
-    match stored.verdict(tenant, targets, NOW_MS) {
+fn told(stored: &StoredDestinations, tenant: &Registry, targets: &StatedTargets) -> String {
+    told_to(stored, &lists_of(tenant, 0), targets)
+}
+
+fn told_to(
+    stored: &StoredDestinations,
+    configured: &ConfiguredLists<'_>,
+    targets: &StatedTargets,
+) -> String {
+    match stored.verdict(configured, targets, NOW_MS) {
         DestinationVerdict::Allowed => "allowed".to_owned(),
         DestinationVerdict::Unknown => "unknown".to_owned(),
         DestinationVerdict::Refused(fault) => match fault {
@@ -96,7 +125,7 @@ fn told(stored: &StoredDestinations, tenant: &Tenant, targets: &StatedTargets) -
 fn money_goes_only_to_what_the_file_and_the_store_list_and_only_after_the_hold() {
     let tenant = tenant(Some(configured(DestinationMode::Listed, &["1", "2", "3"])));
     let lists = stored(&listed(), &[("1", NOW_MS), ("2", NOW_MS + 1), ("4", 0)]);
-    assert!(lists.may_bound(&tenant));
+    assert!(lists.may_bound(&lists_of(&tenant, 0)));
     let says = |users: &[&str]| told(&lists, &tenant, &Ok(stated(users)));
     assert_eq!(says(&["1"]), "allowed");
     assert_eq!(
@@ -120,7 +149,7 @@ fn a_list_that_the_file_has_no_more_holds_as_long_as_the_store_says() {
         ..listed()
     };
     let still = stored(&ends(NOW_MS + 1), &[("1", 0)]);
-    assert!(still.may_bound(&tenant));
+    assert!(still.may_bound(&lists_of(&tenant, 0)));
     assert_eq!(told(&still, &tenant, &Ok(stated(&["1"]))), "allowed");
     assert_eq!(
         told(&still, &tenant, &Ok(stated(&["2"]))),
@@ -142,14 +171,44 @@ fn before_the_stores_lists_are_known_money_goes_nowhere() {
         tenant(None),
         tenant(Some(configured(DestinationMode::Listed, &["1"]))),
     ] {
-        assert!(unknown.may_bound(&tenant));
+        assert!(unknown.may_bound(&lists_of(&tenant, 0)));
         assert_eq!(told(&unknown, &tenant, &Ok(stated(&["1"]))), "unknown");
         assert_eq!(told(&unknown, &tenant, &Ok(stated(&[]))), "allowed");
     }
     unknown.know(DestinationBook::default());
-    assert!(!unknown.may_bound(&tenant(None)));
+    assert!(!unknown.may_bound(&lists_of(&tenant(None), 0)));
     assert_eq!(
         told(&unknown, &tenant(None), &Ok(stated(&["1"]))),
         "allowed"
     );
+}
+
+#[test]
+fn every_party_of_a_sub_account_is_bound_by_its_list_and_a_tenant_by_its_own_besides() {
+    let one = configured(DestinationMode::Listed, &["1"]);
+    let two = configured(DestinationMode::Listed, &["2"]);
+    let shared = sharing(vec![Some(one.clone()), Some(two), None]);
+    let lists = stored(&listed(), &[("1", 0), ("2", 0)]);
+    let says = |party: usize, user: &str| {
+        let configured = lists_of(&shared, party);
+        assert!(lists.may_bound(&configured));
+        told_to(&lists, &configured, &Ok(stated(&[user])))
+    };
+    let unlisted = "list[0] is unlisted";
+    assert_eq!((&*says(0, "1"), &*says(0, "2")), ("allowed", unlisted));
+    assert_eq!((&*says(1, "1"), &*says(1, "2")), (unlisted, "allowed"));
+    // The tenant without a list, and the operator.
+    for party in [2, 3] {
+        assert_eq!(
+            (&*says(party, "1"), &*says(party, "2")),
+            ("allowed", "allowed")
+        );
+        assert_eq!(says(party, "3"), unlisted);
+    }
+    // A tenant that takes the place of another one has a list in the store that its file lacks.
+    let replaced = tenant(Some(configured(DestinationMode::Any, &["3"])));
+    let still = stored(&listed(), &[("3", NOW_MS + 1)]);
+    let told = |user: &str| told(&still, &replaced, &Ok(stated(&[user])));
+    assert_eq!(told("1"), unlisted);
+    assert_eq!(told("3"), "list[0] is held until Some(1767225600001)");
 }

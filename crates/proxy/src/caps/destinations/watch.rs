@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatepay_store::admission::StoredText;
 use gatepay_store::destinations::{DeclaredDestinations, DestinationBook, DestinationDeclaration};
 use gatepay_tenancy::destinations::TenantDestinations;
 use tokio::time::sleep;
 
-use super::{is_listed, owner, text};
+use super::{is_listed, text};
 use crate::caps::Caps;
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
@@ -19,6 +20,26 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// The looks between two questions whether another instance has declared something.
 const LOOKS_PER_QUESTION: u32 = 5;
 
+/// The lists that this process knows.
+struct KnownLists {
+    /// The configuration that it has declared.
+    generation: Arc<Generation>,
+    /// The number of the declaration; `None` if there was nothing to declare.
+    declared: Option<i64>,
+    /// The number of the store's lists.
+    epoch: i64,
+}
+
+/// The lists of the store after a question.
+enum AskedLists {
+    /// Those that are known.
+    Same,
+    /// Others, and their number.
+    Newer(DestinationBook, i64),
+    /// The store has lost this process's declaration, or an instance has ended whose lists it still has.
+    Undeclared,
+}
+
 /// Declares and follows until it is dropped.
 pub(in crate::caps) async fn run(
     caps: &Caps,
@@ -26,33 +47,47 @@ pub(in crate::caps) async fn run(
     in_force: &(dyn Fn() -> Arc<Generation> + Send + Sync),
     arrange: impl Fn(&Generation),
 ) {
-    let mut known: Option<(Arc<Generation>, i64)> = None;
+    let mut known: Option<KnownLists> = None;
+    let mut number = 0;
     let mut was_away = false;
     for look in 1_u32.. {
         let generation = in_force();
-        let declared = known
+        let current = known
             .as_ref()
-            .filter(|(it, _)| Arc::ptr_eq(it, &generation));
-        let asked = match declared {
+            .filter(|known| Arc::ptr_eq(&known.generation, &generation));
+        let mut declared = current.and_then(|known| known.declared);
+        let asked = match current {
             None => {
                 let declaration = declaration(&generation);
-                if !declaration.owners.is_empty() {
+                if !declaration.accounts.is_empty() {
                     arrange(&generation);
                 }
-                take(calls, declaration).await.map(Some)
+                number += 1;
+                let taken = take(calls, declaration, number).await;
+                taken.map(|(book, epoch, has_declared)| {
+                    declared = has_declared.then_some(number);
+                    AskedLists::Newer(book, epoch)
+                })
             }
-            Some((_, epoch)) if look % LOOKS_PER_QUESTION == 0 => newer(calls, *epoch).await,
-            Some(_) => Ok(None),
+            Some(known) if look % LOOKS_PER_QUESTION == 0 => {
+                newer(calls, (known.epoch, known.declared)).await
+            }
+            Some(_) => Ok(AskedLists::Same),
         };
         match asked {
-            Ok(None) => was_away = false,
-            Ok(Some((book, epoch))) => {
-                let tenants = book.owners.values().filter(|it| it.is_listed).count();
-                if tenants > 0 {
-                    tracing::info!(tenants, "the store has the lists of destinations");
+            Ok(AskedLists::Same) => was_away = false,
+            Ok(AskedLists::Undeclared) => known = None,
+            Ok(AskedLists::Newer(book, epoch)) => {
+                let accounts = book.accounts.values().filter(|it| it.is_listed).count();
+                if accounts > 0 {
+                    tracing::info!(accounts, "the store has the lists of destinations");
                 }
                 caps.destinations.know(book);
-                known = Some((generation, epoch));
+                known = Some(KnownLists {
+                    generation,
+                    declared,
+                    epoch,
+                });
                 was_away = false;
             }
             Err(error) => {
@@ -68,46 +103,62 @@ pub(in crate::caps) async fn run(
     }
 }
 
-/// The lists after this instance has declared its own, if it has any or the store has.
+/// The lists and their number after this instance has declared its own, if it has any or the store has; and whether it has.
 async fn take(
     calls: &StoreCalls,
     declaration: DestinationDeclaration,
-) -> Result<(DestinationBook, i64), StoreCallError> {
+    number: i64,
+) -> Result<(DestinationBook, i64, bool), StoreCallError> {
     let taken = calls.call(move |store| async move {
         let before = store.destinations().await?;
-        if !declaration.owners.is_empty() || !before.owners.is_empty() {
-            store.declare_destinations(&declaration).await?;
+        let declares = !declaration.accounts.is_empty() || !before.accounts.is_empty();
+        if declares {
+            store.declare_destinations(&declaration, number).await?;
         }
         // First the number: a declaration in between is then read once more.
         let epoch = store.destination_epoch().await?;
-        Ok((store.destinations().await?, epoch))
+        Ok((store.destinations().await?, epoch, declares))
     });
     taken.await
 }
 
-/// The lists, if an instance has declared others.
+/// The lists, if an instance has declared others, and whether this instance's declaration still counts.
 async fn newer(
     calls: &StoreCalls,
-    epoch: i64,
-) -> Result<Option<(DestinationBook, i64)>, StoreCallError> {
+    (epoch, declared): (i64, Option<i64>),
+) -> Result<AskedLists, StoreCallError> {
     let asked = calls.call(move |store| async move {
+        if let Some(number) = declared
+            && !store.destinations_stand(number).await?
+        {
+            return Ok(AskedLists::Undeclared);
+        }
         let newest = store.destination_epoch().await?;
         Ok(if newest == epoch {
-            None
+            AskedLists::Same
         } else {
-            Some((store.destinations().await?, newest))
+            AskedLists::Newer(store.destinations().await?, newest)
         })
     });
     asked.await
 }
 
-/// The destinations of all tenants that have any, or that say so.
+/// The destinations of all sub-accounts whose tenants have any, or say so. Tenants that share one have one list together.
 fn declaration(generation: &Generation) -> DestinationDeclaration {
-    let tenants = generation.registry.tenants().iter();
-    let owners = tenants.filter_map(|tenant| Some((owner(tenant)?, said(tenant.destinations()?))));
-    DestinationDeclaration {
-        owners: owners.collect(),
+    let mut declaration = DestinationDeclaration::default();
+    for tenant in generation.registry.tenants() {
+        let account = StoredText::parse(tenant.sub_account.as_str());
+        let (Some(account), Some(destinations)) = (account, tenant.destinations()) else {
+            continue;
+        };
+        let own = said(destinations);
+        let known = declaration.accounts.entry(account);
+        let known = known.or_insert_with(|| own.clone());
+        known.is_listed |= own.is_listed;
+        known.hold_ms = known.hold_ms.max(own.hold_ms);
+        known.targets.extend(own.targets);
     }
+    declaration
 }
 
 fn said(destinations: &TenantDestinations) -> DeclaredDestinations {

@@ -1,0 +1,178 @@
+//! `POST /-/caps/raise?id=`: operators have a raise of caps that waits hold at once.
+//!
+//! An order is first written to the audit journal, and is not carried out if that fails. It runs to its end even if the
+//! caller leaves.
+
+use std::sync::Arc;
+
+use gatepay_store::admission::StoredText;
+use gatepay_store::caps::approval::{ApprovalId, ApprovalOrder};
+use gatepay_store::caps::report::CapReport;
+use gatepay_store::caps::rule::CapScope;
+use http::StatusCode;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::admin::approvals::{away, may_approve, needed};
+use crate::admin::query_fields::query_fields;
+use crate::admin::reply::{AdminFailure, AdminResponse, json};
+use crate::admin::suspend::{AdminActor, DISK, finished};
+use crate::app::App;
+use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::journal::entry::{ApprovalAct, ApprovalAction};
+
+/// What has become of an order.
+#[derive(Serialize)]
+struct RaiseEntry {
+    id: String,
+    /// The operators that have approved it, this one included.
+    approved_by: Vec<String>,
+    /// How many other operators it waits for; 0: it holds.
+    needs: usize,
+    /// Whether the audit journal holds the order; `null` without a journal.
+    journaled: Option<bool>,
+}
+
+/// Takes an operator's order.
+pub(super) async fn raise(app: &Arc<App>, query: Option<&str>, actor: AdminActor) -> AdminResponse {
+    match RaiseOrder::read(app, query, &actor).await {
+        Err(failure) => failure.answer(),
+        Ok(order) => {
+            let task = tokio::spawn(async move {
+                let raised = order.carry_out().await;
+                raised.map_or_else(AdminFailure::answer, |entry| json(StatusCode::OK, &entry))
+            });
+            finished(task).await
+        }
+    }
+}
+
+/// An order that was read and may be carried out.
+struct RaiseOrder {
+    app: Arc<App>,
+    calls: StoreCalls,
+    id: ApprovalId,
+    /// The operators that have approved it before.
+    signers: Vec<String>,
+    /// How many operators have to approve it.
+    needed: usize,
+    act: ApprovalAct,
+}
+
+impl RaiseOrder {
+    async fn read(
+        app: &Arc<App>,
+        query: Option<&str>,
+        actor: &AdminActor,
+    ) -> Result<Self, AdminFailure> {
+        let cluster = app.cluster.as_ref().ok_or_else(|| {
+            let text = "proxy.toml has no [store], which caps need\n";
+            AdminFailure(StatusCode::CONFLICT, text.into())
+        })?;
+        may_approve(app, actor)?;
+        let [id] = query_fields(query, ["id"])?;
+        let id = id.as_deref().and_then(ApprovalId::parse).ok_or_else(|| {
+            let text = "say id=, 16 hexadecimal digits as `caps show` tells them\n";
+            AdminFailure(StatusCode::BAD_REQUEST, text.into())
+        })?;
+        let calls = cluster.calls().clone();
+        let (report, in_force) = report(&calls).await?;
+        let waiting = report.waiting.into_iter();
+        let mut waiting = waiting.filter(|(waiting, _)| waiting.id == id);
+        let (waiting, signers) = waiting.next().ok_or_else(not_found)?;
+        let act = ApprovalAct {
+            action: ApprovalAction::Approve,
+            approval: id.to_string(),
+            party: match &waiting.scope {
+                CapScope::All => "all".to_owned(),
+                CapScope::Account(account) => account.as_str().to_owned(),
+            },
+            operation: "raise_caps".to_owned(),
+            by: actor.name.to_string(),
+            peer: actor.peer,
+        };
+        Ok(Self {
+            app: Arc::clone(app),
+            calls,
+            id,
+            needed: needed(app, in_force),
+            signers: signers.iter().map(|it| it.as_str().to_owned()).collect(),
+            act,
+        })
+    }
+
+    async fn carry_out(self) -> Result<RaiseEntry, AdminFailure> {
+        let journaled = self.journaled().await?;
+        let (id, needed) = (self.id, self.needed);
+        let by = StoredText::parse(&self.act.by).unwrap_or_default();
+        let ordered = self
+            .calls
+            .call(move |store| async move { store.raise_caps(id, &by, needed).await });
+        match ordered.await {
+            Ok(ApprovalOrder::Taken) => {
+                let mut approved_by = self.signers;
+                if !approved_by.contains(&self.act.by) {
+                    approved_by.push(self.act.by.clone());
+                }
+                let needs = needed.saturating_sub(approved_by.len());
+                let (scope, by) = (&self.act.party, &self.act.by);
+                tracing::warn!(raise = %id, %scope, operator = %by, needs, "an operator has approved a raise of caps");
+                Ok(RaiseEntry {
+                    id: id.to_string(),
+                    approved_by,
+                    needs,
+                    journaled,
+                })
+            }
+            Ok(_) => {
+                self.note(ApprovalAction::OrderFailed);
+                Err(not_found())
+            }
+            Err(error) => {
+                self.note(match error {
+                    StoreCallError::NotJoined => ApprovalAction::OrderFailed,
+                    StoreCallError::Store(_) => ApprovalAction::OrderUnknown,
+                });
+                Err(away(&error))
+            }
+        }
+    }
+
+    /// Writes the order down; returns whether there is a journal. Without the record the order is not carried out.
+    async fn journaled(&self) -> Result<Option<bool>, AdminFailure> {
+        let Some(journal) = &self.app.journal else {
+            return Ok(None);
+        };
+        let written = timeout(DISK, journal.approval(self.act.clone())).await;
+        if written.is_ok_and(|written| written.is_ok()) {
+            return Ok(Some(true));
+        }
+        self.note(ApprovalAction::OrderFailed);
+        Err(AdminFailure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not done: the audit journal cannot be written; ask again once it can\n".into(),
+        ))
+    }
+
+    fn note(&self, action: ApprovalAction) {
+        if let Some(journal) = &self.app.journal {
+            let act = self.act.clone();
+            journal.note_approval(ApprovalAct { action, ..act });
+        }
+    }
+}
+
+/// The caps, and how many operators the store has in force.
+async fn report(calls: &StoreCalls) -> Result<(CapReport, u32), AdminFailure> {
+    let facts = calls.call(|store| async move {
+        let needed = store.approvers_needed().await?;
+        Ok((store.cap_facts(None).await?, needed))
+    });
+    let (facts, needed) = facts.await.map_err(|error| away(&error))?;
+    Ok((facts.report(None), needed))
+}
+
+fn not_found() -> AdminFailure {
+    let text = "no raise that waits has this id: it holds already, or the files have changed; see `caps show`\n";
+    AdminFailure(StatusCode::NOT_FOUND, text.into())
+}

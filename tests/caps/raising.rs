@@ -1,0 +1,88 @@
+//! A raise that waits holds early once two operators have approved exactly its changes.
+
+use serde_json::Value;
+
+use super::approvals::{says, serving_with_operators};
+use super::*;
+
+/// What waits, as `GET /caps` tells it.
+async fn waiting(program: &Program) -> Vec<Value> {
+    let (status, said) = says(program, "alice", ("GET", "/caps")).await;
+    assert_eq!(status, 200, "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    said["waiting"].as_array().unwrap().clone()
+}
+
+/// Waits until these limits wait, and returns the id of the changes.
+async fn until_waiting(program: &Program, limit: Option<&str>) -> String {
+    let began = std::time::Instant::now();
+    loop {
+        let waiting = waiting(program).await;
+        if let [only] = &waiting[..]
+            && only["changes"][0]["limit"].as_str() == limit
+        {
+            return only["id"].as_str().unwrap().to_owned();
+        }
+        assert!(began.elapsed() < PATIENCE, "{waiting:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+async fn raises(program: &Program, name: &str, id: &str) -> (u16, String) {
+    says(program, name, ("POST", &format!("/-/caps/raise?id={id}"))).await
+}
+
+async fn reload(program: &Program) {
+    let (status, said) = says(program, "alice", ("POST", "/-/reload")).await;
+    assert_eq!(status, 200, "{said}");
+}
+
+#[tokio::test]
+async fn a_raise_holds_early_once_two_operators_have_approved_exactly_these_changes() {
+    let gatepay = gatepay();
+    let (folder, program) = serving_with_operators(&gatepay, "per_day = '100'").await;
+    assert_eq!(waiting(&program).await, [] as [Value; 0]);
+    folder.tenant(&acme(), &caps("per_day = '200'"));
+    reload(&program).await;
+    let first = until_waiting(&program, Some("200")).await;
+    for (name, expected) in [
+        ("carol", 403),
+        ("admin", 403),
+        ("alice", 200),
+        ("alice", 200),
+    ] {
+        let (status, said) = raises(&program, name, &first).await;
+        assert_eq!(status, expected, "{name}: {said}");
+        assert!(expected != 200 || said.contains("\"needs\":1"), "{said}");
+    }
+    is_refused(&send(&program, &payout("B1", "101")).await, "cap_exceeded");
+    // Other changes are another raise, to be approved anew.
+    folder.tenant(&acme(), &caps("per_day = '900'"));
+    reload(&program).await;
+    let second = until_waiting(&program, Some("900")).await;
+    assert_ne!(first, second);
+    assert_eq!(raises(&program, "bob", &first).await.0, 404);
+    let (status, said) = raises(&program, "bob", &second).await;
+    assert!(status == 200 && said.contains("\"needs\":1"), "{said}");
+    is_refused(&send(&program, &payout("B2", "101")).await, "cap_exceeded");
+    let (status, said) = raises(&program, "alice", &second).await;
+    assert!(status == 200 && said.contains("\"needs\":0"), "{said}");
+    let paid = send(&program, &payout("B3", "101")).await;
+    assert_eq!(paid.outcome(), Some("executed"), "{}", paid.text());
+    assert_eq!(waiting(&program).await, [] as [Value; 0]);
+    // A removal too.
+    folder.tenant(&acme(), "");
+    reload(&program).await;
+    let third = until_waiting(&program, None).await;
+    for name in ["alice", "bob"] {
+        assert_eq!(raises(&program, name, &third).await.0, 200);
+    }
+    let paid = send(&program, &payout("B4", "5000")).await;
+    assert_eq!(paid.outcome(), Some("executed"), "{}", paid.text());
+    program.stop().await;
+    let config = folder.name("proxy.toml");
+    let (said, code) = printed(&run(&["audit", "show", "--config", &config]));
+    assert_eq!(code, Some(0), "{said}");
+    let orders = said.matches(&format!("approve {} by ", acme().sub_account));
+    assert_eq!(orders.count(), 6, "{said}");
+}
