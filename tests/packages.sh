@@ -31,7 +31,7 @@ if [[ ! -e $base/etc/os-release ]]; then
     # shellcheck disable=SC2046
     mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[.*\] \)\?\([^ ]*\) .*/\2/p' $(ls /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null) | grep -v security | head -n 1)
     debootstrap --variant=minbase --include=ca-certificates "$suite" "$base" "$mirror" >"$target/debootstrap.log" ||
-        { tail "$target/debootstrap.log"; rm -rf "$base"; exit 1; }
+        { tail "$target/debootstrap.log"; rm -rf "$base"; skip "debootstrap made no Debian to try the package in"; }
 fi
 root=$folder/root
 trap 'kill $(jobs -p) 2>/dev/null || true; wait || true; umount "$root/proc" "$root/dev" 2>/dev/null || true; rm -rf --one-file-system "$folder"' EXIT

@@ -106,7 +106,8 @@ async fn minutes(proxy: &Proxy, are_there: impl Fn(&[Value]) -> bool) -> Vec<Val
         proxy.clock.advance(Duration::from_secs(61));
         // The clock is asked every second.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
-        minutes = status(proxy).await["hour"].as_array().unwrap().clone();
+        let view = status(proxy).await;
+        view["hour"].as_array().unwrap().clone_into(&mut minutes);
         if are_there(&minutes) {
             return minutes;
         }

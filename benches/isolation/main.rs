@@ -27,6 +27,9 @@ mod honest;
 #[path = "../exhaustion/machine.rs"]
 #[expect(dead_code, reason = "exhaustion measures more of the machine")]
 mod machine;
+#[path = "../exhaustion/memory_limit.rs"]
+#[expect(dead_code, reason = "nothing is limited here")]
+mod memory_limit;
 mod setup;
 #[path = "../support/signed.rs"]
 mod signed;
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
     let folder = tempfile::tempdir().unwrap();
     let gatepay = GatePay::start();
     setup::configure(folder.path(), gatepay.address());
-    let (proxy, address) = machine::serve(folder.path(), &processors);
+    let (proxy, address) = machine::serve(folder.path(), &processors, None);
     let paid = gatepay.paid_order(address);
     let acme = Signer::new(ACME.client_id, ACME.secret);
     let honest = Honest::calling(Plan {
