@@ -568,6 +568,8 @@ async fn a_store_of_schema_1_is_migrated_with_its_ledger() {
     let scripts = [
         include_str!("../sql/0001_replay.sql"),
         include_str!("../sql/0001_statements.sql"),
+        include_str!("../sql/0001_caps.sql"),
+        include_str!("../sql/0001_destinations.sql"),
         include_str!("../sql/0001_admit_v1.sql"),
         include_str!("../sql/0001_instances.sql"),
         include_str!("../sql/0001_limits.sql"),
