@@ -121,7 +121,7 @@ struct Trial<'a> {
     pair: &'a Pair,
     model: StoreModel,
     state: ModelServer,
-    stores: [PostgresStore; 2],
+    stores: [Box<PostgresStore>; 2],
     contacts: [Option<StoreContact>; 2],
     asked: Vec<AdmissionRow>,
     seen: HashMap<HaltScope, i64>,
@@ -164,8 +164,10 @@ impl Pair {
         self.runtime
             .block_on(self.admin.batch_execute(emptied))
             .unwrap();
-        let store =
-            |instance| PostgresStore::new(&settings(&[self.server.port]), terms(instance)).unwrap();
+        let store = |instance| {
+            let store = PostgresStore::new(&settings(&[self.server.port]), terms(instance));
+            Box::new(store.unwrap())
+        };
         Trial {
             pair: self,
             model: StoreModel::new(StoreTerms::default()),

@@ -31,6 +31,9 @@ const PARTIES: [&str; 3] = ["acme", "globex", "acme_again"];
 const CALLS: [&str; 2] = ["create_payout", "refund_order_v2/payout"];
 const CURRENCIES: [&str; 3] = ["USDT", "BTC", "GT"];
 
+/// A rule as it is drawn: scope, measure, currency, limit, and whether it is a shadow.
+type RuleNumbers = (u8, u8, u8, u8, bool);
+
 /// One thing that happens.
 #[derive(Debug, Clone)]
 pub(crate) enum CapStep {
@@ -48,7 +51,7 @@ pub(crate) enum CapStep {
     Beat(u8),
     Age,
     /// A reload of an instance, with other rules beside those of [`lasting`], perhaps of another time zone.
-    Declare(u8, Vec<(u8, u8, u8, u8, bool)>, u8, bool),
+    Declare(u8, Vec<RuleNumbers>, u8, bool),
     /// One of a few operators, among them a party, approves or rejects a call.
     Sign(Index, u8, bool),
     /// A configuration asks for so many operators, with or without a delay of fewer.
@@ -378,11 +381,7 @@ impl CapTrial<'_> {
         assert_eq!(told, model);
     }
 
-    fn declare(
-        &mut self,
-        instance: usize,
-        (rules, zone, at_once): (&[(u8, u8, u8, u8, bool)], u8, bool),
-    ) {
+    fn declare(&mut self, instance: usize, (rules, zone, at_once): (&[RuleNumbers], u8, bool)) {
         let others = rules.iter().map(|(scope, measure, of, limit, shadow)| {
             let scope = match scope {
                 0 => CapScope::All,

@@ -1260,7 +1260,7 @@ async fn rows_read_beside(spends: u64) -> i64 {
         shop.store.settle_attempts(&settled).await.unwrap();
         shop.store.age_spends().await.unwrap();
     }
-    println!("{spends} spends: {:?} for 500 calls", began.elapsed());
+    eprintln!("{spends} spends: {:?} for 500 calls", began.elapsed());
     let Shop { clocked, store, .. } = shop;
     drop(store);
     until_no_instance_is_connected(&clocked).await;

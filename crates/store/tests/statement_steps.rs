@@ -627,7 +627,9 @@ async fn many_calls_under_one_key(store: &Store, set_clock: &impl AsyncFn(u64)) 
     let rows: Vec<AdmissionRow> = rows.collect();
     for some in rows.chunks(200) {
         let mut batch = AdmissionBatch::default();
-        some.iter().for_each(|row| batch.push(row.clone()).unwrap());
+        for row in some {
+            batch.push(row.clone()).unwrap();
+        }
         store.admit(&batch).await.unwrap();
     }
     set_clock(now + 1_000).await;

@@ -57,7 +57,7 @@ pub struct CapInputs {
     pub drain: Arc<Drain>,
 }
 
-/// Starts the thread, and waits until the store has the rules, so that the first calls find them, but no longer than
+/// Starts the thread, and waits until the store has the rules and lists, so that the first calls find them, but no longer than
 /// `patience`. The thread ends once the last request has ended and its end is in the store.
 pub fn start(inputs: CapInputs, patience: Duration) -> std::io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -67,7 +67,7 @@ pub fn start(inputs: CapInputs, patience: Duration) -> std::io::Result<JoinHandl
         runtime.shutdown_background();
     })?;
     let mut left = patience;
-    while caps.awaits_store() && !left.is_zero() {
+    while caps.is_starting() && !left.is_zero() {
         thread::sleep(START_LOOK);
         left = left.saturating_sub(START_LOOK);
     }

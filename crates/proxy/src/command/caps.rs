@@ -22,7 +22,7 @@ enum CapsAction {
     /// The running process asks the store, which keeps the caps of all instances. A cap that was raised or removed in the files
     /// is shown as it still holds.
     Show(ShowArguments),
-    /// Have the changes of caps hold at once that wait for caps.raise_after.
+    /// Have the changes of caps hold at once that wait for `caps.raise_after`.
     /// The token is that of an [[admin.operator]] with approve = true. If caps.approvals is 2, another operator has to do so too,
     /// within a day. The audit journal records it.
     Raise(RaiseArguments),

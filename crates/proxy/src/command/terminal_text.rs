@@ -19,8 +19,11 @@ pub(crate) fn harmless_lines(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let mut lines = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if steers(c) {
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        // CSV ends its lines with both.
+        let ends_line = c == '\r' && rest.peek().is_none_or(|next| *next == '\n');
+        if steers(c) && !ends_line {
             let _ = write!(lines, "{}", c.escape_default());
         } else {
             lines.push(c);
@@ -39,5 +42,7 @@ mod tests {
             harmless_lines("a\tb\nc\u{1b}[2J\r\u{202e}d\n"),
             "a\tb\nc\\u{1b}[2J\\r\\u{202e}d\n"
         );
+        assert_eq!(harmless_lines("a,b\r\nc,d\r\n"), "a,b\r\nc,d\r\n");
+        assert_eq!(harmless_lines("a,b\r"), "a,b\r", "the line end follows");
     }
 }

@@ -51,7 +51,7 @@ impl CapModel {
         now_ms: u64,
         seen: &BTreeMap<i64, i64>,
     ) {
-        self.claims.retain(|other, _| counts(other, now_ms, seen));
+        self.claims.retain(|other, _| counts(*other, now_ms, seen));
         self.claims.remove(&instance);
         // Last, for its midnights.
         let all = self.claims.values().chain([declaration]);
@@ -67,7 +67,7 @@ impl CapModel {
     /// Whether the last declaration of an instance counts, with those of the others that are alive and no more.
     pub fn stands(&self, instance: i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
         let mut others = self.claims.keys().filter(|other| **other != instance);
-        self.claims.contains_key(&instance) && others.all(|other| counts(other, now_ms, seen))
+        self.claims.contains_key(&instance) && others.all(|other| counts(*other, now_ms, seen))
     }
 
     /// The tables as a report reads them.
@@ -214,8 +214,8 @@ impl CapModel {
 }
 
 /// Whether the rules of an instance count.
-fn counts(instance: &i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
-    let last = seen.get(instance).map(|ms| ms.unsigned_abs());
+fn counts(instance: i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
+    let last = seen.get(&instance).map(|ms| ms.unsigned_abs());
     last.is_some_and(|ms| ms > now_ms.saturating_sub(CLAIM_MS))
 }
 

@@ -4,6 +4,7 @@ use super::PostgresStore;
 use super::admit::{cell, millis};
 use super::approvals::order;
 use crate::caps::approval::{APPROVAL_MS, ApprovalId, ApprovalOrder};
+use crate::caps::rule::CapRuleName;
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
@@ -28,8 +29,8 @@ impl PostgresStore {
         let names = || changes.iter().map(|change| &change.name);
         let shadows: Vec<bool> = names().map(|name| name.shadow).collect();
         let measures: Vec<i16> = names().map(|name| name.measure.number()).collect();
-        let currencies: Vec<&str> = names().map(|name| name.currency_text()).collect();
-        let calls: Vec<String> = names().map(|name| name.calls_text()).collect();
+        let currencies: Vec<&str> = names().map(CapRuleName::currency_text).collect();
+        let calls: Vec<String> = names().map(CapRuleName::calls_text).collect();
         let limits = changes.iter().map(|it| it.raised.map(|it| it.to_string()));
         let limits: Vec<Option<String>> = limits.collect();
         let removed: Vec<bool> = changes.iter().map(|it| it.is_removed).collect();
