@@ -141,11 +141,9 @@ fn asked(query: Option<&str>) -> Result<ApprovalQuery, AdminFailure> {
 
 /// An order that was read and may be carried out.
 struct ApprovalDecision {
-    app: Arc<App>,
-    calls: StoreCalls,
+    order: MoneyOrder,
     id: ApprovalId,
     decision: Decision,
-    act: ApprovalAct,
 }
 
 impl ApprovalDecision {
@@ -178,21 +176,23 @@ impl ApprovalDecision {
             peer: actor.peer,
         };
         Ok(Self {
-            app: Arc::clone(app),
-            calls,
+            order: MoneyOrder {
+                app: Arc::clone(app),
+                calls,
+                act,
+            },
             id,
             decision,
-            act,
         })
     }
 
     async fn carry_out(self) -> Result<ApprovalEntry, AdminFailure> {
-        let journaled = self.journaled().await?;
-        let (id, decision) = (self.id, self.decision);
+        let (order, id, decision) = (self.order, self.id, self.decision);
+        let journaled = order.journaled().await?;
         // The store knows whether more are in force.
-        let needed = needed(&self.app, 1);
-        let by = StoredText::parse(&self.act.by).unwrap_or_default();
-        let ordered = self.calls.call(move |store| async move {
+        let needed = needed(&order.app, 1);
+        let by = StoredText::parse(&order.act.by).unwrap_or_default();
+        let ordered = order.calls.call(move |store| async move {
             match decision {
                 Decision::Approve => store.approve(id, &by, needed).await,
                 Decision::Reject => store.reject(id).await,
@@ -201,12 +201,12 @@ impl ApprovalDecision {
         let failure = |status, text: &'static str| AdminFailure(status, text.into());
         let failure = match ordered.await {
             Ok(ApprovalOrder::Taken) => {
-                let (approval, in_force) = found(&self.calls, id).await?;
-                let needed = self::needed(&self.app, in_force);
-                let (party, by) = (&self.act.party, &self.act.by);
+                let (approval, in_force) = found(&order.calls, id).await?;
+                let needed = self::needed(&order.app, in_force);
+                let (party, by) = (&order.act.party, &order.act.by);
                 let state = approval.state.as_str();
                 tracing::warn!(approval = %id, %party, operator = %by, state, "an operator has decided about a call");
-                let entry = entry(&self.app, &approval, needed);
+                let entry = entry(&order.app, &approval, needed);
                 return Ok(ApprovalEntry { journaled, ..entry });
             }
             Ok(ApprovalOrder::NotFound) => failure(StatusCode::NOT_FOUND, NOT_FOUND),
@@ -215,21 +215,24 @@ impl ApprovalDecision {
                 "it is used, rejected, or over: the call has to ask anew\n",
             ),
             Ok(ApprovalOrder::OwnCall) => failure(StatusCode::FORBIDDEN, OWN_CALL),
-            Err(error) => {
-                let action = match error {
-                    StoreCallError::NotJoined => ApprovalAction::OrderFailed,
-                    StoreCallError::Store(_) => ApprovalAction::OrderUnknown,
-                };
-                self.note(action);
-                return Err(away(&error));
-            }
+            Err(error) => return Err(order.unanswered(&error)),
         };
-        self.note(ApprovalAction::OrderFailed);
+        order.note(ApprovalAction::OrderFailed);
         Err(failure)
     }
+}
 
+/// An operator's order about a money call or a cap, with its record in the audit journal.
+pub(super) struct MoneyOrder {
+    pub(super) app: Arc<App>,
+    pub(super) calls: StoreCalls,
+    /// The record about it, before it is carried out.
+    pub(super) act: ApprovalAct,
+}
+
+impl MoneyOrder {
     /// Writes the order down; returns whether there is a journal. Without the record the order is not carried out.
-    async fn journaled(&self) -> Result<Option<bool>, AdminFailure> {
+    pub(super) async fn journaled(&self) -> Result<Option<bool>, AdminFailure> {
         let Some(journal) = &self.app.journal else {
             return Ok(None);
         };
@@ -237,6 +240,7 @@ impl ApprovalDecision {
         if written.is_ok_and(|written| written.is_ok()) {
             return Ok(Some(true));
         }
+        // A slow disk may still write the record.
         self.note(ApprovalAction::OrderFailed);
         Err(AdminFailure(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -244,12 +248,28 @@ impl ApprovalDecision {
         ))
     }
 
-    fn note(&self, action: ApprovalAction) {
+    /// The failure of an order that the store did not answer, written down as failed or unknown.
+    pub(super) fn unanswered(&self, error: &StoreCallError) -> AdminFailure {
+        self.note(match error {
+            StoreCallError::NotJoined => ApprovalAction::OrderFailed,
+            StoreCallError::Store(_) => ApprovalAction::OrderUnknown,
+        });
+        away(error)
+    }
+
+    /// Writes down the end of the order.
+    pub(super) fn note(&self, action: ApprovalAction) {
         if let Some(journal) = &self.app.journal {
             let act = self.act.clone();
             journal.note_approval(ApprovalAct { action, ..act });
         }
     }
+}
+
+/// The failure of a question that the store did not answer.
+pub(super) fn away(error: &StoreCallError) -> AdminFailure {
+    let text = format!("the store gave no answer, ask again: {error}\n");
+    AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
 }
 
 const NOT_FOUND: &str = "no approval has this id\n";
@@ -304,11 +324,6 @@ fn is_independent(app: &App, approval: &Approval, name: &PartyId) -> Result<(), 
             ),
         ),
     }
-}
-
-pub(super) fn away(error: &StoreCallError) -> AdminFailure {
-    let text = format!("the store gave no answer, ask again: {error}\n");
-    AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
 }
 
 /// Refuses the order of an operator that may not approve.

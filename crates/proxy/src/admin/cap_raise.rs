@@ -11,17 +11,16 @@ use gatepay_store::caps::report::CapReport;
 use gatepay_store::caps::rule::CapScope;
 use http::StatusCode;
 use serde::Serialize;
-use tokio::time::timeout;
 
-use crate::admin::approvals::{away, may_approve, needed};
+use crate::admin::approvals::{MoneyOrder, away, may_approve, needed};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
-use crate::admin::suspend::{AdminActor, DISK, finished};
+use crate::admin::suspend::{AdminActor, finished};
 use crate::app::App;
-use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::cluster::store_calls::StoreCalls;
 use crate::journal::entry::{ApprovalAct, ApprovalAction};
 
-/// What has become of an order.
+/// The state of a raise after an order.
 #[derive(Serialize)]
 struct RaiseEntry {
     id: String,
@@ -49,14 +48,12 @@ pub(super) async fn raise(app: &Arc<App>, query: Option<&str>, actor: AdminActor
 
 /// An order that was read and may be carried out.
 struct RaiseOrder {
-    app: Arc<App>,
-    calls: StoreCalls,
+    order: MoneyOrder,
     id: ApprovalId,
     /// The operators that have approved it before.
     signers: Vec<String>,
     /// How many operators have to approve it.
     needed: usize,
-    act: ApprovalAct,
 }
 
 impl RaiseOrder {
@@ -92,30 +89,32 @@ impl RaiseOrder {
             peer: actor.peer,
         };
         Ok(Self {
-            app: Arc::clone(app),
-            calls,
+            order: MoneyOrder {
+                app: Arc::clone(app),
+                calls,
+                act,
+            },
             id,
             needed: needed(app, in_force),
             signers: signers.iter().map(|it| it.as_str().to_owned()).collect(),
-            act,
         })
     }
 
     async fn carry_out(self) -> Result<RaiseEntry, AdminFailure> {
-        let journaled = self.journaled().await?;
-        let (id, needed) = (self.id, self.needed);
-        let by = StoredText::parse(&self.act.by).unwrap_or_default();
-        let ordered = self
+        let (order, id, needed) = (self.order, self.id, self.needed);
+        let journaled = order.journaled().await?;
+        let by = StoredText::parse(&order.act.by).unwrap_or_default();
+        let ordered = order
             .calls
             .call(move |store| async move { store.raise_caps(id, &by, needed).await });
         match ordered.await {
             Ok(ApprovalOrder::Taken) => {
                 let mut approved_by = self.signers;
-                if !approved_by.contains(&self.act.by) {
-                    approved_by.push(self.act.by.clone());
+                if !approved_by.contains(&order.act.by) {
+                    approved_by.push(order.act.by.clone());
                 }
                 let needs = needed.saturating_sub(approved_by.len());
-                let (scope, by) = (&self.act.party, &self.act.by);
+                let (scope, by) = (&order.act.party, &order.act.by);
                 tracing::warn!(raise = %id, %scope, operator = %by, needs, "an operator has approved a raise of caps");
                 Ok(RaiseEntry {
                     id: id.to_string(),
@@ -125,39 +124,10 @@ impl RaiseOrder {
                 })
             }
             Ok(_) => {
-                self.note(ApprovalAction::OrderFailed);
+                order.note(ApprovalAction::OrderFailed);
                 Err(not_found())
             }
-            Err(error) => {
-                self.note(match error {
-                    StoreCallError::NotJoined => ApprovalAction::OrderFailed,
-                    StoreCallError::Store(_) => ApprovalAction::OrderUnknown,
-                });
-                Err(away(&error))
-            }
-        }
-    }
-
-    /// Writes the order down; returns whether there is a journal. Without the record the order is not carried out.
-    async fn journaled(&self) -> Result<Option<bool>, AdminFailure> {
-        let Some(journal) = &self.app.journal else {
-            return Ok(None);
-        };
-        let written = timeout(DISK, journal.approval(self.act.clone())).await;
-        if written.is_ok_and(|written| written.is_ok()) {
-            return Ok(Some(true));
-        }
-        self.note(ApprovalAction::OrderFailed);
-        Err(AdminFailure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not done: the audit journal cannot be written; ask again once it can\n".into(),
-        ))
-    }
-
-    fn note(&self, action: ApprovalAction) {
-        if let Some(journal) = &self.app.journal {
-            let act = self.act.clone();
-            journal.note_approval(ApprovalAct { action, ..act });
+            Err(error) => Err(order.unanswered(&error)),
         }
     }
 }
