@@ -45,6 +45,8 @@ async fn a_tenant_that_takes_the_place_of_another_one_is_bound_by_its_caps_and_i
     assert_eq!(first.outcome(), Some("executed"), "{}", first.text());
     folder.tenant(&acme(), &own("24h"));
     reload(&program).await;
+    // The store learns of the longer hold a moment after the reload.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
 
     folder.remove("tenants.d/acme.toml");
     folder.tenant(&successor(), &list("any", "0", "0xabc"));
