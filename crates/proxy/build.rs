@@ -38,7 +38,7 @@ fn main() {
         date.clone(),
         rustc.as_ref().map(|rustc| format!("rustc {rustc}")),
         // Nobody should take a quick build for the one that packages have.
-        is_quick.then(|| "not optimized".to_owned()),
+        is_quick.then(|| "quick build".to_owned()),
     ];
     let known: Vec<_> = known.into_iter().flatten().collect();
     let number = env::var("CARGO_PKG_VERSION").unwrap_or_default();

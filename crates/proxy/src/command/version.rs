@@ -19,7 +19,7 @@ const COMMIT: &str = env!("GATEPAY_PROXY_BUILD_COMMIT");
 const DATE: &str = env!("GATEPAY_PROXY_BUILD_DATE");
 const RUSTC: &str = env!("GATEPAY_PROXY_BUILD_RUSTC");
 
-/// The version in one line: `0.1.0 (4d1fc6dd2b7a, 2026-11-30, rustc 1.95.0)`, with `not optimized` at its end in a quick build.
+/// The version in one line: `0.1.0 (4d1fc6dd2b7a, 2026-11-30, rustc 1.95.0)`, with `quick build` at its end unless it is built as packages are.
 pub(crate) const LINE: &str = env!("GATEPAY_PROXY_BUILD_LINE");
 
 impl VersionCommand {
