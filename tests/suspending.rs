@@ -13,6 +13,7 @@ use crate::support::program::{Folder, Program, printed, run};
 use crate::support::*;
 
 const ALICE: &str = "Bearer fake-alice-token";
+const BOB: &str = "Bearer fake-bob-token";
 const SHARED: &str = "Bearer fake-admin-token";
 
 /// A folder whose admin address knows an operator by name, beside the token that all share.
@@ -107,6 +108,42 @@ async fn a_suspended_tenant_is_refused_from_the_answer_on_with_three_other_files
         (code, &said["standing"], &said["changed"]),
         (200, &json!("active"), &json!(true))
     );
+    assert_eq!(status(&program, &acme()).await, 200);
+}
+
+#[tokio::test]
+async fn with_two_approvals_a_suspension_ends_once_two_operators_have_ordered_it() {
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay);
+    folder.secret("bob", "fake-bob-token");
+    folder.edit(
+        "proxy.toml",
+        "operator = [",
+        "operator = [{ name = 'bob', token = { file = 'secrets/bob.key' } }, ",
+    );
+    folder.proxy("caps = { approvals = 2 }");
+    let program = serving_without_acme(&folder).await;
+    let resume = "/-/resume?tenant=acme";
+    // Whoever has the shared token has no name, and one operator is not two.
+    assert_eq!(posts(&program, SHARED, resume).await.0, 403);
+    for _ in 0..2 {
+        let (code, said) = posts(&program, ALICE, resume).await;
+        assert_eq!((code, &said["needs"]), (200, &json!(1)), "{said}");
+        assert_eq!(said["standing"], "suspended", "{said}");
+        assert_eq!(said["approved_by"], json!(["alice"]));
+        assert_eq!(status(&program, &acme()).await, 403);
+    }
+    // Who is suspended once more stays so until two have ordered the end of that.
+    assert_eq!(posts(&program, BOB, "/-/suspend?tenant=acme").await.0, 200);
+    let (_, said) = posts(&program, BOB, resume).await;
+    assert_eq!(
+        (&said["needs"], &said["changed"]),
+        (&json!(1), &json!(false)),
+        "{said}"
+    );
+    let (code, said) = posts(&program, ALICE, resume).await;
+    assert_eq!((code, &said["standing"]), (200, &json!("active")), "{said}");
+    assert_eq!(said["approved_by"], json!(["bob", "alice"]));
     assert_eq!(status(&program, &acme()).await, 200);
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::support::program::{printed, run};
@@ -338,12 +338,6 @@ async fn a_halt_ends_once_two_operators_have_ordered_it_at_any_instances() {
         folder
     }))
     .await;
-    let order = async |program: &Program, path: &str, by: &str| {
-        let token = format!("Bearer fake-token-of-{by}-0123456789");
-        let headers = [("authorization", token.as_str())];
-        let answer = program.admin_with("POST", path, &headers).await;
-        (answer.status, answer.json())
-    };
     let (halt, end) = ("/-/halt?scope=tenant:acme", "/-/halt/end?scope=tenant:acme");
     let (status, said) = order(&one, halt, "alice").await;
     assert_eq!((status, &said["halted"]), (200, &json!(true)), "{said}");
@@ -365,7 +359,50 @@ async fn a_halt_ends_once_two_operators_have_ordered_it_at_any_instances() {
     }
 }
 
-/// Two operators are known, and halts end once both have ordered it.
+#[tokio::test]
+async fn a_suspension_ends_once_two_operators_have_ordered_it_at_any_instances() {
+    if postgres::is_missing() {
+        return;
+    }
+    let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
+    let [one, other] = instances([0, 1].map(|_| {
+        let folder = folder(&gatepay, &server, "");
+        needs_two(&folder);
+        folder
+    }))
+    .await;
+    let (suspend, resume) = ("/-/suspend?tenant=acme", "/-/resume?tenant=acme");
+    let (status, said) = order(&one, suspend, "alice").await;
+    assert_eq!((status, &said["kept"]), (200, &json!(true)), "{said}");
+    for program in [&one, &other, &one] {
+        let (status, said) = order(program, resume, "alice").await;
+        assert_eq!((status, &said["needs"]), (200, &json!(1)), "{said}");
+        assert_eq!(
+            send(program, &refund()).await.refusal(),
+            Some("tenant_suspended")
+        );
+    }
+    // One that is set once more needs two orders again.
+    order(&one, suspend, "bob").await;
+    let (_, said) = order(&other, resume, "bob").await;
+    assert_eq!(said["needs"], 1, "{said}");
+    let (status, said) = order(&one, resume, "alice").await;
+    assert_eq!((status, &said["changed"]), (200, &json!(true)), "{said}");
+    assert_eq!(said["approved_by"], json!(["bob", "alice"]));
+    for program in [&one, &other] {
+        assert_eq!(send(program, &refund()).await.refusal(), None);
+    }
+}
+
+/// The answer to an order of this operator.
+async fn order(program: &Program, path: &str, by: &str) -> (u16, Value) {
+    let token = format!("Bearer fake-token-of-{by}-0123456789");
+    let headers = [("authorization", token.as_str())];
+    let answer = program.admin_with("POST", path, &headers).await;
+    (answer.status, answer.json())
+}
+
+/// Two operators are known, and halts and suspensions end once both have ordered it.
 fn needs_two(folder: &Folder) {
     let operator = |name: &str| {
         folder.secret(name, &format!("fake-token-of-{name}-0123456789"));

@@ -1,8 +1,11 @@
-//! Approver count: how many operators an order takes that needs more than one where `caps.approvals` says so.
+//! Approver count: how many operators an order takes that needs more than one where `caps.approvals` says so, and who else has
+//! ordered the same.
 
+use gatepay_store::admission::HaltScope;
 use http::StatusCode;
 
 use crate::admin::reply::AdminFailure;
+use crate::admin::suspend::AdminActor;
 use crate::app::App;
 
 /// As many as the configuration says, or the store if that is more: a smaller number of the configuration holds only after
@@ -20,4 +23,33 @@ pub(super) async fn approvers(app: &App) -> Result<u32, AdminFailure> {
         AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
     })?;
     Ok(configured.max(in_force))
+}
+
+/// Notes an operator's order to end the halt of a scope that was seen with this epoch, in the store if the halt is there. Returns
+/// the other operator that has ordered the same within a day.
+pub(super) async fn other_approver(
+    app: &App,
+    (scope, epoch): (&HaltScope, i64),
+    is_shared: bool,
+    actor: &AdminActor,
+) -> Result<Option<String>, AdminFailure> {
+    let mut operators = app.settings.admin.operators.iter();
+    if !operators.any(|operator| operator.name == actor.name) {
+        return Err(AdminFailure(
+            StatusCode::FORBIDDEN,
+            "caps.approvals is 2: two operators end a halt or a suspension, each with the token of an [[admin.operator]]\n".into(),
+        ));
+    }
+    let (scope, by) = (scope.clone(), actor.name.to_string());
+    let Some(cluster) = app.cluster.as_ref().filter(|_| is_shared) else {
+        let now = app.clock.elapsed();
+        return Ok(app.local_halts.propose_end((&scope, epoch), &by, now));
+    };
+    let proposed = cluster
+        .calls()
+        .call(move |store| async move { store.propose_resume(&scope, epoch, &by).await });
+    proposed.await.map_err(|error| {
+        let text = format!("not resumed: the store gave no answer: {error}\n");
+        AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
+    })
 }

@@ -14,7 +14,7 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::approver_count::approvers;
+use super::approver_count::{approvers, other_approver};
 use super::query_fields::query_fields;
 use super::reply::{AdminFailure, AdminResponse, json};
 use super::suspend::{AdminActor, finished, journaled, note_failure};
@@ -260,7 +260,8 @@ impl HaltOrder {
         };
         let mut approved_by = vec![actor.name.to_string()];
         if approvers(app).await? > 1 {
-            let Some(other) = self.proposed(halt.epoch).await? else {
+            let seen = (scope, halt.epoch);
+            let Some(other) = other_approver(app, seen, app.cluster.is_some(), actor).await? else {
                 return Ok(self.waits(approved_by).await);
             };
             approved_by.insert(0, other);
@@ -288,31 +289,6 @@ impl HaltOrder {
         (reply.approved_by, reply.needs) = (approved_by, 1);
         tracing::warn!(scope = %word(scope), operator = %actor.name, "the end of a halt waits for another operator");
         reply
-    }
-
-    /// Notes this operator's order. Returns the other operator that has ordered the same.
-    async fn proposed(&self, epoch: i64) -> Result<Option<String>, AdminFailure> {
-        let Self { app, scope, actor } = self;
-        let mut operators = app.settings.admin.operators.iter();
-        if !operators.any(|operator| operator.name == actor.name) {
-            return Err(AdminFailure(
-                StatusCode::FORBIDDEN,
-                "caps.approvals is 2: two operators end a halt, each with the token of an [[admin.operator]]\n".into(),
-            ));
-        }
-        let Some(cluster) = &app.cluster else {
-            let (seen, by) = ((scope, epoch), actor.name.as_str());
-            let now = app.clock.elapsed();
-            return Ok(app.local_halts.propose_end(seen, by, now));
-        };
-        let (scope, by) = (scope.clone(), actor.name.to_string());
-        let proposed = cluster
-            .calls()
-            .call(move |store| async move { store.propose_resume(&scope, epoch, &by).await });
-        proposed.await.map_err(|error| {
-            let text = format!("not resumed: the store gave no answer: {error}\n");
-            AdminFailure(StatusCode::SERVICE_UNAVAILABLE, text.into())
-        })
     }
 
     /// Ends the halt that was seen with this epoch, and no newer one.

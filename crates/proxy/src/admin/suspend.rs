@@ -6,6 +6,8 @@
 //!
 //! If instances share a store, the store keeps a suspension as a halt, for all of them and over their restarts. An
 //! instance keeps a suspension by itself only until the store has it.
+//!
+//! If `caps.approvals` is 2, two operators end a suspension, as they end a halt.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,10 +23,11 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::reply::{AdminResponse, answer_text, json, text};
+use super::approver_count::{approvers, other_approver};
+use super::reply::{AdminFailure, AdminResponse, answer_text, json, text};
 use crate::app::App;
 use crate::cluster::Cluster;
-use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy, Suspensions};
+use crate::generation::suspension::{LiftResult, NotKept, SuspendedBy};
 use crate::journal::entry::{SuspensionAct, SuspensionAction};
 use crate::process::state_dir::Suspension;
 
@@ -54,6 +57,11 @@ struct SuspendReply {
     file_standing: Option<&'static str>,
     /// Whether this request changed anything.
     changed: bool,
+    /// The operators that have ordered the end, if it needs two of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    approved_by: Vec<String>,
+    /// How many other operators the end waits for.
+    needs: u64,
     /// The suspension by hand that is in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended: Option<SuspendedBy>,
@@ -296,7 +304,7 @@ async fn leave_to_store(
 ) -> bool {
     let taken_over = cluster.takes_over(&suspended(id), epoch).await;
     let given_up = match taken_over {
-        Ok(()) => given_up(app, id, orders)
+        Ok(()) => lifted(app, id, orders)
             .await
             .map_err(|error| error.to_string()),
         Err(error) => Err(error),
@@ -312,12 +320,10 @@ fn suspended(id: &PartyId) -> HaltScope {
     HaltScope::Suspended(id.to_string())
 }
 
-async fn resume_party(
-    app: &Arc<App>,
-    id: PartyId,
-    AdminActor { name, peer }: AdminActor,
-) -> AdminResponse {
+async fn resume_party(app: &Arc<App>, id: PartyId, actor: AdminActor) -> AdminResponse {
+    let AdminActor { name, peer } = &actor;
     let suspensions = &app.admission.tenant_limits.suspensions;
+    let orders = suspensions.orders(&id);
     let refused = |status, journaled, note: String| {
         let kept = !suspensions.are_unkept();
         let facts = (false, kept, journaled);
@@ -348,7 +354,20 @@ async fn resume_party(
         action,
         party: id.to_string(),
         by: name.to_string(),
-        peer,
+        peer: *peer,
+    };
+    let approved_by = match approved(app, &id, (shared, orders), &actor).await {
+        Ok(ResumeOrders::Enough(by)) => by,
+        Ok(ResumeOrders::One(by)) => {
+            let is_written = journaled(app, act(SuspensionAction::ProposeResume)).await;
+            tracing::warn!(party = %id, operator = %name, %peer, "a resumption waits for another operator");
+            let note = "still suspended: another operator has to order the same within a day";
+            let facts = (false, !suspensions.are_unkept(), is_written);
+            let mut reply = reply(app, &id, facts, vec![note.to_owned()]);
+            (reply.approved_by, reply.needs) = (vec![by], 1);
+            return json(StatusCode::OK, &reply);
+        }
+        Err(failure) => return failure.answer(),
     };
     let is_written = journaled(app, act(SuspensionAction::Resume)).await;
     if is_written == Some(false) {
@@ -366,10 +385,11 @@ async fn resume_party(
         status,
         note,
         journaled,
-    }) = lifted_everywhere(app, &id, shared).await
+    }) = lifted_everywhere(app, &id, (shared, orders)).await
     else {
         tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
-        let reply = reply(app, &id, (true, true, is_written), Vec::new());
+        let mut reply = reply(app, &id, (true, true, is_written), Vec::new());
+        reply.approved_by = approved_by;
         return json(StatusCode::OK, &reply);
     };
     if let Some(action) = journaled {
@@ -377,6 +397,35 @@ async fn resume_party(
         tracing::error!(party = %id, operator = %name, %peer, "{note}");
     }
     refused(status, is_written, note)
+}
+
+/// The operators that have ordered to end a suspension.
+enum ResumeOrders {
+    /// As many as it takes. Empty if it takes one.
+    Enough(Vec<String>),
+    /// The first of two.
+    One(String),
+}
+
+/// Notes an order to end the suspension that was seen in the store with this epoch, and here after this number of orders to
+/// suspend: a later suspension needs orders of its own.
+async fn approved(
+    app: &App,
+    id: &PartyId,
+    (shared, orders): (Option<i64>, u64),
+    actor: &AdminActor,
+) -> Result<ResumeOrders, AdminFailure> {
+    if approvers(app).await? < 2 {
+        return Ok(ResumeOrders::Enough(Vec::new()));
+    }
+    let epoch = shared.unwrap_or_else(|| orders.cast_signed());
+    let scope = suspended(id);
+    let by = actor.name.to_string();
+    let other = other_approver(app, (&scope, epoch), shared.is_some(), actor).await?;
+    Ok(match other {
+        Some(other) => ResumeOrders::Enough(vec![other, by]),
+        None => ResumeOrders::One(by),
+    })
 }
 
 /// The epoch of the party's suspension in the store, for all instances; `None` if it has none.
@@ -397,13 +446,13 @@ async fn shared_epoch(app: &App, id: &PartyId) -> Result<Option<i64>, String> {
 async fn lifted_everywhere(
     app: &Arc<App>,
     id: &PartyId,
-    shared: Option<i64>,
+    (shared, orders): (Option<i64>, u64),
 ) -> Option<NotResumed> {
     let turn = match &app.cluster {
         Some(cluster) => Some((cluster, cluster.turn_to_suspend().await)),
         None => None,
     };
-    match lifted(app, id).await {
+    match lifted(app, id, orders).await {
         Ok(LiftResult::Unchanged) if shared.is_some() => {}
         other => {
             if let Some(failed) = resume_failure(&other) {
@@ -493,6 +542,8 @@ fn reply(
         standing,
         file_standing: file.map(Standing::as_str),
         changed,
+        approved_by: Vec::new(),
+        needs: 0,
         suspended: suspension.as_ref().map(SuspendedBy::from),
         kept,
         journaled,
@@ -522,28 +573,14 @@ async fn kept(app: &Arc<App>) -> Result<(), NotKept> {
     on_blocking_thread(move || app.admission.tenant_limits.suspensions.keep()).await
 }
 
-/// Lifts the suspension and updates the party's `TenantLimits`. The work goes on even after the timeout.
-async fn lifted(app: &Arc<App>, id: &PartyId) -> Result<LiftResult, NotKept> {
-    lifted_by(app, id, |suspensions, id| suspensions.lift(id.as_str())).await
-}
-
-/// Like [`lifted`], unless the party was suspended once more.
-async fn given_up(app: &Arc<App>, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
-    lifted_by(app, id, move |suspensions, id| {
-        suspensions.give_up(id, orders)
-    })
-    .await
-}
-
-async fn lifted_by(
-    app: &Arc<App>,
-    id: &PartyId,
-    lift: impl FnOnce(&Suspensions, &PartyId) -> Result<LiftResult, NotKept> + Send + 'static,
-) -> Result<LiftResult, NotKept> {
+/// Lifts the suspension, unless the party was suspended once more since it had this number of orders, and updates the party's
+/// `TenantLimits`. The work goes on even after the timeout.
+async fn lifted(app: &Arc<App>, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
     let (app, id) = (Arc::clone(app), id.clone());
     on_blocking_thread(move || {
-        let lifted = lift(&app.admission.tenant_limits.suspensions, &id)?;
-        app.admission.tenant_limits.follow_suspension(id.as_str());
+        let limits = &app.admission.tenant_limits;
+        let lifted = limits.suspensions.lift(&id, orders)?;
+        limits.follow_suspension(id.as_str());
         Ok(lifted)
     })
     .await

@@ -119,7 +119,7 @@ impl Suspensions {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// How often this party was suspended, which [`give_up`](Self::give_up) takes.
+    /// How often this party was suspended, which [`lift`](Self::lift) takes.
     pub fn orders(&self, id: &PartyId) -> u64 {
         self.list().orders.get(id).copied().unwrap_or_default()
     }
@@ -172,26 +172,12 @@ impl Suspensions {
         Ok(())
     }
 
-    /// Resumes a party, on the disk and then in memory. Waits for the disk; if the write fails the party stays
-    /// suspended.
-    pub fn lift(&self, id: &str) -> Result<LiftResult, NotKept> {
-        self.lift_unless(id, |_| false)
-    }
-
-    /// Ends this process's own copy of a suspension, like [`lift`](Self::lift), unless the party was suspended once more since
-    /// it had this number of [`orders`](Self::orders).
-    pub fn give_up(&self, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
-        self.lift_unless(id.as_str(), |list| list.orders.get(id) > Some(&orders))
-    }
-
-    fn lift_unless(
-        &self,
-        id: &str,
-        stays: impl FnOnce(&SuspensionOrder) -> bool,
-    ) -> Result<LiftResult, NotKept> {
+    /// Resumes a party, on the disk and then in memory, unless it was suspended once more since it had this number of
+    /// [`orders`](Self::orders). Waits for the disk; if the write fails the party stays suspended.
+    pub fn lift(&self, id: &PartyId, orders: u64) -> Result<LiftResult, NotKept> {
         let place = self.place();
         let mut list = self.change();
-        if stays(&list) {
+        if list.orders.get(id) > Some(&orders) {
             return Ok(LiftResult::SuspendedAgain);
         }
         let mut parties = list.parties.clone();
@@ -270,6 +256,12 @@ mod tests {
         }
     }
 
+    /// Lifts what stands now.
+    fn lift(suspensions: &Suspensions, id: &str) -> Result<LiftResult, NotKept> {
+        let id = name(id);
+        suspensions.lift(&id, suspensions.orders(&id))
+    }
+
     fn begin(folder: &Path) -> (StateDir, Suspensions) {
         let state = StateDir::open(folder).unwrap();
         let file = state.suspensions();
@@ -299,8 +291,8 @@ mod tests {
         drop((state, suspensions));
         let (_state, next) = begin(folder.path());
         assert_eq!(next.of("acme"), Some(by("alice")));
-        assert_eq!(next.lift("globex").unwrap(), LiftResult::Unchanged);
-        assert_eq!(next.lift("acme").unwrap(), LiftResult::Lifted);
+        assert_eq!(lift(&next, "globex").unwrap(), LiftResult::Unchanged);
+        assert_eq!(lift(&next, "acme").unwrap(), LiftResult::Lifted);
         assert_eq!(next.of("acme"), None);
         assert_eq!(left(folder.path()), [""; 0]);
     }
@@ -316,7 +308,7 @@ mod tests {
         let _ = suspensions.add(&name("globex"), by("alice"));
         assert!(matches!(suspensions.keep(), Err(NotKept::Disk(_))));
         assert!(suspensions.are_unkept());
-        assert!(suspensions.lift("acme").is_err());
+        assert!(lift(&suspensions, "acme").is_err());
         assert_eq!(suspensions.count(), 2);
         fs::rename(folder.path().join("away"), &state).unwrap();
         suspensions.close();
@@ -334,7 +326,7 @@ mod tests {
         new.keep().unwrap();
         let _ = old.add(&name("globex"), by("alice"));
         assert!(matches!(old.keep(), Err(NotKept::Closed)));
-        assert!(matches!(old.lift("globex"), Err(NotKept::Closed)));
+        assert!(matches!(lift(&old, "globex"), Err(NotKept::Closed)));
         assert!(old.are_closed() && !new.are_closed());
         assert_eq!(left(folder.path()), ["acme"]);
         let nowhere = Suspensions::default();
@@ -349,11 +341,11 @@ mod tests {
         let _ = suspensions.add(&acme, by("alice"));
         let first = suspensions.orders(&acme);
         let _ = suspensions.add(&acme, by("bob"));
-        let stays = suspensions.give_up(&acme, first).unwrap();
+        let stays = suspensions.lift(&acme, first).unwrap();
         assert_eq!(stays, LiftResult::SuspendedAgain);
         assert!(suspensions.of("acme").is_some());
         let second = suspensions.orders(&acme);
-        let given_up = suspensions.give_up(&acme, second).unwrap();
+        let given_up = suspensions.lift(&acme, second).unwrap();
         assert_eq!(given_up, LiftResult::Lifted);
         assert_eq!(left(folder.path()), [""; 0]);
     }
@@ -372,7 +364,7 @@ mod tests {
                             let _ = suspensions.add(&id, by("alice"));
                             suspensions.keep().unwrap();
                         } else {
-                            suspensions.lift(id.as_str()).unwrap();
+                            lift(&suspensions, id.as_str()).unwrap();
                         }
                     }
                 });

@@ -257,6 +257,8 @@ pub enum NotificationAction {
 pub enum SuspensionAction {
     /// The party was suspended.
     Suspend,
+    /// An operator orders the resumption of a party that needs two operators.
+    ProposeResume,
     /// The party is about to be resumed.
     Resume,
     /// The announced resumption failed.
