@@ -2,10 +2,10 @@
 //! ordered the same.
 
 use gatepay_store::admission::HaltScope;
+use gatepay_tenancy::PartyId;
 use http::StatusCode;
 
 use crate::admin::reply::AdminFailure;
-use crate::admin::suspend::AdminActor;
 use crate::app::App;
 
 /// As many as the configuration says, or the store if that is more: a smaller number of the configuration holds only after
@@ -31,16 +31,16 @@ pub(super) async fn other_approver(
     app: &App,
     (scope, epoch): (&HaltScope, i64),
     is_shared: bool,
-    actor: &AdminActor,
+    by: &PartyId,
 ) -> Result<Option<String>, AdminFailure> {
     let mut operators = app.settings.admin.operators.iter();
-    if !operators.any(|operator| operator.name == actor.name) {
+    if !operators.any(|operator| operator.name == *by) {
         return Err(AdminFailure(
             StatusCode::FORBIDDEN,
             "caps.approvals is 2: two operators end a halt or a suspension, each with the token of an [[admin.operator]]\n".into(),
         ));
     }
-    let (scope, by) = (scope.clone(), actor.name.to_string());
+    let (scope, by) = (scope.clone(), by.to_string());
     let Some(cluster) = app.cluster.as_ref().filter(|_| is_shared) else {
         let now = app.clock.elapsed();
         return Ok(app.local_halts.propose_end((&scope, epoch), &by, now));

@@ -261,7 +261,8 @@ impl HaltOrder {
         let mut approved_by = vec![actor.name.to_string()];
         if approvers(app).await? > 1 {
             let seen = (scope, halt.epoch);
-            let Some(other) = other_approver(app, seen, app.cluster.is_some(), actor).await? else {
+            let is_shared = app.cluster.is_some();
+            let Some(other) = other_approver(app, seen, is_shared, &actor.name).await? else {
                 return Ok(self.waits(approved_by).await);
             };
             approved_by.insert(0, other);

@@ -321,112 +321,137 @@ fn suspended(id: &PartyId) -> HaltScope {
 }
 
 async fn resume_party(app: &Arc<App>, id: PartyId, actor: AdminActor) -> AdminResponse {
-    let AdminActor { name, peer } = &actor;
     let suspensions = &app.admission.tenant_limits.suspensions;
     let orders = suspensions.orders(&id);
-    let refused = |status, journaled, note: String| {
-        let kept = !suspensions.are_unkept();
-        let facts = (false, kept, journaled);
-        json(status, &reply(app, &id, facts, vec![note]))
+    let order = |shared| ResumeOrder {
+        app,
+        id: &id,
+        actor: &actor,
+        seen: SeenSuspension { shared, orders },
     };
     let shared = match shared_epoch(app, &id).await {
         Ok(shared) => shared,
         Err(error) => {
             let note = format!("not resumed: {error}");
-            return refused(StatusCode::SERVICE_UNAVAILABLE, None, note);
+            return order(None).refused(StatusCode::SERVICE_UNAVAILABLE, None, note);
         }
     };
-    if shared.is_none() && suspensions.of(id.as_str()).is_none() {
-        if let Some(cluster) = &app.cluster {
-            // An instance that knows a suspension from a life of the store that was lost must not bring it back.
-            let ended = cluster.resume(suspended(&id), NO_EPOCH).await;
-            if let Err(error) = ended {
-                tracing::warn!(party = %id, %error, "a suspension that the store has lost may come back");
-            }
-        }
-        let kept = !suspensions.are_unkept();
-        return json(
-            StatusCode::OK,
-            &reply(app, &id, (false, kept, None), Vec::new()),
-        );
+    if shared.is_some() || suspensions.of(id.as_str()).is_some() {
+        return order(shared).resume().await;
     }
-    let act = |action| SuspensionAct {
-        action,
-        party: id.to_string(),
-        by: name.to_string(),
-        peer: *peer,
-    };
-    let approved_by = match approved(app, &id, (shared, orders), &actor).await {
-        Ok(ResumeOrders::Enough(by)) => by,
-        Ok(ResumeOrders::One(by)) => {
-            let is_written = journaled(app, act(SuspensionAction::ProposeResume)).await;
-            tracing::warn!(party = %id, operator = %name, %peer, "a resumption waits for another operator");
-            let note = "still suspended: another operator has to order the same within a day";
-            let facts = (false, !suspensions.are_unkept(), is_written);
-            let mut reply = reply(app, &id, facts, vec![note.to_owned()]);
-            (reply.approved_by, reply.needs) = (vec![by], 1);
+    if let Some(cluster) = &app.cluster {
+        // An instance that knows a suspension from a life of the store that was lost must not bring it back.
+        let ended = cluster.resume(suspended(&id), NO_EPOCH).await;
+        if let Err(error) = ended {
+            tracing::warn!(party = %id, %error, "a suspension that the store has lost may come back");
+        }
+    }
+    let facts = (false, !suspensions.are_unkept(), None);
+    json(StatusCode::OK, &reply(app, &id, facts, Vec::new()))
+}
+
+/// The suspension that an order is about. A later one needs orders of its own.
+#[derive(Clone, Copy)]
+struct SeenSuspension {
+    /// The epoch in the store, if it is there.
+    shared: Option<i64>,
+    /// How often this process was ordered to suspend the party.
+    orders: u64,
+}
+
+/// An operator's order to end a suspension.
+struct ResumeOrder<'a> {
+    app: &'a Arc<App>,
+    id: &'a PartyId,
+    actor: &'a AdminActor,
+    seen: SeenSuspension,
+}
+
+impl ResumeOrder<'_> {
+    async fn resume(&self) -> AdminResponse {
+        let Self {
+            app,
+            id,
+            actor: AdminActor { name, peer },
+            ..
+        } = self;
+        let approved_by = match self.approved().await {
+            Ok(Ok(approved_by)) => approved_by,
+            Ok(Err(FirstOfTwo)) => return self.waits().await,
+            Err(failure) => return failure.answer(),
+        };
+        let is_written = journaled(app, self.act(SuspensionAction::Resume)).await;
+        if is_written == Some(false) {
+            // A slow disk may still write the entry.
+            note_failure(app, self.act(SuspensionAction::ResumeFailed));
+            tracing::error!(party = %id, operator = %name, %peer, "not resumed: the audit journal cannot be written");
+            let note = "not resumed: the audit journal cannot be written; ask again once it can";
+            return self.refused(StatusCode::SERVICE_UNAVAILABLE, is_written, note.to_owned());
+        }
+        let Some(NotResumed {
+            status,
+            note,
+            journaled,
+        }) = lifted_everywhere(app, id, self.seen).await
+        else {
+            tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
+            let mut reply = reply(app, id, (true, true, is_written), Vec::new());
+            reply.approved_by = approved_by;
             return json(StatusCode::OK, &reply);
+        };
+        if let Some(action) = journaled {
+            note_failure(app, self.act(action));
+            tracing::error!(party = %id, operator = %name, %peer, "{note}");
         }
-        Err(failure) => return failure.answer(),
-    };
-    let is_written = journaled(app, act(SuspensionAction::Resume)).await;
-    if is_written == Some(false) {
-        // A slow disk may still write the entry.
-        note_failure(app, act(SuspensionAction::ResumeFailed));
-        tracing::error!(party = %id, operator = %name, %peer, "not resumed: the audit journal cannot be written");
-        let note = "not resumed: the audit journal cannot be written; ask again once it can";
-        return refused(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Some(false),
-            note.to_owned(),
-        );
+        self.refused(status, is_written, note)
     }
-    let Some(NotResumed {
-        status,
-        note,
-        journaled,
-    }) = lifted_everywhere(app, &id, (shared, orders)).await
-    else {
-        tracing::warn!(party = %id, operator = %name, %peer, "resumed: the party's file decides again");
-        let mut reply = reply(app, &id, (true, true, is_written), Vec::new());
-        reply.approved_by = approved_by;
-        return json(StatusCode::OK, &reply);
-    };
-    if let Some(action) = journaled {
-        note_failure(app, act(action));
-        tracing::error!(party = %id, operator = %name, %peer, "{note}");
+
+    /// Notes the order. Returns the operators that have ordered the same, if it takes two.
+    async fn approved(&self) -> Result<Result<Vec<String>, FirstOfTwo>, AdminFailure> {
+        let Self { app, id, actor, .. } = self;
+        if approvers(app).await? < 2 {
+            return Ok(Ok(Vec::new()));
+        }
+        let SeenSuspension { shared, orders } = self.seen;
+        let scope = suspended(id);
+        let seen = (&scope, shared.unwrap_or_else(|| orders.cast_signed()));
+        let other = other_approver(app, seen, shared.is_some(), &actor.name).await?;
+        let other = other.ok_or(FirstOfTwo);
+        Ok(other.map(|other| vec![other, actor.name.to_string()]))
     }
-    refused(status, is_written, note)
+
+    /// The answer to the first of two orders.
+    async fn waits(&self) -> AdminResponse {
+        let Self { app, id, actor, .. } = self;
+        let is_written = journaled(app, self.act(SuspensionAction::ProposeResume)).await;
+        tracing::warn!(party = %id, operator = %actor.name, "a resumption waits for another operator");
+        let note = "still suspended: another operator has to order the same within a day";
+        let mut reply = self.unchanged(is_written, note.to_owned());
+        (reply.approved_by, reply.needs) = (vec![actor.name.to_string()], 1);
+        json(StatusCode::OK, &reply)
+    }
+
+    fn refused(&self, status: StatusCode, journaled: Option<bool>, note: String) -> AdminResponse {
+        json(status, &self.unchanged(journaled, note))
+    }
+
+    fn unchanged(&self, journaled: Option<bool>, note: String) -> SuspendReply {
+        let kept = !self.app.admission.tenant_limits.suspensions.are_unkept();
+        reply(self.app, self.id, (false, kept, journaled), vec![note])
+    }
+
+    fn act(&self, action: SuspensionAction) -> SuspensionAct {
+        SuspensionAct {
+            action,
+            party: self.id.to_string(),
+            by: self.actor.name.to_string(),
+            peer: self.actor.peer,
+        }
+    }
 }
 
-/// The operators that have ordered to end a suspension.
-enum ResumeOrders {
-    /// As many as it takes. Empty if it takes one.
-    Enough(Vec<String>),
-    /// The first of two.
-    One(String),
-}
-
-/// Notes an order to end the suspension that was seen in the store with this epoch, and here after this number of orders to
-/// suspend: a later suspension needs orders of its own.
-async fn approved(
-    app: &App,
-    id: &PartyId,
-    (shared, orders): (Option<i64>, u64),
-    actor: &AdminActor,
-) -> Result<ResumeOrders, AdminFailure> {
-    if approvers(app).await? < 2 {
-        return Ok(ResumeOrders::Enough(Vec::new()));
-    }
-    let epoch = shared.unwrap_or_else(|| orders.cast_signed());
-    let scope = suspended(id);
-    let by = actor.name.to_string();
-    let other = other_approver(app, (&scope, epoch), shared.is_some(), actor).await?;
-    Ok(match other {
-        Some(other) => ResumeOrders::Enough(vec![other, by]),
-        None => ResumeOrders::One(by),
-    })
-}
+/// The order is the first of two.
+struct FirstOfTwo;
 
 /// The epoch of the party's suspension in the store, for all instances; `None` if it has none.
 async fn shared_epoch(app: &App, id: &PartyId) -> Result<Option<i64>, String> {
@@ -446,7 +471,7 @@ async fn shared_epoch(app: &App, id: &PartyId) -> Result<Option<i64>, String> {
 async fn lifted_everywhere(
     app: &Arc<App>,
     id: &PartyId,
-    (shared, orders): (Option<i64>, u64),
+    SeenSuspension { shared, orders }: SeenSuspension,
 ) -> Option<NotResumed> {
     let turn = match &app.cluster {
         Some(cluster) => Some((cluster, cluster.turn_to_suspend().await)),

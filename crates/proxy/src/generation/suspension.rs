@@ -364,7 +364,7 @@ mod tests {
                             let _ = suspensions.add(&id, by("alice"));
                             suspensions.keep().unwrap();
                         } else {
-                            lift(&suspensions, id.as_str()).unwrap();
+                            lift(suspensions, id.as_str()).unwrap();
                         }
                     }
                 });
