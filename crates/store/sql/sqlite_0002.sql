@@ -1,4 +1,4 @@
--- Schema 2 of a store in a SQLite file: the tables of `0002_notifications.sql`.
+-- Schema 2 of a store in a SQLite file: the tables of `0001_notifications.sql`.
 
 CREATE TABLE incarnation (
     tenant TEXT NOT NULL,

@@ -1,4 +1,4 @@
--- Schema 3, as in PostgreSQL. Approvals (0003_approvals.sql).
+-- Schema 3, as in PostgreSQL. Approvals (0001_approvals.sql).
 
 CREATE INDEX approval_waiting ON approval (party, until) WHERE state = 0;
 CREATE INDEX approval_asked ON approval (asked, id);

@@ -728,9 +728,9 @@ const OLDER: [&str; 10] = [
     include_str!("../sql/0001_admit_v1.sql"),
     include_str!("../sql/0001_instances.sql"),
     include_str!("../sql/0001_limits.sql"),
-    include_str!("../sql/0002_notifications.sql"),
-    include_str!("../sql/0002_delivery.sql"),
-    include_str!("../sql/0003_approvals.sql"),
+    include_str!("../sql/0001_notifications.sql"),
+    include_str!("../sql/0001_delivery.sql"),
+    include_str!("../sql/0001_approvals.sql"),
 ];
 
 #[tokio::test]

@@ -24,11 +24,11 @@ const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
         include_str!("../../sql/0001_limits.sql"),
     ],
     &[
-        include_str!("../../sql/0002_notifications.sql"),
-        include_str!("../../sql/0002_delivery.sql"),
+        include_str!("../../sql/0001_notifications.sql"),
+        include_str!("../../sql/0001_delivery.sql"),
     ],
     &[
-        include_str!("../../sql/0003_approvals.sql"),
+        include_str!("../../sql/0001_approvals.sql"),
         include_str!("../../sql/0003_statements.sql"),
     ],
     &[
