@@ -5,6 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
+use gatepay_store::postgres::{NEWEST_SCHEMA, OLDEST_SCHEMA};
 use serde_json::Value;
 
 use crate::support::postgres::{self, PgServer, StandbyMode};
@@ -104,14 +105,14 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     );
     for line in [
         place.as_str(),
-        "schema 4 is made",
+        "schema 1 is made",
         "gatepay_serve may execute the functions and read the tables",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
     let (text, code) = migrate(&folder);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("schema 4; nothing changes"), "{text}");
+    assert!(text.contains("schema 1; nothing changes"), "{text}");
     // The role that serves changes no table.
     let (text, code) = said(&folder, &["migrate"]);
     assert_eq!(code, Some(1), "{text}");
@@ -125,7 +126,7 @@ async fn the_owner_makes_the_tables_once_and_the_role_that_serves_uses_them() {
     for line in [
         "fine: PostgreSQL ",
         "fine: the connection is plain, on this machine",
-        "fine: schema 4",
+        "fine: schema 1",
         "fine: no standby is attached",
     ] {
         assert!(text.contains(line), "{line}: {text}");
@@ -388,14 +389,23 @@ fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
     assert_eq!(migrate(&folder).1, Some(0));
-    server.sql("INSERT INTO gatepay.schema_version VALUES (5)");
+    let newer = |by| {
+        let number = NEWEST_SCHEMA + by;
+        server.sql(&format!(
+            "INSERT INTO gatepay.schema_version VALUES ({number})"
+        ));
+        number
+    };
+    let known = newer(1);
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(0), "one newer works: {text}");
-    server.sql("INSERT INTO gatepay.schema_version VALUES (6)");
-    let wrong = "schema 6; this version works with 4 to 5: use a newer version of the program";
+    let found = newer(2);
+    let wrong = format!(
+        "schema {found}; this version works with {OLDEST_SCHEMA} to {known}: use a newer version of the program"
+    );
     let (text, code) = said(&folder, &["check"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains(wrong), "{text}");
+    assert!(text.contains(&wrong), "{text}");
     let (line, code) = refused(&folder);
     assert_eq!(code, Some(1), "{line}");
     assert_eq!(line, format!("cannot start: store: {wrong}"));

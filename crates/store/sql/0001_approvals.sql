@@ -1,20 +1,32 @@
--- Approvals: a party has a bounded number of calls that wait, none outlives a loss of commits, and how many operators have to
--- approve is the store's own knowledge.
+-- Approvals: a call above a rule of measure 5 waits for operators. A party has a bounded number of calls that wait, none
+-- outlives a loss of commits, and how many operators have to approve is the store's own knowledge.
 
+-- A call above a rule of measure 5. States: 0 waiting, 1 approved, 2 rejected, 3 used.
+CREATE TABLE approval (
+    id bytea PRIMARY KEY,
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    -- Empty if the call has none.
+    key text NOT NULL,
+    body_sha256 bytea NOT NULL,
+    amounts text NOT NULL,
+    targets text NOT NULL,
+    state smallint NOT NULL,
+    asked bigint NOT NULL,
+    until bigint NOT NULL
+);
+CREATE INDEX approval_of ON approval (party, account, counted_as, key, body_sha256);
+CREATE INDEX approval_until ON approval (until);
 CREATE INDEX approval_waiting ON approval (party, until) WHERE state = 0;
 CREATE INDEX approval_asked ON approval (asked, id);
 
--- The store may have lost commits, and with them that a call has passed: its approval stands as before. So every life that
--- begins, and every guard, ends what waits and what was approved.
-CREATE FUNCTION void_approvals() RETURNS trigger
-LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
-BEGIN
-    UPDATE approval AS a SET until = now_ms() WHERE a.state IN (0, 1) AND a.until > now_ms();
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER life_voids_approvals AFTER INSERT OR UPDATE OF guarded_until ON life
-FOR EACH STATEMENT EXECUTE FUNCTION void_approvals();
+CREATE TABLE approval_signature (
+    approval bytea NOT NULL REFERENCES approval ON DELETE CASCADE,
+    operator text NOT NULL,
+    place smallint NOT NULL,
+    PRIMARY KEY (approval, operator)
+);
 
 -- How many operators have to order what needs more than one. A smaller number is a raise, and holds late.
 CREATE TABLE approver_rule (
@@ -27,6 +39,18 @@ CREATE TABLE approver_rule (
     shorter bigint,
     shorter_from bigint
 );
+
+-- The store may have lost commits, and with them that a call has passed: its approval stands as before. So every life that
+-- begins, and every guard, ends what waits and what was approved.
+CREATE FUNCTION void_approvals() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    UPDATE approval AS a SET until = now_ms() WHERE a.state IN (0, 1) AND a.until > now_ms();
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER life_voids_approvals AFTER INSERT OR UPDATE OF guarded_until ON life
+FOR EACH STATEMENT EXECUTE FUNCTION void_approvals();
 
 CREATE FUNCTION approvers_needed(at bigint) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
@@ -91,8 +115,9 @@ BEGIN
 END
 $$;
 
--- As before. Besides, it returns state 4 and no id if as many calls of the party wait as may.
-CREATE OR REPLACE FUNCTION use_approval(
+-- Takes the approval of a call away, since the call passes. Without one, returns which it needs: its id and its state; state
+-- 4 and no id if as many calls of the party wait as may.
+CREATE FUNCTION use_approval(
     at bigint, print bytea, s_party text, s_account text, s_counted_as text, s_key text,
     digest bytea, told_amounts text, told_targets text
 ) RETURNS text
@@ -124,8 +149,9 @@ BEGIN
 END
 $$;
 
--- As before; it takes as many operators as the store has in force, or as the caller says if that is more.
-CREATE OR REPLACE FUNCTION approve_v1(c_id bytea, c_by text, needed integer) RETURNS smallint
+-- An operator's approval of a call. It takes as many different operators as the store has in force, or as the caller says if
+-- that is more. Results: 0 taken, 1 not found, 2 closed, 3 own call.
+CREATE FUNCTION approve_v1(c_id bytea, c_by text, needed integer) RETURNS smallint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known record;
@@ -148,6 +174,24 @@ BEGIN
     IF signed >= greatest(needed, approvers_needed(now)) THEN
         UPDATE approval AS a SET state = 1, until = now + 86400000 WHERE a.id = c_id;
     END IF;
+    RETURN 0;
+END
+$$;
+
+-- An operator's rejection of a call. Results as above.
+CREATE FUNCTION reject_v1(c_id bytea) RETURNS smallint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known record;
+BEGIN
+    PERFORM admitting();
+    SELECT a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN 1;
+    ELSIF known.until <= now_ms() OR known.state = 3 THEN
+        RETURN 2;
+    END IF;
+    UPDATE approval AS a SET state = 2 WHERE a.id = c_id;
     RETURN 0;
 END
 $$;

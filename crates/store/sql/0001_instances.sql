@@ -248,3 +248,11 @@ BEGIN
     o_confirmed := coalesce(o_confirmed, false);
 END
 $$;
+
+-- Whether the claims of an instance, in `cap_claim` and `destination_claim`, count at a time.
+CREATE FUNCTION claims_count(c_instance bigint, at bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM instance AS n WHERE n.id = c_instance AND n.seen > at - 60000);
+END
+$$;

@@ -1,4 +1,4 @@
--- Schema 1: limits across instances: stocks of tokens, seats, and leases of the institution's rate.
+-- Limits across instances: stocks of tokens, seats, and leases of the institution's rate.
 --
 -- All tables are unlogged, so that commits wait neither for the disk nor for a standby. A crash, a failover or a restore
 -- empties them or brings them back as they were; either begins another era, in which nothing is lent until the loans of

@@ -1,4 +1,4 @@
--- Schema 2: tenants' incarnations, notifications, their delivery, and the tokens of callback URLs.
+-- Tenants' incarnations, notifications, their delivery, and the tokens of callback URLs.
 --
 -- Functions that change events come one after another, by one lock: an event's place among its tenant's events is then
 -- the order of commits, so that a cursor behind it misses none. They work in batches, each one commit.
@@ -168,13 +168,6 @@ CREATE TABLE proposal (
     at bigint NOT NULL
 );
 
--- The outcome of the object that a key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.
-ALTER TABLE owner ADD COLUMN outcome smallint, ADD COLUMN outcome_status text, ADD COLUMN outcome_event uuid,
-    ADD COLUMN outcome_at bigint;
-
--- For the end of what was learned by asking. No column of it changes with the use of a key.
-CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
-
 -- Calls whose outcome is not known, by each of their keys. A settled call has no row.
 CREATE TABLE open_call (
     kind text NOT NULL,
@@ -333,6 +326,7 @@ $$;
 
 -- The ids of events in quarantine that name one of the keys; they are due for another decision. By a look-up that shows the
 -- objects of other accounts nothing is learned. An answer to a call proves more than one that was asked for.
+-- A row without the currency of its order takes it from a later note.
 CREATE FUNCTION note_owners_v1(
     kinds text[], keys text[], tenants text[], accounts text[], ats bigint[], operations text[], currencies text[], o_source text
 ) RETURNS text[]
@@ -347,7 +341,8 @@ BEGIN
     INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
     SELECT DISTINCT ON (r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account)
         r.kind, r.key, r.tenant, r.account,
-        max(coalesce(r.at, at_ms)) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account), r.currency, r.operation, o_source
+        max(coalesce(r.at, at_ms)) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account),
+        max(r.currency) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account), r.operation, o_source
     FROM unnest(kinds, keys, tenants, accounts, ats, operations, currencies)
         WITH ORDINALITY AS r(kind, key, tenant, account, at, operation, currency, n)
     WHERE o_source <> 'asked'
@@ -356,8 +351,10 @@ BEGIN
     -- A tenant id that has a former sub-account again uses the key as another tenant: the last use counts.
     ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = greatest(owner.at, excluded.at),
         source = CASE WHEN owner.source = 'asked' THEN excluded.source ELSE owner.source END,
-        operation = CASE WHEN owner.source = 'asked' THEN excluded.operation ELSE owner.operation END
-    WHERE owner.at < excluded.at OR (owner.source = 'asked' AND excluded.source <> 'asked');
+        operation = CASE WHEN owner.source = 'asked' THEN excluded.operation ELSE owner.operation END,
+        currency = coalesce(owner.currency, excluded.currency)
+    WHERE owner.at < excluded.at OR (owner.source = 'asked' AND excluded.source <> 'asked')
+        OR owner.currency IS NULL AND excluded.currency IS NOT NULL;
     PERFORM wait_for_standbys();
     IF NOT EXISTS (SELECT FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key)) THEN
         RETURN '{}';

@@ -1,4 +1,4 @@
--- Schema 1: identity, instances, single use of stamps, halts, the ledger's intents.
+-- Identity, instances, single use of stamps, halts, the ledger.
 --
 -- Times are milliseconds since 1970 by this server's clock, if nothing else is said. Tables belong to the role that
 -- migrates; the role that serves reads them and executes the functions, nothing more.
@@ -113,8 +113,15 @@ CREATE TABLE owner (
     currency text,
     operation text NOT NULL,
     source text NOT NULL,
+    -- The outcome of the object that the key names, proved by a notification: 1 found, 2 failed, 3 done. It only grows.
+    outcome smallint,
+    outcome_status text,
+    outcome_event uuid,
+    outcome_at bigint,
     PRIMARY KEY (kind, key, tenant, account)
 );
+-- For the end of what was learned by asking. No column of it changes with the use of a key.
+CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
 
 CREATE FUNCTION now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$

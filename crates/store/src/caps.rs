@@ -11,7 +11,8 @@
 //! ([`early_raise`]).
 //!
 //! [`judge`](mod@judge) is the whole in Rust, over tables that [`model`] keeps in memory and the SQLite file on disk.
-//! PostgreSQL's functions (`sql/0001_caps.sql`) answer the same; property tests drive all three.
+//! PostgreSQL's functions (`0001_caps.sql`, `0001_spends.sql` and `0001_approvals.sql` in `sql`) answer the same; property
+//! tests drive all three.
 //!
 //! An instance uses them so. At start and at each reload it [declares](crate::engine::Store::declare_caps) its rules. For a
 //! money call it reads the [demand](gatepay_core::money::MoneyDemand), makes a [`SpendDemand`](spend::SpendDemand) of it,

@@ -7,36 +7,25 @@ use super::session::PgSession;
 use crate::error::StoreError;
 
 /// The schema that this version makes, and works with best.
-pub const NEWEST_SCHEMA: u32 = 4;
+pub const NEWEST_SCHEMA: u32 = 1;
 /// The oldest schema that this version works with.
-pub const OLDEST_SCHEMA: u32 = 4;
+pub const OLDEST_SCHEMA: u32 = 1;
 
 /// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
-const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [
-    &[
-        include_str!("../../sql/0001_replay.sql"),
-        include_str!("../../sql/0001_statements.sql"),
-        include_str!("../../sql/0001_caps.sql"),
-        include_str!("../../sql/0001_destinations.sql"),
-        include_str!("../../sql/0001_admit_v1.sql"),
-        include_str!("../../sql/0001_instances.sql"),
-        include_str!("../../sql/0001_limits.sql"),
-    ],
-    &[
-        include_str!("../../sql/0001_notifications.sql"),
-        include_str!("../../sql/0001_delivery.sql"),
-    ],
-    &[
-        include_str!("../../sql/0001_approvals.sql"),
-        include_str!("../../sql/0003_statements.sql"),
-    ],
-    &[
-        include_str!("../../sql/0004_accounts.sql"),
-        include_str!("../../sql/0004_claims.sql"),
-        include_str!("../../sql/0004_raises.sql"),
-    ],
-];
+const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [&[
+    include_str!("../../sql/0001_replay.sql"),
+    include_str!("../../sql/0001_instances.sql"),
+    include_str!("../../sql/0001_limits.sql"),
+    include_str!("../../sql/0001_caps.sql"),
+    include_str!("../../sql/0001_spends.sql"),
+    include_str!("../../sql/0001_approvals.sql"),
+    include_str!("../../sql/0001_destinations.sql"),
+    include_str!("../../sql/0001_statements.sql"),
+    include_str!("../../sql/0001_admit_v1.sql"),
+    include_str!("../../sql/0001_notifications.sql"),
+    include_str!("../../sql/0001_delivery.sql"),
+]];
 
 /// The lock that lets one migration run at a time.
 const LOCK: &str = "SELECT pg_advisory_lock(1734437989, 2)";

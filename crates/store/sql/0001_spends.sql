@@ -1,12 +1,66 @@
--- Caps and lists of destinations protect the money of a sub-account: all parties that act for it are bound together, and
--- count together, whatever their ids. A tenant that is removed, or replaced by another one, takes nothing of that away.
+-- What calls spend, and the sums of it over slices of time.
+--
+-- `meter` does not depend on rules, so that a new rule is exact at once. The answers are those of `caps::judge` in Rust.
+-- Functions without a version are as in `0001_caps.sql`.
 
--- No admission, settlement or declaration runs meanwhile.
-SELECT admitting_nothing();
+-- A spend that counts, in one currency. It is removed once it is released.
+CREATE TABLE spend (
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    -- The call's own key; of a call without one, chr(31) and its stamp.
+    key text NOT NULL,
+    currency text NOT NULL,
+    -- The largest amount of any attempt.
+    amount numeric(38, 18) NOT NULL,
+    -- When the last attempt was admitted: it counts in the slices of this time.
+    at bigint NOT NULL,
+    -- When the newest attempt was admitted that GatePay accepted.
+    executed bigint,
+    PRIMARY KEY (party, account, counted_as, key, currency)
+);
+CREATE INDEX spend_at ON spend (at);
 
--- The scope of a sub-account in `meter` and `cap_rule`. '' is that of all together; a call may name no account.
-CREATE FUNCTION cap_scope(account text) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$ SELECT CASE account WHEN '' THEN chr(31) ELSE account END $$;
+-- An admitted call whose end is not known.
+CREATE TABLE spend_attempt (
+    print bytea PRIMARY KEY,
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    key text NOT NULL,
+    at bigint NOT NULL,
+    instance bigint NOT NULL,
+    -- Whether the instance does not know the end either.
+    unknown boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX spend_attempt_key ON spend_attempt (party, account, counted_as, key);
+CREATE INDEX spend_attempt_at ON spend_attempt (at);
+
+-- A key of which an object has failed, by a notification. Copies of it undo no later spend under the key.
+CREATE TABLE spend_failure (
+    party text NOT NULL,
+    account text NOT NULL,
+    counted_as text NOT NULL,
+    key text NOT NULL,
+    at bigint NOT NULL,
+    PRIMARY KEY (party, account, counted_as, key)
+);
+CREATE INDEX spend_failure_at ON spend_failure (at);
+
+-- Sums by slice: grain 0 is a 96th of an hour, grain 1 a 96th of 24 hours. The scope is that of a sub-account (`cap_scope`),
+-- or '' for all together, which is kept only while a rule sums over all.
+CREATE TABLE meter (
+    scope text NOT NULL,
+    counted_as text NOT NULL,
+    currency text NOT NULL,
+    grain smallint NOT NULL,
+    slice bigint NOT NULL,
+    amount numeric NOT NULL,
+    calls bigint NOT NULL,
+    PRIMARY KEY (scope, counted_as, currency, grain, slice)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+-- Slices that no window covers any more are found without reading the others.
+CREATE INDEX meter_slice ON meter (grain, slice);
 
 -- Decides alone about the spends of these sub-accounts until the transaction ends. Always in the same order.
 CREATE FUNCTION lock_accounts(accounts text[]) RETURNS void
@@ -21,7 +75,7 @@ END
 $$;
 
 -- Takes a spend from the slices it counts in, in some of its currencies.
-CREATE OR REPLACE FUNCTION uncount_spend(s_party text, s_account text, s_counted_as text, s_key text, currencies text[]) RETURNS void
+CREATE FUNCTION uncount_spend(s_party text, s_account text, s_counted_as text, s_key text, currencies text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE meter AS m SET amount = greatest(m.amount - s.amount, 0), calls = greatest(m.calls - 1, 0)
@@ -33,86 +87,10 @@ BEGIN
 END
 $$;
 
--- The first rule that a call breaks: real rules before shadow rules, those that ask for approvals after the others. No row if
--- all hold.
-CREATE OR REPLACE FUNCTION cap_breach(
-    at bigint, s_party text, s_account text, s_counted_as text, s_key text, currencies text[], amounts numeric[]
-) RETURNS TABLE (o_shadow boolean, o_breach text, o_frees bigint)
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    own_scope text := cap_scope(s_account);
-BEGIN
-    RETURN QUERY
-    WITH rule AS MATERIALIZED (
-        SELECT c.*, string_to_array(c.calls, ',') AS names,
-            CASE WHEN c.raised_from <= cap_breach.at THEN c.raised ELSE c.amount END AS most
-        FROM cap_rule AS c
-        WHERE c.scope IN ('', own_scope) AND (c.ends IS NULL OR c.ends > cap_breach.at)
-            AND s_counted_as = ANY (string_to_array(c.calls, ','))
-    ), day AS MATERIALIZED (
-        SELECT coalesce(max(d.ms) FILTER (WHERE d.ms <= cap_breach.at), greatest(cap_breach.at - 90000000, 0)) AS began,
-            min(d.ms) FILTER (WHERE d.ms > cap_breach.at) AS ends
-        FROM cap_midnight AS d
-    ), part AS (
-        SELECT p.currency, p.amount, s.amount AS own, s.at AS own_at
-        FROM unnest(currencies, amounts) AS p(currency, amount)
-        LEFT JOIN spend AS s ON s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as
-            AND s.key = s_key AND s.currency = p.currency
-    ), breach AS (
-        -- The sub-account has rules for the call, and none for this currency.
-        SELECT false AS shadow, p.currency, '' AS scope, -1 AS measure, '' AS named, '' AS calls,
-            'own ' || p.currency AS told, NULL::bigint AS frees
-        FROM part AS p
-        WHERE EXISTS (SELECT FROM rule AS c WHERE c.scope = own_scope AND NOT c.shadow)
-            AND NOT EXISTS (SELECT FROM rule AS c WHERE c.scope = own_scope AND NOT c.shadow
-                AND c.currency IN ('*', p.currency) AND c.opens <= cap_breach.at)
-        UNION ALL
-        SELECT c.shadow, p.currency, c.scope, c.measure, c.currency, c.calls,
-            concat_ws(' ', CASE c.scope WHEN '' THEN 'all' ELSE 'own' END, p.currency, c.measure, c.most, r.room),
-            CASE WHEN c.measure IN (0, 5) THEN NULL WHEN c.measure = 3 THEN (SELECT d.ends FROM day AS d)
-                ELSE (u.oldest + 1) * w.ms + w.length END
-        FROM part AS p
-        JOIN rule AS c ON c.currency = p.currency OR c.currency = '*' AND NOT EXISTS (
-            SELECT FROM rule AS e WHERE e.scope = c.scope AND NOT e.shadow AND e.currency = p.currency
-                AND e.opens <= cap_breach.at AND e.ends IS NULL)
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN c.measure IN (1, 4) THEN 0 ELSE 1 END::smallint AS grain,
-                CASE WHEN c.measure IN (1, 4) THEN 37500 ELSE 900000 END::bigint AS ms,
-                CASE c.measure WHEN 2 THEN 86400000 ELSE 3600000 END::bigint AS length
-        ) AS w
-        CROSS JOIN LATERAL (
-            SELECT CASE c.measure WHEN 3 THEN (SELECT d.began FROM day AS d)
-                ELSE greatest(cap_breach.at - w.length, 0) END / w.ms AS first
-        ) AS f
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(m.amount), 0) AS amount, coalesce(sum(m.calls), 0) AS calls,
-                min(m.slice) FILTER (WHERE m.amount > 0 OR m.calls > 0) AS oldest
-            FROM meter AS m
-            WHERE c.measure BETWEEN 1 AND 4 AND m.scope = c.scope AND m.counted_as = ANY (c.names) AND m.currency = p.currency
-                AND m.grain = w.grain AND m.slice >= f.first
-        ) AS u
-        CROSS JOIN LATERAL (SELECT p.own IS NOT NULL AND p.own_at / w.ms >= f.first AS inside) AS i
-        CROSS JOIN LATERAL (
-            -- What counts under the call's own key makes room for it.
-            SELECT CASE c.measure WHEN 0 THEN 0 WHEN 5 THEN 0 WHEN 4 THEN u.calls
-                    ELSE u.amount - CASE WHEN i.inside THEN p.own ELSE 0 END END AS used,
-                CASE c.measure WHEN 0 THEN p.amount WHEN 5 THEN p.amount WHEN 4 THEN CASE WHEN i.inside THEN 0 ELSE 1 END
-                    ELSE CASE WHEN i.inside AND p.amount <= p.own THEN 0 ELSE greatest(p.amount, p.own) END END AS takes
-        ) AS t
-        CROSS JOIN LATERAL (SELECT greatest(c.most - t.used, 0) AS room) AS r
-        WHERE t.takes > r.room
-    )
-    SELECT b.shadow, b.told, b.frees FROM breach AS b
-    ORDER BY b.shadow, b.measure = 5, b.currency COLLATE "C", b.measure < 0 DESC, b.scope COLLATE "C", b.measure, b.named COLLATE "C",
-        b.calls COLLATE "C"
-    LIMIT 1;
-END
-$$;
-
 -- Reserves what the admitted calls of a batch spend, one after the other; a call over a rule gets verdict 8, one that needs an
 -- approval verdict 10. The stamps are recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was
 -- admitted or will be.
-CREATE OR REPLACE FUNCTION reserve_spends(
+CREATE FUNCTION reserve_spends(
     at bigint, asking bigint, prints bytea[], parties text[], accounts text[],
     names text[], keys text[], part_rows integer[], part_currencies text[], part_amounts text[],
     digests bytea[], told_amounts text[], told_targets text[],
@@ -176,8 +154,28 @@ BEGIN
 END
 $$;
 
+-- Ends a spend of which every attempt is refuted. Returns whether it did.
+CREATE FUNCTION release_if_refuted(s_party text, s_account text, s_counted_as text, s_key text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    held text[];
+    accepted boolean;
+BEGIN
+    SELECT array_agg(s.currency), bool_or(s.executed IS NOT NULL) INTO held, accepted FROM spend AS s
+    WHERE s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as AND s.key = s_key;
+    IF held IS NULL OR accepted OR EXISTS (SELECT FROM spend_attempt AS a
+        WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key) THEN
+        RETURN false;
+    END IF;
+    PERFORM uncount_spend(s_party, s_account, s_counted_as, s_key, held);
+    DELETE FROM spend AS s
+    WHERE s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as AND s.key = s_key;
+    RETURN true;
+END
+$$;
+
 -- What an instance knows about its calls: 0 not executed, 1 executed, 2 unknown, 3 found, which counts as executed.
-CREATE OR REPLACE FUNCTION settle_attempts_v1(c_prints bytea[], c_results smallint[]) RETURNS void
+CREATE FUNCTION settle_attempts_v1(c_prints bytea[], c_results smallint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     closed record;
@@ -206,7 +204,7 @@ END
 $$;
 
 -- GatePay's last word on the object under a key. Returns whether its spend is released by it. A stated currency '' is any.
-CREATE OR REPLACE FUNCTION settle_object_v1(
+CREATE FUNCTION settle_object_v1(
     s_party text, s_account text, s_names text[], s_key text, stands boolean, decided bigint,
     stated_currencies text[], stated_amounts text[]
 ) RETURNS boolean
@@ -256,39 +254,36 @@ BEGIN
 END
 $$;
 
-DROP FUNCTION lock_spenders(text[]);
-
--- Rules of a party become rules of the sub-accounts that it has acted for. One that never spent anything is declared again
--- before its next call.
-UPDATE cap_rule AS c SET amount = c.raised, raised = NULL, raised_from = NULL WHERE c.raised_from <= now_ms();
-WITH former AS (DELETE FROM cap_rule AS c WHERE c.scope <> '' RETURNING c.*)
-INSERT INTO cap_rule
-SELECT f.shadow, a.account, f.measure, f.currency, f.calls, min(f.amount), max(f.opens),
-    CASE WHEN bool_and(f.ends IS NOT NULL) THEN max(f.ends) END, NULL, NULL
-FROM former AS f
-JOIN (
-    SELECT s.party, s.account FROM spend AS s UNION SELECT l.party, l.account FROM destination_list AS l
-) AS a ON a.party = f.scope
-WHERE a.account <> ''
-GROUP BY f.shadow, a.account, f.measure, f.currency, f.calls;
-
--- Slices that no window covers any more are found without reading the others.
-CREATE INDEX meter_slice ON meter (grain, slice);
-DELETE FROM meter;
-INSERT INTO meter
-SELECT o.scope, s.counted_as, s.currency, g.grain, s.at / g.ms, sum(s.amount), count(*)
-FROM spend AS s, (VALUES (0::smallint, 37500), (1::smallint, 900000)) AS g(grain, ms),
-    unnest(CASE WHEN sums_over_all() THEN ARRAY['', cap_scope(s.account)] ELSE ARRAY[cap_scope(s.account)] END) AS o(scope)
-WHERE s.at >= now_ms() - 345600000
-GROUP BY o.scope, s.counted_as, s.currency, g.grain, s.at / g.ms;
-
--- An older program would declare rules by party.
-CREATE OR REPLACE FUNCTION declare_caps_v1(
-    d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_limits text[],
-    d_midnights bigint[], raise_ms bigint
-) RETURNS void
+-- What instances that are gone left open is unknown from now on; what is in no window any more is forgotten.
+CREATE FUNCTION age_spends_v1() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    now bigint := now_ms();
 BEGIN
-    RAISE EXCEPTION 'caps are declared by sub-account: this program is older than the schema';
+    -- It waits for no row, so that it is in no deadlock with admissions and settlements; the next call takes what is left.
+    UPDATE spend_attempt AS a SET unknown = true
+    WHERE a.print IN (
+        SELECT b.print FROM spend_attempt AS b
+        WHERE NOT b.unknown AND (b.at < now - 600000 OR b.at < now - 60000 AND NOT EXISTS (
+            SELECT FROM instance AS n WHERE n.id = b.instance AND n.seen > now - 5000))
+        FOR UPDATE SKIP LOCKED
+    );
+    DELETE FROM meter AS m WHERE m.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM meter AS o
+        WHERE o.grain = 0 AND o.slice < (now - 7200000) / 37500 OR o.grain = 1 AND o.slice < (now - 345600000) / 900000
+        FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend_attempt AS a WHERE a.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend_attempt AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend AS s WHERE s.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM spend_failure AS f WHERE f.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM spend_failure AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM approval AS a WHERE a.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM approval AS o WHERE o.until < now - 2592000000 FOR UPDATE SKIP LOCKED
+    ));
 END
 $$;
