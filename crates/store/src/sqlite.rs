@@ -46,7 +46,7 @@ pub struct SqliteStore {
 }
 
 /// The schema of the file that this version makes and works with.
-pub const SQLITE_SCHEMA: u32 = 4;
+pub const SQLITE_SCHEMA: u32 = 1;
 
 impl SqliteStore {
     /// The faults that opening an existing file would find before its statements.

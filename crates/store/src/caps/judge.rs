@@ -469,7 +469,7 @@ fn release_if_refuted<T: SpendTables>(
 }
 
 /// The slices in which a spend of this time counts.
-pub(crate) fn cells(
+fn cells(
     book: &RuleBook,
     name: &SpendName,
     currency: &CurrencyCode,

@@ -198,63 +198,6 @@ fn payment(stamp: u8, now_ms: u64) -> AdmissionRow {
 }
 
 #[test]
-fn rules_sums_and_lists_of_tenants_become_those_of_their_sub_accounts() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let settings = SqliteSettings {
-        path: folder.path().join("gatepay.db"),
-        contact_file: folder.path().join("store.contact"),
-    };
-    let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
-    let older = format!(
-        "{}; {}; {};
-        INSERT INTO cap_rule VALUES
-            (0, 'acme', 2, 'USDT', 'create_payout', '70', 0, NULL, '100', 5),
-            (0, 'again', 2, 'USDT', 'create_payout', '90', 0, {START_MS} + 5000, NULL, NULL),
-            (0, '', 2, 'USDT', 'create_payout', '500', 0, NULL, NULL, NULL);
-        INSERT INTO spend VALUES
-            ('acme', '100', 'create_payout', 'a', 'USDT', '30', {START_MS}, NULL),
-            ('again', '100', 'create_payout', 'a', 'USDT', '12.5', {START_MS}, NULL),
-            ('globex', '200', 'create_payout', 'a', 'USDT', '7', {START_MS}, NULL);
-        INSERT INTO meter VALUES ('acme', 'create_payout', 'USDT', 1, {START_MS} / 900000, '30', 1);
-        INSERT INTO destination_list VALUES ('acme', '100', 1, 5, NULL, NULL, NULL), ('again', '100', 0, 7, NULL, NULL, NULL);
-        INSERT INTO destination VALUES ('acme', '100', 'user 1', 3, 8), ('again', '100', 'user 1', 4, 9)",
-        include_str!("../../sql/sqlite_0001.sql"),
-        include_str!("../../sql/sqlite_0002.sql"),
-        include_str!("../../sql/sqlite_0003.sql"),
-    );
-    {
-        let mut file = store.file.lock();
-        file.now_ms = Some(START_MS);
-        file.connection().execute_batch(&older).unwrap();
-    }
-    runtime.block_on(store.migrate()).unwrap();
-    let report = runtime
-        .block_on(store.cap_facts(None))
-        .unwrap()
-        .report(None);
-    let told = report.caps.iter().map(|cap| {
-        let used = cap.uses.iter().map(|used| used.counted.to_string());
-        (cap.limit.to_string(), used.collect::<String>())
-    });
-    let told: Vec<_> = told.collect();
-    let of = |limit: &str, used: &str| (limit.to_owned(), used.to_owned());
-    assert_eq!(told, [of("500", "49.5"), of("90", "42.5")]);
-    assert_eq!(report.caps[1].state.ends_ms, None);
-    let book = runtime.block_on(store.destinations()).unwrap();
-    let list = &book.accounts[&text("100")];
-    assert_eq!(
-        (list.is_listed, list.hold_ms, list.targets.len()),
-        (true, 7, 1)
-    );
-    let user = text("user 1");
-    assert_eq!(list.targets[&user].usable_from_ms, 8);
-}
-
-#[test]
 fn the_file_and_the_model_keep_the_same_destinations() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,7 +7,6 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
-use super::spend_tables::SpendFile;
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
@@ -21,14 +20,7 @@ use crate::ring::{RingSlot, SLOTS, SlotRing, StampRules, UNUSED_RING, slice_ms, 
 use crate::settings::StoreTerms;
 
 /// The script of each schema, from 1 on. A script that was released never changes.
-const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [
-    include_str!("../../sql/sqlite_0001.sql"),
-    include_str!("../../sql/sqlite_0002.sql"),
-    include_str!("../../sql/sqlite_0003.sql"),
-    include_str!("../../sql/sqlite_0004.sql"),
-];
-/// The schema from which on spends are summed by sub-account.
-const SUMS_BY_ACCOUNT: usize = 4;
+const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [include_str!("../../sql/sqlite_0001.sql")];
 /// How long an order to end a halt waits for another operator, in milliseconds.
 const PROPOSED_MS: u64 = 86_400_000;
 const PRAGMAS: &str =
@@ -110,13 +102,9 @@ impl StoreFile {
     pub(super) fn migrate(&mut self) -> Result<u32, StoreError> {
         let before = self.schema()?;
         let behind = usize::try_from(before).unwrap_or(usize::MAX);
-        let now_ms = self.now()?;
-        for (number, script) in SCHEMAS.iter().enumerate().skip(behind) {
+        for script in SCHEMAS.iter().skip(behind) {
             let change = self.begin()?;
             change.execute_batch(script)?;
-            if number + 1 == SUMS_BY_ACCOUNT {
-                SpendFile(&change).sum_anew(now_ms)?;
-            }
             change.commit()?;
         }
         self.check_schema()?;

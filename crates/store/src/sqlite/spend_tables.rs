@@ -200,26 +200,6 @@ const ATTEMPT: &str =
     "SELECT print, at, instance, unknown, party, account, counted_as, key FROM spend_attempt";
 
 impl SpendFile<'_> {
-    /// Makes the sums of all slices that a window may cover from the spends.
-    pub(super) fn sum_anew(&mut self, now_ms: u64) -> Result<(), StoreError> {
-        self.0.execute("DELETE FROM meter", [])?;
-        let book = rule_book(self.0)?;
-        let from_ms = SliceGrain::Day.oldest_kept(now_ms) * SliceGrain::Day.slice_ms();
-        let mut spends = self.0.prepare(
-            "SELECT party, account, counted_as, key, currency, amount, at FROM spend WHERE at >= ?1",
-        )?;
-        let mut rows = spends.query([to_sql(from_ms)])?;
-        while let Some(row) = rows.next()? {
-            let currency = CurrencyCode::parse(&row.get::<_, String>(4)?).ok_or_else(unreadable)?;
-            let amount = amount(&row.get::<_, String>(5)?)?;
-            let at_ms = row.get::<_, i64>(6)?.unsigned_abs();
-            for cell in judge::cells(&book, &name(row, 0)?, &currency, at_ms) {
-                self.count(&cell, amount)?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn sum_over_all(&self) -> Result<(), StoreError> {
         self.0.execute("DELETE FROM meter WHERE scope = ''", [])?;
         let mut cells = self
