@@ -163,7 +163,7 @@ $$;
 
 -- Puts the rules of all instances' configurations in force, after this instance has declared its own: lower ones at once,
 -- higher ones after the longest `raise_ms`.
-CREATE FUNCTION declare_caps_v2(
+CREATE FUNCTION declare_caps_v1(
     c_id bigint, c_number bigint,
     d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_limits text[],
     d_midnights bigint[], raise_ms bigint

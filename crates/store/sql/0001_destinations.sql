@@ -43,7 +43,7 @@ INSERT INTO destination_epoch VALUES (true, 0);
 
 -- Takes over the destinations of all instances' configurations, after this instance has declared its own: what one of them
 -- lacks is gone at once, what is new waits.
-CREATE FUNCTION declare_destinations_v2(
+CREATE FUNCTION declare_destinations_v1(
     c_id bigint, c_number bigint,
     d_accounts text[], d_listed boolean[], d_holds bigint[], t_accounts text[], t_targets text[]
 ) RETURNS void

@@ -114,7 +114,7 @@ END
 $$;
 
 -- GatePay's word on the object under a key: it stands, or it has finally failed. A stated currency '' is any.
-CREATE FUNCTION settle_usage_v2(
+CREATE FUNCTION settle_usage_v1(
     s_party text, s_account text, s_operations text[], s_key text, stands boolean, decided bigint,
     stated_currencies text[], stated_amounts text[]
 ) RETURNS void
@@ -171,7 +171,7 @@ $$;
 -- Adds what an instance has counted since its last flush, and forgets what is older than 400 days. The caller brings the day
 -- of now and the days after it: the first one is taken whose date is later than that of the last day, so that a time zone
 -- further west neither repeats a date nor moves all later ones.
-CREATE FUNCTION flush_usage_v2(
+CREATE FUNCTION flush_usage_v1(
     f_instance bigint, f_number bigint, f_ended boolean, d_dates text[], d_begins bigint[], d_ends bigint[],
     c_parties text[], c_accounts text[], c_operations text[], c_outcomes text[], c_calls bigint[],
     s_parties text[], s_accounts text[], s_seconds bigint[], s_calls bigint[]

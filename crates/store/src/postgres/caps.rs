@@ -9,7 +9,7 @@ use crate::caps::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
 
-const DECLARE: &str = "SELECT gatepay.declare_caps_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const STAND: &str = "SELECT gatepay.caps_stand_v1($1, $2) AS stand";
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =

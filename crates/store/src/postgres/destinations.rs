@@ -9,7 +9,7 @@ use crate::destinations::{
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
-const DECLARE: &str = "SELECT gatepay.declare_destinations_v2($1, $2, $3, $4, $5, $6, $7)";
+const DECLARE: &str = "SELECT gatepay.declare_destinations_v1($1, $2, $3, $4, $5, $6, $7)";
 const STAND: &str = "SELECT gatepay.destinations_stand_v1($1, $2) AS stand";
 const LISTS: &str = "SELECT l.account, l.listed, l.hold, l.shorter, l.shorter_from, l.opens FROM gatepay.account_list AS l";
 const TARGETS: &str = "SELECT t.account, t.target, t.first_loaded, t.usable_from FROM gatepay.account_destination AS t";

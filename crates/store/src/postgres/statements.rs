@@ -21,8 +21,8 @@ use crate::statement::daily_statement::{DayCount, HeadsByKey, KeyName};
 use crate::statement::usage_flush::{DayBounds, UsageFlush};
 use crate::stored_text::StoredText;
 
-const FLUSH: &str = "SELECT gatepay.flush_usage_v2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-const SETTLE: &str = "SELECT gatepay.settle_usage_v2($1, $2, $3, $4, $5, $6, $7, $8)";
+const FLUSH: &str = "SELECT gatepay.flush_usage_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const SETTLE: &str = "SELECT gatepay.settle_usage_v1($1, $2, $3, $4, $5, $6, $7, $8)";
 const AGE: &str = "SELECT gatepay.age_usage_v1()";
 const DAYS: &str = "SELECT d.day::text AS day, d.begins, d.ends, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now
     FROM gatepay.usage_day AS d ORDER BY d.begins";
