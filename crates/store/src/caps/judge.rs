@@ -469,12 +469,7 @@ fn release_if_refuted<T: SpendTables>(
 }
 
 /// The slices in which a spend of this time counts.
-fn cells(
-    book: &RuleBook,
-    name: &SpendName,
-    currency: &CurrencyCode,
-    at_ms: u64,
-) -> Vec<MeterCell> {
+fn cells(book: &RuleBook, name: &SpendName, currency: &CurrencyCode, at_ms: u64) -> Vec<MeterCell> {
     let own = StoredText::parse(&name.account).map(|account| CapScope::of_account(&account));
     let all = book.sums_over_all().then_some(CapScope::All);
     let scopes = own.into_iter().chain(all);
