@@ -37,34 +37,54 @@ CREATE TABLE destination_claim (
     targets text[] NOT NULL
 );
 
--- Counts declarations, so that an instance sees those of others.
+-- Counts the changes of lists, so that an instance sees those of others.
 CREATE TABLE destination_epoch (one boolean PRIMARY KEY CHECK (one), number bigint NOT NULL);
 INSERT INTO destination_epoch VALUES (true, 0);
 
 -- Takes over the destinations of all instances' configurations, after this instance has declared its own: what one of them
--- lacks is gone at once, what is new waits.
+-- lacks is gone at once, what is new waits. Each part writes only what differs, and the lists have another number only if one of
+-- them has changed: every instance declares again when one joins or leaves. An older declaration that comes late changes nothing.
 CREATE FUNCTION declare_destinations_v1(
     c_id bigint, c_number bigint,
     d_accounts text[], d_listed boolean[], d_holds bigint[], t_accounts text[], t_targets text[]
 ) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+-- All lists are compared with all lists: never one by one, whatever the statistics of a table say that has just been filled.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET jit = off SET enable_nestloop = off AS $$
 DECLARE
     now bigint;
+    same boolean;
+    changed boolean;
 BEGIN
     LOCK TABLE account_list IN SHARE ROW EXCLUSIVE MODE;
     now := now_ms();
-    INSERT INTO destination_claim AS k VALUES (c_id, c_number, d_accounts, d_listed, d_holds, t_accounts, t_targets)
-    ON CONFLICT (instance) DO UPDATE SET number = excluded.number, accounts = excluded.accounts, listed = excluded.listed,
-        holds = excluded.holds, target_accounts = excluded.target_accounts, targets = excluded.targets;
+    UPDATE destination_claim AS k SET number = c_number
+    WHERE k.instance = c_id AND k.number < c_number AND k.accounts = d_accounts AND k.listed = d_listed AND k.holds = d_holds
+        AND k.target_accounts = t_accounts AND k.targets = t_targets;
+    same := FOUND;
+    IF NOT same THEN
+        INSERT INTO destination_claim AS k VALUES (c_id, c_number, d_accounts, d_listed, d_holds, t_accounts, t_targets)
+        ON CONFLICT (instance) DO UPDATE SET number = excluded.number, accounts = excluded.accounts, listed = excluded.listed,
+            holds = excluded.holds, target_accounts = excluded.target_accounts, targets = excluded.targets
+        WHERE k.number < excluded.number;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
     DELETE FROM destination_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now);
+    -- The claims are those of before, and so are the lists unless a time has come.
+    IF same AND NOT FOUND AND NOT EXISTS (SELECT FROM account_list AS l WHERE l.shorter_from <= now OR l.opens <= now) THEN
+        RETURN;
+    END IF;
     -- A destination counts if every configuration with a list of the sub-account has it.
-    SELECT coalesce(array_agg(r.account), '{}'), coalesce(array_agg(r.target), '{}') INTO STRICT t_accounts, t_targets
+    SELECT coalesce(array_agg(t.account), '{}'), coalesce(array_agg(t.target), '{}') INTO STRICT t_accounts, t_targets
     FROM (
-        SELECT t.account, t.target
-        FROM destination_claim AS k, unnest(k.target_accounts, k.targets) AS t(account, target)
-        GROUP BY t.account, t.target
-        HAVING count(*) = (SELECT count(*) FROM destination_claim AS o WHERE t.account = ANY (o.accounts))
-    ) AS r;
+        SELECT u.account, u.target, count(*) AS claims
+        FROM destination_claim AS k, unnest(k.target_accounts, k.targets) AS u(account, target)
+        GROUP BY u.account, u.target
+    ) AS t
+    JOIN (
+        SELECT u.account, count(*) AS claims FROM destination_claim AS k, unnest(k.accounts) AS u(account) GROUP BY u.account
+    ) AS n ON n.account = t.account AND n.claims = t.claims;
     SELECT coalesce(array_agg(r.account), '{}'), coalesce(array_agg(r.listed), '{}'), coalesce(array_agg(r.hold), '{}')
     INTO STRICT d_accounts, d_listed, d_holds
     FROM (
@@ -73,31 +93,51 @@ BEGIN
         GROUP BY d.account
     ) AS r;
     UPDATE account_list AS l SET hold = l.shorter, shorter = NULL, shorter_from = NULL WHERE l.shorter_from <= now;
+    changed := FOUND;
     UPDATE account_list AS l SET listed = false, opens = NULL WHERE l.opens <= now;
+    changed := changed OR FOUND;
     DELETE FROM account_destination AS t WHERE NOT EXISTS (
         SELECT FROM unnest(t_accounts, t_targets) AS d(account, target) WHERE d.account = t.account AND d.target = t.target);
-    DELETE FROM account_list AS l WHERE NOT l.listed AND l.account <> ALL (d_accounts);
+    changed := changed OR FOUND;
+    DELETE FROM account_list AS l WHERE NOT l.listed AND NOT EXISTS (
+        SELECT FROM unnest(d_accounts) AS d(account) WHERE d.account = l.account);
+    changed := changed OR FOUND;
     UPDATE account_list AS l SET opens = now + l.hold
     WHERE l.listed AND l.opens IS NULL AND NOT EXISTS (
         SELECT FROM unnest(d_accounts, d_listed) AS d(account, listed) WHERE d.account = l.account AND d.listed);
-    INSERT INTO account_list AS l
+    changed := changed OR FOUND;
+    UPDATE account_list AS l
+    SET listed = n.listed, opens = n.opens, hold = n.hold, shorter = n.shorter, shorter_from = n.shorter_from
+    FROM (
+        SELECT k.account, k.listed OR d.listed AS listed, CASE WHEN NOT d.listed THEN k.opens END AS opens,
+            greatest(k.hold, d.hold) AS hold, CASE WHEN d.hold < k.hold THEN d.hold END AS shorter,
+            CASE WHEN d.hold < k.hold THEN
+                CASE WHEN k.shorter <= d.hold THEN k.shorter_from ELSE now + k.hold END END AS shorter_from
+        FROM unnest(d_accounts, d_listed, d_holds) AS d(account, listed, hold)
+        JOIN account_list AS k ON k.account = d.account
+    ) AS n
+    WHERE n.account = l.account AND (l.listed, l.opens, l.hold, l.shorter, l.shorter_from)
+        IS DISTINCT FROM (n.listed, n.opens, n.hold, n.shorter, n.shorter_from);
+    changed := changed OR FOUND;
+    INSERT INTO account_list
     SELECT d.account, d.listed, d.hold, NULL, NULL, NULL
     FROM unnest(d_accounts, d_listed, d_holds) AS d(account, listed, hold)
-    ON CONFLICT (account) DO UPDATE
-    SET listed = l.listed OR excluded.listed,
-        opens = CASE WHEN NOT excluded.listed THEN l.opens END,
-        hold = greatest(l.hold, excluded.hold),
-        shorter = CASE WHEN excluded.hold < l.hold THEN excluded.hold END,
-        shorter_from = CASE WHEN excluded.hold < l.hold THEN
-            CASE WHEN l.shorter <= excluded.hold THEN l.shorter_from ELSE now + l.hold END END;
-    UPDATE account_destination AS t SET usable_from = greatest(t.usable_from, t.first_loaded + l.hold)
-    FROM account_list AS l WHERE l.account = t.account AND t.usable_from > now;
+    WHERE NOT EXISTS (SELECT FROM account_list AS l WHERE l.account = d.account);
+    changed := changed OR FOUND;
+    UPDATE account_destination AS t SET usable_from = t.first_loaded + l.hold
+    FROM account_list AS l
+    WHERE l.account = t.account AND t.usable_from > now AND t.usable_from < t.first_loaded + l.hold;
+    changed := changed OR FOUND;
     INSERT INTO account_destination
     SELECT d.account, d.target, now, now + l.hold
     FROM unnest(t_accounts, t_targets) AS d(account, target)
     JOIN account_list AS l ON l.account = d.account
-    ON CONFLICT (account, target) DO NOTHING;
-    UPDATE destination_epoch SET number = number + 1;
+    WHERE NOT EXISTS (
+        SELECT FROM account_destination AS t WHERE t.account = d.account AND t.target = d.target);
+    changed := changed OR FOUND;
+    IF changed THEN
+        UPDATE destination_epoch SET number = number + 1;
+    END IF;
 END
 $$;
 

@@ -19,6 +19,7 @@ pub use migrations::{MigrationReport, NEWEST_SCHEMA, OLDEST_SCHEMA};
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio_postgres::types::ToSql;
@@ -33,10 +34,10 @@ pub use connector::place;
 use instances::OwnSigns;
 use session::PgSession;
 
-/// A PostgreSQL server, with up to eight connections: two that admit, one for limits, three for notifications, one for
-/// statements, one for everything else. A request may wait for a limit, so limits do not wait for a halt that is confirmed by
-/// a standby. Arrivals, deliveries and lists of notifications do not wait for one another's answers, and signs of life for
-/// none of a statement's many reads.
+/// A PostgreSQL server, with up to nine connections: two that admit, one for limits, three for notifications, one for
+/// statements, one for declarations and reports, one for everything else. A request may wait for a limit, so limits do not wait
+/// for a halt that is confirmed by a standby. Arrivals, deliveries and lists of notifications do not wait for one another's
+/// answers, and signs of life for none of a statement's many reads and for no look at the rules, lists or sums of all tenants.
 ///
 /// Connections are made when they are needed. After an error, a time-out, a notice or a call that was dropped, the
 /// connection of that call is closed, and the next call connects anew, to the first host that is writable.
@@ -47,6 +48,7 @@ pub struct PostgresStore {
     limits: tokio::sync::Mutex<Option<PgSession>>,
     control: tokio::sync::Mutex<Option<PgSession>>,
     statements: tokio::sync::Mutex<Option<PgSession>>,
+    declarations: tokio::sync::Mutex<Option<PgSession>>,
     notifications: Box<NotificationLines>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
@@ -55,6 +57,9 @@ pub struct PostgresStore {
     own_signs: Mutex<OwnSigns>,
     contact_file: Option<PathBuf>,
 }
+
+/// How long a declaration may take. Admissions do not wait while it compares rules.
+const DECLARATION_TIME: Duration = Duration::from_secs(60);
 
 /// The connections for notifications.
 #[derive(Default)]
@@ -81,6 +86,7 @@ impl PostgresStore {
             limits: tokio::sync::Mutex::default(),
             control: tokio::sync::Mutex::default(),
             statements: tokio::sync::Mutex::default(),
+            declarations: tokio::sync::Mutex::default(),
             notifications: Box::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
@@ -118,32 +124,61 @@ impl PostgresStore {
         self.run_on(&self.statements, statement, parameters).await
     }
 
+    /// Declares a configuration on the connection for it. The time limit of other calls is for those that a request waits for;
+    /// a declaration reads what every tenant of every instance has, and would otherwise be begun again and again.
+    pub(crate) async fn declare(
+        &self,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        let limit = self.terms.timeout.max(DECLARATION_TIME);
+        within(
+            limit,
+            self.run_in(&self.declarations, statement, parameters),
+        )
+        .await
+    }
+
+    /// Reads what all tenants have, or looks after it, on the connection for declarations and within their time limit.
+    pub(crate) async fn report(
+        &self,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        self.declare(statement, parameters).await
+    }
+
     async fn run_on(
         &self,
         line: &tokio::sync::Mutex<Option<PgSession>>,
         statement: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        self.within_timeout(async {
-            let mut line = line.lock().await;
-            let mut session = match line.take() {
-                Some(session) => session,
-                None => self.connector.connect().await?,
-            };
-            let rows = session.query(statement, parameters).await?;
-            *line = Some(session);
-            Ok(rows)
-        })
-        .await
+        self.within_timeout(self.run_in(line, statement, parameters))
+            .await
+    }
+
+    async fn run_in(
+        &self,
+        line: &tokio::sync::Mutex<Option<PgSession>>,
+        statement: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        let mut line = line.lock().await;
+        let mut session = match line.take() {
+            Some(session) => session,
+            None => self.connector.connect().await?,
+        };
+        let rows = session.query(statement, parameters).await?;
+        *line = Some(session);
+        Ok(rows)
     }
 
     async fn within_timeout<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let limit = self.terms.timeout;
-        let ended = tokio::time::timeout(limit, call).await;
-        ended.unwrap_or_else(|_| Err(StoreError::TimedOut(limit.as_millis())))
+        within(self.terms.timeout, call).await
     }
 
     fn lossless(&self) -> bool {
@@ -180,6 +215,14 @@ impl PostgresStore {
             .await
             .unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
     }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let ended = tokio::time::timeout(limit, call).await;
+    ended.unwrap_or_else(|_| Err(StoreError::TimedOut(limit.as_millis())))
 }
 
 /// A secret of a row, wiped when it is dropped.

@@ -64,7 +64,7 @@ impl PostgresStore {
     ) -> Result<Vec<(ApprovalId, StoredText)>, StoreError> {
         let since = millis(now_ms.saturating_sub(APPROVAL_MS));
         let unreadable = || StoreError::Unexpected("an approval of a raise".to_owned());
-        let rows = self.control(SIGNERS, &[&since]).await?;
+        let rows = self.report(SIGNERS, &[&since]).await?;
         let signers = rows.iter().map(|row| {
             let id = ApprovalId::of_bytes(&cell::<Vec<u8>>(row, "changes")?);
             let by = StoredText::parse(&cell::<String>(row, "operator")?);

@@ -42,7 +42,7 @@ impl PostgresStore {
         let midnights = declaration.midnights.iter().copied().map(millis);
         let midnights: Vec<i64> = midnights.collect();
         let raise_ms = millis(declaration.raise_after_ms);
-        self.control(
+        self.declare(
             DECLARE,
             &[
                 &self.instance(),
@@ -103,7 +103,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
-        let rows = self.control(CAPPED, &[]).await?;
+        let rows = self.report(CAPPED, &[]).await?;
         let capped = rows.iter().map(|row| {
             let (scope, calls): (String, String) = (cell(row, "o_scope")?, cell(row, "o_calls")?);
             let scope = CapScope::of(&scope);
@@ -117,12 +117,12 @@ impl PostgresStore {
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
-        self.control(AGE, &[]).await?;
+        self.report(AGE, &[]).await?;
         Ok(())
     }
 
     pub(crate) async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
-        let rows = self.control(UNKNOWN, &[&i64::from(most)]).await?;
+        let rows = self.report(UNKNOWN, &[&i64::from(most)]).await?;
         let spends = rows.iter().map(|row| {
             let text = |name| {
                 let text: String = cell(row, name)?;

@@ -30,7 +30,7 @@ impl PostgresStore {
             targets.map(move |it| (account.as_str(), it.as_str()))
         });
         let (of_accounts, texts): (Vec<&str>, Vec<&str>) = targets.unzip();
-        self.control(
+        self.declare(
             DECLARE,
             &[
                 &self.instance(),
@@ -53,7 +53,7 @@ impl PostgresStore {
 
     pub(crate) async fn destinations(&self) -> Result<DestinationBook, StoreError> {
         let mut book = DestinationBook::default();
-        for row in self.control(LISTS, &[]).await? {
+        for row in self.report(LISTS, &[]).await? {
             let ms =
                 |name| Ok::<_, StoreError>(cell::<Option<i64>>(&row, name)?.map(i64::unsigned_abs));
             let list = DestinationList {
@@ -65,7 +65,7 @@ impl PostgresStore {
             };
             book.accounts.insert(text(&row, "account")?, list);
         }
-        for row in self.control(TARGETS, &[]).await? {
+        for row in self.report(TARGETS, &[]).await? {
             let times = DestinationTimes {
                 first_loaded_ms: cell::<i64>(&row, "first_loaded")?.unsigned_abs(),
                 usable_from_ms: cell::<i64>(&row, "usable_from")?.unsigned_abs(),

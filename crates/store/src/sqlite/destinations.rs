@@ -33,10 +33,13 @@ impl StoreFile {
     ) -> Result<(), StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
-        let mut book = book(&change)?;
-        book.declare(declaration, now_ms);
-        write(&change, &book)?;
-        committed(change, now_ms)?;
+        let before = book(&change)?;
+        let mut after = before.clone();
+        after.declare(declaration, now_ms);
+        if after != before {
+            write(&change, &before, &after)?;
+            committed(change, now_ms)?;
+        }
         Ok(())
     }
 }
@@ -72,32 +75,54 @@ fn book(connection: &Connection) -> Result<DestinationBook, StoreError> {
     Ok(book)
 }
 
-fn write(change: &Connection, book: &DestinationBook) -> Result<(), StoreError> {
-    change.execute_batch("DELETE FROM account_list; DELETE FROM account_destination")?;
-    for (account, list) in &book.accounts {
-        let account = account.as_str();
+/// Writes what differs: calls are not admitted meanwhile.
+fn write(
+    change: &Connection,
+    before: &DestinationBook,
+    after: &DestinationBook,
+) -> Result<(), StoreError> {
+    let mut forget_list = change.prepare_cached("DELETE FROM account_list WHERE account = ?1")?;
+    let mut forget = change
+        .prepare_cached("DELETE FROM account_destination WHERE account = ?1 AND target = ?2")?;
+    let mut put_list = change
+        .prepare_cached("INSERT OR REPLACE INTO account_list VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut put = change
+        .prepare_cached("INSERT OR REPLACE INTO account_destination VALUES (?1, ?2, ?3, ?4)")?;
+    let none = DestinationList::default();
+    for (account, known) in &before.accounts {
+        let list = after.accounts.get(account);
+        if list.is_none() {
+            forget_list.execute([account.as_str()])?;
+        }
+        let kept = &list.unwrap_or(&none).targets;
+        for target in known.targets.keys().filter(|it| !kept.contains_key(it)) {
+            forget.execute([account.as_str(), target.as_str()])?;
+        }
+    }
+    for (account, list) in &after.accounts {
+        let known = before.accounts.get(account);
+        if known == Some(list) {
+            continue;
+        }
         let (shorter, from_ms) = list.shorter.unzip();
-        change.execute(
-            "INSERT INTO account_list VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                account,
-                list.is_listed,
-                to_sql(list.hold_ms),
-                shorter.map(to_sql),
-                from_ms.map(to_sql),
-                list.opens_ms.map(to_sql)
-            ],
-        )?;
-        for (target, times) in &list.targets {
-            change.execute(
-                "INSERT INTO account_destination VALUES (?1, ?2, ?3, ?4)",
-                params![
-                    account,
-                    target.as_str(),
-                    to_sql(times.first_loaded_ms),
-                    to_sql(times.usable_from_ms)
-                ],
-            )?;
+        put_list.execute(params![
+            account.as_str(),
+            list.is_listed,
+            to_sql(list.hold_ms),
+            shorter.map(to_sql),
+            from_ms.map(to_sql),
+            list.opens_ms.map(to_sql)
+        ])?;
+        let known = &known.unwrap_or(&none).targets;
+        let changed = list.targets.iter();
+        let changed = changed.filter(|(target, times)| known.get(*target) != Some(*times));
+        for (target, times) in changed {
+            put.execute(params![
+                account.as_str(),
+                target.as_str(),
+                to_sql(times.first_loaded_ms),
+                to_sql(times.usable_from_ms)
+            ])?;
         }
     }
     Ok(())
