@@ -74,10 +74,18 @@ BEGIN
 END
 $$;
 
--- Takes a spend from the slices it counts in, in some of its currencies.
+-- Takes a spend from the slices it counts in, in some of its currencies. A slice in which nothing counts any more is gone: a
+-- caller may name any currency, and reports read what is here.
 CREATE FUNCTION uncount_spend(s_party text, s_account text, s_counted_as text, s_key text, currencies text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
+    DELETE FROM meter AS m
+    USING spend AS s, (VALUES (0::smallint, 37500), (1::smallint, 900000)) AS g(grain, ms), sums_over_all() AS o(all_too)
+    WHERE s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as AND s.key = s_key
+        AND s.currency = ANY (currencies)
+        AND (m.scope = cap_scope(s_account) OR m.scope = '' AND o.all_too)
+        AND m.counted_as = s_counted_as AND m.currency = s.currency AND m.grain = g.grain AND m.slice = s.at / g.ms
+        AND m.calls <= 1 AND m.amount <= s.amount;
     UPDATE meter AS m SET amount = greatest(m.amount - s.amount, 0), calls = greatest(m.calls - 1, 0)
     FROM spend AS s, (VALUES (0::smallint, 37500), (1::smallint, 900000)) AS g(grain, ms), sums_over_all() AS o(all_too)
     WHERE s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as AND s.key = s_key
@@ -268,9 +276,10 @@ BEGIN
             SELECT FROM instance AS n WHERE n.id = b.instance AND n.seen > now - 5000))
         FOR UPDATE SKIP LOCKED
     );
+    -- Longer than any window, so that a clock that steps forward by up to a day and back finds what still counts.
     DELETE FROM meter AS m WHERE m.ctid = ANY (ARRAY(
         SELECT o.ctid FROM meter AS o
-        WHERE o.grain = 0 AND o.slice < (now - 7200000) / 37500 OR o.grain = 1 AND o.slice < (now - 345600000) / 900000
+        WHERE o.grain = 0 AND o.slice < (now - 93600000) / 37500 OR o.grain = 1 AND o.slice < (now - 345600000) / 900000
         FOR UPDATE SKIP LOCKED
     ));
     DELETE FROM spend_attempt AS a WHERE a.ctid = ANY (ARRAY(

@@ -7,6 +7,8 @@
 mod approval_rows;
 mod approvals;
 #[cfg(test)]
+mod cap_sum_tests;
+#[cfg(test)]
 mod cap_tests;
 mod caps;
 mod destinations;

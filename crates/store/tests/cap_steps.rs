@@ -50,6 +50,8 @@ pub(crate) enum CapStep {
     Advance(u64),
     Beat(u8),
     Age,
+    /// The store's clock steps forward, spends age, and it steps back.
+    AgeAhead(u64),
     /// A reload of an instance, with other rules beside those of [`lasting`], perhaps of another time zone.
     Declare(u8, Vec<RuleNumbers>, u8, bool),
     /// One of a few operators, among them a party, approves or rejects a call.
@@ -114,6 +116,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         5 => advance.prop_map(CapStep::Advance),
         2 => (0_u8..4).prop_map(CapStep::Beat),
         2 => Just(CapStep::Age),
+        1 => (0..DAY_MS).prop_map(CapStep::AgeAhead),
         6 => (any::<Index>(), 0_u8..3, prop::bool::weighted(0.8)).prop_map(|(it, by, yes)| CapStep::Sign(it, by, yes)),
         1 => (1_u8..4, any::<bool>()).prop_map(|(number, at_once)| CapStep::Approvers(number, at_once)),
         1 => Just(CapStep::Distrust),
@@ -352,6 +355,13 @@ impl CapTrial<'_> {
                 let store = &self.engine.stores[0];
                 self.engine.runtime.block_on(store.age_spends()).unwrap();
                 self.model.age(self.now_ms, &self.seen);
+            }
+            CapStep::AgeAhead(ms) => {
+                let now_ms = self.now_ms;
+                self.step(&CapStep::Advance(*ms));
+                self.step(&CapStep::Age);
+                self.now_ms = now_ms;
+                (self.engine.set_clock)(now_ms);
             }
             CapStep::Declare(instance, rules, zone, at_once) => {
                 self.declare(usize::from(*instance), (rules, *zone, *at_once));

@@ -26,6 +26,8 @@ mod admitting;
 mod agreement;
 // Money caps: the functions answer as the model does, and what GatePay executes stays within the caps.
 mod capping;
+// Sums of caps: nothing is left of what was not spent, reports read what caps need, a clock comes back.
+mod cap_sums;
 // Destinations: the function keeps the same lists as the model, and opens nothing early.
 mod destining;
 // Statements: both engines add up the same days, and a day that has ended does not change.

@@ -309,6 +309,9 @@ impl SpendTables for MemoryTables {
         if let Some(sum) = self.meters.get_mut(cell) {
             sum.units = sum.units.saturating_sub(amount.units());
             sum.calls = sum.calls.saturating_sub(1);
+            if (sum.units, sum.calls) == (0, 0) {
+                self.meters.remove(cell);
+            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::early_raise::PendingRaise;
 use super::judge::{MeterCell, MeterSum};
 use super::rule::{CapMeasure, CapRuleName, CapScope};
 use super::rule_book::{RaiseDelay, RuleBook, RuleState};
-use super::window::CapWindow;
+use super::window::{CapWindow, SliceGrain};
 use crate::stored_text::StoredText;
 
 /// The tables of caps as a report reads them.
@@ -44,6 +44,21 @@ pub struct OpenSpend {
     /// Whether the instances do not know the end either. If not, a call is under way.
     pub is_unknown: bool,
 }
+
+/// The sums that the caps of a report need: a caller may name any currency, and each is summed by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NeededSums {
+    /// By scope and name of calls, the currencies that caps name.
+    pub named: BTreeSet<(CapScope, String, CurrencyCode)>,
+    /// The scopes and names of calls with caps for every other currency, of which at most [`MOST_OTHER_SUMS`] are read.
+    pub others: BTreeSet<(CapScope, String)>,
+    /// The first slice of each [grain](SliceGrain::ALL) that a window covers.
+    pub first: [u64; 2],
+}
+
+/// The most slices of a scope, a name of calls and a grain in which a report looks for currencies that no cap names, in the
+/// order of the currencies. The last currency is read to its end.
+pub const MOST_OTHER_SUMS: u32 = 10_000;
 
 /// The caps in force and about to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,32 +105,53 @@ pub struct CapUse {
     pub frees_ms: Option<u64>,
 }
 
+impl NeededSums {
+    /// Those of the rules of a sub-account and of all together; without one, of every rule.
+    pub fn of(book: &RuleBook, of: Option<&StoredText>, now_ms: u64) -> Self {
+        let first =
+            SliceGrain::ALL.map(|grain| CapWindow::first_of_any(grain, now_ms, &book.midnights));
+        let mut needed = Self {
+            first,
+            ..Self::default()
+        };
+        let summed = book.rules.iter().filter(|(name, state)| {
+            let sums = CapWindow::of(name.measure, now_ms, &book.midnights).is_some();
+            sums && is_shown(&name.scope, of) && state.is_in_force(now_ms)
+        });
+        for (name, _) in summed {
+            for call in &name.calls {
+                let (scope, call) = (name.scope.clone(), call.clone());
+                match &name.currency {
+                    Some(currency) => {
+                        needed.named.insert((scope, call, currency.clone()));
+                    }
+                    None => {
+                        needed.others.insert((scope, call));
+                    }
+                }
+            }
+        }
+        needed
+    }
+}
+
 /// One call, as limits on their number count it.
 const ONE: u128 = 10_u128.pow(18);
 
 impl CapFacts {
     /// The caps of a sub-account and those over all; without one, every cap.
     pub fn report(&self, of: Option<&StoredText>) -> CapReport {
-        let is_shown = |scope: &CapScope| match (scope, of) {
-            (CapScope::All, _) | (_, None) => true,
-            (CapScope::Account(account), Some(of)) => account == of,
-        };
         let rules = self.book.rules.iter();
-        let shown =
-            rules.filter(|(name, state)| is_shown(&name.scope) && state.is_in_force(self.now_ms));
+        let shown = rules
+            .filter(|(name, state)| is_shown(&name.scope, of) && state.is_in_force(self.now_ms));
         let caps = shown.map(|(name, state)| CapState {
             name: name.clone(),
             state: *state,
             limit: state.limit_at(self.now_ms),
             uses: self.uses(name, state.limit_at(self.now_ms)),
         });
-        let waiting = self.book.waiting_raises(self.now_ms).into_iter();
-        let waiting = waiting.filter(|waiting| is_shown(&waiting.scope));
-        let waiting = waiting.map(|waiting| {
-            let signers = self.signers.iter().filter(|(id, _)| *id == waiting.id);
-            let signers = signers.map(|(_, by)| by.clone()).collect();
-            (waiting, signers)
-        });
+        let waiting = signed_raises(&self.book, &self.signers, self.now_ms).into_iter();
+        let waiting = waiting.filter(|(waiting, _)| is_shown(&waiting.scope, of));
         CapReport {
             now_ms: self.now_ms,
             delay: self.book.delay,
@@ -191,8 +227,19 @@ impl CapFacts {
 
     fn sum(&self, name: &CapRuleName, currency: &CurrencyCode, window: &CapWindow) -> MeterSum {
         let mut total = MeterSum::default();
-        for (cell, sum) in &self.meters {
-            if cell.currency == *currency && is_in(cell, name, window) {
+        for call in &name.calls {
+            let from = MeterCell {
+                scope: name.scope.clone(),
+                counted_as: call.clone(),
+                currency: currency.clone(),
+                grain: window.grain,
+                slice: window.first,
+            };
+            let to = MeterCell {
+                slice: u64::MAX,
+                ..from.clone()
+            };
+            for (cell, sum) in self.meters.range(from..=to) {
                 total.add(cell.slice, sum.units, sum.calls);
             }
         }
@@ -214,6 +261,29 @@ impl CapState {
             ratio
         };
         self.uses.iter().map(ratio).fold(0.0, f64::max)
+    }
+}
+
+/// The changes that wait, with the operators that have approved them.
+pub(crate) fn signed_raises(
+    book: &RuleBook,
+    signers: &[(ApprovalId, StoredText)],
+    now_ms: u64,
+) -> Vec<(PendingRaise, Vec<StoredText>)> {
+    let waiting = book.waiting_raises(now_ms).into_iter();
+    let waiting = waiting.map(|waiting| {
+        let signers = signers.iter().filter(|(id, _)| *id == waiting.id);
+        let signers = signers.map(|(_, by)| by.clone()).collect();
+        (waiting, signers)
+    });
+    waiting.collect()
+}
+
+/// Whether a report about a sub-account, or about every one, shows the rules of a scope.
+fn is_shown(scope: &CapScope, of: Option<&StoredText>) -> bool {
+    match (scope, of) {
+        (CapScope::All, _) | (_, None) => true,
+        (CapScope::Account(account), Some(of)) => account == of,
     }
 }
 

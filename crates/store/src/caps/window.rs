@@ -57,10 +57,11 @@ impl SliceGrain {
         }
     }
 
-    /// Slices before this one are in no window any more.
+    /// Slices before this one are forgotten. They are in no window any more, nor would they be if the clock were put back by
+    /// a day.
     pub fn oldest_kept(self, now_ms: u64) -> u64 {
         let kept = match self {
-            Self::Hour => 2 * HOUR_MS,
+            Self::Hour => 26 * HOUR_MS,
             Self::Day => 4 * DAY_MS,
         };
         self.slice(now_ms.saturating_sub(kept))
@@ -91,6 +92,14 @@ impl CapWindow {
                 })
             }
         }
+    }
+
+    /// The first slice of this grain that the window of any measure covers.
+    pub fn first_of_any(grain: SliceGrain, now_ms: u64, midnights: &[u64]) -> u64 {
+        let windows = CapMeasure::ALL.into_iter();
+        let windows = windows.filter_map(|measure| Self::of(measure, now_ms, midnights));
+        let firsts = windows.filter(|window| window.grain == grain);
+        firsts.map(|window| window.first).min().unwrap_or_default()
     }
 
     /// Whether the window covers a time up to now.
@@ -127,6 +136,18 @@ mod tests {
                 let later = CapWindow::of(measure, frees_ms, &[]).unwrap();
                 let before = CapWindow::of(measure, frees_ms - 1, &[]).unwrap();
                 assert!(before.first <= oldest && later.first > oldest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_by_a_day_finds_every_slice_of_every_window() {
+        for now_ms in (1_767_225_600_000..).step_by(12_345).take(2_000) {
+            for measure in CapMeasure::ALL {
+                // Of a day that no midnight is known of too.
+                if let Some(window) = CapWindow::of(measure, now_ms, &[]) {
+                    assert!(window.grain.oldest_kept(now_ms + DAY_MS) <= window.first);
+                }
             }
         }
     }

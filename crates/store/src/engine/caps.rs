@@ -2,6 +2,7 @@
 
 use super::Store;
 use crate::caps::approval::{ApprovalId, ApprovalOrder};
+use crate::caps::early_raise::PendingRaise;
 use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
@@ -49,7 +50,16 @@ impl Store {
         }
     }
 
-    /// The tables of caps, for a report about a sub-account and about all together; without one, about every sub-account.
+    /// The changes of caps that wait, with the operators that have approved them.
+    pub async fn waiting_raises(&self) -> Result<Vec<(PendingRaise, Vec<StoredText>)>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.waiting_raises().await,
+            Self::Sqlite(store) => store.waiting_raises().await,
+        }
+    }
+
+    /// The tables of caps, for a report about a sub-account and about all together; without one, about every sub-account. They are of
+    /// nearly one time: what is counted meanwhile may be in one of them only.
     pub async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
         match self {
             Self::Postgres(store) => store.cap_facts(of).await,

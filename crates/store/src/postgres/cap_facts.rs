@@ -1,13 +1,17 @@
 //! The tables of money caps, as a report reads them.
 
+use std::collections::BTreeMap;
+
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::admit::cell;
+use crate::caps::early_raise::PendingRaise;
 use crate::caps::judge::{MeterCell, MeterSum};
-use crate::caps::report::{CapFacts, OpenSpend};
+use crate::caps::report::{CapFacts, MOST_OTHER_SUMS, NeededSums, OpenSpend, signed_raises};
 use crate::caps::rule::{CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
 use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
@@ -20,9 +24,28 @@ const RULES: &str =
     raised::text AS raised, raised_from FROM gatepay.cap_rule";
 const MIDNIGHTS: &str = "SELECT ms FROM gatepay.cap_midnight ORDER BY ms";
 const DELAY: &str = "SELECT ms, shorter, shorter_from FROM gatepay.cap_delay";
-const METERS: &str =
-    "SELECT scope, counted_as, currency, grain, slice, amount::text AS amount, calls
-    FROM gatepay.meter WHERE scope = ANY ($1) AND slice >= CASE grain WHEN 0 THEN $2::bigint ELSE $3::bigint END";
+/// Sums of currencies that rules name, each from the index: a tenant may have spent in any others.
+const NAMED: &str =
+    "SELECT m.scope, m.counted_as, m.currency, m.grain, m.slice, m.amount::text AS amount, m.calls
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS n(scope, counted_as, currency)
+    CROSS JOIN (VALUES (0::smallint, $4::bigint), (1::smallint, $5::bigint)) AS g(grain, first)
+    CROSS JOIN LATERAL (
+        SELECT * FROM gatepay.meter AS s
+        WHERE s.scope = n.scope AND s.counted_as = n.counted_as AND s.currency = n.currency AND s.grain = g.grain
+            AND s.slice >= g.first
+        ORDER BY s.slice
+    ) AS m";
+/// Sums for rules for every other currency: a limited number, of whole currencies.
+const OTHERS: &str =
+    "SELECT m.scope, m.counted_as, m.currency, m.grain, m.slice, m.amount::text AS amount, m.calls
+    FROM unnest($1::text[], $2::text[]) AS n(scope, counted_as)
+    CROSS JOIN (VALUES (0::smallint, $3::bigint), (1::smallint, $4::bigint)) AS g(grain, first)
+    CROSS JOIN LATERAL (
+        SELECT * FROM gatepay.meter AS s
+        WHERE s.scope = n.scope AND s.counted_as = n.counted_as AND s.grain = g.grain AND s.slice >= g.first
+            AND s.calls > 0
+        ORDER BY s.currency FETCH FIRST ($5::bigint) ROWS WITH TIES
+    ) AS m";
 const OPEN: &str =
     "SELECT s.account, s.counted_as, s.currency, s.amount::text AS amount, s.at, a.unknown
     FROM (
@@ -36,41 +59,66 @@ impl PostgresStore {
     pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
         let now_ms = self.cap_now().await?;
         let book = self.rule_book().await?;
-        let scopes: Vec<String> = match &of {
-            Some(account) => vec![String::new(), account.as_str().to_owned()],
-            None => book
-                .scopes()
-                .iter()
-                .map(|it| it.as_str().to_owned())
-                .collect(),
-        };
-        let [hours, days] = SliceGrain::ALL.map(|grain| grain.oldest_kept(now_ms).cast_signed());
-        let meters = self.control(METERS, &[&scopes, &hours, &days]).await?;
+        let needed = NeededSums::of(&book, of.as_ref(), now_ms);
+        let meters = self.meters(&needed).await?;
         // Calls for every sub-account count in caps over all.
         let sums_over_all = book.sums_over_all();
         let account = of.as_ref().filter(|_| !sums_over_all);
         let account = account.map_or("", StoredText::as_str);
         let from = now_ms.saturating_sub(LONGEST_WINDOW_MS).cast_signed();
-        let open = self.control(OPEN, &[&from, &account]).await?;
+        let open = self.report(OPEN, &[&from, &account]).await?;
         Ok(CapFacts {
             now_ms,
             book,
-            meters: meters.iter().map(meter).collect::<Result<_, _>>()?,
+            meters,
             open: open.iter().map(open_spend).collect::<Result<_, _>>()?,
             signers: self.raise_signers(now_ms).await?,
         })
     }
 
+    async fn meters(
+        &self,
+        needed: &NeededSums,
+    ) -> Result<BTreeMap<MeterCell, MeterSum>, StoreError> {
+        let NeededSums {
+            named,
+            others,
+            first,
+        } = needed;
+        let [hours, days] = first.map(u64::cast_signed);
+        let scopes: Vec<&str> = named.iter().map(|(scope, ..)| scope.as_str()).collect();
+        let calls: Vec<&str> = named.iter().map(|(_, call, _)| call.as_str()).collect();
+        let currencies: Vec<&str> = named.iter().map(|(.., of)| of.as_str()).collect();
+        let asked: [&(dyn ToSql + Sync); 5] = [&scopes, &calls, &currencies, &hours, &days];
+        let named = self.report(NAMED, &asked).await?;
+        let scopes: Vec<&str> = others.iter().map(|(scope, _)| scope.as_str()).collect();
+        let calls: Vec<&str> = others.iter().map(|(_, call)| call.as_str()).collect();
+        let most = i64::from(MOST_OTHER_SUMS);
+        let asked: [&(dyn ToSql + Sync); 5] = [&scopes, &calls, &hours, &days, &most];
+        let others = self.report(OTHERS, &asked).await?;
+        named.iter().chain(&others).map(meter).collect()
+    }
+
+    /// The changes of caps that wait, with the operators that have approved them.
+    pub(crate) async fn waiting_raises(
+        &self,
+    ) -> Result<Vec<(PendingRaise, Vec<StoredText>)>, StoreError> {
+        let now_ms = self.cap_now().await?;
+        let book = self.rule_book().await?;
+        let signers = self.raise_signers(now_ms).await?;
+        Ok(signed_raises(&book, &signers, now_ms))
+    }
+
     /// The time by which caps are judged.
     pub(super) async fn cap_now(&self) -> Result<u64, StoreError> {
-        let now = self.control(NOW, &[]).await?;
+        let now = self.report(NOW, &[]).await?;
         whole(now.first().ok_or_else(unreadable)?, "now")
     }
 
     pub(super) async fn rule_book(&self) -> Result<RuleBook, StoreError> {
-        let rules = self.control(RULES, &[]).await?;
-        let midnights = self.control(MIDNIGHTS, &[]).await?;
-        let delay = self.control(DELAY, &[]).await?;
+        let rules = self.report(RULES, &[]).await?;
+        let midnights = self.report(MIDNIGHTS, &[]).await?;
+        let delay = self.report(DELAY, &[]).await?;
         let midnights = midnights.iter().map(|row| whole(row, "ms"));
         let delay = delay.first().map(|row| {
             let shorter = time(row, "shorter")?.zip(time(row, "shorter_from")?);

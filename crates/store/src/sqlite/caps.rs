@@ -1,14 +1,18 @@
 //! Money caps in the file: rules, settlements, and what is still unknown.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
 use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalId, ApprovalOrder};
+use crate::caps::early_raise::PendingRaise;
 use crate::caps::judge;
-use crate::caps::report::CapFacts;
+use crate::caps::report::{CapFacts, NeededSums, signed_raises};
 use crate::caps::rule::{CapDeclaration, CappedCalls};
+use crate::caps::rule_book::RuleBook;
 use crate::caps::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
     UnknownSpend,
@@ -16,6 +20,9 @@ use crate::caps::spend::{
 use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
+
+/// The sums that a report reads before calls are admitted again.
+const SUMS_AT_ONCE: usize = 64;
 
 impl SqliteStore {
     pub(crate) async fn declare_caps(
@@ -54,8 +61,50 @@ impl SqliteStore {
         self.run(StoreFile::capped_calls).await
     }
 
+    pub(crate) async fn waiting_raises(
+        &self,
+    ) -> Result<Vec<(PendingRaise, Vec<StoredText>)>, StoreError> {
+        let (now_ms, book, signers) = self.run(StoreFile::rules_and_signers).await?;
+        Ok(signed_raises(&book, &signers, now_ms))
+    }
+
+    /// Reads in small parts, between which calls are admitted.
     pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
-        self.run(move |file| file.cap_facts(of.as_ref())).await
+        let (now_ms, book, signers) = self.run(StoreFile::rules_and_signers).await?;
+        let NeededSums {
+            named,
+            others,
+            first,
+        } = NeededSums::of(&book, of.as_ref(), now_ms);
+        let mut meters = BTreeMap::new();
+        let mut named = named.into_iter().peekable();
+        while named.peek().is_some() {
+            let part: Vec<_> = named.by_ref().take(SUMS_AT_ONCE).collect();
+            let read = move |file: &mut StoreFile| {
+                let sums = part
+                    .iter()
+                    .map(|it| spend_tables::named_sums(file.connection(), it, first));
+                sums.collect::<Result<Vec<_>, _>>()
+            };
+            meters.extend(self.run(read).await?.into_iter().flatten());
+        }
+        for other in others {
+            let read = move |file: &mut StoreFile| {
+                spend_tables::other_sums(file.connection(), &other, first)
+            };
+            meters.extend(self.run(read).await?);
+        }
+        let from_ms = now_ms.saturating_sub(LONGEST_WINDOW_MS);
+        let open = self
+            .run(move |file| spend_tables::open_spends(file.connection(), from_ms))
+            .await?;
+        Ok(CapFacts {
+            now_ms,
+            book,
+            meters,
+            open,
+            signers,
+        })
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
@@ -140,25 +189,14 @@ impl StoreFile {
         Ok(rule_book(self.connection())?.capped_calls(now_ms))
     }
 
-    fn cap_facts(&mut self, of: Option<&StoredText>) -> Result<CapFacts, StoreError> {
+    #[expect(clippy::type_complexity, reason = "one caller takes it apart")]
+    fn rules_and_signers(
+        &mut self,
+    ) -> Result<(u64, RuleBook, Vec<(ApprovalId, StoredText)>), StoreError> {
         let now_ms = self.now()?;
         let book = rule_book(self.connection())?;
-        let scopes: Vec<String> = match of {
-            Some(account) => vec![String::new(), account.as_str().to_owned()],
-            None => book
-                .scopes()
-                .iter()
-                .map(|it| it.as_str().to_owned())
-                .collect(),
-        };
-        let from_ms = now_ms.saturating_sub(LONGEST_WINDOW_MS);
-        Ok(CapFacts {
-            now_ms,
-            meters: spend_tables::meters(self.connection(), &scopes, now_ms)?,
-            open: spend_tables::open_spends(self.connection(), from_ms)?,
-            signers: signers(self.connection(), now_ms)?,
-            book,
-        })
+        let signers = signers(self.connection(), now_ms)?;
+        Ok((now_ms, book, signers))
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {

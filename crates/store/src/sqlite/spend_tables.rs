@@ -13,7 +13,7 @@ use crate::caps::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
 };
-use crate::caps::report::OpenSpend;
+use crate::caps::report::{MOST_OTHER_SUMS, OpenSpend};
 use crate::caps::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
 use crate::caps::window::{CapWindow, SliceGrain};
@@ -129,39 +129,73 @@ pub(super) fn write_book(change: &Transaction<'_>, book: &RuleBook) -> Result<()
     Ok(())
 }
 
-/// The sums of the slices that windows may cover.
-pub(super) fn meters(
+/// The sums of the slices that windows cover, of a currency that caps name.
+pub(super) fn named_sums(
     connection: &Connection,
-    scopes: &[String],
-    now_ms: u64,
-) -> Result<BTreeMap<MeterCell, MeterSum>, StoreError> {
+    (scope, call, currency): &(CapScope, String, CurrencyCode),
+    first: [u64; 2],
+) -> Result<Vec<(MeterCell, MeterSum)>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT counted_as, currency, slice, units, calls FROM meter WHERE scope = ?1 AND grain = ?2 AND slice >= ?3",
+        "SELECT currency, slice, units, calls FROM meter
+        WHERE scope = ?1 AND counted_as = ?2 AND currency = ?3 AND grain = ?4 AND slice >= ?5",
     )?;
-    let mut meters = BTreeMap::new();
-    for scope in scopes {
-        for grain in SliceGrain::ALL {
-            let from = (scope, grain.number(), to_sql(grain.oldest_kept(now_ms)));
-            let mut rows = statement.query(from)?;
-            while let Some(row) = rows.next()? {
-                let currency: String = row.get(1)?;
-                let cell = MeterCell {
-                    scope: CapScope::of(scope).ok_or_else(unreadable)?,
-                    counted_as: row.get(0)?,
-                    currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
-                    grain,
-                    slice: row.get::<_, i64>(2)?.unsigned_abs(),
-                };
-                let sum = MeterSum {
-                    units: number(&row.get::<_, String>(3)?)?,
-                    calls: row.get::<_, i64>(4)?.unsigned_abs(),
-                    oldest: None,
-                };
-                meters.insert(cell, sum);
-            }
+    let mut sums = Vec::new();
+    for (grain, first) in SliceGrain::ALL.into_iter().zip(first) {
+        let (grain_number, currency) = (grain.number(), currency.as_str());
+        let from = (scope.as_str(), call, currency, grain_number, to_sql(first));
+        let mut rows = statement.query(from)?;
+        while let Some(row) = rows.next()? {
+            sums.push(meter(row, (scope, call, grain))?);
         }
     }
-    Ok(meters)
+    Ok(sums)
+}
+
+/// The sums of the slices that windows cover, of currencies that callers have named: a limited number, of whole currencies.
+pub(super) fn other_sums(
+    connection: &Connection,
+    (scope, call): &(CapScope, String),
+    first: [u64; 2],
+) -> Result<Vec<(MeterCell, MeterSum)>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT currency, slice, units, calls FROM meter
+        WHERE scope = ?1 AND counted_as = ?2 AND grain = ?3 AND slice >= ?4 AND calls > 0 ORDER BY currency",
+    )?;
+    let mut sums = Vec::new();
+    for (grain, first) in SliceGrain::ALL.into_iter().zip(first) {
+        let from = (scope.as_str(), call, grain.number(), to_sql(first));
+        let (mut rows, mut read) = (statement.query(from)?, 0);
+        while let Some(row) = rows.next()? {
+            let (cell, sum) = meter(row, (scope, call, grain))?;
+            let is_same = |(last, _): &(MeterCell, MeterSum)| last.currency == cell.currency;
+            if read >= MOST_OTHER_SUMS && !sums.last().is_some_and(is_same) {
+                break;
+            }
+            read += 1;
+            sums.push((cell, sum));
+        }
+    }
+    Ok(sums)
+}
+
+fn meter(
+    row: &Row<'_>,
+    (scope, call, grain): (&CapScope, &str, SliceGrain),
+) -> Result<(MeterCell, MeterSum), StoreError> {
+    let currency: String = row.get(0)?;
+    let cell = MeterCell {
+        scope: scope.clone(),
+        counted_as: call.to_owned(),
+        currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
+        grain,
+        slice: row.get::<_, i64>(1)?.unsigned_abs(),
+    };
+    let sum = MeterSum {
+        units: number(&row.get::<_, String>(2)?)?,
+        calls: row.get::<_, i64>(3)?.unsigned_abs(),
+        oldest: None,
+    };
+    Ok((cell, sum))
 }
 
 /// The spends since a time with an attempt whose end is not known.
@@ -239,6 +273,15 @@ impl SpendFile<'_> {
             .optional()?;
         held.map(|(units, calls)| Ok((number(&units)?, calls)))
             .transpose()
+    }
+
+    fn drop_cell(&self, cell: &MeterCell) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "DELETE FROM meter
+            WHERE scope = ?1 AND counted_as = ?2 AND currency = ?3 AND grain = ?4 AND slice = ?5",
+        )?;
+        statement.execute(place(cell))?;
+        Ok(())
     }
 
     fn hold(&self, cell: &MeterCell, units: u128, calls: i64) -> Result<(), StoreError> {
@@ -389,6 +432,8 @@ impl SpendTables for SpendFile<'_> {
 
     fn uncount(&mut self, cell: &MeterCell, amount: ExactAmount) -> Result<(), StoreError> {
         match self.held(cell)? {
+            // A caller may name any currency, and reports read what is here.
+            Some((units, calls)) if calls <= 1 && units <= amount.units() => self.drop_cell(cell),
             Some((units, calls)) => {
                 let units = units.saturating_sub(amount.units());
                 self.hold(cell, units, (calls - 1).max(0))
