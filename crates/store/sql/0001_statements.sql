@@ -51,6 +51,8 @@ CREATE TABLE usage_count (
     calls bigint NOT NULL,
     PRIMARY KEY (party, account, day, operation, outcome)
 ) WITH (fillfactor = 50);
+-- What is forgotten is found without reading the days that are kept, here and below.
+CREATE INDEX usage_count_day ON usage_count (day);
 
 -- Requests by second, until all instances have told theirs.
 CREATE TABLE usage_second (
@@ -60,6 +62,7 @@ CREATE TABLE usage_second (
     calls bigint NOT NULL,
     PRIMARY KEY (party, account, second)
 );
+CREATE INDEX usage_second_age ON usage_second (second);
 
 CREATE TABLE usage_peak (
     day date NOT NULL,
@@ -69,6 +72,7 @@ CREATE TABLE usage_peak (
     calls bigint NOT NULL,
     PRIMARY KEY (party, account, day)
 ) WITH (fillfactor = 50);
+CREATE INDEX usage_peak_day ON usage_peak (day);
 
 -- The last flush of each instance. One that is not `ended` has lost what it counted after that.
 CREATE TABLE usage_writer (
@@ -168,7 +172,7 @@ BEGIN
 END
 $$;
 
--- Adds what an instance has counted since its last flush, and forgets what is older than 400 days. The caller brings the day
+-- Adds what an instance has counted since its last flush, and forgets days that are older than 400 days. The caller brings the day
 -- of now and the days after it: the first one is taken whose date is later than that of the last day, so that a time zone
 -- further west neither repeats a date nor moves all later ones.
 CREATE FUNCTION flush_usage_v1(
@@ -205,8 +209,6 @@ BEGIN
             INSERT INTO usage_day VALUES (following.day, last.ends, following.ends) RETURNING * INTO last;
         END IF;
         DELETE FROM usage_day AS d WHERE d.ends < now - 34560000000;
-        DELETE FROM usage_count AS c WHERE c.day < (SELECT min(d.day) FROM usage_day AS d);
-        DELETE FROM usage_peak AS p WHERE p.day < (SELECT min(d.day) FROM usage_day AS d);
         DELETE FROM usage_writer AS w WHERE w.flushed < now - 34560000000;
     END IF;
     INSERT INTO usage_count AS u
@@ -231,13 +233,21 @@ BEGIN
 END
 $$;
 
--- Forgets booked calls that are older than 400 days.
+-- Forgets booked calls that are older than 400 days, and counts of days that are forgotten: a limited number each time, so that
+-- the first flush of a day takes no longer than any other.
 CREATE FUNCTION age_usage_v1() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     -- A value, since a volatile function is no condition of an index.
     before CONSTANT bigint := now_ms() - 34560000000;
+    oldest CONSTANT date := (SELECT min(d.day) FROM usage_day AS d);
 BEGIN
+    DELETE FROM usage_count AS c WHERE c.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM usage_count AS o WHERE o.day < oldest ORDER BY o.day LIMIT 30000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM usage_peak AS p WHERE p.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM usage_peak AS o WHERE o.day < oldest ORDER BY o.day LIMIT 30000 FOR UPDATE SKIP LOCKED
+    ));
     DELETE FROM usage_call AS u WHERE u.ctid = ANY (ARRAY(
         SELECT o.ctid FROM usage_call AS o WHERE o.at < before LIMIT 30000 FOR UPDATE SKIP LOCKED
     ));

@@ -255,6 +255,7 @@ CREATE TABLE usage_count (
     calls INTEGER NOT NULL,
     PRIMARY KEY (party, account, day, operation, outcome)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_count_day ON usage_count (day);
 
 CREATE TABLE usage_second (
     party TEXT NOT NULL,
@@ -263,6 +264,7 @@ CREATE TABLE usage_second (
     calls INTEGER NOT NULL,
     PRIMARY KEY (party, account, second)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_second_age ON usage_second (second);
 
 CREATE TABLE usage_peak (
     day TEXT NOT NULL,
@@ -272,6 +274,7 @@ CREATE TABLE usage_peak (
     calls INTEGER NOT NULL,
     PRIMARY KEY (party, account, day)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_peak_day ON usage_peak (day);
 
 CREATE TABLE usage_writer (
     instance INTEGER PRIMARY KEY, number INTEGER NOT NULL, flushed INTEGER NOT NULL, ended INTEGER NOT NULL

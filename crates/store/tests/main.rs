@@ -32,6 +32,8 @@ mod cap_sums;
 mod destining;
 // Statements: both engines add up the same days, and a day that has ended does not change.
 mod stating;
+// Upkeep of statements: what is forgotten is found without reading what is kept.
+mod usage_upkeep;
 // Notifications: the functions answer as the model does, nothing acknowledged is lost, due work is found without a scan.
 mod notified;
 // Owners that GatePay was asked for, operators that follow one another.

@@ -237,6 +237,17 @@ impl StoreFile {
             "DELETE FROM usage_call WHERE print IN (SELECT print FROM usage_call WHERE at < ?1 LIMIT 10000)",
             [to_sql(now_ms.saturating_sub(KEPT_MS))],
         )?;
+        // Counts of days that are forgotten. Calls are not admitted meanwhile, so it is a limited number each time.
+        for (table, key) in [
+            ("usage_count", "party, account, day, operation, outcome"),
+            ("usage_peak", "party, account, day"),
+        ] {
+            let statement = format!(
+                "DELETE FROM {table} WHERE ({key}) IN (
+                    SELECT {key} FROM {table} WHERE day < (SELECT min(day) FROM usage_day) LIMIT 10000)"
+            );
+            change.execute(&statement, [])?;
+        }
         committed(change, now_ms)?;
         Ok(())
     }
@@ -332,10 +343,6 @@ fn day_of(change: &Transaction<'_>, now_ms: u64, told: &[DayBounds]) -> Result<S
     let forgotten = to_sql(now_ms.saturating_sub(KEPT_MS));
     change.execute("DELETE FROM usage_day WHERE ends < ?1", [forgotten])?;
     change.execute("DELETE FROM usage_writer WHERE flushed < ?1", [forgotten])?;
-    for table in ["usage_count", "usage_peak"] {
-        let statement = format!("DELETE FROM {table} WHERE day < (SELECT min(day) FROM usage_day)");
-        change.execute(&statement, [])?;
-    }
     Ok(date)
 }
 
