@@ -5,7 +5,7 @@ use super::*;
 const TWO: &str = "caps = { approvals = 2 }";
 
 /// A folder with three operators that may approve, one of them with the tenant's name, and one that may not.
-fn with_operators(folder: &Folder) {
+pub(super) fn with_operators(folder: &Folder) {
     let operators = ["alice", "bob", "acme", "carol"].map(|name| {
         folder.secret(&format!("admin-{name}"), &format!("fake-{name}-token"));
         let approve = name != "carol";

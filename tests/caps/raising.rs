@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::approvals::{says, serving_with_operators};
+use super::approvals::{says, serving_with_operators, with_operators};
 use super::*;
 
 /// What waits, as `GET /caps` tells it.
@@ -85,4 +85,63 @@ async fn a_raise_holds_early_once_two_operators_have_approved_exactly_these_chan
     assert_eq!(code, Some(0), "{said}");
     let order = format!("approve {} by ", acme().sub_account);
     assert_eq!(said.matches(&order).count(), 6, "{said}");
+}
+
+/// Waits until the changes of a scope wait, and returns their id.
+async fn until_waiting_for(program: &Program, account: Option<&str>) -> String {
+    let began = std::time::Instant::now();
+    loop {
+        let waiting = waiting(program).await;
+        let own = waiting.iter().find(|it| it["account"].as_str() == account);
+        if let Some(own) = own {
+            return own["id"].as_str().unwrap().to_owned();
+        }
+        assert!(began.elapsed() < PATIENCE, "{waiting:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_operator_that_can_make_the_bounded_calls_raises_no_cap_of_them() {
+    let gatepay = gatepay();
+    let file =
+        |holder: &str, limits: &str| format!("admin_operators = ['{holder}']\n{}", caps(limits));
+    let folder = folder_of_file(&gatepay, &file("bob", "per_day = '100'"));
+    with_operators(&folder);
+    let all = |limit: &str| {
+        format!(
+            "caps = {{ approvals = 2, all = [{{ calls = ['payouts'], currency = 'USDT', per_day = '{limit}' }}] }}"
+        )
+    };
+    folder.edit("proxy.toml", "caps = { approvals = 2 }", &all("1000"));
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    folder.tenant(&acme(), &file("bob", "per_day = '200'"));
+    folder.edit("proxy.toml", &all("1000"), &all("2000"));
+    reload(&program).await;
+    let own = until_waiting_for(&program, Some(acme().sub_account)).await;
+    let of_all = until_waiting_for(&program, None).await;
+    for id in [&own, &of_all] {
+        // One holds acme's secret, one has its name.
+        for name in ["bob", "acme"] {
+            let (status, said) = raises(&program, name, id).await;
+            assert_eq!(status, 403, "{name}: {said}");
+            assert!(
+                said.contains("a cap that bounds calls of its own"),
+                "{said}"
+            );
+        }
+        let (status, said) = raises(&program, "alice", id).await;
+        assert!(status == 200 && said.contains("\"needs\":1"), "{said}");
+    }
+    // A link that is found out later counts for what was approved before.
+    folder.tenant(&acme(), &file("alice", "per_day = '200'"));
+    reload(&program).await;
+    for id in [&own, &of_all] {
+        let (status, said) = raises(&program, "bob", id).await;
+        assert_eq!(status, 409, "{said}");
+        let told = "alice has approved it and holds the secret of acme";
+        assert!(said.contains(told), "{said}");
+    }
+    is_refused(&send(&program, &payout("B1", "101")).await, "cap_exceeded");
 }

@@ -137,8 +137,13 @@ BEGIN
         IF (SELECT count(*) FROM approval AS a WHERE a.party = s_party AND a.state = 0 AND a.until > at) >= 100 THEN
             RETURN '- 4';
         END IF;
+        -- Two stamps may begin alike, and somebody may have sought them: an id never names another call than before.
         INSERT INTO approval VALUES (substr(print, 1, 8), s_party, s_account, s_counted_as, s_key, digest,
-            told_amounts, told_targets, 0, at, at + 86400000);
+            told_amounts, told_targets, 0, at, at + 86400000)
+        ON CONFLICT (id) DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN '- 0';
+        END IF;
         RETURN encode(substr(print, 1, 8), 'hex') || ' 0';
     END IF;
     IF known.state = 1 THEN
@@ -149,9 +154,10 @@ BEGIN
 END
 $$;
 
--- An operator's approval of a call. It takes as many different operators as the store has in force, or as the caller says if
+-- An operator's approval of a call, which the operator was shown with this digest of its body: the id alone is made of 64 bits,
+-- and names a call to people. It takes as many different operators as the store has in force, or as the caller says if
 -- that is more. Results: 0 taken, 1 not found, 2 closed, 3 own call.
-CREATE FUNCTION approve_v1(c_id bytea, c_by text, needed integer) RETURNS smallint
+CREATE FUNCTION approve_v1(c_id bytea, c_digest bytea, c_by text, needed integer) RETURNS smallint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known record;
@@ -159,7 +165,8 @@ DECLARE
     signed bigint;
 BEGIN
     PERFORM admitting();
-    SELECT a.party, a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    SELECT a.party, a.state, a.until INTO known FROM approval AS a
+    WHERE a.id = c_id AND a.body_sha256 = c_digest FOR UPDATE;
     now := now_ms();
     CASE
         WHEN NOT FOUND THEN RETURN 1;
@@ -179,13 +186,13 @@ END
 $$;
 
 -- An operator's rejection of a call. Results as above.
-CREATE FUNCTION reject_v1(c_id bytea) RETURNS smallint
+CREATE FUNCTION reject_v1(c_id bytea, c_digest bytea) RETURNS smallint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known record;
 BEGIN
     PERFORM admitting();
-    SELECT a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id FOR UPDATE;
+    SELECT a.state, a.until INTO known FROM approval AS a WHERE a.id = c_id AND a.body_sha256 = c_digest FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 1;
     ELSIF known.until <= now_ms() OR known.state = 3 THEN

@@ -53,11 +53,12 @@ CREATE TABLE cap_claim (
     raise_ms bigint NOT NULL
 );
 
--- The operators that have approved the changes of a scope. The id is made of the changes.
+-- The operators that have approved the changes of a scope that wait. The changes are named by their whole digest.
 CREATE TABLE cap_raise_signature (
     changes bytea NOT NULL,
     operator text NOT NULL,
     at bigint NOT NULL,
+    scope text NOT NULL,
     PRIMARY KEY (changes, operator)
 );
 
@@ -269,8 +270,8 @@ $$;
 -- and not only later. An approval is good for a day. Results: 0 taken, 1 these are not the changes that wait.
 CREATE FUNCTION raise_caps_v1(
     c_raise bytea, c_scope text, c_by text, needed integer,
-    r_shadows boolean[], r_measures smallint[], r_currencies text[], r_calls text[], r_limits text[], r_removed boolean[],
-    r_opens boolean[]
+    r_shadows boolean[], r_measures smallint[], r_currencies text[], r_calls text[], r_limits text[], r_raised text[],
+    r_removed boolean[], r_opens boolean[]
 ) RETURNS smallint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -281,12 +282,14 @@ BEGIN
     now := now_ms();
     IF EXISTS (
         WITH shown AS (
-            SELECT r.shadow, r.measure, r.currency, r.calls, r.most::numeric AS most, r.removed, r.opens
-            FROM unnest(r_shadows, r_measures, r_currencies, r_calls, r_limits, r_removed, r_opens)
-                AS r(shadow, measure, currency, calls, most, removed, opens)
+            SELECT r.shadow, r.measure, r.currency, r.calls, r.most::numeric AS most, r.raised::numeric AS raised, r.removed,
+                r.opens
+            FROM unnest(r_shadows, r_measures, r_currencies, r_calls, r_limits, r_raised, r_removed, r_opens)
+                AS r(shadow, measure, currency, calls, most, raised, removed, opens)
         ), waiting AS (
-            SELECT c.shadow, c.measure, c.currency, c.calls, CASE WHEN c.raised_from > now THEN c.raised END AS most,
-                c.ends IS NOT NULL AS removed, c.opens > now AS opens
+            SELECT c.shadow, c.measure, c.currency, c.calls,
+                CASE WHEN c.raised_from <= now THEN c.raised ELSE c.amount END AS most,
+                CASE WHEN c.raised_from > now THEN c.raised END AS raised, c.ends IS NOT NULL AS removed, c.opens > now AS opens
             FROM cap_rule AS c
             WHERE c.scope = c_scope AND (c.ends IS NULL OR c.ends > now)
                 AND (c.raised_from > now OR c.ends IS NOT NULL OR c.opens > now)
@@ -296,15 +299,53 @@ BEGIN
         RETURN 1;
     END IF;
     DELETE FROM cap_raise_signature AS s WHERE s.at <= now - 86400000;
-    INSERT INTO cap_raise_signature VALUES (c_raise, c_by, now) ON CONFLICT (changes, operator) DO NOTHING;
+    INSERT INTO cap_raise_signature VALUES (c_raise, c_by, now, c_scope) ON CONFLICT (changes, operator) DO NOTHING;
     SELECT count(*) INTO signed FROM cap_raise_signature AS s WHERE s.changes = c_raise;
     IF signed >= needed THEN
         UPDATE cap_rule AS c
         SET amount = coalesce(c.raised, c.amount), raised = NULL, raised_from = NULL, opens = least(c.opens, now),
             ends = CASE WHEN c.ends > now THEN now ELSE c.ends END
         WHERE c.scope = c_scope;
-        DELETE FROM cap_raise_signature AS s WHERE s.changes = c_raise;
     END IF;
     RETURN 0;
 END
 $$;
+
+-- Signatures are for the changes that their operators were shown. Once others wait for the scope they are forgotten, so that
+-- they do not stand if the same changes come back from elsewhere. Whatever writes rules does this: it hangs on the table.
+CREATE FUNCTION forget_raise_signatures() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    now bigint;
+BEGIN
+    -- Nearly always there are none, and the rules need not be compared.
+    IF NOT EXISTS (SELECT FROM cap_raise_signature) THEN
+        RETURN NULL;
+    END IF;
+    now := now_ms();
+    IF TG_OP = 'INSERT' THEN
+        DELETE FROM cap_raise_signature AS s
+        WHERE EXISTS (SELECT FROM after AS c WHERE c.scope = s.scope AND (c.opens > now OR c.raised_from > now OR c.ends > now));
+    ELSIF TG_OP = 'DELETE' THEN
+        DELETE FROM cap_raise_signature AS s
+        WHERE EXISTS (SELECT FROM before AS c WHERE c.scope = s.scope AND (c.opens > now OR c.raised_from > now OR c.ends > now));
+    ELSE
+        DELETE FROM cap_raise_signature AS s
+        WHERE EXISTS (
+            SELECT FROM before AS b
+            JOIN after AS c ON (c.shadow, c.scope, c.measure, c.currency, c.calls) = (b.shadow, b.scope, b.measure, b.currency, b.calls)
+            WHERE b.scope = s.scope
+                AND ((b.opens > now OR b.raised_from > now OR b.ends IS NOT NULL)
+                    OR (c.opens > now OR c.raised_from > now OR c.ends IS NOT NULL))
+                AND (b.amount, b.raised, b.ends IS NULL, b.opens > now) IS DISTINCT FROM
+                    (c.amount, c.raised, c.ends IS NULL, c.opens > now));
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER new_rules_forget_signatures AFTER INSERT ON cap_rule
+REFERENCING NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION forget_raise_signatures();
+CREATE TRIGGER old_rules_forget_signatures AFTER DELETE ON cap_rule
+REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION forget_raise_signatures();
+CREATE TRIGGER other_rules_forget_signatures AFTER UPDATE ON cap_rule
+REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION forget_raise_signatures();

@@ -60,5 +60,8 @@ mod destination_steps;
 #[path = "../tests/notification_steps.rs"]
 mod notification_steps;
 #[cfg(test)]
+#[path = "../tests/operator_steps.rs"]
+mod operator_steps;
+#[cfg(test)]
 #[path = "../tests/statement_steps.rs"]
 mod statement_steps;

@@ -159,6 +159,8 @@ struct CapTrial<'a> {
     seen: BTreeMap<i64, i64>,
     now_ms: u64,
     number: u64,
+    /// Whether stamps may begin alike.
+    has_alike: bool,
     declarations: i64,
     /// The number of each instance's last declaration.
     declared: BTreeMap<usize, i64>,
@@ -249,6 +251,7 @@ pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
 /// and pages of any length list each of them once.
 pub(crate) fn crowd(engine: CapEngine<'_>) {
     let mut trial = CapTrial::new(engine);
+    trial.has_alike = false;
     trial.declare(0, (&[(0, 5, 0, 16, false)], 0, true));
     let call = |party, key| AskedCall {
         party,
@@ -316,6 +319,7 @@ impl<'a> CapTrial<'a> {
                 .collect(),
             now_ms,
             number: 0,
+            has_alike: true,
             declarations: 0,
             declared: BTreeMap::new(),
             sent: Vec::new(),
@@ -470,13 +474,17 @@ impl CapTrial<'_> {
             return;
         };
         let by = text(["alice", "bob", PARTIES[0]][usize::from(by)]);
-        let (id, store) = (approval.id, &self.engine.stores[0]);
+        let shown = (approval.id, &approval.of.body_sha256);
+        let store = &self.engine.stores[0];
         let (told, expected) = if approves {
-            let told = self.engine.runtime.block_on(store.approve(id, &by, 1));
-            (told, self.model.approve(&id, &by, 1, self.now_ms))
+            let told = self.engine.runtime.block_on(store.approve(shown, &by, 1));
+            (
+                told,
+                self.model.approve((&shown.0, shown.1), &by, 1, self.now_ms),
+            )
         } else {
-            let told = self.engine.runtime.block_on(store.reject(id));
-            (told, self.model.reject(&id, self.now_ms))
+            let told = self.engine.runtime.block_on(store.reject(shown));
+            (told, self.model.reject((&shown.0, shown.1), self.now_ms))
         };
         assert_eq!(told.unwrap(), expected, "{approval:?} by {by:?}");
         self.check_approvals();
@@ -525,7 +533,10 @@ impl CapTrial<'_> {
     fn row(&mut self, call: &AskedCall) -> AdmissionRow {
         self.number += 1;
         let mut stamp = [9; 16];
-        stamp[..8].copy_from_slice(&self.number.to_be_bytes());
+        // Some stamps begin alike: the ids of approvals are made of the beginning.
+        let alike = self.number - u64::from(self.has_alike && self.number % 8 == 1);
+        stamp[..8].copy_from_slice(&alike.to_be_bytes());
+        stamp[8..].copy_from_slice(&self.number.to_be_bytes());
         let parts = call.amounts.iter().map(|(of, units)| SpendAmount {
             currency: currency(CURRENCIES[usize::from(*of)]),
             amount: amount(&units.to_string()),

@@ -25,6 +25,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::cap_steps::{
     CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, rule, run, text, told,
 };
+use crate::operator_steps;
 use crate::postgres::{self, PgServer};
 use crate::support::{batch, beat, introduction, row_at, settings};
 
@@ -677,8 +678,14 @@ async fn a_raise_holds_early_once_operators_have_approved_its_changes() {
         let signed = shop.store.raise_caps(id, &text(by), 2).await;
         signed.unwrap()
     };
-    assert_eq!(signed(&shop, raise.id, "alice").await, ApprovalOrder::Taken);
-    assert_eq!(signed(&shop, raise.id, "alice").await, ApprovalOrder::Taken);
+    assert_eq!(
+        signed(&shop, raise.digest, "alice").await,
+        ApprovalOrder::Taken
+    );
+    assert_eq!(
+        signed(&shop, raise.digest, "alice").await,
+        ApprovalOrder::Taken
+    );
     assert_eq!(
         shop.left("51").await,
         amount("50"),
@@ -686,9 +693,10 @@ async fn a_raise_holds_early_once_operators_have_approved_its_changes() {
     );
     assert_eq!(waiting(&shop).await[0].1, [text("alice")]);
     shop.wait(DAY_MS / 2).await;
-    let other = ApprovalId::parse("0123456789abcdef").unwrap();
-    assert_eq!(signed(&shop, other, "bob").await, ApprovalOrder::NotFound);
-    assert_eq!(signed(&shop, raise.id, "bob").await, ApprovalOrder::Taken);
+    assert_eq!(
+        signed(&shop, raise.digest, "bob").await,
+        ApprovalOrder::Taken
+    );
     assert_eq!(waiting(&shop).await, []);
     assert_eq!(
         shop.left("56").await,
@@ -712,7 +720,7 @@ async fn a_raise_holds_early_once_operators_have_approved_its_changes() {
         ]
     };
     shop.declare(&own("99"), 2 * DAY_MS).await;
-    let id = waiting(&shop).await[0].0.id;
+    let id = waiting(&shop).await[0].0.digest;
     assert_eq!(signed(&shop, id, "alice").await, ApprovalOrder::Taken);
     shop.wait(DAY_MS).await;
     assert_eq!(signed(&shop, id, "bob").await, ApprovalOrder::Taken);
@@ -983,6 +991,28 @@ async fn a_day_ends_at_the_midnight_of_the_time_zone_however_long_it_is() {
     shop.pay("d", "100").await.unwrap();
 }
 
+#[test]
+fn a_signature_is_for_the_changes_that_waited_when_it_was_given_and_from_the_same_limits() {
+    on_a_server(operator_steps::raises_that_come_back);
+}
+
+#[test]
+fn the_id_of_an_approval_names_one_call_though_another_stamp_begins_alike() {
+    on_a_server(operator_steps::stamps_that_begin_alike);
+}
+
+fn on_a_server(trial: impl FnOnce(CapEngine<'_>)) {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clocked = runtime.block_on(Clocked::start());
+    on_instances((&runtime, &clocked), 1, trial);
+}
+
 #[tokio::test]
 async fn an_approval_is_over_after_a_day_and_an_unknown_body_has_none() {
     if postgres::is_missing() {
@@ -996,7 +1026,10 @@ async fn an_approval_is_over_after_a_day_and_an_unknown_body_has_none() {
             other => panic!("{other:?}"),
         }
     };
-    let signed = async |shop: &Shop, id, by| shop.store.approve(id, &text(by), 1).await.unwrap();
+    let signed = async |shop: &Shop, id, by| {
+        let shown = (id, &[7; 32]);
+        shop.store.approve(shown, &text(by), 1).await.unwrap()
+    };
     let first = needs(&shop).await.unwrap();
     shop.wait(DAY_MS - 1).await;
     assert_eq!(needs(&shop).await, Some(first));
@@ -1037,7 +1070,7 @@ async fn an_approval_of_before_a_loss_of_commits_lets_no_call_pass() {
             other => panic!("{loss}: {other:?}"),
         };
         let id = needed(ask(&shop).await);
-        let signed = shop.store.approve(id, &text("alice"), 1).await;
+        let signed = shop.store.approve((id, &[7; 32]), &text("alice"), 1).await;
         assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
         assert_eq!(ask(&shop).await, AdmissionVerdict::Admitted);
         // A copy of before the call passed, or a standby that has not heard of it.
@@ -1054,7 +1087,7 @@ async fn an_approval_of_before_a_loss_of_commits_lets_no_call_pass() {
         }
         shop.wait(1_000).await;
         assert_ne!(needed(ask(&shop).await), id);
-        let signed = shop.store.approve(id, &text("bob"), 1).await;
+        let signed = shop.store.approve((id, &[7; 32]), &text("bob"), 1).await;
         assert_eq!(signed.unwrap(), ApprovalOrder::Closed, "{loss}");
     }
 }

@@ -48,6 +48,7 @@ mod failover;
 mod other_databases;
 // Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 mod operating;
+mod operator_steps;
 // Requests that are asked for one by one go to the store in batches, and are refused at once while it is away.
 mod queueing;
 // A connection that breaks, a commit that fails or is only local, a server that is silent: nothing is admitted.

@@ -10,7 +10,7 @@ use gatepay_store::caps::approval::{
     Approval, ApprovalId, ApprovalListing, ApprovalOrder, ApprovalPlace, ApprovalQuery,
     ApprovalState,
 };
-use gatepay_tenancy::PartyId;
+use gatepay_tenancy::{PartyId, PartyRef};
 use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
@@ -143,6 +143,8 @@ fn asked(query: Option<&str>) -> Result<ApprovalQuery, AdminFailure> {
 struct ApprovalDecision {
     order: MoneyOrder,
     id: ApprovalId,
+    /// Of the call that was judged: the store decides about no other one.
+    body_sha256: [u8; 32],
     decision: Decision,
 }
 
@@ -160,6 +162,7 @@ impl ApprovalDecision {
             AdminFailure(StatusCode::BAD_REQUEST, text.into())
         })?;
         let (approval, _) = found(&calls, id).await?;
+        let body_sha256 = approval.of.body_sha256;
         if decision == Decision::Approve {
             is_independent(app, &approval, &actor.name)?;
         }
@@ -182,20 +185,22 @@ impl ApprovalDecision {
                 act,
             },
             id,
+            body_sha256,
             decision,
         })
     }
 
     async fn carry_out(self) -> Result<ApprovalEntry, AdminFailure> {
         let (order, id, decision) = (self.order, self.id, self.decision);
+        let body_sha256 = self.body_sha256;
         let journaled = order.journaled().await?;
         // The store knows whether more are in force.
         let needed = needed(&order.app, 1);
         let by = StoredText::parse(&order.act.by).unwrap_or_default();
         let ordered = order.calls.call(move |store| async move {
             match decision {
-                Decision::Approve => store.approve(id, &by, needed).await,
-                Decision::Reject => store.reject(id).await,
+                Decision::Approve => store.approve((id, &body_sha256), &by, needed).await,
+                Decision::Reject => store.reject((id, &body_sha256)).await,
             }
         });
         let failure = |status, text: &'static str| AdminFailure(status, text.into());
@@ -296,34 +301,39 @@ async fn found(calls: &StoreCalls, id: ApprovalId) -> Result<(Approval, u32), Ad
 
 /// Refuses the approval of a call whose secret the operator holds, or one who has approved it, by the party's file in force.
 fn is_independent(app: &App, approval: &Approval, name: &PartyId) -> Result<(), AdminFailure> {
-    let refused = |status, text: String| Err(AdminFailure(status, text.into()));
+    let conflict = |text: String| AdminFailure(StatusCode::CONFLICT, text.into());
     let registry = &app.generation.load().registry;
     let party = approval.of.party.as_str();
     let Some(found) = registry.position(party).map(|at| registry.at(at)) else {
         let text = format!("{party} stands in no file that is in force here\n");
-        return refused(StatusCode::CONFLICT, text);
+        return Err(conflict(text));
     };
-    let Some(holders) = found.admin_operators() else {
+    if holds(found, name.as_str())? {
+        return Err(AdminFailure(StatusCode::FORBIDDEN, OWN_CALL.into()));
+    }
+    for signer in approval.signers.iter().map(StoredText::as_str) {
+        if holds(found, signer)? {
+            let text = format!(
+                "{signer} has approved it and holds the secret of {party}: it ends with its day, and then the call asks anew\n"
+            );
+            return Err(conflict(text));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an operator of the admin address can make a party's calls itself, by the party's file: as the party of its own name,
+/// or because it holds the secret. Nobody knows if the file does not say who does.
+pub(super) fn holds(party: PartyRef<'_>, name: &str) -> Result<bool, AdminFailure> {
+    let id = &party.party().id;
+    let holders = party.admin_operators().ok_or_else(|| {
         let text = format!(
-            "the file of {party} does not say which [[admin.operator]] hold its secret: set admin_operators there, [] if \
+            "the file of {id} does not say which [[admin.operator]] hold its secret: set admin_operators there, [] if \
              none does\n"
         );
-        return refused(StatusCode::CONFLICT, text);
-    };
-    let holds = |name: &str| holders.iter().any(|holder| holder.as_str() == name);
-    if holds(name.as_str()) {
-        return refused(StatusCode::FORBIDDEN, OWN_CALL.to_owned());
-    }
-    let mut signers = approval.signers.iter().map(StoredText::as_str);
-    match signers.find(|name| holds(name)) {
-        None => Ok(()),
-        Some(signer) => refused(
-            StatusCode::CONFLICT,
-            format!(
-                "{signer} has approved it and holds the secret of {party}: it ends with its day, and then the call asks anew\n"
-            ),
-        ),
-    }
+        AdminFailure(StatusCode::CONFLICT, text.into())
+    })?;
+    Ok(id.as_str() == name || holders.iter().any(|holder| holder.as_str() == name))
 }
 
 /// Refuses the order of an operator that may not approve.

@@ -1,18 +1,23 @@
 //! `POST /-/caps/raise?id=`: operators have a raise of caps that waits hold at once.
 //!
+//! Who can make the calls that a cap bounds does not approve its raise, as with [approvals](crate::admin::approvals) of calls: alone
+//! with `approvals = 1`, or with one more, it would lift the bound of its own calls.
+//!
 //! An order is first written to the audit journal, and is not carried out if that fails. It runs to its end even if the
 //! caller leaves.
 
 use std::sync::Arc;
 
 use gatepay_store::admission::StoredText;
-use gatepay_store::caps::approval::{ApprovalId, ApprovalOrder};
+use gatepay_store::caps::approval::ApprovalOrder;
+use gatepay_store::caps::early_raise::{PendingRaise, RaiseDigest};
 use gatepay_store::caps::report::CapReport;
 use gatepay_store::caps::rule::CapScope;
+use gatepay_tenancy::{PartyId, PartyRef, Registry};
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::admin::approvals::{MoneyOrder, away, may_approve, needed};
+use crate::admin::approvals::{MoneyOrder, away, holds, may_approve, needed};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
 use crate::admin::suspend::{AdminActor, finished};
@@ -49,7 +54,7 @@ pub(super) async fn raise(app: &Arc<App>, query: Option<&str>, actor: AdminActor
 /// An order that was read and may be carried out.
 struct RaiseOrder {
     order: MoneyOrder,
-    id: ApprovalId,
+    digest: RaiseDigest,
     /// The operators that have approved it before.
     signers: Vec<String>,
     /// How many operators have to approve it.
@@ -68,18 +73,24 @@ impl RaiseOrder {
         })?;
         may_approve(app, actor)?;
         let [id] = query_fields(query, ["id"])?;
-        let id = id.as_deref().and_then(ApprovalId::parse).ok_or_else(|| {
-            let text = "say id=, 16 hexadecimal digits as `caps show` tells them\n";
+        let is_id = |id: &str| {
+            let is_digit = |digit: u8| digit.is_ascii_digit() || matches!(digit, b'a'..=b'f');
+            matches!(id.len(), 16 | 64) && id.bytes().all(is_digit)
+        };
+        let id = id.filter(|id| is_id(id)).ok_or_else(|| {
+            let text = "say id=, 16 hexadecimal digits as `caps show` tells them, or all 64 of the digest\n";
             AdminFailure(StatusCode::BAD_REQUEST, text.into())
         })?;
         let calls = cluster.calls().clone();
         let (report, in_force) = report(&calls).await?;
-        let waiting = report.waiting.into_iter();
-        let mut waiting = waiting.filter(|(waiting, _)| waiting.id == id);
-        let (waiting, signers) = waiting.next().ok_or_else(not_found)?;
+        let (waiting, signers) = named(report.waiting, &id)?;
+        let digest = waiting.digest;
+        let signers: Vec<String> = signers.iter().map(|it| it.as_str().to_owned()).collect();
+        let registry = &app.generation.load().registry;
+        is_independent(registry, &waiting.scope, (&actor.name, &signers))?;
         let act = ApprovalAct {
             action: ApprovalAction::Approve,
-            approval: id.to_string(),
+            approval: digest.to_string(),
             party: match &waiting.scope {
                 CapScope::All => "all".to_owned(),
                 CapScope::Account(account) => account.as_str().to_owned(),
@@ -94,19 +105,20 @@ impl RaiseOrder {
                 calls,
                 act,
             },
-            id,
+            digest,
             needed: needed(app, in_force),
-            signers: signers.iter().map(|it| it.as_str().to_owned()).collect(),
+            signers,
         })
     }
 
     async fn carry_out(self) -> Result<RaiseEntry, AdminFailure> {
-        let (order, id, needed) = (self.order, self.id, self.needed);
+        let (order, digest, needed) = (self.order, self.digest, self.needed);
+        let id = digest.id();
         let journaled = order.journaled().await?;
         let by = StoredText::parse(&order.act.by).unwrap_or_default();
         let ordered = order
             .calls
-            .call(move |store| async move { store.raise_caps(id, &by, needed).await });
+            .call(move |store| async move { store.raise_caps(digest, &by, needed).await });
         match ordered.await {
             Ok(ApprovalOrder::Taken) => {
                 let mut approved_by = self.signers;
@@ -131,6 +143,61 @@ impl RaiseOrder {
         }
     }
 }
+
+/// The changes of an id: of its first digits, if no others begin like it, or of the whole digest.
+fn named(
+    waiting: Vec<(PendingRaise, Vec<StoredText>)>,
+    id: &str,
+) -> Result<(PendingRaise, Vec<StoredText>), AdminFailure> {
+    let waiting = waiting.into_iter();
+    let mut named = waiting.filter(|(raise, _)| raise.digest.to_string().starts_with(id));
+    let first = named.next().ok_or_else(not_found)?;
+    match named.next() {
+        None => Ok(first),
+        Some(_) => Err(AdminFailure(
+            StatusCode::CONFLICT,
+            "the digests of other changes begin like this too: say id= with all 64 digits of GET /caps\n".into(),
+        )),
+    }
+}
+
+/// Refuses an operator that can make the calls itself which the caps of a scope bound, and a raise that such an operator has
+/// approved before.
+fn is_independent(
+    registry: &Registry,
+    scope: &CapScope,
+    (name, signers): (&PartyId, &[String]),
+) -> Result<(), AdminFailure> {
+    let bound: Vec<PartyRef<'_>> = match scope {
+        CapScope::All => registry.parties().collect(),
+        CapScope::Account(account) => {
+            let tenants = registry.tenants_of(account.as_str());
+            tenants.map(PartyRef::Tenant).collect()
+        }
+    };
+    if bound.is_empty() {
+        let text = "no tenant of this sub-account stands in a file that is in force here, so it is not known who held its secret: \
+                    the changes hold after caps.raise_after\n";
+        return Err(AdminFailure(StatusCode::CONFLICT, text.into()));
+    }
+    for party in bound {
+        if holds(party, name.as_str())? {
+            return Err(AdminFailure(StatusCode::FORBIDDEN, OWN_CAP.into()));
+        }
+        for signer in signers {
+            if holds(party, signer)? {
+                let id = &party.party().id;
+                let text = format!(
+                    "{signer} has approved it and holds the secret of {id}: ask again a day after that, or wait for caps.raise_after\n"
+                );
+                return Err(AdminFailure(StatusCode::CONFLICT, text.into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+const OWN_CAP: &str = "no operator approves a raise of a cap that bounds calls of its own\n";
 
 /// The caps, and how many operators the store has in force.
 async fn report(calls: &StoreCalls) -> Result<(CapReport, u32), AdminFailure> {

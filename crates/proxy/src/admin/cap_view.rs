@@ -38,7 +38,10 @@ struct ShorterDelay {
 /// The changes of one sub-account, or of all, that wait.
 #[derive(Serialize)]
 struct WaitingEntry {
+    /// The first digits of the digest.
     id: String,
+    /// SHA-256 of the changes.
+    digest: String,
     account: Option<String>,
     tenants: Vec<String>,
     changes: Vec<ChangeEntry>,
@@ -52,6 +55,8 @@ struct ChangeEntry {
     calls: Vec<String>,
     currency: Option<String>,
     shadow: bool,
+    /// The limit in force.
+    from: String,
     limit: Option<String>,
     removed: bool,
     opens: bool,
@@ -221,12 +226,14 @@ fn waiting_entry(
         calls: change.name.calls.into_iter().collect(),
         currency: change.name.currency.as_ref().map(text),
         shadow: change.name.shadow,
+        from: change.limit.to_string(),
         limit: change.raised.map(|limit| limit.to_string()),
         removed: change.is_removed,
         opens: change.opens,
     });
     WaitingEntry {
-        id: waiting.id.to_string(),
+        id: waiting.digest.id().to_string(),
+        digest: waiting.digest.to_string(),
         account,
         tenants,
         changes: changes.collect(),

@@ -1,7 +1,11 @@
 //! Early raise: operators have changes hold at once that would hold only after `raise_after`.
 //!
-//! Operators approve what they were shown. The id of a [`PendingRaise`] is made of its changes, so that another change of the
-//! same caps in between has another id, and has to be approved anew.
+//! Operators approve what they were shown. The [`RaiseDigest`] of a [`PendingRaise`] is made of its changes, from which limit to
+//! which, so that another change of the same caps in between has another one, and has to be approved anew. Signatures are kept
+//! and compared under the whole digest; its first digits are for people. Once another set of changes waits for a scope, the
+//! signatures of the one before are forgotten, also if that one comes back.
+
+use std::fmt;
 
 use gatepay_core::exact_amount::ExactAmount;
 use sha2::{Digest as _, Sha256};
@@ -10,11 +14,15 @@ use super::approval::ApprovalId;
 use super::rule::{CapRuleName, CapScope};
 use super::rule_book::{RuleBook, RuleState};
 
+/// SHA-256 of the changes of one scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RaiseDigest([u8; 32]);
+
 /// The changes of one scope that wait for `raise_after`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingRaise {
-    /// Its id.
-    pub id: ApprovalId,
+    /// The digest of its changes.
+    pub digest: RaiseDigest,
     /// The scope.
     pub scope: CapScope,
     /// The changes, in the order of the rules.
@@ -26,6 +34,8 @@ pub struct PendingRaise {
 pub struct RaiseChange {
     /// The rule.
     pub name: CapRuleName,
+    /// Its limit now.
+    pub limit: ExactAmount,
     /// Its higher limit, if it has one.
     pub raised: Option<ExactAmount>,
     /// Whether it ends.
@@ -43,7 +53,7 @@ impl RuleBook {
             let changes = rules.filter_map(|(name, state)| RaiseChange::of(name, state, now_ms));
             let changes: Vec<RaiseChange> = changes.collect();
             (!changes.is_empty()).then(|| PendingRaise {
-                id: id(&changes),
+                digest: RaiseDigest::of(&changes),
                 scope: scope.clone(),
                 changes,
             })
@@ -71,6 +81,7 @@ impl RaiseChange {
         let raise = state.raise.filter(|(_, from_ms)| *from_ms > now_ms);
         let change = Self {
             name: name.clone(),
+            limit: state.limit_at(now_ms),
             raised: raise.map(|(limit, _)| limit),
             is_removed: state.ends_ms.is_some(),
             opens: state.opens_ms > now_ms,
@@ -80,27 +91,48 @@ impl RaiseChange {
     }
 }
 
-fn id(changes: &[RaiseChange]) -> ApprovalId {
-    let mut digest = Sha256::new();
-    for change in changes {
-        let RaiseChange {
-            name,
-            raised,
-            is_removed,
-            opens,
-        } = change;
-        let limit = raised.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
-        digest.update(format!(
-            "{}\n{} {} {} {} {limit} {is_removed} {opens}\n",
-            name.scope.as_str(),
-            name.shadow,
-            name.measure,
-            name.currency_text(),
-            name.calls_text(),
-        ));
+impl RaiseDigest {
+    fn of(changes: &[RaiseChange]) -> Self {
+        let mut digest = Sha256::new();
+        for change in changes {
+            let RaiseChange {
+                name,
+                limit,
+                raised,
+                is_removed,
+                opens,
+            } = change;
+            let raised = raised.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+            digest.update(format!(
+                "{}\n{} {} {} {} {limit} {raised} {is_removed} {opens}\n",
+                name.scope.as_str(),
+                name.shadow,
+                name.measure,
+                name.currency_text(),
+                name.calls_text(),
+            ));
+        }
+        Self(digest.finalize().into())
     }
-    let digest = digest.finalize();
-    let mut print = [0; 16];
-    print.copy_from_slice(&digest[..16]);
-    ApprovalId::of(&print)
+
+    /// The digits for people. Two sets of changes may have the same.
+    pub fn id(&self) -> ApprovalId {
+        let mut print = [0; 16];
+        print.copy_from_slice(&self.0[..16]);
+        ApprovalId::of(&print)
+    }
+
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RaiseDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
 }

@@ -280,6 +280,10 @@ fn use_approval<T: SpendTables>(
             }));
         }
         let id = ApprovalId::of(call.stamp);
+        // Two stamps may begin alike, and somebody may have sought them: an id never names another call than before.
+        if tables.approval(&id)?.is_some() {
+            return Ok(Some(needs(None, false)));
+        }
         tables.put_approval(&Approval {
             id,
             of,
@@ -301,14 +305,24 @@ fn use_approval<T: SpendTables>(
     Ok(Some(needs(Some(known.id), is_rejected)))
 }
 
+/// The approval that an operator was shown, by its id and the digest of the call's body: the id alone has 64 bits, and names a
+/// call to people.
+fn shown_approval<T: SpendTables>(
+    tables: &T,
+    (id, digest): (&ApprovalId, &[u8; 32]),
+) -> Result<Option<Approval>, T::Error> {
+    let found = tables.approval(id)?;
+    Ok(found.filter(|approval| approval.of.body_sha256 == *digest))
+}
+
 /// Takes an operator's approval of a call, of `needed` different operators each.
 pub fn approve<T: SpendTables>(
     tables: &mut T,
-    id: &ApprovalId,
+    shown: (&ApprovalId, &[u8; 32]),
     (by, needed): (&StoredText, usize),
     now_ms: u64,
 ) -> Result<ApprovalOrder, T::Error> {
-    let Some(mut approval) = tables.approval(id)? else {
+    let Some(mut approval) = shown_approval(tables, shown)? else {
         return Ok(ApprovalOrder::NotFound);
     };
     let order = approval.sign(by, needed, now_ms);
@@ -321,10 +335,10 @@ pub fn approve<T: SpendTables>(
 /// Takes an operator's rejection of a call.
 pub fn reject<T: SpendTables>(
     tables: &mut T,
-    id: &ApprovalId,
+    shown: (&ApprovalId, &[u8; 32]),
     now_ms: u64,
 ) -> Result<ApprovalOrder, T::Error> {
-    let Some(mut approval) = tables.approval(id)? else {
+    let Some(mut approval) = shown_approval(tables, shown)? else {
         return Ok(ApprovalOrder::NotFound);
     };
     let order = approval.reject(now_ms);

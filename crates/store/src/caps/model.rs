@@ -154,19 +154,19 @@ impl CapModel {
     /// Takes an operator's approval of a call, of `needed` different operators each.
     pub fn approve(
         &mut self,
-        id: &ApprovalId,
+        shown: (&ApprovalId, &[u8; 32]),
         by: &StoredText,
         needed: usize,
         now_ms: u64,
     ) -> ApprovalOrder {
         let needed = needed.max(self.approvers_needed(now_ms) as usize);
-        let Ok(order) = judge::approve(&mut self.tables, id, (by, needed), now_ms);
+        let Ok(order) = judge::approve(&mut self.tables, shown, (by, needed), now_ms);
         order
     }
 
     /// Takes an operator's rejection of a call.
-    pub fn reject(&mut self, id: &ApprovalId, now_ms: u64) -> ApprovalOrder {
-        let Ok(order) = judge::reject(&mut self.tables, id, now_ms);
+    pub fn reject(&mut self, shown: (&ApprovalId, &[u8; 32]), now_ms: u64) -> ApprovalOrder {
+        let Ok(order) = judge::reject(&mut self.tables, shown, now_ms);
         order
     }
 

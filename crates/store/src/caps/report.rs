@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
-use super::approval::ApprovalId;
-use super::early_raise::PendingRaise;
+use super::early_raise::{PendingRaise, RaiseDigest};
 use super::judge::{MeterCell, MeterSum};
 use super::rule::{CapMeasure, CapRuleName, CapScope};
 use super::rule_book::{RaiseDelay, RuleBook, RuleState};
@@ -24,8 +23,8 @@ pub struct CapFacts {
     pub meters: BTreeMap<MeterCell, MeterSum>,
     /// The spends with an attempt whose end is not known.
     pub open: Vec<OpenSpend>,
-    /// The operators that have approved changes that wait, by the id of the changes.
-    pub signers: Vec<(ApprovalId, StoredText)>,
+    /// The operators that have approved changes that wait, by the digest of the changes.
+    pub signers: Vec<(RaiseDigest, StoredText)>,
 }
 
 /// A spend in one currency that counts although GatePay is not known to have executed every attempt of it.
@@ -267,12 +266,12 @@ impl CapState {
 /// The changes that wait, with the operators that have approved them.
 pub(crate) fn signed_raises(
     book: &RuleBook,
-    signers: &[(ApprovalId, StoredText)],
+    signers: &[(RaiseDigest, StoredText)],
     now_ms: u64,
 ) -> Vec<(PendingRaise, Vec<StoredText>)> {
     let waiting = book.waiting_raises(now_ms).into_iter();
     let waiting = waiting.map(|waiting| {
-        let signers = signers.iter().filter(|(id, _)| *id == waiting.id);
+        let signers = signers.iter().filter(|(of, _)| *of == waiting.digest);
         let signers = signers.map(|(_, by)| by.clone()).collect();
         (waiting, signers)
     });

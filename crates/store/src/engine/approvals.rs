@@ -27,25 +27,28 @@ impl Store {
         }
     }
 
-    /// Takes an operator's approval of a call. Once `needed` different operators have approved it, or as many as the store has
+    /// Takes an operator's approval of a call, which the operator was shown with this SHA-256 of its body. Once `needed` different operators have approved it, or as many as the store has
     /// in force if that is more, the call passes once.
     pub async fn approve(
         &self,
-        id: ApprovalId,
+        shown: (ApprovalId, &[u8; 32]),
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         match self {
-            Self::Postgres(store) => store.approve(id, by, needed).await,
-            Self::Sqlite(store) => store.approve(id, by, needed).await,
+            Self::Postgres(store) => store.approve(shown, by, needed).await,
+            Self::Sqlite(store) => store.approve(shown, by, needed).await,
         }
     }
 
-    /// Takes an operator's rejection of a call.
-    pub async fn reject(&self, id: ApprovalId) -> Result<ApprovalOrder, StoreError> {
+    /// Takes an operator's rejection of a call, which the operator was shown with this SHA-256 of its body.
+    pub async fn reject(
+        &self,
+        shown: (ApprovalId, &[u8; 32]),
+    ) -> Result<ApprovalOrder, StoreError> {
         match self {
-            Self::Postgres(store) => store.reject(id).await,
-            Self::Sqlite(store) => store.reject(id).await,
+            Self::Postgres(store) => store.reject(shown).await,
+            Self::Sqlite(store) => store.reject(shown).await,
         }
     }
 

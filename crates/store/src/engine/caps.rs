@@ -1,8 +1,8 @@
 //! Money caps over two engines.
 
 use super::Store;
-use crate::caps::approval::{ApprovalId, ApprovalOrder};
-use crate::caps::early_raise::PendingRaise;
+use crate::caps::approval::ApprovalOrder;
+use crate::caps::early_raise::{PendingRaise, RaiseDigest};
 use crate::caps::report::CapFacts;
 use crate::caps::rule::{CapDeclaration, CappedCalls};
 use crate::caps::spend::{SettledAttempt, SettledObject, UnknownSpend};
@@ -40,13 +40,13 @@ impl Store {
     /// approved them within a day, they hold at once.
     pub async fn raise_caps(
         &self,
-        id: ApprovalId,
+        digest: RaiseDigest,
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         match self {
-            Self::Postgres(store) => store.raise_caps(id, by, needed).await,
-            Self::Sqlite(store) => store.raise_caps(id, by, needed).await,
+            Self::Postgres(store) => store.raise_caps(digest, by, needed).await,
+            Self::Sqlite(store) => store.raise_caps(digest, by, needed).await,
         }
     }
 

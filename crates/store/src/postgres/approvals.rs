@@ -1,5 +1,7 @@
 //! Approvals: operators' orders, and the calls that wait for them.
 
+use tokio_postgres::types::ToSql;
+
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use crate::caps::approval::{
@@ -9,8 +11,8 @@ use crate::caps::approval::{
 use crate::error::StoreError;
 use crate::stored_text::{StoredText, ToldText};
 
-const APPROVE: &str = "SELECT gatepay.approve_v1($1, $2, $3) AS result";
-const REJECT: &str = "SELECT gatepay.reject_v1($1) AS result";
+const APPROVE: &str = "SELECT gatepay.approve_v1($1, $2, $3, $4) AS result";
+const REJECT: &str = "SELECT gatepay.reject_v1($1, $2) AS result";
 const ONE: &str = "SELECT a.*, ARRAY(SELECT s.operator FROM gatepay.approval_signature AS s
         WHERE s.approval = a.id ORDER BY s.place) AS signers
     FROM gatepay.approval AS a WHERE a.id = $1";
@@ -31,19 +33,26 @@ const NEEDED: &str = "SELECT gatepay.approvers_v1() AS needed";
 impl PostgresStore {
     pub(crate) async fn approve(
         &self,
-        id: ApprovalId,
+        (id, digest): (ApprovalId, &[u8; 32]),
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         let needed = i32::try_from(needed).unwrap_or(i32::MAX);
         let rows = self
-            .control(APPROVE, &[&id.bytes(), &by.as_str(), &needed])
+            .control(
+                APPROVE,
+                &[&id.bytes(), &digest.as_slice(), &by.as_str(), &needed],
+            )
             .await?;
         order(&rows)
     }
 
-    pub(crate) async fn reject(&self, id: ApprovalId) -> Result<ApprovalOrder, StoreError> {
-        order(&self.control(REJECT, &[&id.bytes()]).await?)
+    pub(crate) async fn reject(
+        &self,
+        (id, digest): (ApprovalId, &[u8; 32]),
+    ) -> Result<ApprovalOrder, StoreError> {
+        let values: [&(dyn ToSql + Sync); 2] = [&id.bytes(), &digest.as_slice()];
+        order(&self.control(REJECT, &values).await?)
     }
 
     pub(crate) async fn approval(&self, id: ApprovalId) -> Result<Option<Approval>, StoreError> {

@@ -3,26 +3,27 @@
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use super::approvals::order;
-use crate::caps::approval::{APPROVAL_MS, ApprovalId, ApprovalOrder};
+use crate::caps::approval::{APPROVAL_MS, ApprovalOrder};
+use crate::caps::early_raise::RaiseDigest;
 use crate::caps::rule::CapRuleName;
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
 const RAISE: &str =
-    "SELECT gatepay.raise_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS result";
+    "SELECT gatepay.raise_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS result";
 const SIGNERS: &str = "SELECT s.changes, s.operator FROM gatepay.cap_raise_signature AS s
     WHERE s.at > $1 ORDER BY s.changes, s.at, s.operator COLLATE \"C\"";
 
 impl PostgresStore {
     pub(crate) async fn raise_caps(
         &self,
-        id: ApprovalId,
+        digest: RaiseDigest,
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         let (now_ms, book) = (self.cap_now().await?, self.rule_book().await?);
         let mut waiting = book.waiting_raises(now_ms).into_iter();
-        let Some(waiting) = waiting.find(|waiting| waiting.id == id) else {
+        let Some(waiting) = waiting.find(|waiting| waiting.digest == digest) else {
             return Ok(ApprovalOrder::NotFound);
         };
         let changes = &waiting.changes;
@@ -31,8 +32,9 @@ impl PostgresStore {
         let measures: Vec<i16> = names().map(|name| name.measure.number()).collect();
         let currencies: Vec<&str> = names().map(CapRuleName::currency_text).collect();
         let calls: Vec<String> = names().map(CapRuleName::calls_text).collect();
-        let limits = changes.iter().map(|it| it.raised.map(|it| it.to_string()));
-        let limits: Vec<Option<String>> = limits.collect();
+        let limits: Vec<String> = changes.iter().map(|it| it.limit.to_string()).collect();
+        let raised = changes.iter().map(|it| it.raised.map(|it| it.to_string()));
+        let raised: Vec<Option<String>> = raised.collect();
         let removed: Vec<bool> = changes.iter().map(|it| it.is_removed).collect();
         let opens: Vec<bool> = changes.iter().map(|it| it.opens).collect();
         let needed = i32::try_from(needed).unwrap_or(i32::MAX);
@@ -40,7 +42,7 @@ impl PostgresStore {
             .control(
                 RAISE,
                 &[
-                    &id.bytes(),
+                    &digest.bytes(),
                     &waiting.scope.as_str(),
                     &by.as_str(),
                     &needed,
@@ -49,6 +51,7 @@ impl PostgresStore {
                     &currencies,
                     &calls,
                     &limits,
+                    &raised,
                     &removed,
                     &opens,
                 ],
@@ -61,14 +64,14 @@ impl PostgresStore {
     pub(super) async fn raise_signers(
         &self,
         now_ms: u64,
-    ) -> Result<Vec<(ApprovalId, StoredText)>, StoreError> {
+    ) -> Result<Vec<(RaiseDigest, StoredText)>, StoreError> {
         let since = millis(now_ms.saturating_sub(APPROVAL_MS));
         let unreadable = || StoreError::Unexpected("an approval of a raise".to_owned());
         let rows = self.report(SIGNERS, &[&since]).await?;
         let signers = rows.iter().map(|row| {
-            let id = ApprovalId::of_bytes(&cell::<Vec<u8>>(row, "changes")?);
+            let of = RaiseDigest::of_bytes(&cell::<Vec<u8>>(row, "changes")?);
             let by = StoredText::parse(&cell::<String>(row, "operator")?);
-            id.zip(by).ok_or_else(unreadable)
+            of.zip(by).ok_or_else(unreadable)
         });
         signers.collect()
     }

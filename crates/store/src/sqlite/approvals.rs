@@ -13,16 +13,21 @@ use crate::stored_text::StoredText;
 impl SqliteStore {
     pub(crate) async fn approve(
         &self,
-        id: ApprovalId,
+        (id, digest): (ApprovalId, &[u8; 32]),
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
-        let by = by.clone();
-        self.run(move |file| file.approve(id, &by, needed)).await
+        let (by, digest) = (by.clone(), *digest);
+        self.run(move |file| file.approve((id, &digest), &by, needed))
+            .await
     }
 
-    pub(crate) async fn reject(&self, id: ApprovalId) -> Result<ApprovalOrder, StoreError> {
-        self.run(move |file| file.reject(id)).await
+    pub(crate) async fn reject(
+        &self,
+        (id, digest): (ApprovalId, &[u8; 32]),
+    ) -> Result<ApprovalOrder, StoreError> {
+        let digest = *digest;
+        self.run(move |file| file.reject((id, &digest))).await
     }
 
     pub(crate) async fn approval(&self, id: ApprovalId) -> Result<Option<Approval>, StoreError> {
@@ -71,7 +76,7 @@ impl SqliteStore {
 impl StoreFile {
     fn approve(
         &mut self,
-        id: ApprovalId,
+        (id, digest): (ApprovalId, &[u8; 32]),
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
@@ -79,7 +84,7 @@ impl StoreFile {
         let change = self.begin()?;
         let in_force = ApproverRule::needed(approver_rule(&change)?, now_ms);
         let needed = needed.max(in_force as usize);
-        let order = judge::approve(&mut SpendFile(&change), &id, (by, needed), now_ms)?;
+        let order = judge::approve(&mut SpendFile(&change), (&id, digest), (by, needed), now_ms)?;
         committed(change, now_ms)?;
         Ok(order)
     }
@@ -98,10 +103,13 @@ impl StoreFile {
         Ok(())
     }
 
-    fn reject(&mut self, id: ApprovalId) -> Result<ApprovalOrder, StoreError> {
+    fn reject(
+        &mut self,
+        (id, digest): (ApprovalId, &[u8; 32]),
+    ) -> Result<ApprovalOrder, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
-        let order = judge::reject(&mut SpendFile(&change), &id, now_ms)?;
+        let order = judge::reject(&mut SpendFile(&change), (&id, digest), now_ms)?;
         committed(change, now_ms)?;
         Ok(order)
     }

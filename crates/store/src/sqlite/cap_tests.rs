@@ -18,6 +18,7 @@ use crate::caps::spend::{SpendAmount, SpendDemand};
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
 use crate::instance::{InstanceBeat, InstanceIntroduction};
+use crate::operator_steps;
 use crate::settings::{SqliteSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
@@ -109,6 +110,23 @@ fn a_party_has_a_bounded_number_of_approvals_that_wait() {
     on_a_file(&runtime, crowd);
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_signature_is_for_the_changes_that_waited_when_it_was_given_and_from_the_same_limits() {
+    on_a_file(&runtime(), operator_steps::raises_that_come_back);
+}
+
+#[test]
+fn the_id_of_an_approval_names_one_call_though_another_stamp_begins_alike() {
+    on_a_file(&runtime(), operator_steps::stamps_that_begin_alike);
+}
+
 #[tokio::test]
 async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,7 +164,7 @@ async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
     };
     store.declare_caps(&declaration).await.unwrap();
     let id = needed(ask(&store, 1, START_MS + 60_000).await);
-    let signed = store.approve(id, &text("alice"), 1).await;
+    let signed = store.approve((id, &[7; 32]), &text("alice"), 1).await;
     assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
     store.leave().await.unwrap();
     drop(store);
@@ -162,7 +180,7 @@ async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
     let store = open(START_MS + 80_000).await;
     store.distrust().await.unwrap();
     assert_ne!(needed(ask(&store, 3, START_MS + 120_000).await), id);
-    let signed = store.approve(id, &text("bob"), 1).await;
+    let signed = store.approve((id, &[7; 32]), &text("bob"), 1).await;
     assert_eq!(signed.unwrap(), ApprovalOrder::Closed);
 }
 

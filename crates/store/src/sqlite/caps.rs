@@ -1,14 +1,14 @@
 //! Money caps in the file: rules, settlements, and what is still unknown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
-use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalId, ApprovalOrder};
-use crate::caps::early_raise::PendingRaise;
+use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalOrder};
+use crate::caps::early_raise::{PendingRaise, RaiseDigest};
 use crate::caps::judge;
 use crate::caps::report::{CapFacts, NeededSums, signed_raises};
 use crate::caps::rule::{CapDeclaration, CappedCalls};
@@ -35,12 +35,12 @@ impl SqliteStore {
 
     pub(crate) async fn raise_caps(
         &self,
-        id: ApprovalId,
+        digest: RaiseDigest,
         by: &StoredText,
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         let by = by.clone();
-        self.run(move |file| file.raise_caps(id, (&by, needed)))
+        self.run(move |file| file.raise_caps(digest, (&by, needed)))
             .await
     }
 
@@ -125,6 +125,7 @@ impl StoreFile {
         let summed = book.sums_over_all();
         book.declare(declaration, now_ms);
         write_book(&change, &book)?;
+        forget_signatures(&change, &book, now_ms)?;
         if !summed && book.sums_over_all() {
             SpendFile(&change).sum_over_all()?;
         }
@@ -134,14 +135,14 @@ impl StoreFile {
 
     fn raise_caps(
         &mut self,
-        id: ApprovalId,
+        digest: RaiseDigest,
         (by, needed): (&StoredText, usize),
     ) -> Result<ApprovalOrder, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
         let mut book = rule_book(&change)?;
         let mut waiting = book.waiting_raises(now_ms).into_iter();
-        let Some(waiting) = waiting.find(|waiting| waiting.id == id) else {
+        let Some(waiting) = waiting.find(|waiting| waiting.digest == digest) else {
             return Ok(ApprovalOrder::NotFound);
         };
         change.execute(
@@ -150,16 +151,13 @@ impl StoreFile {
         )?;
         change.execute(
             "INSERT OR IGNORE INTO cap_raise_signature VALUES (?1, ?2, ?3)",
-            params![id.bytes(), by.as_str(), to_sql(now_ms)],
+            params![digest.bytes(), by.as_str(), to_sql(now_ms)],
         )?;
         let own = signers(&change, now_ms)?;
-        if own.iter().filter(|(of, _)| *of == id).count() >= needed {
+        if own.iter().filter(|(of, _)| *of == digest).count() >= needed {
             book.raise_at_once(&waiting.scope, now_ms);
             write_book(&change, &book)?;
-            change.execute(
-                "DELETE FROM cap_raise_signature WHERE changes = ?1",
-                [id.bytes()],
-            )?;
+            forget_signatures(&change, &book, now_ms)?;
         }
         committed(change, now_ms)?;
         Ok(ApprovalOrder::Taken)
@@ -192,7 +190,7 @@ impl StoreFile {
     #[expect(clippy::type_complexity, reason = "one caller takes it apart")]
     fn rules_and_signers(
         &mut self,
-    ) -> Result<(u64, RuleBook, Vec<(ApprovalId, StoredText)>), StoreError> {
+    ) -> Result<(u64, RuleBook, Vec<(RaiseDigest, StoredText)>), StoreError> {
         let now_ms = self.now()?;
         let book = rule_book(self.connection())?;
         let signers = signers(self.connection(), now_ms)?;
@@ -237,20 +235,41 @@ impl StoreFile {
     }
 }
 
+/// Forgets the signatures for changes that wait no more: they were for these changes from these limits, and no longer stand if
+/// the same come back.
+fn forget_signatures(
+    connection: &Connection,
+    book: &RuleBook,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let waiting: BTreeSet<RaiseDigest> = book
+        .waiting_raises(now_ms)
+        .iter()
+        .map(|waiting| waiting.digest)
+        .collect();
+    for (digest, _) in signers(connection, now_ms)? {
+        if !waiting.contains(&digest) {
+            let forget = "DELETE FROM cap_raise_signature WHERE changes = ?1";
+            connection.execute(forget, [digest.bytes()])?;
+        }
+    }
+    Ok(())
+}
+
 /// The operators that have approved changes of caps within a day.
 fn signers(
     connection: &Connection,
     now_ms: u64,
-) -> Result<Vec<(ApprovalId, StoredText)>, StoreError> {
+) -> Result<Vec<(RaiseDigest, StoredText)>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT changes, operator FROM cap_raise_signature WHERE at > ?1 ORDER BY changes, at, operator",
     )?;
     let mut rows = statement.query([to_sql(now_ms.saturating_sub(APPROVAL_MS))])?;
     let mut signers = Vec::new();
     while let Some(row) = rows.next()? {
-        let id = ApprovalId::of_bytes(&row.get::<_, Vec<u8>>(0)?).ok_or_else(unreadable)?;
+        let of = RaiseDigest::of_bytes(&row.get::<_, Vec<u8>>(0)?).ok_or_else(unreadable)?;
         let by = StoredText::parse(&row.get::<_, String>(1)?).ok_or_else(unreadable)?;
-        signers.push((id, by));
+        signers.push((of, by));
     }
     Ok(signers)
 }
