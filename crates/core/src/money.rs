@@ -23,7 +23,7 @@ use crate::ledger_key::{LedgerKey, LedgerKeyKind};
 use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
-pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, TargetPlace};
+pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, SpendKey, TargetPlace};
 pub use target::{MoneyTarget, StatedTarget, TargetEntry};
 
 /// What a money call asks for.
@@ -41,7 +41,7 @@ pub struct MoneyDemand {
     /// goes back to its payer.
     pub targets: Vec<StatedTarget>,
     /// The call's key, if GatePay documents that a repetition under it is one transaction, and the body spells it as
-    /// documented. Every call without one counts.
+    /// documented. Every call without one counts. That of a refund is the order's id and the number, with a space between them.
     pub key: Option<String>,
 }
 
@@ -138,6 +138,8 @@ pub enum DemandFault {
 
 /// Maximum number of items of a list.
 pub const MOST_ITEMS: usize = 2_000;
+/// The longest id of an order in a key. GatePay's have up to 19 digits.
+const LONGEST_ORDER: usize = 64;
 /// Maximum number of currencies of a call.
 pub const MOST_PARTS: usize = 16;
 
@@ -167,8 +169,9 @@ impl MoneyRow {
         let is_keyed = |row: &&Self| {
             let ledger = ledger_rows::row(row.operation);
             let mut intents = ledger.into_iter().flat_map(|ledger| ledger.intents);
-            row.key
-                .is_some_and(|field| intents.any(|it| it.kind == kind && it.fields == [field]))
+            row.key.is_some_and(|key| {
+                intents.any(|it| it.kind == kind && key.fields().eq(it.fields.iter().copied()))
+            })
         };
         let rows = MONEY_ROWS.iter().filter(is_keyed);
         rows.flat_map(Self::counted_names).collect()
@@ -301,7 +304,7 @@ impl<'a> DemandReader<'_, 'a> {
             direction: row.direction,
             parts: parts.collect(),
             targets,
-            key: row.key.and_then(|field| self.documented_key(field)),
+            key: row.key.and_then(|key| self.documented_key(key)),
         })
     }
 
@@ -578,8 +581,20 @@ impl<'a> DemandReader<'_, 'a> {
             .ok_or(DemandFault::Misshapen(field))
     }
 
-    /// The key, spelled as documented: a string of letters, digits, `-` and `_` in a member of exactly that name.
-    fn documented_key(&self, field: &str) -> Option<String> {
+    /// The key, if its parts are spelled as documented.
+    fn documented_key(&self, key: SpendKey) -> Option<String> {
+        let number = self.documented_number(key.field, key.longest)?;
+        match key.order {
+            None => Some(number),
+            Some(order) => {
+                let order = self.documented_number(order, LONGEST_ORDER)?;
+                Some(format!("{order} {number}"))
+            }
+        }
+    }
+
+    /// A string of letters, digits, `-` and `_` in a member of exactly this name.
+    fn documented_number(&self, field: &str, longest: usize) -> Option<String> {
         let mut members = self
             .reading
             .top()
@@ -590,7 +605,7 @@ impl<'a> DemandReader<'_, 'a> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         let is_documented = is_only
             && name == field.as_bytes()
-            && (1..=100).contains(&key.len())
+            && (1..=longest).contains(&key.len())
             && key.bytes().all(is_plain);
         is_documented.then(|| key.into_owned())
     }

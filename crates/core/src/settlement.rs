@@ -181,7 +181,7 @@ mod tests {
         let told = failed(&refund(json!({ "prepayId": "P", "refundRequestId": "R",
             "refundAmount": "10.50", "refundPayAmount": 7, "refundPayCurrency": "btc" })));
         let told = told.unwrap();
-        assert_eq!(told.number.text(), "R");
+        assert_eq!(told.number.text(), "P R");
         let amounts = told.amounts.unwrap().into_iter().map(|it| {
             let currency = it.currency.map(|currency| currency.to_string());
             (currency, it.amount.to_string())
@@ -189,7 +189,7 @@ mod tests {
         let expected = [(None, "10.5".into()), (Some("BTC".into()), "7".into())];
         assert_eq!(amounts.collect::<Vec<(Option<String>, String)>>(), expected);
         let odd = failed(&refund(
-            json!({ "refundRequestId": "R", "refundAmount": "1e1" }),
+            json!({ "prepayId": "P", "refundRequestId": "R", "refundAmount": "1e1" }),
         ));
         assert_eq!(odd.unwrap().amounts, None);
         let nameless = refund(json!({ "prepayId": "P" }));
@@ -198,11 +198,13 @@ mod tests {
             "by bizId"
         );
         assert_eq!(failed(&nameless), None);
+        let of_any_order = refund(json!({ "refundRequestId": "R" }));
+        assert_eq!(failed(&of_any_order), None);
         let payout =
             json!({ "main_order": { "batch_id": "1", "status": "FAIL" }, "suborders": [] });
         assert_eq!(proof(&payout).unwrap().outcome, ObjectOutcome::Failed);
         assert_eq!(failed(&payout), None);
-        let mut done = refund(json!({ "refundRequestId": "R" }));
+        let mut done = refund(json!({ "prepayId": "P", "refundRequestId": "R" }));
         done["bizStatus"] = "REFUND_SUCCESS".into();
         assert_eq!(failed(&done), None);
     }

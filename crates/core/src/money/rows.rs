@@ -17,8 +17,47 @@ pub struct MoneyRow {
     pub amounts: AmountPlace,
     /// The fields of targets.
     pub targets: TargetPlace,
-    /// The field of the key under which GatePay documents that a repetition is one transaction.
-    pub key: Option<&'static str>,
+    /// The key under which GatePay documents that a repetition is one transaction.
+    pub key: Option<SpendKey>,
+}
+
+/// The place of a call's key in its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpendKey {
+    /// The field of the number that the caller chooses.
+    pub field: &'static str,
+    /// The field of the order beside which the number is unique. The pages call a refund's number unique, and do not say that it
+    /// is so beyond its order: then one number for several orders is several refunds.
+    pub order: Option<&'static str>,
+    /// The longest number that the operation's page allows. What GatePay makes of a longer one is not documented.
+    pub longest: usize,
+}
+
+/// The longest number where no page says one.
+const UNBOUNDED: usize = 100;
+
+impl SpendKey {
+    const fn number(field: &'static str, longest: usize) -> Self {
+        Self {
+            field,
+            order: None,
+            longest,
+        }
+    }
+
+    /// The fields of the key, in the order in which a key of two has them.
+    pub fn fields(self) -> impl Iterator<Item = &'static str> {
+        [self.order, Some(self.field)].into_iter().flatten()
+    }
+
+    /// The fields and values of a key as [`MoneyDemand::key`](super::MoneyDemand::key) has it; `None` if it is no such key.
+    pub fn values(self, key: &str) -> Option<Vec<(&'static str, &str)>> {
+        match (self.order, key.split_once(' ')) {
+            (None, None) => Some(vec![(self.field, key)]),
+            (Some(order), Some((of, number))) => Some(vec![(order, of), (self.field, number)]),
+            _ => None,
+        }
+    }
 }
 
 /// The place of amounts and currencies in a body.
@@ -92,7 +131,7 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
         TargetPlace::User("receiverId"),
     ),
     MoneyRow {
-        key: Some("clientReqId"),
+        key: Some(SpendKey::number("clientReqId", UNBOUNDED)),
         ..row(
             "create_conversion",
             DemandKind::Conversion,
@@ -101,7 +140,7 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     },
     MoneyRow {
         targets: TargetPlace::Addresses,
-        key: Some("batch_id"),
+        key: Some(SpendKey::number("batch_id", 32)),
         ..row(
             "create_payout",
             DemandKind::Payout,
@@ -131,7 +170,7 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     row("create_gift_card", DemandKind::GiftCard, AmountPlace::Cards),
     MoneyRow {
         direction: MoneyDirection::In,
-        key: Some("merchantDeductNo"),
+        key: Some(SpendKey::number("merchantDeductNo", UNBOUNDED)),
         ..row(
             "deduct_subscription",
             DemandKind::Deduction,
@@ -157,7 +196,10 @@ const fn row(operation: &'static str, kind: DemandKind, amounts: AmountPlace) ->
 const fn refund(operation: &'static str, amounts: AmountPlace, targets: TargetPlace) -> MoneyRow {
     MoneyRow {
         targets,
-        key: Some("refundRequestId"),
+        key: Some(SpendKey {
+            order: Some("prepayId"),
+            ..SpendKey::number("refundRequestId", 32)
+        }),
         ..row(operation, DemandKind::Refund, amounts)
     }
 }
@@ -172,7 +214,7 @@ const fn named_refund(operation: &'static str, payout_name: &'static str) -> Mon
 const fn booking(operation: &'static str, kind: DemandKind) -> MoneyRow {
     MoneyRow {
         targets: TargetPlace::Account("accountId"),
-        key: Some("merchantBatchNo"),
+        key: Some(SpendKey::number("merchantBatchNo", UNBOUNDED)),
         ..row(operation, kind, stated("amount", "currency"))
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::Catalogue;
@@ -52,7 +52,7 @@ fn every_money_row_says_where_its_amounts_stand_and_no_other_row_does() {
         let operation = CATALOGUE.named(row.operation).unwrap();
         let documented = operation.key.fields().next();
         assert!(
-            row.key.is_none() || row.key == documented,
+            row.key.is_none_or(|key| Some(key.field) == documented),
             "{}",
             row.operation
         );
@@ -754,7 +754,9 @@ fn a_number_in_a_notification_leads_to_the_names_of_the_calls_that_it_is_the_key
         MoneyRow::keyed_by(LedgerKeyKind::PayoutNumber),
         ["create_payout"]
     );
-    let refunds = MoneyRow::keyed_by(LedgerKeyKind::RefundNumber);
+    let number = MoneyRow::keyed_by(LedgerKeyKind::RefundNumber);
+    assert_eq!(number, [""; 0], "the number alone names no refund");
+    let refunds = MoneyRow::keyed_by(LedgerKeyKind::OrderRefund);
     assert!(refunds.contains(&"refund_order") && refunds.contains(&"refund_order_v2/payout"));
     assert!(!refunds.contains(&"create_payout"));
     assert_eq!(MoneyRow::keyed_by(LedgerKeyKind::PrepayId), [""; 0]);
@@ -815,6 +817,44 @@ fn a_target_is_told_with_the_first_entry_that_names_it_though_an_amount_cannot_b
 }
 
 #[test]
+fn one_number_for_refunds_of_several_orders_is_several_refunds() {
+    let key = |number: &str, order: &str| {
+        let body = json!({ "refundRequestId": number, "prepayId": order, "refundAmount": "100" });
+        demand("refund_order", &body.to_string()).unwrap().key
+    };
+    assert_eq!(key("R", "P1").as_deref(), Some("P1 R"));
+    assert_eq!(key("R", "P2").as_deref(), Some("P2 R"));
+    let parts = MoneyRow::counted_as("refund_order").unwrap().key.unwrap();
+    let values = parts.values("P2 R").unwrap();
+    assert_eq!(values, [("prepayId", "P2"), ("refundRequestId", "R")]);
+    assert_eq!(parts.values("R"), None);
+    for (number, order) in [("R", "P 1"), ("R", " P1"), ("R P1", "P1"), ("R", "P\u{e9}")] {
+        assert_eq!(key(number, order), None, "{number:?} of {order:?}");
+    }
+}
+
+#[test]
+fn a_key_is_as_long_as_its_page_allows() {
+    let key = |row: &str, field: &str, length: usize| {
+        let operation = CATALOGUE.named(row).unwrap();
+        let body = json!({ field: "k".repeat(length), "prepayId": "P" }).to_string();
+        let reading = BodyReading::read(operation, None, body.as_bytes());
+        documented_key(operation, &reading).is_some()
+    };
+    for (row, field) in [
+        ("create_payout", "batch_id"),
+        ("refund_order", "refundRequestId"),
+    ] {
+        assert!(key(row, field, 32) && !key(row, field, 33), "{row}");
+    }
+    assert!(
+        key("create_conversion", "clientReqId", 100),
+        "no page bounds it"
+    );
+    assert!(!key("create_conversion", "clientReqId", 101));
+}
+
+#[test]
 fn a_refund_of_the_whole_order_has_its_key_though_no_amount() {
     let catalogue = Catalogue::standard();
     let key = |operation: &str, body: &str| {
@@ -823,7 +863,7 @@ fn a_refund_of_the_whole_order_has_its_key_though_no_amount() {
         documented_key(operation, &reading)
     };
     let whole = r#"{"refundRequestId":"R-1","prepayId":"P","refundAmountTypeFull":1}"#;
-    assert_eq!(key("refund_order", whole).as_deref(), Some("R-1"));
+    assert_eq!(key("refund_order", whole).as_deref(), Some("P R-1"));
     assert_eq!(key("refund_order_v3", whole), None, "no page documents it");
     let number = r#"{"refundRequestId":17,"prepayId":"P","refundAmountTypeFull":1}"#;
     assert_eq!(key("refund_order", number), None);

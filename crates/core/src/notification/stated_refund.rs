@@ -1,4 +1,5 @@
-//! Stated refund: the refund that a notification names by the merchant's own number, with the amounts that it states.
+//! Stated refund: the refund that a notification names by its order and the merchant's own number, with the amounts that it
+//! states.
 
 use super::hint_fields::BodyPart;
 use super::{NotificationParts, text_of};
@@ -7,10 +8,11 @@ use crate::exact_amount::ExactAmount;
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
 use crate::money::CurrencyCode;
 
-/// A refund under its own number. `bizId` is left out: GatePay's sample shows the order's id there.
+/// A refund of an order under its own number. The number alone would not do: the pages do not say that it is unique beyond its
+/// order. `bizId` is left out: GatePay's sample shows the order's id there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatedRefund {
-    /// `refundRequestId`, which the merchant chose.
+    /// `prepayId` and `refundRequestId`, which the merchant chose.
     pub number: LedgerKey,
     /// The amounts; `None` if one of them cannot be read exactly.
     pub amounts: Option<Vec<StatedAmount>>,
@@ -32,12 +34,13 @@ const AMOUNTS: [(&str, &str); 3] = [
     ("refundPayAmount", "refundPayCurrency"),
 ];
 
-/// The refund that `refundInfo` describes, if it has a number.
+/// The refund that `refundInfo` describes, if it has an order and a number.
 pub(super) fn stated_refund(parts: &NotificationParts<'_>) -> Option<StatedRefund> {
     let part = parts.part(BodyPart::Refund).first()?;
+    let order = text_of(part, "prepayId")?;
     let number = text_of(part, "refundRequestId")?;
     Some(StatedRefund {
-        number: LedgerKey::new(LedgerKeyKind::RefundNumber, number)?,
+        number: LedgerKey::pair(LedgerKeyKind::OrderRefund, &order, &number)?,
         amounts: stated_amounts(part),
     })
 }

@@ -32,7 +32,7 @@ pub struct Settling {
 /// What a proof says about spends and booked calls, which are settled by the same evidence: those of calls whose key the
 /// notification names.
 ///
-/// The proof covers calls that were admitted before the notification came. A failure is that of a refund under the
+/// The proof covers calls that were admitted before the notification came. A failure is that of a refund by its order and the
 /// merchant's own number alone: other fields may be GatePay's id, whose text a tenant can give to another object. Such
 /// a failure proves nothing about money. A write has made its object, however that ends.
 fn words(news: &ObjectNews) -> Vec<ObjectWord> {
@@ -224,15 +224,21 @@ mod tests {
         let mut refund = json!({ "bizType": "PAY_REFUND", "bizStatus": "REFUND_REJECTED", "bizId": "P1",
             "data": { "refundInfo": { "refundRequestId": "r1", "prepayId": "P1", "refundAmount": "5" } } });
         let failed = words_of(&refund);
-        let refunds = LedgerRow::made_by(LedgerKeyKind::RefundNumber);
-        assert_eq!(told(&failed), [("r1", refunds, false)]);
+        let refunds = LedgerRow::made_by(LedgerKeyKind::OrderRefund);
+        assert_eq!(told(&failed), [("P1 r1", refunds, false)]);
         let object = &failed[0].object;
         assert_eq!(object.amounts[0].amount.to_string(), "5");
         assert!(object.counted_as.contains(&"refund_order"));
         refund["data"]["refundInfo"]["refundAmount"] = "5e0".into();
         assert_eq!(words_of(&refund), [], "an amount that is not exact");
-        refund["data"]["refundInfo"] = json!({ "prepayId": "P1" });
-        assert_eq!(words_of(&refund), []);
+        for info in [
+            json!({ "prepayId": "P1" }),
+            // Another order may have a refund of this number.
+            json!({ "refundRequestId": "r1", "refundAmount": "5" }),
+        ] {
+            refund["data"]["refundInfo"] = info;
+            assert_eq!(words_of(&refund), []);
+        }
     }
 
     #[test]

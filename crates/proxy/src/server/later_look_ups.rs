@@ -118,6 +118,19 @@ fn key_field(operation: &Operation) -> Option<&str> {
     }
 }
 
+/// The fields and values of an object's key, as a call states them. The key of a refund that caps count has its order too.
+fn key_fields(operation: &Operation, key: &str) -> Option<BTreeMap<String, String>> {
+    let asked = key_field(operation)?;
+    let spend = MoneyRow::of(operation).and_then(|row| row.key);
+    let of_spend = spend.and_then(|spend| spend.values(key));
+    let fields = of_spend.unwrap_or_else(|| vec![(asked, key)]).into_iter();
+    Some(
+        fields
+            .map(|(field, value)| (field.to_owned(), value.to_owned()))
+            .collect(),
+    )
+}
+
 /// The objects of unknown calls. A call without a key cannot be asked about.
 fn unknown(
     spends: &[UnknownSpend],
@@ -196,7 +209,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     let app = &worker.app;
     let generation = app.generation.load_full();
     let operation = generation.catalogue.named(&unknown.operation)?;
-    let field = key_field(operation)?;
+    let fields = key_fields(operation, unknown.key.as_str())?;
     let look_up = operation.look_up.as_ref()?;
     let row = generation.catalogue.named(look_up.operation)?;
     let halts = cluster.known_halts()?;
@@ -205,7 +218,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     if row.off().is_some() || halts.iter().any(covers) {
         return None;
     }
-    let body = json!({ field: unknown.key.as_str() }).to_string();
+    let body = json!(fields).to_string();
     let reading = BodyReading::read(operation, None, body.as_bytes());
     let question = LookUpQuestion::about(look_up, row, &reading)?;
     let (host, account) = (&app.upstream.host, unknown.account.as_str());
@@ -306,6 +319,20 @@ mod tests {
         assert_eq!(due[9], object("globex", 104));
         let spends = due.iter().filter(|it| it.party.as_str() == "acme");
         assert_eq!(spends.count(), 9);
+    }
+
+    #[test]
+    fn a_refund_is_asked_about_by_its_own_number() {
+        let catalogue = Catalogue::standard();
+        let fields = |operation: &str, key: &str| {
+            let operation = catalogue.named(operation).unwrap();
+            let fields = key_fields(operation, key).unwrap();
+            serde_json::to_string(&fields).unwrap()
+        };
+        let expected = r#"{"prepayId":"P","refundRequestId":"R"}"#;
+        assert_eq!(fields("refund_order", "P R"), expected);
+        assert_eq!(fields("refund_order", "R"), r#"{"refundRequestId":"R"}"#);
+        assert_eq!(fields("create_payout", "B"), r#"{"batch_id":"B"}"#);
     }
 
     #[test]
