@@ -7,7 +7,9 @@
 use crate::body::{BodyReading, BodyValue};
 use crate::envelope::{self, AnswerVerdict};
 use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind, key_text};
+use crate::money::CurrencyCode;
 use crate::operation::Operation;
+use crate::spelling::folded_name;
 
 /// The fields of a body or of an answer's data that form one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,41 @@ impl LedgerRow {
         without_echoes(ids, chosen)
     }
 
+    /// The currency of the order that a call makes, as the call states it; `None` if it states another currency or amount beside,
+    /// by which GatePay may go.
+    pub fn called_currency(call: &BodyReading<'_>) -> Option<CurrencyCode> {
+        let states_another = call.stated_names().any(|name| {
+            let folded: Vec<u8> = folded_name(&name).collect();
+            let folded = String::from_utf8_lossy(&folded);
+            OTHER_CURRENCIES.iter().any(|other| folded.contains(other))
+        });
+        let currency = call.only("currency").filter(|_| !states_another)?;
+        CurrencyCode::parse(&currency)
+    }
+
+    /// The currency of the order that a call has made, as GatePay says it in a complete answer; `None` if no page documents it for
+    /// the operation.
+    pub fn answered_currency(
+        &self,
+        operation: &Operation,
+        status: u16,
+        answer: &[u8],
+    ) -> Option<CurrencyCode> {
+        let is_documented = self.operation == CURRENCY_IN_ANSWER;
+        let is_made = || {
+            let verdict = envelope::judge(operation.kind, status, answer).verdict;
+            verdict == AnswerVerdict::Success
+        };
+        if !is_documented || !is_made() {
+            return None;
+        }
+        let stated = of_objects(answer, |object| texts(object, "currency").collect());
+        match &stated[..] {
+            [only] => CurrencyCode::parse(only),
+            _ => None,
+        }
+    }
+
     /// The keys of a call that only an audit journal knows: by the value of its idempotency key, which is the field `named`,
     /// and the ids of GatePay's that its answer had, if it succeeded.
     ///
@@ -147,6 +184,12 @@ pub(crate) fn row(operation: &str) -> Option<&'static LedgerRow> {
     ROWS.iter().find(|row| row.operation == operation)
 }
 
+/// The operation whose page documents the order's `currency` in its answer (schemas.md).
+const CURRENCY_IN_ANSWER: &str = "create_checkout_order";
+/// Words in the names of fields that state another currency of an order, or an amount in one, without case and separators. No page
+/// says which of several GatePay goes by.
+const OTHER_CURRENCIES: [&str; 3] = ["fiatcurrency", "fiatamount", "actualcurrency"];
+
 /// The number of characters at which an audit journal cuts an id.
 pub const JOURNALED_LENGTH: usize = 64;
 
@@ -173,13 +216,18 @@ fn plain(text: &str) -> impl Iterator<Item = char> {
 /// The keys in an answer's data. The data may be an object, a list of objects or JSON in a string, and one page wraps
 /// it once more (protocol.md 4.1).
 pub(crate) fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
+    of_objects(answer, |object| keys(wanted, object))
+}
+
+/// What the objects of an answer's data hold.
+fn of_objects<T>(answer: &[u8], read: impl Fn(&BodyReading<'_>) -> Vec<T>) -> Vec<T> {
     let whole = BodyReading::strict(answer);
     if !whole.has_one_reading() {
         return Vec::new();
     }
     let unescaped;
     let data = match whole.values("data").next() {
-        None => return keys(wanted, &whole),
+        None => return read(&whole),
         Some(BodyValue::Query(_)) => return Vec::new(),
         Some(BodyValue::Body(data)) => match data.text() {
             Some(text) => {
@@ -195,8 +243,8 @@ pub(crate) fn answered(wanted: &[KeyFields], answer: &[u8]) -> Vec<LedgerKey> {
     objects(data)
         .iter()
         .filter_map(|object| match object.values("bizData").next() {
-            Some(wrapped) => wrapped.members().map(|inner| keys(wanted, &inner)),
-            None => Some(keys(wanted, object)),
+            Some(wrapped) => wrapped.members().map(|inner| read(&inner)),
+            None => Some(read(object)),
         })
         .flatten()
         .collect()

@@ -169,6 +169,46 @@ fn every_value_of_a_number_is_an_intent() {
 }
 
 #[test]
+fn the_currency_of_an_order_is_gatepays_word_or_the_only_one_of_the_call() {
+    let answered = |operation: &str, answer: &str| {
+        let (operation, row) = row(operation);
+        let currency = row.answered_currency(&operation, 200, answer.as_bytes());
+        currency.map(|currency| currency.to_string())
+    };
+    let paid = r#"{"status":"SUCCESS","code":"000000","data":{"prepayId":"P1","currency":"USDT"}}"#;
+    let said = answered("create_checkout_order", paid);
+    assert_eq!(said.as_deref(), Some("USDT"));
+    assert_eq!(answered("create_order", paid), None, "no page documents it");
+    for other in [
+        paid.replace("SUCCESS", "FAIL"),
+        paid.replace(r#","currency":"USDT""#, ""),
+        paid.replace(r#""USDT""#, r#""USDT","CURRENCY":"SHIB""#),
+    ] {
+        assert_eq!(answered("create_checkout_order", &other), None, "{other}");
+    }
+    let called = |rest: &Value| {
+        let mut call = json!({ "currency": "shib" });
+        let members = rest.as_object().unwrap().clone();
+        call.as_object_mut().unwrap().extend(members);
+        let (operation, _) = row("create_checkout_order");
+        let call = call.to_string();
+        let reading = BodyReading::read(&operation, None, call.as_bytes());
+        LedgerRow::called_currency(&reading).map(|currency| currency.to_string())
+    };
+    for alone in [json!({}), json!({ "fiatAmount": "0", "fiatCurrency": "" })] {
+        assert_eq!(called(&alone).as_deref(), Some("SHIB"), "{alone}");
+    }
+    for beside in [
+        json!({ "fiatCurrency": "USD" }),
+        json!({ "fiatAmount": "10000" }),
+        json!({ "fiat_amount": "1" }),
+        json!({ "actualCurrency": "USDT" }),
+    ] {
+        assert_eq!(called(&beside), None, "{beside}");
+    }
+}
+
+#[test]
 fn own_ids_are_read_from_every_form_of_data() {
     let id = [key(LedgerKeyKind::PrepayId, "P1")];
     for answer in [

@@ -326,7 +326,8 @@ $$;
 
 -- The ids of events in quarantine that name one of the keys; they are due for another decision. By a look-up that shows the
 -- objects of other accounts nothing is learned. An answer to a call proves more than one that was asked for.
--- A row without the currency of its order takes it from a later note.
+-- A row without the currency of its order takes it from a later note. Of two different ones neither is certain: '?' stands for
+-- that, and stays, so that no refund of the order is counted in a currency that somebody may have chosen for it.
 CREATE FUNCTION note_owners_v1(
     kinds text[], keys text[], tenants text[], accounts text[], ats bigint[], operations text[], currencies text[], o_source text
 ) RETURNS text[]
@@ -342,19 +343,22 @@ BEGIN
     SELECT DISTINCT ON (r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account)
         r.kind, r.key, r.tenant, r.account,
         max(coalesce(r.at, at_ms)) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account),
-        max(r.currency) OVER (PARTITION BY r.kind, r.key, r.tenant, r.account), r.operation, o_source
+        CASE WHEN min(r.currency) OVER w = max(r.currency) OVER w THEN max(r.currency) OVER w
+            WHEN max(r.currency) OVER w IS NOT NULL THEN '?' END, r.operation, o_source
     FROM unnest(kinds, keys, tenants, accounts, ats, operations, currencies)
         WITH ORDINALITY AS r(kind, key, tenant, account, at, operation, currency, n)
     WHERE o_source <> 'asked'
         OR NOT EXISTS (SELECT FROM isolation AS i WHERE i.operation = r.operation AND i.verdict = 'shared')
+    WINDOW w AS (PARTITION BY r.kind, r.key, r.tenant, r.account)
     ORDER BY r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account, r.n
     -- A tenant id that has a former sub-account again uses the key as another tenant: the last use counts.
     ON CONFLICT ON CONSTRAINT owner_pkey DO UPDATE SET at = greatest(owner.at, excluded.at),
         source = CASE WHEN owner.source = 'asked' THEN excluded.source ELSE owner.source END,
         operation = CASE WHEN owner.source = 'asked' THEN excluded.operation ELSE owner.operation END,
-        currency = coalesce(owner.currency, excluded.currency)
+        currency = CASE WHEN owner.currency <> excluded.currency THEN '?'
+            ELSE coalesce(owner.currency, excluded.currency) END
     WHERE owner.at < excluded.at OR (owner.source = 'asked' AND excluded.source <> 'asked')
-        OR owner.currency IS NULL AND excluded.currency IS NOT NULL;
+        OR excluded.currency IS NOT NULL AND owner.currency IS DISTINCT FROM excluded.currency AND owner.currency IS DISTINCT FROM '?';
     PERFORM wait_for_standbys();
     IF NOT EXISTS (SELECT FROM unnest(kinds, keys) AS r(kind, key) JOIN hint AS h USING (kind, key)) THEN
         RETURN '{}';

@@ -308,7 +308,7 @@ async fn an_order_that_was_learned_without_its_currency_takes_it_from_a_later_no
         ] {
             note(&store, id, "create_order", source).await;
             assert_eq!(currency(id).await, None);
-            for told in ["USDT", "BTC"] {
+            for told in ["USDT", "USDT"] {
                 let note = LedgerNote {
                     key: key(id),
                     holder: holder(),
@@ -321,6 +321,40 @@ async fn an_order_that_was_learned_without_its_currency_takes_it_from_a_later_no
                 let noted = store.note_owners(&notes, LedgerSource::Journal);
                 noted.await.unwrap();
                 assert_eq!(currency(id).await.as_deref(), Some("USDT"), "{id} {told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_is_noted_with_two_currencies_has_no_certain_one() {
+    for (store, _server, _folder) in stores().await {
+        acme(&store, "1").await;
+        let told = |id: &str, currency: Option<&str>| LedgerNote {
+            key: key(id),
+            holder: holder(),
+            at_ms: None,
+            operation: "create_order".to_owned(),
+            currency: currency.map(str::to_owned),
+        };
+        let takes = async |notes: &[LedgerNote]| {
+            let noted = store.note_owners(notes, LedgerSource::Answer);
+            noted.await.unwrap();
+        };
+        let currency = async |id: &str| {
+            let found = store.order_currency(&key(id), &holder()).await.unwrap();
+            found.map(|it| it.to_string())
+        };
+        // In one batch, and one after the other; nothing makes it certain again.
+        takes(&[told("P-1", Some("BTC")), told("P-1", Some("SHIB"))]).await;
+        takes(&[told("P-2", Some("BTC")), told("P-2", None)]).await;
+        assert_eq!(currency("P-2").await.as_deref(), Some("BTC"));
+        takes(&[told("P-2", Some("SHIB"))]).await;
+        for again in [None, Some("BTC"), Some("SHIB")] {
+            for id in ["P-1", "P-2"] {
+                assert_eq!(currency(id).await, None, "{id}");
+                takes(&[told(id, again)]).await;
+                assert_eq!(currency(id).await, None, "{id} after {again:?}");
             }
         }
     }

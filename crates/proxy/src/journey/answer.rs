@@ -11,6 +11,7 @@ use gatepay_core::proof::AnswerProof;
 use gatepay_core::{Kind, envelope, translate};
 use gatepay_http1::content_coding::{self, ContentCoding};
 use gatepay_http1::response_parser::ResponseHead;
+use gatepay_store::admission::StoredText;
 use gatepay_store::notifications::ledger::{LedgerNote, TenantAccount};
 use gatepay_tenancy::PartyRef;
 use gatepay_tenancy::settings::RefusalStatus;
@@ -110,8 +111,14 @@ fn note_own_ids(means: &LookUpMeans<'_>, admitted: &Admitted, status: u16, answe
         .iter()
         .map(|intent| intent.key.as_str())
         .collect();
-    let currency = entry.intents.iter().find_map(|it| it.currency.as_ref());
-    let currency = currency.map(|currency| currency.as_str().to_owned());
+    // GatePay's own word comes first: it is what a refund of the order is in.
+    let answered = row.answered_currency(operation, status, answer);
+    let called = || entry.intents.iter().find_map(|it| it.currency.as_ref());
+    let currency = match &answered {
+        Some(currency) => Some(currency.as_str()),
+        None => called().map(StoredText::as_str),
+    };
+    let currency = currency.map(str::to_owned);
     if means.ledger.is_none() && currency.is_none() {
         return;
     }

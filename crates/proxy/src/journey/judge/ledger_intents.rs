@@ -2,7 +2,6 @@
 
 use gatepay_core::body::BodyReading;
 use gatepay_core::ledger_rows::LedgerRow;
-use gatepay_core::money::CurrencyCode;
 use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::{LedgerIntent, StoredText};
 
@@ -13,8 +12,7 @@ pub(super) fn of(operation: &Operation, reading: &BodyReading<'_>) -> Option<Vec
         return None;
     }
     let row = LedgerRow::of(operation)?;
-    let currency = reading.only("currency");
-    let currency = currency.as_deref().and_then(CurrencyCode::parse);
+    let currency = LedgerRow::called_currency(reading);
     let currency = currency.and_then(|currency| StoredText::parse(currency.as_str()));
     let intents = row.intents(reading).into_iter().filter_map(|key| {
         Some(LedgerIntent {

@@ -16,7 +16,7 @@ use crate::notifications::ledger::{
 const REGISTER: &str = "SELECT gatepay.register_tenants_v1($1, $2) AS numbers";
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
 const CURRENCY: &str = "SELECT o.currency FROM gatepay.owner AS o
-    WHERE o.kind = $1 AND o.key = $2 AND o.tenant = $3 AND o.account = $4 AND o.currency IS NOT NULL";
+    WHERE o.kind = $1 AND o.key = $2 AND o.tenant = $3 AND o.account = $4 AND o.currency <> '?'";
 const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at AS noted, o.operation, o.source,
         o.outcome, o.outcome_status AS status, o.outcome_event::text AS event, o.outcome_at AS at,
         coalesce(

@@ -75,7 +75,7 @@ impl SqliteStore {
         self.run(move |file| {
             let mut found = file.connection().prepare_cached(
                 "SELECT currency FROM owner
-                WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency IS NOT NULL",
+                WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency <> '?'",
             )?;
             let TenantAccount { tenant, account } = &holder;
             let key = (order.kind().as_str(), order.text());
@@ -201,9 +201,9 @@ fn note_owner(
         ON CONFLICT DO UPDATE SET at = max(at, excluded.at),
             source = CASE WHEN source = 'asked' THEN excluded.source ELSE source END,
             operation = CASE WHEN source = 'asked' THEN excluded.operation ELSE operation END,
-            currency = coalesce(currency, excluded.currency)
+            currency = CASE WHEN currency <> excluded.currency THEN '?' ELSE coalesce(currency, excluded.currency) END
         WHERE at < excluded.at OR (source = 'asked' AND excluded.source <> 'asked')
-            OR (currency IS NULL AND excluded.currency IS NOT NULL)";
+            OR (excluded.currency IS NOT NULL AND currency IS NOT excluded.currency AND currency IS NOT '?')";
     change.prepare_cached(insert)?.execute(params![
         note.key.kind().as_str(),
         note.key.text(),
