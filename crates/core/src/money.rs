@@ -134,6 +134,8 @@ pub enum DemandFault {
     TooMuch,
     /// The list has more items, or more currencies, than are counted.
     TooMany(&'static str),
+    /// Nothing bound the call when its body was read, so that nobody looked.
+    NotRead,
 }
 
 /// Maximum number of items of a list.
@@ -636,6 +638,9 @@ impl fmt::Display for DemandFault {
                 "refundAmountTypeFull asks for the whole order; state the amount and 2 instead",
             ),
             Self::TooMuch => f.write_str("the amounts add up to 10^20 or more"),
+            Self::NotRead => f.write_str(
+                "its targets were not read, since no list bound it when it came; send it again",
+            ),
             Self::TooMany(list) => write!(f, "{list} has more entries than can be counted"),
         }
     }

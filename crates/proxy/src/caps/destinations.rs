@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use gatepay_core::money::{DemandFault, MoneyTarget, StatedTarget};
+use gatepay_core::operation::OperationScope;
+use gatepay_core::{Kind, Operation};
 use gatepay_store::admission::StoredText;
 use gatepay_store::destinations::{DestinationBook, DestinationFault, DestinationList};
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
@@ -94,13 +96,15 @@ impl StoredDestinations {
             }
     }
 
-    /// Whether a call's money may go to these targets, by the files in force and by the store's clock.
+    /// Whether a call's money may go to these targets, by the files in force and by the store's clock. A call without targets was
+    /// bound by nothing when its body was read; a list that binds it by now has nothing to compare, and refuses it.
     pub fn verdict(
         &self,
         configured: &ConfiguredLists<'_>,
-        stated: &StatedTargets,
+        stated: Option<&StatedTargets>,
         now_ms: u64,
     ) -> DestinationVerdict {
+        let stated = stated.unwrap_or(&Err(DemandFault::NotRead));
         let book = self.book.load();
         let list = book.as_ref().map(|book| list(book, configured.account));
         let is_bound = configured.is_listed()
@@ -127,6 +131,12 @@ impl StoredDestinations {
             DestinationVerdict::Refused(fault)
         })
     }
+}
+
+/// Whether lists can bind a call to the operation. They bind every party that acts for a sub-account, but no call that only the
+/// institution can make.
+pub fn is_boundable(operation: &Operation) -> bool {
+    operation.kind == Kind::Money && operation.scope == OperationScope::Tenant
 }
 
 fn is_listed(destinations: &TenantDestinations) -> bool {

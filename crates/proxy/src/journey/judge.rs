@@ -16,7 +16,7 @@ use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::money::{
     DemandFault, MoneyDemand, documented_key, may_be_disguised_payout, stated_targets,
 };
-use gatepay_core::operation::{AccountHeader, OperationScope};
+use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
 use gatepay_store::admission::LedgerIntent;
@@ -25,7 +25,7 @@ use gatepay_tenancy::settings::{FixedAddressCallback, Institution, Settings};
 use gatepay_tenancy::{PartyRef, Registry, Standing};
 
 use crate::caps::Caps;
-use crate::caps::destinations::{ConfiguredLists, StatedTargets, StoredDestinations};
+use crate::caps::destinations::{ConfiguredLists, StatedTargets, StoredDestinations, is_boundable};
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
@@ -602,9 +602,8 @@ impl<'a> BodyRules<'a> {
         owner: PartyRef<'_>,
         operation: &Operation,
     ) -> bool {
-        let is_bound = operation.kind == Kind::Money && operation.scope == OperationScope::Tenant;
         self.destinations
-            .filter(|_| is_bound)
+            .filter(|_| is_boundable(operation))
             .is_some_and(|lists| lists.may_bound(&ConfiguredLists::of(registry, account, owner)))
     }
 }

@@ -24,7 +24,7 @@ use gatepay_store::statement::account_book::CallUsage;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
-use crate::caps::destinations::{ConfiguredLists, DestinationVerdict};
+use crate::caps::destinations::{ConfiguredLists, DestinationVerdict, is_boundable};
 use crate::caps::{Caps, is_capped};
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
@@ -107,11 +107,13 @@ fn misdirected(
     local: &LocallyAdmitted,
     claim: &ClaimedCall<'_>,
 ) -> Result<Option<DestinationFault>, Refusal> {
-    let question = local.question.as_ref();
-    let stated = question.and_then(|it| Some((it.targets.as_deref()?, it.account.as_str())));
-    let (Some(caps), Some((targets, account))) = (gate.caps, stated) else {
+    let operation = local.call().operation();
+    let question = local.question.as_ref().filter(|_| is_boundable(operation));
+    let (Some(caps), Some(question)) = (gate.caps, question) else {
         return Ok(None);
     };
+    // None if no list bound the call when its body was read. One may have been turned on while the call waited.
+    let (targets, account) = (question.targets.as_deref(), &*question.account);
     let party = party_of(claim);
     // The file may have changed while the body was read.
     let registry = &gate.in_force.registry;

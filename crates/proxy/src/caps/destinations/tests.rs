@@ -108,7 +108,7 @@ fn told_to(
     configured: &ConfiguredLists<'_>,
     targets: &StatedTargets,
 ) -> String {
-    match stored.verdict(configured, targets, NOW_MS) {
+    match stored.verdict(configured, Some(targets), NOW_MS) {
         DestinationVerdict::Allowed => "allowed".to_owned(),
         DestinationVerdict::Unknown => "unknown".to_owned(),
         DestinationVerdict::Refused(fault) => match fault {
@@ -139,6 +139,22 @@ fn money_goes_only_to_what_the_file_and_the_store_list_and_only_after_the_hold()
         told(&lists, &tenant, &Err(DemandFault::Ambiguous)),
         "body is not one JSON object that is read in one way"
     );
+}
+
+#[test]
+fn a_call_whose_targets_were_not_read_is_refused_once_a_list_binds_it() {
+    let none = tenant(None);
+    let listed_by_file = tenant(Some(configured(DestinationMode::Listed, &["1"])));
+    let unread = |stored: &StoredDestinations, tenant: &Registry| {
+        stored.verdict(&lists_of(tenant, 0), None, NOW_MS)
+    };
+    let off = stored(&DestinationList::default(), &[]);
+    assert!(!off.may_bound(&lists_of(&none, 0)));
+    assert_eq!(unread(&off, &none), DestinationVerdict::Allowed);
+    let refused = DestinationVerdict::Refused(DestinationFault::Unreadable(DemandFault::NotRead));
+    assert_eq!(unread(&off, &listed_by_file), refused, "by the file");
+    let on = stored(&listed(), &[("1", NOW_MS)]);
+    assert_eq!(unread(&on, &none), refused, "by another instance's file");
 }
 
 #[test]
