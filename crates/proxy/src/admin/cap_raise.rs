@@ -11,7 +11,6 @@ use std::sync::Arc;
 use gatepay_store::admission::StoredText;
 use gatepay_store::caps::approval::ApprovalOrder;
 use gatepay_store::caps::early_raise::{PendingRaise, RaiseDigest};
-use gatepay_store::caps::report::CapReport;
 use gatepay_store::caps::rule::CapScope;
 use gatepay_tenancy::{PartyId, PartyRef, Registry};
 use http::StatusCode;
@@ -82,8 +81,8 @@ impl RaiseOrder {
             AdminFailure(StatusCode::BAD_REQUEST, text.into())
         })?;
         let calls = cluster.calls().clone();
-        let (report, in_force) = report(&calls).await?;
-        let (waiting, signers) = named(report.waiting, &id)?;
+        let (waiting, in_force) = waiting(&calls).await?;
+        let (waiting, signers) = named(waiting, &id)?;
         let digest = waiting.digest;
         let signers: Vec<String> = signers.iter().map(|it| it.as_str().to_owned()).collect();
         let registry = &app.generation.load().registry;
@@ -145,10 +144,7 @@ impl RaiseOrder {
 }
 
 /// The changes of an id: of its first digits, if no others begin like it, or of the whole digest.
-fn named(
-    waiting: Vec<(PendingRaise, Vec<StoredText>)>,
-    id: &str,
-) -> Result<(PendingRaise, Vec<StoredText>), AdminFailure> {
+fn named(waiting: Vec<SignedRaise>, id: &str) -> Result<SignedRaise, AdminFailure> {
     let waiting = waiting.into_iter();
     let mut named = waiting.filter(|(raise, _)| raise.digest.to_string().starts_with(id));
     let first = named.next().ok_or_else(not_found)?;
@@ -199,14 +195,16 @@ fn is_independent(
 
 const OWN_CAP: &str = "no operator approves a raise of a cap that bounds calls of its own\n";
 
-/// The caps, and how many operators the store has in force.
-async fn report(calls: &StoreCalls) -> Result<(CapReport, u32), AdminFailure> {
-    let facts = calls.call(|store| async move {
+/// Changes that wait, with the operators that have approved them.
+type SignedRaise = (PendingRaise, Vec<StoredText>);
+
+/// The changes that wait with the operators that have approved them, and how many operators the store has in force.
+async fn waiting(calls: &StoreCalls) -> Result<(Vec<SignedRaise>, u32), AdminFailure> {
+    let waiting = calls.call(|store| async move {
         let needed = store.approvers_needed().await?;
-        Ok((store.cap_facts(None).await?, needed))
+        Ok((store.waiting_raises().await?, needed))
     });
-    let (facts, needed) = facts.await.map_err(|error| away(&error))?;
-    Ok((facts.report(None), needed))
+    waiting.await.map_err(|error| away(&error))
 }
 
 fn not_found() -> AdminFailure {

@@ -130,7 +130,7 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
     let of = account.clone();
     let facts = cluster
         .calls()
-        .call(move |store| async move { store.cap_facts(of).await });
+        .call_in_turn(move |store| async move { store.cap_facts(of).await });
     let facts = facts.await.map_err(|error| away(&error))?;
     let generation = app.generation.load();
     Ok(CapList::new(

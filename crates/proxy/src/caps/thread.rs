@@ -32,8 +32,8 @@ const AGE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(500);
 /// How long the last reports may take to the store.
 const FINISH: Duration = Duration::from_secs(1);
-/// What caps count is read each time that spends have aged so often.
-const ROUNDS_OF_USE: u32 = 2;
+/// The interval at which the amounts that caps count are read.
+const USE: Duration = Duration::from_secs(10);
 /// The most spends of unknown outcome that are looked at.
 const MOST_UNKNOWN: u32 = 10_000;
 
@@ -84,6 +84,7 @@ async fn run(inputs: CapInputs) {
         spawn(watch_destinations(Arc::clone(&inputs))),
         spawn(declare_approvers(Arc::clone(&inputs))),
         spawn(age(Arc::clone(&inputs))),
+        spawn(watch_use(Arc::clone(&inputs))),
     ];
     if let Some(mut unread) = unread {
         let (calls, drain) = (&inputs.calls, &inputs.drain);
@@ -290,11 +291,9 @@ async fn age(inputs: Arc<CapInputs>) {
         calls,
         clock,
         offset_ms,
-        in_force,
         ..
     } = &*inputs;
     let mut was_away = false;
-    let mut round = 0;
     loop {
         sleep(AGE).await;
         let aged = calls.call(|store| async move {
@@ -312,10 +311,6 @@ async fn age(inputs: Arc<CapInputs>) {
                 caps.meters.show(&unknown, now_ms);
                 caps.unknown.store(Arc::new(unknown));
                 was_away = false;
-                if round % ROUNDS_OF_USE == 0 {
-                    show_used(caps, calls, &in_force()).await;
-                }
-                round += 1;
             }
             Err(error) => {
                 if !was_away && !matches!(error, StoreCallError::NotJoined) {
@@ -327,9 +322,23 @@ async fn age(inputs: Arc<CapInputs>) {
     }
 }
 
-/// Shows the used part of each cap.
+/// Shows the used part of each cap, in a task of its own: the reading waits for its turn.
+async fn watch_use(inputs: Arc<CapInputs>) {
+    let CapInputs {
+        caps,
+        calls,
+        in_force,
+        ..
+    } = &*inputs;
+    sleep(AGE).await;
+    loop {
+        show_used(caps, calls, &in_force()).await;
+        sleep(USE).await;
+    }
+}
+
 async fn show_used(caps: &Caps, calls: &StoreCalls, generation: &Generation) {
-    let facts = calls.call(|store| async move { store.cap_facts(None).await });
+    let facts = calls.call_in_turn(|store| async move { store.cap_facts(None).await });
     match facts.await {
         Ok(facts) => {
             let tenants_of = |account: &str| {

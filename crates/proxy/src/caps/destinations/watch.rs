@@ -110,8 +110,8 @@ async fn take(
     number: i64,
 ) -> Result<(DestinationBook, i64, bool), StoreCallError> {
     let taken = calls.call(move |store| async move {
-        let before = store.destinations().await?;
-        let declares = !declaration.accounts.is_empty() || !before.accounts.is_empty();
+        let declares =
+            !declaration.accounts.is_empty() || !store.destinations().await?.accounts.is_empty();
         if declares {
             store.declare_destinations(&declaration, number).await?;
         }
