@@ -84,7 +84,8 @@ fn the_refund_that_gatepay_prints_is_read_to_the_last_digit() {
             read.push(line(&row.name, &sample["request"].to_string()));
         }
     }
-    let refund = "refunds refund_order: 0.8 of order 1647438500687506 ->  [156123911]";
+    let refund =
+        "refunds refund_order: 0.8 of order 1647438500687506 ->  [1647438500687506 156123911]";
     assert_eq!(read, [refund]);
 }
 
@@ -93,23 +94,23 @@ fn each_money_call_is_read_where_gatepay_reads_it() {
     for (row, body, expected) in [
         (
             "refund_checkout_order",
-            r#"{"refundRequestId":"r1","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"USDT","refundOrderAmount":"2","refundPayAmount":"9.5"}"#,
-            "refunds refund_checkout_order: 2 GT, 9.5 USDT -> user 7 [r1]",
+            r#"{"refundRequestId":"r1","prepayId":"p","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"USDT","refundOrderAmount":"2","refundPayAmount":"9.5"}"#,
+            "refunds refund_checkout_order: 2 GT, 9.5 USDT -> user 7 [p r1]",
         ),
         (
             "refund_order_v2",
             r#"{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","refundStyle":1,"refundAddress":"","refundToGateUid":0}"#,
-            "refunds refund_order_v2: 3 of order p ->  [r1]",
+            "refunds refund_order_v2: 3 of order p ->  [p r1]",
         ),
         (
             "refund_address_order",
             r#"{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","receiverId":"10"}"#,
-            "refunds refund_address_order: 3 of order p -> user 10 [r1]",
+            "refunds refund_address_order: 3 of order p -> user 10 [p r1]",
         ),
         (
             "refund_converted_address_order",
-            r#"{"refundRequestId":"r1","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"GT","refundOrderAmount":"2","refundPayAmount":"1.5"}"#,
-            "refunds refund_converted_address_order: 2 GT -> user 7 [r1]",
+            r#"{"refundRequestId":"r1","prepayId":"p","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"GT","refundOrderAmount":"2","refundPayAmount":"1.5"}"#,
+            "refunds refund_converted_address_order: 2 GT -> user 7 [p r1]",
         ),
         (
             "create_conversion",
@@ -199,7 +200,7 @@ fn a_refund_that_names_a_target_is_a_payout() {
         let [second, third] = refund(rest);
         assert_eq!(
             second,
-            format!("payouts refund_order_v2/payout: 3 of order p -> {expected} [r1]")
+            format!("payouts refund_order_v2/payout: 3 of order p -> {expected} [p r1]")
         );
         assert_eq!(
             third,
@@ -653,7 +654,7 @@ fn a_key_counts_only_in_its_documented_spelling() {
         read("refund_order", query, &body).unwrap().key
     };
     let whole = r#""refundRequestId":"a-B_9""#;
-    assert_eq!(key(whole, "").as_deref(), Some("a-B_9"));
+    assert_eq!(key(whole, "").as_deref(), Some("p a-B_9"));
     for members in [
         r#""refundrequestid":"a""#,
         r#""refundRequestId":7"#,
