@@ -169,7 +169,7 @@ async fn a_call_above_the_limit_passes_once_after_two_operators_have_approved_it
     };
     assert_eq!(
         (acts("ask"), acts("approve"), acts("order_failed")),
-        (1, 5, 2),
+        (1, 4, 1),
         "{journal}"
     );
 }

@@ -5,9 +5,9 @@
 //! the catalogue that writes or moves money (protocol.md 5.3, schemas.md).
 
 use crate::body::{BodyReading, BodyValue};
+use crate::currency_code::CurrencyCode;
 use crate::envelope::{self, AnswerVerdict};
 use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind, key_text};
-use crate::money::CurrencyCode;
 use crate::operation::Operation;
 use crate::spelling::folded_name;
 

@@ -19,6 +19,7 @@ pub mod chain;
 pub mod check;
 pub mod codes;
 pub mod credential;
+mod currency_code;
 pub mod delivery_order;
 pub mod delivery_schedule;
 pub mod destination;

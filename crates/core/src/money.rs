@@ -17,6 +17,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use crate::body::{BodyReading, BodyValue};
+pub use crate::currency_code::CurrencyCode;
 use crate::exact_amount::{AmountFault, ExactAmount};
 use crate::json::JsonText;
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
@@ -62,10 +63,6 @@ pub enum PartCurrency {
     /// It is that of an order, which the ledger knows by this key.
     OfOrder(LedgerKey),
 }
-
-/// A currency in upper case: 1 to 32 letters, digits, and any of `_`, `-` and `.`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CurrencyCode(String);
 
 /// What a money call does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -262,20 +259,6 @@ pub fn may_be_disguised_payout(operation: &Operation, reading: &BodyReading<'_>)
             Err(_) => row.payout_name.is_some(),
         }
     })
-}
-
-impl CurrencyCode {
-    /// A currency, in any case.
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_code = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        let is_currency = (1..=32).contains(&text.len()) && text.bytes().all(is_code);
-        is_currency.then(|| Self(text.to_ascii_uppercase()))
-    }
-
-    /// The currency in upper case.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// Reads one body, or one item of a list in it.
@@ -610,12 +593,6 @@ impl<'a> DemandReader<'_, 'a> {
             && (1..=longest).contains(&key.len())
             && key.bytes().all(is_plain);
         is_documented.then(|| key.into_owned())
-    }
-}
-
-impl fmt::Display for CurrencyCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -167,7 +167,8 @@ impl PostgresStore {
         let mut line = line.lock().await;
         let mut session = match line.take() {
             Some(session) => session,
-            None => self.connector.connect().await?,
+            // Boxed: it is rare, and much larger than a statement.
+            None => Box::pin(self.connector.connect()).await?,
         };
         let rows = session.query(statement, parameters).await?;
         *line = Some(session);
