@@ -132,11 +132,8 @@ impl PostgresStore {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         let limit = self.terms.timeout.max(DECLARATION_TIME);
-        within(
-            limit,
-            self.run_in(&self.declarations, statement, parameters),
-        )
-        .await
+        let call = Box::pin(self.run_in(&self.declarations, statement, parameters));
+        within(limit, call).await
     }
 
     /// Reads what all tenants have, or looks after it, on the connection for declarations and within their time limit.
@@ -154,8 +151,9 @@ impl PostgresStore {
         statement: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        self.within_timeout(self.run_in(line, statement, parameters))
-            .await
+        // Boxed: it holds all that connecting takes, and every caller's future would hold that.
+        let call = Box::pin(self.run_in(line, statement, parameters));
+        self.within_timeout(call).await
     }
 
     async fn run_in(
@@ -167,8 +165,7 @@ impl PostgresStore {
         let mut line = line.lock().await;
         let mut session = match line.take() {
             Some(session) => session,
-            // Boxed: it is rare, and much larger than a statement.
-            None => Box::pin(self.connector.connect()).await?,
+            None => self.connector.connect().await?,
         };
         let rows = session.query(statement, parameters).await?;
         *line = Some(session);
