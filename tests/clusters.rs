@@ -316,8 +316,12 @@ async fn race(connections: &mut [(SocketAddr, Connection)], number: usize) -> Ra
         async move {
             let mut races = Races::default();
             while races.admitted + races.replayed == 0 {
-                let answer = connection.send(request.clone()).await;
-                // A connection lasts an hour at most.
+                // A connection lasts an hour at most, and may end while nothing is under way on it.
+                let Ok(answer) = connection.try_send(request.clone()).await else {
+                    races.without_verdict += 1;
+                    *connection = Connection::open(*address).await;
+                    continue;
+                };
                 if answer.closes() {
                     *connection = Connection::open(*address).await;
                 }
