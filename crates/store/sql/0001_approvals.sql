@@ -66,17 +66,13 @@ BEGIN
 END
 $$;
 
--- Takes over how many operators a configuration asks for: more at once, fewer after the delay.
-CREATE FUNCTION declare_approvers_v1(d_number integer, raise_ms bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+-- The rule after configurations ask for so many operators, at least with this delay: more at once, fewer after the delay.
+CREATE FUNCTION next_approvers(now bigint, d_number integer, raise_ms bigint) RETURNS approver_rule
+LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
 DECLARE
-    now bigint;
-    known integer;
+    known integer := approvers_needed(now);
     rule approver_rule;
 BEGIN
-    PERFORM admitting_nothing();
-    now := now_ms();
-    known := approvers_needed(now);
     SELECT * INTO rule FROM approver_rule;
     IF known <= 1 THEN
         rule.delay := NULL;
@@ -104,6 +100,27 @@ BEGIN
         rule.fewer := d_number;
     END IF;
     rule.one := true;
+    RETURN rule;
+END
+$$;
+
+CREATE FUNCTION approvers_change(now bigint, d_number integer, raise_ms bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    rule approver_rule;
+BEGIN
+    SELECT * INTO rule FROM approver_rule;
+    RETURN rule IS DISTINCT FROM next_approvers(now, d_number, raise_ms);
+END
+$$;
+
+-- Takes over how many operators the configurations of all instances ask for. Called while nothing is admitted.
+CREATE FUNCTION take_approvers(now bigint, d_number integer, raise_ms bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    known integer := approvers_needed(now);
+    rule approver_rule := next_approvers(now, d_number, raise_ms);
+BEGIN
     INSERT INTO approver_rule SELECT rule.* ON CONFLICT (one) DO UPDATE
     SET number = excluded.number, fewer = excluded.fewer, fewer_from = excluded.fewer_from, delay = excluded.delay,
         shorter = excluded.shorter, shorter_from = excluded.shorter_from;

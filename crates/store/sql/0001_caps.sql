@@ -6,26 +6,31 @@
 -- The rules are those of the configurations of all instances. Of several the stricter holds: an instance with an older
 -- configuration raises nothing that a newer one lowered, whichever of them says so last.
 
--- Measures: 0 per call, 1 per hour, 2 per 24 hours, 3 per day, 4 count per hour, 5 to be approved above.
+-- Measures: 0 per call, 1 per hour, 2 per 24 hours, 3 per day, 4 count per hour, 5 to be approved above, 6 for no currency: a file
+-- with caps for a call allows no currency without one.
 CREATE TABLE cap_rule (
+    -- A rule is known by the next six columns together. They can be longer than an index takes.
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     shadow boolean NOT NULL,
     -- That of a sub-account (`cap_scope`), or '' for all together.
     scope text NOT NULL,
     measure smallint NOT NULL,
-    -- '*': each currency that has no rule of its own.
+    -- '*': each currency but for those of `exempt`.
     currency text NOT NULL,
     -- The names under which calls are counted, with commas between them.
     calls text NOT NULL,
+    -- The currencies that the same file has rules of their own for, with commas between them: 'USDT', or 'USDT:create_payout' for
+    -- one of the calls only. Another file's rules for them lift nothing of this one.
+    exempt text NOT NULL,
     amount numeric(38, 18) NOT NULL,
-    -- From when on its currency may be spent: a new currency is a raise.
-    opens bigint NOT NULL,
     -- When it ends, if it is removed.
     ends bigint,
     -- A higher limit, and from when on it holds.
     raised numeric(38, 18),
-    raised_from bigint,
-    PRIMARY KEY (shadow, scope, measure, currency, calls)
+    raised_from bigint
 );
+-- A call reads the rules of its own sub-account and those over all, however many others there are.
+CREATE INDEX cap_rule_scope ON cap_rule (scope);
 
 -- The midnights of the configured time zone. After a change of the zone: up to the end of the day that was under way.
 CREATE TABLE cap_midnight (ms bigint PRIMARY KEY);
@@ -49,8 +54,11 @@ CREATE TABLE cap_claim (
     measures smallint[] NOT NULL,
     currencies text[] NOT NULL,
     calls text[] NOT NULL,
+    exempts text[] NOT NULL,
     limits text[] NOT NULL,
-    raise_ms bigint NOT NULL
+    raise_ms bigint NOT NULL,
+    -- How many operators have to order what needs more than one.
+    approvers integer NOT NULL
 );
 
 -- The operators that have approved the changes of a scope that wait. The changes are named by their whole digest.
@@ -69,6 +77,11 @@ CREATE TABLE cap_raise_signature (
 CREATE FUNCTION cap_scope(account text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$ SELECT CASE account WHEN '' THEN chr(31) ELSE account END $$;
 
+-- Declarations and early raises come one after another, before any of them stops admissions: what one of them has found out
+-- about the rules stays true until it ends.
+CREATE FUNCTION declaring() RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM pg_advisory_xact_lock(1734437989, 5); END $$;
+
 CREATE FUNCTION sums_over_all() RETURNS boolean
 LANGUAGE sql STABLE AS $$ SELECT EXISTS (SELECT FROM cap_rule AS c WHERE c.scope = '') $$;
 
@@ -83,7 +96,7 @@ DECLARE
 BEGIN
     RETURN QUERY
     WITH rule AS MATERIALIZED (
-        SELECT c.*, string_to_array(c.calls, ',') AS names,
+        SELECT c.*, string_to_array(c.calls, ',') AS names, string_to_array(c.exempt, ',') AS exempted,
             CASE WHEN c.raised_from <= cap_breach.at THEN c.raised ELSE c.amount END AS most
         FROM cap_rule AS c
         WHERE c.scope IN ('', own_scope) AND (c.ends IS NULL OR c.ends > cap_breach.at)
@@ -98,22 +111,15 @@ BEGIN
         LEFT JOIN spend AS s ON s.party = s_party AND s.account = s_account AND s.counted_as = s_counted_as
             AND s.key = s_key AND s.currency = p.currency
     ), breach AS (
-        -- The sub-account has rules for the call, and none for this currency.
-        SELECT false AS shadow, p.currency, '' AS scope, -1 AS measure, '' AS named, '' AS calls,
-            'own ' || p.currency AS told, NULL::bigint AS frees
+        SELECT c.shadow, p.currency, c.scope, CASE c.measure WHEN 6 THEN -1 ELSE c.measure END AS measure, c.currency AS named,
+            c.calls, c.exempt,
+            CASE c.measure WHEN 6 THEN 'own ' || p.currency
+                ELSE concat_ws(' ', CASE c.scope WHEN '' THEN 'all' ELSE 'own' END, p.currency, c.measure, c.most, r.room) END AS told,
+            CASE WHEN c.measure IN (0, 5, 6) THEN NULL WHEN c.measure = 3 THEN (SELECT d.ends FROM day AS d)
+                ELSE (u.oldest + 1) * w.ms + w.length END AS frees
         FROM part AS p
-        WHERE EXISTS (SELECT FROM rule AS c WHERE c.scope = own_scope AND NOT c.shadow)
-            AND NOT EXISTS (SELECT FROM rule AS c WHERE c.scope = own_scope AND NOT c.shadow
-                AND c.currency IN ('*', p.currency) AND c.opens <= cap_breach.at)
-        UNION ALL
-        SELECT c.shadow, p.currency, c.scope, c.measure, c.currency, c.calls,
-            concat_ws(' ', CASE c.scope WHEN '' THEN 'all' ELSE 'own' END, p.currency, c.measure, c.most, r.room),
-            CASE WHEN c.measure IN (0, 5) THEN NULL WHEN c.measure = 3 THEN (SELECT d.ends FROM day AS d)
-                ELSE (u.oldest + 1) * w.ms + w.length END
-        FROM part AS p
-        JOIN rule AS c ON c.currency = p.currency OR c.currency = '*' AND NOT EXISTS (
-            SELECT FROM rule AS e WHERE e.scope = c.scope AND NOT e.shadow AND e.currency = p.currency
-                AND e.opens <= cap_breach.at AND e.ends IS NULL)
+        JOIN rule AS c ON c.currency = p.currency
+            OR c.currency = '*' AND p.currency <> ALL (c.exempted) AND p.currency || ':' || s_counted_as <> ALL (c.exempted)
         CROSS JOIN LATERAL (
             SELECT CASE WHEN c.measure IN (1, 4) THEN 0 ELSE 1 END::smallint AS grain,
                 CASE WHEN c.measure IN (1, 4) THEN 37500 ELSE 900000 END::bigint AS ms,
@@ -133,9 +139,9 @@ BEGIN
         CROSS JOIN LATERAL (SELECT p.own IS NOT NULL AND p.own_at / w.ms >= f.first AS inside) AS i
         CROSS JOIN LATERAL (
             -- What counts under the call's own key makes room for it.
-            SELECT CASE c.measure WHEN 0 THEN 0 WHEN 5 THEN 0 WHEN 4 THEN u.calls
+            SELECT CASE c.measure WHEN 0 THEN 0 WHEN 5 THEN 0 WHEN 6 THEN 0 WHEN 4 THEN u.calls
                     ELSE u.amount - CASE WHEN i.inside THEN p.own ELSE 0 END END AS used,
-                CASE c.measure WHEN 0 THEN p.amount WHEN 5 THEN p.amount WHEN 4 THEN CASE WHEN i.inside THEN 0 ELSE 1 END
+                CASE c.measure WHEN 0 THEN p.amount WHEN 5 THEN p.amount WHEN 6 THEN p.amount WHEN 4 THEN CASE WHEN i.inside THEN 0 ELSE 1 END
                     ELSE CASE WHEN i.inside AND p.amount <= p.own THEN 0 ELSE greatest(p.amount, p.own) END END AS takes
         ) AS t
         CROSS JOIN LATERAL (SELECT greatest(c.most - t.used, 0) AS room) AS r
@@ -143,7 +149,7 @@ BEGIN
     )
     SELECT b.shadow, b.told, b.frees FROM breach AS b
     ORDER BY b.shadow, b.measure = 5, b.currency COLLATE "C", b.measure < 0 DESC, b.scope COLLATE "C", b.measure, b.named COLLATE "C",
-        b.calls COLLATE "C"
+        b.calls COLLATE "C", b.exempt COLLATE "C"
     LIMIT 1;
 END
 $$;
@@ -163,42 +169,67 @@ END
 $$;
 
 -- Puts the rules of all instances' configurations in force, after this instance has declared its own: lower ones at once,
--- higher ones after the longest `raise_ms`.
+-- higher ones after the longest `raise_ms`. Admissions stop only while rules change, and not at all if the rules in force are
+-- these already. An older declaration that comes late changes nothing.
 CREATE FUNCTION declare_caps_v1(
     c_id bigint, c_number bigint,
-    d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_limits text[],
-    d_midnights bigint[], raise_ms bigint
+    d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_exempts text[],
+    d_limits text[], d_midnights bigint[], raise_ms bigint, d_approvers integer
 ) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+-- All rules are compared with all rules: never one by one, whatever the statistics of a table say that has just been filled.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET jit = off SET enable_nestloop = off AS $$
 DECLARE
     now bigint;
     later bigint;
     summed boolean;
+    known cap_delay;
     delay cap_delay;
     days bigint[];
     midnight bigint;
+    ended bigint[];
+    numbers bigint[];
+    fewer boolean;
 BEGIN
-    PERFORM admitting_nothing();
+    PERFORM declaring();
     now := now_ms();
     INSERT INTO cap_claim AS k
-    VALUES (c_id, c_number, d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_limits, raise_ms)
+    VALUES (c_id, c_number, d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_exempts, d_limits, raise_ms, d_approvers)
     ON CONFLICT (instance) DO UPDATE SET number = excluded.number, shadows = excluded.shadows, scopes = excluded.scopes,
-        measures = excluded.measures, currencies = excluded.currencies, calls = excluded.calls, limits = excluded.limits,
-        raise_ms = excluded.raise_ms;
+        measures = excluded.measures, currencies = excluded.currencies, calls = excluded.calls, exempts = excluded.exempts,
+        limits = excluded.limits, raise_ms = excluded.raise_ms, approvers = excluded.approvers
+    WHERE k.number < excluded.number;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     DELETE FROM cap_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now);
+    SELECT max(k.raise_ms), max(k.approvers) INTO STRICT raise_ms, d_approvers FROM cap_claim AS k;
+    -- What changes, of all these rules. First those that none of the configurations has.
+    SELECT coalesce(array_agg(c.number), '{}') INTO STRICT ended
+    FROM cap_rule AS c
+    LEFT JOIN (
+        SELECT DISTINCT d.shadow, d.scope, d.measure, d.currency, d.calls, d.exempt
+        FROM cap_claim AS k, unnest(k.shadows, k.scopes, k.measures, k.currencies, k.calls, k.exempts)
+            AS d(shadow, scope, measure, currency, calls, exempt)
+    ) AS d ON d.shadow = c.shadow AND d.scope = c.scope AND d.measure = c.measure AND d.currency = c.currency
+        AND d.calls = c.calls AND d.exempt = c.exempt
+    WHERE c.ends IS NULL AND d.scope IS NULL;
+    -- Then those that are new, or are to have another limit than the one they have or get.
     SELECT coalesce(array_agg(r.shadow), '{}'), coalesce(array_agg(r.scope), '{}'), coalesce(array_agg(r.measure), '{}'),
-        coalesce(array_agg(r.currency), '{}'), coalesce(array_agg(r.calls), '{}'), coalesce(array_agg(r.most), '{}')
-    INTO STRICT d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_limits
+        coalesce(array_agg(r.currency), '{}'), coalesce(array_agg(r.calls), '{}'), coalesce(array_agg(r.exempt), '{}'),
+        coalesce(array_agg(r.most), '{}'), coalesce(array_agg(c.number), '{}')
+    INTO STRICT d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_exempts, d_limits, numbers
     FROM (
-        SELECT d.shadow, d.scope, d.measure, d.currency, d.calls, min(d.most::numeric)::text AS most
-        FROM cap_claim AS k, unnest(k.shadows, k.scopes, k.measures, k.currencies, k.calls, k.limits)
-            AS d(shadow, scope, measure, currency, calls, most)
-        GROUP BY d.shadow, d.scope, d.measure, d.currency, d.calls
-    ) AS r;
-    SELECT max(k.raise_ms) INTO STRICT raise_ms FROM cap_claim AS k;
-    summed := sums_over_all();
+        SELECT d.shadow, d.scope, d.measure, d.currency, d.calls, d.exempt, min(d.most::numeric)::text AS most
+        FROM cap_claim AS k, unnest(k.shadows, k.scopes, k.measures, k.currencies, k.calls, k.exempts, k.limits)
+            AS d(shadow, scope, measure, currency, calls, exempt, most)
+        GROUP BY d.shadow, d.scope, d.measure, d.currency, d.calls, d.exempt
+    ) AS r
+    LEFT JOIN cap_rule AS c ON c.shadow = r.shadow AND c.scope = r.scope AND c.measure = r.measure AND c.currency = r.currency
+        AND c.calls = r.calls AND c.exempt = r.exempt AND (c.ends IS NULL OR c.ends > now)
+    WHERE c.number IS NULL OR c.ends IS NOT NULL OR coalesce(c.raised, c.amount) <> r.most::numeric;
     -- A shorter delay holds only once the longer one is over, while there are rules that it protects.
-    SELECT * INTO delay FROM cap_delay;
+    SELECT * INTO known FROM cap_delay;
+    delay := known;
     IF NOT EXISTS (SELECT FROM cap_rule AS c WHERE c.ends IS NULL OR c.ends > now) THEN
         delay := NULL;
     ELSIF delay.shorter_from <= now THEN
@@ -210,8 +241,6 @@ BEGIN
         delay.shorter_from := CASE WHEN delay.shorter <= raise_ms THEN delay.shorter_from ELSE now + delay.ms END;
         delay.shorter := raise_ms;
     END IF;
-    INSERT INTO cap_delay SELECT delay.* ON CONFLICT (one) DO UPDATE
-    SET ms = excluded.ms, shorter = excluded.shorter, shorter_from = excluded.shorter_from;
     later := now + delay.ms;
     -- While a rule counts by day, the day under way ends when it would have ended, and no later one is shorter than 23 hours:
     -- another zone makes no room.
@@ -224,26 +253,32 @@ BEGIN
             days := days || midnight;
         END IF;
     END LOOP;
+    fewer := approvers_change(now, d_approvers, raise_ms);
+    IF cardinality(ended) = 0 AND cardinality(d_scopes) = 0 AND NOT fewer AND delay IS NOT DISTINCT FROM known
+        AND days = (SELECT coalesce(array_agg(m.ms ORDER BY m.ms), '{}') FROM cap_midnight AS m) THEN
+        RETURN;
+    END IF;
+    PERFORM admitting_nothing();
+    summed := sums_over_all();
+    IF fewer THEN
+        PERFORM take_approvers(now, d_approvers, raise_ms);
+    END IF;
+    INSERT INTO cap_delay SELECT delay.* ON CONFLICT (one) DO UPDATE
+    SET ms = excluded.ms, shorter = excluded.shorter, shorter_from = excluded.shorter_from;
     UPDATE cap_rule AS c SET amount = c.raised, raised = NULL, raised_from = NULL WHERE c.raised_from <= now;
     DELETE FROM cap_rule AS c WHERE c.ends <= now;
-    UPDATE cap_rule AS c SET ends = later
-    WHERE c.ends IS NULL AND NOT EXISTS (
-        SELECT FROM unnest(d_shadows, d_scopes, d_measures, d_currencies, d_calls) AS d(shadow, scope, measure, currency, calls)
-        WHERE (d.shadow, d.scope, d.measure, d.currency, d.calls) = (c.shadow, c.scope, c.measure, c.currency, c.calls));
-    INSERT INTO cap_rule AS c
-    SELECT d.shadow, d.scope, d.measure, d.currency, d.calls, d.most::numeric,
-        CASE WHEN EXISTS (
-            SELECT FROM cap_rule AS k
-            WHERE NOT k.shadow AND k.scope = d.scope AND (k.ends IS NULL OR k.ends > now)
-                AND string_to_array(k.calls, ',') && string_to_array(d.calls, ',')
-        ) THEN later ELSE now END
-    FROM unnest(d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_limits)
-        AS d(shadow, scope, measure, currency, calls, most)
-    ON CONFLICT (shadow, scope, measure, currency, calls) DO UPDATE
-    SET ends = NULL, amount = least(c.amount, excluded.amount),
-        raised = CASE WHEN excluded.amount > c.amount THEN excluded.amount END,
-        raised_from = CASE WHEN excluded.amount > c.amount THEN
-            greatest(CASE WHEN c.raised >= excluded.amount THEN c.raised_from ELSE later END, now) END;
+    UPDATE cap_rule AS c SET ends = later WHERE c.number = ANY (ended);
+    UPDATE cap_rule AS c
+    SET ends = NULL, amount = least(c.amount, d.most::numeric),
+        raised = CASE WHEN d.most::numeric > c.amount THEN d.most::numeric END,
+        raised_from = CASE WHEN d.most::numeric > c.amount THEN
+            greatest(CASE WHEN c.raised >= d.most::numeric THEN c.raised_from ELSE later END, now) END
+    FROM unnest(numbers, d_limits) AS d(number, most) WHERE c.number = d.number;
+    INSERT INTO cap_rule (shadow, scope, measure, currency, calls, exempt, amount)
+    SELECT d.shadow, d.scope, d.measure, d.currency, d.calls, d.exempt, d.most::numeric
+    FROM unnest(d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_exempts, d_limits, numbers)
+        AS d(shadow, scope, measure, currency, calls, exempt, most, number)
+    WHERE d.number IS NULL;
     DELETE FROM cap_midnight;
     INSERT INTO cap_midnight SELECT m FROM unnest(days) AS m;
     IF NOT summed AND sums_over_all() THEN
@@ -266,33 +301,34 @@ BEGIN
 END
 $$;
 
--- An operator's approval of the changes of a scope that wait: with those of so many different operators they hold at once,
--- and not only later. An approval is good for a day. Results: 0 taken, 1 these are not the changes that wait.
+-- An operator's approval of the changes of a scope that wait: with those of as many different operators as the store has in
+-- force, or as the caller says if that is more, they hold at once, and not only later. An approval is good for a day. Results:
+-- 0 taken, 1 these are not the changes that wait.
 CREATE FUNCTION raise_caps_v1(
     c_raise bytea, c_scope text, c_by text, needed integer,
-    r_shadows boolean[], r_measures smallint[], r_currencies text[], r_calls text[], r_limits text[], r_raised text[],
-    r_removed boolean[], r_opens boolean[]
+    r_shadows boolean[], r_measures smallint[], r_currencies text[], r_calls text[], r_exempts text[], r_limits text[],
+    r_raised text[], r_removed boolean[]
 ) RETURNS smallint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     now bigint;
     signed bigint;
 BEGIN
+    PERFORM declaring();
     PERFORM admitting_nothing();
     now := now_ms();
     IF EXISTS (
         WITH shown AS (
-            SELECT r.shadow, r.measure, r.currency, r.calls, r.most::numeric AS most, r.raised::numeric AS raised, r.removed,
-                r.opens
-            FROM unnest(r_shadows, r_measures, r_currencies, r_calls, r_limits, r_raised, r_removed, r_opens)
-                AS r(shadow, measure, currency, calls, most, raised, removed, opens)
+            SELECT r.shadow, r.measure, r.currency, r.calls, r.exempt, r.most::numeric AS most, r.raised::numeric AS raised,
+                r.removed
+            FROM unnest(r_shadows, r_measures, r_currencies, r_calls, r_exempts, r_limits, r_raised, r_removed)
+                AS r(shadow, measure, currency, calls, exempt, most, raised, removed)
         ), waiting AS (
-            SELECT c.shadow, c.measure, c.currency, c.calls,
+            SELECT c.shadow, c.measure, c.currency, c.calls, c.exempt,
                 CASE WHEN c.raised_from <= now THEN c.raised ELSE c.amount END AS most,
-                CASE WHEN c.raised_from > now THEN c.raised END AS raised, c.ends IS NOT NULL AS removed, c.opens > now AS opens
+                CASE WHEN c.raised_from > now THEN c.raised END AS raised, c.ends IS NOT NULL AS removed
             FROM cap_rule AS c
-            WHERE c.scope = c_scope AND (c.ends IS NULL OR c.ends > now)
-                AND (c.raised_from > now OR c.ends IS NOT NULL OR c.opens > now)
+            WHERE c.scope = c_scope AND (c.ends IS NULL OR c.ends > now) AND (c.raised_from > now OR c.ends IS NOT NULL)
         )
         (SELECT * FROM shown EXCEPT SELECT * FROM waiting) UNION ALL (SELECT * FROM waiting EXCEPT SELECT * FROM shown)
     ) THEN
@@ -301,9 +337,9 @@ BEGIN
     DELETE FROM cap_raise_signature AS s WHERE s.at <= now - 86400000;
     INSERT INTO cap_raise_signature VALUES (c_raise, c_by, now, c_scope) ON CONFLICT (changes, operator) DO NOTHING;
     SELECT count(*) INTO signed FROM cap_raise_signature AS s WHERE s.changes = c_raise;
-    IF signed >= needed THEN
+    IF signed >= greatest(needed, approvers_needed(now)) THEN
         UPDATE cap_rule AS c
-        SET amount = coalesce(c.raised, c.amount), raised = NULL, raised_from = NULL, opens = least(c.opens, now),
+        SET amount = coalesce(c.raised, c.amount), raised = NULL, raised_from = NULL,
             ends = CASE WHEN c.ends > now THEN now ELSE c.ends END
         WHERE c.scope = c_scope;
     END IF;
@@ -325,20 +361,19 @@ BEGIN
     now := now_ms();
     IF TG_OP = 'INSERT' THEN
         DELETE FROM cap_raise_signature AS s
-        WHERE EXISTS (SELECT FROM after AS c WHERE c.scope = s.scope AND (c.opens > now OR c.raised_from > now OR c.ends > now));
+        WHERE EXISTS (SELECT FROM after AS c WHERE c.scope = s.scope AND (c.raised_from > now OR c.ends > now));
     ELSIF TG_OP = 'DELETE' THEN
         DELETE FROM cap_raise_signature AS s
-        WHERE EXISTS (SELECT FROM before AS c WHERE c.scope = s.scope AND (c.opens > now OR c.raised_from > now OR c.ends > now));
+        WHERE EXISTS (SELECT FROM before AS c WHERE c.scope = s.scope AND (c.raised_from > now OR c.ends > now));
     ELSE
         DELETE FROM cap_raise_signature AS s
         WHERE EXISTS (
             SELECT FROM before AS b
-            JOIN after AS c ON (c.shadow, c.scope, c.measure, c.currency, c.calls) = (b.shadow, b.scope, b.measure, b.currency, b.calls)
+            JOIN after AS c ON (c.shadow, c.scope, c.measure, c.currency, c.calls, c.exempt)
+                = (b.shadow, b.scope, b.measure, b.currency, b.calls, b.exempt)
             WHERE b.scope = s.scope
-                AND ((b.opens > now OR b.raised_from > now OR b.ends IS NOT NULL)
-                    OR (c.opens > now OR c.raised_from > now OR c.ends IS NOT NULL))
-                AND (b.amount, b.raised, b.ends IS NULL, b.opens > now) IS DISTINCT FROM
-                    (c.amount, c.raised, c.ends IS NULL, c.opens > now));
+                AND (b.raised_from > now OR b.ends IS NOT NULL OR c.raised_from > now OR c.ends IS NOT NULL)
+                AND (b.amount, b.raised, b.ends IS NULL) IS DISTINCT FROM (c.amount, c.raised, c.ends IS NULL));
     END IF;
     RETURN NULL;
 END

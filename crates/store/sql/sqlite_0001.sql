@@ -93,12 +93,12 @@ CREATE TABLE cap_rule (
     measure INTEGER NOT NULL,
     currency TEXT NOT NULL,
     calls TEXT NOT NULL,
+    exempt TEXT NOT NULL,
     amount TEXT NOT NULL,
-    opens INTEGER NOT NULL,
     ends INTEGER,
     raised TEXT,
     raised_from INTEGER,
-    PRIMARY KEY (shadow, scope, measure, currency, calls)
+    PRIMARY KEY (shadow, scope, measure, currency, calls, exempt)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE cap_midnight (ms INTEGER PRIMARY KEY) STRICT, WITHOUT ROWID;

@@ -1,7 +1,7 @@
 //! Sequences of money calls, answers, crashes and reloads: an engine and the model in Rust give the same answers, and what
 //! GatePay executes stays within the caps. The tests of both engines include this file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::Kind;
 use gatepay_core::exact_amount::ExactAmount;
@@ -31,8 +31,8 @@ const PARTIES: [&str; 3] = ["acme", "globex", "acme_again"];
 const CALLS: [&str; 2] = ["create_payout", "refund_order_v2/payout"];
 const CURRENCIES: [&str; 3] = ["USDT", "BTC", "GT"];
 
-/// A rule as it is drawn: scope, measure, currency, limit, and whether it is a shadow.
-type RuleNumbers = (u8, u8, u8, u8, bool);
+/// A rule as it is drawn: scope, measure, currency, limit, whether it is a shadow, and whether it is in a file of its own.
+type RuleNumbers = (u8, u8, u8, u8, bool, bool);
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -52,12 +52,15 @@ pub(crate) enum CapStep {
     Age,
     /// The store's clock steps forward, spends age, and it steps back.
     AgeAhead(u64),
-    /// A reload of an instance, with other rules beside those of [`lasting`], perhaps of another time zone.
+    /// A reload of an instance, with other rules beside those of [`lasting`] or in the file of another tenant of the sub-account,
+    /// perhaps of another time zone.
     Declare(u8, Vec<RuleNumbers>, u8, bool),
+    /// The last declaration of an instance but one reaches the store late.
+    DeclareLate(u8),
     /// One of a few operators, among them a party, approves or rejects a call.
     Sign(Index, u8, bool),
-    /// A configuration asks for so many operators, with or without a delay of fewer.
-    Approvers(u8, bool),
+    /// An instance's configuration asks for so many operators, with or without a delay of fewer.
+    Approvers(u8, u8, bool),
     /// An operator distrusts the store.
     Distrust,
 }
@@ -102,6 +105,7 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         0_u8..4,
         10_u8..200,
         prop::bool::weighted(0.2),
+        prop::bool::weighted(0.3),
     );
     let rules = prop::collection::vec(rule, 0..3);
     let zone = prop_oneof![3 => Just(0_u8), 1 => 1_u8..4];
@@ -118,7 +122,9 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         2 => Just(CapStep::Age),
         1 => (0..DAY_MS).prop_map(CapStep::AgeAhead),
         6 => (any::<Index>(), 0_u8..3, prop::bool::weighted(0.8)).prop_map(|(it, by, yes)| CapStep::Sign(it, by, yes)),
-        1 => (1_u8..4, any::<bool>()).prop_map(|(number, at_once)| CapStep::Approvers(number, at_once)),
+        1 => (0_u8..4, 1_u8..4, any::<bool>())
+            .prop_map(|(it, number, at_once)| CapStep::Approvers(it, number, at_once)),
+        1 => (0_u8..4).prop_map(CapStep::DeclareLate),
         1 => Just(CapStep::Distrust),
         1 => (0_u8..4, rules, zone, any::<bool>())
             .prop_map(|(it, rules, zone, at_once)| CapStep::Declare(it, rules, zone, at_once)),
@@ -162,8 +168,10 @@ struct CapTrial<'a> {
     /// Whether stamps may begin alike.
     has_alike: bool,
     declarations: i64,
-    /// The number of each instance's last declaration.
-    declared: BTreeMap<usize, i64>,
+    /// The last declaration of each instance, with its number, and the one before.
+    declared: BTreeMap<usize, [Option<(i64, CapDeclaration)>; 2]>,
+    /// The files of each instance's last declaration.
+    files: BTreeMap<usize, Vec<Vec<CapRule>>>,
     sent: Vec<Sent>,
     /// The midnights that were, and those to come.
     days: Vec<u64>,
@@ -208,6 +216,7 @@ pub(crate) fn rule(scope: CapScope, measure: CapMeasure, of: Option<&str>, limit
             measure,
             currency: of.map(currency),
             calls: CALLS.iter().map(ToString::to_string).collect(),
+            exempt: BTreeSet::new(),
         },
         limit: amount(limit),
     }
@@ -252,7 +261,7 @@ pub(crate) fn run(engine: CapEngine<'_>, steps: &[CapStep]) {
 pub(crate) fn crowd(engine: CapEngine<'_>) {
     let mut trial = CapTrial::new(engine);
     trial.has_alike = false;
-    trial.declare(0, (&[(0, 5, 0, 16, false)], 0, true));
+    trial.declare(0, (&[(0, 5, 0, 16, false, false)], 0, true));
     let call = |party, key| AskedCall {
         party,
         call: 0,
@@ -310,7 +319,7 @@ impl<'a> CapTrial<'a> {
     fn new(engine: CapEngine<'a>) -> Self {
         let now_ms = START_MS + 60_000;
         (engine.set_clock)(now_ms);
-        let mut trial = Self {
+        Self {
             engine,
             model: CapModel::default(),
             seen: (1..)
@@ -322,13 +331,12 @@ impl<'a> CapTrial<'a> {
             has_alike: true,
             declarations: 0,
             declared: BTreeMap::new(),
+            files: BTreeMap::new(),
             sent: Vec::new(),
             days: Vec::new(),
             objects: BTreeMap::new(),
             fewest: 2,
-        };
-        trial.declare_approvers(2, false);
-        trial
+        }
     }
 }
 
@@ -371,9 +379,10 @@ impl CapTrial<'_> {
                 self.declare(usize::from(*instance), (rules, *zone, *at_once));
             }
             CapStep::Sign(which, by, approves) => self.sign(*which, *by, *approves),
-            CapStep::Approvers(number, at_once) => {
-                self.declare_approvers(u32::from(*number), *at_once);
+            CapStep::Approvers(instance, number, at_once) => {
+                self.declare_approvers(usize::from(*instance), u32::from(*number), *at_once);
             }
+            CapStep::DeclareLate(instance) => self.declare_late(usize::from(*instance)),
             CapStep::Distrust => self.distrust(),
         }
         self.fewest = self.fewest.min(self.model.approvers_needed(self.now_ms));
@@ -396,7 +405,8 @@ impl CapTrial<'_> {
     }
 
     fn declare(&mut self, instance: usize, (rules, zone, at_once): (&[RuleNumbers], u8, bool)) {
-        let others = rules.iter().map(|(scope, measure, of, limit, shadow)| {
+        let (mut own, mut other) = (lasting(), Vec::new());
+        for (scope, measure, of, limit, shadow, is_other) in rules {
             let scope = match scope {
                 0 => CapScope::All,
                 1 => beside(PARTIES[0]),
@@ -409,21 +419,39 @@ impl CapTrial<'_> {
             if limit % 3 == 0 {
                 rule.name.calls.remove(CALLS[0]);
             }
-            rule
-        });
+            if *is_other {
+                other.push(rule);
+            } else {
+                own.push(rule);
+            }
+        }
+        let files = vec![own, other];
+        let place = instance % self.engine.stores.len();
+        let known = self
+            .declared
+            .get(&place)
+            .and_then(|[last, _]| last.as_ref());
         let declaration = CapDeclaration {
-            rules: lasting().into_iter().chain(others).collect(),
+            rules: files.iter().cloned().flat_map(CapRule::of_file).collect(),
             midnights: midnights(zone),
             raise_after_ms: if at_once { 0 } else { DAY_MS },
+            approvers: known.map_or(2, |(_, known)| known.approvers),
         };
-        let place = instance % self.engine.stores.len();
+        self.files.insert(place, files);
+        self.put(place, declaration);
+    }
+
+    /// An instance declares.
+    fn put(&mut self, place: usize, declaration: CapDeclaration) {
         self.declarations += 1;
-        self.declared.insert(place, self.declarations);
         let declared = self.engine.stores[place].declare_caps(&declaration, self.declarations);
         self.engine.runtime.block_on(declared).unwrap();
         let id = i64::try_from(place).unwrap() + 1;
         self.model
             .declare((id, &declaration), self.now_ms, &self.seen);
+        let kept = self.declared.entry(place).or_default();
+        kept.swap(0, 1);
+        kept[0] = Some((self.declarations, declaration));
         let now_ms = self.now_ms;
         let is_over = |midnight: &u64| *midnight <= now_ms;
         self.days.retain(is_over);
@@ -431,13 +459,32 @@ impl CapTrial<'_> {
         self.days.extend(to_come);
     }
 
-    fn declare_approvers(&mut self, number: u32, at_once: bool) {
+    /// A declaration that was overtaken changes nothing while the store knows the later one; that of an instance that was taken
+    /// for dead is forgotten. A file has one process, whose calls come in their order.
+    fn declare_late(&mut self, instance: usize) {
+        let place = instance % self.engine.stores.len();
+        let store = &self.engine.stores[place];
+        let is_known = self.model.knows(i64::try_from(place).unwrap() + 1);
+        let kept = self.declared.get(&place).filter(|_| is_known);
+        if let (Some([_, Some((number, late))]), Store::Postgres(_)) = (kept, store) {
+            let declared = store.declare_caps(late, *number);
+            self.engine.runtime.block_on(declared).unwrap();
+        }
+    }
+
+    fn declare_approvers(&mut self, instance: usize, approvers: u32, at_once: bool) {
+        let place = instance % self.engine.stores.len();
+        let Some([Some((_, known)), _]) = self.declared.get(&place) else {
+            return;
+        };
         let raise_after_ms = if at_once { 0 } else { DAY_MS };
+        let declaration = CapDeclaration {
+            raise_after_ms,
+            approvers,
+            ..known.clone()
+        };
+        self.put(place, declaration);
         let store = &self.engine.stores[0];
-        let declared = store.declare_approvers(number, raise_after_ms);
-        self.engine.runtime.block_on(declared).unwrap();
-        self.model
-            .declare_approvers(number, raise_after_ms, self.now_ms);
         let needed = self.engine.runtime.block_on(store.approvers_needed());
         assert_eq!(needed.unwrap(), self.model.approvers_needed(self.now_ms));
         self.check_approvals();
@@ -511,6 +558,7 @@ impl CapTrial<'_> {
             let expected = match self.model.reserve(self.now_ms, call) {
                 SpendJudgement::Reserved(shadow) => {
                     shadows.extend(shadow.map(|breach| (number, breach)));
+                    self.check_files(row);
                     self.sent.push(Sent {
                         row: row.clone(),
                         at_ms: self.now_ms,
@@ -528,6 +576,48 @@ impl CapTrial<'_> {
         }
         let told = reply.shadows.into_iter().map(|it| (it.row, it.breach));
         assert_eq!(told.collect::<Vec<_>>(), shadows);
+    }
+
+    /// A call that is admitted keeps each file of each living instance, read by itself: other files lift nothing of it.
+    fn check_files(&self, row: &AdmissionRow) {
+        let demand = row.spend.as_ref().unwrap();
+        let is_alive = |place: &usize| {
+            let id = i64::try_from(*place).unwrap() + 1;
+            self.seen[&id] > self.now_ms.cast_signed() - 60_000
+        };
+        let files = self.files.iter().filter(|(place, _)| is_alive(place));
+        let mut sums: BTreeMap<&CurrencyCode, u128> = BTreeMap::new();
+        for part in &demand.parts {
+            *sums.entry(&part.currency).or_default() += part.amount.units();
+        }
+        for file in files.flat_map(|(_, files)| files) {
+            for scope in [CapScope::All, CapScope::of_account(&row.account)] {
+                let rules = file.iter().filter(|rule| {
+                    let is_real = !rule.name.shadow && rule.name.scope == scope;
+                    is_real && rule.name.calls.contains(demand.counted_as)
+                });
+                let rules: Vec<_> = rules.collect();
+                for (currency, units) in &sums {
+                    let of = |own: Option<&CurrencyCode>| {
+                        let mut rules = rules.iter();
+                        rules.any(move |rule| rule.name.currency.as_ref() == own)
+                    };
+                    let is_named = of(Some(currency));
+                    assert!(
+                        scope == CapScope::All || rules.is_empty() || is_named || of(None),
+                        "{currency:?} has no cap in {file:?}"
+                    );
+                    let bound = rules.iter().filter(|rule| {
+                        let own = rule.name.currency.as_ref();
+                        let covers = own.map_or(!is_named, |own| own == *currency);
+                        rule.name.measure == CapMeasure::PerCall && covers
+                    });
+                    for rule in bound {
+                        assert!(*units <= rule.limit.units(), "{row:?} breaks {rule:?}");
+                    }
+                }
+            }
+        }
     }
 
     fn row(&mut self, call: &AskedCall) -> AdmissionRow {
@@ -674,14 +764,16 @@ impl CapTrial<'_> {
 
     /// An instance whose declaration was lost, or beside which another one has ended, sees that it has to declare again.
     fn check_claims(&self) {
-        for (place, number) in &self.declared {
+        let last = self.declared.iter();
+        let last = last.filter_map(|(place, [last, _])| Some((place, last.as_ref()?.0)));
+        for (place, number) in last {
             let store = &self.engine.stores[*place];
             let stand = |number| self.engine.runtime.block_on(store.caps_stand(number));
             let id = i64::try_from(*place).unwrap() + 1;
             // A file has one process, and so no other claims.
             let is_alone = matches!(store, Store::Sqlite(_));
             let expected = is_alone || self.model.stands(id, self.now_ms, &self.seen);
-            assert_eq!(stand(*number).unwrap(), expected);
+            assert_eq!(stand(number).unwrap(), expected);
             assert_eq!(stand(self.declarations + 1).unwrap(), is_alone);
         }
     }

@@ -1,6 +1,7 @@
 //! Money caps in PostgreSQL: the functions answer as the model does, four racing instances keep a cap to the last digit,
 //! and a spend ends only by proof.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -89,6 +90,8 @@ struct Shop {
     clocked: Clocked,
     store: Store,
     now_ms: u64,
+    /// Counts the declarations.
+    declared: Cell<i64>,
 }
 
 impl Shop {
@@ -99,6 +102,7 @@ impl Shop {
             clocked,
             store,
             now_ms: START_MS,
+            declared: Cell::new(0),
         };
         shop.wait(60_000).await;
         shop.declare(rules, DAY_MS).await;
@@ -117,11 +121,15 @@ impl Shop {
 
     async fn declare_days(&self, rules: &[CapRule], midnights: &[u64], raise_after_ms: u64) {
         let declaration = CapDeclaration {
-            rules: rules.to_vec(),
+            rules: CapRule::of_file(rules.to_vec()),
             midnights: midnights.to_vec(),
             raise_after_ms,
+            approvers: 1,
         };
-        self.store.declare_caps(&declaration, 1).await.unwrap();
+        self.declared.set(self.declared.get() + 1);
+        let number = self.declared.get();
+        let declared = self.store.declare_caps(&declaration, number);
+        declared.await.unwrap();
     }
 
     async fn ask(&self, row: &AdmissionRow) -> AdmissionVerdict {
@@ -266,6 +274,7 @@ async fn four_racing_instances_spend_a_cap_to_its_last_digit_and_no_further() {
         ],
         midnights: Vec::new(),
         raise_after_ms: 0,
+        approvers: 1,
     };
     stores[0].declare_caps(&declaration, 1).await.unwrap();
     let mut instances = tokio::task::JoinSet::new();
@@ -306,6 +315,7 @@ async fn racing_calls_settlements_and_upkeep_leave_sums_that_equal_the_spends() 
         ],
         midnights: Vec::new(),
         raise_after_ms: 0,
+        approvers: 1,
     };
     stores[0].declare_caps(&declaration, 1).await.unwrap();
     // Each turn of the first instance makes older calls unknown, for no instance gives a sign of life.
@@ -866,6 +876,7 @@ async fn an_older_configuration_raises_nothing_that_a_newer_one_lowered() {
         rules: vec![usdt(CapMeasure::PerCall, limit)],
         midnights: Vec::new(),
         raise_after_ms: 0,
+        approvers: 1,
     };
     shop.store.declare_caps(&of("50"), 2).await.unwrap();
     other.declare_caps(&of("80"), 1).await.unwrap();
@@ -906,6 +917,308 @@ async fn an_older_configuration_raises_nothing_that_a_newer_one_lowered() {
     let lost = "TRUNCATE gatepay.cap_claim";
     shop.clocked.admin.batch_execute(lost).await.unwrap();
     assert!(!shop.store.caps_stand(4).await.unwrap());
+}
+
+/// Another instance of the same store, beside the first one, which is alive.
+async fn beside_it(shop: &Shop, id: i64) -> Store {
+    shop.store.beat(&beat()).await.unwrap();
+    let port = shop.clocked.server.port;
+    let store = PostgresStore::new(&settings(&[port]), TERMS).unwrap();
+    store.join(&introduction(id)).await.unwrap();
+    Store::Postgres(Box::new(store))
+}
+
+/// A configuration of these files, whose raises hold after a day.
+fn files(files: &[&[CapRule]], approvers: u32) -> CapDeclaration {
+    let files = files.iter().map(|file| file.to_vec());
+    CapDeclaration {
+        rules: files.flat_map(CapRule::of_file).collect(),
+        midnights: vec![START_MS],
+        raise_after_ms: DAY_MS,
+        approvers,
+    }
+}
+
+#[tokio::test]
+async fn a_cap_in_another_file_of_the_sub_account_lifts_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let every = rule(beside("acme"), CapMeasure::PerCall, None, "100");
+    let own = usdt(CapMeasure::PerCall, "1000000");
+    let mut shop = Shop::open(&[]).await;
+    let both = files(
+        &[std::slice::from_ref(&every), std::slice::from_ref(&own)],
+        1,
+    );
+    shop.store.declare_caps(&both, 2).await.unwrap();
+    assert_eq!(shop.left("999999").await, amount("100"));
+    shop.wait(2 * DAY_MS).await;
+    assert_eq!(shop.left("999999").await, amount("100"), "nor later");
+    let gt = rule(beside("acme"), CapMeasure::PerCall, Some("GT"), "1");
+    let closed = files(&[&[own], &[gt]], 1);
+    shop.store.declare_caps(&closed, 3).await.unwrap();
+    shop.wait(2 * DAY_MS).await;
+    let breach = shop.pay("a", "1").await.unwrap_err();
+    assert_eq!(breach.rule, None, "the file with GT alone allows no USDT");
+}
+
+#[tokio::test]
+async fn a_currency_opens_a_day_after_the_last_instance_that_refuses_it_has_ended() {
+    if postgres::is_missing() {
+        return;
+    }
+    let gt = || rule(beside("acme"), CapMeasure::PerCall, Some("GT"), "10");
+    let every = || rule(beside("acme"), CapMeasure::PerCall, None, "10");
+    let own = || usdt(CapMeasure::PerCall, "1000");
+    for (older, newer) in [
+        (vec![gt()], vec![gt(), own()]),
+        (vec![every()], vec![every(), own()]),
+    ] {
+        let mut shop = Shop::open(&older).await;
+        let other = beside_it(&shop, 2).await;
+        other.declare_caps(&files(&[&newer], 1), 1).await.unwrap();
+        for _ in 0..2 {
+            shop.wait(DAY_MS).await;
+            shop.store.beat(&beat()).await.unwrap();
+            other.beat(&beat()).await.unwrap();
+            other
+                .declare_caps(&files(&[&newer], 1), shop.now_ms.cast_signed())
+                .await
+                .unwrap();
+        }
+        assert_eq!(
+            shop.left("900").await,
+            other_left(&older),
+            "the older files hold"
+        );
+        let facts = shop.store.cap_facts(None).await.unwrap();
+        assert_eq!(facts.report(None).waiting, [], "no operator can raise them");
+        // The instance with the older files ends.
+        shop.wait(60_000).await;
+        other.beat(&beat()).await.unwrap();
+        other
+            .declare_caps(&files(&[&newer], 1), shop.now_ms.cast_signed())
+            .await
+            .unwrap();
+        shop.wait(DAY_MS - 1).await;
+        assert_eq!(shop.left("900").await, other_left(&older), "not yet");
+        shop.wait(1).await;
+        shop.pay("a", "900").await.unwrap();
+    }
+}
+
+/// What the older files leave of the limit of a call in a currency without a cap of its own.
+fn other_left(older: &[CapRule]) -> ExactAmount {
+    let every = older.iter().find(|rule| rule.name.currency.is_none());
+    every.map_or(ExactAmount::ZERO, |rule| rule.limit)
+}
+
+#[tokio::test]
+async fn a_declaration_that_was_overtaken_changes_nothing() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[]).await;
+    let of = |limit| files(&[&[usdt(CapMeasure::PerCall, limit)]], 1);
+    shop.store.declare_caps(&of("50"), 9).await.unwrap();
+    shop.store.declare_caps(&files(&[&[]], 1), 8).await.unwrap();
+    assert!(shop.store.caps_stand(9).await.unwrap());
+    let facts = shop.store.cap_facts(None).await.unwrap();
+    assert_eq!(facts.report(None).caps[0].state.ends_ms, None);
+}
+
+#[tokio::test]
+async fn as_many_operators_approve_as_any_living_instance_asks_for() {
+    if postgres::is_missing() {
+        return;
+    }
+    let mut shop = Shop::open(&[]).await;
+    let rules = [usdt(CapMeasure::PerCall, "50")];
+    shop.store
+        .declare_caps(&files(&[&rules], 2), 2)
+        .await
+        .unwrap();
+    let other = beside_it(&shop, 2).await;
+    other.declare_caps(&files(&[&rules], 1), 1).await.unwrap();
+    shop.wait(2 * DAY_MS).await;
+    shop.store.beat(&beat()).await.unwrap();
+    other.beat(&beat()).await.unwrap();
+    let higher = [usdt(CapMeasure::PerCall, "80")];
+    let raised = files(&[&higher], 1);
+    other.declare_caps(&raised, 2).await.unwrap();
+    assert_eq!(other.approvers_needed().await.unwrap(), 2);
+    // The other instance asks for one operator, and the store for two.
+    shop.store
+        .declare_caps(&files(&[&higher], 2), 3)
+        .await
+        .unwrap();
+    let facts = other.cap_facts(None).await.unwrap();
+    let raise = facts.report(None).waiting[0].0.digest;
+    other.raise_caps(raise, &text("alice"), 1).await.unwrap();
+    assert_eq!(shop.left("51").await, amount("50"));
+    other.raise_caps(raise, &text("bob"), 1).await.unwrap();
+    assert_eq!(shop.left("81").await, amount("80"));
+    // The instance that asks for two ends.
+    shop.wait(60_000).await;
+    other.beat(&beat()).await.unwrap();
+    assert!(!other.caps_stand(2).await.unwrap());
+    other.declare_caps(&raised, 3).await.unwrap();
+    shop.wait(DAY_MS - 1).await;
+    assert_eq!(other.approvers_needed().await.unwrap(), 2);
+    shop.wait(1).await;
+    assert_eq!(other.approvers_needed().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_raise_in_one_file_is_not_the_same_raise_in_another() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[]).await;
+    let every = |limit| rule(beside("acme"), CapMeasure::PerCall, None, limit);
+    let own = usdt(CapMeasure::PerCall, "1");
+    // The caps for every other currency differ by what their files exempt, and by nothing else.
+    let of = |first, second| files(&[&[every(first)], &[every(second), own.clone()]], 1);
+    shop.store.declare_caps(&of("10", "10"), 2).await.unwrap();
+    shop.store.declare_caps(&of("20", "10"), 3).await.unwrap();
+    let waiting = async || {
+        let facts = shop.store.cap_facts(None).await.unwrap();
+        facts.report(None).waiting.remove(0)
+    };
+    let (first, _) = waiting().await;
+    let sign = async |digest, by| shop.store.raise_caps(digest, &text(by), 2).await.unwrap();
+    assert_eq!(sign(first.digest, "alice").await, ApprovalOrder::Taken);
+    shop.store.declare_caps(&of("10", "20"), 4).await.unwrap();
+    let (second, signers) = waiting().await;
+    assert_ne!(second.digest, first.digest);
+    assert_eq!(signers, []);
+    assert_eq!(sign(first.digest, "bob").await, ApprovalOrder::NotFound);
+    for by in ["alice", "bob"] {
+        assert_eq!(sign(second.digest, by).await, ApprovalOrder::Taken);
+    }
+    let facts = shop.store.cap_facts(None).await.unwrap();
+    let caps = facts.report(None).caps.into_iter();
+    let limits = caps.map(|cap| (cap.name.exempt.len(), cap.limit));
+    let others = limits.filter(|(_, limit)| *limit != amount("1"));
+    assert_eq!(
+        others.collect::<Vec<_>>(),
+        [(0, amount("10")), (1, amount("20"))]
+    );
+}
+
+/// Holds what an admission holds, until it is dropped.
+async fn admission_under_way(clocked: &Clocked) -> Client {
+    let conninfo = settings(&[clocked.server.port]).conninfo;
+    let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let held = "BEGIN; SELECT gatepay.admitting()";
+    client.batch_execute(held).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_declaration_of_the_rules_in_force_stops_no_admission() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[]).await;
+    let rules = [
+        usdt(CapMeasure::PerDay, "50"),
+        rule(beside("acme"), CapMeasure::PerCall, None, "10"),
+        rule(CapScope::All, CapMeasure::PerHour, Some("USDT"), "90"),
+    ];
+    shop.store
+        .declare_caps(&files(&[&rules], 2), 2)
+        .await
+        .unwrap();
+    let other = beside_it(&shop, 2).await;
+    let _held = admission_under_way(&shop.clocked).await;
+    // Each would wait for the admission.
+    shop.store
+        .declare_caps(&files(&[&rules], 2), 3)
+        .await
+        .unwrap();
+    other.declare_caps(&files(&[&rules], 2), 1).await.unwrap();
+    assert!(other.caps_stand(1).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_declaration_may_take_longer_than_a_call_and_keeps_none_waiting() {
+    if postgres::is_missing() {
+        return;
+    }
+    let shop = Shop::open(&[]).await;
+    let terms = StoreTerms {
+        timeout: Duration::from_millis(500),
+        ..TERMS
+    };
+    let store = PostgresStore::new(&settings(&[shop.clocked.server.port]), terms).unwrap();
+    store.join(&introduction(2)).await.unwrap();
+    let store = Arc::new(Store::Postgres(Box::new(store)));
+    let held = admission_under_way(&shop.clocked).await;
+    let rules = files(&[&[usdt(CapMeasure::PerCall, "50")]], 1);
+    let declaring = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.declare_caps(&rules, 1).await }
+    });
+    let began = Instant::now();
+    while began.elapsed() < terms.timeout * 2 {
+        store.beat(&beat()).await.unwrap();
+        assert!(!store.caps_stand(1).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    held.batch_execute("COMMIT").await.unwrap();
+    declaring.await.unwrap().unwrap();
+    assert!(store.caps_stand(1).await.unwrap());
+}
+
+/// Declares so many rules, and the same again from another instance.
+async fn declared_twice(tenants: u32) -> [Duration; 2] {
+    let shop = Shop::open(&[]).await;
+    let other = beside_it(&shop, 2).await;
+    let all: Vec<Vec<CapRule>> = (0..tenants)
+        .map(|tenant| {
+            let scope = CapScope::of_account(&text(&format!("t{tenant}")));
+            [CapMeasure::PerCall, CapMeasure::PerHour, CapMeasure::PerDay]
+                .map(|measure| rule(scope.clone(), measure, Some("USDT"), "5"))
+                .to_vec()
+        })
+        .collect();
+    let all: Vec<&[CapRule]> = all.iter().map(Vec::as_slice).collect();
+    let declaration = files(&all, 2);
+    let began = Instant::now();
+    shop.store.declare_caps(&declaration, 2).await.unwrap();
+    let first = began.elapsed();
+    let held = admission_under_way(&shop.clocked).await;
+    let began = Instant::now();
+    other.declare_caps(&declaration, 1).await.unwrap();
+    let second = began.elapsed();
+    drop(held);
+    let facts = shop.store.cap_facts(Some(text("t1"))).await.unwrap();
+    assert_eq!(facts.book.rules.len(), tenants as usize * 4);
+    [first, second]
+}
+
+#[tokio::test]
+async fn the_rules_of_many_tenants_are_declared_and_declared_again() {
+    if postgres::is_missing() {
+        return;
+    }
+    let [small, _] = declared_twice(250).await;
+    let [first, second] = declared_twice(2_500).await;
+    eprintln!("{small:?}; ten times as many {first:?}, again {second:?}");
+    assert!(
+        first < small * 60,
+        "the time grows with the rules, not with their square"
+    );
+}
+
+#[tokio::test]
+#[ignore = "a minute: the long form of the_rules_of_many_tenants_are_declared_and_declared_again"]
+async fn the_rules_of_fifty_thousand_tenants_are_declared_and_declared_again() {
+    let times = declared_twice(50_000).await;
+    eprintln!("200,000 rules: {times:?}");
 }
 
 #[tokio::test]
@@ -1152,6 +1465,7 @@ async fn a_batch_without_spends_runs_no_statement_of_caps() {
         clocked,
         store: first,
         now_ms,
+        ..
     } = shop;
     let store = PostgresStore::new(&settings(&[clocked.server.port]), TERMS).unwrap();
     store.join(&introduction(2)).await.unwrap();
@@ -1196,6 +1510,8 @@ async fn rows_read_beside(spends: u64) -> i64 {
         INSERT INTO gatepay.meter
         SELECT (n % 1000)::text, 'create_payout', 'USDT', 1, {now_ms} / 900000 - n / 1000 % 90, 1, 1
         FROM generate_series(1, least({spends}, 90000)) AS n ON CONFLICT DO NOTHING;
+        INSERT INTO gatepay.cap_rule (shadow, scope, measure, currency, calls, exempt, amount)
+        SELECT false, 'other' || n, 0, 'USDT', 'create_payout', '', 1 FROM generate_series(1, least({spends}, 30000)) AS n;
         ANALYZE gatepay.spend, gatepay.meter"
     );
     let admin = &shop.clocked.admin;
@@ -1226,12 +1542,12 @@ async fn rows_read_beside(spends: u64) -> i64 {
 
 async fn read_without_index(admin: &Client) -> i64 {
     let read = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
-        WHERE relname IN ('spend', 'meter')";
+        WHERE relname IN ('spend', 'meter', 'cap_rule')";
     admin.query_one(read, &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
-async fn the_cost_of_a_call_does_not_grow_with_the_spends_that_are_kept() {
+async fn the_cost_of_a_call_does_not_grow_with_the_spends_that_are_kept_nor_with_others_rules() {
     if postgres::is_missing() {
         return;
     }

@@ -41,6 +41,7 @@ impl<'a> Desk<'a> {
             rules: rules.collect(),
             midnights: vec![START_MS],
             raise_after_ms: DAY_MS,
+            approvers: 1,
         };
         let store = &self.engine.stores[0];
         let declared = store.declare_caps(&declaration, self.declarations);

@@ -4,7 +4,7 @@ use gatepay_core::money::CurrencyCode;
 use gatepay_store::admission::StoredText;
 use gatepay_store::caps::early_raise::PendingRaise;
 use gatepay_store::caps::report::{CapReport, CapState, CapUse};
-use gatepay_store::caps::rule::CapScope;
+use gatepay_store::caps::rule::{CapMeasure, CapScope};
 use gatepay_tenancy::facts::time;
 use gatepay_tenancy::{PartyId, PartyRef, Registry};
 use http::StatusCode;
@@ -55,10 +55,12 @@ struct ChangeEntry {
     calls: Vec<String>,
     currency: Option<String>,
     shadow: bool,
+    exempt: Vec<String>,
     /// The limit in force.
     from: String,
     limit: Option<String>,
     removed: bool,
+    /// Whether currencies may be spent from then on for which there was no cap.
     opens: bool,
 }
 
@@ -74,11 +76,13 @@ struct CapEntry {
     cap: &'static str,
     /// The names under which calls are counted.
     calls: Vec<String>,
-    /// None: each currency without a cap of its own, by itself.
+    /// None: each currency but the exempt ones, by itself.
     currency: Option<String>,
+    /// The currencies with caps of their own in the same file; with a call behind it, for that call.
+    exempt: Vec<String>,
     shadow: bool,
     limit: String,
-    /// From when on the currency may be spent, if it may not yet.
+    /// Of currencies without a cap: from when on they may be spent, if the cap ends. Null for all other caps.
     opens_at: Option<String>,
     /// When the cap ends, if it is removed.
     ends_at: Option<String>,
@@ -183,6 +187,7 @@ fn entry(cap: CapState, now_ms: u64, registry: &Registry) -> CapEntry {
         uses,
     } = cap;
     let raise = state.raise.filter(|(_, from_ms)| *from_ms > now_ms);
+    let is_no_cap = name.measure == CapMeasure::NoCap;
     let (account, tenants) = owner(&name.scope, registry);
     CapEntry {
         account,
@@ -191,9 +196,10 @@ fn entry(cap: CapState, now_ms: u64, registry: &Registry) -> CapEntry {
         cap: name.measure.as_str(),
         calls: name.calls.into_iter().collect(),
         currency: name.currency.as_ref().map(text),
+        exempt: name.exempt.into_iter().collect(),
         shadow: name.shadow,
         limit: limit.to_string(),
-        opens_at: (state.opens_ms > now_ms).then(|| time(state.opens_ms)),
+        opens_at: state.ends_ms.filter(|_| is_no_cap).map(time),
         ends_at: state.ends_ms.map(time),
         raise: raise.map(|(limit, from_ms)| WaitingRaise {
             limit: limit.to_string(),
@@ -225,11 +231,12 @@ fn waiting_entry(
         cap: change.name.measure.as_str(),
         calls: change.name.calls.into_iter().collect(),
         currency: change.name.currency.as_ref().map(text),
+        exempt: change.name.exempt.into_iter().collect(),
         shadow: change.name.shadow,
         from: change.limit.to_string(),
         limit: change.raised.map(|limit| limit.to_string()),
         removed: change.is_removed,
-        opens: change.opens,
+        opens: change.name.measure == CapMeasure::NoCap,
     });
     WaitingEntry {
         id: waiting.digest.id().to_string(),

@@ -16,29 +16,34 @@ pub const RENEWAL: Duration = Duration::from_hours(12);
 /// As many midnights to come as a store can be without a declaration.
 const MIDNIGHTS: u32 = 40;
 
-/// All rules of a configuration, and the midnights from today's on.
-pub fn declaration(generation: &Generation, now_ms: u64) -> CapDeclaration {
+/// All rules of a configuration, the midnights from today's on, and how many operators have to order what needs more than one.
+pub fn declaration(generation: &Generation, now_ms: u64, approvers: u32) -> CapDeclaration {
     let CapSettings {
         time_zone,
         raise_after,
         all,
     } = &*generation.caps;
-    let mut rules: Vec<CapRule> = all
-        .iter()
-        .flat_map(|cap| rules(cap, &CapScope::All))
-        .collect();
+    let mut rules = file_rules(all, &CapScope::All);
     for tenant in generation.registry.tenants() {
         let account = StoredText::parse(tenant.sub_account.as_str());
         let scope = account.map(|account| CapScope::of_account(&account));
-        for cap in tenant.caps() {
-            rules.extend(scope.iter().flat_map(|scope| self::rules(cap, scope)));
-        }
+        rules.extend(
+            scope
+                .iter()
+                .flat_map(|scope| file_rules(tenant.caps(), scope)),
+        );
     }
     CapDeclaration {
         rules,
         midnights: time_zone.midnights(now_ms, MIDNIGHTS),
         raise_after_ms: u64::try_from(raise_after.as_millis()).unwrap_or(u64::MAX),
+        approvers,
     }
+}
+
+/// The rules of one file.
+fn file_rules(caps: &[Cap], scope: &CapScope) -> Vec<CapRule> {
+    CapRule::of_file(caps.iter().flat_map(|cap| rules(cap, scope)).collect())
 }
 
 /// A rule for each limit of a cap.
@@ -75,6 +80,7 @@ fn rules(cap: &Cap, scope: &CapScope) -> Vec<CapRule> {
             measure,
             currency: currency.clone(),
             calls: counted.clone(),
+            exempt: BTreeSet::new(),
         };
         Some(CapRule {
             name,

@@ -274,6 +274,7 @@ fn of_measure(measure: CapMeasure, over_all: bool) -> &'static str {
         CapMeasure::PerDay => 3,
         CapMeasure::CountPerHour => 4,
         CapMeasure::ApproveAbove => 5,
+        CapMeasure::NoCap => return CAPS[12],
     };
     CAPS[if over_all { own + 6 } else { own }]
 }

@@ -82,7 +82,6 @@ async fn run(inputs: CapInputs) {
     let upkeep = [
         spawn(declare(Arc::clone(&inputs))),
         spawn(watch_destinations(Arc::clone(&inputs))),
-        spawn(declare_approvers(Arc::clone(&inputs))),
         spawn(age(Arc::clone(&inputs))),
         spawn(watch_use(Arc::clone(&inputs))),
     ];
@@ -181,13 +180,14 @@ async fn put(
     Ok(())
 }
 
-/// Declares the rules of each configuration, and midnights before they run out.
+/// Declares the rules of each configuration with the number of operators, and midnights before they run out.
 async fn declare(inputs: Arc<CapInputs>) {
     let CapInputs {
         caps,
         calls,
         in_force,
         clock,
+        approvers,
         ..
     } = &*inputs;
     let mut declared: Option<(Arc<Generation>, Duration)> = None;
@@ -211,7 +211,7 @@ async fn declare(inputs: Arc<CapInputs>) {
             if has_any(&generation) || caps.has_rules() {
                 arrange(&inputs, &generation);
             }
-            let rules = declaration(&generation, clock.unix_ms());
+            let rules = declaration(&generation, clock.unix_ms(), *approvers);
             number += 1;
             match put(caps, calls, (rules, number)).await {
                 Ok(()) => {
@@ -233,33 +233,6 @@ async fn declare(inputs: Arc<CapInputs>) {
             LOOK
         };
         sleep(pause).await;
-    }
-}
-
-/// Declares how many operators have to order what needs more than one: again with each configuration, whose delay of a raise
-/// may be another one.
-async fn declare_approvers(inputs: Arc<CapInputs>) {
-    let CapInputs {
-        calls,
-        in_force,
-        approvers,
-        ..
-    } = &*inputs;
-    let (number, mut declared) = (*approvers, None);
-    loop {
-        let raise_after = in_force().caps.raise_after;
-        if declared != Some(raise_after) {
-            let raise_ms = u64::try_from(raise_after.as_millis()).unwrap_or(u64::MAX);
-            let put = calls
-                .call(move |store| async move { store.declare_approvers(number, raise_ms).await });
-            match put.await {
-                Ok(()) => declared = Some(raise_after),
-                Err(error) => {
-                    tracing::debug!(%error, "the store does not take the number of approvers");
-                }
-            }
-        }
-        sleep(LOOK).await;
     }
 }
 

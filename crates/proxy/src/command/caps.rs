@@ -78,13 +78,14 @@ fn lines(answer: &Value) -> Vec<String> {
             ""
         };
         let calls: Vec<&str> = list(&cap["calls"]).filter_map(Value::as_str).collect();
-        let currency = cap["currency"].as_str().unwrap_or("*");
-        lines.push(format!(
-            "{of}: {} {} {currency}{shadow} for {}",
-            text(&cap["cap"]),
-            text(&cap["limit"]),
-            calls.join(", ")
-        ));
+        let currency = currency(cap);
+        let calls = calls.join(", ");
+        lines.push(if cap["cap"] == "no_cap" {
+            format!("{of}: no {currency}, which has no cap, for {calls}")
+        } else {
+            let (cap, limit) = (text(&cap["cap"]), text(&cap["limit"]));
+            format!("{of}: {cap} {limit} {currency}{shadow} for {calls}")
+        });
         for used in list(&cap["uses"]) {
             lines.push(used_line(used));
         }
@@ -118,6 +119,16 @@ fn lines(answer: &Value) -> Vec<String> {
     lines
 }
 
+/// The currency of a cap, or all but those that its file has caps of their own for.
+fn currency(cap: &Value) -> String {
+    let exempt: Vec<&str> = list(&cap["exempt"]).filter_map(Value::as_str).collect();
+    match (cap["currency"].as_str(), &exempt[..]) {
+        (Some(currency), _) => currency.to_owned(),
+        (None, []) => "*".to_owned(),
+        (None, exempt) => format!("* except {}", exempt.join(", ")),
+    }
+}
+
 /// The tenants that a cap binds.
 fn owner(cap: &Value) -> String {
     let tenants: Vec<&str> = list(&cap["tenants"]).filter_map(Value::as_str).collect();
@@ -149,9 +160,6 @@ fn changes(cap: &Value) -> Vec<String> {
     if let Some(raise) = cap["raise"].as_object() {
         let (limit, at) = (text(&raise["limit"]), text(&raise["at"]));
         lines.push(format!("  rises to {limit} at {at}"));
-    }
-    if let Some(at) = cap["opens_at"].as_str() {
-        lines.push(format!("  not to be spent before {at}"));
     }
     if let Some(at) = cap["ends_at"].as_str() {
         lines.push(format!("  is removed, and holds until {at}"));

@@ -40,8 +40,6 @@ pub struct RaiseChange {
     pub raised: Option<ExactAmount>,
     /// Whether it ends.
     pub is_removed: bool,
-    /// Whether its currency may be spent from then on.
-    pub opens: bool,
 }
 
 impl RuleBook {
@@ -70,7 +68,6 @@ impl RuleBook {
             if let Some((limit, _)) = state.raise.take() {
                 state.limit = limit;
             }
-            state.opens_ms = state.opens_ms.min(now_ms);
             state.ends_ms = state.ends_ms.map(|ends_ms| ends_ms.min(now_ms));
         }
     }
@@ -84,9 +81,8 @@ impl RaiseChange {
             limit: state.limit_at(now_ms),
             raised: raise.map(|(limit, _)| limit),
             is_removed: state.ends_ms.is_some(),
-            opens: state.opens_ms > now_ms,
         };
-        let changes = change.raised.is_some() || change.is_removed || change.opens;
+        let changes = change.raised.is_some() || change.is_removed;
         (changes && state.is_in_force(now_ms)).then_some(change)
     }
 }
@@ -100,16 +96,16 @@ impl RaiseDigest {
                 limit,
                 raised,
                 is_removed,
-                opens,
             } = change;
             let raised = raised.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
             digest.update(format!(
-                "{}\n{} {} {} {} {limit} {raised} {is_removed} {opens}\n",
+                "{}\n{} {} {} {} {} {limit} {raised} {is_removed}\n",
                 name.scope.as_str(),
                 name.shadow,
                 name.measure,
                 name.currency_text(),
                 name.calls_text(),
+                name.exempt_text(),
             ));
         }
         Self(digest.finalize().into())

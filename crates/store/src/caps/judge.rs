@@ -11,7 +11,7 @@ use super::approval::{
     MOST_WAITING,
 };
 use super::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
-use super::rule_book::{CurrencyCoverage, RuleBook, RuleState};
+use super::rule_book::{RuleBook, RuleState};
 use super::spend::{AttemptResult, SettledAttempt, SettledObject, SpendDemand};
 use super::window::{CapWindow, SliceGrain};
 use crate::stored_text::{Fingerprint, StoredText};
@@ -527,7 +527,8 @@ impl SpendPart<'_> {
         book: &RuleBook,
         now_ms: u64,
     ) -> Result<Option<(bool, CapBreach)>, T::Error> {
-        if !self.coverage(book, now_ms)[1].1.may_be_spent {
+        let mut rules = self.rules(book, now_ms);
+        if rules.any(|(rule, _)| rule.measure == CapMeasure::NoCap) {
             let breach = CapBreach {
                 over_all: false,
                 currency: self.currency.clone(),
@@ -578,24 +579,8 @@ impl SpendPart<'_> {
         book: &'b RuleBook,
         now_ms: u64,
     ) -> impl Iterator<Item = (&'b CapRuleName, &'b RuleState)> {
-        let coverage = self.coverage(book, now_ms);
-        book.rules.iter().filter(move |(rule, state)| {
-            let coverage = coverage.iter().find(|(scope, _)| *scope == rule.scope);
-            let is_covered = coverage.is_some_and(|(_, coverage)| {
-                let own = rule.currency.as_ref();
-                own.map_or(coverage.counts_as_other, |own| own == self.currency)
-            });
-            is_covered && rule.calls.contains(&*self.name.counted_as) && state.is_in_force(now_ms)
-        })
-    }
-
-    /// How the rules over all, and those of the sub-account, treat the currency.
-    fn coverage(&self, book: &RuleBook, now_ms: u64) -> [(CapScope, CurrencyCoverage); 2] {
         let call = &*self.name.counted_as;
-        [CapScope::All, self.scope.clone()].map(|scope| {
-            let coverage = book.coverage(&scope, call, self.currency, now_ms);
-            (scope, coverage)
-        })
+        book.covering(self.scope, (call, self.currency), now_ms)
     }
 
     fn told(&self, over_all: bool, measure: CapMeasure, limit: ExactAmount) -> CapBreach {

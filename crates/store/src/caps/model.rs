@@ -59,6 +59,7 @@ impl CapModel {
         self.claims.insert(instance, declaration.clone());
         let summed = self.book.sums_over_all();
         self.book.declare(&stricter, now_ms);
+        self.declare_approvers(stricter.approvers, stricter.raise_after_ms, now_ms);
         if !summed && self.book.sums_over_all() {
             self.tables.sum_over_all();
         }
@@ -68,6 +69,11 @@ impl CapModel {
     pub fn stands(&self, instance: i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
         let mut others = self.claims.keys().filter(|other| **other != instance);
         self.claims.contains_key(&instance) && others.all(|other| counts(*other, now_ms, seen))
+    }
+
+    /// Whether the store knows a declaration of an instance.
+    pub fn knows(&self, instance: i64) -> bool {
+        self.claims.contains_key(&instance)
     }
 
     /// The tables as a report reads them.
@@ -126,8 +132,8 @@ impl CapModel {
         is_released
     }
 
-    /// Takes over how many operators a configuration asks for.
-    pub fn declare_approvers(&mut self, number: u32, raise_after_ms: u64, now_ms: u64) {
+    /// Takes over how many operators the configurations ask for.
+    fn declare_approvers(&mut self, number: u32, raise_after_ms: u64, now_ms: u64) {
         let before = self.approvers_needed(now_ms);
         let rule = ApproverRule::declared(self.approvers, (number, raise_after_ms), now_ms);
         self.approvers = Some(rule);

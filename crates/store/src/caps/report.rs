@@ -213,13 +213,9 @@ impl CapFacts {
     /// The currencies that a cap for all other ones counts.
     fn other_currencies(&self, name: &CapRuleName, window: &CapWindow) -> BTreeSet<&CurrencyCode> {
         let cells = self.meters.iter().filter(|(cell, sum)| {
-            let counts_as_other = || {
-                let of = (&name.scope, &*cell.counted_as);
-                self.book
-                    .coverage(of.0, of.1, &cell.currency, self.now_ms)
-                    .counts_as_other
-            };
-            is_in(cell, name, window) && sum.calls > 0 && counts_as_other()
+            is_in(cell, name, window)
+                && sum.calls > 0
+                && name.covers(&cell.counted_as, &cell.currency)
         });
         cells.map(|(cell, _)| &cell.currency).collect()
     }

@@ -32,6 +32,8 @@ pub enum CapMeasure {
     CountPerHour,
     /// The amount of one call, above which operators have to approve it.
     ApproveAbove,
+    /// Nothing: a file with caps for a call allows no currency without one. Its limit is 0.
+    NoCap,
 }
 
 /// One limit. Every rule that covers a call must hold.
@@ -54,11 +56,14 @@ pub struct CapRuleName {
     pub scope: CapScope,
     /// What is limited.
     pub measure: CapMeasure,
-    /// The currency, or `None` for each currency that has no rule of its own.
+    /// The currency, or `None` for each currency but those of `exempt`.
     pub currency: Option<CurrencyCode>,
     /// The calls, by the names under which they are
     /// [counted](gatepay_core::money::MoneyDemand::counted_as).
     pub calls: BTreeSet<String>,
+    /// The currencies that the same file has rules of their own for: `USDT`, or `USDT:create_payout` for one of the calls only.
+    /// It is part of the rule, so that another file's rules for a currency lift nothing of this one.
+    pub exempt: BTreeSet<String>,
 }
 
 /// All rules of a configuration, as an instance declares them.
@@ -73,6 +78,9 @@ pub struct CapDeclaration {
     /// How long a raised or removed rule still holds as it was, in milliseconds. While rules are in force, a shorter time than
     /// before holds only once the time before is over.
     pub raise_after_ms: u64,
+    /// How many operators have to order what needs more than one. More hold at once, over all instances; fewer as late as a
+    /// raised rule.
+    pub approvers: u32,
 }
 
 /// The calls that a rule in force covers: for one sub-account, or of all parties.
@@ -111,14 +119,15 @@ pub struct ShadowBreach {
 }
 
 impl CapDeclaration {
-    /// The rules of several configurations together, by the midnights of the last: of a rule the lowest limit, and the longest
-    /// time until a raise.
+    /// The rules of several configurations together, by the midnights of the last: of a rule the lowest limit, the longest time
+    /// until a raise, and the most operators.
     pub fn stricter<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
         let mut stricter = Self::default();
         for one in all {
             stricter.rules.extend_from_slice(&one.rules);
             stricter.midnights.clone_from(&one.midnights);
             stricter.raise_after_ms = stricter.raise_after_ms.max(one.raise_after_ms);
+            stricter.approvers = stricter.approvers.max(one.approvers);
         }
         stricter
     }
@@ -170,16 +179,17 @@ impl CapScope {
 
 impl CapMeasure {
     /// Every measure; the place is the number in tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PerCall,
         Self::PerHour,
         Self::Per24Hours,
         Self::PerDay,
         Self::CountPerHour,
         Self::ApproveAbove,
+        Self::NoCap,
     ];
 
-    /// The key of a configuration that sets it.
+    /// The key of a configuration that sets it; of [`NoCap`](Self::NoCap), which none sets, the word for it in reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PerCall => "per_call",
@@ -188,6 +198,7 @@ impl CapMeasure {
             Self::PerDay => "per_day",
             Self::CountPerHour => "count_per_hour",
             Self::ApproveAbove => "approve_above",
+            Self::NoCap => "no_cap",
         }
     }
 
@@ -199,6 +210,7 @@ impl CapMeasure {
             Self::PerDay => 3,
             Self::CountPerHour => 4,
             Self::ApproveAbove => 5,
+            Self::NoCap => 6,
         }
     }
 
@@ -208,7 +220,91 @@ impl CapMeasure {
     }
 }
 
+impl CapRule {
+    /// The rules of one file, of which the rules for every other currency do not know yet which currencies these are: those of
+    /// which the file has no real rule for the call and the parties. Where it has rules for a sub-account's call, and none for
+    /// every other currency, it has one more, which allows none.
+    pub fn of_file(mut rules: Vec<Self>) -> Vec<Self> {
+        let real: Vec<CapRuleName> = rules
+            .iter()
+            .filter(|rule| !rule.name.shadow)
+            .map(|rule| rule.name.clone())
+            .collect();
+        for rule in rules.iter_mut().filter(|it| it.name.currency.is_none()) {
+            rule.name.exempt = exempt(&real, &rule.name.scope, &rule.name.calls);
+        }
+        let scopes: BTreeSet<&CapScope> = real.iter().map(|name| &name.scope).collect();
+        for scope in scopes.into_iter().filter(|scope| **scope != CapScope::All) {
+            let own = || real.iter().filter(|name| name.scope == *scope);
+            let calls_of = |name: &CapRuleName| name.calls.clone();
+            let open = own().filter(|name| name.currency.is_none());
+            let open: BTreeSet<String> = open.flat_map(calls_of).collect();
+            let closed = own().flat_map(calls_of);
+            let closed: BTreeSet<String> = closed.filter(|call| !open.contains(call)).collect();
+            if closed.is_empty() {
+                continue;
+            }
+            rules.push(Self {
+                name: CapRuleName {
+                    shadow: false,
+                    scope: scope.clone(),
+                    measure: CapMeasure::NoCap,
+                    currency: None,
+                    exempt: exempt(&real, scope, &closed),
+                    calls: closed,
+                },
+                limit: ExactAmount::ZERO,
+            });
+        }
+        rules
+    }
+}
+
+/// The currencies with real rules of their own for some of these calls.
+fn exempt(real: &[CapRuleName], scope: &CapScope, calls: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut named: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for name in real.iter().filter(|name| name.scope == *scope) {
+        let own = name.currency.iter();
+        for currency in own.map(CurrencyCode::as_str) {
+            let shared = name.calls.intersection(calls).map(String::as_str);
+            named.entry(currency).or_default().extend(shared);
+        }
+    }
+    let exempt = named.into_iter().flat_map(|(currency, shared)| {
+        if shared.len() == calls.len() {
+            return vec![currency.to_owned()];
+        }
+        let shared = shared.into_iter();
+        shared.map(|call| format!("{currency}:{call}")).collect()
+    });
+    exempt.collect()
+}
+
 impl CapRuleName {
+    /// Whether the rule is about calls in a currency, whoever makes them.
+    pub fn covers(&self, call: &str, currency: &CurrencyCode) -> bool {
+        let is_exempt = || {
+            let currency = currency.as_str();
+            self.exempt.contains(currency) || self.exempt.contains(&format!("{currency}:{call}"))
+        };
+        self.calls.contains(call)
+            && match &self.currency {
+                Some(own) => own == currency,
+                None => self.exempt.is_empty() || !is_exempt(),
+            }
+    }
+
+    /// The text in tables of currencies with rules of their own.
+    pub(crate) fn exempt_text(&self) -> String {
+        let exempt: Vec<&str> = self.exempt.iter().map(String::as_str).collect();
+        exempt.join(",")
+    }
+
+    pub(crate) fn exempt_of(text: &str) -> BTreeSet<String> {
+        let exempt = text.split(',').filter(|it| !it.is_empty());
+        exempt.map(str::to_owned).collect()
+    }
+
     /// The currency's text in tables: `*` for every other.
     pub(crate) fn currency_text(&self) -> &str {
         self.currency.as_ref().map_or("*", CurrencyCode::as_str)

@@ -35,21 +35,10 @@ pub struct RaiseDelay {
 pub struct RuleState {
     /// The limit.
     pub limit: ExactAmount,
-    /// From when on its currency is one that may be spent: a new currency is a raise.
-    pub opens_ms: u64,
     /// When it ends, if it is removed.
     pub ends_ms: Option<u64>,
     /// A higher limit, and from when on it holds.
     pub raise: Option<(ExactAmount, u64)>,
-}
-
-/// The treatment of a currency by the rules of one scope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CurrencyCoverage {
-    /// Whether a rule for every other currency covers it too.
-    pub counts_as_other: bool,
-    /// Whether it may be spent at all.
-    pub may_be_spent: bool,
 }
 
 impl RuleBook {
@@ -81,15 +70,8 @@ impl RuleBook {
             if self.rules.contains_key(name) {
                 continue;
             }
-            let was_capped = self.rules.iter().any(|(known, state)| {
-                !known.shadow
-                    && known.scope == name.scope
-                    && state.is_in_force(now_ms)
-                    && !known.calls.is_disjoint(&name.calls)
-            });
             let state = RuleState {
                 limit,
-                opens_ms: if was_capped { later_ms } else { now_ms },
                 ends_ms: None,
                 raise: None,
             };
@@ -140,37 +122,42 @@ impl RuleBook {
 
     /// Whether any rule sums over all parties.
     pub fn sums_over_all(&self) -> bool {
-        self.rules.keys().any(|name| name.scope == CapScope::All)
+        let shadows = [false, true].into_iter();
+        let mut all = shadows.flat_map(|shadow| self.of_scope(shadow, &CapScope::All));
+        all.next().is_some()
     }
 
-    /// How the rules of a scope treat a call's currency.
-    pub fn coverage(
+    /// The rules of a scope, without a look at those of others.
+    fn of_scope(
+        &self,
+        shadow: bool,
+        scope: &CapScope,
+    ) -> impl Iterator<Item = (&CapRuleName, &RuleState)> {
+        let first = CapRuleName {
+            shadow,
+            scope: scope.clone(),
+            measure: CapMeasure::ALL[0],
+            currency: None,
+            calls: BTreeSet::new(),
+            exempt: BTreeSet::new(),
+        };
+        let rules = self.rules.range(first..);
+        rules.take_while(move |(name, _)| name.shadow == shadow && name.scope == *scope)
+    }
+
+    /// The rules in force that bind a call of a sub-account in a currency, in their order.
+    pub(super) fn covering(
         &self,
         scope: &CapScope,
-        call: &str,
-        currency: &CurrencyCode,
+        (call, currency): (&str, &CurrencyCode),
         now_ms: u64,
-    ) -> CurrencyCoverage {
-        let [mut is_capped, mut has_own, mut keeps_own, mut has_other] = [false; 4];
-        for (name, state) in &self.rules {
-            let covers = name.scope == *scope && name.calls.contains(call);
-            if name.shadow || !covers || !state.is_in_force(now_ms) {
-                continue;
-            }
-            is_capped = true;
-            match &name.currency {
-                None => has_other |= state.opens_ms <= now_ms,
-                Some(own) if own == currency && state.opens_ms <= now_ms => {
-                    has_own = true;
-                    keeps_own |= state.ends_ms.is_none();
-                }
-                Some(_) => {}
-            }
-        }
-        CurrencyCoverage {
-            counts_as_other: !keeps_own,
-            may_be_spent: !is_capped || has_own || has_other || *scope == CapScope::All,
-        }
+    ) -> impl Iterator<Item = (&CapRuleName, &RuleState)> {
+        let shadows = [false, true].into_iter();
+        let rules = shadows.flat_map(move |shadow| {
+            let all = self.of_scope(shadow, &CapScope::All);
+            all.chain(self.of_scope(shadow, scope))
+        });
+        rules.filter(move |(name, state)| state.is_in_force(now_ms) && name.covers(call, currency))
     }
 }
 

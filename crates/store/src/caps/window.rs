@@ -77,7 +77,7 @@ impl CapWindow {
             length_ms: Some(length_ms),
         };
         match measure {
-            CapMeasure::PerCall | CapMeasure::ApproveAbove => None,
+            CapMeasure::PerCall | CapMeasure::ApproveAbove | CapMeasure::NoCap => None,
             CapMeasure::PerHour | CapMeasure::CountPerHour => {
                 Some(rolling(SliceGrain::Hour, HOUR_MS))
             }

@@ -6,20 +6,7 @@ use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
 impl Store {
-    /// Takes over how many operators a configuration asks for. More hold at once, over all instances; fewer only after
-    /// `raise_after_ms`, as a raised cap does. Called at each start and reload.
-    pub async fn declare_approvers(
-        &self,
-        number: u32,
-        raise_after_ms: u64,
-    ) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(store) => store.declare_approvers(number, raise_after_ms).await,
-            Self::Sqlite(store) => store.declare_approvers(number, raise_after_ms).await,
-        }
-    }
-
-    /// How many operators an order needs by what was declared; one before the first declaration.
+    /// How many operators an order needs by what was [declared](Self::declare_caps); one before the first declaration.
     pub async fn approvers_needed(&self) -> Result<u32, StoreError> {
         match self {
             Self::Postgres(store) => store.approvers_needed().await,

@@ -14,7 +14,8 @@ impl Store {
     /// lower cap. A raised, removed or widened one holds as it was for
     /// [`raise_after_ms`](CapDeclaration::raise_after_ms). While instances have different rules the
     /// [stricter](CapDeclaration::stricter) ones hold. Called at each start, reload, before the midnights run out, and as soon
-    /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process.
+    /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process: one with a lower
+    /// number than another that the store has comes late, and changes nothing.
     pub async fn declare_caps(
         &self,
         declaration: &CapDeclaration,
@@ -37,7 +38,7 @@ impl Store {
     }
 
     /// Takes an operator's approval of changes that [wait](crate::caps::early_raise). Once `needed` different operators have
-    /// approved them within a day, they hold at once.
+    /// approved them within a day, or as many as the store has in force if that is more, they hold at once.
     pub async fn raise_caps(
         &self,
         digest: RaiseDigest,

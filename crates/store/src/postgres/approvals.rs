@@ -27,7 +27,6 @@ const FIGURES: &str = "SELECT count(*) AS waiting, min(a.asked) AS oldest,
         EXISTS (SELECT FROM gatepay.cap_rule AS c WHERE c.measure = 5) AS asked
     FROM (SELECT gatepay.cap_now_v1() AS ms) AS now, gatepay.approval AS a
     WHERE a.state = 0 AND a.until > now.ms";
-const DECLARE: &str = "SELECT gatepay.declare_approvers_v1($1, $2)";
 const NEEDED: &str = "SELECT gatepay.approvers_v1() AS needed";
 
 impl PostgresStore {
@@ -73,17 +72,6 @@ impl PostgresStore {
             .control(LIST, &[&state, &party, &asked, &id, &most])
             .await?;
         rows.iter().map(read).collect()
-    }
-
-    pub(crate) async fn declare_approvers(
-        &self,
-        number: u32,
-        raise_after_ms: u64,
-    ) -> Result<(), StoreError> {
-        let number = i32::try_from(number).unwrap_or(i32::MAX);
-        self.control(DECLARE, &[&number, &millis(raise_after_ms)])
-            .await?;
-        Ok(())
     }
 
     pub(crate) async fn approvers_needed(&self) -> Result<u32, StoreError> {

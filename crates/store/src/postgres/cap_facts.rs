@@ -20,7 +20,7 @@ use crate::stored_text::StoredText;
 
 const NOW: &str = "SELECT gatepay.cap_now_v1() AS now";
 const RULES: &str =
-    "SELECT shadow, scope, measure, currency, calls, amount::text AS amount, opens, ends,
+    "SELECT shadow, scope, measure, currency, calls, exempt, amount::text AS amount, ends,
     raised::text AS raised, raised_from FROM gatepay.cap_rule";
 const MIDNIGHTS: &str = "SELECT ms FROM gatepay.cap_midnight ORDER BY ms";
 const DELAY: &str = "SELECT ms, shorter, shorter_from FROM gatepay.cap_delay";
@@ -142,12 +142,12 @@ fn rule(row: &Row) -> Result<(CapRuleName, RuleState), StoreError> {
         measure: CapMeasure::of(measure.into()).ok_or_else(unreadable)?,
         currency: CapRuleName::currency_of(&currency),
         calls: CapRuleName::calls_of(&calls),
+        exempt: CapRuleName::exempt_of(&cell::<String>(row, "exempt")?),
     };
     let raised: Option<String> = cell(row, "raised")?;
     let raised = raised.map(|raised| amount(&raised)).transpose()?;
     let state = RuleState {
         limit: amount(&cell::<String>(row, "amount")?)?,
-        opens_ms: whole(row, "opens")?,
         ends_ms: time(row, "ends")?,
         raise: raised.zip(time(row, "raised_from")?),
     };

@@ -32,11 +32,11 @@ impl PostgresStore {
         let measures: Vec<i16> = names().map(|name| name.measure.number()).collect();
         let currencies: Vec<&str> = names().map(CapRuleName::currency_text).collect();
         let calls: Vec<String> = names().map(CapRuleName::calls_text).collect();
+        let exempts: Vec<String> = names().map(CapRuleName::exempt_text).collect();
         let limits: Vec<String> = changes.iter().map(|it| it.limit.to_string()).collect();
         let raised = changes.iter().map(|it| it.raised.map(|it| it.to_string()));
         let raised: Vec<Option<String>> = raised.collect();
         let removed: Vec<bool> = changes.iter().map(|it| it.is_removed).collect();
-        let opens: Vec<bool> = changes.iter().map(|it| it.opens).collect();
         let needed = i32::try_from(needed).unwrap_or(i32::MAX);
         let rows = self
             .control(
@@ -50,10 +50,10 @@ impl PostgresStore {
                     &measures,
                     &currencies,
                     &calls,
+                    &exempts,
                     &limits,
                     &raised,
                     &removed,
-                    &opens,
                 ],
             )
             .await?;

@@ -9,7 +9,8 @@ use crate::caps::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
 
-const DECLARE: &str = "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const DECLARE: &str =
+    "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 const STAND: &str = "SELECT gatepay.caps_stand_v1($1, $2) AS stand";
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =
@@ -38,10 +39,12 @@ impl PostgresStore {
         let measures: Vec<i16> = rules.keys().map(|name| name.measure.number()).collect();
         let currencies: Vec<&str> = rules.keys().map(|name| name.currency_text()).collect();
         let calls: Vec<String> = rules.keys().map(|name| name.calls_text()).collect();
+        let exempts: Vec<String> = rules.keys().map(|name| name.exempt_text()).collect();
         let limits: Vec<String> = rules.values().map(ToString::to_string).collect();
         let midnights = declaration.midnights.iter().copied().map(millis);
         let midnights: Vec<i64> = midnights.collect();
         let raise_ms = millis(declaration.raise_after_ms);
+        let approvers = i32::try_from(declaration.approvers).unwrap_or(i32::MAX);
         self.declare(
             DECLARE,
             &[
@@ -52,9 +55,11 @@ impl PostgresStore {
                 &measures,
                 &currencies,
                 &calls,
+                &exempts,
                 &limits,
                 &midnights,
                 &raise_ms,
+                &approvers,
             ],
         )
         .await?;

@@ -1,5 +1,7 @@
 //! Approvals in the file: operators' orders, and the calls that wait for them.
 
+use rusqlite::Transaction;
+
 use super::SqliteStore;
 use super::approval_rows::{approver_rule, by_id, figures, list, wait_for, write_approver_rule};
 use super::file::{StoreFile, committed};
@@ -46,15 +48,6 @@ impl SqliteStore {
         .await
     }
 
-    pub(crate) async fn declare_approvers(
-        &self,
-        number: u32,
-        raise_after_ms: u64,
-    ) -> Result<(), StoreError> {
-        self.run(move |file| file.declare_approvers(number, raise_after_ms))
-            .await
-    }
-
     pub(crate) async fn approvers_needed(&self) -> Result<u32, StoreError> {
         self.run(|file| {
             let now_ms = file.now()?;
@@ -73,6 +66,22 @@ impl SqliteStore {
     }
 }
 
+/// Takes over how many operators the configuration asks for.
+pub(super) fn take_approvers(
+    change: &Transaction<'_>,
+    declared: (u32, u64),
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    let before = approver_rule(change)?;
+    let rule = ApproverRule::declared(before, declared, now_ms);
+    write_approver_rule(change, &rule)?;
+    let needed = ApproverRule::needed(Some(rule), now_ms);
+    if needed > ApproverRule::needed(before, now_ms) {
+        wait_for(change, needed)?;
+    }
+    Ok(())
+}
+
 impl StoreFile {
     fn approve(
         &mut self,
@@ -87,20 +96,6 @@ impl StoreFile {
         let order = judge::approve(&mut SpendFile(&change), (&id, digest), (by, needed), now_ms)?;
         committed(change, now_ms)?;
         Ok(order)
-    }
-
-    fn declare_approvers(&mut self, number: u32, raise_after_ms: u64) -> Result<(), StoreError> {
-        let now_ms = self.now()?;
-        let change = self.begin()?;
-        let before = approver_rule(&change)?;
-        let rule = ApproverRule::declared(before, (number, raise_after_ms), now_ms);
-        write_approver_rule(&change, &rule)?;
-        let needed = ApproverRule::needed(Some(rule), now_ms);
-        if needed > ApproverRule::needed(before, now_ms) {
-            wait_for(&change, needed)?;
-        }
-        committed(change, now_ms)?;
-        Ok(())
     }
 
     fn reject(

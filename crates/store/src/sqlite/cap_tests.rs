@@ -161,6 +161,7 @@ async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
         )],
         midnights: vec![START_MS],
         raise_after_ms: 0,
+        approvers: 1,
     };
     store.declare_caps(&declaration).await.unwrap();
     let id = needed(ask(&store, 1, START_MS + 60_000).await);

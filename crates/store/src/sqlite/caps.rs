@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
+use super::approval_rows::approver_rule;
+use super::approvals::take_approvers;
 use super::file::{StoreFile, committed, to_sql};
-use super::spend_tables::{self, SpendFile, name, rule_book, unreadable, write_book};
+use super::spend_tables::{self, SpendFile, name, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
 use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalOrder};
+use crate::caps::approver_rule::ApproverRule;
 use crate::caps::early_raise::{PendingRaise, RaiseDigest};
 use crate::caps::judge;
 use crate::caps::report::{CapFacts, NeededSums, signed_raises};
@@ -120,17 +123,21 @@ impl SqliteStore {
 impl StoreFile {
     fn declare_caps(&mut self, declaration: &CapDeclaration) -> Result<(), StoreError> {
         let now_ms = self.now()?;
-        let change = self.begin()?;
-        let mut book = rule_book(&change)?;
-        let summed = book.sums_over_all();
+        let (change, known) = self.begin_with_rules()?;
+        let mut book = RuleBook::clone(&known);
         book.declare(declaration, now_ms);
-        write_book(&change, &book)?;
-        forget_signatures(&change, &book, now_ms)?;
-        if !summed && book.sums_over_all() {
+        if book != *known {
+            write_book(&change, &book)?;
+            forget_signatures(&change, &book, now_ms)?;
+        }
+        if !known.sums_over_all() && book.sums_over_all() {
             SpendFile(&change).sum_over_all()?;
         }
-        committed(change, now_ms)?;
-        Ok(())
+        let approvers = (declaration.approvers, declaration.raise_after_ms);
+        take_approvers(&change, approvers, now_ms)?;
+        let written = committed(change, now_ms);
+        self.forget_rules();
+        written.map(drop)
     }
 
     fn raise_caps(
@@ -139,8 +146,8 @@ impl StoreFile {
         (by, needed): (&StoredText, usize),
     ) -> Result<ApprovalOrder, StoreError> {
         let now_ms = self.now()?;
-        let change = self.begin()?;
-        let mut book = rule_book(&change)?;
+        let (change, known) = self.begin_with_rules()?;
+        let mut book = RuleBook::clone(&known);
         let mut waiting = book.waiting_raises(now_ms).into_iter();
         let Some(waiting) = waiting.find(|waiting| waiting.digest == digest) else {
             return Ok(ApprovalOrder::NotFound);
@@ -153,20 +160,22 @@ impl StoreFile {
             "INSERT OR IGNORE INTO cap_raise_signature VALUES (?1, ?2, ?3)",
             params![digest.bytes(), by.as_str(), to_sql(now_ms)],
         )?;
+        let in_force = ApproverRule::needed(approver_rule(&change)?, now_ms);
+        let needed = needed.max(in_force as usize);
         let own = signers(&change, now_ms)?;
         if own.iter().filter(|(of, _)| *of == digest).count() >= needed {
             book.raise_at_once(&waiting.scope, now_ms);
             write_book(&change, &book)?;
             forget_signatures(&change, &book, now_ms)?;
         }
-        committed(change, now_ms)?;
-        Ok(ApprovalOrder::Taken)
+        let written = committed(change, now_ms);
+        self.forget_rules();
+        written.map(|_contact| ApprovalOrder::Taken)
     }
 
     fn settle_attempts(&mut self, settled: &[SettledAttempt]) -> Result<(), StoreError> {
         let now_ms = self.now()?;
-        let change = self.begin()?;
-        let book = rule_book(&change)?;
+        let (change, book) = self.begin_with_rules()?;
         judge::settle_attempts(&mut SpendFile(&change), &book, settled)?;
         usage_tables::settle_usage(&change, now_ms, settled)?;
         committed(change, now_ms)?;
@@ -175,8 +184,7 @@ impl StoreFile {
 
     fn settle_object(&mut self, object: &SettledObject) -> Result<bool, StoreError> {
         let now_ms = self.now()?;
-        let change = self.begin()?;
-        let book = rule_book(&change)?;
+        let (change, book) = self.begin_with_rules()?;
         let is_released = judge::settle_object(&mut SpendFile(&change), &book, object)?;
         committed(change, now_ms)?;
         Ok(is_released)
@@ -184,7 +192,7 @@ impl StoreFile {
 
     fn capped_calls(&mut self) -> Result<Vec<CappedCalls>, StoreError> {
         let now_ms = self.now()?;
-        Ok(rule_book(self.connection())?.capped_calls(now_ms))
+        Ok(self.rules_of_caps()?.capped_calls(now_ms))
     }
 
     #[expect(clippy::type_complexity, reason = "one caller takes it apart")]
@@ -192,9 +200,9 @@ impl StoreFile {
         &mut self,
     ) -> Result<(u64, RuleBook, Vec<(RaiseDigest, StoredText)>), StoreError> {
         let now_ms = self.now()?;
-        let book = rule_book(self.connection())?;
+        let book = self.rules_of_caps()?;
         let signers = signers(self.connection(), now_ms)?;
-        Ok((now_ms, book, signers))
+        Ok((now_ms, RuleBook::clone(&book), signers))
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use std::fs::{Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
@@ -10,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
+use crate::caps::rule_book::RuleBook;
 use crate::error::StoreError;
 use crate::identity::{StoreContact, StoreIdentity};
 use crate::instance::{
@@ -31,6 +33,9 @@ const PRAGMAS: &str =
 pub(super) struct StoreFile {
     connection: Connection,
     terms: StoreTerms,
+    /// The rules of caps, once they are read. No other process writes the file, and reading all rules of all tenants for each
+    /// call would take longer than the call.
+    book: Option<Arc<RuleBook>>,
     /// The clock of tests, in milliseconds since 1970.
     #[cfg(test)]
     pub(super) now_ms: Option<u64>,
@@ -81,6 +86,7 @@ impl StoreFile {
         Ok(Self {
             connection,
             terms,
+            book: None,
             #[cfg(test)]
             now_ms: None,
         })
@@ -194,7 +200,7 @@ impl StoreFile {
     pub(super) fn admit(&mut self, rows: &[AdmissionRow]) -> Result<AdmissionReply, StoreError> {
         let now_ms = self.now()?;
         let future_ms = self.terms.future_ms;
-        let change = self.begin()?;
+        let (change, book) = self.begin_with_rules()?;
         let file = state(&change)?;
         let rules = file.rules(now_ms, future_ms);
         let before = slots(&change)?;
@@ -207,7 +213,7 @@ impl StoreFile {
         let mut shadows = Vec::new();
         for (number, row) in rows.iter().enumerate() {
             let refusal = rules.refusal(row, &ring, scopes.iter().copied());
-            let (verdict, shadow) = record(&change, &rules, row, refusal)?;
+            let (verdict, shadow) = record(&change, (&rules, &book), row, refusal)?;
             let shadow = shadow.map(|breach| ShadowBreach {
                 row: number,
                 breach,
@@ -426,6 +432,29 @@ impl StoreFile {
         let behavior = TransactionBehavior::Immediate;
         Ok(self.connection.transaction_with_behavior(behavior)?)
     }
+
+    /// Begins, with the rules of caps as the file has them.
+    pub(super) fn begin_with_rules(
+        &mut self,
+    ) -> Result<(Transaction<'_>, Arc<RuleBook>), StoreError> {
+        let book = self.rules_of_caps()?;
+        Ok((self.begin()?, book))
+    }
+
+    /// The rules of caps as the file has them.
+    pub(super) fn rules_of_caps(&mut self) -> Result<Arc<RuleBook>, StoreError> {
+        if let Some(book) = &self.book {
+            return Ok(Arc::clone(book));
+        }
+        let book = Arc::new(spend_tables::rule_book(&self.connection)?);
+        self.book = Some(Arc::clone(&book));
+        Ok(book)
+    }
+
+    /// The rules are read anew: this process has written others.
+    pub(super) fn forget_rules(&mut self) {
+        self.book = None;
+    }
 }
 
 impl FileState {
@@ -564,7 +593,7 @@ fn ends(connection: &Connection) -> Result<Vec<HaltEnd>, StoreError> {
 /// shadow cap.
 fn record(
     change: &Transaction<'_>,
-    rules: &StampRules,
+    (rules, book): (&StampRules, &RuleBook),
     row: &AdmissionRow,
     refusal: Option<AdmissionVerdict>,
 ) -> Result<(AdmissionVerdict, Option<CapBreach>), StoreError> {
@@ -602,7 +631,7 @@ fn record(
         insert.execute(params![nonce, now_ms, until])?;
     }
     insert.execute(params![number(slot), row.stamp, now_ms])?;
-    let shadow = match spend_tables::reserve(change, rules.now_ms, row)? {
+    let shadow = match spend_tables::reserve(change, book, rules.now_ms, row)? {
         Ok(shadow) => shadow,
         Err(exceeded) => return Ok((exceeded, None)),
     };

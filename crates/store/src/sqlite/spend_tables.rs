@@ -23,6 +23,7 @@ use crate::stored_text::{Fingerprint, StoredText};
 /// Reserves what an admitted row spends. Returns the breach of a shadow rule, or the verdict on one without room.
 pub(super) fn reserve(
     change: &Transaction<'_>,
+    book: &RuleBook,
     now_ms: u64,
     row: &AdmissionRow,
 ) -> Result<Result<Option<CapBreach>, AdmissionVerdict>, StoreError> {
@@ -38,8 +39,7 @@ pub(super) fn reserve(
         demand,
         instance: instance.unwrap_or_default(),
     };
-    let book = rule_book(change)?;
-    let judgement = judge::reserve(&mut SpendFile(change), &book, now_ms, call)?;
+    let judgement = judge::reserve(&mut SpendFile(change), book, now_ms, call)?;
     Ok(match judgement {
         SpendJudgement::Reserved(shadow) => Ok(shadow),
         SpendJudgement::Exceeded(breach) => Err(AdmissionVerdict::CapExceeded(Box::new(breach))),
@@ -52,7 +52,7 @@ pub(super) fn reserve(
 pub(super) fn rule_book(connection: &Connection) -> Result<RuleBook, StoreError> {
     let mut book = RuleBook::default();
     let mut rules = connection.prepare_cached(
-        "SELECT shadow, scope, measure, currency, calls, amount, opens, ends, raised, raised_from FROM cap_rule",
+        "SELECT shadow, scope, measure, currency, calls, exempt, amount, ends, raised, raised_from FROM cap_rule",
     )?;
     let mut rows = rules.query([])?;
     while let Some(row) = rows.next()? {
@@ -64,12 +64,12 @@ pub(super) fn rule_book(connection: &Connection) -> Result<RuleBook, StoreError>
             measure: CapMeasure::of(row.get(2)?).ok_or_else(unreadable)?,
             currency: CapRuleName::currency_of(&currency),
             calls: CapRuleName::calls_of(&calls),
+            exempt: CapRuleName::exempt_of(&row.get::<_, String>(5)?),
         };
         let raised: Option<String> = row.get(8)?;
         let raised = raised.map(|raised| amount(&raised)).transpose()?;
         let state = RuleState {
-            limit: amount(&row.get::<_, String>(5)?)?,
-            opens_ms: row.get::<_, i64>(6)?.unsigned_abs(),
+            limit: amount(&row.get::<_, String>(6)?)?,
             ends_ms: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
             raise: raised.zip(row.get::<_, Option<i64>>(9)?.map(i64::unsigned_abs)),
         };
@@ -115,8 +115,8 @@ pub(super) fn write_book(change: &Transaction<'_>, book: &RuleBook) -> Result<()
                 rule.measure.number(),
                 rule.currency_text(),
                 rule.calls_text(),
+                rule.exempt_text(),
                 state.limit.to_string(),
-                to_sql(state.opens_ms),
                 state.ends_ms.map(to_sql),
                 raised.map(|raised| raised.to_string()),
                 from_ms.map(to_sql)

@@ -1,5 +1,7 @@
 //! The lines of `check` about money caps.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gatepay_core::Catalogue;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::MoneyRow;
@@ -21,8 +23,10 @@ pub(super) fn report(configuration: &Configuration) {
     let capped = registry.tenants().iter().filter(|it| !it.caps().is_empty());
     let capped: Vec<_> = capped.collect();
     if !settings.caps.all.is_empty() || !capped.is_empty() {
+        let limits = capped.iter().flat_map(|it| it.caps());
+        let limits: usize = limits.map(|cap| limit_keys(cap).len()).sum();
         say(format_args!(
-            "money caps: {} over all tenants; {} of {} tenants have some; days begin at midnight of {}, raises hold after {} h",
+            "money caps: {} over all tenants; {} of {} tenants have some, with {limits} limits; days begin at midnight of {}, raises hold after {} h",
             settings.caps.all.len(),
             capped.len(),
             registry.tenants().len(),
@@ -122,10 +126,56 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
                 cap.currency_text()
             ));
         }
+        for (currency, lacking) in lacking(cap, caps) {
+            say(format_args!(
+                "note: {whose}: the cap of {} in * does not bind {currency}, which has caps of its own, and these have no {}",
+                words(cap),
+                lacking.join(", ")
+            ));
+        }
     }
     if !caps.is_empty() && settings.caps.raise_after.is_zero() {
         say("note: caps.raise_after is 0: a cap that is raised in a file is raised at once");
     }
+}
+
+/// The limits of a cap in every other currency that some currency with real caps of its own lacks, for some of its calls.
+fn lacking<'a>(every: &Cap, caps: &'a [Cap]) -> BTreeMap<&'a str, Vec<&'static str>> {
+    let mut lacking: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
+    if every.currency.is_some() {
+        return lacking;
+    }
+    let own = || {
+        caps.iter()
+            .filter(|cap| !cap.shadow && cap.currency.is_some())
+    };
+    for name in &every.calls.counted {
+        let covers = |cap: &&Cap| cap.calls.counted.contains(name);
+        let currencies: BTreeSet<&str> = own().filter(covers).map(Cap::currency_text).collect();
+        for currency in currencies {
+            let of = |cap: &&Cap| covers(cap) && cap.currency_text() == currency;
+            for key in limit_keys(every) {
+                let mut own = own().filter(of);
+                let found = lacking.entry(currency).or_default();
+                if !own.any(|cap| limit_keys(cap).contains(&key)) && !found.contains(&key) {
+                    found.push(key);
+                }
+            }
+        }
+    }
+    lacking.retain(|_, keys| !keys.is_empty());
+    lacking
+}
+
+/// The keys of the limits that a cap sets.
+fn limit_keys(cap: &Cap) -> Vec<&'static str> {
+    let more = [
+        ("count_per_hour", cap.count_per_hour.is_some()),
+        ("approve_above", cap.approve_above.is_some()),
+    ];
+    let more = more.into_iter().filter(|(_, is_set)| *is_set);
+    let more = more.map(|(key, _)| key);
+    cap.amounts().map(|(key, _)| key).chain(more).collect()
 }
 
 /// Prints whose calls above `approve_above` nothing can approve.
@@ -208,8 +258,8 @@ fn notes(cap: &Cap) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepay_core::money::CurrencyCode;
     use gatepay_tenancy::caps::CappedCalls;
-    use std::collections::BTreeSet;
 
     #[test]
     fn a_tenant_without_a_cap_of_its_own_for_a_call_can_use_up_the_one_over_all() {
@@ -248,6 +298,47 @@ mod tests {
             ["partly", "shadowed", "bare"]
         );
         assert!(uncapped(&cap(&both, true), tenants()).is_empty());
+    }
+
+    #[test]
+    fn a_limit_of_every_currency_that_one_with_caps_of_its_own_lacks_is_a_note() {
+        let amount = |text| ExactAmount::parse(text).ok();
+        let cap = |currency: &str, counted: &[&'static str]| Cap {
+            calls: CappedCalls {
+                words: Vec::new(),
+                counted: counted.iter().copied().collect(),
+            },
+            currency: CurrencyCode::parse(currency).filter(|_| currency != "*"),
+            per_call: None,
+            per_hour: None,
+            per_24h: None,
+            per_day: None,
+            count_per_hour: None,
+            approve_above: None,
+            shadow: false,
+        };
+        let every = Cap {
+            per_day: amount("50"),
+            approve_above: amount("10"),
+            ..cap("*", &["create_payout"])
+        };
+        let mut usdt = Cap {
+            per_day: amount("900"),
+            count_per_hour: Some(9),
+            ..cap("USDT", &["create_payout", "refund_order"])
+        };
+        let elsewhere = cap("BTC", &["refund_order"]);
+        let told = |usdt: &Cap| {
+            let caps = [every.clone(), usdt.clone(), elsewhere.clone()];
+            let told = lacking(&every, &caps).into_iter();
+            let told = told.map(|(currency, keys)| format!("{currency} {}", keys.join(" ")));
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(told(&usdt), ["USDT approve_above"]);
+        usdt.approve_above = amount("100");
+        assert_eq!(told(&usdt), [""; 0]);
+        usdt.shadow = true;
+        assert_eq!(told(&usdt), [""; 0], "it lifts nothing of the real one");
     }
 
     #[test]
