@@ -59,7 +59,7 @@ pub struct PostgresStore {
 }
 
 /// How long a declaration may take. Admissions do not wait while it compares rules.
-const DECLARATION_TIME: Duration = Duration::from_secs(60);
+const DECLARATION_TIME: Duration = Duration::from_mins(1);
 
 /// The connections for notifications.
 #[derive(Default)]
@@ -132,8 +132,8 @@ impl PostgresStore {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         let limit = self.terms.timeout.max(DECLARATION_TIME);
-        let call = Box::pin(self.run_in(&self.declarations, statement, parameters));
-        within(limit, call).await
+        let call = self.run_in(&self.declarations, statement, parameters);
+        within(limit, Box::pin(call)).await
     }
 
     /// Reads what all tenants have, or looks after it, on the connection for declarations and within their time limit.
@@ -151,9 +151,8 @@ impl PostgresStore {
         statement: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        // Boxed: it holds all that connecting takes, and every caller's future would hold that.
-        let call = Box::pin(self.run_in(line, statement, parameters));
-        self.within_timeout(call).await
+        self.within_timeout(self.run_in(line, statement, parameters))
+            .await
     }
 
     async fn run_in(
@@ -176,7 +175,7 @@ impl PostgresStore {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(self.terms.timeout, call).await
+        within(self.terms.timeout, Box::pin(call)).await
     }
 
     fn lossless(&self) -> bool {

@@ -69,8 +69,8 @@ impl<'a> Desk<'a> {
         facts.report(None).caps[0].limit.to_string()
     }
 
-    /// Asks for a payout above what passes unseen; `None` if it passes.
-    fn ask(&self, stamp: [u8; 16], (key, body): (&str, u8)) -> Option<Option<ApprovalId>> {
+    /// Asks for a payout above what passes unseen.
+    fn ask(&self, stamp: [u8; 16], (key, body): (&str, u8)) -> Asked {
         let spend = SpendDemand {
             counted_as: "create_payout",
             key: Some(text(key)),
@@ -103,11 +103,23 @@ impl<'a> Desk<'a> {
         let reply = self.engine.stores[0].admit(&batch);
         let reply = self.engine.runtime.block_on(reply).unwrap();
         match &reply.verdicts[..] {
-            [AdmissionVerdict::Admitted] => None,
-            [AdmissionVerdict::ApprovalRequired(demand)] => Some(demand.id),
+            [AdmissionVerdict::Admitted] => Asked::Passes,
+            [AdmissionVerdict::ApprovalRequired(demand)] => {
+                demand.id.map_or(Asked::WaitsWithoutId, Asked::Waits)
+            }
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The answer to a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Passes,
+    /// It waits for the approval with this id.
+    Waits(ApprovalId),
+    /// It is refused, since another call has the id.
+    WaitsWithoutId,
 }
 
 /// A signature is for a raise from one limit to another, and for the changes that waited when it was given.
@@ -169,24 +181,26 @@ pub(crate) fn stamps_that_begin_alike(engine: CapEngine<'_>) {
         stamp[15] = ends;
         stamp
     };
-    let id = desk.ask(stamp(1), ("harmless", 7)).unwrap().unwrap();
+    let Asked::Waits(id) = desk.ask(stamp(1), ("harmless", 7)) else {
+        panic!("it needs an approval");
+    };
     let store = &desk.engine.stores[0];
     let approved = |digest: u8| {
         let (by, digest) = (text("alice"), [digest; 32]);
         let order = store.approve((id, &digest), &by, 1);
         desk.engine.runtime.block_on(order).unwrap()
     };
-    assert_eq!(desk.ask(stamp(2), ("other", 8)), Some(None));
+    assert_eq!(desk.ask(stamp(2), ("other", 8)), Asked::WaitsWithoutId);
     let known = desk.engine.runtime.block_on(store.approval(id)).unwrap();
     assert_eq!(known.unwrap().of.body_sha256, [7; 32]);
     let rejected = desk.engine.runtime.block_on(store.reject((id, &[8; 32])));
     assert_eq!(rejected.unwrap(), ApprovalOrder::NotFound);
     assert_eq!(approved(8), ApprovalOrder::NotFound);
     assert_eq!(approved(7), ApprovalOrder::Taken);
-    assert_eq!(desk.ask(stamp(3), ("other", 8)), Some(None));
+    assert_eq!(desk.ask(stamp(3), ("other", 8)), Asked::WaitsWithoutId);
     let known = desk.engine.runtime.block_on(store.approval(id)).unwrap();
     assert_eq!(known.unwrap().state, ApprovalState::Approved);
     let other = [6; 16];
-    assert!(desk.ask(other, ("other", 8)).unwrap().is_some());
-    assert_eq!(desk.ask(stamp(4), ("harmless", 7)), None);
+    assert!(matches!(desk.ask(other, ("other", 8)), Asked::Waits(_)));
+    assert_eq!(desk.ask(stamp(4), ("harmless", 7)), Asked::Passes);
 }
