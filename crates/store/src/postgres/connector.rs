@@ -89,7 +89,9 @@ impl PgConnector {
         let (mut reasons, mut is_denied) = (Vec::new(), false);
         for (host, port) in &self.hosts {
             let name = host_name(host);
-            let attempt = tokio::time::timeout(self.per_host, self.connect_to(host, *port));
+            // Boxed: it is rare, and much larger than any statement's future, which would hold it.
+            let attempt = Box::pin(self.connect_to(host, *port));
+            let attempt = tokio::time::timeout(self.per_host, attempt);
             match attempt.await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error @ (StoreError::Unsafe(_) | StoreError::Settings(_)))) => {
