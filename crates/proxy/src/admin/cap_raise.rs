@@ -172,8 +172,8 @@ fn is_independent(
         }
     };
     if bound.is_empty() {
-        let text = "no tenant of this sub-account stands in a file that is in force here, so it is not known who held its secret: \
-                    the changes hold after caps.raise_after\n";
+        let text = "no file in force here has a tenant of this sub-account, so the holders of its secret are unknown: the changes \
+                    hold after caps.raise_after\n";
         return Err(AdminFailure(StatusCode::CONFLICT, text.into()));
     }
     for party in bound {

@@ -390,6 +390,8 @@ fn the_head_is_logged_once_a_minute_if_there_is_another() {
     let log = tracing_subscriber::fmt().with_ansi(false);
     let log = log.with_writer(move || to.clone()).finish();
     tracing::subscriber::with_default(log, || {
+        // Other tests, without a log, may have reached these lines first.
+        tracing::callsite::rebuild_interest_cache();
         let folder = SimulatedDisk::default();
         let mut writer =
             JournalWriter::begin(folder, None, key(), ROOMY, clock.clone(), meters()).unwrap();
