@@ -145,3 +145,17 @@ async fn an_operator_that_can_make_the_bounded_calls_raises_no_cap_of_them() {
     }
     is_refused(&send(&program, &payout("B1", "101")).await, "cap_exceeded");
 }
+
+#[tokio::test]
+async fn an_operator_that_can_call_for_any_sub_account_raises_no_cap_of_one() {
+    let gatepay = gatepay();
+    let (folder, program) = serving_with_operators(&gatepay, "per_day = '100'").await;
+    folder.operator(&office(), "admin_operators = ['alice']");
+    folder.tenant(&acme(), &caps("per_day = '200'"));
+    reload(&program).await;
+    let id = until_waiting(&program, Some("200")).await;
+    for (name, expected) in [("alice", 403), ("bob", 200)] {
+        let (status, said) = raises(&program, name, &id).await;
+        assert_eq!(status, expected, "{name}: {said}");
+    }
+}

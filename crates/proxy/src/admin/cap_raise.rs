@@ -164,7 +164,7 @@ fn is_independent(
     scope: &CapScope,
     (name, signers): (&PartyId, &[String]),
 ) -> Result<(), AdminFailure> {
-    let bound: Vec<PartyRef<'_>> = match scope {
+    let mut bound: Vec<PartyRef<'_>> = match scope {
         CapScope::All => registry.parties().collect(),
         CapScope::Account(account) => {
             let tenants = registry.tenants_of(account.as_str());
@@ -175,6 +175,10 @@ fn is_independent(
         let text = "no file in force here has a tenant of this sub-account, so the holders of its secret are unknown: the changes \
                     hold after caps.raise_after\n";
         return Err(AdminFailure(StatusCode::CONFLICT, text.into()));
+    }
+    if matches!(scope, CapScope::Account(_)) {
+        // They call for any sub-account, and its caps count that.
+        bound.extend(registry.operators().iter().map(PartyRef::Operator));
     }
     for party in bound {
         if holds(party, name.as_str())? {

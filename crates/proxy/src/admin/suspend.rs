@@ -339,7 +339,12 @@ async fn resume_party(app: &Arc<App>, id: PartyId, actor: AdminActor) -> AdminRe
     if shared.is_some() || suspensions.of(id.as_str()).is_some() {
         return order(shared).resume().await;
     }
-    if let Some(cluster) = &app.cluster {
+    let needed = match approvers(app).await {
+        Ok(needed) => needed,
+        Err(failure) => return failure.answer(),
+    };
+    // Where it takes two, one that comes back is ended by two.
+    if let Some(cluster) = app.cluster.as_ref().filter(|_| needed < 2) {
         // An instance that knows a suspension from a life of the store that was lost must not bring it back.
         let ended = cluster.resume(suspended(&id), NO_EPOCH).await;
         if let Err(error) = ended {
