@@ -19,6 +19,8 @@ mod spend_tables;
 mod statement_tests;
 mod statements;
 #[cfg(test)]
+mod test_files;
+#[cfg(test)]
 mod tests;
 mod usage_tables;
 

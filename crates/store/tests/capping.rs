@@ -1407,15 +1407,7 @@ async fn an_approval_of_before_a_loss_of_commits_lets_no_call_pass() {
 
 #[test]
 fn a_party_has_a_bounded_number_of_approvals_that_wait() {
-    if postgres::is_missing() {
-        return;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let clocked = runtime.block_on(Clocked::start());
-    on_instances((&runtime, &clocked), 1, crowd);
+    on_a_server(crowd);
 }
 
 #[tokio::test]

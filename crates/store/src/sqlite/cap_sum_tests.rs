@@ -12,10 +12,9 @@ use crate::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapScope};
 use crate::caps::spend::{AttemptResult, SettledAttempt, SpendAmount, SpendDemand};
 use crate::destination_steps::declared;
 use crate::destinations::DestinationDeclaration;
-use crate::instance::InstanceIntroduction;
-use crate::settings::{SqliteSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
+use crate::sqlite::test_files::{introduction, migrated};
 
 const DAY_MS: u64 = 86_400_000;
 const NOW_MS: u64 = START_MS + 60_000;
@@ -25,23 +24,9 @@ async fn counted(
     rules: &[CapRule],
     folder: &tempfile::TempDir,
 ) -> (SqliteStore, Arc<Mutex<StoreFile>>) {
-    let settings = SqliteSettings {
-        path: folder.path().join("gatepay.db"),
-        contact_file: folder.path().join("store.contact"),
-    };
-    let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
-    store.migrate().await.unwrap();
-    let file = Arc::clone(&store.file);
+    let (store, file) = migrated(folder).await;
     file.lock().now_ms = Some(START_MS);
-    let introduction = InstanceIntroduction {
-        host: "machine".to_owned(),
-        id: 1,
-        version: "1".to_owned(),
-        config_hash: "c".to_owned(),
-        past_ms: 300_000,
-        uncovered: false,
-    };
-    store.join(&introduction).await.unwrap();
+    store.join(&introduction()).await.unwrap();
     // After the first guard.
     file.lock().now_ms = Some(NOW_MS);
     let declaration = CapDeclaration {

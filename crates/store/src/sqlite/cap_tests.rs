@@ -1,10 +1,8 @@
 //! Money caps in a SQLite file: the statements answer as the model does.
 
 use std::fs;
-use std::sync::Arc;
 
 use gatepay_core::Kind;
-use parking_lot::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -17,25 +15,11 @@ use crate::caps::rule::{CapDeclaration, CapMeasure};
 use crate::caps::spend::{SpendAmount, SpendDemand};
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
-use crate::instance::{InstanceBeat, InstanceIntroduction};
+use crate::instance::InstanceBeat;
 use crate::operator_steps;
-use crate::settings::{SqliteSettings, StoreTerms};
+use crate::settings::StoreTerms;
 use crate::sqlite::SqliteStore;
-use crate::sqlite::file::StoreFile;
-
-fn migrated(
-    runtime: &tokio::runtime::Runtime,
-    folder: &tempfile::TempDir,
-) -> (SqliteStore, Arc<Mutex<StoreFile>>) {
-    let settings = SqliteSettings {
-        path: folder.path().join("gatepay.db"),
-        contact_file: folder.path().join("store.contact"),
-    };
-    let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
-    runtime.block_on(store.migrate()).unwrap();
-    let file = Arc::clone(&store.file);
-    (store, file)
-}
+use crate::sqlite::test_files::{introduction, migrated, settings};
 
 fn trial(runtime: &tokio::runtime::Runtime, steps: &[CapStep]) {
     on_a_file(runtime, |engine| run(engine, steps));
@@ -44,7 +28,7 @@ fn trial(runtime: &tokio::runtime::Runtime, steps: &[CapStep]) {
 /// Hands an empty file to a trial.
 fn on_a_file(runtime: &tokio::runtime::Runtime, trial: impl FnOnce(CapEngine<'_>)) {
     let folder = tempfile::tempdir().unwrap();
-    let (store, file) = migrated(runtime, &folder);
+    let (store, file) = runtime.block_on(migrated(&folder));
     let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
     set_clock(START_MS);
     runtime.block_on(store.join(&introduction())).unwrap();
@@ -65,17 +49,6 @@ fn on_a_file(runtime: &tokio::runtime::Runtime, trial: impl FnOnce(CapEngine<'_>
         set_clock: &set_clock,
         beat: &beat,
     });
-}
-
-fn introduction() -> InstanceIntroduction {
-    InstanceIntroduction {
-        host: "machine".to_owned(),
-        id: 1,
-        version: "1".to_owned(),
-        config_hash: "c".to_owned(),
-        past_ms: 300_000,
-        uncovered: false,
-    }
 }
 
 fn agree(cases: u32, steps: usize) {
@@ -130,10 +103,7 @@ fn the_id_of_an_approval_names_one_call_though_another_stamp_begins_alike() {
 #[tokio::test]
 async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = SqliteSettings {
-        path: folder.path().join("gatepay.db"),
-        contact_file: folder.path().join("store.contact"),
-    };
+    let settings = settings(&folder);
     let open = async |now_ms: u64| {
         let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
         store.file.lock().now_ms = Some(now_ms);
@@ -230,7 +200,7 @@ fn the_file_and_the_model_keep_the_same_destinations() {
     let sequences = prop::collection::vec(reload_step(), 1..20);
     let result = runner.run(&sequences, |steps| {
         let folder = tempfile::tempdir().unwrap();
-        let (store, file) = migrated(&runtime, &folder);
+        let (store, file) = runtime.block_on(migrated(&folder));
         let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
         let beat = |_place: usize| ();
         let stores = [Store::Sqlite(store)];

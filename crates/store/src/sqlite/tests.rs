@@ -2,6 +2,7 @@ use super::*;
 use crate::admission::{AdmissionRow, AdmissionVerdict, StoredText};
 use crate::identity::StoreIdentity;
 use crate::model::{ModelServer, StoreModel};
+use crate::sqlite::test_files::{self, introduction};
 use gatepay_core::Kind;
 use proptest::prelude::*;
 use std::fs;
@@ -22,10 +23,7 @@ impl Files {
     }
 
     fn settings(&self) -> SqliteSettings {
-        SqliteSettings {
-            path: self.folder.path().join("gatepay.db"),
-            contact_file: self.folder.path().join("store.contact"),
-        }
+        test_files::settings(&self.folder)
     }
 
     /// A migrated store at this time that has not joined.
@@ -67,17 +65,6 @@ impl Files {
                 fs::copy(saved, &to).unwrap();
             }
         }
-    }
-}
-
-fn introduction() -> InstanceIntroduction {
-    InstanceIntroduction {
-        host: "machine".to_owned(),
-        id: 1,
-        version: "1".to_owned(),
-        config_hash: "c".to_owned(),
-        past_ms: 300_000,
-        uncovered: false,
     }
 }
 

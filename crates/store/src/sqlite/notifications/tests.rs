@@ -1,14 +1,11 @@
 //! Notifications in a SQLite file: the statements answer as the model does.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::engine::Store;
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
-use crate::settings::{SqliteSettings, StoreTerms};
-use crate::sqlite::SqliteStore;
+use crate::sqlite::test_files::migrated;
 
 fn agree(cases: u32, steps: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -23,13 +20,7 @@ fn agree(cases: u32, steps: usize) {
     let sequences = prop::collection::vec(news_step(), 1..steps);
     let trial = |steps: &[NewsStep]| {
         let folder = tempfile::tempdir().unwrap();
-        let settings = SqliteSettings {
-            path: folder.path().join("gatepay.db"),
-            contact_file: folder.path().join("store.contact"),
-        };
-        let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
-        runtime.block_on(store.migrate()).unwrap();
-        let file = Arc::clone(&store.file);
+        let (store, file) = runtime.block_on(migrated(&folder));
         let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
         let store = Store::Sqlite(store);
         let engine = NewsEngine {
