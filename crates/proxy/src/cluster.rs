@@ -81,8 +81,6 @@ struct ClusterShared {
     key: OnceLock<FingerprintKey>,
     /// Whether the last sign of life was answered.
     is_heard: AtomicBool,
-    /// Whether a question before an admission was not answered in time, and no sign of life since.
-    is_silent: AtomicBool,
     /// Wakes the thread to give a sign of life at once.
     hurry: Notify,
     /// Wakes the thread to leave the store.
@@ -204,7 +202,6 @@ impl Cluster {
             served_before: AtomicBool::new(false),
             key: OnceLock::new(),
             is_heard: AtomicBool::new(false),
-            is_silent: AtomicBool::new(false),
             hurry: Notify::new(),
             leaving: Notify::new(),
             offset_ms: AtomicI64::new(0),
@@ -357,12 +354,6 @@ impl Cluster {
     /// The halts in force as this instance saw them last, in this run or in the last one of its folder.
     pub fn known_halts(&self) -> Option<Vec<HaltInForce>> {
         self.shared.latest.known_halts()
-    }
-
-    /// A question before an admission was not answered in time. Until the next sign of life is answered, no call waits for
-    /// the store.
-    pub fn was_silent(&self) {
-        self.shared.is_silent.store(true, Ordering::Release);
     }
 
     /// Counts a refusal that the store caused.
@@ -626,8 +617,7 @@ impl ClusterShared {
     fn is_available(&self) -> bool {
         let admissions = self.admissions.health();
         let is_away = admissions.borrow().away_since.is_some();
-        let is_silent = self.is_silent.load(Ordering::Acquire);
-        self.is_heard.load(Ordering::Acquire) && !is_silent && !is_away
+        self.is_heard.load(Ordering::Acquire) && !is_away
     }
 }
 

@@ -2,7 +2,8 @@
 --
 -- Verdicts: 0 admitted, 1 replayed (detail: admitted at), 2 nonce replayed (admitted at), 3 forgotten, 4 guarded (ms to
 -- wait), 6 halted (scope), 7 premature (ms ahead), 8 cap exceeded (when room comes free; the breach stands in scope), 9 without a
--- body, 10 to be approved (the approval and the breach stand in scope); 5 is SQLite's.
+-- body, 10 to be approved (the approval and the breach stand in scope), 11 a refund of an order of unknown currency under a cap;
+-- 5 is SQLite's.
 --
 -- A recorded stamp is `replayed`, also if something else would refuse it. Guard and horizon come before halts, and a
 -- halted write's stamp is recorded as well: so `halted` proves that no copy was admitted or will be.
@@ -17,6 +18,8 @@ CREATE FUNCTION admit_v1(
     intent_rows integer[], intent_kinds text[], intent_keys text[], intent_currencies text[],
     -- Names and keys by row, parts by the number of their row; all empty if no row spends.
     spend_names text[], spend_keys text[], spend_rows integer[], spend_currencies text[], spend_amounts text[],
+    -- By part, the order whose currency it has, which then stands nowhere else; empty if each part states its own.
+    spend_orders text[],
     -- By row; all empty if no row is a write or a money call.
     usage_keys text[], usage_once boolean[], usage_parts text[],
     -- By row; all empty if no call has the subject of an approval.
@@ -133,6 +136,20 @@ BEGIN
         INTO verdicts, details
         FROM unnest(prints, stamps, verdicts, details) WITH ORDINALITY AS r(print, stamp, verdict, detail, n)
         LEFT JOIN stamp AS t ON r.print <> ALL (fresh) AND t.slot = ((r.stamp / ring) % 8)::smallint AND t.print = r.print;
+    END IF;
+
+    -- The currency of a refund is read here and not before, so that what a call spends and the rules it keeps are of one time.
+    IF cardinality(spend_orders) > 0 THEN
+        SELECT array_agg(coalesce(p.currency, (SELECT upper(o.currency COLLATE "C") FROM owner AS o
+                WHERE o.kind = 'prepayId' AND o.key = p.sought AND o.tenant = parties[p.n] AND o.account = accounts[p.n]
+                    AND o.currency ~ '^[A-Za-z0-9_.-]{1,32}$')) ORDER BY p.part)
+        INTO STRICT spend_currencies
+        FROM unnest(spend_rows, spend_currencies, spend_orders) WITH ORDINALITY AS p(n, currency, sought, part);
+        FOR part IN 1 .. cardinality(spend_orders) LOOP
+            IF spend_orders[part] IS NOT NULL AND usage_parts[spend_rows[part]] IS NOT NULL THEN
+                usage_parts[spend_rows[part]] := coalesce(spend_currencies[part] || '=' || spend_amounts[part], '?');
+            END IF;
+        END LOOP;
     END IF;
 
     -- Caps: after the stamps, so that a copy is `replayed` and reserves nothing.

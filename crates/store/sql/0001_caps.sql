@@ -44,10 +44,11 @@ CREATE TABLE cap_delay (
     shorter_from bigint
 );
 
--- The rules of each instance's configuration. A row is gone once its instance gave no sign of life for a minute.
+-- The rules of each instance's configuration. They count until the instance gave no sign of life for a minute, and the row stays.
 CREATE TABLE cap_claim (
     instance bigint PRIMARY KEY,
-    -- Counts the declarations of the instance, so that it sees whether its last one is still here.
+    -- Counts the declarations of the instance, so that it sees whether its last one is still here, and an older one that comes
+    -- late is known as such.
     number bigint NOT NULL,
     shadows boolean[] NOT NULL,
     scopes text[] NOT NULL,
@@ -58,7 +59,9 @@ CREATE TABLE cap_claim (
     limits text[] NOT NULL,
     raise_ms bigint NOT NULL,
     -- How many operators have to order what needs more than one.
-    approvers integer NOT NULL
+    approvers integer NOT NULL,
+    -- When the instance was taken for dead: then the rules are none. Such a row stays for 400 days.
+    gone bigint
 );
 
 -- The operators that have approved the changes of a scope that wait. The changes are named by their whole digest.
@@ -170,12 +173,13 @@ $$;
 
 -- Puts the rules of all instances' configurations in force, after this instance has declared its own: lower ones at once,
 -- higher ones after the longest `raise_ms`. Admissions stop only while rules change, and not at all if the rules in force are
--- these already. An older declaration that comes late changes nothing.
+-- these already. An older declaration that comes late changes nothing, also if the instance was taken for dead meanwhile, and one
+-- of an instance that has not joined, or has left, neither. Returns whether the declaration is taken.
 CREATE FUNCTION declare_caps_v1(
     c_id bigint, c_number bigint,
     d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_exempts text[],
     d_limits text[], d_midnights bigint[], raise_ms bigint, d_approvers integer
-) RETURNS void
+) RETURNS boolean
 -- All rules are compared with all rules: never one by one, whatever the statistics of a table say that has just been filled.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET jit = off SET enable_nestloop = off AS $$
 DECLARE
@@ -192,16 +196,22 @@ DECLARE
 BEGIN
     PERFORM declaring();
     now := now_ms();
+    IF NOT EXISTS (SELECT FROM instance AS n WHERE n.id = c_id) THEN
+        RETURN false;
+    END IF;
     INSERT INTO cap_claim AS k
     VALUES (c_id, c_number, d_shadows, d_scopes, d_measures, d_currencies, d_calls, d_exempts, d_limits, raise_ms, d_approvers)
     ON CONFLICT (instance) DO UPDATE SET number = excluded.number, shadows = excluded.shadows, scopes = excluded.scopes,
         measures = excluded.measures, currencies = excluded.currencies, calls = excluded.calls, exempts = excluded.exempts,
-        limits = excluded.limits, raise_ms = excluded.raise_ms, approvers = excluded.approvers
+        limits = excluded.limits, raise_ms = excluded.raise_ms, approvers = excluded.approvers, gone = NULL
     WHERE k.number < excluded.number;
     IF NOT FOUND THEN
-        RETURN;
+        RETURN false;
     END IF;
-    DELETE FROM cap_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now);
+    UPDATE cap_claim AS k SET gone = now, shadows = '{}', scopes = '{}', measures = '{}', currencies = '{}', calls = '{}',
+        exempts = '{}', limits = '{}', raise_ms = 0, approvers = 0
+    WHERE k.instance <> c_id AND k.gone IS NULL AND NOT claims_count(k.instance, now);
+    DELETE FROM cap_claim AS k WHERE k.gone < now - 34560000000;
     SELECT max(k.raise_ms), max(k.approvers) INTO STRICT raise_ms, d_approvers FROM cap_claim AS k;
     -- What changes, of all these rules. First those that none of the configurations has.
     SELECT coalesce(array_agg(c.number), '{}') INTO STRICT ended
@@ -256,7 +266,7 @@ BEGIN
     fewer := approvers_change(now, d_approvers, raise_ms);
     IF cardinality(ended) = 0 AND cardinality(d_scopes) = 0 AND NOT fewer AND delay IS NOT DISTINCT FROM known
         AND days = (SELECT coalesce(array_agg(m.ms ORDER BY m.ms), '{}') FROM cap_midnight AS m) THEN
-        RETURN;
+        RETURN true;
     END IF;
     PERFORM admitting_nothing();
     summed := sums_over_all();
@@ -287,6 +297,7 @@ BEGIN
         SELECT '', m.counted_as, m.currency, m.grain, m.slice, sum(m.amount), sum(m.calls)
         FROM meter AS m GROUP BY m.counted_as, m.currency, m.grain, m.slice;
     END IF;
+    RETURN true;
 END
 $$;
 
@@ -296,8 +307,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS
 DECLARE
     now bigint := now_ms();
 BEGIN
-    RETURN EXISTS (SELECT FROM cap_claim AS k WHERE k.instance = c_id AND k.number = c_number)
-        AND NOT EXISTS (SELECT FROM cap_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now));
+    RETURN EXISTS (SELECT FROM cap_claim AS k WHERE k.instance = c_id AND k.number = c_number AND k.gone IS NULL)
+        AND NOT EXISTS (SELECT FROM cap_claim AS k WHERE k.instance <> c_id AND k.gone IS NULL AND NOT claims_count(k.instance, now));
 END
 $$;
 
@@ -342,6 +353,8 @@ BEGIN
         SET amount = coalesce(c.raised, c.amount), raised = NULL, raised_from = NULL,
             ends = CASE WHEN c.ends > now THEN now ELSE c.ends END
         WHERE c.scope = c_scope;
+        -- Nothing waits for the scope any more. Of a rule that was removed the statement above changes only the time.
+        DELETE FROM cap_raise_signature AS s WHERE s.scope = c_scope;
     END IF;
     RETURN 0;
 END

@@ -25,7 +25,7 @@ CREATE TABLE account_destination (
     PRIMARY KEY (account, target)
 );
 
--- The lists of each instance's configuration. A row is gone once its instance gave no sign of life for a minute.
+-- The lists of each instance's configuration, as in `cap_claim`.
 CREATE TABLE destination_claim (
     instance bigint PRIMARY KEY,
     -- As in `cap_claim`.
@@ -34,7 +34,9 @@ CREATE TABLE destination_claim (
     listed boolean[] NOT NULL,
     holds bigint[] NOT NULL,
     target_accounts text[] NOT NULL,
-    targets text[] NOT NULL
+    targets text[] NOT NULL,
+    -- As in `cap_claim`.
+    gone bigint
 );
 
 -- Counts the changes of lists, so that an instance sees those of others.
@@ -43,37 +45,46 @@ INSERT INTO destination_epoch VALUES (true, 0);
 
 -- Takes over the destinations of all instances' configurations, after this instance has declared its own: what one of them
 -- lacks is gone at once, what is new waits. Each part writes only what differs, and the lists have another number only if one of
--- them has changed: every instance declares again when one joins or leaves. An older declaration that comes late changes nothing.
+-- them has changed: every instance declares again when one joins or leaves. What comes late changes nothing, as with caps, and so
+-- does the answer.
 CREATE FUNCTION declare_destinations_v1(
     c_id bigint, c_number bigint,
     d_accounts text[], d_listed boolean[], d_holds bigint[], t_accounts text[], t_targets text[]
-) RETURNS void
+) RETURNS boolean
 -- All lists are compared with all lists: never one by one, whatever the statistics of a table say that has just been filled.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET jit = off SET enable_nestloop = off AS $$
 DECLARE
     now bigint;
     same boolean;
+    fewer boolean;
     changed boolean;
 BEGIN
     LOCK TABLE account_list IN SHARE ROW EXCLUSIVE MODE;
     now := now_ms();
+    IF NOT EXISTS (SELECT FROM instance AS n WHERE n.id = c_id) THEN
+        RETURN false;
+    END IF;
     UPDATE destination_claim AS k SET number = c_number
-    WHERE k.instance = c_id AND k.number < c_number AND k.accounts = d_accounts AND k.listed = d_listed AND k.holds = d_holds
+    WHERE k.instance = c_id AND k.number < c_number AND k.gone IS NULL AND k.accounts = d_accounts AND k.listed = d_listed AND k.holds = d_holds
         AND k.target_accounts = t_accounts AND k.targets = t_targets;
     same := FOUND;
     IF NOT same THEN
         INSERT INTO destination_claim AS k VALUES (c_id, c_number, d_accounts, d_listed, d_holds, t_accounts, t_targets)
         ON CONFLICT (instance) DO UPDATE SET number = excluded.number, accounts = excluded.accounts, listed = excluded.listed,
-            holds = excluded.holds, target_accounts = excluded.target_accounts, targets = excluded.targets
+            holds = excluded.holds, target_accounts = excluded.target_accounts, targets = excluded.targets, gone = NULL
         WHERE k.number < excluded.number;
         IF NOT FOUND THEN
-            RETURN;
+            RETURN false;
         END IF;
     END IF;
-    DELETE FROM destination_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now);
+    UPDATE destination_claim AS k
+    SET gone = now, accounts = '{}', listed = '{}', holds = '{}', target_accounts = '{}', targets = '{}'
+    WHERE k.instance <> c_id AND k.gone IS NULL AND NOT claims_count(k.instance, now);
+    fewer := FOUND;
+    DELETE FROM destination_claim AS k WHERE k.gone < now - 34560000000;
     -- The claims are those of before, and so are the lists unless a time has come.
-    IF same AND NOT FOUND AND NOT EXISTS (SELECT FROM account_list AS l WHERE l.shorter_from <= now OR l.opens <= now) THEN
-        RETURN;
+    IF same AND NOT fewer AND NOT EXISTS (SELECT FROM account_list AS l WHERE l.shorter_from <= now OR l.opens <= now) THEN
+        RETURN true;
     END IF;
     -- A destination counts if every configuration with a list of the sub-account has it.
     SELECT coalesce(array_agg(t.account), '{}'), coalesce(array_agg(t.target), '{}') INTO STRICT t_accounts, t_targets
@@ -138,6 +149,7 @@ BEGIN
     IF changed THEN
         UPDATE destination_epoch SET number = number + 1;
     END IF;
+    RETURN true;
 END
 $$;
 
@@ -147,7 +159,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS
 DECLARE
     now bigint := now_ms();
 BEGIN
-    RETURN EXISTS (SELECT FROM destination_claim AS k WHERE k.instance = c_id AND k.number = c_number)
-        AND NOT EXISTS (SELECT FROM destination_claim AS k WHERE k.instance <> c_id AND NOT claims_count(k.instance, now));
+    RETURN EXISTS (SELECT FROM destination_claim AS k WHERE k.instance = c_id AND k.number = c_number AND k.gone IS NULL)
+        AND NOT EXISTS (SELECT FROM destination_claim AS k WHERE k.instance <> c_id AND k.gone IS NULL
+            AND NOT claims_count(k.instance, now));
 END
 $$;

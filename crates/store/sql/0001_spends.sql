@@ -96,7 +96,7 @@ END
 $$;
 
 -- Reserves what the admitted calls of a batch spend, one after the other; a call over a rule gets verdict 8, one that needs an
--- approval verdict 10. The stamps are recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was
+-- approval verdict 10, a refund under a rule whose order's currency is not known verdict 11. The stamps are recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was
 -- admitted or will be.
 CREATE FUNCTION reserve_spends(
     at bigint, asking bigint, prints bytea[], parties text[], accounts text[],
@@ -123,6 +123,17 @@ BEGIN
             FROM unnest(part_rows, part_currencies, part_amounts) AS q(r, currency, amount)
             WHERE q.r = n GROUP BY q.currency
         ) AS p;
+        -- Without its currency nothing can be counted.
+        IF array_position(currencies, NULL) IS NOT NULL THEN
+            IF EXISTS (
+                SELECT FROM cap_rule AS c
+                WHERE c.scope IN ('', cap_scope(accounts[n])) AND NOT c.shadow
+                    AND (c.ends IS NULL OR c.ends > reserve_spends.at) AND names[n] = ANY (string_to_array(c.calls, ','))
+            ) THEN
+                verdicts[n] := 11;
+            END IF;
+            CONTINUE;
+        END IF;
         SELECT * INTO breach FROM cap_breach(at, parties[n], accounts[n], names[n], s_key, currencies, amounts);
         IF FOUND AND NOT breach.o_shadow AND split_part(breach.o_breach, ' ', 3) = '5' THEN
             needed := use_approval(at, prints[n], parties[n], accounts[n], names[n], coalesce(keys[n], ''),

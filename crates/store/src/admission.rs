@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use gatepay_core::Kind;
+use gatepay_core::money::CurrencyCode;
 
 use crate::caps::approval::ApprovalDemand;
 use crate::caps::rule::{CapBreach, ShadowBreach};
@@ -107,6 +108,8 @@ pub enum AdmissionVerdict {
     CapExceeded(Box<CapBreach>),
     /// Operators have to approve the call. Its stamp is spent.
     ApprovalRequired(Box<ApprovalDemand>),
+    /// It is a refund of an order whose currency the ledger does not know, and a money cap covers it. Its stamp is spent.
+    UnknownCurrency,
     /// A write without a body, while an instance serves reads without the store, or shortly after it did.
     Bodyless,
 }
@@ -143,6 +146,19 @@ pub struct AdmissionReply {
     pub shadows: Vec<ShadowBreach>,
 }
 
+impl AdmissionRow {
+    /// Takes the currency of the order that the call refunds.
+    pub(crate) fn price(&mut self, currency: CurrencyCode) {
+        let Some(spend) = &mut self.spend else {
+            return;
+        };
+        spend.price(currency);
+        if let Some(usage) = &mut self.usage {
+            usage.amounts = Some(spend.parts.clone());
+        }
+    }
+}
+
 impl AdmissionBatch {
     /// Puts a row at the end, or returns it.
     pub fn push(&mut self, row: AdmissionRow) -> Result<(), BatchRefusal> {
@@ -175,9 +191,11 @@ impl AdmissionVerdict {
     /// outcome of a refused write or money call is unknown: an instance may ask for another copy a moment later.
     pub fn proves_no_copy(&self) -> bool {
         match self {
-            Self::Restored | Self::Halted(_) | Self::CapExceeded(_) | Self::ApprovalRequired(_) => {
-                true
-            }
+            Self::Restored
+            | Self::Halted(_)
+            | Self::CapExceeded(_)
+            | Self::ApprovalRequired(_)
+            | Self::UnknownCurrency => true,
             Self::Admitted
             | Self::Replayed { .. }
             | Self::NonceReplayed { .. }

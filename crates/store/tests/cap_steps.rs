@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::Kind;
 use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_core::money::CurrencyCode;
 use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
@@ -15,9 +16,11 @@ use gatepay_store::caps::judge::{SpendJudgement, SpendingCall};
 use gatepay_store::caps::model::CapModel;
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapRuleName, CapScope};
 use gatepay_store::caps::spend::{
-    AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
+    AttemptResult, OrderSpend, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
 };
 use gatepay_store::engine::Store;
+use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccount};
+use gatepay_store::statement::account_book::CallUsage;
 use gatepay_store::stored_text::ToldText;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -57,6 +60,10 @@ pub(crate) enum CapStep {
     Declare(u8, Vec<RuleNumbers>, u8, bool),
     /// The last declaration of an instance but one reaches the store late.
     DeclareLate(u8),
+    /// The ledger learns an order of a party, and its currency.
+    NoteOrder(u8, u8, u8),
+    /// One of two operators approves changes of caps that wait.
+    Raise(Index, bool),
     /// One of a few operators, among them a party, approves or rejects a call.
     Sign(Index, u8, bool),
     /// An instance's configuration asks for so many operators, with or without a delay of fewer.
@@ -72,6 +79,8 @@ pub(crate) struct AskedCall {
     call: u8,
     key: Option<u8>,
     amounts: Vec<(u8, u8)>,
+    /// The order whose currency the first amount has, if the call refunds one.
+    order: Option<u8>,
 }
 
 fn asked_call() -> impl Strategy<Value = AskedCall> {
@@ -83,12 +92,14 @@ fn asked_call() -> impl Strategy<Value = AskedCall> {
         mostly_first(),
         prop::option::weighted(0.8, 0_u8..4),
         prop::collection::vec((of, 5_u8..25), 1..3),
+        prop::option::weighted(0.2, 0_u8..3),
     )
-        .prop_map(|(party, call, key, amounts)| AskedCall {
+        .prop_map(|(party, call, key, amounts, order)| AskedCall {
             party,
             call,
             key,
             amounts,
+            order,
         })
 }
 
@@ -125,6 +136,9 @@ pub(crate) fn cap_step() -> impl Strategy<Value = CapStep> {
         1 => (0_u8..4, 1_u8..4, any::<bool>())
             .prop_map(|(it, number, at_once)| CapStep::Approvers(it, number, at_once)),
         1 => (0_u8..4).prop_map(CapStep::DeclareLate),
+        3 => (any::<Index>(), any::<bool>()).prop_map(|(it, by)| CapStep::Raise(it, by)),
+        2 => (0_u8..3, 0_u8..3, prop_oneof![6 => Just(0_u8), 1 => Just(1)])
+            .prop_map(|(by, order, of)| CapStep::NoteOrder(by, order, of)),
         1 => Just(CapStep::Distrust),
         1 => (0_u8..4, rules, zone, any::<bool>())
             .prop_map(|(it, rules, zone, at_once)| CapStep::Declare(it, rules, zone, at_once)),
@@ -267,6 +281,7 @@ pub(crate) fn crowd(engine: CapEngine<'_>) {
         call: 0,
         key: Some(key),
         amounts: vec![(0, 20)],
+        order: None,
     };
     for key in 0..=u8::try_from(MOST_WAITING).unwrap() {
         trial.admit(0, &[call(0, key)]);
@@ -315,6 +330,171 @@ pub(crate) fn crowd(engine: CapEngine<'_>) {
     assert_eq!(waits.count(), 1, "the others are over");
 }
 
+/// The store reads the currency of a refund when it admits it: one that it does not know passes no cap, whatever the asking
+/// instance knows of caps and orders. Returns the stamps of the refunds that were admitted, the first of which is not counted.
+pub(crate) fn refunds_of_orders(engine: CapEngine<'_>) -> [[u8; 16]; 2] {
+    let now_ms = START_MS + 60_000;
+    (engine.set_clock)(now_ms);
+    let [first, ..] = engine.stores else {
+        panic!("no instance");
+    };
+    let last = engine.stores.last().unwrap();
+    let ask = |stamp: u8, order: &str| {
+        let spend = SpendDemand {
+            counted_as: CALLS[1],
+            key: None,
+            parts: Vec::new(),
+            of_order: Some(OrderSpend {
+                order: text(order),
+                amount: amount("7.5"),
+            }),
+            approval: None,
+        };
+        let row = AdmissionRow {
+            stamp: [stamp; 16],
+            nonce: None,
+            stamp_ms: now_ms,
+            party: text("acme"),
+            account: text("100"),
+            kind: Kind::Money,
+            module: "payment",
+            operation: "refund_order_v2".into(),
+            has_body: true,
+            intents: Vec::new(),
+            spend: Some(Box::new(spend)),
+            usage: Some(Box::new(CallUsage {
+                key: None,
+                is_once: false,
+                amounts: None,
+            })),
+        };
+        let mut batch = AdmissionBatch::default();
+        batch.push(row).unwrap();
+        let reply = engine.runtime.block_on(first.admit(&batch)).unwrap();
+        reply.verdicts.into_iter().next().unwrap()
+    };
+    let note = |tenant: &str, of: &str| {
+        let note = LedgerNote {
+            key: LedgerKey::new(LedgerKeyKind::PrepayId, "P-1").unwrap(),
+            holder: TenantAccount {
+                tenant: tenant.to_owned(),
+                account: "100".to_owned(),
+            },
+            at_ms: Some(now_ms),
+            operation: "create_order".to_owned(),
+            currency: Some(of.to_owned()),
+        };
+        let notes = [note];
+        let noted = first.note_owners(&notes, LedgerSource::Answer);
+        engine.runtime.block_on(noted).unwrap();
+    };
+    let left = || {
+        let facts = engine.runtime.block_on(first.cap_facts(None)).unwrap();
+        let report = facts.report(None);
+        report.caps[0].uses[0].left
+    };
+    let declare = |shadow: bool, number| {
+        let mut hour = rule(beside("acme"), CapMeasure::PerHour, Some("USDT"), "10");
+        hour.name.shadow = shadow;
+        let declaration = CapDeclaration {
+            rules: vec![hour],
+            midnights: vec![START_MS],
+            raise_after_ms: 0,
+            approvers: 1,
+        };
+        let declared = last.declare_caps(&declaration, number);
+        assert!(engine.runtime.block_on(declared).unwrap());
+    };
+    assert_eq!(
+        ask(1, "P-1"),
+        AdmissionVerdict::Admitted,
+        "no cap covers it"
+    );
+    declare(true, 1);
+    assert_eq!(
+        ask(2, "P-1"),
+        AdmissionVerdict::Admitted,
+        "nor is one enforced"
+    );
+    // Another instance, if there is one, has declared the cap.
+    declare(false, 2);
+    assert_eq!(ask(3, "P-1"), AdmissionVerdict::UnknownCurrency);
+    note("acme_again", "USDT");
+    assert_eq!(
+        ask(4, "P-1"),
+        AdmissionVerdict::UnknownCurrency,
+        "of another party"
+    );
+    assert_eq!(left(), amount("10"));
+    note("acme", "usdt");
+    assert_eq!(ask(5, "P-1"), AdmissionVerdict::Admitted);
+    assert_eq!(left(), amount("2.5"));
+    let AdmissionVerdict::CapExceeded(breach) = ask(6, "P-1") else {
+        panic!("there is no room");
+    };
+    assert_eq!(
+        (breach.currency, breach.left),
+        (currency("USDT"), amount("2.5"))
+    );
+    assert_eq!(ask(7, "P-2"), AdmissionVerdict::UnknownCurrency);
+    note("acme", "GT");
+    assert_eq!(
+        ask(8, "P-1"),
+        AdmissionVerdict::UnknownCurrency,
+        "not certain any more"
+    );
+    assert!(matches!(ask(3, "P-1"), AdmissionVerdict::Replayed { .. }));
+    [[2; 16], [5; 16]]
+}
+
+/// An instance stands still until its rules count no more, and comes back: an older declaration of it that arrives only now
+/// changes nothing.
+pub(crate) fn standstill(engine: CapEngine<'_>) {
+    let declaration = |limits: &[&str]| {
+        let limits = limits.iter();
+        let rules =
+            limits.map(|limit| rule(beside("acme"), CapMeasure::PerCall, Some("USDT"), limit));
+        CapDeclaration {
+            rules: rules.collect(),
+            midnights: vec![START_MS],
+            raise_after_ms: DAY_MS,
+            approvers: 1,
+        }
+    };
+    let first = &engine.stores[0];
+    let declare = |store: &Store, limits: &[&str], number| {
+        let declaration = declaration(limits);
+        let declared = store.declare_caps(&declaration, number);
+        engine.runtime.block_on(declared).unwrap()
+    };
+    let book = || {
+        let facts = engine.runtime.block_on(first.cap_facts(None)).unwrap();
+        facts.book
+    };
+    (engine.set_clock)(START_MS + 1_000);
+    assert!(declare(first, &["100"], 1));
+    assert!(declare(first, &["50"], 2));
+    (engine.set_clock)(START_MS + 120_000);
+    if let [_, other, ..] = engine.stores {
+        (engine.beat)(1);
+        assert!(declare(other, &[], 1), "the cap ends in a day");
+    }
+    (engine.beat)(0);
+    let before = book();
+    for late in [1, 2] {
+        assert!(!declare(first, &["100"], late));
+        assert_eq!(book(), before);
+    }
+    assert!(declare(first, &["60"], 3), "a new one is taken");
+    assert_ne!(book(), before);
+    if engine.stores.len() > 1 {
+        engine.runtime.block_on(first.leave()).unwrap();
+        let before = book();
+        assert!(!declare(first, &["50"], 4), "it has left");
+        assert_eq!(book(), before);
+    }
+}
+
 impl<'a> CapTrial<'a> {
     fn new(engine: CapEngine<'a>) -> Self {
         let now_ms = START_MS + 60_000;
@@ -358,10 +538,7 @@ impl CapTrial<'_> {
                 (self.engine.set_clock)(self.now_ms);
             }
             CapStep::Beat(instance) => {
-                let place = usize::from(*instance) % self.engine.stores.len();
-                (self.engine.beat)(place);
-                let id = i64::try_from(place).unwrap() + 1;
-                self.seen.insert(id, self.now_ms.cast_signed());
+                self.beat(usize::from(*instance) % self.engine.stores.len());
             }
             CapStep::Age => {
                 let store = &self.engine.stores[0];
@@ -383,6 +560,8 @@ impl CapTrial<'_> {
                 self.declare_approvers(usize::from(*instance), u32::from(*number), *at_once);
             }
             CapStep::DeclareLate(instance) => self.declare_late(usize::from(*instance)),
+            CapStep::NoteOrder(by, order, of) => self.note_order(*by, *order, *of),
+            CapStep::Raise(which, by) => self.raise(*which, *by),
             CapStep::Distrust => self.distrust(),
         }
         self.fewest = self.fewest.min(self.model.approvers_needed(self.now_ms));
@@ -441,11 +620,24 @@ impl CapTrial<'_> {
         self.put(place, declaration);
     }
 
-    /// An instance declares.
+    /// An instance gives a sign of life. One that was taken for dead has to declare its files anew.
+    fn beat(&mut self, place: usize) {
+        (self.engine.beat)(place);
+        let id = i64::try_from(place).unwrap() + 1;
+        self.seen.insert(id, self.now_ms.cast_signed());
+        if !self.model.knows(id) {
+            self.files.remove(&place);
+        }
+    }
+
+    /// An instance declares. It has given a sign of life before.
     fn put(&mut self, place: usize, declaration: CapDeclaration) {
+        let files = self.files.remove(&place);
+        self.beat(place);
+        self.files.extend(files.map(|files| (place, files)));
         self.declarations += 1;
         let declared = self.engine.stores[place].declare_caps(&declaration, self.declarations);
-        self.engine.runtime.block_on(declared).unwrap();
+        assert!(self.engine.runtime.block_on(declared).unwrap());
         let id = i64::try_from(place).unwrap() + 1;
         self.model
             .declare((id, &declaration), self.now_ms, &self.seen);
@@ -459,17 +651,48 @@ impl CapTrial<'_> {
         self.days.extend(to_come);
     }
 
-    /// A declaration that was overtaken changes nothing while the store knows the later one; that of an instance that was taken
-    /// for dead is forgotten. A file has one process, whose calls come in their order.
+    /// A declaration that was overtaken changes nothing, also if its instance was taken for dead meanwhile.
     fn declare_late(&mut self, instance: usize) {
         let place = instance % self.engine.stores.len();
         let store = &self.engine.stores[place];
-        let is_known = self.model.knows(i64::try_from(place).unwrap() + 1);
-        let kept = self.declared.get(&place).filter(|_| is_known);
-        if let (Some([_, Some((number, late))]), Store::Postgres(_)) = (kept, store) {
+        if let Some([_, Some((number, late))]) = self.declared.get(&place) {
             let declared = store.declare_caps(late, *number);
-            self.engine.runtime.block_on(declared).unwrap();
+            assert!(!self.engine.runtime.block_on(declared).unwrap());
         }
+    }
+
+    fn note_order(&mut self, by: u8, order: u8, of: u8) {
+        let (party, order) = (PARTIES[usize::from(by)], format!("P-{order}"));
+        let of = currency(CURRENCIES[usize::from(of)]);
+        let note = LedgerNote {
+            key: LedgerKey::new(LedgerKeyKind::PrepayId, order.clone()).unwrap(),
+            holder: TenantAccount {
+                tenant: party.to_owned(),
+                account: account(party).as_str().to_owned(),
+            },
+            at_ms: Some(self.now_ms),
+            operation: "create_order".to_owned(),
+            currency: Some(of.as_str().to_owned()),
+        };
+        let notes = [note];
+        let noted = self.engine.stores[0].note_owners(&notes, LedgerSource::Answer);
+        self.engine.runtime.block_on(noted).unwrap();
+        let order = [text(party), account(party), text(&order)];
+        self.model.note_order(order, &of);
+    }
+
+    /// A signature for changes that wait; the engine and the model take it alike.
+    fn raise(&mut self, which: Index, by: bool) {
+        let facts = self.model.facts(self.now_ms);
+        let waiting = facts.book.waiting_raises(self.now_ms);
+        let Some(waiting) = (!waiting.is_empty()).then(|| which.get(&waiting)) else {
+            return;
+        };
+        let by = text(if by { "alice" } else { "bob" });
+        let taken = self.engine.stores[0].raise_caps(waiting.digest, &by, 2);
+        let taken = self.engine.runtime.block_on(taken).unwrap();
+        let expected = self.model.raise(waiting.digest, (&by, 2), self.now_ms);
+        assert_eq!(taken, expected);
     }
 
     fn declare_approvers(&mut self, instance: usize, approvers: u32, at_once: bool) {
@@ -558,9 +781,14 @@ impl CapTrial<'_> {
             let expected = match self.model.reserve(self.now_ms, call) {
                 SpendJudgement::Reserved(shadow) => {
                     shadows.extend(shadow.map(|breach| (number, breach)));
-                    self.check_files(row);
+                    let mut row = row.clone();
+                    let priced = self.model.order_currency(call);
+                    let spend = row.spend.as_mut().unwrap();
+                    priced.into_iter().for_each(|of| spend.price(of));
+                    assert_eq!(spend.of_order, None, "a rule over all covers each call");
+                    self.check_files(&row);
                     self.sent.push(Sent {
-                        row: row.clone(),
+                        row,
                         at_ms: self.now_ms,
                         executed: None,
                         answered: false,
@@ -571,6 +799,7 @@ impl CapTrial<'_> {
                 SpendJudgement::NeedsApproval(demand) => {
                     AdmissionVerdict::ApprovalRequired(Box::new(demand))
                 }
+                SpendJudgement::UnknownCurrency => AdmissionVerdict::UnknownCurrency,
             };
             assert_eq!(*verdict, expected, "{row:?}");
         }
@@ -631,6 +860,10 @@ impl CapTrial<'_> {
             currency: currency(CURRENCIES[usize::from(*of)]),
             amount: amount(&units.to_string()),
         });
+        let of_order = call.order.map(|order| OrderSpend {
+            order: text(&format!("P-{order}")),
+            amount: amount(&call.amounts[0].1.to_string()),
+        });
         AdmissionRow {
             stamp,
             nonce: None,
@@ -645,7 +878,8 @@ impl CapTrial<'_> {
             spend: Some(Box::new(SpendDemand {
                 counted_as: CALLS[usize::from(call.call)],
                 key: call.key.map(|key| text(&format!("k{key}"))),
-                parts: parts.collect(),
+                parts: parts.filter(|_| of_order.is_none()).collect(),
+                of_order,
                 approval: (!call.amounts.is_empty()).then(|| ApprovalSubject {
                     // Few digests, so that calls are repeated.
                     body_sha256: [call.amounts[0].1 / 7; 32],

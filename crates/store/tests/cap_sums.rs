@@ -100,6 +100,7 @@ fn payout(currencies: &[String], units: &str) -> AdmissionRow {
         counted_as: "create_payout",
         key: None,
         parts: parts.collect(),
+        of_order: None,
         approval: None,
     };
     AdmissionRow {

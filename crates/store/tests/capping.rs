@@ -24,7 +24,8 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use crate::cap_steps::{
-    CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, rule, run, text, told,
+    CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, refunds_of_orders,
+    rule, run, standstill, text, told,
 };
 use crate::operator_steps;
 use crate::postgres::{self, PgServer};
@@ -44,7 +45,7 @@ const EMPTY: &str =
     "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
         gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_claim,
         gatepay.cap_raise_signature, gatepay.cap_midnight, gatepay.cap_delay,
-        gatepay.approval, gatepay.approval_signature, gatepay.approver_rule;
+        gatepay.approval, gatepay.approval_signature, gatepay.approver_rule, gatepay.owner;
     UPDATE gatepay.slot SET slice = 0, filling = true";
 
 /// A server with a clock that the test sets.
@@ -191,6 +192,7 @@ fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
             currency: currency("USDT"),
             amount: amount(units),
         }],
+        of_order: None,
         approval: Some(ApprovalSubject {
             body_sha256: [7; 32],
             amounts: told("1"),
@@ -1307,6 +1309,40 @@ async fn a_day_ends_at_the_midnight_of_the_time_zone_however_long_it_is() {
 #[test]
 fn a_signature_is_for_the_changes_that_waited_when_it_was_given_and_from_the_same_limits() {
     on_a_server(operator_steps::raises_that_come_back);
+}
+
+#[test]
+fn an_older_declaration_changes_nothing_after_its_instance_was_taken_for_dead() {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clocked = runtime.block_on(Clocked::start());
+    on_instances((&runtime, &clocked), 2, standstill);
+}
+
+#[test]
+fn a_refund_of_an_order_whose_currency_the_store_does_not_know_passes_no_cap() {
+    if postgres::is_missing() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let clocked = runtime.block_on(Clocked::start());
+    on_instances((&runtime, &clocked), 2, |engine| {
+        let parts = "SELECT u.parts FROM gatepay.usage_call AS u WHERE u.print = $1";
+        let told = refunds_of_orders(engine).map(|stamp| {
+            let stamp = &stamp[..];
+            let row = runtime.block_on(clocked.admin.query_one(parts, &[&stamp]));
+            row.unwrap().get::<_, String>(0)
+        });
+        assert_eq!(told, ["?", "USDT=7.5"]);
+    });
 }
 
 #[test]

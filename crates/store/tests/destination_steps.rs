@@ -49,12 +49,14 @@ pub(crate) fn run(
     // By instance, the last sign of life, and the number and content of the last declaration.
     let mut seen = vec![START_MS; stores.len()];
     let mut claims: BTreeMap<usize, (i64, DestinationDeclaration)> = BTreeMap::new();
+    // The same of all instances, those without a sign of life too.
+    let mut older: BTreeMap<usize, (i64, DestinationDeclaration)> = BTreeMap::new();
     for (number, (wait_ms, instance, others_live, accounts)) in (1..).zip(steps) {
         now_ms += wait_ms;
         set_clock(now_ms);
         let own = instance % stores.len();
         for (place, seen) in seen.iter_mut().enumerate() {
-            if *others_live && place != own {
+            if *others_live || place == own {
                 beat(place);
                 *seen = now_ms;
             }
@@ -70,13 +72,20 @@ pub(crate) fn run(
             declaration.accounts.insert(text(account), said);
         }
         let done = stores[own].declare_destinations(&declaration, number);
-        runtime.block_on(done).unwrap();
-        claims.insert(own, (number, declaration));
+        assert!(runtime.block_on(done).unwrap());
+        claims.insert(own, (number, declaration.clone()));
         claims.retain(|place, _| *place == own || seen[*place] + CLAIM_MS > now_ms);
         let stricter = DestinationDeclaration::stricter(claims.values().map(|(_, it)| it));
         model.declare(&stricter, now_ms);
-        let kept = runtime.block_on(stores[own].destinations()).unwrap();
-        assert_eq!(kept, model, "after {claims:?}");
+        let kept = || runtime.block_on(stores[own].destinations()).unwrap();
+        assert_eq!(kept(), model, "after {claims:?}");
+        // What an instance declared before comes late.
+        for (place, (number, late)) in &older {
+            let done = stores[*place].declare_destinations(late, *number);
+            assert!(!runtime.block_on(done).unwrap());
+            assert_eq!(kept(), model, "after the late {number}");
+        }
+        older.insert(own, (number, declaration));
         for (place, (number, _)) in &claims {
             let stands = |number| runtime.block_on(stores[*place].destinations_stand(number));
             assert!(*place != own || stands(*number).unwrap());

@@ -56,6 +56,12 @@ impl<'a> Desk<'a> {
         waiting.remove(0)
     }
 
+    /// The signatures for changes of caps that the store keeps.
+    fn signatures(&self) -> usize {
+        let facts = self.engine.stores[0].cap_facts(None);
+        self.engine.runtime.block_on(facts).unwrap().signers.len()
+    }
+
     fn sign(&self, digest: RaiseDigest, by: &str) -> ApprovalOrder {
         let by = text(by);
         let signed = self.engine.stores[0].raise_caps(digest, &by, 2);
@@ -78,6 +84,7 @@ impl<'a> Desk<'a> {
                 currency: currency("USDT"),
                 amount: amount("11"),
             }],
+            of_order: None,
             approval: Some(ApprovalSubject {
                 body_sha256: [body; 32],
                 amounts: told("11 USDT"),
@@ -169,6 +176,19 @@ pub(crate) fn raises_that_come_back(engine: CapEngine<'_>) {
         assert_eq!(desk.sign(second.digest, by), ApprovalOrder::Taken);
     }
     assert_eq!(desk.limit(), "5000");
+    assert_eq!(desk.signatures(), 0, "it waits no more");
+    // Changes that only remove rules.
+    desk.declare(&[(PerCall, "5000"), (PerDay, "9")]);
+    desk.declare(&[(PerCall, "5000")]);
+    let (removal, signers) = desk.waiting();
+    assert_eq!((removal.changes.len(), signers), (1, vec![]));
+    assert_eq!(desk.sign(removal.digest, "alice"), ApprovalOrder::Taken);
+    assert_eq!(desk.signatures(), 1);
+    assert_eq!(desk.sign(removal.digest, "bob"), ApprovalOrder::Taken);
+    assert_eq!(desk.signatures(), 0, "it waits no more either");
+    desk.declare(&[(PerCall, "5000"), (PerDay, "9")]);
+    desk.declare(&[(PerCall, "5000")]);
+    assert_eq!(desk.waiting(), (removal, vec![]));
 }
 
 /// Two stamps may begin alike, and the id of an approval is made of the beginning: it never names another call than before, and

@@ -166,10 +166,14 @@ async fn put(
     }
     let count = rules.rules.len();
     let put = calls.call(move |store| async move {
-        store.declare_caps(&rules, number).await?;
-        store.capped_calls().await
+        let is_taken = store.declare_caps(&rules, number).await?;
+        Ok((is_taken, store.capped_calls().await?))
     });
-    caps.learned(put.await?);
+    let (is_taken, capped) = put.await?;
+    caps.learned(capped);
+    if !is_taken {
+        return Err(StoreCallError::NotJoined);
+    }
     caps.declared();
     if count > 0 {
         tracing::info!(

@@ -91,9 +91,6 @@ async fn stay(shared: &ClusterShared, store: &Store, tried: FirstAttempt) {
             Some(_) => beat(shared, store).await,
         };
         shared.is_heard.store(heard.is_ok(), Ordering::Release);
-        if heard.is_ok() {
-            shared.is_silent.store(false, Ordering::Release);
-        }
         show_available(shared);
         if let Some(tried) = tried.take() {
             let first = first_attempt(heard.as_ref().err());

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use gatepay_admission::replay::{EarlierCopy, UnusableStamp};
-use gatepay_core::money::PartCurrency;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::stamp::ClockSkew;
 use gatepay_core::{Kind, Operation};
@@ -18,7 +17,6 @@ use gatepay_store::caps::approval::ApprovalSubject;
 use gatepay_store::caps::rule::CapBreach;
 use gatepay_store::caps::spend::SpendDemand;
 use gatepay_store::destinations::DestinationFault;
-use gatepay_store::notifications::ledger::TenantAccount;
 use gatepay_store::queue::JudgedRow;
 use gatepay_store::statement::account_book::CallUsage;
 use sha2::{Digest as _, Sha256};
@@ -143,7 +141,7 @@ async fn judge(
 ) -> Result<(Result<JudgedRow, StoreAway>, Option<Fingerprint>), Refusal> {
     let misdirected = misdirected((cluster, gate), local, claim)?;
     let demand = match misdirected {
-        None => spend_of((cluster, until), local, claim, gate).await?,
+        None => spend_of(local, claim, gate),
         Some(_) => None,
     };
     let usage = match misdirected {
@@ -286,62 +284,20 @@ fn note_shadow(caps: Option<&Caps>, shadow: Option<CapBreach>, claim: &ClaimedCa
     tracing::warn!(%party, %operation, %breach, "a cap in shadow mode would have refused this call");
 }
 
-/// What a money call spends, if that can be read exactly. The currency of an order comes from the ledger; without it the call is refused if
-/// a cap covers it, and else not counted.
-async fn spend_of(
-    (cluster, until): (&Cluster, Instant),
+/// What a money call spends, if that can be read exactly. The store alone knows the currency of an order.
+fn spend_of(
     local: &LocallyAdmitted,
     claim: &ClaimedCall<'_>,
     gate: &AdmissionGate<'_>,
-) -> Result<Option<Box<SpendDemand>>, Refusal> {
-    let question = local.question.as_ref();
-    let Some(demand) = question.and_then(|question| question.demand.as_deref()) else {
-        return Ok(None);
-    };
-    let order = demand.parts.iter().find_map(|part| match &part.currency {
-        PartCurrency::OfOrder(order) => Some(order.clone()),
-        PartCurrency::Stated(_) => None,
-    });
-    let currency = match order {
-        None => None,
-        Some(_) if !cluster.is_available() => {
-            cluster.refused("away");
-            return Err(Refusal::StoreUnavailable);
-        }
-        Some(order) => {
-            let holder = TenantAccount {
-                tenant: party_of(claim).to_owned(),
-                account: question.map_or_else(String::new, |it| it.account.clone()),
-            };
-            let asked = cluster
-                .calls()
-                .call(move |store| async move { store.order_currency(&order, &holder).await });
-            let Ok(Ok(currency)) = timeout_at(until, asked).await else {
-                cluster.was_silent();
-                cluster.refused("away");
-                return Err(Refusal::StoreUnavailable);
-            };
-            currency
-        }
-    };
-    let spend = SpendDemand::of(demand, |_| currency.clone());
-    if spend.is_none() {
-        let routed = claim.routed();
-        let (generation, operation) = (routed.generation(), routed.operation());
-        let account = question.map_or("", |it| it.account.as_str());
-        if gate
-            .caps
-            .is_some_and(|caps| caps.covers(generation, account, operation))
-        {
-            return Err(Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()));
-        }
-    }
+) -> Option<Box<SpendDemand>> {
+    let demand = local.question.as_ref()?.demand.as_deref()?;
+    let spend = SpendDemand::of(demand)?;
     let approval = gate.caps.filter(|caps| caps.asks_approvals());
     let approval = approval.map(|_| {
         let digest = digest(local.call().outbound().body(), claim.routed().query());
         ApprovalSubject::of(digest, demand)
     });
-    Ok(spend.map(|spend| Box::new(SpendDemand { approval, ..spend })))
+    Some(Box::new(SpendDemand { approval, ..spend }))
 }
 
 /// The subject of an approval: the body, which is signed, and the query, which may name a target too.
@@ -428,7 +384,10 @@ fn usage_of(
         is_once: documented.is_some() || operation.kind == Kind::Write,
         key: documented.or_else(|| key.and_then(StoredText::parse)),
         amounts: match operation.kind {
-            Kind::Money => demand.map(|demand| demand.parts.clone()),
+            // The store writes the amount of a refund down once it has read its currency.
+            Kind::Money => demand
+                .filter(|demand| demand.of_order.is_none())
+                .map(|demand| demand.parts.clone()),
             Kind::Read | Kind::Write => Some(Vec::new()),
         },
     }))
@@ -489,6 +448,9 @@ fn refuse(
         }
         AdmissionVerdict::ApprovalRequired(demand) => {
             ("approval", Refusal::ApprovalRequired(demand.clone()))
+        }
+        AdmissionVerdict::UnknownCurrency => {
+            ("cap", Refusal::InvalidBody(UNKNOWN_ORDER.to_owned()))
         }
         AdmissionVerdict::Admitted | AdmissionVerdict::Restored => {
             ("away", Refusal::StoreUnavailable)

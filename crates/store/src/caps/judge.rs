@@ -164,6 +164,8 @@ pub enum SpendJudgement {
     Exceeded(CapBreach),
     /// Operators have to approve the call, and nothing is reserved.
     NeedsApproval(ApprovalDemand),
+    /// A rule covers the call, and the currency of its order is not known. Nothing is reserved.
+    UnknownCurrency,
 }
 
 /// Reserves what a call spends, if every rule holds.
@@ -179,8 +181,17 @@ pub fn reserve<T: SpendTables>(
         counted_as: call.demand.counted_as.to_owned(),
         key: call.demand.stored_key(call.stamp),
     };
-    let parts = sums(call.demand);
     let scope = CapScope::of_account(call.account);
+    // Without its currency nothing can be counted.
+    if call.demand.of_order.is_some() {
+        let is_bound = book.binds(&scope, call.demand.counted_as, now_ms);
+        return Ok(if is_bound {
+            SpendJudgement::UnknownCurrency
+        } else {
+            SpendJudgement::Reserved(None)
+        });
+    }
+    let parts = sums(call.demand);
     let (mut shadow, mut unapproved) = (None, Vec::new());
     for (currency, amount) in &parts {
         let own = tables.spend(&name, currency)?;

@@ -7,9 +7,10 @@ use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 
 use super::approval::{
-    APPROVAL_KEPT_MS, Approval, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
+    APPROVAL_KEPT_MS, APPROVAL_MS, Approval, ApprovalId, ApprovalKey, ApprovalOrder, ApprovalState,
 };
 use super::approver_rule::ApproverRule;
+use super::early_raise::RaiseDigest;
 use super::judge::{
     self, CountedSpend, MeterCell, MeterSum, OpenAttempt, SpendJudgement, SpendName, SpendTables,
     SpendingCall,
@@ -30,6 +31,10 @@ pub struct CapModel {
     approvers: Option<ApproverRule>,
     /// The rules of each instance's configuration.
     claims: BTreeMap<i64, CapDeclaration>,
+    /// The operators that have approved changes that wait, with the times.
+    signatures: BTreeMap<(RaiseDigest, StoredText), u64>,
+    /// The currency of orders by party, account and id; `None` if it is not certain.
+    orders: BTreeMap<[StoredText; 3], Option<CurrencyCode>>,
     tables: MemoryTables,
 }
 
@@ -58,7 +63,11 @@ impl CapModel {
         let stricter = CapDeclaration::stricter(all);
         self.claims.insert(instance, declaration.clone());
         let summed = self.book.sums_over_all();
+        let before = self.book.clone();
         self.book.declare(&stricter, now_ms);
+        if self.book != before {
+            self.forget_signatures(now_ms);
+        }
         self.declare_approvers(stricter.approvers, stricter.raise_after_ms, now_ms);
         if !summed && self.book.sums_over_all() {
             self.tables.sum_over_all();
@@ -101,8 +110,48 @@ impl CapModel {
             book: self.book.clone(),
             meters: meters.clone(),
             open: open.collect(),
-            signers: Vec::new(),
+            signers: self.signers(now_ms),
         }
+    }
+
+    /// The operators that have approved changes within a day.
+    fn signers(&self, now_ms: u64) -> Vec<(RaiseDigest, StoredText)> {
+        let since_ms = now_ms.saturating_sub(APPROVAL_MS);
+        let signatures = self.signatures.iter().filter(|(_, at)| **at > since_ms);
+        let mut signers: Vec<_> = signatures.map(|((of, by), at)| (*of, *at, by)).collect();
+        signers.sort();
+        let signers = signers.into_iter().map(|(of, _, by)| (of, by.clone()));
+        signers.collect()
+    }
+
+    fn forget_signatures(&mut self, now_ms: u64) {
+        let waiting = self.book.waiting_raises(now_ms);
+        self.signatures
+            .retain(|(of, _), _| waiting.iter().any(|waiting| waiting.digest == *of));
+    }
+
+    /// Takes an operator's approval of changes that wait, of `needed` different operators each.
+    pub fn raise(
+        &mut self,
+        digest: RaiseDigest,
+        (by, needed): (&StoredText, usize),
+        now_ms: u64,
+    ) -> ApprovalOrder {
+        let mut waiting = self.book.waiting_raises(now_ms).into_iter();
+        let Some(waiting) = waiting.find(|waiting| waiting.digest == digest) else {
+            return ApprovalOrder::NotFound;
+        };
+        let since_ms = now_ms.saturating_sub(APPROVAL_MS);
+        self.signatures.retain(|_, at| *at > since_ms);
+        let signature = (digest, by.clone());
+        self.signatures.entry(signature).or_insert(now_ms);
+        let needed = needed.max(self.approvers_needed(now_ms) as usize);
+        let signers = self.signers(now_ms);
+        if signers.iter().filter(|(of, _)| *of == digest).count() >= needed {
+            self.book.raise_at_once(&waiting.scope, now_ms);
+            self.forget_signatures(now_ms);
+        }
+        ApprovalOrder::Taken
     }
 
     /// The midnights by which days are counted.
@@ -117,8 +166,30 @@ impl CapModel {
 
     /// Reserves what a call spends, if every rule holds.
     pub fn reserve(&mut self, now_ms: u64, call: SpendingCall<'_>) -> SpendJudgement {
+        let mut demand = call.demand.clone();
+        if let Some(currency) = self.order_currency(call) {
+            demand.price(currency);
+        }
+        let call = SpendingCall {
+            demand: &demand,
+            ..call
+        };
         let Ok(judgement) = judge::reserve(&mut self.tables, &self.book, now_ms, call);
         judgement
+    }
+
+    /// The currency of the order that a call refunds, if it is one and the ledger knows it.
+    pub fn order_currency(&self, call: SpendingCall<'_>) -> Option<CurrencyCode> {
+        let order = call.demand.of_order.as_ref()?.order.clone();
+        let order = [call.party.clone(), call.account.clone(), order];
+        self.orders.get(&order)?.clone()
+    }
+
+    /// Notes an order of a party and account in the ledger. Another currency than before makes it uncertain for ever.
+    pub fn note_order(&mut self, order: [StoredText; 3], currency: &CurrencyCode) {
+        let known = self.orders.entry(order);
+        let known = known.or_insert_with(|| Some(currency.clone()));
+        *known = known.take().filter(|known| known == currency);
     }
 
     /// Takes over what instances know about their calls.

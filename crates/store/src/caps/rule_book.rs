@@ -145,6 +145,13 @@ impl RuleBook {
         rules.take_while(move |(name, _)| name.shadow == shadow && name.scope == *scope)
     }
 
+    /// Whether any rule that is enforced is about a call of a sub-account, in whatever currency.
+    pub(super) fn binds(&self, scope: &CapScope, call: &str, now_ms: u64) -> bool {
+        let all = self.of_scope(false, &CapScope::All);
+        let mut rules = all.chain(self.of_scope(false, scope));
+        rules.any(|(name, state)| state.is_in_force(now_ms) && name.calls.contains(call))
+    }
+
     /// The rules in force that bind a call of a sub-account in a currency, in their order.
     pub(super) fn covering(
         &self,

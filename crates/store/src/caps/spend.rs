@@ -5,8 +5,7 @@
 //! every attempt, or GatePay's own word that the object under the key has finally failed. "Not found" proves neither.
 
 use gatepay_core::exact_amount::ExactAmount;
-use gatepay_core::ledger_key::LedgerKey;
-use gatepay_core::money::{CurrencyCode, MoneyDemand, PartCurrency};
+use gatepay_core::money::{CurrencyCode, MoneyDemand, MoneyPart, PartCurrency};
 use gatepay_core::notification::StatedAmount;
 
 use super::approval::ApprovalSubject;
@@ -21,6 +20,9 @@ pub struct SpendDemand {
     pub key: Option<StoredText>,
     /// The amounts. Two in one currency count as their sum.
     pub parts: Vec<SpendAmount>,
+    /// The amount of a refund, whose currency the store alone knows: it reads the ledger in the transaction that admits. If the
+    /// ledger does not know it, a call that a rule covers is refused, and another one is not counted.
+    pub of_order: Option<OrderSpend>,
     /// The subject of an approval of the call; `None` if this instance knows of no rule that asks for approvals.
     pub approval: Option<ApprovalSubject>,
 }
@@ -30,6 +32,15 @@ pub struct SpendDemand {
 pub struct SpendAmount {
     /// The currency.
     pub currency: CurrencyCode,
+    /// The amount.
+    pub amount: ExactAmount,
+}
+
+/// An amount in the currency of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderSpend {
+    /// GatePay's id of the order.
+    pub order: StoredText,
     /// The amount.
     pub amount: ExactAmount,
 }
@@ -107,29 +118,39 @@ pub const KEPT_MS: u64 = 400 * 86_400_000;
 pub(crate) const NO_KEY: char = '\u{1f}';
 
 impl SpendDemand {
-    /// What a call spends. `order_currency` names the currency of an order by its key; without it there is no demand, and
-    /// the call must be refused while its party has caps.
-    pub fn of(
-        demand: &MoneyDemand,
-        order_currency: impl Fn(&LedgerKey) -> Option<CurrencyCode>,
-    ) -> Option<Self> {
-        let parts = demand.parts.iter().map(|part| {
-            let currency = match &part.currency {
-                PartCurrency::Stated(currency) => currency.clone(),
-                PartCurrency::OfOrder(order) => order_currency(order)?,
-            };
-            Some(SpendAmount {
-                currency,
-                amount: part.amount,
-            })
-        });
+    /// What a call spends; `None` if it cannot be kept so, as if its amounts could not be read.
+    pub fn of(demand: &MoneyDemand) -> Option<Self> {
+        let (mut parts, mut of_order) = (Vec::new(), None);
+        for MoneyPart { currency, amount } in &demand.parts {
+            match currency {
+                PartCurrency::Stated(currency) => parts.push(SpendAmount {
+                    currency: currency.clone(),
+                    amount: *amount,
+                }),
+                PartCurrency::OfOrder(_) if of_order.is_some() => return None,
+                PartCurrency::OfOrder(order) => {
+                    of_order = Some(OrderSpend {
+                        order: StoredText::parse(order.text())?,
+                        amount: *amount,
+                    });
+                }
+            }
+        }
         let key = demand.key.as_deref().map(StoredText::parse);
         Some(Self {
             counted_as: demand.counted_as,
             key: key.flatten(),
-            parts: parts.collect::<Option<_>>()?,
+            parts,
+            of_order,
             approval: None,
         })
+    }
+
+    /// Takes the currency of the order, which is known now.
+    pub fn price(&mut self, currency: CurrencyCode) {
+        let priced = self.of_order.take();
+        self.parts
+            .extend(priced.map(|OrderSpend { amount, .. }| SpendAmount { currency, amount }));
     }
 
     /// The key in tables: a call without one has its stamp's.

@@ -15,15 +15,16 @@ impl Store {
     /// [`raise_after_ms`](CapDeclaration::raise_after_ms). While instances have different rules the
     /// [stricter](CapDeclaration::stricter) ones hold. Called at each start, reload, before the midnights run out, and as soon
     /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process: one with a lower
-    /// number than another that the store has comes late, and changes nothing.
+    /// number than another that the store has, or had until this instance was taken for dead, comes late, and changes nothing.
+    /// Returns whether the declaration is taken; it is not either if this instance has left, or has to join again.
     pub async fn declare_caps(
         &self,
         declaration: &CapDeclaration,
         number: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         match self {
             Self::Postgres(store) => store.declare_caps(declaration, number).await,
-            Self::Sqlite(store) => store.declare_caps(declaration).await,
+            Self::Sqlite(store) => store.declare_caps(declaration, number).await,
         }
     }
 

@@ -8,15 +8,15 @@ impl Store {
     /// Takes over the destinations of a configuration: what is removed is unusable at once, what is new waits for its hold.
     /// While instances have different lists the [stricter](DestinationDeclaration::stricter) ones hold. Called at each start and
     /// reload, and as soon as the declaration [stands](Self::destinations_stand) no more. `number` counts the declarations of
-    /// this process.
+    /// this process. Returns whether the declaration is taken, as [`declare_caps`](Self::declare_caps).
     pub async fn declare_destinations(
         &self,
         declaration: &DestinationDeclaration,
         number: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         match self {
             Self::Postgres(store) => store.declare_destinations(declaration, number).await,
-            Self::Sqlite(store) => store.declare_destinations(declaration).await,
+            Self::Sqlite(store) => store.declare_destinations(declaration, number).await,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::statement::account_book::CallUsage;
 use crate::stored_text::ToldText;
 
 const ADMIT: &str = "SELECT * FROM gatepay.admit_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)";
+    $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)";
 
 /// How long an admission line is idle before it is probed.
 const IDLE: Duration = Duration::from_secs(2);
@@ -183,8 +183,10 @@ struct BatchColumns<'a> {
     spend_names: Vec<Option<&'a str>>,
     spend_keys: Vec<Option<&'a str>>,
     spend_rows: Vec<i32>,
-    spend_currencies: Vec<&'a str>,
+    spend_currencies: Vec<Option<&'a str>>,
     spend_amounts: Vec<String>,
+    /// By amount, the order whose currency it has; empty if each has its own.
+    spend_orders: Vec<Option<&'a str>>,
     /// The usage for statements, by row; empty if no row changes anything.
     usage_keys: Vec<Option<&'a str>>,
     usage_once: Vec<bool>,
@@ -256,9 +258,19 @@ impl<'a> BatchColumns<'a> {
             self.spend_keys.push(key.map(StoredText::as_str));
             for part in spend.iter().flat_map(|spend| &spend.parts) {
                 self.spend_rows.push(number);
-                self.spend_currencies.push(part.currency.as_str());
+                self.spend_currencies.push(Some(part.currency.as_str()));
                 self.spend_amounts.push(part.amount.to_string());
             }
+            for part in spend.iter().filter_map(|spend| spend.of_order.as_ref()) {
+                self.spend_orders.resize(self.spend_rows.len(), None);
+                self.spend_orders.push(Some(part.order.as_str()));
+                self.spend_rows.push(number);
+                self.spend_currencies.push(None);
+                self.spend_amounts.push(part.amount.to_string());
+            }
+        }
+        if !self.spend_orders.is_empty() {
+            self.spend_orders.resize(self.spend_rows.len(), None);
         }
     }
 
@@ -273,7 +285,7 @@ impl<'a> BatchColumns<'a> {
         }
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 24] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 25] {
         [
             &self.prints,
             &self.nonces,
@@ -293,6 +305,7 @@ impl<'a> BatchColumns<'a> {
             &self.spend_rows,
             &self.spend_currencies,
             &self.spend_amounts,
+            &self.spend_orders,
             &self.usage_keys,
             &self.usage_once,
             &self.usage_parts,
@@ -404,6 +417,7 @@ fn one(
             let demand = approval_demand(scope.unwrap_or_default(), stamp)?;
             AdmissionVerdict::ApprovalRequired(Box::new(demand))
         }
+        11 => AdmissionVerdict::UnknownCurrency,
         other => return Err(StoreError::Unexpected(format!("verdict {other}"))),
     })
 }

@@ -10,7 +10,7 @@ use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, U
 use crate::error::StoreError;
 
 const DECLARE: &str =
-    "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    "SELECT gatepay.declare_caps_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS taken";
 const STAND: &str = "SELECT gatepay.caps_stand_v1($1, $2) AS stand";
 const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =
@@ -32,7 +32,7 @@ impl PostgresStore {
         &self,
         declaration: &CapDeclaration,
         number: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let rules = declaration.by_name();
         let shadows: Vec<bool> = rules.keys().map(|name| name.shadow).collect();
         let scopes: Vec<&str> = rules.keys().map(|name| name.scope.as_str()).collect();
@@ -45,25 +45,26 @@ impl PostgresStore {
         let midnights: Vec<i64> = midnights.collect();
         let raise_ms = millis(declaration.raise_after_ms);
         let approvers = i32::try_from(declaration.approvers).unwrap_or(i32::MAX);
-        self.declare(
-            DECLARE,
-            &[
-                &self.instance(),
-                &number,
-                &shadows,
-                &scopes,
-                &measures,
-                &currencies,
-                &calls,
-                &exempts,
-                &limits,
-                &midnights,
-                &raise_ms,
-                &approvers,
-            ],
-        )
-        .await?;
-        Ok(())
+        let rows = self
+            .declare(
+                DECLARE,
+                &[
+                    &self.instance(),
+                    &number,
+                    &shadows,
+                    &scopes,
+                    &measures,
+                    &currencies,
+                    &calls,
+                    &exempts,
+                    &limits,
+                    &midnights,
+                    &raise_ms,
+                    &approvers,
+                ],
+            )
+            .await?;
+        only(&rows, "taken")
     }
 
     pub(crate) async fn caps_stand(&self, number: i64) -> Result<bool, StoreError> {

@@ -9,7 +9,7 @@ use crate::destinations::{
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
-const DECLARE: &str = "SELECT gatepay.declare_destinations_v1($1, $2, $3, $4, $5, $6, $7)";
+const DECLARE: &str = "SELECT gatepay.declare_destinations_v1($1, $2, $3, $4, $5, $6, $7) AS taken";
 const STAND: &str = "SELECT gatepay.destinations_stand_v1($1, $2) AS stand";
 const LISTS: &str = "SELECT l.account, l.listed, l.hold, l.shorter, l.shorter_from, l.opens FROM gatepay.account_list AS l";
 const TARGETS: &str = "SELECT t.account, t.target, t.first_loaded, t.usable_from FROM gatepay.account_destination AS t";
@@ -20,7 +20,7 @@ impl PostgresStore {
         &self,
         declaration: &DestinationDeclaration,
         number: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let lists = &declaration.accounts;
         let accounts: Vec<&str> = lists.keys().map(StoredText::as_str).collect();
         let listed: Vec<bool> = lists.values().map(|it| it.is_listed).collect();
@@ -30,20 +30,21 @@ impl PostgresStore {
             targets.map(move |it| (account.as_str(), it.as_str()))
         });
         let (of_accounts, texts): (Vec<&str>, Vec<&str>) = targets.unzip();
-        self.declare(
-            DECLARE,
-            &[
-                &self.instance(),
-                &number,
-                &accounts,
-                &listed,
-                &holds,
-                &of_accounts,
-                &texts,
-            ],
-        )
-        .await?;
-        Ok(())
+        let rows = self
+            .declare(
+                DECLARE,
+                &[
+                    &self.instance(),
+                    &number,
+                    &accounts,
+                    &listed,
+                    &holds,
+                    &of_accounts,
+                    &texts,
+                ],
+            )
+            .await?;
+        only(&rows, "taken")
     }
 
     pub(crate) async fn destinations_stand(&self, number: i64) -> Result<bool, StoreError> {

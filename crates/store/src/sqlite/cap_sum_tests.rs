@@ -34,7 +34,7 @@ async fn counted(
         raise_after_ms: DAY_MS,
         ..CapDeclaration::default()
     };
-    store.declare_caps(&declaration).await.unwrap();
+    store.declare_caps(&declaration, 1).await.unwrap();
     (store, file)
 }
 
@@ -58,6 +58,7 @@ fn payout(stamp: u8, currencies: &[String], units: &str) -> AdmissionRow {
             counted_as: "create_payout",
             key: None,
             parts: parts.collect(),
+            of_order: None,
             approval: None,
         })),
         usage: None,
@@ -164,13 +165,13 @@ async fn a_declaration_writes_what_differs_and_nothing_if_nothing_does() {
     }
     let changes = || number(&file, "SELECT total_changes()");
     let commits = || number(&file, "SELECT position FROM cluster");
-    store.declare_destinations(&declaration).await.unwrap();
+    store.declare_destinations(&declaration, 1).await.unwrap();
     let (written, committed) = (changes(), commits());
-    store.declare_destinations(&declaration).await.unwrap();
+    store.declare_destinations(&declaration, 2).await.unwrap();
     assert_eq!((changes(), commits()), (written, committed));
     let said = declared(true, DAY_MS, &targets[1..]);
     declaration.accounts.insert(text("7"), said);
-    store.declare_destinations(&declaration).await.unwrap();
+    store.declare_destinations(&declaration, 3).await.unwrap();
     // The target, the list of its account, and the count of commits.
     assert_eq!(changes() - written, 3);
     assert_eq!(

@@ -8,7 +8,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::{
-    CapEngine, CapStep, START_MS, amount, beside, cap_step, crowd, currency, rule, run, text, told,
+    CapEngine, CapStep, START_MS, amount, beside, cap_step, crowd, currency, refunds_of_orders,
+    rule, run, standstill, text, told,
 };
 use crate::caps::approval::{ApprovalOrder, ApprovalSubject};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
@@ -96,6 +97,37 @@ fn a_signature_is_for_the_changes_that_waited_when_it_was_given_and_from_the_sam
 }
 
 #[test]
+fn an_older_declaration_that_was_overtaken_changes_nothing() {
+    on_a_file(&runtime(), standstill);
+}
+
+#[test]
+fn a_refund_of_an_order_whose_currency_the_file_does_not_know_passes_no_cap() {
+    let runtime = runtime();
+    let folder = tempfile::tempdir().unwrap();
+    let (store, file) = runtime.block_on(migrated(&folder));
+    let set_clock = |now_ms: u64| file.lock().now_ms = Some(now_ms);
+    set_clock(START_MS);
+    runtime.block_on(store.join(&introduction())).unwrap();
+    let stores = [Store::Sqlite(store)];
+    let stamps = refunds_of_orders(CapEngine {
+        runtime: &runtime,
+        stores: &stores,
+        set_clock: &set_clock,
+        beat: &|_place| (),
+    });
+    let file = file.lock();
+    let told = stamps.map(|stamp| {
+        let parts = "SELECT parts FROM usage_call WHERE print = ?1";
+        let parts = file
+            .connection()
+            .query_row(parts, [&stamp[..]], |row| row.get::<_, String>(0));
+        parts.unwrap()
+    });
+    assert_eq!(told, ["?", "USDT=7.5"]);
+}
+
+#[test]
 fn the_id_of_an_approval_names_one_call_though_another_stamp_begins_alike() {
     on_a_file(&runtime(), operator_steps::stamps_that_begin_alike);
 }
@@ -133,7 +165,7 @@ async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
         raise_after_ms: 0,
         approvers: 1,
     };
-    store.declare_caps(&declaration).await.unwrap();
+    store.declare_caps(&declaration, 1).await.unwrap();
     let id = needed(ask(&store, 1, START_MS + 60_000).await);
     let signed = store.approve((id, &[7; 32]), &text("alice"), 1).await;
     assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
@@ -164,6 +196,7 @@ fn payment(stamp: u8, now_ms: u64) -> AdmissionRow {
             currency: currency("USDT"),
             amount: amount("11"),
         }],
+        of_order: None,
         approval: Some(ApprovalSubject {
             body_sha256: [7; 32],
             amounts: told("11 USDT"),

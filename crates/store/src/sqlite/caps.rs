@@ -31,9 +31,11 @@ impl SqliteStore {
     pub(crate) async fn declare_caps(
         &self,
         declaration: &CapDeclaration,
-    ) -> Result<(), StoreError> {
+        number: i64,
+    ) -> Result<bool, StoreError> {
         let declaration = declaration.clone();
-        self.run(move |file| file.declare_caps(&declaration)).await
+        self.run(move |file| file.declare_caps(&declaration, number))
+            .await
     }
 
     pub(crate) async fn raise_caps(
@@ -121,7 +123,14 @@ impl SqliteStore {
 }
 
 impl StoreFile {
-    fn declare_caps(&mut self, declaration: &CapDeclaration) -> Result<(), StoreError> {
+    fn declare_caps(
+        &mut self,
+        declaration: &CapDeclaration,
+        number: i64,
+    ) -> Result<bool, StoreError> {
+        if number <= self.declared.caps {
+            return Ok(false);
+        }
         let now_ms = self.now()?;
         let (change, known) = self.begin_with_rules()?;
         let mut book = RuleBook::clone(&known);
@@ -137,7 +146,9 @@ impl StoreFile {
         take_approvers(&change, approvers, now_ms)?;
         let written = committed(change, now_ms);
         self.forget_rules();
-        written.map(drop)
+        written?;
+        self.declared.caps = number;
+        Ok(true)
     }
 
     fn raise_caps(

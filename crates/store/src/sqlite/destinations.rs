@@ -15,9 +15,10 @@ impl SqliteStore {
     pub(crate) async fn declare_destinations(
         &self,
         declaration: &DestinationDeclaration,
-    ) -> Result<(), StoreError> {
+        number: i64,
+    ) -> Result<bool, StoreError> {
         let declaration = declaration.clone();
-        self.run(move |file| file.declare_destinations(&declaration))
+        self.run(move |file| file.declare_destinations(&declaration, number))
             .await
     }
 
@@ -30,17 +31,24 @@ impl StoreFile {
     fn declare_destinations(
         &mut self,
         declaration: &DestinationDeclaration,
-    ) -> Result<(), StoreError> {
+        number: i64,
+    ) -> Result<bool, StoreError> {
+        if number <= self.declared.destinations {
+            return Ok(false);
+        }
         let now_ms = self.now()?;
         let change = self.begin()?;
         let before = book(&change)?;
         let mut after = before.clone();
         after.declare(declaration, now_ms);
-        if after != before {
+        if after == before {
+            drop(change);
+        } else {
             write(&change, &before, &after)?;
             committed(change, now_ms)?;
         }
-        Ok(())
+        self.declared.destinations = number;
+        Ok(true)
     }
 }
 

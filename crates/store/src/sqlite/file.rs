@@ -36,9 +36,18 @@ pub(super) struct StoreFile {
     /// The rules of caps, once they are read. No other process writes the file, and reading all rules of all tenants for each
     /// call would take longer than the call.
     book: Option<Arc<RuleBook>>,
+    /// The last declarations that were taken. The file has one process, whose calls may overtake one another.
+    pub(super) declared: LastDeclared,
     /// The clock of tests, in milliseconds since 1970.
     #[cfg(test)]
     pub(super) now_ms: Option<u64>,
+}
+
+/// The numbers of the last declarations of this process.
+#[derive(Debug, Default)]
+pub(super) struct LastDeclared {
+    pub(super) caps: i64,
+    pub(super) destinations: i64,
 }
 
 /// Refuses a file that every user may read or write: it holds the fingerprints' key.
@@ -87,6 +96,7 @@ impl StoreFile {
             connection,
             terms,
             book: None,
+            declared: LastDeclared::default(),
             #[cfg(test)]
             now_ms: None,
         })
@@ -631,6 +641,7 @@ fn record(
         insert.execute(params![nonce, now_ms, until])?;
     }
     insert.execute(params![number(slot), row.stamp, now_ms])?;
+    let row = &*spend_tables::priced(change, row)?;
     let shadow = match spend_tables::reserve(change, book, rules.now_ms, row)? {
         Ok(shadow) => shadow,
         Err(exceeded) => return Ok((exceeded, None)),

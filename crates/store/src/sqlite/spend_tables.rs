@@ -1,8 +1,10 @@
 //! The tables of money caps in the file, over which [`judge`](crate::caps::judge) decides.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gatepay_core::exact_amount::ExactAmount;
+use gatepay_core::ledger_key::LedgerKeyKind;
 use gatepay_core::money::CurrencyCode;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
@@ -16,6 +18,7 @@ use crate::caps::judge::{
 use crate::caps::report::{MOST_OTHER_SUMS, OpenSpend};
 use crate::caps::rule::{CapBreach, CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
+use crate::caps::spend::OrderSpend;
 use crate::caps::window::{CapWindow, SliceGrain};
 use crate::error::StoreError;
 use crate::stored_text::{Fingerprint, StoredText};
@@ -46,7 +49,43 @@ pub(super) fn reserve(
         SpendJudgement::NeedsApproval(demand) => {
             Err(AdmissionVerdict::ApprovalRequired(Box::new(demand)))
         }
+        SpendJudgement::UnknownCurrency => Err(AdmissionVerdict::UnknownCurrency),
     })
+}
+
+/// The row of a call; that of a refund with the currency of its order, if the ledger knows it.
+pub(super) fn priced<'r>(
+    change: &Transaction<'_>,
+    row: &'r AdmissionRow,
+) -> Result<Cow<'r, AdmissionRow>, StoreError> {
+    let of_order = row.spend.as_ref().and_then(|spend| spend.of_order.as_ref());
+    let Some(OrderSpend { order, .. }) = of_order else {
+        return Ok(Cow::Borrowed(row));
+    };
+    let order = (LedgerKeyKind::PrepayId.as_str(), order.as_str());
+    let known = order_currency(change, order, (row.party.as_str(), row.account.as_str()))?;
+    Ok(match known.as_deref().and_then(CurrencyCode::parse) {
+        None => Cow::Borrowed(row),
+        Some(currency) => {
+            let mut row = row.clone();
+            row.price(currency);
+            Cow::Owned(row)
+        }
+    })
+}
+
+/// The currency of an order, by the kind and the text of its key, as its tenant and account have it in the ledger.
+pub(super) fn order_currency(
+    connection: &Connection,
+    (kind, key): (&str, &str),
+    (tenant, account): (&str, &str),
+) -> Result<Option<String>, StoreError> {
+    let mut known = connection.prepare_cached(
+        "SELECT currency FROM owner
+        WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency <> '?'",
+    )?;
+    let known = known.query_row([kind, key, tenant, account], |row| row.get(0));
+    Ok(known.optional()?)
 }
 
 pub(super) fn rule_book(connection: &Connection) -> Result<RuleBook, StoreError> {

@@ -112,14 +112,15 @@ async fn take(
     let taken = calls.call(move |store| async move {
         let declares =
             !declaration.accounts.is_empty() || !store.destinations().await?.accounts.is_empty();
-        if declares {
-            store.declare_destinations(&declaration, number).await?;
+        let is_taken = !declares || store.declare_destinations(&declaration, number).await?;
+        if !is_taken {
+            return Ok(None);
         }
         // First the number: a declaration in between is then read once more.
         let epoch = store.destination_epoch().await?;
-        Ok((store.destinations().await?, epoch, declares))
+        Ok(Some((store.destinations().await?, epoch, declares)))
     });
-    taken.await
+    taken.await?.ok_or(StoreCallError::NotJoined)
 }
 
 /// The lists, if an instance has declared others, and whether this instance's declaration still counts.

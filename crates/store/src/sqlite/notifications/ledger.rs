@@ -5,6 +5,7 @@ use gatepay_core::ownership::TenantIncarnation;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::SqliteStore;
+use super::super::spend_tables::order_currency;
 use super::{big, event_id, is_newest, settlement};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
@@ -73,14 +74,8 @@ impl SqliteStore {
     ) -> Result<Option<String>, StoreError> {
         let (order, holder) = (order.clone(), holder.clone());
         self.run(move |file| {
-            let mut found = file.connection().prepare_cached(
-                "SELECT currency FROM owner
-                WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency <> '?'",
-            )?;
-            let TenantAccount { tenant, account } = &holder;
             let key = (order.kind().as_str(), order.text());
-            let found = found.query_row(params![key.0, key.1, tenant, account], |row| row.get(0));
-            Ok(found.optional()?)
+            order_currency(file.connection(), key, (&holder.tenant, &holder.account))
         })
         .await
     }
