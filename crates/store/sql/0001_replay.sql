@@ -122,6 +122,10 @@ CREATE TABLE owner (
 );
 -- For the end of what was learned by asking. No column of it changes with the use of a key.
 CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
+-- A refund by its order, and by its number, which are the two words of its key. As above.
+CREATE INDEX owner_refund ON owner (key COLLATE "C") WHERE kind = 'prepayId+refundRequestId';
+CREATE INDEX owner_refund_number ON owner (substr(key, strpos(key, ' ') + 1), key COLLATE "C")
+    WHERE kind = 'prepayId+refundRequestId';
 
 CREATE FUNCTION now_ms() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$

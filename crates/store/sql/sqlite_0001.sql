@@ -85,6 +85,8 @@ CREATE TABLE owner (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX owner_at ON owner (at);
 CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
+-- The primary key finds a refund by its order, the first word of its key.
+CREATE INDEX owner_refund_number ON owner (substr(key, instr(key, ' ') + 1), key) WHERE kind = 'prepayId+refundRequestId';
 
 -- Money caps (0001_caps.sql). Amounts are decimals.
 CREATE TABLE cap_rule (

@@ -1,12 +1,14 @@
 //! What the store knows of one id: the ledger, open calls, notifications with their deliveries, and spends.
 
+use std::collections::BTreeSet;
+
 use gatepay_core::ledger_key::LedgerKey;
 
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{LedgerHolder, TenantAccount};
 use crate::notifications::listing::{AttemptRow, EventSummary};
 
-/// The most notifications and open calls of one id.
+/// The most notifications and open calls of one id, and the most refunds of one order or under one number.
 pub const MOST_FOUND: u32 = 100;
 
 /// Everything of one id. Nothing is found by any other field than an id.
@@ -42,6 +44,8 @@ pub struct FoundSpend {
     pub holder: TenantAccount,
     /// The name under which it is counted.
     pub counted_as: String,
+    /// Its key: that of a refund is its order's `prepayId` and its number, with a space between them.
+    pub key: String,
     /// The currency.
     pub currency: String,
     /// The largest amount of any attempt, as a decimal number.
@@ -68,10 +72,14 @@ pub(crate) struct EventSearch {
 /// Where to look for spends.
 #[derive(Debug, Clone)]
 pub(crate) struct SpendSearch {
-    /// The key.
-    pub(crate) key: String,
-    /// The parties that may have spent under it.
-    pub(crate) holders: Vec<TenantAccount>,
+    /// The keys, each with a party that may have spent under it.
+    pub(crate) keys: BTreeSet<(TenantAccount, String)>,
     /// The names under which calls are counted.
     pub(crate) counted_as: Vec<String>,
+}
+
+/// The texts between which the keys of an order's refunds lie, in the order of their bytes: the order's id, and a space, which
+/// no id contains.
+pub(crate) fn refunds_of(order: &str) -> (String, String) {
+    (format!("{order} "), format!("{order}!"))
 }

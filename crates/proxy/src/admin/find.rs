@@ -1,5 +1,6 @@
 //! `GET /find?id=`: what the store knows of one id, in the order of time.
 
+use gatepay_core::ledger_key::LedgerKey;
 use gatepay_store::found::{FoundInStore, FoundOpenCall, FoundSpend};
 use gatepay_store::notifications::event::EventState;
 use gatepay_store::notifications::ledger::LedgerHolder;
@@ -62,20 +63,29 @@ async fn story(app: &App, query: Option<&str>) -> Result<Story, AdminFailure> {
         .call(move |store| async move { store.find(&wanted).await });
     let found = found.await.map_err(|error| away(&error))?;
     Ok(Story {
-        entries: entries(found),
+        entries: entries(found, &id),
         note: "the caller's address, the amounts and GatePay's answers are in the audit journal of the machine that had the \
                call: gatepay-proxy find",
         id,
     })
 }
 
-fn entries(found: FoundInStore) -> Vec<StoryEntry> {
+fn entries(found: FoundInStore, id: &str) -> Vec<StoryEntry> {
+    // The key of a refund has its order beside its number.
+    let beside = |key: &str| match key {
+        key if key == id => String::new(),
+        key => format!(" {key}"),
+    };
     let mut entries: Vec<(u64, StoryEntry)> = Vec::new();
     for (key, holder) in &found.holders {
-        entries.push(of_holder(key.kind().as_str(), holder));
+        entries.push(of_holder(key, &beside(key.text()), holder));
     }
     entries.extend(found.open_calls.into_iter().map(of_open_call));
-    entries.extend(found.spends.into_iter().map(of_spend));
+    let spends = found.spends.into_iter();
+    entries.extend(spends.map(|spend| {
+        let beside = beside(&spend.key);
+        of_spend(spend, &beside)
+    }));
     for (event, attempts) in &found.events {
         entries.push(of_event(event));
         entries.extend(attempts.iter().map(|attempt| of_attempt(event, attempt)));
@@ -84,7 +94,8 @@ fn entries(found: FoundInStore) -> Vec<StoryEntry> {
     entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
-fn of_holder(kind: &'static str, holder: &LedgerHolder) -> (u64, StoryEntry) {
+fn of_holder(key: &LedgerKey, beside: &str, holder: &LedgerHolder) -> (u64, StoryEntry) {
+    let kind = key.kind().as_str();
     let outcome = holder.proved.as_ref();
     let proved = outcome.map_or_else(String::new, |proved| {
         let (outcome, status) = (proved.outcome.as_str(), &proved.status);
@@ -96,9 +107,10 @@ fn of_holder(kind: &'static str, holder: &LedgerHolder) -> (u64, StoryEntry) {
         source: "ledger",
         tenant: Some(holder.tenant.tenant.clone()),
         account: Some(holder.tenant.account.clone()),
-        says: format!("{kind} of {operation}, from {source}{proved}"),
+        says: format!("{kind}{beside} of {operation}, from {source}{proved}"),
         fields: json!({
             "kind": kind,
+            "key": key.text(),
             "operation": operation,
             "from": source,
             "outcome": outcome.map(|proved| proved.outcome.as_str()),
@@ -123,7 +135,7 @@ fn of_open_call(call: FoundOpenCall) -> (u64, StoryEntry) {
     (call.since_ms, entry)
 }
 
-fn of_spend(spend: FoundSpend) -> (u64, StoryEntry) {
+fn of_spend(spend: FoundSpend, beside: &str) -> (u64, StoryEntry) {
     let (amount, currency) = (&spend.amount, &spend.currency);
     let state = match (spend.executed_ms, spend.open_attempts) {
         (Some(_), _) => "executed",
@@ -135,8 +147,12 @@ fn of_spend(spend: FoundSpend) -> (u64, StoryEntry) {
         source: "spend",
         tenant: Some(spend.holder.tenant),
         account: Some(spend.holder.account),
-        says: format!("{amount} {currency} by {}: {state}", spend.counted_as),
+        says: format!(
+            "{amount} {currency} by {}{beside}: {state}",
+            spend.counted_as
+        ),
         fields: json!({
+            "key": spend.key,
             "amount": amount,
             "currency": currency,
             "counted_as": spend.counted_as,

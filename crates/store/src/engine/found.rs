@@ -15,9 +15,14 @@ impl Store {
     /// notification. Each step finds its rows by an index.
     pub async fn find(&self, text: &str) -> Result<FoundInStore, StoreError> {
         let kinds = LedgerKeyKind::ALL.iter();
-        let keys: Vec<LedgerKey> = kinds
+        let mut keys: Vec<LedgerKey> = kinds
             .filter_map(|kind| LedgerKey::written(*kind, text))
             .collect();
+        // The key of a refund has two words, and a search names one of them.
+        keys.extend(match self {
+            Self::Postgres(store) => store.find_refunds(text).await?,
+            Self::Sqlite(store) => store.find_refunds(text).await?,
+        });
         let owners = self.owners(&keys).await?;
         let of_key = |(key, holders): (&LedgerKey, Vec<LedgerHolder>)| {
             let key = key.clone();
@@ -47,7 +52,7 @@ impl Store {
         };
         let search = spend_search(text, &holders);
         let spends = match self {
-            _ if search.holders.is_empty() => Vec::new(),
+            _ if search.keys.is_empty() => Vec::new(),
             Self::Postgres(store) => store.find_spends(&search).await?,
             Self::Sqlite(store) => store.find_spends(&search).await?,
         };
@@ -61,15 +66,17 @@ impl Store {
 }
 
 fn spend_search(text: &str, holders: &[(LedgerKey, LedgerHolder)]) -> SpendSearch {
-    let mut accounts: Vec<TenantAccount> = holders
-        .iter()
-        .map(|(_, holder)| TenantAccount {
+    let keys = holders.iter().map(|(key, holder)| {
+        let party = TenantAccount {
             tenant: holder.tenant.tenant.clone(),
             account: holder.tenant.account.clone(),
-        })
-        .collect();
-    accounts.sort();
-    accounts.dedup();
+        };
+        let key = match key.kind() {
+            LedgerKeyKind::OrderRefund => key.text(),
+            _ => text,
+        };
+        (party, key.to_owned())
+    });
     let catalogue = Catalogue::standard();
     let money = catalogue.rows().iter();
     let money = money.filter(|row| row.kind == Kind::Money);
@@ -81,8 +88,7 @@ fn spend_search(text: &str, holders: &[(LedgerKey, LedgerHolder)]) -> SpendSearc
     counted_as.sort();
     counted_as.dedup();
     SpendSearch {
-        key: text.to_owned(),
-        holders: accounts,
+        keys: keys.collect(),
         counted_as,
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use rusqlite::{Connection, params};
 
 use super::super::SqliteStore;
 use super::lists::{SUMMARY, attempts, summary};
 use crate::error::StoreError;
-use crate::found::{EventSearch, FoundOpenCall, FoundSpend, MOST_FOUND, SpendSearch};
+use crate::found::{EventSearch, FoundOpenCall, FoundSpend, MOST_FOUND, SpendSearch, refunds_of};
 use crate::notifications::ledger::TenantAccount;
 use crate::notifications::listing::{AttemptRow, EventSummary};
 
@@ -18,6 +19,10 @@ const OPEN_BY_ID: &str =
     "SELECT call, tenant, account, operation, at FROM open_call WHERE call = ?1";
 const OPEN_BY_KEY: &str =
     "SELECT call, tenant, account, operation, at FROM open_call WHERE kind = ?1 AND key = ?2";
+const REFUNDS_OF_ORDER: &str = "SELECT DISTINCT key FROM owner
+    WHERE kind = 'prepayId+refundRequestId' AND key > ?1 AND key < ?2 ORDER BY key LIMIT ?3";
+const REFUNDS_BY_NUMBER: &str = "SELECT DISTINCT key FROM owner
+    WHERE kind = 'prepayId+refundRequestId' AND substr(key, instr(key, ' ') + 1) = ?1 ORDER BY key LIMIT ?2";
 const SPENDS: &str = "SELECT s.currency, s.amount, s.at, s.executed,
         (SELECT count(*) FROM spend_attempt AS a WHERE a.party = s.party AND a.account = s.account
             AND a.counted_as = s.counted_as AND a.key = s.key)
@@ -43,6 +48,12 @@ impl SqliteStore {
     ) -> Result<Vec<FoundOpenCall>, StoreError> {
         let search = search.clone();
         self.run(move |file| open_calls(file.connection(), &search))
+            .await
+    }
+
+    pub(crate) async fn find_refunds(&self, text: &str) -> Result<Vec<LedgerKey>, StoreError> {
+        let text = text.to_owned();
+        self.run(move |file| refunds(file.connection(), &text))
             .await
     }
 
@@ -118,16 +129,33 @@ fn open_calls(
     Ok(calls)
 }
 
+/// The keys of refunds of the order with this id, and under this number.
+fn refunds(connection: &Connection, text: &str) -> Result<Vec<LedgerKey>, StoreError> {
+    let (after, before) = refunds_of(text);
+    let mut of_order = connection.prepare_cached(REFUNDS_OF_ORDER)?;
+    let mut by_number = connection.prepare_cached(REFUNDS_BY_NUMBER)?;
+    let key = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let of_order = of_order.query_map(params![after, before, MOST_FOUND], key)?;
+    let by_number = by_number.query_map(params![text, MOST_FOUND], key)?;
+    let keys: BTreeSet<String> = of_order.chain(by_number).collect::<Result<_, _>>()?;
+    let keys = keys.into_iter().map(|key| {
+        let unexpected = || StoreError::Unexpected("the key of a refund".to_owned());
+        LedgerKey::new(LedgerKeyKind::OrderRefund, key).ok_or_else(unexpected)
+    });
+    keys.collect()
+}
+
 fn spends(connection: &Connection, search: &SpendSearch) -> Result<Vec<FoundSpend>, StoreError> {
     let mut spends = Vec::new();
-    for holder in &search.holders {
+    for (holder, key) in &search.keys {
         for counted_as in &search.counted_as {
             let mut of_key = connection.prepare_cached(SPENDS)?;
-            let names = params![holder.tenant, holder.account, counted_as, search.key];
+            let names = params![holder.tenant, holder.account, counted_as, key];
             let found = of_key.query_map(names, |row| {
                 Ok(FoundSpend {
                     holder: holder.clone(),
                     counted_as: counted_as.clone(),
+                    key: key.clone(),
                     currency: row.get(0)?,
                     amount: row.get(1)?,
                     at_ms: row.get::<_, i64>(2)?.unsigned_abs(),
@@ -162,6 +190,8 @@ mod tests {
             ATTEMPTS,
             OPEN_BY_ID,
             OPEN_BY_KEY,
+            REFUNDS_OF_ORDER,
+            REFUNDS_BY_NUMBER,
             SPENDS,
         ] {
             let mut plan = connection
@@ -174,6 +204,13 @@ mod tests {
                 !steps.iter().any(|step| step.starts_with("SCAN")),
                 "{statement}: {steps:?}"
             );
+            // All refunds have one kind, so that the kind alone narrows nothing.
+            let narrow = match statement {
+                REFUNDS_OF_ORDER => "key>? AND key<?",
+                REFUNDS_BY_NUMBER => "owner_refund_number",
+                _ => "",
+            };
+            assert!(steps[0].contains(narrow), "{statement}: {steps:?}");
         }
     }
 }
