@@ -31,6 +31,39 @@ async fn reload(program: &Program) {
 }
 
 #[tokio::test]
+async fn check_names_the_currencies_that_files_of_one_sub_account_close_for_each_other() {
+    let folder = folder_of_file(&gatepay(), "");
+    let shared = "shared_sub_account = true\n";
+    let of = |currency| caps("per_day = '1'").replace("USDT", currency);
+    folder.tenant(&acme(), &format!("{shared}{}", of("USDT")));
+    folder.tenant(&successor(), &format!("{shared}{}", of("GT")));
+    let padded = format!("0{}", acme().sub_account);
+    let padded = Shop::new(
+        "padded",
+        "client-padded",
+        "fake-padded-secret-05",
+        padded.leak(),
+    );
+    folder.tenant(&padded, "");
+    let (said, code) = printed(&folder.run("check"));
+    assert_eq!(code, Some(0), "{said}");
+    let account = acme().sub_account;
+    for line in [
+        format!(
+            "note: sub-account {account}: acme refuses GT, which acme_again allows: the sub-account's calls in GT are refused (create_payout"
+        ),
+        format!(
+            "note: sub-account {account}: acme_again refuses USDT, which acme allows: the sub-account's calls in USDT are refused (create_payout"
+        ),
+        format!(
+            "warning: sub-accounts 0{account} and {account} differ in letter case or leading zeros alone"
+        ),
+    ] {
+        assert!(said.contains(&line), "{line}\n{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_that_takes_the_place_of_another_one_is_bound_by_its_caps_and_its_list() {
     let gatepay = gatepay();
     let own = |hold| {

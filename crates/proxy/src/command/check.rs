@@ -1,5 +1,6 @@
 //! `check`: everything `serve` does before it binds.
 
+mod accounts;
 mod caps;
 mod notifications;
 mod report_json;
@@ -185,6 +186,7 @@ fn report(name: &str, configuration: &Configuration) {
     addresses(settings, registry);
     say("");
     caps::report(configuration);
+    accounts::report(registry);
     parties(configuration);
     memory(settings, registry);
     say(format_args!(
