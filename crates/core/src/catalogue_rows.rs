@@ -87,7 +87,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .row(),
         tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
             .key(one("refundRequestId"))
-            .look_up("refund_details", one("refundRequestId"))
+            .refund_look_up("refund_details")
             .fields(field::REFUND_ORDER)
             .amounts(REFUND_AMOUNT)
             .row(),
@@ -133,7 +133,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/checkout/refund",
         )
         .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
+        .refund_look_up("refund_details")
         .derived()
         .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
@@ -145,7 +145,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v2/standard/order/refund",
         )
         .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
+        .refund_look_up("refund_details")
         .amounts(REFUND_AMOUNT)
         .row(),
         tenant("query_order_v2", Payment, Read, Get, "/v2/pay/order/query").row(),
@@ -170,7 +170,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .row(),
         tenant("refund_order_v3", Payment, Money, Post, "/v3/order/refund")
             .key(one("refundRequestId"))
-            .look_up("refund_details_v3", one("refundRequestId"))
+            .refund_look_up("refund_details_v3")
             .derived()
             .amounts(REFUND_AMOUNT)
             .row(),
@@ -246,7 +246,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/address/refund",
         )
         .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
+        .refund_look_up("refund_details")
         .derived()
         .amounts(REFUND_AMOUNT)
         .bare()
@@ -259,7 +259,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             "/v1/pay/address/refundconvert",
         )
         .key(one("refundRequestId"))
-        .look_up("refund_details", one("refundRequestId"))
+        .refund_look_up("refund_details")
         .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
         tenant(
@@ -916,6 +916,7 @@ impl RowDraft {
             by,
             with: &[],
             same: &[],
+            of_order: &[],
             proves: true,
         });
         self
@@ -931,6 +932,13 @@ impl RowDraft {
     fn same(mut self, same: &'static [&'static str]) -> Self {
         self.0.look_up.as_mut().expect("it has a look-up").same = same;
         self
+    }
+
+    /// Looks a refund up by its number. Its order is `prepayId` in the answers to refunds and `orderId` in the details.
+    fn refund_look_up(self, operation: &'static str) -> Self {
+        let mut row = self.look_up(operation, one("refundRequestId"));
+        row.0.look_up.as_mut().expect("it has a look-up").of_order = &["prepayId", "orderId"];
+        row
     }
 
     /// Marks a look-up as no proof: the object under the key may be older than the call.

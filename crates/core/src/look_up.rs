@@ -2,7 +2,7 @@
 //!
 //! A look-up never proves that GatePay did *not* execute a call, for the call may still be under way. A look-up proves
 //! execution only if the answer shows an object that this call alone creates, under the call's own key, with the values
-//! that the call sent.
+//! that the call sent; and for a refund, whose number may be unique for its order only, if the answer names the same order.
 
 use std::borrow::Cow;
 
@@ -46,6 +46,8 @@ pub struct LookUpQuestion {
     by: Vec<(String, String)>,
     /// Fields that the answer repeats, with the values that the call sent.
     same: Vec<(&'static str, String)>,
+    /// The fields that name the order of a refund, and the order that the call refunds.
+    of_order: Option<(&'static [&'static str], String)>,
     proves: bool,
 }
 
@@ -59,6 +61,9 @@ pub struct LookUpObservation {
     /// The object in the data that is the call's, if it was found.
     #[serde(skip)]
     pub object: Option<String>,
+    /// Whether GatePay has under the call's number a refund of another order, or of one that it does not name.
+    #[serde(skip)]
+    pub is_of_another_order: bool,
 }
 
 impl LookUpObservation {
@@ -67,6 +72,7 @@ impl LookUpObservation {
         observed: ObservedOutcome::Unknown,
         order: None,
         object: None,
+        is_of_another_order: false,
     };
 }
 
@@ -101,13 +107,22 @@ impl LookUpQuestion {
             Method::Get | Method::Delete => (Some(query::encode(fields)), String::new()),
             Method::Post | Method::Put => (None, object(fields)),
         };
+        let order = (!look_up.of_order.is_empty()).then(|| sent.only("prepayId"));
+        let proves = look_up.proves && order.as_ref().is_none_or(Option::is_some);
+        let order = order.flatten().map(Cow::into_owned);
         Some(Self {
             query,
             body,
             same: same.collect(),
+            of_order: order.map(|order| (look_up.of_order, order)),
             by,
-            proves: look_up.proves,
+            proves,
         })
+    }
+
+    /// Whether an answer can show that GatePay executed the call.
+    pub fn can_prove(&self) -> bool {
+        self.proves
     }
 
     /// Judges a complete answer.
@@ -124,8 +139,7 @@ impl LookUpQuestion {
                     } else {
                         ObservedOutcome::Unknown
                     },
-                    order: None,
-                    object: None,
+                    ..LookUpObservation::UNKNOWN
                 }
             }
             AnswerVerdict::Success => text::decode(body)
@@ -142,7 +156,9 @@ impl LookUpQuestion {
             None => answer,
         };
         let things = things(&whole);
-        let Some(thing) = things.iter().find(|thing| self.names(thing)) else {
+        let named = || things.iter().filter(|thing| self.names(thing));
+        let own = named().find(|thing| self.is_of_order(thing));
+        let Some(thing) = own.or_else(|| named().next()) else {
             // A list without the key shows that the object does not exist; any other answer proves nothing.
             return Some(LookUpObservation {
                 observed: if is_list(&whole) {
@@ -150,10 +166,17 @@ impl LookUpQuestion {
                 } else {
                     ObservedOutcome::Unknown
                 },
-                order: None,
-                object: None,
+                ..LookUpObservation::UNKNOWN
             });
         };
+        if self.of_order.is_some() && !self.is_of_order(thing) {
+            // GatePay may have the call's refund beside it.
+            return Some(LookUpObservation {
+                order: printed(body),
+                is_of_another_order: true,
+                ..LookUpObservation::UNKNOWN
+            });
+        }
         let agrees = self.same.iter().all(|(field, said)| {
             text(thing.get(*field)).is_none_or(|printed| agree(said, &printed))
         });
@@ -166,7 +189,17 @@ impl LookUpQuestion {
             observed,
             order: printed(body),
             object: (observed == ObservedOutcome::Found).then(|| thing.to_string()),
+            is_of_another_order: false,
         })
+    }
+
+    /// Whether a looked-up refund is of the order that the call names; the first field that names one decides.
+    fn is_of_order(&self, thing: &Value) -> bool {
+        let Some((fields, order)) = &self.of_order else {
+            return true;
+        };
+        let mut named = fields.iter().filter_map(|field| text(thing.get(*field)));
+        named.next().is_some_and(|named| named == *order)
     }
 
     /// Whether an object has the key: at least one field of the key, and no field of the key with another value.
@@ -423,6 +456,54 @@ mod tests {
         let (observed, order) = observe("close_order", r#"{"merchantTradeNo":"A"}"#, answer);
         assert_eq!(observed, ObservedOutcome::Unknown);
         assert!(order.unwrap().contains("CLOSED"));
+    }
+
+    #[test]
+    fn a_looked_up_refund_of_another_order_proves_nothing() {
+        let seen = |call: &str, body: &str, refund: &str| {
+            let answer = format!(
+                r#"{{"status":"SUCCESS","code":"000000","data":{{"refundRequestId":"R-1"{refund}}}}}"#
+            );
+            let seen = question(call, "", body)
+                .unwrap()
+                .observe(200, answer.as_bytes());
+            (seen.observed, seen.is_of_another_order)
+        };
+        let (found, unknown) = (ObservedOutcome::Found, ObservedOutcome::Unknown);
+        let body = r#"{"refundRequestId":"R-1","prepayId":"506","refundAmount":"1"}"#;
+        for call in [
+            "refund_order",
+            "refund_order_v2",
+            "refund_order_v3",
+            "refund_checkout_order",
+            "refund_address_order",
+            "refund_converted_address_order",
+        ] {
+            for (refund, expected) in [
+                (r#","orderId":"506""#, (found, false)),
+                (r#","orderId":506"#, (found, false)),
+                (r#","prepayId":"506","orderId":"77""#, (found, false)),
+                (r#","orderId":"507""#, (unknown, true)),
+                (r#","prepayId":"507","orderId":"506""#, (unknown, true)),
+                (r#","merchantTradeNo":"A-1""#, (unknown, true)),
+                (r#","orderId":null"#, (unknown, true)),
+                (
+                    r#","orderId":"507","refundDetails":[{"refundRequestId":"R-1","orderId":"506"}]"#,
+                    (found, false),
+                ),
+            ] {
+                assert_eq!(seen(call, body, refund), expected, "{call} {refund}");
+            }
+            let without = r#"{"refundRequestId":"R-1"}"#;
+            let expected = (unknown, false);
+            assert_eq!(
+                seen(call, without, r#","orderId":"506""#),
+                expected,
+                "{call}"
+            );
+            assert!(!question(call, "", without).unwrap().can_prove());
+            assert!(question(call, "", body).unwrap().can_prove());
+        }
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub struct LookUp {
     pub with: &'static [(&'static str, &'static str)],
     /// Fields that the call and the looked-up object have in common. If one differs, another call made the object.
     pub same: &'static [&'static str],
+    /// The fields of a looked-up refund that name its order, the most certain first; empty if the call refunds none. No page says
+    /// that the number of a refund is unique beyond its order: GatePay may show another order's refund under the call's number.
+    pub of_order: &'static [&'static str],
     /// Whether only this call creates the looked-up object, so that finding the object proves that GatePay executed the
     /// call. An object that a call merely changes may be older than the call.
     pub proves: bool,

@@ -60,7 +60,7 @@ pub async fn lost(
     };
     record.enter_phase(RequestPhase::Own);
     if let Some(observation) = &observation {
-        record.observed(observation.observed);
+        observed(observation, record);
         note_observation(admitted, means, observation);
         if observation.observed != ObservedOutcome::Found {
             note_open(admitted, means, record);
@@ -91,13 +91,20 @@ pub async fn settle(
     record.enter_phase(RequestPhase::LookUp);
     let observation = look_up(admitted, means, schedule).await;
     record.enter_phase(RequestPhase::Own);
-    record.observed(observation.observed);
+    observed(&observation, record);
     note_observation(admitted, means, &observation);
     let settled = rule.settle(observation.observed);
     if settled == SettledCall::Unknown {
         note_open(admitted, means, record);
     }
     settled.into()
+}
+
+fn observed(observation: &LookUpObservation, record: &mut RequestRecord) {
+    record.observed(observation.observed);
+    if observation.is_of_another_order {
+        record.detail(ANOTHER_ORDER.to_owned());
+    }
 }
 
 /// Hands the ids in a found object to the ledger, as those of an answer.
@@ -149,6 +156,9 @@ fn note_open(admitted: &Admitted, means: &LookUpMeans<'_>, record: &RequestRecor
     }
 }
 
+/// The detail for the log if GatePay shows a refund under the call's number that is not known to be the call's.
+const ANOTHER_ORDER: &str =
+    "the refund that GatePay has under this number is of another order, or names none";
 /// The most keys of a call without a known outcome. A call has more only if its body names a number more than once.
 const OPEN_KEYS: usize = 2;
 

@@ -221,6 +221,9 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     let body = json!(fields).to_string();
     let reading = BodyReading::read(operation, None, body.as_bytes());
     let question = LookUpQuestion::about(look_up, row, &reading)?;
+    if !question.can_prove() {
+        return None;
+    }
     let (host, account) = (&app.upstream.host, unknown.account.as_str());
     let outbound = Outbound::later_look_up(row, &question, account, host).ok()?;
     let signing = &app.upstream.credential_rotation;
@@ -233,6 +236,11 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     let mut seen = LookUpObservation::UNKNOWN;
     let call = worker.upstream_call(CallOwner::Proxy);
     resolve::resolve(call, &question, &resolve::LATER, WITHIN, &mut seen, ask).await;
+    if seen.is_of_another_order {
+        let operation = &unknown.operation;
+        tracing::warn!(%party, %operation, key = %unknown.key.as_str(),
+            "GatePay has another order's refund under the number of a refund of unknown outcome: it stays unknown");
+    }
     if seen.observed != ObservedOutcome::Found {
         return None;
     }
