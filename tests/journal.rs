@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
 
 use crate::support::program::{Folder, Program, printed, run};
 use crate::support::scripted::Scripted;
@@ -251,17 +250,6 @@ impl Harm {
 }
 
 const FIRST: &str = "audit/audit-000001-0001.jsonl";
-
-/// Repeats the check until the check succeeds.
-async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, waiting).await;
-    waited.unwrap_or_else(|_| panic!("this never happened: {what}"));
-}
 
 #[tokio::test]
 async fn a_journal_that_is_moved_or_removed_while_it_is_written_stops_money_at_once() {

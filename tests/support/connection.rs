@@ -1,6 +1,7 @@
 //! A client's connection over HTTP/1.1 or HTTP/2.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Uri};
@@ -10,7 +11,25 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::Answer;
+use super::{Answer, PATIENCE};
+
+/// Sends a call to an instance that shares its limits in a store, on a connection of its own; again while the instance has
+/// none. A machine that stalls for a second ends the store's loans of limits, and until the next ones calls are refused
+/// before their stamps are used.
+pub(crate) async fn send_to_instance(
+    address: SocketAddr,
+    request: &Request<Full<Bytes>>,
+) -> Answer {
+    let began = Instant::now();
+    loop {
+        let answer = Connection::open(address).await.send(request.clone()).await;
+        let is_late = answer.refusal() == Some("store_unavailable");
+        if !is_late || began.elapsed() > PATIENCE {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// The stream under HTTP: TCP, or TLS over TCP.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}

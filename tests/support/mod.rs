@@ -16,6 +16,7 @@ mod catalogue;
 mod connection;
 mod counting;
 mod dice;
+pub(crate) mod gate;
 mod gatepay;
 pub(crate) mod imports;
 mod load;
@@ -49,7 +50,7 @@ use socket2::{Domain, Socket, Type};
 pub(crate) use answer::Answer;
 pub(crate) use call::{Call, http2_fields};
 pub(crate) use catalogue::{changed, configured, everything_on, tables_of_everything};
-pub(crate) use connection::{Connection, Http2};
+pub(crate) use connection::{Connection, Http2, send_to_instance};
 pub(crate) use counting::Counting;
 pub(crate) use dice::Dice;
 pub(crate) use gatepay::{
@@ -84,8 +85,9 @@ pub(crate) const A_REFUND: &str =
 /// An upstream for proxies that never call it.
 pub(crate) const UNUSED: &str = "http://127.0.0.1:1";
 
-/// How long a test waits for another thread's immediate work before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for another thread's or program's work before it fails: far longer than a machine takes that is
+/// eight times slower or stalls for seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The body that creates an order with this number.
 pub(crate) fn order(number: &str) -> String {
@@ -129,12 +131,39 @@ impl Nowhere {
 
 /// Waits until another thread has done its work unprompted.
 pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    until_so(what, async || done()).await;
+}
+
+/// Like [`until`], with a condition that has to be asked for.
+pub(crate) async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let waiting = async {
-        while !done() {
+        while !is_so().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     tokio::time::timeout(PATIENCE, waiting)
         .await
         .unwrap_or_else(|_| panic!("this never happened: {what}"));
+}
+
+/// How often a test looks for what only an undisturbed stretch of a machine's time can show: a machine that stalls for two
+/// seconds ends the store's loans, and lets deadlines pass.
+pub(crate) const LOOKS: u32 = 5;
+
+/// Looks until a look shows what a test is about; a look that does not returns its figures. Each look asserts the promises
+/// that hold however slow a machine is.
+pub(crate) async fn in_one_of_some_looks(mut look: impl AsyncFnMut() -> Result<(), String>) {
+    let mut seen = Vec::new();
+    for _ in 0..LOOKS {
+        match look().await {
+            Ok(()) => return,
+            Err(figures) => seen.push(figures),
+        }
+    }
+    panic!("in none of {LOOKS} looks: {seen:#?}");
+}
+
+/// This condition, or the figures that do not meet it.
+pub(crate) fn if_so(is_so: bool, figures: impl FnOnce() -> String) -> Result<(), String> {
+    if is_so { Ok(()) } else { Err(figures()) }
 }

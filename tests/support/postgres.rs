@@ -151,7 +151,7 @@ impl PgServer {
 
     fn is_up(&mut self) -> bool {
         let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(30) {
+        while began.elapsed() < Duration::from_mins(1) {
             let process = self.process.as_mut().unwrap();
             if process.try_wait().unwrap().is_some() {
                 return false;
@@ -168,7 +168,7 @@ impl PgServer {
     pub(crate) fn start_again(&mut self) {
         let began = Instant::now();
         // The shared memory of a killed server is free only after its last process has gone.
-        while began.elapsed() < Duration::from_secs(10) {
+        while began.elapsed() < Duration::from_mins(1) {
             let _ = fs::remove_file(self.data().join("postmaster.pid"));
             self.spawn();
             if self.is_up() {

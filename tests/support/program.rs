@@ -462,14 +462,19 @@ impl Program {
 
     /// Waits until `/ready` answers with this status, and returns its text.
     pub(crate) async fn ready_with(&self, status: u16) -> String {
-        for _ in 0..200 {
+        let began = Instant::now();
+        loop {
             let answer = self.admin("GET", "/ready").await;
             if answer.status == status {
                 return String::from_utf8(answer.body.into()).expect("it is text");
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(
+                began.elapsed() < PATIENCE,
+                "/ready is not {status}: {}",
+                self.stderr()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("/ready is not {status}: {}", self.stderr());
     }
 
     /// The log so far.

@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
+
+use super::gate::Gate;
 
 /// A scripted upstream.
 pub(crate) struct Scripted {
@@ -17,8 +19,7 @@ struct Shared {
     received: Mutex<Vec<Vec<u8>>>,
     connections: Mutex<usize>,
     closed: Mutex<usize>,
-    open: Mutex<bool>,
-    opened: Condvar,
+    answers: Gate,
 }
 
 /// Answers a request, given as head and body.
@@ -39,7 +40,7 @@ pub(crate) enum Then {
 impl Scripted {
     /// Answers every request in the same way.
     pub(crate) fn always(then: Then) -> Self {
-        Self::start(then, true)
+        Self::start(then, Gate::open())
     }
 
     /// Answers 200 with this body.
@@ -60,10 +61,10 @@ impl Scripted {
     /// Holds every answer back until [`release`](Self::release).
     pub(crate) fn held() -> Self {
         let body = br#"{"status":"SUCCESS","code":"000000","data":{}}"#;
-        Self::start(Then::Answer(answer("200 OK", "", body)), false)
+        Self::start(Then::Answer(answer("200 OK", "", body)), Gate::closed())
     }
 
-    fn start(then: Then, open: bool) -> Self {
+    fn start(then: Then, answers: Gate) -> Self {
         let listener = TcpListener::bind(super::any_port()).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
@@ -71,8 +72,7 @@ impl Scripted {
             received: Mutex::default(),
             connections: Mutex::new(0),
             closed: Mutex::new(0),
-            open: Mutex::new(open),
-            opened: Condvar::new(),
+            answers,
         });
         let kept = Arc::clone(&shared);
         thread::spawn(move || {
@@ -87,8 +87,7 @@ impl Scripted {
 
     /// Sends the held answers.
     pub(crate) fn release(&self) {
-        *self.shared.open.lock().expect("nobody panicked") = true;
-        self.shared.opened.notify_all();
+        self.shared.answers.let_through();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -158,8 +157,7 @@ impl Shared {
                 let code = received.len();
                 received.push(request);
                 drop(received);
-                let open = self.open.lock().expect("nobody panicked");
-                drop(self.opened.wait_while(open, |open| !*open));
+                self.answers.pass();
                 let (bytes, close) = match &self.then {
                     Then::Each(say) => match say(&asked) {
                         Some(bytes) => (bytes.into(), false),
@@ -189,7 +187,7 @@ impl Shared {
 }
 
 /// The length of the first request, once it is complete. The proxy always sends a length or no body.
-fn whole(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn whole(bytes: &[u8]) -> Option<usize> {
     let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
     let length = text.lines().find_map(|line| {
