@@ -11,7 +11,7 @@ mod switching;
 
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
@@ -23,8 +23,10 @@ use crate::support::postgres::{self, PgServer};
 use crate::support::program::{Folder, Program};
 use crate::support::*;
 
-/// The time limit of a call to the store in these tests.
-const LIMIT: Duration = Duration::from_millis(500);
+/// The time limit of a call to the store in most of these tests, which are not about it: longer than a busy machine takes.
+const AMPLE: Duration = Duration::from_secs(10);
+/// The time limit where the store falls silent. A busy machine may refuse calls by it.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// The folder of an instance with this store, and more lines for the table `[store]`.
 fn folder(gatepay: &GatePay, server: &PgServer, more: &str) -> Folder {
@@ -33,13 +35,24 @@ fn folder(gatepay: &GatePay, server: &PgServer, more: &str) -> Folder {
 
 /// Like [`folder`], before the upstream at this URL, with a store on the first of these ports that is writable.
 fn folder_at(url: &str, ports: &[u16], more: &str) -> Folder {
+    folder_within(AMPLE, url, ports, more)
+}
+
+/// Like [`folder_at`], with this time limit of a call to the store.
+fn folder_within(limit: Duration, url: &str, ports: &[u16], more: &str) -> Folder {
     let folder = Folder::before(url);
-    let limit = LIMIT.as_millis();
+    let limit = limit.as_millis();
     folder.uses_a_store(ports, &format!(", timeout_ms = {limit}{more}"));
     folder
 }
 
+/// Sends a call while the store is there.
 async fn send(program: &Program, request: &Request<Full<Bytes>>) -> Answer {
+    send_to_instance(program.address, request).await
+}
+
+/// Sends a call once, whether or not the store is there.
+async fn send_once(program: &Program, request: &Request<Full<Bytes>>) -> Answer {
     let mut caller = Connection::open(program.address).await;
     caller.send(request.clone()).await
 }
@@ -52,14 +65,22 @@ fn signed(call: &Call) -> Request<Full<Bytes>> {
 ///
 /// After a crash or a failover of the store no seats are lent until all instances have declared theirs, or for five seconds.
 async fn admits(program: &Program) {
-    for _ in 0..600 {
-        let read = send(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+    let began = Instant::now();
+    loop {
+        let read = send_once(program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
         if read.refusal().is_none() {
             return;
         }
+        let log = || program.stderr();
+        assert!(began.elapsed() < PATIENCE, "it admits nothing: {}", log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("it admits nothing: {}", program.stderr());
+}
+
+/// The middle of these durations, which a stall of the machine does not change.
+fn middle(durations: &mut [Duration]) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
 }
 
 /// A refund that the emulator answers with a failure of its own: what counts is that it arrives once.
@@ -117,7 +138,7 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
     assert_eq!(send(&program, &executed).await.refusal(), None);
     server.kill();
     let before = gatepay.count();
-    let first = send(&program, &refund()).await;
+    let first = send_once(&program, &refund()).await;
     assert_eq!(first.refused(), (503, "store_unavailable"));
     assert_eq!(
         first.outcome(),
@@ -125,15 +146,17 @@ async fn without_its_store_an_instance_refuses_at_once_and_serves_again_when_the
         "another instance may have it"
     );
     assert!(first.message().contains("ask GET"), "{}", first.message());
-    let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
+    let read = send_once(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
     assert_eq!(read.refusal(), Some("store_unavailable"));
     assert_eq!(read.outcome(), Some("not-executed"));
-    let began = std::time::Instant::now();
+    let mut took = Vec::new();
     for _ in 0..20 {
-        let later = send(&program, &refund()).await;
+        let began = Instant::now();
+        let later = send_once(&program, &refund()).await;
         assert_eq!(later.refusal(), Some("store_unavailable"));
+        took.push(began.elapsed());
     }
-    assert!(began.elapsed() < LIMIT * 2, "{:?}", began.elapsed());
+    assert!(middle(&mut took) < AMPLE / 20, "{took:?}");
     assert_eq!(gatepay.count(), before, "nothing was sent");
     program.ready_with(503).await;
     assert_eq!(program.admin("GET", "/live").await.status, 200);
@@ -160,7 +183,7 @@ async fn nothing_is_sent_while_a_setting_of_the_running_server_may_lose_commits(
     })
     .await;
     let before = gatepay.count();
-    let refused = send(&program, &refund()).await;
+    let refused = send_once(&program, &refund()).await;
     assert_eq!(refused.refusal(), Some("store_unavailable"));
     assert_eq!(gatepay.count(), before);
     server.sql("ALTER SYSTEM RESET fsync");
@@ -257,8 +280,6 @@ async fn raced<const N: usize>(rounds: usize, calls: usize, callers: usize) {
             &acme(),
             "limits = { in_flight = 1000, requests_per_second = 100000 }",
         );
-        // A busy machine may be slow: what counts is that nothing is admitted twice.
-        folder.edit("proxy.toml", "timeout_ms = 500", "timeout_ms = 10_000");
         folder.edit(
             "proxy.toml",
             "upstream = { ",
@@ -390,14 +411,15 @@ async fn instances_tell_each_other_their_configuration_and_the_head_of_their_jou
         reload["hash"].as_str().unwrap().to_owned()
     };
     let is_told = async |before: &str| {
-        for _ in 0..100 {
+        let began = Instant::now();
+        loop {
             let hash = in_force().await;
             if hash != before && told("configuration").await == hash {
                 return hash;
             }
+            assert!(began.elapsed() < PATIENCE, "{}", program.stderr());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{}", program.stderr());
     };
     let first = is_told("").await;
     folder.tenant(&globex(), "limits = { requests_per_second = 7 }");

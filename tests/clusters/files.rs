@@ -94,10 +94,10 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     let before = gatepay.count();
-    let refused = send(&program, &refund()).await;
+    let refused = send_once(&program, &refund()).await;
     assert_eq!(refused.refused(), (503, "store_unavailable"));
     assert_eq!(refused.outcome(), Some("unknown"));
-    let copied = send(&program, &executed).await;
+    let copied = send_once(&program, &executed).await;
     assert!(copied.refusal().is_some(), "{}", copied.text());
     assert_eq!(copied.outcome(), Some("unknown"));
     assert_eq!(gatepay.count(), before);
