@@ -32,21 +32,28 @@ async fn a_thread_that_is_stuck_does_not_keep_the_process_from_ending() {
     let Some(wedge) = Wedge::build() else { return };
     let gatepay = GatePay::now();
     for thread in ["worker-0", "worker-1", "control", "journal"] {
-        let folder = folder(&gatepay, 500);
-        let program = wedge.serve(&folder, thread).await;
-        executes_an_order(&program, thread).await;
-        wedge.stick();
-        program.terminate();
-        until("it ends", || is_gone(&program)).await;
-        let (code, out, err) = program.end().await;
-        assert_eq!(code, Some(2), "{thread}: {err}");
-        assert!(err.contains("does not"), "{thread}: {err}");
-        // The other threads' output is written.
-        assert_eq!(out.lines().count(), 1, "{thread}: {out}");
-        let ended = folder.journal().contains("ended");
-        assert_eq!(ended, thread != "journal", "{thread}");
-        assert!(folder.path("state/replay").exists(), "{thread}");
-        wedge.let_go();
+        in_one_of_some_looks(async || {
+            let folder = folder(&gatepay, 500);
+            let program = wedge.serve(&folder, thread).await;
+            executes_an_order(&program, thread).await;
+            wedge.stick();
+            program.terminate();
+            until("it ends", || is_gone(&program)).await;
+            let (code, out, err) = program.end().await;
+            wedge.let_go();
+            assert_eq!(code, Some(2), "{thread}: {err}");
+            assert!(err.contains("does not"), "{thread}: {err}");
+            // The other threads' output is written, unless the machine stalls for the whole of the deadline.
+            let lines = out.lines().count();
+            let has_ended = folder.journal().contains("ended");
+            let has_memory = folder.path("state/replay").exists();
+            assert!(!has_ended || thread != "journal");
+            if_so(
+                lines == 1 && has_ended == (thread != "journal") && has_memory,
+                || format!("{thread}: {lines} lines, {has_ended}, {has_memory}: {err}"),
+            )
+        })
+        .await;
     }
 }
 

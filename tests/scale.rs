@@ -41,6 +41,11 @@ fn folder_of(tenants: usize, layout: Layout, url: &str) -> Folder {
     folder.proxy("metrics = { max_tenants = 0 }");
     let quota = "upstream = { quota = { requests_per_second = 10_000, burst = 10_000 }, ";
     folder.edit("proxy.toml", "upstream = { ", quota);
+    // Callers make up for the time in which a machine stalls.
+    folder.tenant(
+        &acme(),
+        "limits = { in_flight = 1000, requests_per_second = 10_000 }",
+    );
     let mut all = String::new();
     for number in 0..tenants {
         let id = format!("shop-{number:06}");
