@@ -21,9 +21,10 @@ fn changes() -> [Call; 2] {
     [create(), acme().post(REFUND, A_REFUND)]
 }
 
-/// Long enough for the first question, which comes after half a second.
-fn one_question(settings: &mut Settings) {
-    settings.upstream.resolve = Duration::from_millis(1_400);
+/// Long enough for two questions after a lost answer, of which a machine that stalls may lose the first. A question that finds
+/// the call is the last one.
+fn two_questions(settings: &mut Settings) {
+    settings.upstream.resolve = Duration::from_millis(3_900);
 }
 
 fn status(status: u16, body: &'static str) -> InjectedFault {
@@ -177,7 +178,7 @@ async fn of_every_published_code_the_outcome_is_what_the_code_proves() {
 #[tokio::test]
 async fn a_lost_or_unclear_answer_is_looked_up_and_found() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     assert_eq!(proxy.send(create()).await.outcome(), Some("executed"));
     for (fault, is_relayed) in [
         (status(200, ""), false),
@@ -219,7 +220,7 @@ async fn a_lost_or_unclear_answer_is_looked_up_and_found() {
 #[tokio::test]
 async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_called_refused() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     let dearer = acme().post(CREATE, order("A-0001").replace("1.21", "5.00"));
     let mut told = Vec::new();
     for (call, outcome) in [
@@ -250,7 +251,7 @@ async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_cal
 #[tokio::test]
 async fn a_refusal_that_an_earlier_delivery_caused_is_not_called_one() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     let paid = gatepay.paid_order(&proxy).await;
     let refund = |id: &str| {
         let body =

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Long enough for the first question, which comes after half a second.
-fn one_question(settings: &mut Settings) {
-    settings.upstream.resolve = Duration::from_millis(1_400);
+/// Long enough for two questions, half a second and one and a half after the loss: a machine that stalls may lose one. A
+/// question that finds the call is the last one.
+fn two_questions(settings: &mut Settings) {
+    settings.upstream.resolve = Duration::from_millis(3_900);
 }
 
 fn create() -> Call {
@@ -34,7 +35,7 @@ fn questions(gatepay: &GatePay) -> Vec<String> {
 #[tokio::test]
 async fn a_lost_call_that_gatepay_carried_out_is_found_with_its_order() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let begun = Instant::now();
     let answer = proxy.send(create()).await;
@@ -69,7 +70,7 @@ async fn a_call_is_looked_up_by_its_key_in_any_letter_case() {
         ("x", "?merchanttradeno=A-0001"),
     ] {
         let gatepay = GatePay::start();
-        let proxy = Proxy::before(&gatepay).with(one_question).start();
+        let proxy = Proxy::before(&gatepay).with(two_questions).start();
         assert_eq!(proxy.send(create()).await.code(), "000000");
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let body = order("A-0001").replace("merchantTradeNo", name);
@@ -107,7 +108,7 @@ async fn every_call_is_looked_up(forms: AnswerForms) {
             let proxy = Proxy::before(&gatepay)
                 .catalogue(catalogue)
                 .operator(office())
-                .with(one_question)
+                .with(two_questions)
                 .with(|settings| {
                     whole(&mut settings.institution).account_id =
                         Some(INSTITUTION_ACCOUNT.to_owned());
@@ -133,7 +134,12 @@ async fn every_call_is_looked_up(forms: AnswerForms) {
             assert_eq!(observed(&answer), want, "{what}");
             assert_eq!(answer.outcome(), Some(outcome), "{what}");
             assert!(answer.json()["data"]["order"].is_object(), "{what}");
-            assert_eq!(questions(&gatepay), [look_up.operation], "{what}");
+            let questions = questions(&gatepay);
+            let is_own = |asked: &String| *asked == look_up.operation;
+            assert!(
+                (1..=2).contains(&questions.len()) && questions.iter().all(is_own),
+                "{questions:?}: {what}"
+            );
         });
     }
     assert_eq!(calls.join_all().await.len(), 18);
@@ -154,7 +160,7 @@ async fn an_order_is_found_by_a_query_that_wraps_it_and_by_one_that_does_not() {
         let gatepay = GatePay::with(|config| config.answer_forms = forms);
         let proxy = Proxy::before(&gatepay)
             .catalogue(catalogue)
-            .with(one_question)
+            .with(two_questions)
             .start();
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let answer = proxy.send(create()).await;
@@ -168,7 +174,7 @@ async fn an_order_is_found_by_a_query_that_wraps_it_and_by_one_that_does_not() {
 #[tokio::test]
 async fn a_call_that_gatepay_does_not_have_may_still_be_under_way() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     for (call, advice) in [
         (
             create(),
@@ -192,7 +198,7 @@ async fn a_call_that_gatepay_does_not_have_may_still_be_under_way() {
 async fn gatepay_is_asked_again_because_a_call_may_arrive_late() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        .with(|settings| settings.upstream.resolve = Duration::from_secs(3))
+        .with(|settings| settings.upstream.resolve = PATIENCE)
         .start();
     gatepay.inject(InjectedFault::ResetBeforeExecuting.once());
     let mut caller = proxy.connect().await;
@@ -203,13 +209,15 @@ async fn gatepay_is_asked_again_because_a_call_may_arrive_late() {
     assert_eq!(proxy.send(create()).await.status, 200);
     let answer = answer.await.unwrap();
     assert_eq!(observed(&answer), "found");
-    assert_eq!(gatepay.count(), 4);
+    // By the second question, or by the third after a stall of the machine.
+    let count = gatepay.count();
+    assert!((4..=5).contains(&count), "{count}");
 }
 
 #[tokio::test]
 async fn an_order_with_the_same_number_at_another_price_is_not_the_lost_call() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     let dearer = order("A-0001").replace("1.21", "5.00");
     assert_eq!(proxy.send(acme().post(CREATE, dearer)).await.status, 200);
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
@@ -225,7 +233,7 @@ async fn a_call_that_gatepay_offers_no_query_for_says_so() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
         .catalogue(off)
-        .with(one_question)
+        .with(two_questions)
         .start();
     gatepay.inject(InjectedFault::ResetAfterExecuting.times(2));
     let gift = acme().post("/v1/pay/gift/create", "{}");
@@ -244,7 +252,7 @@ async fn a_call_that_gatepay_offers_no_query_for_says_so() {
 #[tokio::test]
 async fn a_caller_that_leaves_does_not_end_the_search() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let mut caller = proxy.raw().await;
     caller.write(&create().bytes(&proxy.clock)).await;
@@ -282,7 +290,7 @@ async fn the_end_of_a_drain_is_not_waited_for_but_told_the_truth() {
 async fn questions_count_against_the_institutions_quota() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay)
-        .with(one_question)
+        .with(two_questions)
         .with(|settings| settings.upstream.quota.rate = rate(1, 1))
         .start();
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
