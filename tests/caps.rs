@@ -66,7 +66,7 @@ async fn serving(gatepay: &GatePay, caps: &str) -> (Folder, Program) {
 fn folders_of_two(gatepay: &GatePay, server: &PgServer, tenant: &str) -> [Folder; 2] {
     [0, 1].map(|_| {
         let folder = Folder::before(&gatepay.url());
-        folder.uses_a_store(&[server.port], "");
+        folder.uses_a_store(&[server.port], ", timeout_ms = 10_000");
         folder.tenant(&acme(), tenant);
         folder
     })
@@ -92,8 +92,7 @@ fn signed(call: &Call) -> Request<Full<Bytes>> {
 }
 
 async fn send(program: &Program, request: &Request<Full<Bytes>>) -> Answer {
-    let mut caller = Connection::open(program.address).await;
-    caller.send(request.clone()).await
+    send_to_instance(program.address, request).await
 }
 
 /// Sends a payout of a new number until it is answered with this refusal, or with none.

@@ -100,13 +100,8 @@ impl Balancer {
     /// Waits until an instance answers requests.
     async fn uses(&self, place: usize) {
         let before = self.answered(place);
-        for _ in 0..200 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            if self.answered(place) > before {
-                return;
-            }
-        }
-        panic!("proxy{} answers nothing", place + 1);
+        let what = format!("proxy{} answers", place + 1);
+        until(&what, || self.answered(place) > before).await;
     }
 }
 
@@ -144,7 +139,7 @@ fn folders(gatepay: &GatePay, server: &PgServer, count: usize) -> Vec<Folder> {
         ] {
             folder.edit("proxy.toml", from, to);
         }
-        folder.uses_a_store(&[server.port], "");
+        folder.uses_a_store(&[server.port], ", timeout_ms = 10_000");
         folder
     });
     let folders: Vec<_> = folders.collect();

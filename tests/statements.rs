@@ -99,7 +99,7 @@ async fn use_gatepay(addresses: Arc<Mutex<Vec<SocketAddr>>>, seen: Arc<Seen>, ca
 
 fn folder(gatepay: &GatePay, server: &PgServer) -> Folder {
     let folder = Folder::before(&gatepay.url());
-    folder.uses_a_store(&[server.port], ", timeout_ms = 3000");
+    folder.uses_a_store(&[server.port], ", timeout_ms = 10_000");
     folder.edit(
         "proxy.toml",
         "upstream = { ",

@@ -76,10 +76,14 @@ async fn a_tenant_that_takes_the_place_of_another_one_is_bound_by_its_caps_and_i
     let (folder, program) = serving(&gatepay, &own("0")).await;
     let first = until_answered(&program, "60", None).await;
     assert_eq!(first.outcome(), Some("executed"), "{}", first.text());
+    let taken = destinations::lists_taken(&program);
     folder.tenant(&acme(), &own("24h"));
     reload(&program).await;
     // The store learns of the longer hold a moment after the reload.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    until("the store has the list with the longer hold", || {
+        destinations::lists_taken(&program) > taken
+    })
+    .await;
 
     folder.remove("tenants.d/acme.toml");
     folder.tenant(&successor(), &list("any", "0", "0xabc"));

@@ -105,7 +105,7 @@ async fn pay(addresses: Arc<Mutex<Vec<SocketAddr>>>, tally: Arc<Tally>, caller: 
 
 fn folder(gatepay: &GatePay, server: &PgServer, cap: &str) -> Folder {
     let folder = Folder::before(&gatepay.url());
-    folder.uses_a_store(&[server.port], ", timeout_ms = 3000");
+    folder.uses_a_store(&[server.port], ", timeout_ms = 10_000");
     folder.edit(
         "proxy.toml",
         "upstream = { ",

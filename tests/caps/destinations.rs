@@ -49,17 +49,13 @@ async fn until_payout(program: &Program, prefix: &str, address: &str, refused: O
 
 /// Waits until this process has taken its lists to the store so many times.
 async fn until_the_store_has(program: &Program, times: usize) {
-    let began = std::time::Instant::now();
-    let taken = || {
-        program
-            .stderr()
-            .matches("the lists of destinations")
-            .count()
-    };
-    while taken() < times {
-        assert!(began.elapsed() < PATIENCE, "{}", program.stderr());
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("the store has the lists", || lists_taken(program) >= times).await;
+}
+
+/// How often this process has taken its lists to the store.
+pub(super) fn lists_taken(program: &Program) -> usize {
+    let log = program.stderr();
+    log.matches("the lists of destinations").count()
 }
 
 async fn reload(program: &Program) {

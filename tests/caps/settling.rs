@@ -85,7 +85,7 @@ async fn caps_hold_over_all_instances_and_a_lower_one_holds_after_a_reload() {
     let (gatepay, server) = (gatepay(), PgServer::migrated().await);
     let folders = [0, 1].map(|_| {
         let folder = Folder::before(&gatepay.url());
-        folder.uses_a_store(&[server.port], ", timeout_ms = 2000");
+        folder.uses_a_store(&[server.port], ", timeout_ms = 10_000");
         folder.tenant(&acme(), &caps("per_day = '100'"));
         folder
     });
