@@ -13,6 +13,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio_postgres::NoTls;
 
 use crate::destination_steps::{START_MS, declared, reload_step, run, text};
+use crate::failover::rejoins;
 use crate::postgres::{self, PgServer};
 use crate::support::{beat, introduction, settings};
 
@@ -246,7 +247,7 @@ async fn a_declaration_may_take_longer_than_a_call_that_requests_wait_for() {
         ..StoreTerms::default()
     };
     let store = PostgresStore::new(&settings, terms).unwrap();
-    store.join(&introduction(1)).await.unwrap();
+    rejoins(&store, 1).await;
     let store = Store::Postgres(Box::new(store));
     let locked =
         "BEGIN; LOCK TABLE gatepay.account_list, gatepay.halt_proposal IN ACCESS EXCLUSIVE MODE";

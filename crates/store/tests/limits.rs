@@ -617,7 +617,8 @@ async fn a_thousand_small_tenants_and_a_flooder_have_their_shares_beside_a_flood
 
 /// Exchanges until the instance has a lease, five times a second. Returns the last grant.
 async fn until_leased(store: &PostgresStore, number: &mut i64) -> LeaseGrant {
-    for _ in 0..25 {
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_mins(1) {
         *number += 1;
         let grant = store
             .exchange(&report(1, *number, &[("acme", 1.0, 10.0)]))
@@ -628,7 +629,7 @@ async fn until_leased(store: &PostgresStore, number: &mut i64) -> LeaseGrant {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    panic!("nothing was lent within five seconds");
+    panic!("nothing was lent within a minute");
 }
 
 /// Starts the server again. Limits are refused until a sign of life has confirmed the start; returns the first lease after

