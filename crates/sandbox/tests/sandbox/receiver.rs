@@ -125,7 +125,7 @@ fn receive(stream: impl Read + Write, state: &Mutex<ReceiverState>) -> Option<()
 
 /// Waits for a condition that the sandbox's own thread brings about.
 pub(crate) fn eventually(holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_mins(1);
     while !holds() {
         assert!(Instant::now() < end, "it does not come about");
         thread::sleep(Duration::from_millis(2));

@@ -94,7 +94,7 @@ pub(crate) fn create_body(number: &str) -> String {
 pub(crate) fn exchange(sandbox: &Sandbox, request: &[u8]) -> (Vec<u8>, io::Result<()>) {
     let mut stream = TcpStream::connect(sandbox.address()).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_mins(1)))
         .unwrap();
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
