@@ -552,7 +552,8 @@ async fn shares_beside_a_flood(
         },
         async { tokio::join!(ask(flood, None), ask(flood, None), ask(flood, None)) },
     );
-    let (polite, flood): ([(u32, u32); 4], [(u32, u32); 3]) = (polite.into(), flood.into());
+    let polite: [(u32, u32); 4] = polite.into();
+    let flood: [(u32, u32); 3] = flood.into();
     SharesBesideFlood {
         polite,
         admitted: polite.iter().chain(&flood).map(|it| it.1).sum(),
