@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::support::gate::Gate;
 use crate::support::postgres::{self, PgServer};
 use crate::support::program::{Folder, Program};
 use crate::support::scripted::{self, Scripted};
@@ -31,10 +32,11 @@ struct Recorder {
     record: Arc<ArrivalRecord>,
 }
 
-#[derive(Default)]
 struct ArrivalRecord {
     arrivals: Mutex<Vec<Arrival>>,
     delay_ms: AtomicU64,
+    /// Its answers wait here after their delay.
+    answers: Gate,
     /// Whether it answers 429.
     pushes_back: AtomicBool,
     /// By account: the calls in flight, and the most at once.
@@ -59,7 +61,13 @@ struct AdmittedCall {
 
 impl Recorder {
     fn start() -> Self {
-        let record = Arc::new(ArrivalRecord::default());
+        let record = Arc::new(ArrivalRecord {
+            arrivals: Mutex::default(),
+            delay_ms: AtomicU64::new(0),
+            answers: Gate::open(),
+            pushes_back: AtomicBool::new(false),
+            in_flight: Mutex::default(),
+        });
         let kept = Arc::clone(&record);
         Self {
             upstream: Scripted::each(move |request| Some(kept.answer(request))),
@@ -88,6 +96,11 @@ impl Recorder {
             })
         });
         known.collect()
+    }
+
+    /// How many calls arrived, of all shops.
+    fn count(&self) -> usize {
+        self.record.arrivals.lock().unwrap().len()
     }
 
     /// The most calls of a shop that were in flight at once.
@@ -123,6 +136,7 @@ impl ArrivalRecord {
         }
         let delay = self.delay_ms.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(delay));
+        self.answers.pass();
         self.in_flight.lock().unwrap().entry(account).or_default().0 -= 1;
         let (status, code) = if self.pushes_back.load(Ordering::Relaxed) {
             ("429 Too Many Requests", "000429")
@@ -141,12 +155,13 @@ impl ArrivalRecord {
 /// The folder of an instance with this store and this quota, and more keys for `[store]`.
 fn folder(upstream: &Recorder, server: &PgServer, (rate, burst): (u32, u32), more: &str) -> Folder {
     let folder = Folder::before(&upstream.url());
-    let keys = ", timeout_ms = 1_000, max_skew_ms = 500, instances_max = 4";
+    let keys = ", timeout_ms = 10_000, max_skew_ms = 500, instances_max = 4";
     folder.uses_a_store(&[server.port], &format!("{keys}{more}"));
     folder.edit(
         "proxy.toml",
         "upstream = { ",
-        &format!("upstream = {{ quota = {{ requests_per_second = {rate}, burst = {burst}, reserve = 0.0 }}, "),
+        // Answers may be held for longer than the deadline is otherwise.
+        &format!("upstream = {{ deadline_ms = 300_000, quota = {{ requests_per_second = {rate}, burst = {burst}, reserve = 0.0 }}, "),
     );
     folder
 }
@@ -173,6 +188,7 @@ fn initech() -> Shop {
 
 /// A request that was sent.
 struct SentCall {
+    account: u64,
     number: u64,
     began: Instant,
     /// The refusal, if it was refused.
@@ -190,26 +206,26 @@ struct Callers {
 }
 
 impl Callers {
-    /// Sends requests until the time is over, each caller one after the other. A caller connects again if its instance has
+    /// Sends requests while this says so, each caller one after the other. A caller connects again if its instance has
     /// ended.
-    async fn send(self, until: Instant) -> Vec<SentCall> {
+    async fn send(self, goes_on: impl Fn() -> bool + Clone + Send + 'static) -> Vec<SentCall> {
         let mut sending = JoinSet::new();
         for _ in 0..self.count {
-            sending.spawn(self.clone().send_one_by_one(until));
+            sending.spawn(self.clone().send_one_by_one(goes_on.clone()));
         }
         sending.join_all().await.into_iter().flatten().collect()
     }
 
-    async fn send_one_by_one(self, until: Instant) -> Vec<SentCall> {
+    async fn send_one_by_one(self, goes_on: impl Fn() -> bool) -> Vec<SentCall> {
         let mut sent = Vec::new();
-        while Instant::now() < until {
+        while goes_on() {
             let Ok(stream) = TcpStream::connect(self.address).await else {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             };
             let _ = stream.set_nodelay(true);
             let mut caller = Connection::over(stream).await;
-            while Instant::now() < until {
+            while goes_on() {
                 static NUMBER: AtomicU64 = AtomicU64::new(1);
                 let number = NUMBER.fetch_add(1, Ordering::Relaxed);
                 let began = Instant::now();
@@ -219,6 +235,7 @@ impl Callers {
                     Err(_) => Some("no answer".to_owned()),
                 };
                 sent.push(SentCall {
+                    account: account(&self.shop),
                     number,
                     began,
                     slug,
@@ -236,9 +253,17 @@ impl Callers {
 /// Lets all these callers send at once, for this long.
 async fn send(callers: &[Callers], lasts: Duration) -> Vec<SentCall> {
     let until = Instant::now() + lasts;
+    send_while(callers, move || Instant::now() < until).await
+}
+
+/// Lets all these callers send at once, while this says so.
+async fn send_while(
+    callers: &[Callers],
+    goes_on: impl Fn() -> bool + Clone + Send + 'static,
+) -> Vec<SentCall> {
     let mut sending = JoinSet::new();
     for callers in callers {
-        sending.spawn(callers.clone().send(until));
+        sending.spawn(callers.clone().send(goes_on.clone()));
     }
     sending.join_all().await.into_iter().flatten().collect()
 }
@@ -327,32 +352,40 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
         folder.tenant(&acme(), &limits(50, 40, 1_000));
     }
     let programs = Program::serve_all(&folders).await;
-    let before = store_calls(&programs).await;
-    let began = Instant::now();
     let callers = [0, 1].map(|n| flood(&programs[n], acme(), 4));
-    let sent = send(&callers, Duration::from_secs(5)).await;
-    let lasted = began.elapsed().as_secs_f64();
-    let after = store_calls(&programs).await;
-    let calls = upstream.admitted(&sent);
-    let beyond = most_beyond(&calls, 50.0);
-    let refused = sent.iter().filter(|it| it.slug.is_some()).count();
-    let [takes, exchanges] = [0, 1].map(|n| (after[n] - before[n]) / lasted);
-    eprintln!(
-        "{} admitted, {refused} refused in {lasted:.1} s; at most {beyond:.1} beyond the rate, {:.1} by arrivals; {takes:.0} takes and {exchanges:.0} exchanges a second",
-        calls.len(),
-        most_arrived_beyond(&calls, 50.0),
-    );
-    assert!(beyond <= 40.0, "{beyond} beyond the rate");
-    let expected = 40.0 + 50.0 * lasted;
-    assert!(calls.len() as f64 > 0.85 * expected, "{}", calls.len());
-    assert!(refused > 100, "{refused} refused: no flood");
-    let limited = |it: &&SentCall| it.slug.as_deref() == Some("rate_limited");
-    assert_eq!(sent.iter().filter(limited).count(), refused);
-    assert!(takes <= 50.0, "{takes} takes");
+    let mut all = Vec::new();
+    in_one_of_some_looks(async || {
+        let before = store_calls(&programs).await;
+        let began = Instant::now();
+        let sent = send(&callers, Duration::from_secs(5)).await;
+        let lasted = began.elapsed().as_secs_f64();
+        let after = store_calls(&programs).await;
+        let calls = upstream.admitted(&sent).len();
+        let refused = sent.iter().filter(|it| it.slug.is_some()).count();
+        let limited = |it: &&SentCall| it.slug.as_deref() == Some("rate_limited");
+        let limited = sent.iter().filter(limited).count();
+        // The bucket is full before the first look only.
+        let burst = if all.is_empty() { 40.0 } else { 0.0 };
+        let least = 0.85 * (burst + 50.0 * lasted);
+        all.extend(sent);
+        let admitted = upstream.admitted(&all);
+        let beyond = most_beyond(&admitted, 50.0);
+        let [takes, exchanges] = [0, 1].map(|n| (after[n] - before[n]) / lasted);
+        let figures = format!(
+            "{calls} admitted (at least {least:.0} are wanted), {refused} refused ({limited} for the rate) in {lasted:.1} s; at most {beyond:.1} beyond the rate, {:.1} by arrivals; {takes:.0} takes and {exchanges:.0} exchanges a second",
+            most_arrived_beyond(&admitted, 50.0),
+        );
+        eprintln!("{figures}");
+        assert!(beyond <= 40.0, "{figures}");
+        let is_flood = refused > 100 && limited == refused;
+        if_so(is_flood && calls as f64 > least && takes <= 50.0, || figures)
+    })
+    .await;
 }
 
-/// How many takes and how many refusals a second two flooded instances have together, with these limits.
-async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
+/// Floods two instances with these limits until the store is asked for takes less than fifty times a second beside those of
+/// admitted calls, while more than fifty calls a second are refused for this reason.
+async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) {
     let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(200));
     let folders = [0, 1].map(|_| folder(&upstream, &server, quota, ""));
@@ -362,17 +395,24 @@ async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) -> f64 {
     let programs = Program::serve_all(&folders).await;
     let callers = [0, 1].map(|n| flood(&programs[n], acme(), 6));
     send(&callers, Duration::from_secs(1)).await;
-    let (before, began) = (store_calls(&programs).await, Instant::now());
-    let sent = send(&callers, Duration::from_secs(3)).await;
-    let (after, lasted) = (store_calls(&programs).await, began.elapsed().as_secs_f64());
-    let refused = sent.iter().filter(|it| it.slug.as_deref() == Some(slug));
-    let refused = refused.count() as f64 / lasted;
-    let admitted = upstream.admitted(&sent).len() as f64 / lasted;
-    let takes = (after[0] - before[0]) / lasted;
-    eprintln!("{slug}: {refused:.0} refused, {admitted:.0} admitted and {takes:.0} takes a second");
-    assert!(refused > 50.0, "{refused} refused: no flood");
-    // An admitted call may ask for its own seat, and give it back.
-    takes - 2.0 * admitted
+    // A busy machine gives seats back and takes them in more turns.
+    in_one_of_some_looks(async || {
+        let (before, began) = (store_calls(&programs).await, Instant::now());
+        let sent = send(&callers, Duration::from_secs(3)).await;
+        let (after, lasted) = (store_calls(&programs).await, began.elapsed().as_secs_f64());
+        let refused = sent.iter().filter(|it| it.slug.as_deref() == Some(slug));
+        let refused = refused.count() as f64 / lasted;
+        let admitted = upstream.admitted(&sent).len() as f64 / lasted;
+        let takes = (after[0] - before[0]) / lasted;
+        let figures = format!(
+            "{slug}: {refused:.0} refused, {admitted:.0} admitted and {takes:.0} takes a second"
+        );
+        eprintln!("{figures}");
+        // An admitted call may ask for its own seat, and give it back.
+        let of_refusals = takes - 2.0 * admitted;
+        if_so(refused > 50.0 && of_refusals <= 50.0, || figures)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -380,20 +420,10 @@ async fn refusals_of_a_flood_ask_the_store_rarely_whatever_limit_refuses() {
     if postgres::is_missing() {
         return;
     }
-    let mut by_seats = f64::INFINITY;
-    // A busy machine gives seats back and takes them in more turns.
-    for _ in 0..3 {
-        let limits = limits(1_000, 1_000, 4);
-        by_seats = by_seats.min(flooded((1_000, 1_000), &limits, "too_many_in_flight").await);
-        if by_seats <= 50.0 {
-            break;
-        }
-    }
-    let by_quota = flooded((20, 20), &limits(1_000, 1_000, 1_000), "institution_quota").await;
-    assert!(
-        by_seats <= 50.0 && by_quota <= 50.0,
-        "{by_seats} {by_quota}"
-    );
+    let seats = limits(1_000, 1_000, 4);
+    flooded((1_000, 1_000), &seats, "too_many_in_flight").await;
+    let wide = limits(1_000, 1_000, 1_000);
+    flooded((20, 20), &wide, "institution_quota").await;
 }
 
 /// The law of limits while an instance is killed and the store restarts, again and again.
@@ -408,6 +438,8 @@ async fn limits_hold(rounds: u32, round: Duration) {
     }
     let mut programs = Program::serve_all(&folders).await;
     let (mut sent, mut calls_per_second) = (Vec::new(), Vec::new());
+    // So many calls a second are admitted in spite of it.
+    let least = round.as_secs_f64() * f64::from(QUOTA.0) * 0.2;
     for number in 0..rounds {
         let mut callers = Vec::new();
         for program in &programs {
@@ -415,11 +447,18 @@ async fn limits_hold(rounds: u32, round: Duration) {
             callers.push(flood(program, globex(), 1));
         }
         let (before, began) = (store_calls(&programs).await, Instant::now());
+        let (record, arrived) = (Arc::clone(&upstream.record), upstream.count());
+        let (until, at_last) = (began + round, began + round + PATIENCE);
+        let goes_on = move || {
+            let (now, all) = (Instant::now(), record.arrivals.lock().unwrap().len());
+            // A slow machine gets longer.
+            now < until || ((all - arrived) as f64) <= least && now < at_last
+        };
         // On a thread of its own: the server's processes end with the thread that started them, which is this one.
         let sending = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = { runtime }.enable_all().build().unwrap();
-            runtime.block_on(send(&callers, round))
+            runtime.block_on(send_while(&callers, goes_on))
         });
         sleep(round / 3).await;
         let dies = usize::try_from(number).unwrap() % programs.len();
@@ -461,9 +500,14 @@ async fn limits_hold(rounds: u32, round: Duration) {
     for (_, beyond, _, burst) in beyond {
         assert!(beyond <= burst, "{beyond} beyond the rate");
     }
-    assert!(upstream.most_in_flight(&acme()) <= 6);
-    let least = f64::from(rounds) * round.as_secs_f64() * of_all.0 * 0.2;
-    assert!(calls.len() as f64 > least, "{} admitted", calls.len());
+    let at_once = upstream.most_in_flight(&acme());
+    assert!(at_once <= 6, "{at_once} of acme's calls at once");
+    let least = f64::from(rounds) * least;
+    assert!(
+        calls.len() as f64 > least,
+        "{} admitted, of at least {least}",
+        calls.len()
+    );
 }
 
 #[tokio::test]
@@ -483,9 +527,18 @@ async fn no_limit_is_exceeded_in_ten_minutes_of_dying_instances() {
     limits_hold(20, Duration::from_secs(30)).await;
 }
 
-/// The least share of a tenant in any second, of what its weight is due; the first second is not counted.
-async fn least_share(seconds: u32) -> f64 {
-    const RATE: u32 = 200;
+/// The rate of the institution that tenants share by their weights.
+const RATE: u32 = 200;
+
+/// The least share of a tenant of what its weight is due, or of what it asked for if that is less, in any second of a look and
+/// in the whole look; the first second is not counted.
+struct LeastShare {
+    of_a_second: f64,
+    of_all: f64,
+}
+
+/// The least shares of each look, until this says enough.
+async fn least_shares(seconds: u32, looks: u32, is_enough: impl Fn(&LeastShare) -> bool) {
     let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1, 2].map(|_| folder(&upstream, &server, (RATE, 100), ""));
     let weights = [(acme(), 1.0), (globex(), 1.0), (initech(), 3.0)];
@@ -503,24 +556,52 @@ async fn least_share(seconds: u32) -> f64 {
         flood(&programs[1], initech(), 3),
         flood(&programs[2], initech(), 4),
     ];
-    let began = Instant::now();
-    let sent = send(&callers, Duration::from_secs((seconds + 2).into())).await;
-    let calls = upstream.admitted(&sent);
-    let mut least = f64::INFINITY;
-    for second in 1..=seconds {
-        let from = began + Duration::from_secs(second.into());
-        let counts = weights.each_ref().map(|(shop, weight)| {
-            let own = of(&calls, shop);
-            let during = |it: &&AdmittedCall| {
-                it.arrived >= from && it.arrived < from + Duration::from_secs(1)
-            };
-            let count = own.iter().filter(during).count();
-            (count, count as f64 / (f64::from(RATE) * weight / 5.0))
-        });
-        eprintln!("{counts:.2?}");
-        least = counts.iter().map(|it| it.1).fold(least, f64::min);
+    let mut seen = Vec::new();
+    for _ in 0..looks {
+        let least = shares_of_a_look(&upstream, &callers, &weights, seconds).await;
+        if is_enough(&least) {
+            return;
+        }
+        seen.push(format!(
+            "{:.2} in a second, {:.2} in all",
+            least.of_a_second, least.of_all
+        ));
     }
-    assert!(most_beyond(&calls, RATE.into()) <= 100.0);
+    panic!("the least shares are {seen:?}");
+}
+
+/// The same of one look, with the rate that all have together.
+async fn shares_of_a_look(
+    upstream: &Recorder,
+    callers: &[Callers],
+    weights: &[(Shop, f64); 3],
+    seconds: u32,
+) -> LeastShare {
+    let began = Instant::now();
+    let sent = send(callers, Duration::from_secs((seconds + 2).into())).await;
+    let calls = upstream.admitted(&sent);
+    let second = Duration::from_secs(1);
+    let share = |from: u32, to: u32| {
+        let counts = weights.each_ref().map(|(shop, weight)| {
+            let is_during = |at: Instant| at >= began + second * from && at < began + second * to;
+            let own = of(&calls, shop);
+            let count = own.iter().filter(|it| is_during(it.arrived)).count();
+            let asked = sent.iter().filter(|it| it.account == account(shop));
+            let asked = asked.filter(|it| is_during(it.began)).count();
+            let due = f64::from(RATE) * weight / 5.0 * f64::from(to - from);
+            // A slow machine may ask for less than the share.
+            (count, count as f64 / due.min(asked as f64))
+        });
+        eprintln!("{from} to {to} s: {counts:.2?}");
+        counts.iter().map(|it| it.1).fold(f64::INFINITY, f64::min)
+    };
+    let of_seconds = (1..=seconds).map(|from| share(from, from + 1));
+    let least = LeastShare {
+        of_a_second: of_seconds.fold(f64::INFINITY, f64::min),
+        of_all: share(1, seconds + 1),
+    };
+    let beyond = most_beyond(&calls, RATE.into());
+    assert!(beyond <= 100.0, "{beyond} beyond the rate");
     least
 }
 
@@ -529,8 +610,8 @@ async fn tenants_on_unequal_instances_get_their_shares() {
     if postgres::is_missing() {
         return;
     }
-    let least = least_share(5).await;
-    assert!(least >= 0.9, "{least}");
+    // On a busy machine callers may be late by a part of a second.
+    least_shares(5, LOOKS, |least| least.of_all >= 0.9).await;
 }
 
 #[tokio::test]
@@ -539,8 +620,7 @@ async fn tenants_on_unequal_instances_get_their_shares_in_every_second() {
     if postgres::is_missing() {
         return;
     }
-    let least = least_share(60).await;
-    assert!(least >= 0.95, "{least}");
+    least_shares(60, 1, |least| least.of_a_second >= 0.95).await;
 }
 
 #[tokio::test]
@@ -554,20 +634,38 @@ async fn a_push_back_at_one_instance_slows_all() {
     let [one, other] = [0, 1].map(|n| &programs[n]);
     let in_force = "quota_requests_per_second{rate=\"in_force\"}";
     assert_eq!(other.metric(in_force).await, "100");
-    upstream.record.pushes_back.store(true, Ordering::Relaxed);
-    let callers = [acme(), globex()].map(|shop| flood(one, shop, 2));
-    send(&callers, Duration::from_millis(1_500)).await;
-    upstream.record.pushes_back.store(false, Ordering::Relaxed);
-    sleep(Duration::from_millis(500)).await;
-    let lowered: f64 = other.metric(in_force).await.parse().unwrap();
-    assert!(lowered <= 70.0, "{lowered}");
-    // It grows again after five seconds.
-    let callers = [acme(), globex()].map(|shop| flood(other, shop, 2));
-    let sent = send(&callers, Duration::from_millis(2_500)).await;
-    let calls = upstream.admitted(&sent);
-    let beyond = most_beyond(&calls, lowered);
-    assert!(beyond <= 60.0 * lowered / 100.0 + 1.0, "{beyond}");
-    assert!(calls.len() > 60, "{}", calls.len());
+    in_one_of_some_looks(async || {
+        upstream.record.pushes_back.store(true, Ordering::Relaxed);
+        let callers = [acme(), globex()].map(|shop| flood(one, shop, 2));
+        send(&callers, Duration::from_millis(1_500)).await;
+        upstream.record.pushes_back.store(false, Ordering::Relaxed);
+        // Five seconds later the rate grows again.
+        let pushed_back = Instant::now();
+        let grows = pushed_back + Duration::from_millis(4_500);
+        let rate = async |program: &Program| -> f64 {
+            let rate = program.metric(in_force).await;
+            rate.parse().unwrap()
+        };
+        let mut lowered = rate(other).await;
+        while lowered > 70.0 || lowered > rate(one).await {
+            if Instant::now() > grows {
+                return Err(format!("the other one has a rate of {lowered}"));
+            }
+            sleep(Duration::from_millis(20)).await;
+            lowered = rate(other).await;
+        }
+        let callers = [acme(), globex()].map(|shop| flood(other, shop, 2));
+        let sent = send(&callers, Duration::from_millis(2_500)).await;
+        let mut calls = upstream.admitted(&sent);
+        calls.retain(|it| it.arrived < grows);
+        let (beyond, count) = (most_beyond(&calls, lowered), calls.len());
+        let figures =
+            format!("lowered to {lowered}: {count} admitted, {beyond:.1} beyond that rate");
+        eprintln!("{figures}");
+        assert!(beyond <= 60.0 * lowered / 100.0 + 1.0, "{figures}");
+        if_so(count > 60, || figures)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -583,12 +681,14 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     let programs = Program::serve_all(&folders).await;
     let both = [0, 1].map(|n| flood(&programs[n], acme(), 3));
     let second = Duration::from_millis(1_500);
-    let admitted = async |callers: &[Callers]| {
-        let sent = send(callers, second).await;
-        upstream.admitted(&sent).len()
+    let mut all = Vec::new();
+    let mut beyond = async |callers: &[Callers]| {
+        all.extend(send(callers, second).await);
+        most_beyond(&upstream.admitted(&all), 20.0)
     };
-    admitted(&both).await;
-    assert!(admitted(&both).await <= 45);
+    beyond(&both).await;
+    let most = beyond(&both).await;
+    assert!(most <= 20.0, "{most} beyond the rate");
     // One instance has the new figures: the old ones hold, also where the new ones are known.
     folders[0].edit(
         "tenants.d/acme.toml",
@@ -596,7 +696,8 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
         "requests_per_second = 200, burst = 200",
     );
     assert_eq!(programs[0].reload("").await.0, 200);
-    assert!(admitted(&both[..1]).await <= 50);
+    let most = beyond(&both[..1]).await;
+    assert!(most <= 20.0, "{most} beyond the rate of the other one");
     // The other one is not asked for anything, and tells its new figures all the same.
     folders[1].edit(
         "tenants.d/acme.toml",
@@ -604,30 +705,50 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
         "requests_per_second = 200, burst = 200",
     );
     assert_eq!(programs[1].reload("").await.0, 200);
-    sleep(Duration::from_millis(500)).await;
-    let more = admitted(&both[..1]).await;
-    assert!(more > 100, "{more}");
+    let reloaded = Instant::now();
+    loop {
+        let most = beyond(&both[..1]).await;
+        if most > 60.0 {
+            break;
+        }
+        let waited = reloaded.elapsed();
+        assert!(waited < PATIENCE, "{most} beyond the old rate, {waited:?}");
+    }
 }
 
-/// Sends reads without a body by many callers for a time. Returns how many arrived, and for how long they were sent.
-async fn read_alone(program: &Program, upstream: &Recorder, lasts: Duration) -> (usize, Duration) {
-    let arrived = || upstream.record.arrivals.lock().unwrap().len();
-    let (before, began) = (arrived(), Instant::now());
+/// Sends reads without a body by many callers until this says enough, given for how long and what refused the last one;
+/// returns that.
+async fn read_alone(
+    program: &Program,
+    is_enough: impl Fn(Duration, Option<&str>) -> bool + Clone + Send + 'static,
+) -> Option<String> {
+    let began = Instant::now();
+    let last = Arc::new(OnceLock::new());
     let mut callers = JoinSet::new();
     for _ in 0..8 {
-        let address = program.address;
+        let (address, last) = (program.address, Arc::clone(&last));
+        let is_enough = is_enough.clone();
         callers.spawn(async move {
             let mut caller = Connection::open(address).await;
-            while began.elapsed() < lasts {
+            loop {
                 let path = format!("{DETAILS}?refundRequestId=R-0001");
                 let read = acme().get(&path).request(&Clock::system());
-                let _answer = caller.send(read).await;
+                let answer = caller.send(read).await;
+                if is_enough(began.elapsed(), answer.refusal()) {
+                    // Another one may have been the last.
+                    let _set = last.set(answer.refusal().map(str::to_owned));
+                }
+                if last.get().is_some() {
+                    return;
+                }
                 sleep(Duration::from_millis(10)).await;
             }
         });
     }
-    callers.join_all().await;
-    (arrived() - before, began.elapsed())
+    callers.join_next().await.unwrap().unwrap();
+    // Others may wait for an answer that is held.
+    callers.detach_all();
+    last.get().cloned().flatten()
 }
 
 /// Without the store an instance starts from empty buckets, since all instances may just have used a whole burst.
@@ -647,19 +768,42 @@ async fn reads_without_the_store_have_this_instances_part_of_the_rate_and_of_the
     folder.tenant(&acme(), &limits(20, 400, 8));
     let program = Program::serve(&folder).await;
     program.until_ready().await;
+    let (record, before) = (Arc::clone(&upstream.record), upstream.count());
+    let arrived = move || record.arrivals.lock().unwrap().len() - before;
+    let began = Instant::now();
     server.kill();
     upstream.answers_after(Duration::from_millis(100));
-    let (arrived, lasted) = read_alone(&program, &upstream, Duration::from_secs(3)).await;
-    let most = 5.0 * lasted.as_secs_f64() + 1.0;
+    read_alone(&program, {
+        let arrived = arrived.clone();
+        move |lasted, _| {
+            let is_over = lasted > Duration::from_secs(3) && arrived() >= 3;
+            is_over || lasted > PATIENCE
+        }
+    })
+    .await;
+    let (arrived, lasted) = (arrived(), began.elapsed().as_secs_f64());
+    // The buckets fill since the store's last answer, a moment before its end.
+    let most = 5.0 * (lasted + 1.0) + 1.0;
     assert!(
         arrived >= 3 && arrived as f64 <= most,
-        "{arrived} of {most}"
+        "{arrived} of {most} in {lasted} s"
     );
-    upstream.answers_after(Duration::from_millis(900));
-    let (arrived, _) = read_alone(&program, &upstream, Duration::from_secs(2)).await;
-    assert!(arrived >= 2, "{arrived}");
+    // Two at once, for as long as neither is answered.
+    upstream.record.answers.hold();
+    let refused = read_alone(&program, |lasted, refusal| {
+        refusal == Some("too_many_in_flight") || lasted > PATIENCE
+    });
+    assert_eq!(refused.await.as_deref(), Some("too_many_in_flight"));
+    until("two are at GatePay", || {
+        upstream.most_in_flight(&acme()) >= 2
+    })
+    .await;
     assert_eq!(upstream.most_in_flight(&acme()), 2);
+    upstream.record.answers.let_through();
 }
+
+/// How long after a crash, in milliseconds of its clock of limits, the store waits for the seats of instances that are silent.
+const SEATS_END_MS: u32 = 5_000;
 
 /// A crash of the store forgets who has which place, and calls last longer than the time after which it lends places again.
 #[tokio::test]
@@ -668,24 +812,74 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
         return;
     }
     let (upstream, mut server) = (Recorder::start(), PgServer::migrated().await);
-    upstream.answers_after(Duration::from_secs(13));
+    upstream.record.answers.hold();
     let folders = [0, 1].map(|_| folder(&upstream, &server, (400, 400), ""));
     for folder in &folders {
         folder.tenant(&acme(), &limits(100, 100, 4));
     }
     let programs = Program::serve_all(&folders).await;
-    let began = Instant::now();
-    let long = flood(&programs[0], acme(), 4).send(began + Duration::from_millis(1));
-    let long = tokio::spawn(long);
-    sleep(Duration::from_millis(700)).await;
-    assert_eq!(upstream.most_in_flight(&acme()), 4);
+    let (of_acme, upstream) = (acme(), Arc::new(upstream));
+    let most_at_once = {
+        let (upstream, shop) = (Arc::clone(&upstream), of_acme.clone());
+        move || upstream.most_in_flight(&shop)
+    };
+    // Each caller sends calls until one is held, and is done once it is answered.
+    let are_too_few = {
+        let most_at_once = most_at_once.clone();
+        move || most_at_once() < 4
+    };
+    let long = tokio::spawn(flood(&programs[0], acme(), 4).send(are_too_few));
+    until("four calls are in flight", || most_at_once() == 4).await;
     // On this thread: the server's processes end with the thread that started them.
     server.kill();
     server.start_again();
-    let others = flood(&programs[1], acme(), 2).send(began + Duration::from_secs(11));
-    let others = others.await;
+    let restarted = Instant::now();
+    // For longer than the store waits for the word of instances, and until places are refused still.
+    let limit_clock = || -> u32 {
+        let ticked = "SELECT coalesce(max(ticked), 0) FROM gatepay.limit_clock";
+        server.sql(ticked).parse().unwrap()
+    };
     let is_full = |it: &SentCall| it.slug.as_deref() == Some("too_many_in_flight");
-    assert!(others.last().is_some_and(is_full), "places are lent again");
-    assert_eq!(upstream.most_in_flight(&acme()), 4);
-    assert_eq!(long.await.unwrap().len(), 4);
+    let (mut refusals, mut figures) = (HashMap::new(), String::new());
+    let mut is_refused_still = false;
+    while !is_refused_still {
+        let (waited, one_more) = (restarted.elapsed(), Duration::from_millis(500));
+        let clock_ms = limit_clock();
+        assert!(waited < 2 * PATIENCE, "no place is refused: {figures}");
+        let other = [flood(&programs[1], acme(), 2)];
+        let sending = send(&other, one_more);
+        // A call that has a place is not answered.
+        let lent_again = async {
+            while most_at_once() <= 4 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let sent = tokio::select! {
+            sent = sending => sent,
+            () = lent_again => Vec::new(),
+        };
+        let at_once = most_at_once();
+        figures = format!(
+            "{at_once} calls at once, {waited:.1?} after the start and {clock_ms} ms of limits; {refusals:?}"
+        );
+        assert_eq!(at_once, 4, "places are lent again: {figures}");
+        for it in &sent {
+            let slug = it.slug.clone().unwrap_or("none".to_owned());
+            *refusals.entry(slug).or_insert(0_u32) += 1;
+        }
+        is_refused_still = clock_ms > SEATS_END_MS && sent.last().is_some_and(is_full);
+    }
+    eprintln!("{figures}");
+    upstream.record.answers.let_through();
+    let answered = long.await.unwrap();
+    let answered = answered.iter().filter(|it| it.slug.is_none()).count();
+    assert_eq!(answered, 4, "calls that kept their places are answered");
+    // Their places are free again: nothing but these calls was in the way.
+    let before = upstream.count();
+    let is_none_admitted = {
+        let upstream = Arc::clone(&upstream);
+        move || upstream.count() == before && restarted.elapsed() < 4 * PATIENCE
+    };
+    send_while(&[flood(&programs[1], acme(), 1)], is_none_admitted).await;
+    assert!(upstream.count() > before, "no place comes free: {figures}");
 }
