@@ -330,6 +330,38 @@ pub(crate) fn crowd(engine: CapEngine<'_>) {
     assert_eq!(waits.count(), 1, "the others are over");
 }
 
+/// A refund of 7.5 of acme's order with this id.
+fn refund_of_order(stamp: u8, order: &str, now_ms: u64) -> AdmissionRow {
+    let spend = SpendDemand {
+        counted_as: CALLS[1],
+        key: None,
+        parts: Vec::new(),
+        of_order: Some(OrderSpend {
+            order: text(order),
+            amount: amount("7.5"),
+        }),
+        approval: None,
+    };
+    AdmissionRow {
+        stamp: [stamp; 16],
+        nonce: None,
+        stamp_ms: now_ms,
+        party: text("acme"),
+        account: text("100"),
+        kind: Kind::Money,
+        module: "payment",
+        operation: "refund_order_v2".into(),
+        has_body: true,
+        intents: Vec::new(),
+        spend: Some(Box::new(spend)),
+        usage: Some(Box::new(CallUsage {
+            key: None,
+            is_once: false,
+            amounts: None,
+        })),
+    }
+}
+
 /// The store reads the currency of a refund when it admits it: one that it does not know passes no cap, whatever the asking
 /// instance knows of caps and orders. Returns the stamps of the refunds that were admitted, the first of which is not counted.
 pub(crate) fn refunds_of_orders(engine: CapEngine<'_>) -> [[u8; 16]; 2] {
@@ -340,36 +372,8 @@ pub(crate) fn refunds_of_orders(engine: CapEngine<'_>) -> [[u8; 16]; 2] {
     };
     let last = engine.stores.last().unwrap();
     let ask = |stamp: u8, order: &str| {
-        let spend = SpendDemand {
-            counted_as: CALLS[1],
-            key: None,
-            parts: Vec::new(),
-            of_order: Some(OrderSpend {
-                order: text(order),
-                amount: amount("7.5"),
-            }),
-            approval: None,
-        };
-        let row = AdmissionRow {
-            stamp: [stamp; 16],
-            nonce: None,
-            stamp_ms: now_ms,
-            party: text("acme"),
-            account: text("100"),
-            kind: Kind::Money,
-            module: "payment",
-            operation: "refund_order_v2".into(),
-            has_body: true,
-            intents: Vec::new(),
-            spend: Some(Box::new(spend)),
-            usage: Some(Box::new(CallUsage {
-                key: None,
-                is_once: false,
-                amounts: None,
-            })),
-        };
         let mut batch = AdmissionBatch::default();
-        batch.push(row).unwrap();
+        batch.push(refund_of_order(stamp, order, now_ms)).unwrap();
         let reply = engine.runtime.block_on(first.admit(&batch)).unwrap();
         reply.verdicts.into_iter().next().unwrap()
     };
@@ -784,7 +788,9 @@ impl CapTrial<'_> {
                     let mut row = row.clone();
                     let priced = self.model.order_currency(call);
                     let spend = row.spend.as_mut().unwrap();
-                    priced.into_iter().for_each(|of| spend.price(of));
+                    if let Some(currency) = priced {
+                        spend.price(currency);
+                    }
                     assert_eq!(spend.of_order, None, "a rule over all covers each call");
                     self.check_files(&row);
                     self.sent.push(Sent {
