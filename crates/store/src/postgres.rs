@@ -48,7 +48,7 @@ pub struct PostgresStore {
     limits: tokio::sync::Mutex<Option<PgSession>>,
     control: tokio::sync::Mutex<Option<PgSession>>,
     statements: tokio::sync::Mutex<Option<PgSession>>,
-    declarations: tokio::sync::Mutex<Option<PgSession>>,
+    long_calls: tokio::sync::Mutex<Option<PgSession>>,
     notifications: Box<NotificationLines>,
     contact: Mutex<Option<StoreContact>>,
     introduction: Mutex<Option<InstanceIntroduction>>,
@@ -58,8 +58,8 @@ pub struct PostgresStore {
     contact_file: Option<PathBuf>,
 }
 
-/// How long a declaration may take. Admissions do not wait while it compares rules.
-const DECLARATION_TIME: Duration = Duration::from_mins(1);
+/// How long a declaration or a report may take. Admissions do not wait while a declaration compares rules.
+const LONG_CALL_TIME: Duration = Duration::from_mins(1);
 
 /// The connections for notifications.
 #[derive(Default)]
@@ -86,7 +86,7 @@ impl PostgresStore {
             limits: tokio::sync::Mutex::default(),
             control: tokio::sync::Mutex::default(),
             statements: tokio::sync::Mutex::default(),
-            declarations: tokio::sync::Mutex::default(),
+            long_calls: tokio::sync::Mutex::default(),
             notifications: Box::default(),
             contact: Mutex::new(contact),
             introduction: Mutex::new(None),
@@ -124,25 +124,17 @@ impl PostgresStore {
         self.run_on(&self.statements, statement, parameters).await
     }
 
-    /// Declares a configuration on the connection for it. The time limit of other calls is for those that a request waits for;
-    /// a declaration reads what every tenant of every instance has, and would otherwise be begun again and again.
-    pub(crate) async fn declare(
+    /// Makes a call that reads what every tenant of every instance has: a declaration, or a report about all of them. It has a
+    /// connection and a time limit of its own: that of other calls is for those that a request waits for, and such a call would
+    /// otherwise be begun again and again.
+    pub(crate) async fn long_call(
         &self,
         statement: &'static str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        let limit = self.terms.timeout.max(DECLARATION_TIME);
-        let call = self.run_in(&self.declarations, statement, parameters);
+        let limit = self.terms.timeout.max(LONG_CALL_TIME);
+        let call = self.run_in(&self.long_calls, statement, parameters);
         within(limit, Box::pin(call)).await
-    }
-
-    /// Reads what all tenants have, or looks after it, on the connection for declarations and within their time limit.
-    pub(crate) async fn report(
-        &self,
-        statement: &'static str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        self.declare(statement, parameters).await
     }
 
     async fn run_on(

@@ -66,7 +66,7 @@ impl PostgresStore {
         let account = of.as_ref().filter(|_| !sums_over_all);
         let account = account.map_or("", StoredText::as_str);
         let from = now_ms.saturating_sub(LONGEST_WINDOW_MS).cast_signed();
-        let open = self.report(OPEN, &[&from, &account]).await?;
+        let open = self.long_call(OPEN, &[&from, &account]).await?;
         Ok(CapFacts {
             now_ms,
             book,
@@ -90,12 +90,12 @@ impl PostgresStore {
         let calls: Vec<&str> = named.iter().map(|(_, call, _)| call.as_str()).collect();
         let currencies: Vec<&str> = named.iter().map(|(.., of)| of.as_str()).collect();
         let asked: [&(dyn ToSql + Sync); 5] = [&scopes, &calls, &currencies, &hours, &days];
-        let named = self.report(NAMED, &asked).await?;
+        let named = self.long_call(NAMED, &asked).await?;
         let scopes: Vec<&str> = others.iter().map(|(scope, _)| scope.as_str()).collect();
         let calls: Vec<&str> = others.iter().map(|(_, call)| call.as_str()).collect();
         let most = i64::from(MOST_OTHER_SUMS);
         let asked: [&(dyn ToSql + Sync); 5] = [&scopes, &calls, &hours, &days, &most];
-        let others = self.report(OTHERS, &asked).await?;
+        let others = self.long_call(OTHERS, &asked).await?;
         named.iter().chain(&others).map(meter).collect()
     }
 
@@ -111,14 +111,14 @@ impl PostgresStore {
 
     /// The time by which caps are judged.
     pub(super) async fn cap_now(&self) -> Result<u64, StoreError> {
-        let now = self.report(NOW, &[]).await?;
+        let now = self.long_call(NOW, &[]).await?;
         whole(now.first().ok_or_else(unreadable)?, "now")
     }
 
     pub(super) async fn rule_book(&self) -> Result<RuleBook, StoreError> {
-        let rules = self.report(RULES, &[]).await?;
-        let midnights = self.report(MIDNIGHTS, &[]).await?;
-        let delay = self.report(DELAY, &[]).await?;
+        let rules = self.long_call(RULES, &[]).await?;
+        let midnights = self.long_call(MIDNIGHTS, &[]).await?;
+        let delay = self.long_call(DELAY, &[]).await?;
         let midnights = midnights.iter().map(|row| whole(row, "ms"));
         let delay = delay.first().map(|row| {
             let shorter = time(row, "shorter")?.zip(time(row, "shorter_from")?);

@@ -67,7 +67,7 @@ impl PostgresStore {
     ) -> Result<Vec<(RaiseDigest, StoredText)>, StoreError> {
         let since = millis(now_ms.saturating_sub(APPROVAL_MS));
         let unreadable = || StoreError::Unexpected("an approval of a raise".to_owned());
-        let rows = self.report(SIGNERS, &[&since]).await?;
+        let rows = self.long_call(SIGNERS, &[&since]).await?;
         let signers = rows.iter().map(|row| {
             let of = RaiseDigest::of_bytes(&cell::<Vec<u8>>(row, "changes")?);
             let by = StoredText::parse(&cell::<String>(row, "operator")?);

@@ -46,7 +46,7 @@ impl PostgresStore {
         let raise_ms = millis(declaration.raise_after_ms);
         let approvers = i32::try_from(declaration.approvers).unwrap_or(i32::MAX);
         let rows = self
-            .declare(
+            .long_call(
                 DECLARE,
                 &[
                     &self.instance(),
@@ -109,7 +109,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
-        let rows = self.report(CAPPED, &[]).await?;
+        let rows = self.long_call(CAPPED, &[]).await?;
         let capped = rows.iter().map(|row| {
             let (scope, calls): (String, String) = (cell(row, "o_scope")?, cell(row, "o_calls")?);
             let scope = CapScope::of(&scope);
@@ -123,12 +123,12 @@ impl PostgresStore {
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
-        self.report(AGE, &[]).await?;
+        self.long_call(AGE, &[]).await?;
         Ok(())
     }
 
     pub(crate) async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
-        let rows = self.report(UNKNOWN, &[&i64::from(most)]).await?;
+        let rows = self.long_call(UNKNOWN, &[&i64::from(most)]).await?;
         let spends = rows.iter().map(|row| {
             let text = |name| {
                 let text: String = cell(row, name)?;

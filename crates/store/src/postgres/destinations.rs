@@ -31,7 +31,7 @@ impl PostgresStore {
         });
         let (of_accounts, texts): (Vec<&str>, Vec<&str>) = targets.unzip();
         let rows = self
-            .declare(
+            .long_call(
                 DECLARE,
                 &[
                     &self.instance(),
@@ -54,7 +54,7 @@ impl PostgresStore {
 
     pub(crate) async fn destinations(&self) -> Result<DestinationBook, StoreError> {
         let mut book = DestinationBook::default();
-        for row in self.report(LISTS, &[]).await? {
+        for row in self.long_call(LISTS, &[]).await? {
             let ms =
                 |name| Ok::<_, StoreError>(cell::<Option<i64>>(&row, name)?.map(i64::unsigned_abs));
             let list = DestinationList {
@@ -66,7 +66,7 @@ impl PostgresStore {
             };
             book.accounts.insert(text(&row, "account")?, list);
         }
-        for row in self.report(TARGETS, &[]).await? {
+        for row in self.long_call(TARGETS, &[]).await? {
             let times = DestinationTimes {
                 first_loaded_ms: cell::<i64>(&row, "first_loaded")?.unsigned_abs(),
                 usable_from_ms: cell::<i64>(&row, "usable_from")?.unsigned_abs(),
