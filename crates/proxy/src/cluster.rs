@@ -426,6 +426,21 @@ impl Cluster {
         self.shared.offset_ms.load(Ordering::Acquire)
     }
 
+    /// The store's time less this machine's clock, in milliseconds. The time since the newest sign of life goes by the
+    /// monotonic clock, so that a step of this machine's clock moves nothing.
+    pub fn time_offset_ms(&self) -> i64 {
+        let Some(seen) = self.shared.latest.get() else {
+            return 0;
+        };
+        let clock = &self.shared.clock;
+        let since = clock.elapsed().saturating_sub(seen.answered).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        let now_ms = seen.view.time.now_ms.saturating_add(since);
+        let [now_ms, own_ms] =
+            [now_ms, clock.unix_ms()].map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+        now_ms - own_ms
+    }
+
     /// Sets the hash of the configuration in force, which the next sign of life tells.
     pub fn tell_configuration(&self, hash: &str) {
         self.shared.config_hash.store(Arc::new(hash.to_owned()));

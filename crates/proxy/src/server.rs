@@ -430,7 +430,7 @@ fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> 
         calls: cluster.calls().clone(),
         instance: cluster.id(),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
     };
     let inputs = DeliverInputs {
         settings: Arc::new(notifications.settings().clone()),
@@ -465,7 +465,7 @@ fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
         metrics: app.settings.metrics.clone(),
         approvers: app.settings.approvals.count(),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
         drain: Arc::clone(&app.lifecycle.drain),
     };
     // A store that is away is joined later; calls that spend money wait for it.
@@ -486,7 +486,7 @@ fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartErro
         calls: cluster.calls().clone(),
         in_force: Box::new(move || of_app.generation.load_full()),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::offset_ms)),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
         meters: app.metrics.statements.clone(),
     };
     let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;

@@ -217,7 +217,7 @@ BEGIN
     o_events := 0;
     o_objects := 0;
     PERFORM notifying();
-    at_ms := now_ms();
+    at_ms := deleting_ms();
     FOR old IN
         SELECT e.id, e.object_id, e.endpoint, e.state FROM event AS e
         WHERE e.id < uuid_floor(at_ms - event_age) AND e.state <> 'quarantined'

@@ -13,7 +13,7 @@ BEGIN
     PERFORM admitting_nothing();
     UPDATE cluster AS k SET slice_ms = greatest(k.slice_ms, wanted);
     -- The slots hold slices of the old length: a guard covers their content.
-    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, wall_ms() + guard);
     UPDATE slot AS s SET slice = 0, filling = true;
     RETURN true;
 END
@@ -31,7 +31,7 @@ BEGIN
     PERFORM admitting_nothing();
     before := longest_guard(0);
     IF before BETWEEN 1 AND wanted THEN
-        UPDATE life AS l SET guarded_until = l.guarded_until + wanted - before WHERE l.guarded_until > now_ms();
+        UPDATE life AS l SET guarded_until = l.guarded_until + wanted - before WHERE l.guarded_until > wall_ms();
     END IF;
     UPDATE cluster AS k SET guard_ms = greatest(k.guard_ms, wanted);
 END
@@ -41,7 +41,7 @@ $$;
 -- store was away: the signatures of those reads fit such writes.
 CREATE FUNCTION refuse_bodyless(n_id bigint) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = gatepay, pg_temp AS $$
-    UPDATE cluster AS k SET bodyless_until = greatest(k.bodyless_until, now_ms() + 8 * k.slice_ms)
+    UPDATE cluster AS k SET bodyless_until = greatest(k.bodyless_until, wall_ms() + 8 * k.slice_ms)
     WHERE EXISTS (SELECT FROM instance AS n WHERE n.id = n_id AND n.bodyless)
 $$;
 
@@ -51,12 +51,17 @@ CREATE FUNCTION join_v1(
     c_id bigint, c_seen bigint, guard_ms bigint, lossless boolean,
     n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint,
     past_ms bigint, n_uncovered boolean, n_bodyless boolean,
+    -- The server's clock and the store's time at the instance's sign of life before, and the time since then by its
+    -- monotonic clock.
+    n_wall bigint, n_steady bigint, n_silent bigint,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
-    OUT o_renewed boolean
+    OUT o_renewed boolean, OUT o_now bigint, OUT o_apart bigint, OUT o_keeps boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     fitted boolean;
+    now bigint;
+    deleting bigint;
     -- How far back nonces are looked for that can leave. Beside a transaction that stays open, each search reads all that left
     -- within that time.
     nonces_from bigint;
@@ -66,7 +71,7 @@ BEGIN
     SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed OR fitted
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
     FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless) AS r;
-    o_at := now_ms();
+    o_at := wall_ms();
     IF n_uncovered THEN
         -- It served without the store: the store has none of its stamps.
         UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + longest_guard(guard_ms));
@@ -75,17 +80,22 @@ BEGIN
     IF NOT n_bodyless THEN
         PERFORM refuse_bodyless(n_id);
     END IF;
+    PERFORM tick_clock(n_wall, n_steady, n_silent);
+    now := now_ms();
+    deleting := deleting_ms();
+    SELECT now, CASE WHEN c.apart_since IS NULL THEN 0 ELSE c.wall - c.steady END, deleting = 0
+    INTO STRICT o_now, o_apart, o_keeps FROM store_clock AS c;
     INSERT INTO instance AS n VALUES
-        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_bodyless)
-    ON CONFLICT (id) DO UPDATE SET seen = o_at, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
+        (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_bodyless, now)
+    ON CONFLICT (id) DO UPDATE SET seen = o_at, steady = excluded.steady, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
         journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, bodyless = excluded.bodyless;
-    -- Those that ended without leaving. They stay listed for a day, to be asked about.
-    DELETE FROM instance AS n WHERE n.seen < o_at - 86400000;
-    DELETE FROM departure AS d WHERE d.at < o_at - 86400000;
-    nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE o_at - 600000 END;
+    -- Those that ended without leaving. They stay listed for a day, to be asked about, and while the clock is in doubt.
+    DELETE FROM instance AS n WHERE n.steady < deleting - 86400000;
+    DELETE FROM departure AS d WHERE d.at < deleting - 86400000;
+    nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE now - 600000 END;
     -- Those that an admission is about to use again stay: it locks them in another order.
     WITH expired AS (
-        SELECT m.print FROM nonce AS m WHERE m.until >= nonces_from AND m.until < o_at ORDER BY m.until LIMIT 1000
+        SELECT m.print FROM nonce AS m WHERE m.until >= nonces_from AND m.until < now ORDER BY m.until LIMIT 1000
         FOR UPDATE SKIP LOCKED
     )
     DELETE FROM nonce AS n USING expired AS e WHERE n.print = e.print;
@@ -110,7 +120,8 @@ BEGIN
     -- The ring is not fitted to a longer window in between.
     PERFORM admitting();
     SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
-    next_slice := (now_ms() + future_ms + ring / 2) / ring;
+    -- A clock that has stepped ahead takes no slot from the stamps of now.
+    next_slice := (least(wall_ms(), now_ms()) + future_ms + ring / 2) / ring;
     UPDATE slot AS s SET slice = next_slice, filling = false WHERE s.slot = next_slice % 8 AND s.slice < next_slice;
     RETURN QUERY SELECT s.slot FROM slot AS s WHERE NOT s.filling ORDER BY s.slot;
 END
@@ -216,15 +227,27 @@ DECLARE
 BEGIN
     PERFORM admitting_nothing();
     PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
-    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, now_ms() + guard);
+    UPDATE life AS l SET guarded_until = greatest(l.guarded_until, wall_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;
     -- After a step of the clock slots may be of a time that is more than a turn of the ring ahead, and refuse all that comes
     -- before it. The guard covers their content.
     UPDATE slot AS s SET slice = 0, filling = true FROM cluster AS k WHERE (s.slice - 8) * k.slice_ms > guarded;
+    PERFORM accept_clock();
     IF NOT EXISTS (SELECT FROM instance) THEN
         UPDATE cluster AS k SET guard_ms = distrust_v1.guard_ms;
     END IF;
     RETURN guarded;
+END
+$$;
+
+-- The server's clock, the store's time, how far a step has put the two apart, and whether nothing is deleted for its age.
+CREATE FUNCTION time_v1(OUT o_at bigint, OUT o_now bigint, OUT o_apart bigint, OUT o_keeps boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    o_at := wall_ms();
+    o_now := now_ms();
+    o_apart := coalesce((SELECT c.wall - c.steady FROM store_clock AS c WHERE c.apart_since IS NOT NULL), 0);
+    o_keeps := deleting_ms() = 0;
 END
 $$;
 
@@ -238,7 +261,7 @@ DECLARE
     server record;
 BEGIN
     SELECT * INTO STRICT server FROM identity();
-    o_at := now_ms();
+    o_at := wall_ms();
     o_system_id := server.system_id;
     o_timeline := server.timeline;
     o_wal := server.wal;
@@ -253,6 +276,6 @@ $$;
 CREATE FUNCTION claims_count(c_instance bigint, at bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM instance AS n WHERE n.id = c_instance AND n.seen > at - 60000);
+    RETURN EXISTS (SELECT FROM instance AS n WHERE n.id = c_instance AND n.steady > at - 60000);
 END
 $$;

@@ -136,7 +136,7 @@ BEGIN
     INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, -1, 0, 0, 0) ON CONFLICT DO NOTHING;
     SELECT * INTO STRICT clock FROM limit_clock FOR UPDATE;
     -- Read after the lock, so that later calls have later times.
-    read_wall := coalesce(t_wall, now_ms());
+    read_wall := coalesce(t_wall, wall_ms());
     o_era := clock.era;
     o_now := clock.ticked;
     IF clock.life <> t_life THEN
@@ -203,7 +203,7 @@ BEGIN
     INSERT INTO limit_use VALUES (true) ON CONFLICT DO NOTHING;
     IF FOUND AND (SELECT count(*) FROM life) <= 1 THEN
         INSERT INTO limit_clock (era, life, wall, ticked, swept, lends_from)
-        VALUES (floor(random() * 9e15)::bigint + 1, t_life, now_ms(), 5000, 0, 0)
+        VALUES (floor(random() * 9e15)::bigint + 1, t_life, wall_ms(), 5000, 0, 0)
         ON CONFLICT DO NOTHING;
     END IF;
 END

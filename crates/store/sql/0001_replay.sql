@@ -1,7 +1,8 @@
 -- Identity, instances, single use of stamps, halts, the ledger.
 --
--- Times are milliseconds since 1970 by this server's clock, if nothing else is said. Tables belong to the role that
--- migrates; the role that serves reads them and executes the functions, nothing more.
+-- Times are milliseconds since 1970: those of lives, stamps and signs of life by this server's clock (`wall_ms`), all others by
+-- the store's time (`now_ms`). Tables belong to the role that migrates; the role that serves reads them and executes the
+-- functions, nothing more.
 
 -- One life of the store: no acknowledged commit is known to be lost within it.
 CREATE TABLE life (
@@ -40,7 +41,9 @@ CREATE TABLE instance (
     journal_head text,
     halt_epoch bigint NOT NULL DEFAULT 0,
     -- Whether it serves reads while the store is away.
-    bodyless boolean NOT NULL DEFAULT false
+    bodyless boolean NOT NULL DEFAULT false,
+    -- Its last sign of life in the store's time, by which its claims and its row end.
+    steady bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 100);
 
 -- Instances that left, for a day: their rows were not lost.
@@ -127,11 +130,6 @@ CREATE INDEX owner_refund ON owner (key COLLATE "C") WHERE kind = 'prepayId+refu
 CREATE INDEX owner_refund_number ON owner (substr(key, strpos(key, ' ') + 1), key COLLATE "C")
     WHERE kind = 'prepayId+refundRequestId';
 
-CREATE FUNCTION now_ms() RETURNS bigint
-LANGUAGE sql VOLATILE AS $$
-    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-$$;
-
 -- The server that answers. The timeline of the control file may lag behind a promotion; that of the log does not.
 CREATE FUNCTION identity(OUT system_id bigint, OUT timeline bigint, OUT wal bigint, OUT started bigint)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -165,7 +163,7 @@ BEGIN
     IF c_system_id <> i_system_id OR c_timeline <> i_timeline OR i_wal < c_wal THEN
         RETURN true;
     ELSIF NOT EXISTS (SELECT FROM instance AS n WHERE n.id = c_id AND n.seen >= c_seen)
-        AND NOT EXISTS (SELECT FROM departure AS d WHERE d.id = c_id) AND c_seen > now_ms() - 80000000 THEN
+        AND NOT EXISTS (SELECT FROM departure AS d WHERE d.id = c_id) AND c_seen > wall_ms() - 80000000 THEN
         -- An idle instance as well has its sign of life of each second there.
         RETURN true;
     ELSIF c_print IS NULL THEN
@@ -196,7 +194,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     server record;
     known life%ROWTYPE;
-    at_ms bigint := now_ms();
+    at_ms bigint := wall_ms();
     newer boolean;
     last_seen bigint;
     guard bigint;

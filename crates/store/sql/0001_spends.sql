@@ -278,32 +278,33 @@ CREATE FUNCTION age_spends_v1() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     now bigint := now_ms();
+    deleting bigint := deleting_ms();
 BEGIN
     -- It waits for no row, so that it is in no deadlock with admissions and settlements; the next call takes what is left.
     UPDATE spend_attempt AS a SET unknown = true
     WHERE a.print IN (
         SELECT b.print FROM spend_attempt AS b
         WHERE NOT b.unknown AND (b.at < now - 600000 OR b.at < now - 60000 AND NOT EXISTS (
-            SELECT FROM instance AS n WHERE n.id = b.instance AND n.seen > now - 5000))
+            SELECT FROM instance AS n WHERE n.id = b.instance AND n.steady > now - 5000))
         FOR UPDATE SKIP LOCKED
     );
-    -- Longer than any window, so that a clock that steps forward by up to a day and back finds what still counts.
+    -- Longer than any window.
     DELETE FROM meter AS m WHERE m.ctid = ANY (ARRAY(
         SELECT o.ctid FROM meter AS o
-        WHERE o.grain = 0 AND o.slice < (now - 93600000) / 37500 OR o.grain = 1 AND o.slice < (now - 345600000) / 900000
+        WHERE o.grain = 0 AND o.slice < (deleting - 93600000) / 37500 OR o.grain = 1 AND o.slice < (deleting - 345600000) / 900000
         FOR UPDATE SKIP LOCKED
     ));
     DELETE FROM spend_attempt AS a WHERE a.ctid = ANY (ARRAY(
-        SELECT o.ctid FROM spend_attempt AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+        SELECT o.ctid FROM spend_attempt AS o WHERE o.at < deleting - 34560000000 FOR UPDATE SKIP LOCKED
     ));
     DELETE FROM spend AS s WHERE s.ctid = ANY (ARRAY(
-        SELECT o.ctid FROM spend AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+        SELECT o.ctid FROM spend AS o WHERE o.at < deleting - 34560000000 FOR UPDATE SKIP LOCKED
     ));
     DELETE FROM spend_failure AS f WHERE f.ctid = ANY (ARRAY(
-        SELECT o.ctid FROM spend_failure AS o WHERE o.at < now - 34560000000 FOR UPDATE SKIP LOCKED
+        SELECT o.ctid FROM spend_failure AS o WHERE o.at < deleting - 34560000000 FOR UPDATE SKIP LOCKED
     ));
     DELETE FROM approval AS a WHERE a.ctid = ANY (ARRAY(
-        SELECT o.ctid FROM approval AS o WHERE o.until < now - 2592000000 FOR UPDATE SKIP LOCKED
+        SELECT o.ctid FROM approval AS o WHERE o.until < deleting - 2592000000 FOR UPDATE SKIP LOCKED
     ));
 END
 $$;

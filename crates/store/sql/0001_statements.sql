@@ -208,8 +208,8 @@ BEGIN
             END IF;
             INSERT INTO usage_day VALUES (following.day, last.ends, following.ends) RETURNING * INTO last;
         END IF;
-        DELETE FROM usage_day AS d WHERE d.ends < now - 34560000000;
-        DELETE FROM usage_writer AS w WHERE w.flushed < now - 34560000000;
+        DELETE FROM usage_day AS d WHERE d.ends < deleting_ms() - 34560000000;
+        DELETE FROM usage_writer AS w WHERE w.flushed < deleting_ms() - 34560000000;
     END IF;
     INSERT INTO usage_count AS u
     SELECT last.day, c.party, c.account, c.operation, c.outcome, sum(c.calls)
@@ -239,7 +239,7 @@ CREATE FUNCTION age_usage_v1() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     -- A value, since a volatile function is no condition of an index.
-    before CONSTANT bigint := now_ms() - 34560000000;
+    before CONSTANT bigint := deleting_ms() - 34560000000;
     oldest CONSTANT date := (SELECT min(d.day) FROM usage_day AS d);
 BEGIN
     DELETE FROM usage_count AS c WHERE c.ctid = ANY (ARRAY(

@@ -35,7 +35,19 @@ CREATE TABLE instance (
     journal_head TEXT,
     halt_epoch INTEGER NOT NULL,
     -- Whether it serves reads while the store is away.
-    bodyless INTEGER NOT NULL DEFAULT 0
+    bodyless INTEGER NOT NULL DEFAULT 0,
+    -- Its last sign of life in the store's time.
+    steady INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- The store's time (0001_clock.sql).
+CREATE TABLE store_clock (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    wall INTEGER NOT NULL,
+    steady INTEGER NOT NULL,
+    apart_since INTEGER,
+    is_witnessed INTEGER NOT NULL,
+    keeps_until INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE slot (slot INTEGER PRIMARY KEY, slice INTEGER NOT NULL, filling INTEGER NOT NULL) STRICT;

@@ -3,6 +3,7 @@
 use zeroize::Zeroizing;
 
 use crate::admission::HaltScope;
+use crate::store_clock::StoreTime;
 
 /// An instance's statement about itself when it joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +53,10 @@ pub struct InstanceBeat {
 /// The store's view of all instances.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterView {
-    /// The store's clock, in milliseconds since 1970.
+    /// The store's clock as it stands, in milliseconds since 1970.
     pub now_ms: u64,
+    /// The store's time: its clock without the steps.
+    pub time: StoreTime,
     /// Stamps up to here are refused, in milliseconds since 1970.
     pub guarded_until: u64,
     /// The instances that left no later than [`LOST_AFTER_MS`] ago, by id.

@@ -15,6 +15,8 @@
 //!
 //! Limits hold over all instances together: the store lends tokens, seats and parts of the institution's rate ([`limits`]).
 //!
+//! Days, waits and ages go by the store's time, its clock without the steps ([`store_clock`]).
+//!
 //! Statements tell what each tenant used on a day, in counts and exact amounts ([`statement`]).
 //!
 //! The crate has no HTTP, writes no log and counts no metric. The rules are SQL functions with a version in their name
@@ -46,6 +48,7 @@ pub mod postgres;
 pub mod queue;
 mod server_facts;
 pub mod sqlite;
+pub mod store_clock;
 
 pub mod model;
 pub mod ring;

@@ -292,7 +292,7 @@ impl StoreModel {
                     };
                 }
                 _ => {
-                    let until = row.stamp_ms + SLOTS * rules.slice_ms;
+                    let until = row.stamp_ms.max(rules.now_ms) + SLOTS * rules.slice_ms;
                     self.nonces.insert(nonce, (rules.now_ms, until));
                 }
             }

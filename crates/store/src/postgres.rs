@@ -31,7 +31,7 @@ use crate::instance::InstanceIntroduction;
 use crate::settings::{Failover, PostgresSettings, StoreTerms};
 use connector::PgConnector;
 pub use connector::place;
-use instances::OwnSigns;
+use instances::{LastSign, OwnSigns};
 use session::PgSession;
 
 /// A PostgreSQL server, with up to nine connections: two that admit, one for limits, three for notifications, one for
@@ -55,6 +55,7 @@ pub struct PostgresStore {
     /// The key of the database that this instance joined.
     joined_key: Mutex<Option<Zeroizing<[u8; 16]>>>,
     own_signs: Mutex<OwnSigns>,
+    last_sign: Mutex<Option<LastSign>>,
     contact_file: Option<PathBuf>,
 }
 
@@ -92,6 +93,7 @@ impl PostgresStore {
             introduction: Mutex::new(None),
             joined_key: Mutex::new(None),
             own_signs: Mutex::default(),
+            last_sign: Mutex::default(),
             contact_file,
         })
     }

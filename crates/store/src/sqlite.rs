@@ -11,6 +11,9 @@ mod cap_sum_tests;
 #[cfg(test)]
 mod cap_tests;
 mod caps;
+mod clock;
+#[cfg(test)]
+mod clock_tests;
 mod destinations;
 mod file;
 mod notifications;

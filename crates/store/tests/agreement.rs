@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, settings, text};
+use crate::support::{beat, introduction, settings, text, timed};
 
 const START_MS: u64 = 1_767_225_600_000;
 
@@ -143,12 +143,14 @@ impl Pair {
         runtime.spawn(connection);
         let faked = "CREATE TABLE gatepay.server (system bigint, timeline bigint, wal bigint, started bigint, now bigint);
             INSERT INTO gatepay.server VALUES (0, 0, 0, 0, 0);
-            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 'SELECT now FROM gatepay.server';
             CREATE OR REPLACE FUNCTION gatepay.identity(
                 OUT system_id bigint, OUT timeline bigint, OUT wal bigint, OUT started bigint
             ) LANGUAGE sql VOLATILE AS 'SELECT system, timeline, wal, started FROM gatepay.server'";
-        runtime.block_on(admin.batch_execute(faked)).unwrap();
+        runtime
+            .block_on(admin.batch_execute(&timed(faked)))
+            .unwrap();
         Self {
             runtime,
             admin,

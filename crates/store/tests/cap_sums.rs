@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::cap_steps::{START_MS, amount, beside, currency, rule};
 use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, row_at, settings};
+use crate::support::{batch, beat, introduction, row_at, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -37,10 +37,10 @@ impl Counted {
         tokio::spawn(connection);
         let faked = format!(
             "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES ({START_MS});
-            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 'SELECT now FROM gatepay.clock'"
         );
-        admin.batch_execute(&faked).await.unwrap();
+        admin.batch_execute(&timed(&faked)).await.unwrap();
         let terms = StoreTerms {
             future_ms: 300,
             max_skew_ms: 100,

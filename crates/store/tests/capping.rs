@@ -30,7 +30,7 @@ use crate::cap_steps::{
 use crate::failover::rejoins;
 use crate::operator_steps;
 use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, row_at, settings};
+use crate::support::{batch, beat, introduction, row_at, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -62,9 +62,9 @@ impl Clocked {
         let (admin, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
         tokio::spawn(connection);
         let faked = "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES (0);
-            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 'SELECT now FROM gatepay.clock'";
-        admin.batch_execute(faked).await.unwrap();
+        admin.batch_execute(&timed(faked)).await.unwrap();
         Self { server, admin }
     }
 

@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 use crate::destination_steps::{START_MS, declared, reload_step, run, text};
 use crate::failover::rejoins;
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, settings};
+use crate::support::{beat, introduction, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -36,9 +36,9 @@ fn the_function_and_the_model_keep_the_same_destinations() {
             .unwrap();
         tokio::spawn(connection);
         let faked = "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES (0);
-            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 'SELECT now FROM gatepay.clock'";
-        admin.batch_execute(faked).await.unwrap();
+        admin.batch_execute(&timed(faked)).await.unwrap();
         admin
     });
     let execute = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();

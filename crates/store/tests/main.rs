@@ -44,6 +44,8 @@ mod finding;
 mod campaign;
 // Failovers, restarts and restores: a stamp that was admitted is not admitted again.
 mod failover;
+// A clock that steps deletes nothing, makes no room, and delays nothing.
+mod clocking;
 // Another database in the place of the one that was joined, an old one that was put back, a clock that steps.
 mod other_databases;
 // Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.

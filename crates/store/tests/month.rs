@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, NoTls};
 
 use crate::postgres::{self, PgServer};
-use crate::support::{ask, beat, introduction, row_at, settings, store, verdict};
+use crate::support::{ask, beat, introduction, row_at, settings, store, timed, verdict};
 
 const MINUTE: u64 = 60_000;
 /// When the month begins, in milliseconds since 1970.
@@ -37,12 +37,12 @@ struct Month {
 impl Month {
     async fn begin() -> Self {
         let server = PgServer::migrated().await;
-        server.sql(&format!(
+        server.sql(&timed(&format!(
             "CREATE SEQUENCE public.clock;
             SELECT setval('public.clock', {BEGIN});
-            CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
                 $$ SELECT last_value FROM public.clock $$"
-        ));
+        )));
         let store = store(&[server.port]);
         store.join(&introduction(1)).await.unwrap();
         let connected = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls).await;

@@ -29,7 +29,7 @@ use tokio_postgres::NoTls;
 
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
 use crate::postgres::{self, PgServer, StandbyMode, until};
-use crate::support::{TERMS, now_ms, settings};
+use crate::support::{TERMS, now_ms, settings, timed};
 
 pub(crate) fn opened(server: &PgServer) -> Store {
     let terms = StoreTerms {
@@ -87,11 +87,11 @@ fn agree(cases: u32, steps: usize) {
         .unwrap();
     runtime.spawn(connection);
     let sql = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();
-    sql(
+    sql(&timed(
         "CREATE TABLE gatepay.test_clock (now bigint); INSERT INTO gatepay.test_clock VALUES (0);
-        CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+        CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
             'SELECT now FROM gatepay.test_clock'",
-    );
+    ));
     let store = opened(&server);
     let mut runner = TestRunner::new(Config {
         cases,

@@ -66,7 +66,7 @@ async fn after_a_step_of_the_servers_clock_the_other_instances_are_still_listed(
     other.join(&introduction(2)).await.unwrap();
     first.beat(&beat()).await.unwrap();
     server.sql(
-        "CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+        "CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
             SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 3600000 $$",
     );
     let view = first.beat(&beat()).await.unwrap();

@@ -60,6 +60,19 @@ pub(crate) fn beat() -> InstanceBeat {
     }
 }
 
+/// A script that sets the server's clock, with the store's time the same, however the clock is set. Nothing else measures the
+/// time that a test's clock tells.
+pub(crate) fn timed(script: &str) -> String {
+    format!(
+        "{script};
+        CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT gatepay.wall_ms()';
+        CREATE OR REPLACE FUNCTION gatepay.deleting_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT gatepay.wall_ms()';
+        CREATE OR REPLACE FUNCTION gatepay.tick_clock(n_wall bigint, n_steady bigint, n_silent bigint)
+            RETURNS void LANGUAGE sql VOLATILE AS
+            'INSERT INTO gatepay.store_clock (wall, steady) VALUES (0, 0) ON CONFLICT DO NOTHING'"
+    )
+}
+
 pub(crate) fn now_ms() -> u64 {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     u64::try_from(now.as_millis()).unwrap()

@@ -354,7 +354,7 @@ pub(super) fn needed(app: &App, in_force: u32) -> usize {
 }
 
 fn entry(app: &App, approval: &Approval, needed: usize) -> ApprovalEntry {
-    let offset_ms = app.cluster.as_ref().map_or(0, Cluster::offset_ms);
+    let offset_ms = app.cluster.as_ref().map_or(0, Cluster::time_offset_ms);
     let now_ms = app.clock.unix_ms().saturating_add_signed(offset_ms);
     let needs = match approval.state {
         ApprovalState::Waiting => needed.saturating_sub(approval.signers.len()),

@@ -307,6 +307,7 @@ mod tests {
     use crate::metrics::Metrics;
     use gatepay_core::Catalogue;
     use gatepay_store::instance::Replication;
+    use gatepay_store::store_clock::StoreTime;
     use gatepay_tenancy::settings::MetricsSettings;
     use std::num::NonZeroU32;
 
@@ -346,6 +347,7 @@ mod tests {
             self.latest.replace(SeenCluster {
                 view: ClusterView {
                     now_ms: NOW,
+                    time: StoreTime::default(),
                     guarded_until: 0,
                     instances: Vec::new(),
                     gone: Vec::new(),

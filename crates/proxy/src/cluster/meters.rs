@@ -21,6 +21,10 @@ pub struct ClusterMeters {
     pub(super) batch_rows: Histogram,
     /// The store's clock less this machine's, in seconds.
     pub(super) clock_offset: Gauge,
+    /// The step of the store's clock that does not count as time, in seconds.
+    clock_step: Gauge,
+    /// 1 while nothing is deleted for its age.
+    deletion_held: IntGauge,
     /// Guards that this instance saw begin.
     pub(super) lives: IntCounter,
     /// Refusals that the store caused.
@@ -100,6 +104,14 @@ impl ClusterMeters {
                 "store_clock_offset_seconds",
                 "The store's clock less this machine's, in seconds.",
             ),
+            clock_step: make.gauge_of_parts(
+                "store_clock_step_seconds",
+                "The step of the store's clock that does not count as time, in seconds: negative if it went back.",
+            ),
+            deletion_held: make.gauge(
+                "store_deletion_held",
+                "1 while nothing is deleted from the store for its age, because its clock is in doubt.",
+            ),
             lives: make.counter(
                 "store_lives_total",
                 "Guards of the store that this instance saw begin: first use, failover or restore.",
@@ -116,6 +128,11 @@ impl ClusterMeters {
 
     /// Shows the view of a sign of life.
     pub(super) fn show(&self, view: &ClusterView) {
+        let time = view.time;
+        let step = Duration::from_millis(time.apart_ms.unsigned_abs()).as_secs_f64();
+        let signed = if time.apart_ms < 0 { -step } else { step };
+        self.clock_step.set(signed);
+        self.deletion_held.set(time.keeps.into());
         self.view.show(view);
     }
 

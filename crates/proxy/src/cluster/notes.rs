@@ -16,6 +16,8 @@ struct ToldState {
     /// Standbys that no commit waits for.
     asynchronous: u32,
     is_skewed: bool,
+    /// Whether nothing is deleted for its age.
+    keeps: bool,
 }
 
 impl ClusterNotes {
@@ -36,6 +38,16 @@ impl ClusterNotes {
             Some(standbys) => tracing::warn!(
                 standbys,
                 "the store's standbys are asynchronous: a failover can lose commits, and an old primary that still answers admits stamps again"
+            ),
+        }
+        match told.keeps(view.time.keeps) {
+            None => {}
+            Some(false) => {
+                tracing::info!("the store's clock is trusted again: old rows are deleted");
+            }
+            Some(true) => tracing::error!(
+                step_ms = view.time.apart_ms,
+                "the store's clock has stepped, or nothing used the store for more than a day: nothing is deleted for its age, and a step does not count as time, for 25 hours or until `gatepay-proxy store distrust` accepts the clock"
             ),
         }
         match told.skew(offset_ms, max_skew_ms) {
@@ -62,6 +74,12 @@ impl ToldState {
         (before != now).then_some(now)
     }
 
+    /// Whether nothing is deleted for its age, if that has changed.
+    fn keeps(&mut self, now: bool) -> Option<bool> {
+        let before = std::mem::replace(&mut self.keeps, now);
+        (before != now).then_some(now)
+    }
+
     /// Whether the clocks differ too much, if that has changed. They have to come closer to agree again than they had to
     /// part, so that clocks at the edge are told once.
     fn skew(&mut self, offset_ms: i64, max_skew_ms: u64) -> Option<bool> {
@@ -85,6 +103,13 @@ mod tests {
         let mut told = ToldState::default();
         let changes = [0, 2, 2, 1, 0, 0].map(|standbys| told.standbys(standbys));
         assert_eq!(changes, [None, Some(2), None, Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn a_clock_in_doubt_is_told_once_and_its_end_once() {
+        let mut told = ToldState::default();
+        let changes = [false, true, true, false, false].map(|keeps| told.keeps(keeps));
+        assert_eq!(changes, [None, Some(true), None, Some(false), None]);
     }
 
     #[test]

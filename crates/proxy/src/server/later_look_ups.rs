@@ -80,7 +80,7 @@ pub(super) async fn keep_asking(worker: &Worker) {
         let now_ms = app
             .clock
             .unix_ms()
-            .saturating_add_signed(cluster.offset_ms());
+            .saturating_add_signed(cluster.time_offset_ms());
         let unknown = unknown(&caps.unknown_spends(), calls, &generation.catalogue);
         asked.retain(|object, _| unknown.contains_key(object));
         for object in due(&unknown, &asked, now) {
@@ -232,7 +232,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     let ask = |head: &mut Vec<u8>| outbound.attempt(signing.credential(), &stamp(), head);
     // What GatePay says from now on, it had decided by now or later: attempts of before are covered.
     let now_ms = app.clock.unix_ms();
-    let decided_ms = now_ms.saturating_add_signed(cluster.offset_ms());
+    let decided_ms = now_ms.saturating_add_signed(cluster.time_offset_ms());
     let mut seen = LookUpObservation::UNKNOWN;
     let call = worker.upstream_call(CallOwner::Proxy);
     resolve::resolve(call, &question, &resolve::LATER, WITHIN, &mut seen, ask).await;

@@ -17,6 +17,7 @@ use crate::instance::{
     InstanceView, LOST_AFTER_MS, Replication, ResumeResult, lost_halts,
 };
 use crate::server_facts::{GuardFacts, ServerFacts};
+use crate::store_clock::StoreTime;
 
 /// How long instances without a sign of life are listed, in milliseconds.
 const GONE_FOR_MS: u64 = 60_000;
@@ -51,8 +52,19 @@ impl OwnSigns {
     }
 }
 
-const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+/// The last sign of life of this process: when it was asked for, and the server's clock and the store's time in the answer.
+#[derive(Clone, Copy)]
+pub(super) struct LastSign {
+    asked: Instant,
+    wall_ms: i64,
+    steady_ms: i64,
+}
+
+const JOIN: &str = "SELECT * FROM gatepay.join_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 const KEY: &str = "SELECT fingerprint_key FROM gatepay.cluster";
+const TIME: &str =
+    "SELECT t.*, (SELECT coalesce(max(f.guarded_until), 0) FROM gatepay.life AS f) AS guarded
+    FROM gatepay.time_v1() AS t";
 const TURN: &str = "SELECT gatepay.turn_ring_v1($1)";
 const EMPTY: &str = "SELECT gatepay.empty_slot_v1($1)";
 const REWRITE: &str = "SELECT gatepay.rewrite_limits_v1()";
@@ -101,7 +113,7 @@ impl PostgresStore {
             bodyless: false,
             known_halts: Vec::new(),
         };
-        let (now_ms, guarded_until) = self.sign_of_life(introduction, &beat).await?;
+        let (now_ms, guarded_until, _) = self.sign_of_life(introduction, &beat).await?;
         self.save_contact().await?;
         *self.introduction.lock() = Some(InstanceIntroduction {
             uncovered: false,
@@ -128,11 +140,11 @@ impl PostgresStore {
         if self.joined_key.lock().as_ref() != Some(&key) {
             return Err(StoreError::Replaced);
         }
-        let (now_ms, guarded_until) = self.sign_of_life(&introduction, beat).await?;
+        let seen = self.sign_of_life(&introduction, beat).await?;
         let known = &beat.known_halts;
         let mut brought_back = Vec::new();
         for _ in 0..=BRINGS_BACK {
-            let (view, ended, kept) = self.view(now_ms, guarded_until, known).await?;
+            let (view, ended, kept) = self.view(seen, known).await?;
             kept?;
             let lost = lost_halts(known, &view.halts, &ended);
             if lost.is_empty() {
@@ -186,7 +198,12 @@ impl PostgresStore {
         &self,
         introduction: &InstanceIntroduction,
         beat: &InstanceBeat,
-    ) -> Result<(u64, u64), StoreError> {
+    ) -> Result<(u64, u64, StoreTime), StoreError> {
+        let asked = Instant::now();
+        let last = *self.last_sign.lock();
+        let (last_wall, last_steady) = last.map(|last| (last.wall_ms, last.steady_ms)).unzip();
+        let silent = last.map(|last| asked.duration_since(last.asked).as_millis());
+        let silent = silent.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
         let known = KnownContact::from(self.contact());
         let guard_ms = millis(self.terms.guard_ms());
         let past_ms = millis(introduction.past_ms);
@@ -204,13 +221,23 @@ impl PostgresStore {
             &past_ms,
             &introduction.uncovered,
             &beat.bodyless,
+            &last_wall,
+            &last_steady,
+            &silent,
         ]);
         let rows = self.control(JOIN, &parameters).await?;
-        let (mut answered, guarded_until, new_guard) = contact(only(&rows)?)?;
+        let row = only(&rows)?;
+        let time = store_time(row)?;
+        let (mut answered, guarded_until, new_guard) = contact(row)?;
+        *self.last_sign.lock() = Some(LastSign {
+            asked,
+            wall_ms: answered.at_ms,
+            steady_ms: millis(time.now_ms),
+        });
         answered.sign_of_life = Some((introduction.id, answered.at_ms));
         self.own_signs.lock().note(answered.at_ms);
         self.remember(answered, new_guard);
-        Ok((answered.at_ms.unsigned_abs(), guarded_until))
+        Ok((answered.at_ms.unsigned_abs(), guarded_until, time))
     }
 
     /// Takes the next slot out of use and empties the slots out of use. A slot that is being read stays for later.
@@ -229,20 +256,17 @@ impl PostgresStore {
 
     /// The store's view of all instances, for a caller outside of them.
     pub async fn cluster(&self) -> Result<ClusterView, StoreError> {
-        const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now,
-            (SELECT coalesce(max(guarded_until), 0) FROM gatepay.life) AS guarded";
-        let rows = self.control(NOW, &[]).await?;
+        let rows = self.control(TIME, &[]).await?;
         let row = only(&rows)?;
-        let (now, guarded): (i64, i64) = (cell(row, "now")?, cell(row, "guarded")?);
-        let view = self.view(now.unsigned_abs(), guarded.unsigned_abs(), &[]);
-        Ok(view.await?.0)
+        let (now, guarded): (i64, i64) = (cell(row, "o_at")?, cell(row, "guarded")?);
+        let seen = (now.unsigned_abs(), guarded.unsigned_abs(), store_time(row)?);
+        Ok(self.view(seen, &[]).await?.0)
     }
 
     /// The view, the ends of halts that the caller knows, and whether the server keeps its commits by its settings.
     async fn view(
         &self,
-        now_ms: u64,
-        guarded_until: u64,
+        (now_ms, guarded_until, time): (u64, u64, StoreTime),
         known: &[HaltInForce],
     ) -> Result<(ClusterView, Vec<HaltEnd>, Result<(), StoreError>), StoreError> {
         let since = self.own_signs.lock().earliest().unwrap_or(i64::MAX);
@@ -260,6 +284,7 @@ impl PostgresStore {
         let kept = keeps_commits(only(&standbys)?, 2, self.lossless());
         let view = ClusterView {
             now_ms,
+            time,
             guarded_until,
             instances,
             gone,
@@ -352,6 +377,14 @@ impl PostgresStore {
 fn only(rows: &[Row]) -> Result<&Row, StoreError> {
     let missing = || StoreError::Unexpected("an answer without a row".to_owned());
     rows.first().ok_or_else(missing)
+}
+
+fn store_time(row: &Row) -> Result<StoreTime, StoreError> {
+    Ok(StoreTime {
+        now_ms: cell::<i64>(row, "o_now")?.unsigned_abs(),
+        apart_ms: cell(row, "o_apart")?,
+        keeps: cell(row, "o_keeps")?,
+    })
 }
 
 fn instance(row: &Row) -> Result<InstanceView, StoreError> {

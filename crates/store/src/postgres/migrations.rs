@@ -14,6 +14,7 @@ pub const OLDEST_SCHEMA: u32 = 1;
 /// The scripts of each schema, from 1 on. A script that was released never changes: a later change is a new schema. Its
 /// functions keep the older ones' names and arguments, or have a new version in their name.
 const SCHEMAS: [&[&str]; NEWEST_SCHEMA as usize] = [&[
+    include_str!("../../sql/0001_clock.sql"),
     include_str!("../../sql/0001_replay.sql"),
     include_str!("../../sql/0001_instances.sql"),
     include_str!("../../sql/0001_limits.sql"),

@@ -24,7 +24,7 @@ use crate::stored_text::StoredText;
 const FLUSH: &str = "SELECT gatepay.flush_usage_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const SETTLE: &str = "SELECT gatepay.settle_usage_v1($1, $2, $3, $4, $5, $6, $7, $8)";
 const AGE: &str = "SELECT gatepay.age_usage_v1()";
-const DAYS: &str = "SELECT d.day::text AS day, d.begins, d.ends, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now
+const DAYS: &str = "SELECT d.day::text AS day, d.begins, d.ends, gatepay.cap_now_v1() AS now
     FROM gatepay.usage_day AS d ORDER BY d.begins";
 const COUNTS: &str =
     "SELECT u.operation, u.outcome, sum(u.calls)::bigint AS calls FROM gatepay.usage_count AS u
@@ -36,7 +36,7 @@ const PEAK: &str = "SELECT p.calls, p.second FROM gatepay.usage_peak AS p
 // A process that has not flushed for a minute is gone, or counts on and will add it to a later day.
 const LOSSES: &str = "SELECT w.flushed FROM gatepay.usage_writer AS w, gatepay.usage_day AS d
     WHERE d.day::text = $1 AND NOT w.ended AND w.flushed >= d.begins AND w.flushed < d.ends
-        AND w.flushed < floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - 60000
+        AND w.flushed < (SELECT gatepay.cap_now_v1()) - 60000
     ORDER BY w.flushed";
 const LOST: &str = "SELECT count(*) AS lost FROM gatepay.usage_writer AS w,
         (SELECT gatepay.cap_now_v1() AS now) AS t

@@ -217,12 +217,13 @@ impl StoreFile {
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {
-        let now_ms = self.now()?;
+        let (now_ms, deleting_ms) = (self.now()?, self.deleting()?);
         let change = self.begin()?;
         let before = |ms: u64| to_sql(now_ms.saturating_sub(ms));
+        let forgotten_before = |ms: u64| to_sql(deleting_ms.saturating_sub(ms));
         change.execute(
             "UPDATE spend_attempt SET unknown = 1 WHERE NOT unknown AND (at < ?1 OR at < ?2
-                AND NOT EXISTS (SELECT 1 FROM instance WHERE id = spend_attempt.instance AND seen > ?3))",
+                AND NOT EXISTS (SELECT 1 FROM instance WHERE id = spend_attempt.instance AND steady > ?3))",
             params![
                 before(LOST_REPORT_MS),
                 before(UNKNOWN_AFTER_MS),
@@ -230,7 +231,7 @@ impl StoreFile {
             ],
         )?;
         for grain in SliceGrain::ALL {
-            let forgotten = params![grain.number(), to_sql(grain.oldest_kept(now_ms))];
+            let forgotten = params![grain.number(), to_sql(grain.oldest_kept(deleting_ms))];
             change.execute(
                 "DELETE FROM meter WHERE grain = ?1 AND slice < ?2",
                 forgotten,
@@ -241,13 +242,13 @@ impl StoreFile {
             "DELETE FROM spend WHERE at < ?1",
             "DELETE FROM spend_failure WHERE at < ?1",
         ] {
-            change.execute(forgotten, [before(KEPT_MS)])?;
+            change.execute(forgotten, [forgotten_before(KEPT_MS)])?;
         }
         for forgotten in [
             "DELETE FROM approval_signature WHERE approval IN (SELECT id FROM approval WHERE until < ?1)",
             "DELETE FROM approval WHERE until < ?1",
         ] {
-            change.execute(forgotten, [before(APPROVAL_KEPT_MS)])?;
+            change.execute(forgotten, [forgotten_before(APPROVAL_KEPT_MS)])?;
         }
         committed(change, now_ms)?;
         Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
+use super::clock::{self, LastSign, MachineClock};
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
@@ -38,7 +39,9 @@ pub(super) struct StoreFile {
     book: Option<Arc<RuleBook>>,
     /// The last declarations that were taken. The file has one process, whose calls may overtake one another.
     pub(super) declared: LastDeclared,
-    /// The clock of tests, in milliseconds since 1970.
+    pub(super) machine: MachineClock,
+    pub(super) last_sign: Option<LastSign>,
+    /// The time of tests, in milliseconds since 1970: that of the clock, and the store's, however it is set.
     #[cfg(test)]
     pub(super) now_ms: Option<u64>,
 }
@@ -97,6 +100,8 @@ impl StoreFile {
             terms,
             book: None,
             declared: LastDeclared::default(),
+            machine: MachineClock::new(),
+            last_sign: None,
             #[cfg(test)]
             now_ms: None,
         })
@@ -150,7 +155,8 @@ impl StoreFile {
         contact: Option<StoreContact>,
     ) -> Result<(InstanceJoined, StoreContact), StoreError> {
         let schema = self.check_schema()?;
-        let now_ms = self.now()?;
+        let now_ms = self.wall()?;
+        let witness = self.witness(true);
         let own_guard_ms = self.terms.guard_ms();
         let change = self.begin()?;
         let file = state(&change)?;
@@ -177,22 +183,25 @@ impl StoreFile {
         } else {
             now_ms + guard_ms
         };
-        begin_run(&change, (guard, restored), guard_ms, now_ms)?;
+        let steady = clock::tick(&change, now_ms, witness)?;
+        begin_run(&change, (guard, restored), guard_ms, steady.unsigned_abs())?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
         change.execute(
-            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, 0)",
+            "INSERT INTO instance VALUES (?1, ?2, ?2, ?3, ?4, ?5, NULL, 0, 0, ?6)",
             params![
                 introduction.id,
                 to_sql(now_ms),
                 introduction.host,
                 introduction.version,
-                introduction.config_hash
+                introduction.config_hash,
+                steady
             ],
         )?;
         let key: Vec<u8> =
             change.query_row("SELECT fingerprint_key FROM cluster", [], |row| row.get(0))?;
         let contact = committed(change, now_ms)?;
+        self.note_sign(now_ms, steady);
         let key = Zeroizing::new(key);
         let joined = InstanceJoined {
             fingerprint_key: Zeroizing::new(
@@ -208,7 +217,8 @@ impl StoreFile {
     }
 
     pub(super) fn admit(&mut self, rows: &[AdmissionRow]) -> Result<AdmissionReply, StoreError> {
-        let now_ms = self.now()?;
+        let now_ms = self.wall()?;
+        let counted_ms = self.now()?;
         let future_ms = self.terms.future_ms;
         let (change, book) = self.begin_with_rules()?;
         let file = state(&change)?;
@@ -223,7 +233,7 @@ impl StoreFile {
         let mut shadows = Vec::new();
         for (number, row) in rows.iter().enumerate() {
             let refusal = rules.refusal(row, &ring, scopes.iter().copied());
-            let (verdict, shadow) = record(&change, (&rules, &book), row, refusal)?;
+            let (verdict, shadow) = record(&change, (&rules, &book, counted_ms), row, refusal)?;
             let shadow = shadow.map(|breach| ShadowBreach {
                 row: number,
                 breach,
@@ -246,25 +256,29 @@ impl StoreFile {
         introduction: &InstanceIntroduction,
         beat: &InstanceBeat,
     ) -> Result<StoreContact, StoreError> {
-        let now_ms = self.now()?;
+        let now_ms = self.wall()?;
+        let witness = self.witness(false);
         let future_ms = self.terms.future_ms;
         let change = self.begin()?;
+        let steady = clock::tick(&change, now_ms, witness)?;
         let file = state(&change)?;
-        let rules = file.rules(now_ms, future_ms);
         if !beat.bodyless {
             refuse_bodyless(&change, &file, now_ms)?;
         }
         let before = slots(&change)?;
         let mut ring = before;
-        rules.turn(&mut ring);
+        // A clock that has stepped ahead takes no slot from the stamps of now.
+        let turning_ms = now_ms.min(steady.unsigned_abs());
+        file.rules(turning_ms, future_ms).turn(&mut ring);
         for (slot, of) in ring.iter_mut().enumerate().filter(|(_, of)| !of.filling) {
             change.execute("DELETE FROM stamp WHERE slot = ?1", [number(slot)])?;
             of.filling = true;
         }
         write_slots(&change, &before, &ring)?;
-        change.execute("DELETE FROM nonce WHERE until < ?1", [to_sql(now_ms)])?;
+        change.execute("DELETE FROM nonce WHERE until < ?1", [steady])?;
         change.execute(
-            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, bodyless = ?6
+            "UPDATE instance SET seen = ?2, config_hash = ?3, journal_head = ?4, halt_epoch = ?5, bodyless = ?6,
+                steady = ?7
             WHERE id = ?1",
             params![
                 introduction.id,
@@ -272,10 +286,13 @@ impl StoreFile {
                 beat.config_hash,
                 beat.journal_head,
                 beat.halt_epoch,
-                beat.bodyless
+                beat.bodyless,
+                steady
             ],
         )?;
-        committed(change, now_ms)
+        let contact = committed(change, now_ms)?;
+        self.note_sign(now_ms, steady);
+        Ok(contact)
     }
 
     /// Brings back the halts that this process saw in force and that the file has lost. Returns their scopes.
@@ -307,7 +324,7 @@ impl StoreFile {
     }
 
     pub(super) fn leave(&mut self, id: i64) -> Result<StoreContact, StoreError> {
-        let now_ms = self.now()?;
+        let now_ms = self.wall()?;
         let change = self.begin()?;
         refuse_bodyless(&change, &state(&change)?, now_ms)?;
         change.execute("DELETE FROM instance WHERE id = ?1", [id])?;
@@ -380,7 +397,7 @@ impl StoreFile {
 
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
         self.check_schema()?;
-        let now_ms = self.now()?;
+        let now_ms = self.wall()?;
         let guard_ms = self.terms.guard_ms();
         let change = self.begin()?;
         let guard = now_ms + state(&change)?.guard_ms.max(guard_ms);
@@ -388,6 +405,7 @@ impl StoreFile {
             "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
             [to_sql(guard), to_sql(guard_ms)],
         )?;
+        clock::accept(&change, now_ms)?;
         approval_rows::void(&change, now_ms)?;
         let contact = committed(change, now_ms)?;
         Ok((state(&self.connection)?.guarded_until, contact))
@@ -412,7 +430,8 @@ impl StoreFile {
             })
         })?;
         Ok(ClusterView {
-            now_ms: self.now()?,
+            now_ms: self.wall()?,
+            time: self.time()?,
             guarded_until: state(&self.connection)?.guarded_until,
             instances: instances.collect::<Result<_, _>>()?,
             gone: Vec::new(),
@@ -421,17 +440,6 @@ impl StoreFile {
             brought_back: Vec::new(),
             replication: Replication::None,
         })
-    }
-
-    /// The store's clock, in milliseconds since 1970.
-    pub(super) fn now(&self) -> Result<u64, StoreError> {
-        #[cfg(test)]
-        if let Some(now_ms) = self.now_ms {
-            return Ok(now_ms);
-        }
-        let now = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-        let now: i64 = self.connection.query_row(now, [], |row| row.get(0))?;
-        Ok(now.unsigned_abs())
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -603,7 +611,7 @@ fn ends(connection: &Connection) -> Result<Vec<HaltEnd>, StoreError> {
 /// shadow cap.
 fn record(
     change: &Transaction<'_>,
-    (rules, book): (&StampRules, &RuleBook),
+    (rules, book, counted_ms): (&StampRules, &RuleBook, u64),
     row: &AdmissionRow,
     refusal: Option<AdmissionVerdict>,
 ) -> Result<(AdmissionVerdict, Option<CapBreach>), StoreError> {
@@ -629,24 +637,32 @@ fn record(
         let mut seen =
             change.prepare_cached("SELECT admitted FROM nonce WHERE print = ?1 AND until >= ?2")?;
         let seen: Option<i64> = seen
-            .query_row(params![nonce, now_ms], |row| row.get(0))
+            .query_row(params![nonce, to_sql(counted_ms)], |row| row.get(0))
             .optional()?;
         if let Some(admitted) = seen {
             let admitted_ms = admitted.unsigned_abs();
             return Ok((AdmissionVerdict::NonceReplayed { admitted_ms }, None));
         }
-        let until = to_sql(row.stamp_ms + SLOTS * rules.slice_ms);
+        let until = to_sql(row.stamp_ms.max(counted_ms) + SLOTS * rules.slice_ms);
         let mut insert =
             change.prepare_cached("INSERT OR REPLACE INTO nonce VALUES (?1, ?2, ?3)")?;
         insert.execute(params![nonce, now_ms, until])?;
     }
     insert.execute(params![number(slot), row.stamp, now_ms])?;
     let row = &*spend_tables::priced(change, row)?;
-    let shadow = match spend_tables::reserve(change, book, rules.now_ms, row)? {
+    let shadow = match spend_tables::reserve(change, book, counted_ms, row)? {
         Ok(shadow) => shadow,
-        Err(exceeded) => return Ok((exceeded, None)),
+        Err(mut exceeded) => {
+            // When room comes free, as the caller's clock will show it.
+            if let AdmissionVerdict::CapExceeded(breach) = &mut exceeded
+                && let Some(frees_ms) = &mut breach.frees_ms
+            {
+                *frees_ms = (*frees_ms + rules.now_ms).saturating_sub(counted_ms);
+            }
+            return Ok((exceeded, None));
+        }
     };
-    usage_tables::note_usage(change, rules.now_ms, row)?;
+    usage_tables::note_usage(change, counted_ms, row)?;
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
             "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
@@ -658,7 +674,7 @@ fn record(
             intent.key.as_str(),
             row.party.as_str(),
             row.account.as_str(),
-            now_ms,
+            to_sql(counted_ms),
             intent
                 .currency
                 .as_ref()

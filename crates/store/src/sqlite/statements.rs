@@ -180,7 +180,7 @@ impl StoreFile {
     }
 
     fn flush_usage(&mut self, flush: &UsageFlush) -> Result<(), StoreError> {
-        let now_ms = self.now()?;
+        let (now_ms, deleting_ms) = (self.now()?, self.deleting()?);
         let change = self.begin()?;
         let known =
             "SELECT EXISTS (SELECT 1 FROM usage_writer WHERE instance = ?1 AND number >= ?2)";
@@ -191,7 +191,7 @@ impl StoreFile {
             "INSERT OR REPLACE INTO usage_writer VALUES (?1, ?2, ?3, ?4)",
             params![flush.instance, flush.number, to_sql(now_ms), flush.is_last],
         )?;
-        let date = day_of(&change, now_ms, &flush.days)?;
+        let date = day_of(&change, (now_ms, deleting_ms), &flush.days)?;
         for count in &flush.counts {
             let mut add = change.prepare_cached(
                 "INSERT INTO usage_count VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -231,11 +231,11 @@ impl StoreFile {
     }
 
     fn age_usage(&mut self) -> Result<(), StoreError> {
-        let now_ms = self.now()?;
+        let (now_ms, deleting_ms) = (self.now()?, self.deleting()?);
         let change = self.begin()?;
         change.execute(
             "DELETE FROM usage_call WHERE print IN (SELECT print FROM usage_call WHERE at < ?1 LIMIT 10000)",
-            [to_sql(now_ms.saturating_sub(KEPT_MS))],
+            [to_sql(deleting_ms.saturating_sub(KEPT_MS))],
         )?;
         // Counts of days that are forgotten. Calls are not admitted meanwhile, so it is a limited number each time.
         for (table, key) in [
@@ -302,7 +302,11 @@ fn only_maker(change: &Transaction<'_>, word: &ObjectWord) -> Result<Option<Stri
 }
 
 /// The date of the day of now. If the last one has ended, the first of `told` begins that has a later date.
-fn day_of(change: &Transaction<'_>, now_ms: u64, told: &[DayBounds]) -> Result<String, StoreError> {
+fn day_of(
+    change: &Transaction<'_>,
+    (now_ms, deleting_ms): (u64, u64),
+    told: &[DayBounds],
+) -> Result<String, StoreError> {
     let last = "SELECT day, ends FROM usage_day ORDER BY ends DESC LIMIT 1";
     let last = change.query_row(last, [], |row| {
         let ends: i64 = row.get(1)?;
@@ -340,7 +344,7 @@ fn day_of(change: &Transaction<'_>, now_ms: u64, told: &[DayBounds]) -> Result<S
         "INSERT INTO usage_day VALUES (?1, ?2, ?3)",
         params![date, to_sql(begins_ms), to_sql(next.ends_ms)],
     )?;
-    let forgotten = to_sql(now_ms.saturating_sub(KEPT_MS));
+    let forgotten = to_sql(deleting_ms.saturating_sub(KEPT_MS));
     change.execute("DELETE FROM usage_day WHERE ends < ?1", [forgotten])?;
     change.execute("DELETE FROM usage_writer WHERE flushed < ?1", [forgotten])?;
     Ok(date)

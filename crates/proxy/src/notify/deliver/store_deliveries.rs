@@ -9,7 +9,7 @@ use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::notify::deliver::delivery_store::{DeliveryStore, NoStoreReply, StoreReply};
 use crate::process::clock::Clock;
 
-/// Gives the store's clock less this machine's, in milliseconds.
+/// Gives the store's time less this machine's clock, in milliseconds.
 pub type ClockOffset = Box<dyn Fn() -> i64 + Send>;
 
 /// The store, as deliveries use it.
@@ -20,7 +20,7 @@ pub struct StoreDeliveries {
     pub instance: i64,
     /// This machine's clock.
     pub clock: Clock,
-    /// The distance of the store's clock.
+    /// The distance of the store's time.
     pub offset_ms: ClockOffset,
 }
 

@@ -80,8 +80,14 @@ impl SqliteStore {
         terms: &RetentionTerms,
     ) -> Result<RetentionReport, StoreError> {
         let terms = *terms;
-        self.change(move |change, now_ms| retain(change, &terms, now_ms))
-            .await
+        self.run(move |file| {
+            let deleting_ms = big(file.deleting()?);
+            let change = file.begin()?;
+            let report = retain(&change, &terms, deleting_ms)?;
+            change.commit()?;
+            Ok(report)
+        })
+        .await
     }
 }
 
