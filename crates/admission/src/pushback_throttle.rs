@@ -57,6 +57,11 @@ impl PushbackThrottle {
         (state.limiter.rate(), state.limiter.left(now))
     }
 
+    /// How long the rate stays as it is, if GatePay does not push back again.
+    pub fn holds(&self, now: Duration) -> Duration {
+        self.at(now).aimd.holds(now)
+    }
+
     /// Whether the rate is the full one again.
     pub fn is_over(&self, now: Duration) -> bool {
         let state = self.at(now);

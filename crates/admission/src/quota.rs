@@ -115,6 +115,11 @@ impl Quota {
         (core.full(), core.pushed_back_to(nanos(now)))
     }
 
+    /// How long the rate to which GatePay pushed this instance back stays as it is.
+    pub fn holds(&self, now: Duration) -> Duration {
+        self.core().holds(nanos(now))
+    }
+
     /// Whether half of the burst is there, or more.
     pub fn is_half_full(&self, now: Duration) -> bool {
         self.core().is_half_full(nanos(now))

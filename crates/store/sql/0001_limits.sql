@@ -68,6 +68,9 @@ CREATE UNLOGGED TABLE stock (
     rate double precision NOT NULL,
     burst double precision NOT NULL,
     at bigint NOT NULL,
+    -- Until when the figures hold also if the instance ends: GatePay has lowered them, and said for how long. Then they grow by
+    -- a hundredth of the full ones each second.
+    stays_until bigint NOT NULL DEFAULT -100000,
     PRIMARY KEY (tenant, lim, instance)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
 
@@ -97,7 +100,9 @@ CREATE UNLOGGED TABLE lease (
     in_force double precision,
     tenants text[] NOT NULL,
     weights double precision[] NOT NULL,
-    asked double precision[] NOT NULL
+    asked double precision[] NOT NULL,
+    -- Until when `in_force` holds also if the instance ends: then it grows as the figures of a stock do.
+    in_force_until bigint NOT NULL DEFAULT -100000
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
 -- Locks the limits, and returns the owner of their rows: the newest guard, which every failover and every loss moves. It is
@@ -233,7 +238,7 @@ $$;
 -- four tokens an instance) lends only for requests that wait.
 CREATE FUNCTION take_at(
     t_life bigint, t_wall bigint, n_id bigint, n_serial bigint,
-    tenants text[], lims text[], rates double precision[], bursts double precision[],
+    tenants text[], lims text[], rates double precision[], bursts double precision[], holds bigint[],
     wants integer[], waitings integer[], helds integer[], backs integer[],
     seat_tenants text[], seat_alls integer[], seat_wants integer[], seat_helds integer[],
     OUT o_era bigint, OUT o_instances integer,
@@ -256,22 +261,24 @@ BEGIN
     SELECT count(*) INTO STRICT o_instances FROM limit_member AS m WHERE m.seen > at_ms - 2000;
 
     WITH question AS (
-        SELECT * FROM unnest(tenants, lims, rates, bursts, wants, waitings, helds, backs) WITH ORDINALITY
-            AS q(tenant, lim, rate, burst, want, waiting, held, back, n)
+        SELECT * FROM unnest(tenants, lims, rates, bursts, holds, wants, waitings, helds, backs) WITH ORDINALITY
+            AS q(tenant, lim, rate, burst, hold, want, waiting, held, back, n)
     ), loan AS (
         SELECT q.n, coalesce(sum(s.held), 0) AS before,
             coalesce(sum(s.held) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000), 0) AS others,
             coalesce(sum(s.held) FILTER (WHERE s.instance = n_id AND last_seen > at_ms - 2000), 0) AS mine,
-            min(s.rate) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000
-                AND (s.held > 0 OR s.at > at_ms - 30000)) AS rate,
-            min(s.burst) FILTER (WHERE s.instance <> n_id AND m.seen > at_ms - 2000
-                AND (s.held > 0 OR s.at > at_ms - 30000)) AS burst
+            min(s.rate + q.rate * g.growth) FILTER (WHERE s.instance <> n_id AND g.growth < 1) AS rate,
+            min(s.burst + q.burst * g.growth) FILTER (WHERE s.instance <> n_id AND g.growth < 1) AS burst
         FROM question AS q
         LEFT JOIN stock AS s ON s.tenant = q.tenant AND s.lim = q.lim
         LEFT JOIN limit_member AS m ON m.id = s.instance
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN m.seen > at_ms - 2000 AND (s.held > 0 OR s.at > at_ms - 30000) THEN 0
+                ELSE greatest(0, at_ms - s.stays_until) / 100000.0::double precision END AS growth
+        ) AS g
         GROUP BY q.n
     ), agreed AS (
-        SELECT q.tenant, q.lim, q.n, q.want, q.waiting, q.rate AS own_rate, q.burst AS own_burst,
+        SELECT q.tenant, q.lim, q.n, q.want, q.waiting, q.rate AS own_rate, q.burst AS own_burst, q.hold,
             least(q.rate, l.rate) AS rate, least(q.burst, l.burst) AS burst, l.before, l.others,
             least(q.held, l.mine) AS kept, least(q.back, l.mine - least(q.held, l.mine)) AS back
         FROM question AS q JOIN loan AS l ON l.n = q.n
@@ -284,7 +291,7 @@ BEGIN
             END AS tokens
         FROM agreed AS a LEFT JOIN bucket AS b ON b.tenant = a.tenant AND b.lim = a.lim
     ), capped AS (
-        SELECT f.tenant, f.lim, f.n, f.own_rate, f.own_burst, f.rate, f.burst, f.kept,
+        SELECT f.tenant, f.lim, f.n, f.own_rate, f.own_burst, f.hold, f.rate, f.burst, f.kept,
             greatest(0, least(f.tokens + f.back, f.burst - f.others - f.kept)) AS tokens,
             f.burst < 4 * o_instances AS small,
             CASE
@@ -301,13 +308,18 @@ BEGIN
         ON CONFLICT (tenant, lim) DO UPDATE SET tokens = excluded.tokens, at = excluded.at, rate = excluded.rate,
             burst = excluded.burst
     ), put_stock AS (
-        INSERT INTO stock AS s (tenant, lim, instance, held, rate, burst, at)
-        SELECT l.tenant, l.lim, n_id, l.kept + l.lent, l.own_rate, l.own_burst, at_ms FROM lent AS l
+        INSERT INTO stock AS s (tenant, lim, instance, held, rate, burst, at, stays_until)
+        SELECT l.tenant, l.lim, n_id, l.kept + l.lent, l.own_rate, l.own_burst, at_ms,
+            CASE WHEN l.hold > 0 THEN at_ms + l.hold ELSE -100000 END FROM lent AS l
         ON CONFLICT (tenant, lim, instance) DO UPDATE SET held = excluded.held, rate = excluded.rate,
-            burst = excluded.burst, at = excluded.at
+            burst = excluded.burst, at = excluded.at, stays_until = excluded.stays_until
     ), void_stock AS (
         DELETE FROM stock AS s USING question AS q
-        WHERE s.tenant = q.tenant AND s.lim = q.lim AND s.instance <> n_id
+        WHERE s.tenant = q.tenant AND s.lim = q.lim AND s.instance <> n_id AND s.stays_until <= at_ms - 100000
+            AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000)
+    ), void_loan AS (
+        UPDATE stock AS s SET held = 0 FROM question AS q
+        WHERE s.tenant = q.tenant AND s.lim = q.lim AND s.instance <> n_id AND s.stays_until > at_ms - 100000 AND s.held > 0
             AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000)
     )
     SELECT coalesce(array_agg(l.kept::integer ORDER BY l.n), '{}'), coalesce(array_agg(l.lent::integer ORDER BY l.n), '{}'),
@@ -359,7 +371,7 @@ $$;
 
 CREATE FUNCTION take_v1(
     lossless boolean, n_id bigint, n_serial bigint,
-    tenants text[], lims text[], rates double precision[], bursts double precision[],
+    tenants text[], lims text[], rates double precision[], bursts double precision[], holds bigint[],
     wants integer[], waitings integer[], helds integer[], backs integer[],
     seat_tenants text[], seat_alls integer[], seat_wants integer[], seat_helds integer[],
     -- NULL: this start of the server is not confirmed yet, and nothing was done.
@@ -374,7 +386,7 @@ BEGIN
     IF known IS NOT NULL THEN
         PERFORM begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_instances, kepts, lents, waits, smalls, seat_kepts, seat_lents, seat_smalls
-        FROM take_at(known, NULL, n_id, n_serial, tenants, lims, rates, bursts, wants, waitings, helds, backs,
+        FROM take_at(known, NULL, n_id, n_serial, tenants, lims, rates, bursts, holds, wants, waitings, helds, backs,
             seat_tenants, seat_alls, seat_wants, seat_helds) AS a;
     END IF;
 END
@@ -388,7 +400,7 @@ $$;
 -- with an answer in use.
 CREATE FUNCTION exchange_at(
     t_life bigint, t_wall bigint, n_id bigint, n_serial bigint, n_applied bigint, n_era bigint, n_silent bigint,
-    n_rate double precision, n_burst double precision, n_in_force double precision,
+    n_rate double precision, n_burst double precision, n_in_force double precision, n_hold bigint,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
     OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
     OUT o_rate double precision, OUT o_burst double precision, OUT o_target double precision,
@@ -419,13 +431,15 @@ BEGIN
     END IF;
     INSERT INTO lease AS l VALUES (n_id, n_serial, 0, 0, at_ms + 2000, coalesce(known.old_rate, 0),
         coalesce(known.old_burst, 0), coalesce(known.old_until, 0), n_rate, n_burst, n_in_force, n_tenants, n_weights,
-        n_asked)
+        n_asked, CASE WHEN n_in_force IS NOT NULL THEN at_ms + n_hold ELSE -100000 END)
     ON CONFLICT (instance) DO UPDATE SET serial = excluded.serial, rate = 0, burst = 0, until = excluded.until,
         old_rate = excluded.old_rate, old_burst = excluded.old_burst, old_until = excluded.old_until,
         whole_rate = excluded.whole_rate, whole_burst = excluded.whole_burst, in_force = excluded.in_force,
-        tenants = excluded.tenants, weights = excluded.weights, asked = excluded.asked;
+        tenants = excluded.tenants, weights = excluded.weights, asked = excluded.asked,
+        in_force_until = excluded.in_force_until;
 
-    -- The smallest figures that living instances report. A push-back is remembered for 10 s after its instance's end.
+    -- The smallest figures that living instances report. A push-back holds for as long as GatePay said, whatever becomes of its
+    -- instance, and ends slowly.
     SELECT count(*), min(l.whole_rate), min(l.whole_burst),
         coalesce(sum(greatest(l.rate, CASE WHEN l.old_until > at_ms THEN l.old_rate ELSE 0 END))
             FILTER (WHERE l.instance <> n_id), 0),
@@ -433,7 +447,9 @@ BEGIN
             FILTER (WHERE l.instance <> n_id), 0)
     INTO STRICT o_instances, configured, o_whole_burst, others_rate, others_burst
     FROM lease AS l WHERE l.until > at_ms;
-    SELECT least(configured, min(l.in_force)) INTO STRICT o_whole_rate FROM lease AS l WHERE l.until > at_ms - 10000;
+    SELECT least(configured, min(l.in_force + CASE WHEN l.until > at_ms THEN 0
+        ELSE l.whole_rate * (greatest(0, at_ms - l.in_force_until) / 100000.0::double precision) END))
+    INTO STRICT o_whole_rate FROM lease AS l WHERE l.until > at_ms OR l.in_force_until > at_ms - 100000;
     -- After a push-back still a token for each instance, if the configured burst has as many.
     o_whole_burst := greatest(o_whole_burst * o_whole_rate / configured, least(o_whole_burst, o_instances + 1));
 
@@ -491,7 +507,7 @@ $$;
 
 CREATE FUNCTION exchange_v1(
     lossless boolean, n_id bigint, n_serial bigint, n_applied bigint, n_era bigint, n_silent bigint,
-    n_rate double precision, n_burst double precision, n_in_force double precision,
+    n_rate double precision, n_burst double precision, n_in_force double precision, n_hold bigint,
     n_tenants text[], n_weights double precision[], n_asked double precision[],
     -- NULL: this start of the server is not confirmed yet, and nothing was done.
     OUT o_era bigint, OUT o_open boolean, OUT o_instances integer,
@@ -507,7 +523,7 @@ BEGIN
         PERFORM begin_limits(known);
         SELECT a.* INTO STRICT o_era, o_open, o_instances, o_rate, o_burst, o_target, o_whole_rate, o_whole_burst,
             o_weight, o_elsewhere, o_fractions
-        FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_era, n_silent, n_rate, n_burst, n_in_force, n_tenants,
+        FROM exchange_at(known, NULL, n_id, n_serial, n_applied, n_era, n_silent, n_rate, n_burst, n_in_force, n_hold, n_tenants,
             n_weights, n_asked) AS a;
     END IF;
 END
@@ -538,7 +554,7 @@ BEGIN
         UPDATE limit_clock SET swept_to = tenant_to;
     END IF;
     DELETE FROM limit_member AS m WHERE m.seen <= at_ms - 10000;
-    DELETE FROM lease AS l WHERE l.until <= at_ms - 10000;
+    DELETE FROM lease AS l WHERE l.until <= at_ms - 10000 AND l.in_force_until <= at_ms - 100000;
     DELETE FROM seat AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
         AND (s.held = 0 OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance));
     -- Loans of silent instances become void once their buckets are filled for the time until now.
@@ -553,11 +569,14 @@ BEGIN
         GROUP BY s.tenant, s.lim HAVING bool_or(m.id IS NULL AND s.held > 0)
     ) AS o
     WHERE b.tenant = o.tenant AND b.lim = o.lim;
-    DELETE FROM stock AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
+    UPDATE stock AS s SET held = 0 WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to AND s.held > 0
+        AND NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000);
+    DELETE FROM stock AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to AND s.stays_until <= at_ms - 100000
         AND (s.held = 0 AND s.at <= at_ms - 30000
             OR NOT EXISTS (SELECT FROM limit_member AS m WHERE m.id = s.instance AND m.seen > at_ms - 2000));
     DELETE FROM bucket AS b WHERE b.tenant >= tenant_from AND b.tenant <= tenant_to AND at_ms - b.at > b.burst * 1000 / b.rate
-        AND NOT EXISTS (SELECT FROM stock AS s WHERE s.tenant = b.tenant AND s.lim = b.lim AND s.held > 0);
+        AND NOT EXISTS (SELECT FROM stock AS s WHERE s.tenant = b.tenant AND s.lim = b.lim
+            AND (s.held > 0 OR s.stays_until > at_ms - 100000));
     DELETE FROM stock AS s WHERE s.tenant >= tenant_from AND s.tenant <= tenant_to
         AND NOT EXISTS (SELECT FROM bucket AS b WHERE b.tenant = s.tenant AND b.lim = s.lim);
 END

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gatepay_store::limits::{
     DemandReport, DemandTally, LeaseGrant, LimitAnswers, LimitQuestions, RateLease, SeatStock,
-    SeatsTaken, StockEmpty, StoreHeard, TokenStock,
+    SeatsTaken, StockEmpty, StoreHeard, TokenQuestion, TokenStock,
 };
 use proptest::prelude::*;
 
@@ -49,6 +49,8 @@ pub(crate) enum LimitEvent {
     Step(i64),
     /// Requests per millisecond for each limit of an instance.
     Load(usize, u32),
+    /// GatePay pushes an instance back to half of each rate, for a time.
+    Lower(usize, u64),
 }
 
 pub(crate) fn event() -> impl Strategy<Value = LimitEvent> {
@@ -67,6 +69,7 @@ pub(crate) fn event() -> impl Strategy<Value = LimitEvent> {
         1 => (which.clone(), 120..900_u64).prop_map(|(which, ms)| LimitEvent::Delay(which, ms)),
         1 => Just(LimitEvent::Failover),
         1 => prop_oneof![-4_000_000..0_i64, 800..4_000_000_i64].prop_map(LimitEvent::Step),
+        2 => (which.clone(), 1..9_000_u64).prop_map(|(which, ms)| LimitEvent::Lower(which, ms)),
         4 => (which, prop_oneof![Just(0), 0..3_u32])
             .prop_map(|(which, load)| LimitEvent::Load(which, load)),
     ]
@@ -96,6 +99,7 @@ struct LimitInstance {
     delay: u64,
     lose: Option<bool>,
     load: u32,
+    lowered_until: u64,
     stocks: Vec<(Arc<str>, TokenStock)>,
     waiters: Vec<u32>,
     seats: Vec<(Arc<str>, SeatStock)>,
@@ -131,6 +135,7 @@ impl LimitInstance {
             delay: 0,
             lose: None,
             load: 1,
+            lowered_until: 0,
             waiters: vec![0; stocks.len()],
             stocks: stocks
                 .into_iter()
@@ -158,6 +163,8 @@ impl LimitInstance {
 
     /// The question that is due now: an exchange at its time, else tokens and seats.
     fn next_call(&mut self, now: Duration) -> Option<LimitCall> {
+        let holds = self.clock(self.lowered_until).saturating_sub(now);
+        let part = if holds > Duration::ZERO { 0.5 } else { 1.0 };
         let is_declared = self
             .lease
             .grant()
@@ -180,6 +187,8 @@ impl LimitInstance {
                     silent,
                     rate: QUOTA.0,
                     burst: QUOTA.1,
+                    in_force: (part < 1.0).then_some(QUOTA.0 * part),
+                    holds,
                     tenants: self.tally.report(now),
                     ..DemandReport::default()
                 }),
@@ -193,9 +202,11 @@ impl LimitInstance {
         };
         for ((tenant, stock), (_, rate, burst)) in self.stocks.iter_mut().zip(BUCKETS) {
             if stock.due().is_some_and(|due| due <= now) {
+                let burst = (burst * part).floor().max(1.0);
+                let question = stock.question(tenant, "rate", rate * part, burst, now);
                 questions
                     .tokens
-                    .extend(stock.question(tenant, "rate", rate, burst, now));
+                    .extend(question.map(|asked| TokenQuestion { holds, ..asked }));
             }
         }
         for ((tenant, stock), (_, seats)) in self.seats.iter_mut().zip(SEATS) {
@@ -376,6 +387,11 @@ impl LimitCluster {
                     self.instances[it].load = load;
                 }
             }
+            LimitEvent::Lower(it, ms) => {
+                if let Some(it) = which(it) {
+                    self.instances[it].lowered_until = self.ms + ms;
+                }
+            }
         }
     }
 
@@ -511,10 +527,11 @@ impl LimitCluster {
 
     /// The laws that hold at every moment.
     fn hold(&self) {
-        for (tenant, _, _) in BUCKETS {
+        for (tenant, _, full) in BUCKETS {
             if let Some((tokens, held, burst)) = self.stores.model.tokens_of(tenant, "rate") {
+                // What was lent before a push-back may be more than the burst after it; then there is no token besides.
                 assert!(
-                    tokens + held <= burst + 1e-6,
+                    tokens.min(tokens + held - burst) <= 1e-6 && tokens + held <= full + 1e-6,
                     "{tenant}: {tokens} {held} {burst}"
                 );
             }

@@ -2,6 +2,7 @@
 //! calls at the same times, and have to give the same answers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gatepay_store::limits::model::{LimitModel, OvertakenCall};
 use gatepay_store::limits::{
@@ -147,10 +148,10 @@ impl LimitStores {
         Some(sql.client.query_one(COUNT, &[]).await.unwrap().get(0))
     }
 
-    /// The most by which tokens and loans of a bucket exceed its burst, by the tables.
+    /// The most by which the tokens of a bucket exceed its burst, together with its loans, by the tables.
     pub(crate) async fn excess_in_tables(&self) -> f64 {
         const EXCESS: &str =
-            "SELECT coalesce(max(b.tokens + s.held - b.burst), 0)::double precision
+            "SELECT coalesce(max(least(b.tokens, b.tokens + s.held - b.burst)), 0)::double precision
             FROM gatepay.bucket AS b JOIN (
                 SELECT tenant, lim, sum(held) AS held FROM gatepay.stock GROUP BY tenant, lim
             ) AS s USING (tenant, lim)";
@@ -167,11 +168,11 @@ impl SqlLimits {
         let (client, connection) = tokio_postgres::connect(&settings, NoTls).await.unwrap();
         tokio::spawn(connection);
         let take = client.prepare(
-            "SELECT * FROM gatepay.take_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "SELECT * FROM gatepay.take_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         );
         let take = take.await.unwrap();
         let exchange = client.prepare(
-            "SELECT * FROM gatepay.exchange_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            "SELECT * FROM gatepay.exchange_at($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         );
         let exchange = exchange.await.unwrap();
         let leave = client.prepare("SELECT gatepay.leave_limits_at($1, $2, $3)");
@@ -207,6 +208,8 @@ impl SqlLimits {
         let limits: Vec<&str> = tokens.iter().map(|it| it.limit).collect();
         let rates: Vec<f64> = tokens.iter().map(|it| it.rate).collect();
         let bursts: Vec<f64> = tokens.iter().map(|it| it.burst).collect();
+        let hold = |holds: Duration| i64::try_from(holds.as_millis()).unwrap();
+        let holds: Vec<i64> = tokens.iter().map(|it| hold(it.holds)).collect();
         let [wants, waitings, helds, backs] = [
             tokens.iter().map(|it| count(it.want)).collect::<Vec<_>>(),
             tokens.iter().map(|it| count(it.waiting)).collect(),
@@ -231,6 +234,7 @@ impl SqlLimits {
                     &limits,
                     &rates,
                     &bursts,
+                    &holds,
                     &wants,
                     &waitings,
                     &helds,
@@ -270,6 +274,7 @@ impl SqlLimits {
                     &report.rate,
                     &report.burst,
                     &report.in_force,
+                    &i64::try_from(report.holds.as_millis()).unwrap(),
                     &tenants,
                     &weights,
                     &asked,

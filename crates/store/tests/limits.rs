@@ -186,6 +186,7 @@ fn one_token(instance: i64, number: i64, held: u32, (rate, burst): (f64, f64)) -
             limit: "rate",
             rate,
             burst,
+            holds: Duration::ZERO,
             want: 1,
             waiting: 1,
             held,
@@ -210,6 +211,7 @@ fn report(instance: i64, number: i64, tenants: &[(&str, f64, f64)]) -> DemandRep
         rate: QUOTA.0,
         burst: QUOTA.1,
         in_force: None,
+        holds: Duration::ZERO,
         tenants: tenants.collect(),
     }
 }
@@ -300,17 +302,54 @@ async fn the_smallest_figures_of_living_instances_are_in_force() {
         .unwrap();
     assert!((grant.whole_rate - 200.0).abs() < 1e-6);
     assert!((grant.whole_burst - 50.0).abs() < 1e-6);
-    // The push-back stays for a while when its instance leaves; its configuration does not.
+    // Its configuration ends when its instance leaves.
     stores.leave(2).await;
     number += 1;
-    pass(&mut stores, &[1], &mut number, 5_000).await;
-    let grant = stores.exchange(&report(1, number + 1, &[])).await.unwrap();
-    assert!((grant.whole_rate - 200.0).abs() < 1e-6);
-    assert!((grant.whole_burst - 40.0).abs() < 1e-6);
-    number += 1;
-    pass(&mut stores, &[1], &mut number, 6_000).await;
+    pass(&mut stores, &[1], &mut number, 110_000).await;
     let grant = stores.exchange(&report(1, number + 1, &[])).await.unwrap();
     assert!((grant.rate - QUOTA.0).abs() < 1e-6);
+}
+
+#[tokio::test]
+async fn a_push_back_holds_for_its_time_and_ends_slowly_though_its_instance_dies() {
+    let server = limit_server().await;
+    for (life, leaves) in [(1, false), (2, true)] {
+        let mut stores = LimitStores::new(server.as_ref(), life).await;
+        let mut number = 0;
+        pass(&mut stores, &[1, 2], &mut number, 3_000).await;
+        let mut lowered = report(2, number + 1, &[]);
+        (lowered.in_force, lowered.holds) = (Some(50.0), Duration::from_mins(1));
+        stores.exchange(&lowered).await.unwrap();
+        let mut lowered = one_token(2, number + 2, 0, (10.0, 10.0));
+        lowered.tokens[0].holds = Duration::from_mins(1);
+        stores.take(&lowered).await.unwrap();
+        number += 2;
+        if leaves {
+            stores.leave(2).await;
+        }
+        // Seconds since then, and the parts of the rates: the tenant's and the institution's grow by a hundredth each second.
+        for (pause_ms, rate, burst, whole) in [
+            (2_500, 10.0, 10.0, 50.0),
+            (27_500, 10.0, 10.0, 50.0),
+            (29_900, 10.0, 10.0, 50.0),
+            (10_100, 20.0, 20.0, 100.0),
+            (40_000, 60.0, 60.0, 300.0),
+            (70_000, 100.0, 100.0, 500.0),
+        ] {
+            pass(&mut stores, &[1], &mut number, pause_ms).await;
+            let question = one_token(1, number + 1, 0, (100.0, 100.0));
+            stores.take(&question).await.unwrap();
+            let grant = stores.exchange(&report(1, number + 2, &[])).await.unwrap();
+            number += 2;
+            assert!((grant.whole_rate - whole).abs() < 1e-6, "{grant:?}");
+            let figures = stores.model.figures_of("t", "rate").unwrap();
+            let is_near = |told: f64, known: f64| (told - known).abs() < 1e-6;
+            assert!(
+                is_near(figures.0, rate) && is_near(figures.1, burst),
+                "{figures:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

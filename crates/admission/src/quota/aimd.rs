@@ -61,6 +61,11 @@ impl AimdRate {
         per_second.max(range.floor.min(range.full))
     }
 
+    /// How long the rate stays as it is, if GatePay does not push back again.
+    pub(crate) fn holds(&self, now: Duration) -> Duration {
+        self.grows.saturating_sub(now)
+    }
+
     /// The rate at `now`: each second a hundredth of the full rate more.
     pub(crate) fn grow(&mut self, per_second: u32, range: RateRange, now: Duration) -> u32 {
         let mut per_second = per_second;

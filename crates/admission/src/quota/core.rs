@@ -411,6 +411,12 @@ impl FairShare {
         (self.per_second < self.terms.per_second).then_some(self.per_second)
     }
 
+    /// How long that rate stays as it is.
+    pub(super) fn holds(&mut self, now: u64) -> Duration {
+        self.advance(now);
+        self.aimd.holds(Duration::from_nanos(now))
+    }
+
     /// Puts other terms in force. Spent tokens stay spent, token for token.
     pub(super) fn adjust(&mut self, terms: QuotaTerms, now: u64) {
         self.advance(now);

@@ -40,6 +40,8 @@ pub struct TokenQuestion {
     pub rate: f64,
     /// The burst by this instance's configuration, in tokens.
     pub burst: f64,
+    /// How long the figures hold also if this instance ends, since GatePay has lowered them; zero if it has not.
+    pub holds: Duration,
     /// The tokens that the instance expects to need soon.
     pub want: u32,
     /// The requests that wait for this answer.
@@ -121,6 +123,8 @@ pub struct DemandReport {
     pub burst: f64,
     /// The institution's rate to which GatePay pushed this instance back.
     pub in_force: Option<f64>,
+    /// How long that rate holds also if this instance ends.
+    pub holds: Duration,
     /// The tenants that asked for something in the last ten seconds.
     pub tenants: Vec<TenantDemand>,
 }

@@ -80,13 +80,29 @@ struct StockLoan {
     rate: f64,
     burst: f64,
     at: i64,
+    /// Until when the figures hold also if the instance ends.
+    stays_until: i64,
 }
 
 impl StockLoan {
-    /// Whether its figures count: an instance that holds nothing may have other ones since.
+    /// Whether its figures count as they are: an instance that holds nothing may have other ones since.
     fn has_figures(&self, now: i64) -> bool {
         self.held > 0.0 || self.at > now - FIGURES_MS
     }
+
+    /// By which part of the full figures they have grown since GatePay's push-back was over; 1 and more if they do not count.
+    fn growth(&self, is_living: bool, now: i64) -> f64 {
+        if is_living && self.has_figures(now) {
+            0.0
+        } else {
+            grown(self.stays_until, now)
+        }
+    }
+}
+
+/// A hundredth for each second since a push-back was over.
+fn grown(until: i64, now: i64) -> f64 {
+    real((now - until).max(0)) / real(GROWN_MS)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +113,8 @@ struct SeatLoan {
 
 #[derive(Debug, Clone)]
 struct LeaseLoan {
+    /// Until when the rate after a push-back holds also if the instance ends.
+    in_force_until: i64,
     number: i64,
     rate: f64,
     burst: f64,
@@ -112,6 +130,8 @@ const SEAT_MS: i64 = 5_000;
 const GRACE_MS: i64 = 1_000;
 const FORGET_MS: i64 = 10_000;
 const FIGURES_MS: i64 = 30_000;
+/// How long figures take to grow to the full ones once a push-back is over.
+const GROWN_MS: i64 = 100_000;
 /// A longer step of the clock is no time.
 const STEP_MS: i64 = 500;
 
@@ -179,6 +199,7 @@ impl LimitModel {
             rate: question.rate,
             burst: question.burst,
             at: now,
+            stays_until: until(question.holds, now),
         };
         bucket.stocks.insert(instance, stock);
         let wait = if lent >= wanted && bucket.tokens >= 1.0 {
@@ -262,8 +283,7 @@ impl LimitModel {
             figures.fold(f64::INFINITY, f64::min)
         };
         let (configured, burst) = (smallest(|it| it.rate), smallest(|it| it.burst));
-        let remembered = self.leases.values().filter(|it| it.until > now - FORGET_MS);
-        let pushed_back = remembered.filter_map(|it| it.report.in_force);
+        let pushed_back = self.leases.values().filter_map(|it| it.pushed_back_to(now));
         let whole_rate = pushed_back.fold(configured, f64::min);
         let each = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
         // After a push-back still a token for each instance, if the configured burst has as many.
@@ -325,9 +345,11 @@ impl LimitModel {
                 (it.old_rate, it.old_burst, it.old_until)
             }
         });
+        let hold_ms = i64::try_from(report.holds.as_millis()).unwrap_or(i64::MAX);
         self.leases.insert(
             report.instance,
             LeaseLoan {
+                in_force_until: report.in_force.map_or(-GROWN_MS, |_| now + hold_ms),
                 number: report.number,
                 rate: 0.0,
                 burst: 0.0,
@@ -444,7 +466,8 @@ impl LimitModel {
         }
         self.swept = now;
         self.members.retain(|_, it| it.seen > now - FORGET_MS);
-        self.leases.retain(|_, it| it.until > now - FORGET_MS);
+        self.leases
+            .retain(|_, it| it.until > now - FORGET_MS || it.in_force_until > now - GROWN_MS);
         let known = living(&self.members, i64::MIN);
         for loans in self.seats.values_mut() {
             loans.retain(|id, it| it.held > 0 && known(*id));
@@ -457,13 +480,19 @@ impl LimitModel {
                 bucket.tokens = bucket.filled(lending);
                 bucket.at = now;
             }
-            bucket
-                .stocks
-                .retain(|id, it| living(*id) && it.has_figures(now));
+            for (id, stock) in &mut bucket.stocks {
+                if !living(*id) {
+                    stock.held = 0.0;
+                }
+            }
+            bucket.stocks.retain(|id, it| {
+                it.stays_until > now - GROWN_MS || living(*id) && it.has_figures(now)
+            });
         }
         self.buckets.retain(|_, it| {
             let mut stocks = it.stocks.values();
-            real(now - it.at) <= it.burst * 1000.0 / it.rate || stocks.any(|it| it.held > 0.0)
+            real(now - it.at) <= it.burst * 1000.0 / it.rate
+                || stocks.any(|it| it.held > 0.0 || it.stays_until > now - GROWN_MS)
         });
     }
 
@@ -496,10 +525,29 @@ impl LimitModel {
         Some((bucket.tokens, bucket.held(), bucket.burst))
     }
 
+    /// The rate and the burst of a bucket that are in force.
+    pub fn figures_of(&self, tenant: &str, limit: &'static str) -> Option<(f64, f64)> {
+        let bucket = self.buckets.get(&(Arc::from(tenant), limit))?;
+        Some((bucket.rate, bucket.burst))
+    }
+
     /// The rate and the burst that all instances together may use now.
     pub fn lent(&self) -> (f64, f64) {
         let living = self.leases.values().filter(|it| it.until > self.now);
         together(living, self.now)
+    }
+}
+
+impl LeaseLoan {
+    /// The institution's rate after a push-back that its instance reported.
+    fn pushed_back_to(&self, now: i64) -> Option<f64> {
+        let growth = if self.until > now {
+            0.0
+        } else {
+            grown(self.in_force_until, now)
+        };
+        let in_force = self.report.in_force.filter(|_| growth < 1.0)?;
+        Some(in_force + self.report.rate * growth)
     }
 }
 
@@ -528,13 +576,22 @@ impl LimitBucket {
         let mut stocks = known
             .as_ref()
             .map_or_else(BTreeMap::new, |it| it.stocks.clone());
-        stocks.retain(|id, _| *id == instance || is_living(*id));
+        stocks
+            .retain(|id, it| *id == instance || is_living(*id) || it.stays_until > now - GROWN_MS);
+        for (id, stock) in &mut stocks {
+            if *id != instance && !is_living(*id) {
+                stock.held = 0.0;
+            }
+        }
         let others = || {
             let others = stocks.iter().filter(|it| *it.0 != instance);
-            others.map(|it| it.1).filter(|it| it.has_figures(now))
+            let others = others.map(|(id, it)| (it, it.growth(is_living(*id), now)));
+            others.filter(|(_, growth)| *growth < 1.0)
         };
-        let rate = others().map(|it| it.rate).fold(question.rate, f64::min);
-        let burst = others().map(|it| it.burst).fold(question.burst, f64::min);
+        let rates = others().map(|(it, growth)| it.rate + question.rate * growth);
+        let rate = rates.fold(question.rate, f64::min);
+        let bursts = others().map(|(it, growth)| it.burst + question.burst * growth);
+        let burst = bursts.fold(question.burst, f64::min);
         Self {
             // With the tokens that were out meanwhile, and the figures of that time.
             tokens: known.map_or_else(
@@ -605,6 +662,12 @@ fn target(report: &DemandReport, living: &[&LeaseLoan], whole_rate: f64) -> (f64
     let instances = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
     target += (whole_rate - line.allotted).max(0.0) / instances;
     (target, line.weight, fractions)
+}
+
+/// When a hold ends; without one, so long ago that nothing is left of it.
+fn until(holds: std::time::Duration, now: i64) -> i64 {
+    let ms = i64::try_from(holds.as_millis()).unwrap_or(i64::MAX);
+    if ms > 0 { now + ms } else { -GROWN_MS }
 }
 
 fn living(members: &BTreeMap<i64, LimitMember>, since: i64) -> impl Fn(i64) -> bool + '_ {

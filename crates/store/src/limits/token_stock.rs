@@ -165,6 +165,7 @@ impl TokenStock {
         }
         let more = self.needs_more().then_some(self.closed_until);
         let report = (self.unreported || self.changed).then(|| self.report_due());
+            holds: Duration::ZERO,
         let idle = (self.left > 0).then(|| self.used_at + self.idle());
         [more, report, idle].into_iter().flatten().min()
     }

@@ -1,5 +1,7 @@
 //! `take_v1`, `exchange_v1` and `leave_limits_v1`: limits across instances.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 
 use super::PostgresStore;
@@ -9,9 +11,9 @@ use crate::limits::{
     DemandReport, LeaseGrant, LimitAnswers, LimitQuestions, SeatAnswer, TokenAnswer,
 };
 
-const TAKE: &str = "SELECT * FROM gatepay.take_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const TAKE: &str = "SELECT * FROM gatepay.take_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 const EXCHANGE: &str =
-    "SELECT * FROM gatepay.exchange_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    "SELECT * FROM gatepay.exchange_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 const LEAVE: &str = "SELECT gatepay.leave_limits_v1($1, $2)";
 
 impl PostgresStore {
@@ -28,6 +30,7 @@ impl PostgresStore {
         let limits: Vec<&str> = tokens.iter().map(|it| it.limit).collect();
         let rates: Vec<f64> = tokens.iter().map(|it| positive(it.rate)).collect();
         let bursts: Vec<f64> = tokens.iter().map(|it| positive(it.burst)).collect();
+        let holds: Vec<i64> = tokens.iter().map(|it| hold_ms(it.holds)).collect();
         let wants: Vec<i32> = tokens.iter().map(|it| count(it.want)).collect();
         let waitings: Vec<i32> = tokens.iter().map(|it| count(it.waiting)).collect();
         let helds: Vec<i32> = tokens.iter().map(|it| count(it.held)).collect();
@@ -48,6 +51,7 @@ impl PostgresStore {
                     &limits,
                     &rates,
                     &bursts,
+                    &holds,
                     &wants,
                     &waitings,
                     &helds,
@@ -87,6 +91,7 @@ impl PostgresStore {
                     &rate,
                     &burst,
                     &in_force,
+                    &hold_ms(report.holds),
                     &tenants,
                     &weights,
                     &asked,
@@ -166,6 +171,10 @@ fn grant(row: &Row, asked: &DemandReport) -> Result<LeaseGrant, StoreError> {
         seats_elsewhere: cell::<i32>(row, "o_elsewhere")?.unsigned_abs(),
         fractions,
     })
+}
+
+fn hold_ms(holds: Duration) -> i64 {
+    i64::try_from(holds.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn count(number: u32) -> i32 {

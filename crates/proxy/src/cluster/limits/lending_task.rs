@@ -257,6 +257,7 @@ impl LendingTask<'_> {
             rate: full.per_second.get().into(),
             burst: full.burst.get().into(),
             in_force: pushed_back_to.map(f64::from),
+            holds: self.limits.quota.holds(asked_at),
             tenants,
             ..DemandReport::default()
         });

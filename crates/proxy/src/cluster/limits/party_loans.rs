@@ -269,6 +269,8 @@ impl PartyLoans {
         let begun = || Box::new(PushbackThrottle::new(limiter, full, now));
         let throttle = ledger.throttle.get_or_insert_with(begun);
         let rates = throttle.pushed_back(retry_after, now);
+        // Also if the rate is no other one: GatePay may have said a longer time.
+        ledger.token_loan(0).stock.figures_changed();
         ledger.note_figures(now);
         self.queue_again(&mut ledger, now);
         rates
@@ -450,7 +452,12 @@ impl PartyLoans {
             let asked = loan
                 .stock
                 .question(tenant, name, per_second.into(), burst.into(), now);
-            if let Some(asked) = asked {
+            if let Some(mut asked) = asked {
+                if place == 0
+                    && let Some(throttle) = &ledger.throttle
+                {
+                    asked.holds = throttle.holds(now);
+                }
                 ledger.reported[place] = Some(rate);
                 open.tokens[place] = true;
                 questions.tokens.push(asked);
