@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gatepay_store::error::StoreError;
 use gatepay_store::limits::{
-    DemandReport, DemandTally, LeaseGrant, LimitQuestions, RateLease, TenantDemand, TokenQuestion,
-    TokenStock, named, water_line,
+    DemandReport, DemandTally, LeaseGrant, LimitQuestions, RateLease, StockEmpty, TenantDemand,
+    TokenQuestion, TokenStock, named, water_line,
 };
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::{Failover, StoreTerms};
@@ -403,6 +403,128 @@ async fn a_sweep_of_many_buckets_takes_several_exchanges_of_which_each_looks_at_
         }
     }
     assert_eq!(counts, [1_200, 700, 200, 0]);
+}
+
+/// Instances with a stock of one tenant each, whose calls to the store take 2 ms, in steps of a millisecond.
+struct SmallBurst {
+    stores: LimitStores,
+    stocks: Vec<TokenStock>,
+    /// The open question of each, when it is answered, and the requests that wait for it.
+    open: Vec<Option<(u64, TokenQuestion)>>,
+    waiting: Vec<u32>,
+    figures: (f64, f64),
+    number: i64,
+    ms: u64,
+    asked: u32,
+    admitted: u32,
+    refused: u32,
+}
+
+impl SmallBurst {
+    async fn start(instances: usize, figures: (f64, f64)) -> Self {
+        let mut stores = LimitStores::new(None, 1).await;
+        let mut number = 0;
+        let ids: Vec<i64> = (1..).take(instances).collect();
+        pass(&mut stores, &ids, &mut number, 5_000).await;
+        Self {
+            stores,
+            stocks: vec![TokenStock::default(); instances],
+            open: vec![None; instances],
+            waiting: vec![0; instances],
+            figures,
+            number,
+            ms: 0,
+            asked: 0,
+            admitted: 0,
+            refused: 0,
+        }
+    }
+
+    fn request(&mut self, which: usize) {
+        match self.stocks[which].take(Duration::from_millis(self.ms)) {
+            Ok(_) => self.admitted += 1,
+            Err(StockEmpty::Ask) => self.waiting[which] += 1,
+            Err(StockEmpty::Wait(_)) => self.refused += 1,
+        }
+    }
+
+    async fn millisecond(&mut self) {
+        self.ms += 1;
+        self.stores.wall_ms += 1;
+        let now = Duration::from_millis(self.ms);
+        let (rate, burst) = self.figures;
+        for which in 0..self.stocks.len() {
+            if let Some((ends, _)) = &self.open[which]
+                && *ends <= self.ms
+            {
+                let (_, question) = self.open[which].take().unwrap();
+                self.number += 1;
+                let asked = LimitQuestions {
+                    instance: i64::try_from(which).unwrap() + 1,
+                    number: self.number,
+                    tokens: vec![question],
+                    seats: Vec::new(),
+                };
+                let answer = self.stores.take(&asked).await.unwrap().tokens[0];
+                self.stocks[which].answered(answer, now);
+                for _ in 0..std::mem::take(&mut self.waiting[which]) {
+                    match self.stocks[which].take_after_answer(now) {
+                        Ok(_) => self.admitted += 1,
+                        Err(_) => self.refused += 1,
+                    }
+                }
+            }
+            let tenant = Arc::from("t");
+            if self.open[which].is_none()
+                && self.stocks[which].due().is_some_and(|due| due <= now)
+                && let Some(question) =
+                    self.stocks[which].question(&tenant, "rate", rate, burst, now)
+            {
+                self.asked += 1;
+                self.open[which] = Some((self.ms + 2, question));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_under_a_small_burst_asks_the_store_a_limited_number_of_times_and_gets_its_rate() {
+    for (rate, burst) in [(50.0, 1.0), (100.0, 2.0), (200.0, 4.0)] {
+        let mut flood = SmallBurst::start(4, (rate, burst)).await;
+        for _ in 0..10_000 {
+            for which in 0..4 {
+                flood.request(which);
+            }
+            flood.millisecond().await;
+        }
+        let (asked, admitted) = (
+            f64::from(flood.asked) / 10.0,
+            f64::from(flood.admitted) / 10.0,
+        );
+        eprintln!("{rate}/s, burst {burst}: {asked} questions and {admitted} requests a second");
+        // A question and a report for each token, and 25 in vain at each instance, and a bit.
+        assert!(asked <= 2.0 * rate + 4.0 * 35.0, "{asked}");
+        assert!(admitted >= 0.8 * rate, "{admitted} of {rate}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_within_a_small_burst_waits_for_nothing_but_the_answer() {
+    // Of a burst of one, the next token flows in once the last one is reported.
+    for (every, rate, burst) in [(27, 50.0, 1.0), (11, 100.0, 2.0), (6, 200.0, 4.0)] {
+        let mut caller = SmallBurst::start(4, (rate, burst)).await;
+        for round in 0..500_usize {
+            caller.request(round % 4);
+            for _ in 0..every {
+                caller.millisecond().await;
+            }
+        }
+        eprintln!(
+            "{rate}/s, burst {burst}: {} refused, {} asked",
+            caller.refused, caller.asked
+        );
+        assert_eq!((caller.admitted, caller.refused), (500, 0));
+    }
 }
 
 #[tokio::test]

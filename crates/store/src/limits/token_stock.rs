@@ -25,6 +25,8 @@ pub struct TokenStock {
     reported_at: Duration,
     /// The bucket is empty until then.
     closed_until: Duration,
+    /// The questions for which requests waited and which brought no token, less those that brought one.
+    in_vain: u32,
     asking: Option<OpenQuestion>,
     waiting: u32,
     recent: RecentAsks,
@@ -53,6 +55,7 @@ pub enum StockEmpty {
 struct OpenQuestion {
     at: Duration,
     held: u32,
+    waiting: u32,
 }
 
 /// The requests of this period and of the one before.
@@ -71,6 +74,13 @@ const IDLE_SMALL: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a question is not asked again after it failed.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long no question follows one that brought no token for requests that waited. The tenant is over its limit then, and
+/// other instances get the tokens that there are. So that these questions are a limited number whatever the rate is, each that
+/// follows another waits for twice as long, up to 40 ms. The instances that get tokens ask as soon as there is one, so that the
+/// tenant gets its rate.
+const FIRST_PAUSE_IN_VAIN: Duration = Duration::from_millis(5);
+/// With so many the pause is the longest.
+const MOST_IN_VAIN: u32 = 4;
 /// The period, in milliseconds. Its requests are the forecast for the next one.
 const PERIOD_MS: u128 = 200;
 
@@ -142,7 +152,11 @@ impl TokenStock {
             return None;
         }
         let held = self.left;
-        self.asking = Some(OpenQuestion { at: now, held });
+        self.asking = Some(OpenQuestion {
+            at: now,
+            held,
+            waiting,
+        });
         self.reported_at = now;
         (self.unreported, self.changed) = (false, false);
         self.questions += 1;
@@ -151,6 +165,7 @@ impl TokenStock {
             limit,
             rate,
             burst,
+            holds: Duration::ZERO,
             want,
             waiting,
             held,
@@ -165,7 +180,6 @@ impl TokenStock {
         }
         let more = self.needs_more().then_some(self.closed_until);
         let report = (self.unreported || self.changed).then(|| self.report_due());
-            holds: Duration::ZERO,
         let idle = (self.left > 0).then(|| self.used_at + self.idle());
         [more, report, idle].into_iter().flatten().min()
     }
@@ -186,7 +200,18 @@ impl TokenStock {
         if answer.lent > 0 {
             self.used_at = now;
         }
-        self.closed_until = now + Duration::from_millis(answer.wait_ms);
+        self.in_vain = match (answer.lent, asked.waiting) {
+            (0, 0) => self.in_vain,
+            (0, _) => (self.in_vain + 1).min(MOST_IN_VAIN),
+            _ => self.in_vain.saturating_sub(1),
+        };
+        let told = Duration::from_millis(answer.wait_ms);
+        let pause = if answer.lent == 0 && asked.waiting > 0 {
+            FIRST_PAUSE_IN_VAIN * 2_u32.pow(self.in_vain - 1)
+        } else {
+            Duration::ZERO
+        };
+        self.closed_until = now + told.max(pause);
         self.expire(now);
     }
 
