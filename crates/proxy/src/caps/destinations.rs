@@ -8,6 +8,8 @@
 pub mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use gatepay_core::money::{DemandFault, MoneyTarget, StatedTarget};
@@ -18,6 +20,8 @@ use gatepay_store::destinations::{DestinationBook, DestinationFault, Destination
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
 use gatepay_tenancy::{PartyRef, Registry};
 
+use crate::process::clock::nanos;
+
 /// The targets of a call, or why they cannot be read.
 pub type StatedTargets = Result<Vec<StatedTarget>, DemandFault>;
 
@@ -26,7 +30,13 @@ pub type StatedTargets = Result<Vec<StatedTarget>, DemandFault>;
 pub struct StoredDestinations {
     /// `None` until the store has the lists of this process's configuration.
     book: ArcSwapOption<DestinationBook>,
+    /// When the store was last asked whether it has others, in nanoseconds of the clock's elapsed time.
+    asked_at: AtomicU64,
 }
+
+/// How long the lists count after the store was asked about them: it is asked each second. A process that stood still, or whose
+/// questions are not answered, may miss that an instance has removed a destination.
+const LISTS_COUNT: Duration = Duration::from_secs(10);
 
 /// What files say about the destinations of a call.
 pub struct ConfiguredLists<'a> {
@@ -45,7 +55,7 @@ pub enum DestinationVerdict {
     Allowed,
     /// It may not.
     Refused(DestinationFault),
-    /// The store's lists are not known yet.
+    /// The store's lists are not known, or not lately.
     Unknown,
 }
 
@@ -81,9 +91,20 @@ impl StoredDestinations {
         self.book.load().is_none()
     }
 
-    /// The lists that the store has now.
-    fn know(&self, book: DestinationBook) {
+    /// The lists that the store had when it was asked, by the clock's elapsed time.
+    fn know(&self, book: DestinationBook, asked: Duration) {
         self.book.store(Some(Arc::new(book)));
+        self.confirm(asked);
+    }
+
+    /// Notes that the store had no other lists when it was asked.
+    fn confirm(&self, asked: Duration) {
+        self.asked_at.fetch_max(nanos(asked), Ordering::AcqRel);
+    }
+
+    fn is_recent(&self, now: Duration) -> bool {
+        let asked_at = Duration::from_nanos(self.asked_at.load(Ordering::Acquire));
+        now <= asked_at + LISTS_COUNT
     }
 
     /// Whether the targets of a money call have to be read: its sub-account has a list, by the files or still by the store.
@@ -96,17 +117,21 @@ impl StoredDestinations {
             }
     }
 
-    /// Whether a call's money may go to these targets, by the files in force and by the store's clock. A call without targets was
-    /// bound by nothing when its body was read; a list that binds it by now has nothing to compare, and refuses it.
+    /// Whether a call's money may go to these targets, by the files in force and by the store's time. A call without targets was
+    /// bound by nothing when its body was read; a list that binds it by now has nothing to compare, and refuses it. `now` is the
+    /// clock's elapsed time.
     pub fn verdict(
         &self,
         configured: &ConfiguredLists<'_>,
         stated: Option<&StatedTargets>,
-        now_ms: u64,
+        (now_ms, now): (u64, Duration),
     ) -> DestinationVerdict {
         let stated = stated.unwrap_or(&Err(DemandFault::NotRead));
         let book = self.book.load();
-        let list = book.as_ref().map(|book| list(book, configured.account));
+        let list = book
+            .as_ref()
+            .filter(|_| self.is_recent(now))
+            .map(|book| list(book, configured.account));
         let is_bound = configured.is_listed()
             || list.is_none_or(|list| list.is_some_and(|it| it.is_listed_at(now_ms)));
         let stated = match stated {

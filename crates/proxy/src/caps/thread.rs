@@ -51,7 +51,7 @@ pub struct CapInputs {
     pub approvers: u32,
     /// The process's clock.
     pub clock: Clock,
-    /// The store's clock less this machine's, in milliseconds.
+    /// The store's time less this machine's clock, in milliseconds.
     pub offset_ms: Box<dyn Fn() -> i64 + Send + Sync>,
     /// The process's drain.
     pub drain: Arc<Drain>,
@@ -191,6 +191,7 @@ async fn declare(inputs: Arc<CapInputs>) {
         calls,
         in_force,
         clock,
+        offset_ms,
         approvers,
         ..
     } = &*inputs;
@@ -215,7 +216,8 @@ async fn declare(inputs: Arc<CapInputs>) {
             if has_any(&generation) || caps.has_rules() {
                 arrange(&inputs, &generation);
             }
-            let rules = declaration(&generation, clock.unix_ms(), *approvers);
+            let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
+            let rules = declaration(&generation, now_ms, *approvers);
             number += 1;
             match put(caps, calls, (rules, number)).await {
                 Ok(()) => {
@@ -246,10 +248,11 @@ async fn watch_destinations(inputs: Arc<CapInputs>) {
         caps,
         calls,
         in_force,
+        clock,
         ..
     } = &*inputs;
     let arrange = |generation: &Generation| arrange(&inputs, generation);
-    destinations::watch::run(caps, calls, in_force, arrange).await;
+    destinations::watch::run(caps, calls, (in_force, clock), arrange).await;
 }
 
 /// Makes the series of a generation's tenants.

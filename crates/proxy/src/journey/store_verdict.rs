@@ -120,8 +120,11 @@ fn misdirected(
     };
     let configured = ConfiguredLists::of(registry, account, party);
     let now_ms = gate.clock.unix_ms();
-    let now_ms = now_ms.saturating_add_signed(cluster.offset_ms());
-    match caps.destinations.verdict(&configured, targets, now_ms) {
+    let now_ms = now_ms.saturating_add_signed(cluster.time_offset_ms());
+    match caps
+        .destinations
+        .verdict(&configured, targets, (now_ms, gate.clock.elapsed()))
+    {
         DestinationVerdict::Allowed => Ok(None),
         DestinationVerdict::Refused(fault) => Ok(Some(fault)),
         DestinationVerdict::Unknown => {

@@ -69,7 +69,7 @@ fn stored(list: &DestinationList, users: &[(&str, u64)]) -> StoredDestinations {
     let targets: BTreeMap<_, _> = targets.collect();
     let stored = StoredDestinations::default();
     let account = StoredText::parse("100").unwrap();
-    stored.know(DestinationBook {
+    let book = DestinationBook {
         accounts: BTreeMap::from([(
             account,
             DestinationList {
@@ -77,7 +77,8 @@ fn stored(list: &DestinationList, users: &[(&str, u64)]) -> StoredDestinations {
                 ..list.clone()
             },
         )]),
-    });
+    };
+    stored.know(book, Duration::ZERO);
     stored
 }
 
@@ -108,7 +109,7 @@ fn told_to(
     configured: &ConfiguredLists<'_>,
     targets: &StatedTargets,
 ) -> String {
-    match stored.verdict(configured, Some(targets), NOW_MS) {
+    match stored.verdict(configured, Some(targets), (NOW_MS, Duration::ZERO)) {
         DestinationVerdict::Allowed => "allowed".to_owned(),
         DestinationVerdict::Unknown => "unknown".to_owned(),
         DestinationVerdict::Refused(fault) => match fault {
@@ -146,7 +147,7 @@ fn a_call_whose_targets_were_not_read_is_refused_once_a_list_binds_it() {
     let none = tenant(None);
     let listed_by_file = tenant(Some(configured(DestinationMode::Listed, &["1"])));
     let unread = |stored: &StoredDestinations, tenant: &Registry| {
-        stored.verdict(&lists_of(tenant, 0), None, NOW_MS)
+        stored.verdict(&lists_of(tenant, 0), None, (NOW_MS, Duration::ZERO))
     };
     let off = stored(&DestinationList::default(), &[]);
     assert!(!off.may_bound(&lists_of(&none, 0)));
@@ -191,7 +192,7 @@ fn before_the_stores_lists_are_known_money_goes_nowhere() {
         assert_eq!(told(&unknown, &tenant, &Ok(stated(&["1"]))), "unknown");
         assert_eq!(told(&unknown, &tenant, &Ok(stated(&[]))), "allowed");
     }
-    unknown.know(DestinationBook::default());
+    unknown.know(DestinationBook::default(), Duration::ZERO);
     assert!(!unknown.may_bound(&lists_of(&tenant(None), 0)));
     assert_eq!(
         told(&unknown, &tenant(None), &Ok(stated(&["1"]))),
@@ -227,4 +228,19 @@ fn every_party_of_a_sub_account_is_bound_by_its_list_and_a_tenant_by_its_own_bes
     let told = |user: &str| told(&still, &replaced, &Ok(stated(&[user])));
     assert_eq!(told("1"), unlisted);
     assert_eq!(told("3"), "list[0] is held until Some(1767225600001)");
+}
+
+#[test]
+fn lists_that_the_store_was_not_asked_about_lately_allow_nothing() {
+    let tenant = tenant(Some(configured(DestinationMode::Listed, &["1"])));
+    let lists = stored(&listed(), &[("1", NOW_MS)]);
+    let at = |seconds| {
+        let now = (NOW_MS, Duration::from_secs(seconds));
+        lists.verdict(&lists_of(&tenant, 0), Some(&Ok(stated(&["1"]))), now)
+    };
+    assert_eq!(at(10), DestinationVerdict::Allowed);
+    // A process that stood still for half a minute: another instance may have removed the destination.
+    assert_eq!(at(30), DestinationVerdict::Unknown);
+    lists.confirm(Duration::from_secs(30));
+    assert_eq!(at(31), DestinationVerdict::Allowed);
 }

@@ -12,6 +12,7 @@ use super::{is_listed, text};
 use crate::caps::Caps;
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
+use crate::process::clock::Clock;
 
 /// The interval at which the configuration in force is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -44,7 +45,7 @@ enum AskedLists {
 pub(in crate::caps) async fn run(
     caps: &Caps,
     calls: &StoreCalls,
-    in_force: &(dyn Fn() -> Arc<Generation> + Send + Sync),
+    (in_force, clock): (&(dyn Fn() -> Arc<Generation> + Send + Sync), &Clock),
     arrange: impl Fn(&Generation),
 ) {
     let mut known: Option<KnownLists> = None;
@@ -52,6 +53,8 @@ pub(in crate::caps) async fn run(
     let mut was_away = false;
     for look in 1_u32.. {
         let generation = in_force();
+        let asked_at = clock.elapsed();
+        let is_asked = look % LOOKS_PER_QUESTION == 0;
         let current = known
             .as_ref()
             .filter(|known| Arc::ptr_eq(&known.generation, &generation));
@@ -69,20 +72,23 @@ pub(in crate::caps) async fn run(
                     AskedLists::Newer(book, epoch)
                 })
             }
-            Some(known) if look % LOOKS_PER_QUESTION == 0 => {
-                newer(calls, (known.epoch, known.declared)).await
-            }
+            Some(known) if is_asked => newer(calls, (known.epoch, known.declared)).await,
             Some(_) => Ok(AskedLists::Same),
         };
         match asked {
-            Ok(AskedLists::Same) => was_away = false,
+            Ok(AskedLists::Same) => {
+                if is_asked {
+                    caps.destinations.confirm(asked_at);
+                }
+                was_away = false;
+            }
             Ok(AskedLists::Undeclared) => known = None,
             Ok(AskedLists::Newer(book, epoch)) => {
                 let accounts = book.accounts.values().filter(|it| it.is_listed).count();
                 if accounts > 0 {
                     tracing::info!(accounts, "the store has the lists of destinations");
                 }
-                caps.destinations.know(book);
+                caps.destinations.know(book, asked_at);
                 known = Some(KnownLists {
                     generation,
                     declared,
