@@ -16,6 +16,7 @@ mod clock;
 mod clock_tests;
 mod destinations;
 mod file;
+mod file_clock;
 mod notifications;
 mod spend_tables;
 #[cfg(test)]

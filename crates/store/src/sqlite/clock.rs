@@ -4,16 +4,15 @@ use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::file::{StoreFile, to_sql};
 use crate::error::StoreError;
-use crate::store_clock::{ClockWitness, StoreClock, StoreTime};
+use crate::store_clock::{ClockWitness, StoreClock};
 
 /// The last sign of life of this process: the machine's clock, the store's time and the monotonic clock then, in milliseconds.
 #[derive(Clone, Copy)]
 pub(super) struct LastSign {
-    wall: i64,
-    steady: i64,
-    monotonic: i64,
+    pub(super) wall: i64,
+    pub(super) steady: i64,
+    pub(super) monotonic: i64,
 }
 
 /// The machine's clocks.
@@ -33,7 +32,7 @@ impl MachineClock {
         }
     }
 
-    fn monotonic_ms(&self) -> i64 {
+    pub(super) fn monotonic_ms(&self) -> i64 {
         #[cfg(test)]
         if let Some((_, monotonic_ms)) = self.set {
             return monotonic_ms;
@@ -42,79 +41,12 @@ impl MachineClock {
     }
 }
 
-impl StoreFile {
-    /// The machine's clock as it stands, in milliseconds since 1970.
-    pub(super) fn wall(&self) -> Result<u64, StoreError> {
-        #[cfg(test)]
-        if let Some(now_ms) = self.now_ms.or(self.machine.set.map(|(wall, _)| wall)) {
-            return Ok(now_ms);
-        }
-        let now = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-        let now: i64 = self.connection().query_row(now, [], |row| row.get(0))?;
-        Ok(now.unsigned_abs())
-    }
-
-    /// The store's time, in milliseconds since 1970.
-    pub(super) fn now(&self) -> Result<u64, StoreError> {
-        Ok(self.time()?.now_ms)
-    }
-
-    /// The store's time for deleting what is older than some age: 0 while the clock is in doubt.
-    pub(super) fn deleting(&self) -> Result<u64, StoreError> {
-        let time = self.time()?;
-        Ok(if time.keeps { 0 } else { time.now_ms })
-    }
-
-    pub(super) fn time(&self) -> Result<StoreTime, StoreError> {
-        let wall_ms = to_sql(self.wall()?);
-        #[cfg(test)]
-        if self.now_ms.is_some() {
-            return Ok(StoreClock::first(wall_ms).time(wall_ms));
-        }
-        let clock = read(self.connection())?;
-        Ok(clock
-            .unwrap_or_else(|| StoreClock::first(wall_ms))
-            .time(wall_ms))
-    }
-
-    /// The knowledge that this process has of the clock, as it begins a run or gives a sign of life. No other process has
-    /// any: before a run the file was not in use. `None` while a test tells the time.
-    #[cfg_attr(
-        not(test),
-        expect(clippy::unnecessary_wraps, reason = "a test has none")
-    )]
-    pub(super) fn witness(&self, is_first: bool) -> Option<ClockWitness> {
-        #[cfg(test)]
-        if self.now_ms.is_some() {
-            return None;
-        }
-        Some(match self.last_sign {
-            Some(last) if !is_first => ClockWitness::Present {
-                wall_ms: last.wall,
-                steady_ms: last.steady,
-                silent_ms: self.machine.monotonic_ms() - last.monotonic,
-            },
-            _ => ClockWitness::Alone,
-        })
-    }
-
-    /// Notes a sign of life that is on disk.
-    pub(super) fn note_sign(&mut self, wall_ms: u64, steady: i64) {
-        self.last_sign = Some(LastSign {
-            wall: to_sql(wall_ms),
-            steady,
-            monotonic: self.machine.monotonic_ms(),
-        });
-    }
-}
-
 /// Advances the store's time with a sign of life. Returns the time.
 pub(super) fn tick(
     change: &Transaction<'_>,
-    wall_ms: u64,
+    wall_ms: i64,
     witness: Option<ClockWitness>,
 ) -> Result<i64, StoreError> {
-    let wall_ms = to_sql(wall_ms);
     let Some(witness) = witness else {
         return Ok(wall_ms);
     };
@@ -128,9 +60,9 @@ pub(super) fn tick(
 }
 
 /// Accepts the machine's clock as it stands.
-pub(super) fn accept(change: &Transaction<'_>, wall_ms: u64) -> Result<(), StoreError> {
+pub(super) fn accept(change: &Transaction<'_>, wall_ms: i64) -> Result<(), StoreError> {
     let known = read(change)?;
-    put(change, known, StoreClock::first(to_sql(wall_ms)))
+    put(change, known, StoreClock::first(wall_ms))
 }
 
 fn put(
@@ -172,7 +104,7 @@ fn take_time_back(change: &Transaction<'_>, next_ms: i64) -> Result<(), StoreErr
     Ok(())
 }
 
-fn read(connection: &Connection) -> Result<Option<StoreClock>, StoreError> {
+pub(super) fn read(connection: &Connection) -> Result<Option<StoreClock>, StoreError> {
     let mut read = connection.prepare_cached(
         "SELECT wall, steady, apart_since, is_witnessed, keeps_until FROM store_clock",
     )?;

@@ -183,7 +183,7 @@ impl StoreFile {
         } else {
             now_ms + guard_ms
         };
-        let steady = clock::tick(&change, now_ms, witness)?;
+        let steady = clock::tick(&change, to_sql(now_ms), witness)?;
         begin_run(&change, (guard, restored), guard_ms, steady.unsigned_abs())?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
@@ -260,7 +260,7 @@ impl StoreFile {
         let witness = self.witness(false);
         let future_ms = self.terms.future_ms;
         let change = self.begin()?;
-        let steady = clock::tick(&change, now_ms, witness)?;
+        let steady = clock::tick(&change, to_sql(now_ms), witness)?;
         let file = state(&change)?;
         if !beat.bodyless {
             refuse_bodyless(&change, &file, now_ms)?;
@@ -405,7 +405,7 @@ impl StoreFile {
             "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
             [to_sql(guard), to_sql(guard_ms)],
         )?;
-        clock::accept(&change, now_ms)?;
+        clock::accept(&change, to_sql(now_ms))?;
         approval_rows::void(&change, now_ms)?;
         let contact = committed(change, now_ms)?;
         Ok((state(&self.connection)?.guarded_until, contact))
@@ -663,6 +663,16 @@ fn record(
         }
     };
     usage_tables::note_usage(change, counted_ms, row)?;
+    note_intents(change, counted_ms, row)?;
+    Ok((AdmissionVerdict::Admitted, shadow))
+}
+
+/// Notes in the ledger whose the keys of an admitted call are.
+fn note_intents(
+    change: &Transaction<'_>,
+    counted_ms: u64,
+    row: &AdmissionRow,
+) -> Result<(), StoreError> {
     for intent in &row.intents {
         let mut insert = change.prepare_cached(
             "INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
@@ -682,7 +692,7 @@ fn record(
             row.operation.as_ref(),
         ])?;
     }
-    Ok((AdmissionVerdict::Admitted, shadow))
+    Ok(())
 }
 
 /// Refuses writes without a body for as long as stamps are remembered, if the instance stops that served reads while the
