@@ -100,8 +100,8 @@ BEGIN
 END
 $$;
 
--- Notes the ends of calls. The first result stays. Where each call under a number may be one of its own, GatePay's word on the
--- number does not tell which it is about, so that the call's own end is kept beside it.
+-- Notes the ends of calls. The first result stays. GatePay's word on a number does not tell which of the calls under it has made
+-- the object, so that the call's own end is kept beside it.
 CREATE FUNCTION settle_usage(c_prints bytea[], c_results smallint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -110,7 +110,7 @@ BEGIN
     PERFORM FROM usage_call AS u WHERE u.print = ANY (c_prints) ORDER BY u.print FOR UPDATE;
     UPDATE usage_call AS u SET own_result = r.result, own_learned = now
     FROM unnest(c_prints, c_results) AS r(print, result)
-    WHERE u.print = r.print AND r.result IN (0, 1) AND u.result = 3 AND NOT u.once AND u.own_result IS NULL;
+    WHERE u.print = r.print AND r.result IN (0, 1) AND u.result = 3 AND u.own_result IS NULL;
     UPDATE usage_call AS u SET result = r.result, learned = now
     FROM unnest(c_prints, c_results) AS r(print, result)
     WHERE u.print = r.print AND r.result <> 2 AND u.result IS NULL;
@@ -254,8 +254,74 @@ BEGIN
 END
 $$;
 
--- The calls under keys that decide how all others stand before a time: 1 the first of which was learned that GatePay has it,
--- 2 the first after the failure of that one, 3 the first that GatePay accepted, where it is asked for.
+-- The first call under a key of which was learned before a time that GatePay has its object, of those admitted after another.
+CREATE FUNCTION first_known_usage(
+    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
+) RETURNS SETOF usage_call
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    -- Two ranges of the index, each in its order.
+    RETURN QUERY SELECT f.* FROM (
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
+            AND u.result = 1 AND u.learned < before AND u.at > since
+        ORDER BY u.learned, u.print LIMIT 1)
+        UNION ALL
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
+            AND u.result = 3 AND (u.own_result = 0 AND u.own_learned < before) IS NOT TRUE
+            AND u.learned < before AND u.at > since
+        ORDER BY u.learned, u.print LIMIT 1)
+    ) AS f ORDER BY f.learned, f.print LIMIT 1;
+END
+$$;
+
+-- The first of them that GatePay accepted by its own answer.
+CREATE FUNCTION first_accepted_usage(
+    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
+) RETURNS SETOF usage_call
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN QUERY SELECT f.* FROM (
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
+            AND u.result = 1 AND u.learned < before AND u.at > since
+        ORDER BY u.learned, u.print LIMIT 1)
+        UNION ALL
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
+            AND u.result = 3 AND u.own_result = 1 AND u.own_learned < before AND u.learned < before AND u.at > since
+        ORDER BY u.learned, u.print LIMIT 1)
+    ) AS f ORDER BY f.learned, f.print LIMIT 1;
+END
+$$;
+
+-- The call under a key that counts. Where all calls under it are one, GatePay's own answer tells whose the object is: a call
+-- that it accepted comes before one of which is only known that its key exists, unless the object of that one has failed.
+CREATE FUNCTION first_usage(
+    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
+) RETURNS SETOF usage_call
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    known usage_call%ROWTYPE;
+    accepted usage_call%ROWTYPE;
+BEGIN
+    SELECT * INTO known FROM first_known_usage(k_party, k_account, k_operation, k_key, since, before);
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF known.once AND known.result = 3 THEN
+        SELECT * INTO accepted FROM first_accepted_usage(k_party, k_account, k_operation, k_key, since, before);
+        IF FOUND AND ((known.failed < before) IS NOT TRUE OR accepted.failed < before) THEN
+            known := accepted;
+        END IF;
+    END IF;
+    RETURN NEXT known;
+END
+$$;
+
+-- The calls under keys that decide how all others stand before a time: 1 the one that counts, 2 the one that counts after the
+-- failure of its object, 3 the first that GatePay accepted, where it is asked for.
 CREATE FUNCTION usage_heads_v1(
     h_party text, h_accounts text[], h_operations text[], h_keys text[], h_each boolean[], before bigint
 ) RETURNS TABLE (o_role integer, o_print bytea)
@@ -264,47 +330,22 @@ DECLARE
     head usage_call%ROWTYPE;
 BEGIN
     FOR n IN 1 .. cardinality(h_keys) LOOP
-        -- Two ranges of the index, each in its order. What is not learned yet comes last.
-        SELECT f.* INTO head FROM (
-            (SELECT u.* FROM usage_call AS u
-            WHERE u.party = h_party AND u.account = h_accounts[n] AND u.operation = h_operations[n] AND u.key = h_keys[n]
-                AND u.result = 1
-            ORDER BY u.learned, u.print LIMIT 1)
-            UNION ALL
-            (SELECT u.* FROM usage_call AS u
-            WHERE u.party = h_party AND u.account = h_accounts[n] AND u.operation = h_operations[n] AND u.key = h_keys[n]
-                AND u.result = 3 AND (u.own_result = 0 AND u.own_learned < before) IS NOT TRUE
-            ORDER BY u.learned, u.print LIMIT 1)
-        ) AS f WHERE f.learned < before ORDER BY f.learned, f.print LIMIT 1;
+        SELECT * INTO head FROM first_usage(h_party, h_accounts[n], h_operations[n], h_keys[n], -1, before);
         CONTINUE WHEN NOT FOUND;
         o_role := 1;
         o_print := head.print;
         RETURN NEXT;
         IF head.failed < before THEN
-            SELECT f.print INTO o_print FROM (
-                SELECT u.print, u.learned FROM usage_call AS u
-                WHERE u.party = h_party AND u.account = h_accounts[n] AND u.operation = h_operations[n] AND u.key = h_keys[n]
-                    AND u.result IN (1, 3) AND (u.own_result = 0 AND u.own_learned < before) IS NOT TRUE
-                    AND u.at > coalesce(head.failed_by, head.failed)
-                ORDER BY u.learned, u.print LIMIT 1
-            ) AS f WHERE f.learned < before;
+            SELECT f.print INTO o_print FROM first_usage(
+                h_party, h_accounts[n], h_operations[n], h_keys[n], coalesce(head.failed_by, head.failed), before) AS f;
             IF FOUND THEN
                 o_role := 2;
                 RETURN NEXT;
             END IF;
         END IF;
         IF h_each[n] THEN
-            SELECT f.print INTO o_print FROM (
-                (SELECT u.print, u.learned FROM usage_call AS u
-                WHERE u.party = h_party AND u.account = h_accounts[n] AND u.operation = h_operations[n] AND u.key = h_keys[n]
-                    AND u.result = 1
-                ORDER BY u.learned, u.print LIMIT 1)
-                UNION ALL
-                (SELECT u.print, u.learned FROM usage_call AS u
-                WHERE u.party = h_party AND u.account = h_accounts[n] AND u.operation = h_operations[n] AND u.key = h_keys[n]
-                    AND u.result = 3 AND u.own_result = 1 AND u.own_learned < before
-                ORDER BY u.learned, u.print LIMIT 1)
-            ) AS f WHERE f.learned < before ORDER BY f.learned, f.print LIMIT 1;
+            SELECT f.print INTO o_print FROM first_accepted_usage(
+                h_party, h_accounts[n], h_operations[n], h_keys[n], -1, before) AS f;
             IF FOUND THEN
                 o_role := 3;
                 RETURN NEXT;

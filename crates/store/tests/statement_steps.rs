@@ -205,6 +205,7 @@ pub(crate) async fn statements_of_a_few_days(store: &Store, set_clock: impl Asyn
     unknown_calls(store, &set_clock).await;
     an_operator(store, &set_clock).await;
     many_calls_under_one_key(store, &set_clock).await;
+    amounts_that_differ(store, &set_clock).await;
 }
 
 /// GatePay's word that an object has failed.
@@ -540,6 +541,70 @@ async fn numbers_without_a_documented_key(store: &Store, set_clock: &impl AsyncF
     set_clock(now + 1_000).await;
     let next = statement(store, "100", &date).await.unwrap();
     let corrected = ["2026-01-19 create_batch_transfer unknown executed 1 1 USDT"];
+    assert_eq!(corrections(&next), corrected);
+}
+
+/// Of calls under one key with different amounts that one counts which GatePay accepted by its own answer, in whatever order the
+/// ends are learned.
+async fn amounts_that_differ(store: &Store, set_clock: &impl AsyncFn(u64)) {
+    use AttemptResult::{Executed, Found, NotExecuted};
+    let (now, date) = open_day(store, set_clock, 26).await;
+    let (nine, cent) = ([("USDT", "9")], [("USDT", "0.01")]);
+    let told = async || calls(&statement(store, "100", &date).await.unwrap());
+    // The ends are learned at one time: the stamps are in both orders.
+    for (key, big, small) in [("d1", 100, 101), ("d2", 103, 102)] {
+        for (number, amount) in [(big, &nine), (small, &cent)] {
+            let made = call((number, now), "create_payout", Some(key), Some(amount));
+            admit(store, made).await;
+        }
+        let ends = [(small, Found), (big, Executed)].map(|(number, result)| SettledAttempt {
+            stamp: [number; 16],
+            result,
+        });
+        store.settle_attempts(&ends).await.unwrap();
+    }
+    let both = [
+        "create_payout executed 2 18 USDT",
+        "create_payout repeated 2 0.02 USDT",
+    ];
+    assert_eq!(told().await, both);
+    // The small one is found first, and so long it is all that is known.
+    let (now, date) = open_day(store, set_clock, 27).await;
+    let told = async || calls(&statement(store, "100", &date).await.unwrap());
+    for (number, amount) in [(104, &nine), (105, &cent)] {
+        let made = call((number, now), "create_payout", Some("d3"), Some(amount));
+        admit(store, made).await;
+    }
+    end(store, 105, Found).await;
+    let small = [
+        "create_payout executed 1 0.01 USDT",
+        "create_payout repeated 1 9 USDT",
+    ];
+    assert_eq!(told().await, small);
+    // Both are found by a notification, then GatePay's own answers come: one on the next day.
+    for (number, amount) in [(106, &cent), (107, &nine)] {
+        let made = call((number, now), "create_payout", Some("d4"), Some(amount));
+        admit(store, made).await;
+    }
+    let word = stands(&["create_payout"], "d4", now + 1_000);
+    store.settle_usage(&word).await.unwrap();
+    end(store, 106, NotExecuted).await;
+    set_clock(now + 1_000).await;
+    let found = [
+        "create_payout executed 2 9.01 USDT",
+        "create_payout repeated 1 9 USDT",
+        "create_payout refused 1 0.01 USDT",
+    ];
+    assert_eq!(told().await, found);
+    let (now, date) = open_day(store, set_clock, 28).await;
+    end(store, 104, Executed).await;
+    end(store, 107, Executed).await;
+    set_clock(now + 1_000).await;
+    let next = statement(store, "100", &date).await.unwrap();
+    let corrected = [
+        "2026-01-27 create_payout executed repeated 1 0.01 USDT",
+        "2026-01-27 create_payout repeated executed 1 9 USDT",
+    ];
     assert_eq!(corrections(&next), corrected);
 }
 

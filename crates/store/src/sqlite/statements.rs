@@ -496,23 +496,34 @@ fn key_heads(
         let both = accepted.into_iter().chain(found);
         Ok::<_, StoreError>(both.min_by_key(place))
     };
+    let first_accepted = |from_ms| {
+        let accepted = first_of(ACCEPTED, from_ms)?;
+        let own = first_of(ACCEPTED_LATER, from_ms)?;
+        let place = |call: &BookedCall| (call.learned.map(|(_, ms)| ms), call.stamp);
+        Ok::<_, StoreError>(accepted.into_iter().chain(own).min_by_key(place))
+    };
+    // The call that counts. Where all calls under the key are one, GatePay's own answer tells whose the object is.
+    let counting = |from_ms| {
+        let Some(known) = known(from_ms)? else {
+            return Ok::<_, StoreError>(None);
+        };
+        let accepted = if known.is_found_repetition() {
+            first_accepted(from_ms)?
+        } else {
+            None
+        };
+        Ok(Some(known.or_accepted(accepted, before_ms)))
+    };
     let head = |call: &BookedCall| KeyHead::of(call, before_ms);
-    let Some(first) = known(-1)? else {
+    let Some(first) = counting(-1)? else {
         return Ok(KeyHeads::default());
     };
     let failure = first.failure.filter(|it| it.learned_ms < before_ms);
     let next = match failure {
-        Some(failure) => known(to_sql(failure.decided_ms))?,
+        Some(failure) => counting(to_sql(failure.decided_ms))?,
         None => None,
     };
-    let accepted = if is_each {
-        let own = first_of(ACCEPTED_LATER, -1)?;
-        let accepted = first_of(ACCEPTED, -1)?;
-        let place = |call: &BookedCall| (call.learned.map(|(_, ms)| ms), call.stamp);
-        accepted.into_iter().chain(own).min_by_key(place)
-    } else {
-        None
-    };
+    let accepted = if is_each { first_accepted(-1)? } else { None };
     Ok(KeyHeads {
         first: Some(head(&first)),
         next: next.as_ref().map(head),

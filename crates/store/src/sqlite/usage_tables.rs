@@ -32,8 +32,8 @@ pub(super) fn note_usage(
     Ok(())
 }
 
-/// Notes the ends of calls. The first result stays. Where each call under a number may be one of its own, GatePay's word on
-/// the number does not tell which it is about, so that the call's own end is kept beside it.
+/// Notes the ends of calls. The first result stays. GatePay's word on a number does not tell which of the calls under it has
+/// made the object, so that the call's own end is kept beside it.
 pub(super) fn settle_usage(
     change: &Transaction<'_>,
     now_ms: u64,
@@ -41,7 +41,7 @@ pub(super) fn settle_usage(
 ) -> Result<(), StoreError> {
     let mut own = change.prepare_cached(
         "UPDATE usage_call SET own_result = ?2, own_learned = ?3
-        WHERE print = ?1 AND result = 3 AND NOT once AND own_result IS NULL",
+        WHERE print = ?1 AND result = 3 AND own_result IS NULL",
     )?;
     let mut update = change.prepare_cached(
         "UPDATE usage_call SET result = ?2, learned = ?3 WHERE print = ?1 AND result IS NULL",

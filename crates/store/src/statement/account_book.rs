@@ -41,8 +41,8 @@ pub struct BookedCall {
     pub at_ms: u64,
     /// The first result of the call, and the time at which it was learned.
     pub learned: Option<(LearnedResult, u64)>,
-    /// The call's own end, and the time at which it was learned, if it came after GatePay's word on a number under which
-    /// each call may be one of its own: the word does not tell which call it is about.
+    /// The call's own end, and the time at which it was learned, if it came after GatePay's word on its number: the word does
+    /// not tell which call it is about.
     pub own_end: Option<(LearnedResult, u64)>,
     /// The final failure of the object of an accepted call.
     pub failure: Option<ObjectFailure>,
@@ -61,9 +61,10 @@ pub struct ObjectFailure {
 /// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct KeyHeads {
-    /// The first call of which was learned that GatePay has its object.
+    /// The call that counts: the first of which was learned that GatePay has its object. Where all calls under the key are
+    /// one, the first that GatePay accepted by its own answer comes before those that were only found.
     pub(crate) first: Option<KeyHead>,
-    /// The first one after the failure of that object.
+    /// The one that counts after the failure of that object.
     pub(crate) next: Option<KeyHead>,
     /// The first one that GatePay accepted. Read for keys under which each call may be one of its own.
     pub(crate) accepted: Option<KeyHead>,
@@ -209,6 +210,21 @@ impl BookedCall {
         self.failure.filter(|failure| failure.learned_ms < ms)
     }
 
+    /// Whether it is one of calls that are all one, and only known to be there: another one may have made the object.
+    pub(crate) fn is_found_repetition(&self) -> bool {
+        self.is_once && matches!(self.learned, Some((LearnedResult::Found, _)))
+    }
+
+    /// This call, which was known first, or in its place the first that GatePay accepted: the object is that one's. If the
+    /// object of this call has failed before a time, only a call that has failed with it takes its place.
+    pub(crate) fn or_accepted(self, accepted: Option<Self>, before_ms: u64) -> Self {
+        let fails = |call: &Self| call.failed_by(before_ms).is_some();
+        match accepted {
+            Some(accepted) if !fails(&self) || fails(&accepted) => accepted,
+            _ => self,
+        }
+    }
+
     fn accepted_by(&self, ms: u64) -> CallStanding {
         match self.failed_by(ms) {
             Some(_) => CallStanding::Failed,
@@ -258,7 +274,8 @@ impl KeyHeads {
 
 /// How a call stands before a time, by what was learned of all calls of its operation under its key.
 ///
-/// Under one key the call counts of which it was learned first, so that a later call does not change what counts. After the
+/// Under one key the call counts that GatePay accepted by its own answer: it is the one that made the object, and its amounts are
+/// those of the object. If none is known, the one counts of which it was learned first that GatePay has the object. After the
 /// object has failed, the next call under the key may make another one. Where each call may be one of its own, a call
 /// counts by its own answer. GatePay's word on the number proves one object: that of the first call under it, unless the
 /// object may be another call's, and then only an operator can tell.
@@ -320,18 +337,27 @@ mod tests {
         });
         let mut known: Vec<&BookedCall> = known.collect();
         known.sort_by_key(|call| (call.learned.map(|(_, ms)| ms), call.stamp));
-        let failed = known.first().and_then(|first| first.failed_by(before_ms));
-        let mut later = known
-            .iter()
-            .filter(|call| failed.is_some_and(|it| call.at_ms > it.decided_ms));
-        let mut accepted = known
-            .iter()
-            .filter(|call| call.learned_by(before_ms) == Some(Accepted));
-        let head = |call: &&BookedCall| KeyHead::of(call, before_ms);
+        let first_accepted = |since: Option<u64>| {
+            let mut later = known.iter().filter(|call| Some(call.at_ms) > since);
+            let accepted = later.find(|call| call.learned_by(before_ms) == Some(Accepted));
+            accepted.copied().cloned()
+        };
+        let counting = |since: Option<u64>| {
+            let mut later = known.iter().filter(|call| Some(call.at_ms) > since);
+            let known = BookedCall::clone(later.next()?);
+            let accepted = first_accepted(since).filter(|_| known.is_found_repetition());
+            Some(known.or_accepted(accepted, before_ms))
+        };
+        let first = counting(None);
+        let failed = first.as_ref().and_then(|first| first.failed_by(before_ms));
+        let head = |call: &BookedCall| KeyHead::of(call, before_ms);
         KeyHeads {
-            first: known.first().map(head),
-            next: later.next().map(head),
-            accepted: accepted.next().map(head),
+            first: first.as_ref().map(head),
+            next: failed
+                .and_then(|it| counting(Some(it.decided_ms)))
+                .as_ref()
+                .map(head),
+            accepted: first_accepted(None).as_ref().map(head),
         }
     }
 
@@ -365,6 +391,46 @@ mod tests {
         );
         let now = ["repeated", "executed", "repeated", "refused"];
         assert_eq!(standings(&group, 100), now);
+    }
+
+    #[test]
+    fn the_call_that_gatepay_accepted_counts_before_one_whose_key_exists() {
+        let group = [
+            call(1, true, Some((Found, 15))),
+            call(2, true, Some((Accepted, 25))),
+        ];
+        assert_eq!(standings(&group, 20), ["executed", "repeated"]);
+        assert_eq!(standings(&group, 100), ["repeated", "executed"]);
+        // Both were found, and the own answer of one came later.
+        let mut accepted = call(2, true, Some((Found, 15)));
+        accepted.own_end = Some((Accepted, 25));
+        let mut group = [call(1, true, Some((Found, 15))), accepted];
+        assert_eq!(standings(&group, 20), ["executed", "repeated"]);
+        assert_eq!(standings(&group, 100), ["repeated", "executed"]);
+        // GatePay refused one of them.
+        group[0].own_end = Some((Refused, 30));
+        assert_eq!(standings(&group, 100), ["refused", "executed"]);
+    }
+
+    #[test]
+    fn an_accepted_call_of_which_it_is_learned_late_does_not_undo_a_failure() {
+        let failure = Some(ObjectFailure {
+            learned_ms: 45,
+            decided_ms: 30,
+        });
+        let mut found = call(1, true, Some((Found, 15)));
+        found.failure = failure;
+        let group = [found.clone(), call(2, true, Some((Accepted, 55)))];
+        assert_eq!(standings(&group, 100), ["failed", "repeated"]);
+        // The later one was admitted after GatePay had decided.
+        let group = [found.clone(), call(4, true, Some((Accepted, 55)))];
+        assert_eq!(standings(&group, 100), ["failed", "executed"]);
+        // It has failed with it.
+        let mut accepted = call(2, true, Some((Accepted, 25)));
+        accepted.failure = failure;
+        let group = [found, accepted];
+        assert_eq!(standings(&group, 40), ["repeated", "executed"]);
+        assert_eq!(standings(&group, 100), ["repeated", "failed"]);
     }
 
     #[test]
