@@ -102,7 +102,9 @@ async fn whole_json_is_relayed_byte_for_byte_with_what_it_proves() {
         ("202 Accepted", SUCCESS.to_owned(), "executed"),
         ("200 OK", format!("\u{feff}{SUCCESS}"), "executed"),
         ("200 OK", fail("400202"), "refused"),
-        ("400 Bad", fail("400001"), "refused"),
+        ("400 Bad", fail("400205"), "refused"),
+        ("400 Bad", fail("400001"), "unknown"),
+        ("200 OK", fail("550249"), "unknown"),
         ("200 OK", fail("400605"), "refused"),
         ("200 OK", fail("400204"), "unknown"),
         ("200 OK", fail("400201"), "unknown"),
@@ -165,7 +167,8 @@ async fn of_every_published_code_the_outcome_is_what_the_code_proves() {
                 assert_eq!(outcome, "not-executed");
             }
             "000000" | "300000" | "300001" | "400000" | "400201" | "400620" | "550245"
-            | "400204" | "400604" | "500100" | "500101" | "500103" => {
+            | "400204" | "400604" | "500100" | "500101" | "500103" | "400001" | "400603"
+            | "400607" | "550249" => {
                 assert_eq!(outcome, "unknown", "{code}");
             }
             _ => assert_eq!(outcome, "refused", "{code}"),
@@ -249,6 +252,37 @@ async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_cal
 }
 
 #[tokio::test]
+async fn a_key_that_was_used_with_other_parameters_is_never_called_refused() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let paid = gatepay.paid_order(&proxy).await;
+    let refund = |id: &str, amount: &str, reason: &str| {
+        let body = format!(
+            r#"{{"refundRequestId":"{id}","prepayId":"{paid}","refundAmount":"{amount}","refundReason":"{reason}"}}"#
+        );
+        acme().post(REFUND, body)
+    };
+    // The caller never saw this answer.
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
+    proxy.send(refund("R-1", "0.01", "broken")).await;
+    for (call, code, outcome) in [
+        (refund("R-1", "0.02", "broken"), "400001", "found"),
+        (refund("R-1", "0.01", "late"), "400001", "found"),
+        (refund("R-2", "0.01", "broken"), "400001", "refused"),
+    ] {
+        if outcome == "refused" {
+            let malformed = ApiFailure::Malformed("refundReason");
+            gatepay.inject(InjectedFault::Failure(malformed).once());
+        }
+        let before = gatepay.count();
+        let answer = proxy.send(call).await;
+        assert_eq!((answer.refusal(), &*answer.code()), (None, code));
+        assert_eq!(answer.outcome(), Some(outcome), "{}", answer.text());
+        assert_eq!(gatepay.count() - before, 2, "the call, and one question");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_that_an_earlier_delivery_caused_is_not_called_one() {
     let gatepay = GatePay::start();
     let proxy = Proxy::before(&gatepay).with(two_questions).start();
@@ -297,7 +331,7 @@ async fn clients_that_read_only_the_envelope_learn_an_unknown_outcome_from_the_s
     for (body, relayed, outcome) in [
         (r#"{"status":"FAIL","code":"400999"}"#, 500, "unknown"),
         (r#"{"prepayId":"17"}"#, 500, "unknown"),
-        (r#"{"status":"FAIL","code":"400001"}"#, 200, "refused"),
+        (r#"{"status":"FAIL","code":"400205"}"#, 200, "refused"),
         (SUCCESS, 200, "executed"),
     ] {
         let upstream = Scripted::body(body);

@@ -12,6 +12,10 @@ pub enum CodeMeaning {
     /// The request itself is wrong, or names an object that does not exist. No earlier delivery under the same key can
     /// be the cause: GatePay would have refused that delivery likewise.
     Refused,
+    /// GatePay refused this delivery, and an earlier one under the same key may have been executed. For most keys GatePay
+    /// publishes no code that says that the key was used before, so that a general code may say it; or the earlier one came
+    /// in time, and this one too late.
+    KeyMayExist,
     /// The state of funds or prices forbids the call. An earlier delivery under the same key may be the cause: that
     /// delivery may have spent the balance or the refundable rest.
     ShortOfFunds,
@@ -29,7 +33,7 @@ pub fn meaning(code: &str) -> Option<CodeMeaning> {
 }
 
 /// Every code of protocol.md 4.2, by meaning.
-pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
+pub(crate) const TABLE: [(CodeMeaning, &[&str]); 8] = [
     (CodeMeaning::Success, &["000000"]),
     (CodeMeaning::Unsettled, &["300000", "300001", "400000"]),
     (
@@ -39,13 +43,11 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
     (
         CodeMeaning::Refused,
         &[
-            "400001", // parameters malformed
             "400007", // Content-Type
             "400202", // order does not exist
             "400203", // merchant does not exist
             "400205", // invalid currency
             "400304", // refund id does not exist
-            "400603", // order timed out: an order that an earlier delivery acted on in time did not
             "400621", // wrong payment amount
             "400623", // currency not supported for payment
             "400624", // invalid notification address
@@ -62,14 +64,21 @@ pub(crate) const TABLE: [(CodeMeaning, &[&str]); 7] = [
             "550240", // currency missing
             "550241", // address missing
             "550242", // chain missing
-            "550249", // invalid batch_id or withdraw_order_id
+        ],
+    ),
+    (
+        CodeMeaning::KeyMayExist,
+        &[
+            "400001", // parameters malformed: or the key was used before, with other parameters
+            "400603", // order timed out: an earlier delivery may have come in time
+            "400607", // too many refunds: the earlier one may be among them
+            "550249", // invalid batch_id or withdraw_order_id: or one that was used before
         ],
     ),
     (
         CodeMeaning::ShortOfFunds,
         &[
             "400605", // insufficient balance
-            "400607", // too many refunds
             "400608", // refund amount wrong: above the refundable rest
             "400622", // exchange rate moved
             "500206", // refund amount over the limit

@@ -6,7 +6,7 @@
 
 use crate::codes::{CodeMeaning, meaning};
 use crate::envelope::{AnswerJudgement, AnswerShape, AnswerVerdict, EnvelopeCode};
-use crate::look_up::ObservedOutcome;
+use crate::look_up::{LookUpObservation, ObservedOutcome};
 
 /// The conclusion from a complete answer to a write or money call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,11 @@ pub enum LookUpRule {
     Decided,
     /// GatePay has decided: the proxy looks up once. Refused if GatePay has nothing under the key, otherwise unknown.
     RefusedIfAbsent,
-    /// GatePay has decided: the proxy looks up once. If not found, refused.
+    /// GatePay has refused this delivery, maybe for an earlier one: the proxy looks up once. Refused if GatePay has nothing
+    /// under the key, otherwise unknown.
+    RefusedIfUnused,
+    /// GatePay has refused this delivery: the proxy looks up once. Refused if GatePay shows nothing under the key, otherwise
+    /// unknown.
     RefusedUnlessFound,
 }
 
@@ -75,6 +79,7 @@ impl AnswerProof {
     fn of_refusal(meaning: Option<CodeMeaning>) -> Self {
         match meaning {
             Some(CodeMeaning::Refused | CodeMeaning::InstitutionRejected) => Self::Refused,
+            Some(CodeMeaning::KeyMayExist) => Self::LookUp(LookUpRule::RefusedIfUnused),
             Some(CodeMeaning::ShortOfFunds) => Self::LookUp(LookUpRule::RefusedUnlessFound),
             Some(CodeMeaning::StateConflict) => Self::LookUp(LookUpRule::RefusedIfAbsent),
             // An unpublished code may mean that the key exists: for most keys GatePay publishes no such code.
@@ -88,13 +93,14 @@ impl AnswerProof {
 }
 
 impl LookUpRule {
-    /// The outcome of the call, given the result of its look-up.
-    pub fn settle(self, observed: ObservedOutcome) -> SettledCall {
-        match (observed, self) {
+    /// The outcome of the call, given the result of its look-up. A call is never refused while GatePay shows something under
+    /// its key, be it another call's: by that key something was executed.
+    pub fn settle(self, seen: &LookUpObservation) -> SettledCall {
+        match (seen.observed, self) {
             (ObservedOutcome::Found, _) => SettledCall::Found,
-            (ObservedOutcome::NotFound, Self::RefusedIfAbsent) | (_, Self::RefusedUnlessFound) => {
-                SettledCall::Refused
-            }
+            _ if seen.order.is_some() => SettledCall::Unknown,
+            (ObservedOutcome::NotFound, Self::RefusedIfAbsent | Self::RefusedIfUnused)
+            | (_, Self::RefusedUnlessFound) => SettledCall::Refused,
             (ObservedOutcome::NotFound | ObservedOutcome::Unknown, _) => SettledCall::Unknown,
         }
     }
@@ -113,6 +119,17 @@ mod tests {
             [Kind::Write, Kind::Money].map(|kind| judge(kind, status, body.as_bytes()));
         assert_eq!(judgements[0], judgements[1], "{status} {body}");
         AnswerProof::of(status, &judgements[0])
+    }
+
+    use ObservedOutcome::{Found, NotFound, Unknown};
+
+    fn seen(observed: ObservedOutcome, shows_something: bool) -> LookUpObservation {
+        let order = serde_json::value::to_raw_value("an object").unwrap();
+        LookUpObservation {
+            observed,
+            order: shows_something.then_some(order),
+            ..LookUpObservation::UNKNOWN
+        }
     }
 
     fn refusal(code: &str) -> AnswerProof {
@@ -162,9 +179,10 @@ mod tests {
             let AnswerProof::LookUp(rule) = refusal(code) else {
                 panic!("{code} is looked up");
             };
-            assert_eq!(rule.settle(ObservedOutcome::Found), SettledCall::Found);
-            for observed in [ObservedOutcome::NotFound, ObservedOutcome::Unknown] {
-                assert_eq!(rule.settle(observed), SettledCall::Unknown, "{code}");
+            assert_eq!(rule.settle(&seen(Found, true)), SettledCall::Found);
+            for observed in [NotFound, Unknown] {
+                let settled = rule.settle(&seen(observed, false));
+                assert_eq!(settled, SettledCall::Unknown, "{code}");
             }
         }
     }
@@ -172,25 +190,29 @@ mod tests {
     #[test]
     fn a_code_that_an_earlier_delivery_may_have_caused_is_a_refusal_only_if_none_is_found() {
         for (code, absent, unclear) in [
+            ("400001", SettledCall::Refused, SettledCall::Unknown),
+            ("400603", SettledCall::Refused, SettledCall::Unknown),
+            ("400607", SettledCall::Refused, SettledCall::Unknown),
+            ("550249", SettledCall::Refused, SettledCall::Unknown),
             ("400204", SettledCall::Refused, SettledCall::Unknown),
             ("400605", SettledCall::Refused, SettledCall::Refused),
         ] {
             let AnswerProof::LookUp(rule) = refusal(code) else {
                 panic!("{code} is looked up");
             };
-            assert_eq!(
-                rule.settle(ObservedOutcome::Found),
-                SettledCall::Found,
-                "{code}"
-            );
-            assert_eq!(rule.settle(ObservedOutcome::NotFound), absent, "{code}");
-            assert_eq!(rule.settle(ObservedOutcome::Unknown), unclear, "{code}");
+            let settle = |observed, shows| rule.settle(&seen(observed, shows));
+            assert_eq!(settle(Found, true), SettledCall::Found, "{code}");
+            assert_eq!(settle(NotFound, false), absent, "{code}");
+            assert_eq!(settle(Unknown, false), unclear, "{code}");
+            // Another call's object stands under the key.
+            assert_eq!(settle(NotFound, true), SettledCall::Unknown, "{code}");
+            assert_eq!(settle(Unknown, true), SettledCall::Unknown, "{code}");
         }
     }
 
     #[test]
     fn a_code_that_faults_the_request_itself_is_a_refusal() {
-        for code in ["400001", "400202", "550241"] {
+        for code in ["400007", "400202", "550241"] {
             assert_eq!(refusal(code), AnswerProof::Refused, "{code}");
         }
     }

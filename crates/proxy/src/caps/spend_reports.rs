@@ -87,11 +87,12 @@ impl SpendReport {
     pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome) {
         self.result = match (proof, outcome) {
             (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
+            // What is found under a key that was used with other parameters is another call's, maybe of another amount.
+            (AnswerProof::Refused | AnswerProof::LookUp(LookUpRule::RefusedIfUnused), _) => {
+                AttemptResult::NotExecuted
+            }
             (_, CallOutcome::Found) => AttemptResult::Found,
-            (
-                AnswerProof::Refused | AnswerProof::LookUp(LookUpRule::RefusedUnlessFound),
-                CallOutcome::Refused,
-            ) => AttemptResult::NotExecuted,
+            (AnswerProof::LookUp(LookUpRule::RefusedUnlessFound), _) => AttemptResult::NotExecuted,
             _ => AttemptResult::Unknown,
         };
     }

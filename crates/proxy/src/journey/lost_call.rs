@@ -9,7 +9,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
-use gatepay_core::operation::LookUp;
+use gatepay_core::operation::{IdempotencyKey, LookUp};
 use gatepay_core::proof::{LookUpRule, SettledCall};
 use gatepay_core::{Credential, Kind, Operation};
 use gatepay_store::notifications::ledger::TenantAccount;
@@ -84,16 +84,21 @@ pub async fn settle(
 ) -> CallOutcome {
     let schedule = match rule {
         LookUpRule::UnderWay => &resolve::AFTER_LOSS,
-        LookUpRule::Decided | LookUpRule::RefusedIfAbsent | LookUpRule::RefusedUnlessFound => {
-            &resolve::AFTER_REFUSAL
+        // Without a key there is none that was used before.
+        LookUpRule::RefusedIfUnused if admitted.operation().key == IdempotencyKey::None => {
+            return CallOutcome::Refused;
         }
+        LookUpRule::Decided
+        | LookUpRule::RefusedIfAbsent
+        | LookUpRule::RefusedIfUnused
+        | LookUpRule::RefusedUnlessFound => &resolve::AFTER_REFUSAL,
     };
     record.enter_phase(RequestPhase::LookUp);
     let observation = look_up(admitted, means, schedule).await;
     record.enter_phase(RequestPhase::Own);
     observed(&observation, record);
     note_observation(admitted, means, &observation);
-    let settled = rule.settle(observation.observed);
+    let settled = rule.settle(&observation);
     if settled == SettledCall::Unknown {
         note_open(admitted, means, record);
     }
