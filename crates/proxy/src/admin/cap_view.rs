@@ -14,6 +14,7 @@ use crate::admin::notification_view::{away, bad};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
 use crate::app::App;
+use crate::cluster::store_calls::LongReader;
 
 /// The caps, as the answer shows them.
 #[derive(Serialize)]
@@ -134,7 +135,9 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
     let of = account.clone();
     let facts = cluster
         .calls()
-        .call_in_turn(move |store| async move { store.cap_facts(of).await });
+        .call_in_turn(LongReader::Institution, move |store| async move {
+            store.cap_facts(of).await
+        });
     let facts = facts.await.map_err(|error| away(&error))?;
     let generation = app.generation.load();
     Ok(CapList::new(

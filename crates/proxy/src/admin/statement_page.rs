@@ -11,7 +11,7 @@ use crate::admin::notification_view::{away, bad};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json as answer};
 use crate::app::App;
-use crate::cluster::store_calls::StoreCalls;
+use crate::cluster::store_calls::{LongReader, StoreCalls};
 use crate::statements::statement_view;
 
 /// Answers `GET /statements`.
@@ -50,7 +50,7 @@ async fn shown(app: &App, query: Option<&str>) -> Result<Value, AdminFailure> {
         account: account.as_deref().map(text).transpose()?,
         date,
     };
-    let statement = statement_view::read(cluster.calls(), subject).await;
+    let statement = statement_view::read(cluster.calls(), LongReader::Institution, subject).await;
     let statement = statement.map_err(|error| away(&error))?;
     let statement = statement.ok_or(AdminFailure(
         StatusCode::NOT_FOUND,

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::caps::declaration::{self, declaration};
 use crate::caps::spend_reports::{MOST, SpendNews, SpendReportsEnd};
 use crate::caps::{Caps, destinations, has_any};
-use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::cluster::store_calls::{LongReader, StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
@@ -318,7 +318,9 @@ async fn watch_use(inputs: Arc<CapInputs>) {
 }
 
 async fn show_used(caps: &Caps, calls: &StoreCalls, generation: &Generation) {
-    let facts = calls.call_in_turn(|store| async move { store.cap_facts(None).await });
+    let facts = calls.call_in_turn(LongReader::Institution, |store| async move {
+        store.cap_facts(None).await
+    });
     match facts.await {
         Ok(facts) => {
             let tenants_of = |account: &str| {

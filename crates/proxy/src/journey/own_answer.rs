@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::cluster::store_calls::StoreCallError;
+use crate::cluster::store_calls::{LongReader, StoreCallError};
 use crate::headers;
 use crate::journey::admit::Admitted;
 use crate::journey::answer::RelayableAnswer;
@@ -100,7 +100,8 @@ async fn show_statement(
         account: Some(account),
         date,
     };
-    let statement = statement_view::read(cluster.calls(), subject).await;
+    let reader = LongReader::Tenant(id.to_owned());
+    let statement = statement_view::read(cluster.calls(), reader, subject).await;
     let statement = statement.map_err(|error| away(&error, record))?;
     let statement = statement.ok_or(bad("there is no statement of this day"))?;
     let body = envelope(&statement);

@@ -9,7 +9,7 @@ use gatepay_store::statement::daily_statement::{
 use gatepay_tenancy::facts::time;
 use serde::Serialize;
 
-use crate::cluster::store_calls::{StoreCallError, StoreCalls};
+use crate::cluster::store_calls::{LongReader, StoreCallError, StoreCalls};
 use crate::cluster::usage_tally::{DELIVERED, DELIVERIES};
 
 /// A statement.
@@ -93,10 +93,15 @@ fn is_zero(number: &u64) -> bool {
 /// Reads a statement; `None` if the store has no such day.
 pub async fn read(
     calls: &StoreCalls,
+    reader: LongReader,
     subject: StatementSubject,
 ) -> Result<Option<StatementView>, StoreCallError> {
     let asked = subject.clone();
-    let statement = calls.call_in_turn(move |store| async move { store.statement(&asked).await });
+    let statement =
+        calls.call_in_turn(
+            reader,
+            move |store| async move { store.statement(&asked).await },
+        );
     Ok(statement.await?.map(|statement| view(&subject, statement)))
 }
 
