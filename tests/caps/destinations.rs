@@ -106,7 +106,11 @@ async fn money_goes_to_listed_destinations_only_whatever_call_sends_it() {
     let address =
         r#""refundStyle":2,"refundPayChannel":2,"refundChain":"ETH","refundAddress":"0xdef""#;
     for (path, body, said) in [
-        ("/v2/standard/order/refund", refund(address), "refundAddress names"),
+        (
+            "/v2/standard/order/refund",
+            refund(address),
+            "refundAddress names",
+        ),
         (
             "/v2/standard/order/refund",
             refund(r#""refundStyle":2,"refundPayChannel":1,"refundToGateUid":"10003""#),
@@ -120,8 +124,8 @@ async fn money_goes_to_listed_destinations_only_whatever_call_sends_it() {
         (
             "/v1/pay/batch/transfer",
             json!({ "merchant_batch_no": "m1", "batchorderList": [
-                { "merchantOrderNo": "o1", "amount": "1", "currency": "USDT", "user_id": "10002" },
-                { "merchantOrderNo": "o2", "amount": "1", "currency": "USDT", "user_id": "10003" } ] })
+                { "rewardId": "o1", "amount": "1", "currency": "USDT", "user_id": "10002" },
+                { "rewardId": "o2", "amount": "1", "currency": "USDT", "user_id": "10003" } ] })
             .to_string(),
             "batchorderList[1] names",
         ),
@@ -129,6 +133,11 @@ async fn money_goes_to_listed_destinations_only_whatever_call_sends_it() {
             PAYOUT,
             payout_of("B3", "1", "USDT").replace("\"address\"", "\"adress\""),
             "address is missing",
+        ),
+        (
+            PAYOUT,
+            payout_of("B4", "1", "USDT").replace("\"address\"", "\"to\":\"TEvil\",\"address\""),
+            "body has the field to, which no page describes",
         ),
     ] {
         let answer = send(&program, &signed(&acme().post(path, body))).await;
@@ -141,7 +150,7 @@ async fn money_goes_to_listed_destinations_only_whatever_call_sends_it() {
     let counted =
         |reason| format!("destination_refusals_total{{reason=\"{reason}\",tenant=\"acme\"}}");
     assert_eq!(program.metric(&counted("unlisted")).await, "5");
-    assert_eq!(program.metric(&counted("unreadable")).await, "1");
+    assert_eq!(program.metric(&counted("unreadable")).await, "2");
     assert_eq!(program.metric(&counted("held")).await, "0");
 }
 

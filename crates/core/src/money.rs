@@ -14,6 +14,7 @@ mod target;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use arrayvec::ArrayString;
 use serde_json::value::RawValue;
 
 use crate::body::{BodyReading, BodyValue};
@@ -117,6 +118,9 @@ pub enum DemandFault {
     Ambiguous,
     /// A field like this one says how much goes where, and no page describes it for this call.
     Undocumented(&'static str),
+    /// No page describes the field for this call, and a list of destinations bounds the call, so that every field has to be
+    /// known.
+    Unknown(FieldName),
     /// The field is missing, empty or zero.
     Missing(&'static str),
     /// The field is not of the documented form, or has two values.
@@ -134,6 +138,10 @@ pub enum DemandFault {
     /// Nothing bound the call when its body was read, so that nobody looked.
     NotRead,
 }
+
+/// The name of a field that no page describes, for messages: its beginning, with escapes for all that is not plain to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldName(ArrayString<48>);
 
 /// Maximum number of items of a list.
 pub const MOST_ITEMS: usize = 2_000;
@@ -233,6 +241,25 @@ pub fn stated_targets(
         }
         _ => Err(DemandFault::UnknownOperation),
     }
+}
+
+/// The [targets](stated_targets) of a call that a list of destinations bounds. The body must have no fields but those that
+/// schemas.md describes for the call and published clients send: in any other one GatePay could read a target.
+pub fn bounded_targets(
+    operation: &Operation,
+    reading: &BodyReading<'_>,
+) -> Result<Vec<StatedTarget>, DemandFault> {
+    let targets = stated_targets(operation, reading)?;
+    let row = MoneyRow::of(operation).filter(|_| operation.kind == Kind::Money);
+    if let Some(row) = row {
+        documented::only_known(row, reading)?;
+        if let AmountPlace::Items { list, .. } = row.amounts {
+            let items = DemandReader { reading }.items(list)?;
+            let mut items = items.iter();
+            items.try_for_each(|item| documented::only_known_in_item(row, item))?;
+        }
+    }
+    Ok(targets)
 }
 
 /// The call's key, as [`MoneyDemand::key`]. Unlike the whole demand it can be read although an amount cannot: a refund of
@@ -596,6 +623,24 @@ impl<'a> DemandReader<'_, 'a> {
     }
 }
 
+impl FieldName {
+    fn of(name: &[u8]) -> Self {
+        let mut text = ArrayString::new();
+        for letter in name.escape_ascii() {
+            if text.try_push(char::from(letter)).is_err() {
+                break;
+            }
+        }
+        Self(text)
+    }
+}
+
+impl fmt::Display for FieldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl fmt::Display for DemandFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -606,6 +651,10 @@ impl fmt::Display for DemandFault {
             Self::Undocumented(field) => write!(
                 f,
                 "body has a field like {field}, which no page describes for this call"
+            ),
+            Self::Unknown(field) => write!(
+                f,
+                "body has the field {field}, which no page describes for this call"
             ),
             Self::Missing(field) => write!(f, "{field} is missing"),
             Self::Misshapen(field) => write!(f, "{field} is not of the documented form"),

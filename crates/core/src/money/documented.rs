@@ -3,8 +3,10 @@
 //! GatePay's refund calls resemble one another, and no page says that one of them leaves the fields of another alone. So a
 //! field that would move money in another call has no certain reading in this one.
 
-use super::{AmountPlace, MoneyRow, TargetPlace};
+use super::{AmountPlace, DemandFault, FieldName, MoneyRow, TargetPlace};
 use crate::body::BodyReading;
+use crate::json::JsonText;
+use crate::query::decode;
 use crate::spelling::folded_name;
 
 /// The fields that say how much goes where. A lenient parser takes `refund_address` for `refundAddress`.
@@ -69,6 +71,96 @@ const AMOUNTS: [&str; 11] = [
     "amount",
     "currency",
 ];
+
+/// The beginning of the names of GatePay's headers.
+const OF_GATEPAY: &str = "X-GatePay-";
+/// Fields that the published clients add to every body: the call's name among the library's, and a version.
+const OF_CLIENTS: [&str; 2] = ["api", "version"];
+
+/// Refuses a field that states something and is none of the call's documented fields, in any spelling, and a documented one
+/// that holds fields of its own. So no field can name a target that nobody looks for.
+pub(super) fn only_known(row: &MoneyRow, reading: &BodyReading<'_>) -> Result<(), DemandFault> {
+    let list = match row.amounts {
+        AmountPlace::Items { list, .. } => Some(list),
+        _ => None,
+    };
+    let own = [row.fields, &OF_CLIENTS];
+    for (name, value) in reading.top().filter(|(_, value)| states(*value)) {
+        if are_headers(name, value) {
+            continue;
+        }
+        let field = known(&own, name)?;
+        if holds_fields(value) && Some(field) != list {
+            return Err(DemandFault::Misshapen(field));
+        }
+    }
+    for (name, value) in reading.parameters() {
+        if !matches!(value, "" | "0") {
+            known(&own, decode(name).as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of an item of the list.
+pub(super) fn only_known_in_item(
+    row: &MoneyRow,
+    item: &BodyReading<'_>,
+) -> Result<(), DemandFault> {
+    for (name, value) in item.top().filter(|(_, value)| states(*value)) {
+        let field = known(&[row.item_fields], name)?;
+        if holds_fields(value) {
+            return Err(DemandFault::Misshapen(field));
+        }
+    }
+    Ok(())
+}
+
+/// The field of this name among the known ones.
+fn known(fields: &[&[&'static str]], name: &[u8]) -> Result<&'static str, DemandFault> {
+    let mut fields = fields.iter().copied().flatten();
+    let field = fields.find(|field| folded_name(field.as_bytes()).eq(folded_name(name)));
+    field
+        .copied()
+        .ok_or_else(|| DemandFault::Unknown(FieldName::of(name)))
+}
+
+/// Whether a value states anything. Clients send absent ones as null, empty, zero or false.
+fn states(value: JsonText<'_>) -> bool {
+    let text = value.as_str();
+    let is_empty = |open: char, close: char| {
+        let inner = text
+            .strip_prefix(open)
+            .and_then(|it| it.strip_suffix(close));
+        inner.is_some_and(|inner| inner.trim().is_empty())
+    };
+    let is_absent = value.is_nothing()
+        || matches!(text, "0" | "\"0\"" | "false")
+        || is_empty('{', '}')
+        || is_empty('[', ']');
+    !is_absent
+}
+
+/// Whether a field is the published clients' copy of the request's own headers. The one for Go has it in every body.
+fn are_headers(name: &[u8], value: JsonText<'_>) -> bool {
+    let is_named = ["header", "headers"]
+        .iter()
+        .any(|own| folded_name(name).eq(own.bytes()));
+    let headers = BodyReading::of_object(value.as_str()).filter(|_| is_named);
+    headers.is_some_and(|headers| {
+        let of_gatepay = |name: &[u8]| {
+            let beginning = name.get(..OF_GATEPAY.len());
+            beginning.is_some_and(|it| it.eq_ignore_ascii_case(OF_GATEPAY.as_bytes()))
+        };
+        headers
+            .top()
+            .all(|(name, value)| of_gatepay(name) && !holds_fields(value))
+    })
+}
+
+fn holds_fields(value: JsonText<'_>) -> bool {
+    value.as_str().starts_with(['{', '['])
+}
 
 /// A word for a field of the request that may name a target, and that no page describes for the call.
 pub(super) fn undocumented_target(

@@ -19,6 +19,10 @@ pub struct MoneyRow {
     pub targets: TargetPlace,
     /// The key under which GatePay documents that a repetition is one transaction.
     pub key: Option<SpendKey>,
+    /// The fields of the body that schemas.md describes for the call, and those that published clients send with it.
+    pub fields: &'static [&'static str],
+    /// Those of an item of its list.
+    pub item_fields: &'static [&'static str],
 }
 
 /// The place of a call's key in its body.
@@ -33,6 +37,38 @@ pub struct SpendKey {
     pub longest: usize,
 }
 
+/// The fields of a refund that may name a target.
+const NAMED_REFUND: &[&str] = &[
+    "refundRequestId",
+    "prepayId",
+    "refundAmount",
+    "refundReason",
+    "refundStyle",
+    "refundPayChannel",
+    "refundToGateUid",
+    "refundAddress",
+    "refundChain",
+    "memo",
+    "refundBearType",
+    "refundAmountTypeFull",
+];
+/// A published client sends the last two.
+const NAMED_REFUND_V3: &[&str] = &[
+    "refundRequestId",
+    "prepayId",
+    "refundAmount",
+    "refundReason",
+    "refundStyle",
+    "refundPayChannel",
+    "refundToGateUid",
+    "refundAddress",
+    "refundChain",
+    "memo",
+    "refundBearType",
+    "refundAmountTypeFull",
+    "merchant_id",
+    "client_id",
+];
 /// The longest number where no page says one.
 const UNBOUNDED: usize = 100;
 
@@ -109,29 +145,42 @@ pub enum TargetPlace {
 /// Every money operation of the catalogue, in the catalogue's order. `mcp_call` has no published body, so it has no row.
 pub const MONEY_ROWS: &[MoneyRow] = &[
     refund("refund_order", AmountPlace::OfOrder, TargetPlace::None),
-    refund(
-        "refund_checkout_order",
-        AmountPlace::Converted,
-        TargetPlace::User("receiverId"),
-    ),
+    converted_refund("refund_checkout_order"),
     named_refund("refund_order_v2", "refund_order_v2/payout"),
     MoneyRow {
         // No page describes its body, so no page documents its key.
         key: None,
+        fields: NAMED_REFUND_V3,
         ..named_refund("refund_order_v3", "refund_order_v3/payout")
     },
-    refund(
-        "refund_address_order",
-        AmountPlace::OfOrder,
-        TargetPlace::User("receiverId"),
-    ),
-    refund(
-        "refund_converted_address_order",
-        AmountPlace::Converted,
-        TargetPlace::User("receiverId"),
-    ),
+    MoneyRow {
+        fields: &[
+            "refundRequestId",
+            "prepayId",
+            "receiverId",
+            "refundAmount",
+            "refundReason",
+        ],
+        ..refund(
+            "refund_address_order",
+            AmountPlace::OfOrder,
+            TargetPlace::User("receiverId"),
+        )
+    },
+    converted_refund("refund_converted_address_order"),
     MoneyRow {
         key: Some(SpendKey::number("clientReqId", UNBOUNDED)),
+        // The last two are of the quote, and clients have them in the body.
+        fields: &[
+            "clientReqId",
+            "quoteId",
+            "buyAmount",
+            "buyCurrency",
+            "sellAmount",
+            "sellCurrency",
+            "price",
+            "rate",
+        ],
         ..row(
             "create_conversion",
             DemandKind::Conversion,
@@ -141,6 +190,16 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     MoneyRow {
         targets: TargetPlace::Addresses,
         key: Some(SpendKey::number("batch_id", 32)),
+        fields: &["batch_id", "withdraw_list", "channel_id"],
+        item_fields: &[
+            "merchant_withdraw_id",
+            "currency",
+            "amount",
+            "chain",
+            "address",
+            "memo",
+            "fee_type",
+        ],
         ..row(
             "create_payout",
             DemandKind::Payout,
@@ -153,6 +212,20 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     MoneyRow {
         // No page says that a repetition under `merchant_batch_no` is one transaction.
         targets: TargetPlace::Users,
+        fields: &[
+            "merchant_batch_no",
+            "currency",
+            "batchorderList",
+            "scenario",
+            "bizscene",
+            "name",
+            "description",
+            "channelId",
+            "batchId",
+            "merchant_id",
+            "client_id",
+        ],
+        item_fields: &["user_id", "amount", "currency", "rewardId"],
         ..row(
             "create_batch_transfer",
             DemandKind::Reward,
@@ -165,12 +238,39 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     MoneyRow {
         // Nor under `clientOrderId`.
         targets: TargetPlace::Bank("bankAccountId"),
+        // The second half is of the quote.
+        fields: &[
+            "clientOrderId",
+            "quoteToken",
+            "bankAccountId",
+            "cryptoCurrency",
+            "fiatCurrency",
+            "cryptoAmount",
+            "fiatAmount",
+            "type",
+            "side",
+            "promotionCode",
+            "validPeriod",
+            "fiatRate",
+            "cryptoRate",
+        ],
         ..row("create_otc_order", DemandKind::Otc, AmountPlace::Exchanged)
     },
-    row("create_gift_card", DemandKind::GiftCard, AmountPlace::Cards),
+    MoneyRow {
+        fields: &["title", "templateId", "currency", "amount", "count"],
+        ..row("create_gift_card", DemandKind::GiftCard, AmountPlace::Cards)
+    },
     MoneyRow {
         direction: MoneyDirection::In,
         key: Some(SpendKey::number("merchantDeductNo", UNBOUNDED)),
+        fields: &[
+            "merchantDeductNo",
+            "amount",
+            "currency",
+            "subscriptionOrderNo",
+            "merchantSubscriptionOrderNo",
+            "description",
+        ],
         ..row(
             "deduct_subscription",
             DemandKind::Deduction,
@@ -190,6 +290,8 @@ const fn row(operation: &'static str, kind: DemandKind, amounts: AmountPlace) ->
         amounts,
         targets: TargetPlace::None,
         key: None,
+        fields: &[],
+        item_fields: &[],
     }
 }
 
@@ -200,13 +302,41 @@ const fn refund(operation: &'static str, amounts: AmountPlace, targets: TargetPl
             order: Some("prepayId"),
             ..SpendKey::number("refundRequestId", 32)
         }),
+        fields: &[
+            "refundRequestId",
+            "prepayId",
+            "refundAmount",
+            "refundReason",
+        ],
         ..row(operation, DemandKind::Refund, amounts)
+    }
+}
+
+const fn converted_refund(operation: &'static str) -> MoneyRow {
+    MoneyRow {
+        fields: &[
+            "refundRequestId",
+            "prepayId",
+            "receiverId",
+            "refundOrderCurrency",
+            "refundPayCurrency",
+            "refundReason",
+            "refundOrderAmount",
+            "refundPayAmount",
+            "refundAmount",
+        ],
+        ..refund(
+            operation,
+            AmountPlace::Converted,
+            TargetPlace::User("receiverId"),
+        )
     }
 }
 
 const fn named_refund(operation: &'static str, payout_name: &'static str) -> MoneyRow {
     MoneyRow {
         payout_name: Some(payout_name),
+        fields: NAMED_REFUND,
         ..refund(operation, AmountPlace::OfOrder, TargetPlace::Refund)
     }
 }
@@ -215,6 +345,7 @@ const fn booking(operation: &'static str, kind: DemandKind) -> MoneyRow {
     MoneyRow {
         targets: TargetPlace::Account("accountId"),
         key: Some(SpendKey::number("merchantBatchNo", UNBOUNDED)),
+        fields: &["merchantBatchNo", "accountId", "currency", "amount"],
         ..row(operation, kind, stated("amount", "currency"))
     }
 }

@@ -872,3 +872,151 @@ fn a_refund_of_the_whole_order_has_its_key_though_no_amount() {
     assert_eq!(key("refund_order", twice), None);
     assert_eq!(key("create_order", r#"{"merchantTradeNo":"N"}"#), None);
 }
+
+#[test]
+fn with_a_list_of_destinations_no_field_is_sent_that_no_page_describes_for_the_call() {
+    let bounded = |row: &str, query: &str, body: &str| {
+        let operation = CATALOGUE.named(row).unwrap();
+        let reading = BodyReading::read(operation, Some(query), body.as_bytes());
+        bounded_targets(operation, &reading).map(|targets| targets.len())
+    };
+    let item = r#""merchant_withdraw_id":"w","currency":"USDT","amount":"1","chain":"E","address":"a","memo":"7","fee_type":1"#;
+    let payout = |item: &str, top: &str| {
+        format!(r#"{{"batch_id":"b","withdraw_list":[{{{item}}}],"channel_id":"c"{top}}}"#)
+    };
+    assert_eq!(bounded("create_payout", "", &payout(item, "")), Ok(1));
+    let names = "to target payment_id tag dest_tag email phone account_no toAddr ens invoice uid dest alias xpub";
+    for name in names.split(' ') {
+        let fault = DemandFault::Unknown(FieldName::of(name.as_bytes()));
+        for value in [
+            r#""TEvil""#,
+            "7",
+            "true",
+            r#"{"a":"TEvil"}"#,
+            r#"["TEvil"]"#,
+        ] {
+            let field = format!(r#","{name}":{value}"#);
+            let in_item = payout(&format!("{item}{field}"), "");
+            assert_eq!(
+                bounded("create_payout", "", &in_item),
+                Err(fault),
+                "{in_item}"
+            );
+            let at_top = payout(item, &field);
+            assert_eq!(
+                bounded("create_payout", "", &at_top),
+                Err(fault),
+                "{at_top}"
+            );
+            for (row, body) in [
+                ("refund_order", r#""prepayId":"p","refundAmount":"1""#),
+                ("refund_order_v2", r#""prepayId":"p","refundToGateUid":7"#),
+                ("refund_address_order", r#""prepayId":"p","receiverId":7"#),
+                ("create_otc_order", r#""bankAccountId":"1""#),
+                ("create_gift_card", r#""title":"t""#),
+            ] {
+                let body = format!("{{{body}{field}}}");
+                assert_eq!(bounded(row, "", &body), Err(fault), "{row} {body}");
+            }
+        }
+        let query = format!("{name}=TEvil");
+        assert_eq!(
+            bounded("create_payout", &query, &payout(item, "")),
+            Err(fault)
+        );
+        // Without a list nothing changes.
+        let in_item = payout(&format!(r#"{item},"{name}":"TEvil""#), "");
+        assert!(demand("create_payout", &in_item).is_ok(), "{in_item}");
+    }
+    // A documented field that holds fields names no target that anything compares.
+    let nested = payout(&item.replace(r#""w""#, r#"{"to":"TEvil"}"#), "");
+    assert_eq!(
+        bounded("create_payout", "", &nested),
+        Err(DemandFault::Misshapen("merchant_withdraw_id"))
+    );
+    let told = DemandFault::Unknown(FieldName::of("t\u{0}o\u{202e}".as_bytes())).to_string();
+    assert!(told.contains(r"t\x00o\xe2\x80\xae"), "{told}");
+}
+
+#[test]
+fn with_a_list_of_destinations_the_bodies_of_published_clients_are_read() {
+    let bounded = |row: &str, body: &str| {
+        let operation = CATALOGUE.named(row).unwrap();
+        let reading = BodyReading::read(operation, None, body.as_bytes());
+        bounded_targets(operation, &reading).map(|targets| targets.len())
+    };
+    let base = r#""api":"PAYMENT","headers":{},"version":null"#;
+    let refund = r#""refundRequestId":"r","prepayId":"p","refundAmount":"1","refundReason":null"#;
+    for (row, body, targets) in [
+        ("refund_order", refund.to_owned(), 0),
+        (
+            "refund_order_v2",
+            format!(
+                r#"{refund},"refundStyle":1,"refundPayChannel":null,"refundToGateUid":null,"refundAddress":null,"refundChain":null,"refundBearType":1,"memo":null"#
+            ),
+            0,
+        ),
+        (
+            "refund_order_v3",
+            format!(
+                r#"{refund},"merchantId":null,"clientId":null,"emailCode":null,"fundPass":null,"mId":null,"needNotify":false,"refundLimit":false,"refundGateId":null,"refundSource":0"#
+            ),
+            0,
+        ),
+        (
+            "create_batch_transfer",
+            r#""batchId":null,"merchant_batch_no":"m","bizscene":"REWARDS","merchant_id":"","clientId":"","currency":"GT","name":"n","description":"d","batchorderList":[{"user_id":7,"amount":"1"}]"#.to_owned(),
+            1,
+        ),
+        (
+            "create_payout",
+            r#""batch_id":"b","withdraw_list":[{"merchant_withdraw_id":"w","currency":"GT","amount":"1","chain":"E","address":"a","memo":null,"fee_type":0}],"channel_id":"""#.to_owned(),
+            1,
+        ),
+        (
+            "create_conversion",
+            r#""clientReqId":"c","quoteId":"q","sellCurrency":"GT","sellAmount":"1","buyCurrency":"USDT","buyAmount":"2","price":"2""#.to_owned(),
+            0,
+        ),
+    ] {
+        let body = format!("{{{base},{body}}}");
+        assert_eq!(bounded(row, &body), Ok(targets), "{row} {body}");
+        let header = r#""Header":{"X-GatePay-Certificate-ClientId":"c"},"Version":"""#;
+        let body = body.replacen(base, header, 1);
+        assert_eq!(bounded(row, &body), Ok(targets), "{row} {body}");
+        let body = body.replacen("X-GatePay-Certificate-ClientId", "to", 1);
+        let fault = DemandFault::Unknown(FieldName::of(b"Header"));
+        assert_eq!(bounded(row, &body), Err(fault), "{row} {body}");
+    }
+}
+
+#[test]
+fn every_field_of_an_amount_a_target_or_a_key_is_a_known_field_of_its_call() {
+    for row in MONEY_ROWS {
+        let known = |field: &str| row.fields.iter().any(|it| it.eq_ignore_ascii_case(field));
+        let mut fields: Vec<&str> = row.key.into_iter().flat_map(SpendKey::fields).collect();
+        match row.amounts {
+            AmountPlace::Stated { amount, currency } => fields.extend([amount, currency]),
+            AmountPlace::OfOrder => fields.extend(["refundAmount", "prepayId"]),
+            AmountPlace::Converted => fields.extend(["refundOrderAmount", "refundPayAmount"]),
+            AmountPlace::Items { list, .. } => {
+                fields.push(list);
+                assert!(row.item_fields.contains(&"amount"), "{}", row.operation);
+            }
+            AmountPlace::Cards => fields.extend(["amount", "currency", "count"]),
+            AmountPlace::Exchanged => fields.extend(["type", "cryptoAmount", "fiatAmount"]),
+        }
+        match row.targets {
+            TargetPlace::None => {}
+            TargetPlace::Refund => fields.extend(["refundStyle", "refundAddress", "memo"]),
+            TargetPlace::User(own) | TargetPlace::Bank(own) | TargetPlace::Account(own) => {
+                fields.push(own);
+            }
+            TargetPlace::Users => assert!(row.item_fields.contains(&"user_id")),
+            TargetPlace::Addresses => assert!(row.item_fields.contains(&"memo")),
+        }
+        for field in fields {
+            assert!(known(field), "{} {field}", row.operation);
+        }
+    }
+}

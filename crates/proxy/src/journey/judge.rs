@@ -14,7 +14,7 @@ use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
 use gatepay_core::money::{
-    DemandFault, MoneyDemand, documented_key, may_be_disguised_payout, stated_targets,
+    DemandFault, MoneyDemand, bounded_targets, documented_key, may_be_disguised_payout,
 };
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
@@ -462,10 +462,7 @@ pub fn body(
         .spends
         .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
         .flatten();
-    let targets = rules.targets.then(|| match demand.as_deref() {
-        Some(Ok(demand)) => Ok(demand.targets.clone()),
-        _ => stated_targets(operation, &reading),
-    });
+    let targets = rules.targets.then(|| bounded_targets(operation, &reading));
     Ok(JudgedBody {
         key: inspected.key,
         amounts,
