@@ -239,7 +239,7 @@ async fn lists_need_a_store_and_entries_that_name_one_destination() {
         ),
         (
             format!("{table}chain = 'ETH'\naddress = 'a b'\n"),
-            "is no address",
+            "must be 1 to 120 visible ASCII characters",
         ),
         (
             format!(

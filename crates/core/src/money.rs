@@ -26,7 +26,7 @@ use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, SpendKey, TargetPlace};
-pub use target::{MoneyTarget, StatedTarget, TargetEntry};
+pub use target::{AddressPart, MoneyTarget, StatedTarget, TargetEntry};
 
 /// What a money call asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -525,7 +525,13 @@ impl<'a> DemandReader<'_, 'a> {
     ) -> Result<MoneyTarget, DemandFault> {
         let memo = self.text("memo")?.unwrap_or_default();
         let target = MoneyTarget::address(&self.required(chain)?, &self.required(address)?, &memo);
-        target.ok_or(DemandFault::Misshapen(address))
+        target.map_err(|part| {
+            DemandFault::Misshapen(match part {
+                AddressPart::Chain => chain,
+                AddressPart::Address => address,
+                AddressPart::Memo => "memo",
+            })
+        })
     }
 
     fn id(&self, field: &'static str) -> Result<String, DemandFault> {
@@ -620,6 +626,23 @@ impl<'a> DemandReader<'_, 'a> {
             && (1..=longest).contains(&key.len())
             && key.bytes().all(is_plain);
         is_documented.then(|| key.into_owned())
+    }
+}
+
+impl DemandFault {
+    /// Whether the fault is that of an amount or a currency.
+    pub fn is_of_amount(self) -> bool {
+        match self {
+            Self::Amount(..) | Self::Currency(_) | Self::WholeOrder | Self::TooMuch => true,
+            Self::Undocumented(field) | Self::Missing(field) | Self::Misshapen(field) => {
+                documented::is_of_amount(field)
+            }
+            Self::UnknownOperation
+            | Self::Ambiguous
+            | Self::Unknown(_)
+            | Self::TooMany(_)
+            | Self::NotRead => false,
+        }
     }
 }
 

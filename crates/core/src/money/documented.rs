@@ -72,6 +72,18 @@ const AMOUNTS: [&str; 11] = [
     "currency",
 ];
 
+/// Whether a field says how much, or of which currency.
+pub(super) fn is_of_amount(field: &str) -> bool {
+    let others = [
+        "count",
+        "cryptoAmount",
+        "fiatAmount",
+        "cryptoCurrency",
+        "fiatCurrency",
+    ];
+    AMOUNTS.contains(&field) || others.contains(&field)
+}
+
 /// The beginning of the names of GatePay's headers.
 const OF_GATEPAY: &str = "X-GatePay-";
 /// Fields that the published clients add to every body: the call's name among the library's, and a version.

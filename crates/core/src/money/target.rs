@@ -40,14 +40,25 @@ pub struct TargetEntry {
     pub index: Option<usize>,
 }
 
+/// The part of an address that has a second reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressPart {
+    /// Its chain.
+    Chain,
+    /// The address on the chain.
+    Address,
+    /// Its memo.
+    Memo,
+}
+
 /// The longest address, in bytes.
 const LONGEST_ADDRESS: usize = 120;
 /// The longest memo, in bytes.
 const LONGEST_MEMO: usize = 80;
 
 impl MoneyTarget {
-    /// An address on a chain, if all parts can be written down without a second reading.
-    pub fn address(chain: &str, address: &str, memo: &str) -> Option<Self> {
+    /// An address on a chain, if all parts can be written down without a second reading; else the first part that cannot.
+    pub fn address(chain: &str, address: &str, memo: &str) -> Result<Self, AddressPart> {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
         let is_chain = (1..=32).contains(&chain.len()) && chain.bytes().all(is_name);
         let is_address = (1..=LONGEST_ADDRESS).contains(&address.len())
@@ -58,7 +69,16 @@ impl MoneyTarget {
         let hex = address
             .strip_prefix("0x")
             .filter(|hex| hex.len() == 40 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        (is_chain && is_address && is_memo).then(|| Self::Address {
+        if !is_chain {
+            return Err(AddressPart::Chain);
+        }
+        if !is_address {
+            return Err(AddressPart::Address);
+        }
+        if !is_memo {
+            return Err(AddressPart::Memo);
+        }
+        Ok(Self::Address {
             chain: chain.to_ascii_uppercase(),
             address: hex.map_or_else(|| address.to_owned(), |_| address.to_ascii_lowercase()),
             memo: memo.to_owned(),
@@ -140,7 +160,8 @@ mod tests {
     #[test]
     fn one_address_is_one_target_and_another_spelling_of_a_base58_address_is_another() {
         let target = |chain: &str, address: &str, memo: &str| {
-            MoneyTarget::address(chain, address, memo).map(|it| it.to_string())
+            let target = MoneyTarget::address(chain, address, memo).unwrap();
+            target.to_string()
         };
         let evm = "0x52908400098527886E0F7030069857D2E4169EE7";
         assert_eq!(
@@ -158,18 +179,18 @@ mod tests {
 
     #[test]
     fn a_part_with_a_second_reading_makes_no_target() {
-        for (chain, address, memo) in [
-            ("", "a", ""),
-            ("E T", "a", ""),
-            ("ETH", "", ""),
-            ("ETH", "a b", ""),
-            ("ETH", "\u{0430}", ""),
-            ("ETH", "a", " 7"),
-            ("ETH", "a", "7\n"),
+        for (chain, address, memo, part) in [
+            ("", "a", "", AddressPart::Chain),
+            ("E T", "a", "", AddressPart::Chain),
+            ("ETH", "", "", AddressPart::Address),
+            ("ETH", "a b", "", AddressPart::Address),
+            ("ETH", "\u{0430}", "", AddressPart::Address),
+            ("ETH", "a", " 7", AddressPart::Memo),
+            ("ETH", "a", "7\n", AddressPart::Memo),
         ] {
             assert_eq!(
                 MoneyTarget::address(chain, address, memo),
-                None,
+                Err(part),
                 "{chain} {address} {memo}"
             );
         }

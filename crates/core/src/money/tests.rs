@@ -1020,3 +1020,24 @@ fn every_field_of_an_amount_a_target_or_a_key_is_a_known_field_of_its_call() {
         }
     }
 }
+
+#[test]
+fn a_target_that_has_no_certain_reading_is_refused_by_the_name_of_its_field() {
+    let fault = |part: &str, value: &str| {
+        let item = r#"{"amount":"1","currency":"GT","chain":"E","address":"a","memo":"7"}"#;
+        let mut item: Value = serde_json::from_str(item).unwrap();
+        item[part] = value.into();
+        demand("create_payout", &format!(r#"{{"withdraw_list":[{item}]}}"#)).unwrap_err()
+    };
+    for (field, value) in [("chain", "E T"), ("address", "a b"), ("memo", " 7")] {
+        let fault = fault(field, value);
+        assert_eq!(fault, DemandFault::Misshapen(field));
+        assert!(!fault.is_of_amount());
+    }
+    let refund = r#"{"prepayId":"p","refundAmount":"1","refundAddress":"a","refundChain":"E T"}"#;
+    assert_eq!(
+        demand("refund_order_v2", refund).unwrap_err(),
+        DemandFault::Misshapen("refundChain")
+    );
+    assert!(fault("amount", "1e3").is_of_amount());
+}

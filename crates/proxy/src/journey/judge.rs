@@ -218,9 +218,12 @@ async fn judge_call<'g>(
             caps.covers(generation, acting.account().unwrap_or_default(), operation)
         })
     {
-        return Err(Refusal::InvalidBody(format!(
-            "{fault}; caps count this call, so that its amount must be exact"
-        )));
+        let why = if fault.is_of_amount() {
+            "caps count this call, so that its amount must be exact"
+        } else {
+            "caps count this call"
+        };
+        return Err(Refusal::InvalidBody(format!("{fault}; {why}")));
     }
     let callback = judged.callback.take();
     let callback = callback.map(|field| own_callback(field, owner, rules.endpoints));

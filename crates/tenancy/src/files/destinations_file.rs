@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gatepay_core::money::MoneyTarget;
+use gatepay_core::money::{AddressPart, MoneyTarget};
 
 use crate::files::caps_file::period;
 use crate::model::destinations::{DestinationMode, TenantDestinations};
@@ -88,7 +88,17 @@ fn destination(mut reader: TableReader<'_>) -> Option<MoneyTarget> {
         let stated = chain.zip(address);
         stated.and_then(|(chain, address)| {
             let target = MoneyTarget::address(&chain, &address, &memo);
-            target.or_else(|| misshapen("address", "is no address with which calls are compared: chain of letters, digits, _ - and ., address of at most 120 visible ASCII characters, memo of at most 80 bytes"))
+            let why = |part: AddressPart| match part {
+                AddressPart::Chain => misshapen("chain", "must be 1 to 32 letters, digits, _ - and ."),
+                AddressPart::Address => {
+                    misshapen("address", "must be 1 to 120 visible ASCII characters")
+                }
+                AddressPart::Memo => misshapen(
+                    "memo",
+                    "must be at most 80 bytes, without control characters and without spaces around it",
+                ),
+            };
+            target.map_or_else(why, Some)
         })
     };
     reader.finish();
