@@ -462,6 +462,20 @@ async fn a_tenant_sees_its_own_statement_and_operators_see_it_by_command() {
     assert!(command("").contains("create_payout"));
     let shown: Value = serde_json::from_str(&command("--json")).unwrap();
     assert_eq!(shown["calls"], payouts);
+
+    // An id that nothing is known of has no statement; that of a removed tenant stays.
+    let path = format!("/statements?tenant=nobody&day={day}");
+    let unknown = program.admin("GET", &path).await;
+    assert_eq!(unknown.status, 404, "{}", unknown.text());
+    let said = unknown.text();
+    assert!(said.contains("no tenant or operator has this id"), "{said}");
+    assert!(said.contains("`gatepay-proxy tenant list`"), "{said}");
+    program.stop().await;
+    folder.remove("tenants.d/acme.toml");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let kept = statement(&program, &day).await;
+    assert_eq!(kept["calls"].as_array().unwrap().len(), 2, "{kept}");
 }
 
 /// How calls to an operation stand on a day.

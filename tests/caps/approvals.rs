@@ -382,6 +382,13 @@ async fn an_approval_shows_every_target_and_nothing_that_only_looks_like_one() {
     }
     let (_, said) = says(&program, "carol", ("GET", "/approvals?party=globex")).await;
     assert!(!said.contains(&id), "{said}");
+    for (path, known) in [("/approvals?party=", "acme"), ("/caps?tenant=", "acme")] {
+        let (status, said) = says(&program, "carol", ("GET", &format!("{path}{known}"))).await;
+        assert_eq!(status, 200, "{said}");
+        let (status, said) = says(&program, "carol", ("GET", &format!("{path}nobody"))).await;
+        assert_eq!(status, 404, "{said}");
+        assert!(said.contains("no tenant or operator has this id"), "{said}");
+    }
     for wrong in ["state=open", "party=A", "after=1"] {
         let path = format!("/approvals?{wrong}");
         assert_eq!(says(&program, "carol", ("GET", &path)).await.0, 400);

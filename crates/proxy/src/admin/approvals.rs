@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
-use crate::admin::suspend::{AdminActor, DISK, finished};
+use crate::admin::suspend::{AdminActor, DISK, finished, unknown_party};
 use crate::app::App;
 use crate::cluster::Cluster;
 use crate::cluster::store_calls::{StoreCallError, StoreCalls};
@@ -95,11 +95,18 @@ pub(super) async fn decide(
 async fn listed(app: &App, query: Option<&str>) -> Result<ApprovalPage, AdminFailure> {
     let query = asked(query)?;
     let calls = calls(app)?;
+    let registry = &app.generation.load().registry;
+    // The store keeps the approvals of a party that was removed.
+    let is_known = |id: &StoredText| registry.position(id.as_str()).is_some();
+    let is_unknown = query.party.as_ref().is_some_and(|id| !is_known(id));
     let approvals = calls.call(move |store| async move {
         let needed = store.approvers_needed().await?;
         Ok((store.approvals(&query).await?, needed))
     });
     let (mut approvals, in_force) = approvals.await.map_err(|error| away(&error))?;
+    if is_unknown && approvals.is_empty() {
+        return Err(unknown_party("no such approval of it is kept"));
+    }
     let has_more = approvals.len() > PAGE as usize;
     approvals.truncate(PAGE as usize);
     let last = approvals.last().filter(|_| has_more);

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::admin::notification_view::{away, bad};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
+use crate::admin::suspend::unknown_party;
 use crate::app::App;
 use crate::cluster::store_calls::LongReader;
 
@@ -129,9 +130,8 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
         party.ok_or(bad("tenant= is the id of a tenant or an operator\n"))
     });
     let tenant = tenant.transpose()?;
-    // An operator has no sub-account, and so no caps but those over all.
-    let account =
-        tenant.map(|id| account_of(&app.generation.load().registry, &id).unwrap_or_default());
+    let account = tenant.map(|id| account_of(&app.generation.load().registry, &id));
+    let account = account.transpose()?;
     let of = account.clone();
     let facts = cluster
         .calls()
@@ -146,11 +146,16 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
     ))
 }
 
-fn account_of(registry: &Registry, id: &StoredText) -> Option<StoredText> {
-    match registry.at(registry.position(id.as_str())?) {
+/// The sub-account of a party. An operator has none, and so no caps but those over all.
+fn account_of(registry: &Registry, id: &StoredText) -> Result<StoredText, AdminFailure> {
+    let position = registry.position(id.as_str());
+    let position = position
+        .ok_or_else(|| unknown_party("caps of a sub-account without a tenant are in GET /caps"))?;
+    let account = match registry.at(position) {
         PartyRef::Tenant(tenant) => StoredText::parse(tenant.sub_account.as_str()),
         PartyRef::Operator(_) => None,
-    }
+    };
+    Ok(account.unwrap_or_default())
 }
 
 impl CapList {

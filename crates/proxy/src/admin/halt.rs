@@ -111,7 +111,7 @@ fn scope_of(app: &App, query: Option<&str>) -> Result<HaltScope, AdminFailure> {
             None if app.halts().iter().any(is_halted) => Ok(HaltScope::Party(id.to_owned())),
             None => Err(failure(
                 StatusCode::NOT_FOUND,
-                "no tenant or operator has this id\n",
+                "no tenant or operator has this id: GET /tenants and `gatepay-proxy tenant list` have them\n",
             )),
         };
     }

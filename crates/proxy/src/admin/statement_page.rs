@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::admin::notification_view::{away, bad};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json as answer};
+use crate::admin::suspend::unknown_party;
 use crate::app::App;
 use crate::cluster::store_calls::{LongReader, StoreCalls};
-use crate::statements::statement_view;
+use crate::statements::statement_view::{self, StatementView};
 
 /// Answers `GET /statements`.
 pub(super) async fn show(app: &App, query: Option<&str>) -> AdminResponse {
@@ -35,8 +36,8 @@ async fn shown(app: &App, query: Option<&str>) -> Result<Value, AdminFailure> {
     }
     let tenant = tenant.ok_or(bad("say tenant=: the id of a tenant or an operator\n"))?;
     let generation = app.generation.load();
-    let own = generation.registry.position(&tenant);
-    let own = own.and_then(|position| match generation.registry.at(position) {
+    let own_position = generation.registry.position(&tenant);
+    let own = own_position.and_then(|position| match generation.registry.at(position) {
         PartyRef::Tenant(tenant) => Some(tenant.sub_account.as_str().to_owned()),
         PartyRef::Operator(_) => None,
     });
@@ -52,6 +53,10 @@ async fn shown(app: &App, query: Option<&str>) -> Result<Value, AdminFailure> {
     };
     let statement = statement_view::read(cluster.calls(), LongReader::Institution, subject).await;
     let statement = statement.map_err(|error| away(&error))?;
+    let is_empty = statement.as_ref().is_some_and(StatementView::is_empty);
+    if own_position.is_none() && is_empty {
+        return Err(unknown_party("the statement of the day is empty"));
+    }
     let statement = statement.ok_or(AdminFailure(
         StatusCode::NOT_FOUND,
         "the store has no such day: it has the days on which an instance served, for 400 days\n"

@@ -159,7 +159,20 @@ fn named(app: &App, query: Option<&str>) -> Result<PartyId, UnknownParty> {
     PartyId::parse(&query_text(id)).map_err(|_| UnknownParty::Nobody)
 }
 
-const NOBODY: &str = "no tenant or operator has this id\n";
+/// The failure of a question about a party that is not configured and of which nothing is kept either, with what else there
+/// is to say.
+pub(super) fn unknown_party(also: &str) -> AdminFailure {
+    AdminFailure(
+        StatusCode::NOT_FOUND,
+        format!(
+            "no tenant or operator has this id (GET /tenants and `gatepay-proxy tenant list` have them), and {also}\n"
+        )
+        .into(),
+    )
+}
+
+const NOBODY: &str =
+    "no tenant or operator has this id: GET /tenants and `gatepay-proxy tenant list` have them\n";
 
 fn position(app: &App, id: &PartyId) -> Option<usize> {
     app.generation.load().registry.position(id.as_str())

@@ -90,6 +90,17 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+impl StatementView {
+    /// Whether the store has nothing of the party on the day.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+            && self.requests.is_empty()
+            && self.corrections.is_empty()
+            && self.notifications_delivered == 0
+            && self.peak.is_none()
+    }
+}
+
 /// Reads a statement; `None` if the store has no such day.
 pub async fn read(
     calls: &StoreCalls,
