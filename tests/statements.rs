@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -369,10 +370,11 @@ async fn with_a_file(gatepay: &GatePay) -> (Folder, Program) {
         "timestamp = { future_ms = 300 }\n\
          store = { path = 'store/gatepay.db', max_skew_ms = 200 }",
     );
-    std::fs::create_dir(folder.path("store")).unwrap();
     let config = folder.name("proxy.toml");
     let (said, code) = printed(&run(&["store", "migrate", "--config", &config]));
     assert_eq!(code, Some(0), "{said}");
+    let made = std::fs::metadata(folder.path("store")).unwrap();
+    assert_eq!(made.permissions().mode() & 0o777, 0o700);
     folder.tenant(&acme(), "");
     folder.tenant(&globex(), "");
     let program = Program::serve(&folder).await;

@@ -533,17 +533,17 @@ async fn a_file_is_made_by_migrate_alone_and_is_used_by_one_process() {
     let (text, code) = printed(&folder.run("check"));
     assert_eq!(code, Some(64), "{text}");
     assert!(text.contains("world-accessible: run `chmod o="), "{text}");
-    let gone = folder_without_parent();
-    let (text, code) = printed(&gone.run("check"));
+    let other = self::folder("path = 'nowhere/gatepay.db'");
+    let (text, _) = printed(&other.run("check"));
+    assert!(!text.contains("is no folder"), "it is made: {text}");
+    assert!(!other.path("nowhere").exists());
+    other.file("nowhere", "a file");
+    let (text, code) = printed(&other.run("check"));
     assert_eq!(code, Some(64), "{text}");
     assert!(
         text.contains("store: ") && text.contains("is no folder"),
         "{text}"
     );
-}
-
-fn folder_without_parent() -> Folder {
-    folder("path = 'nowhere/gatepay.db'")
 }
 
 #[test]

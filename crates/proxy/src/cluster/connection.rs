@@ -19,6 +19,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use crate::process::files::FileSystem;
+
 /// The file in `state_dir` that remembers the last contact with the store.
 const CONTACT: &str = "store-contact";
 
@@ -64,14 +66,26 @@ impl StoreConnection {
         Ok(Self { engine, terms })
     }
 
-    /// Opens the store. Reads the contact file; a server is connected later.
+    /// Makes the folder of a SQLite file, with its missing parents, for its owner alone.
+    fn make_folder(&self) -> Result<(), String> {
+        let Some(folder) = self.file().and_then(folder_of) else {
+            return Ok(());
+        };
+        let made = FileSystem::default().make_folder(folder);
+        made.map_err(|error| format!("{} cannot be made: {error}", folder.display()))
+    }
+
+    /// Opens the store, and makes the file and its folder if they are missing. Reads the contact file; a server is connected
+    /// later.
     pub fn open(&self) -> Result<Store, String> {
+        self.make_folder()?;
         Store::open(&self.engine, self.terms).map_err(|error| error.to_string())
     }
 
     /// Like [`open`](Self::open), but waits until the previous process closes the file, for a successor that starts while
     /// the last calls of the previous process end.
     pub fn open_in_turn(&self, patience: Duration) -> Result<Store, String> {
+        self.make_folder()?;
         let began = Instant::now();
         let mut was_logged = false;
         loop {
@@ -112,8 +126,9 @@ impl StoreConnection {
     pub fn inspect(&self) -> Result<(), String> {
         match &self.engine {
             EngineSettings::Postgres(_) => self.open().map(drop),
-            EngineSettings::Sqlite(settings) => match settings.path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            EngineSettings::Sqlite(settings) => match folder_of(&settings.path) {
+                // A folder that is missing is made with the file.
+                Some(folder) if folder.exists() && !folder.is_dir() => {
                     Err(format!("{} is no folder", folder.display()))
                 }
                 _ => SqliteStore::inspect(&settings.path).map_err(|error| error.to_string()),
@@ -133,6 +148,12 @@ impl StoreConnection {
     pub fn terms(&self) -> &StoreTerms {
         &self.terms
     }
+}
+
+/// The folder that a path names for its file.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
 }
 
 fn postgres(server: &PostgresServer, contact_file: PathBuf) -> Result<PostgresSettings, String> {
@@ -207,6 +228,29 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_folder_of_a_file_is_made_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/store/gatepay.db");
+        let connection = StoreConnection {
+            engine: EngineSettings::Sqlite(SqliteSettings {
+                path: path.clone(),
+                contact_file: folder.path().join(CONTACT),
+            }),
+            terms: StoreTerms::default(),
+        };
+        assert_eq!(connection.inspect(), Ok(()));
+        assert!(!folder.path().join("state").exists(), "check makes nothing");
+        assert!(connection.open().is_ok() && path.exists());
+        for made in ["state", "state/store"] {
+            let made = fs::metadata(folder.path().join(made)).unwrap();
+            assert_eq!(made.mode() & 0o777, 0o700);
+        }
+        drop(fs::remove_dir_all(folder.path().join("state")));
+        fs::write(folder.path().join("state"), "a file").unwrap();
+        assert!(connection.open().is_err());
+    }
 
     #[test]
     fn a_client_key_that_other_users_may_read_is_refused() {
