@@ -267,12 +267,15 @@ async fn lists_need_a_store_and_entries_that_name_one_destination() {
         assert_eq!(code, Some(64), "{said}");
         assert!(said.contains(problem), "{said}");
     }
+    let folder = folder_of_file(&gatepay, &listed("1s", &["a"]));
+    let (said, _) = printed(&folder.run("check"));
+    assert!(said.contains("a new one is held 1s"), "{said}");
     let folder = folder_of_file(&gatepay, &listed("24h", &["a", "b"]));
     let (said, code) = printed(&folder.run("check"));
     assert_eq!(code, Some(0), "{said}");
     assert!(
         said.contains(
-            "destinations: acme: money goes to 2 listed ones only; a new one is held 24 h"
+            "destinations: acme: money goes to 2 listed ones only; a new one is held 24h"
         ),
         "{said}"
     );

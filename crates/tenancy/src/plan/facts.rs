@@ -3,8 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::operation::{AnswerForm, Method};
@@ -353,4 +355,36 @@ pub fn time(ms: u64) -> String {
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| format!("{ms} ms"), |time| time.to_string())
+}
+
+/// A period as files write it: `24h`, `90m`, `1s`, and `0` for none. From two days on it is in days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainPeriod(pub Duration);
+
+impl fmt::Display for PlainPeriod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            0 => f.write_str("0"),
+            days if days >= 172_800 && days % 86_400 == 0 => write!(f, "{}d", days / 86_400),
+            hours if hours % 3_600 == 0 => write!(f, "{}h", hours / 3_600),
+            minutes if minutes % 60 == 0 => write!(f, "{}m", minutes / 60),
+            seconds => write!(f, "{seconds}s"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod period_tests {
+    use super::*;
+    use crate::files::caps_file::period;
+
+    #[test]
+    fn a_period_is_told_as_files_write_it() {
+        for text in [
+            "0", "1s", "61s", "1m", "90m", "1h", "24h", "36h", "2d", "90d",
+        ] {
+            assert_eq!(PlainPeriod(period(text).unwrap()).to_string(), text);
+        }
+        assert_eq!(PlainPeriod(period("1440m").unwrap()).to_string(), "24h");
+    }
 }

@@ -8,6 +8,7 @@ use gatepay_core::money::MoneyRow;
 use gatepay_tenancy::Configuration;
 use gatepay_tenancy::caps::Cap;
 use gatepay_tenancy::destinations::{DestinationMode, TenantDestinations};
+use gatepay_tenancy::facts::PlainPeriod;
 use gatepay_tenancy::settings::Settings;
 use gatepay_tenancy::{PartyId, PartyRef};
 
@@ -26,12 +27,12 @@ pub(super) fn report(configuration: &Configuration) {
         let limits = capped.iter().flat_map(|it| it.caps());
         let limits: usize = limits.map(|cap| limit_keys(cap).len()).sum();
         say(format_args!(
-            "money caps: {} over all tenants; {} of {} tenants have some, with {limits} limits; days begin at midnight of {}, raises hold after {} h",
+            "money caps: {} over all tenants; {} of {} tenants have some, with {limits} limits; days begin at midnight of {}, raises hold after {}",
             settings.caps.all.len(),
             capped.len(),
             registry.tenants().len(),
             settings.caps.time_zone.name(),
-            settings.caps.raise_after.as_secs() / 3_600
+            PlainPeriod(settings.caps.raise_after)
         ));
     }
     of_destinations(configuration);
@@ -85,13 +86,13 @@ fn of_destinations(configuration: &Configuration) {
             continue;
         };
         let TenantDestinations { mode, hold, listed } = destinations;
-        let (number, hours) = (listed.len(), hold.as_secs_f64() / 3_600.0);
+        let (number, hold_text) = (listed.len(), PlainPeriod(*hold));
         say(match mode {
             DestinationMode::Listed => format!(
-                "destinations: {id}: money goes to {number} listed ones only; a new one is held {hours} h"
+                "destinations: {id}: money goes to {number} listed ones only; a new one is held {hold_text}"
             ),
             DestinationMode::Any => format!(
-                "destinations: {id}: money goes anywhere; the hold of {number} listed ones, {hours} h, is counted already"
+                "destinations: {id}: money goes anywhere; the hold of {number} listed ones, {hold_text}, is counted already"
             ),
         });
         let may_give = gift_cards.is_some_and(|at| tenant.party.permissions.allows(at));
