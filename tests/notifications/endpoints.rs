@@ -62,6 +62,11 @@ async fn a_test_event_reaches_the_tenants_endpoint_signed_and_is_not_a_notificat
         said.contains("to do      redirects are not followed"),
         "{said}"
     );
+    for url in [to_acme.url("/hook"), to_acme.url("/hook%3Fshop=1")] {
+        let path = format!("{TEST}&url={url}");
+        let (status, said) = receiver.orders(&path).await;
+        assert_eq!(status, 200, "the URL in the file: {said}");
+    }
     for (path, status) in [
         ("/-/notifications/test", 400),
         ("/-/notifications/test?tenant=nobody", 404),

@@ -122,15 +122,21 @@ pub(super) async fn of_tenant(
         .iter()
         .all(|(endpoint, _)| *endpoint != configured)
     {
-        endpoints.insert(0, (configured, None));
+        endpoints.insert(0, (configured.clone(), None));
     }
     if let Some(url) = url {
-        endpoints
-            .retain(|(endpoint, _)| endpoint.url.as_deref().is_some_and(|it| shown(it) == url));
+        let own = relay
+            .registered_tenants()
+            .and_then(|tenants| tenants.configured_url(&owner.tenant));
+        endpoints.retain(|(endpoint, _)| {
+            let own = own.as_deref().filter(|_| *endpoint == configured);
+            let named = endpoint.url.as_deref().or(own);
+            named.is_some_and(|it| shown(it) == url || it == url)
+        });
         if endpoints.is_empty() {
             return Err(AdminFailure(
                 StatusCode::NOT_FOUND,
-                "no event has gone to this URL of the tenant: GET /notifications/endpoints lists those that are known\n".into(),
+                "this URL is not the tenant's notifications.url, and no event has gone to it: GET /notifications/endpoints lists those that are known\n".into(),
             ));
         }
     }
