@@ -128,10 +128,12 @@ pub(super) fn only_known_in_item(
     Ok(())
 }
 
-/// The field of this name among the known ones.
+/// The field of this name among the known ones. A name with an index or a key in brackets holds fields of its own.
 fn known(fields: &[&[&'static str]], name: &[u8]) -> Result<&'static str, DemandFault> {
     let mut fields = fields.iter().copied().flatten();
-    let field = fields.find(|field| folded_name(field.as_bytes()).eq(folded_name(name)));
+    let is_plain = !name.contains(&b'[');
+    let field =
+        fields.find(|field| is_plain && folded_name(field.as_bytes()).eq(folded_name(name)));
     field
         .copied()
         .ok_or_else(|| DemandFault::Unknown(FieldName::of(name)))

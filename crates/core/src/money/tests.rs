@@ -934,6 +934,11 @@ fn with_a_list_of_destinations_no_field_is_sent_that_no_page_describes_for_the_c
         bounded("create_payout", "", &nested),
         Err(DemandFault::Misshapen("merchant_withdraw_id"))
     );
+    for name in ["channel_id[to]", "batch_id[0]"] {
+        let fault = DemandFault::Unknown(FieldName::of(name.as_bytes()));
+        let body = payout(item, &format!(r#","{name}":"TEvil""#));
+        assert_eq!(bounded("create_payout", "", &body), Err(fault), "{body}");
+    }
     let told = DemandFault::Unknown(FieldName::of("t\u{0}o\u{202e}".as_bytes())).to_string();
     assert!(told.contains(r"t\x00o\xe2\x80\xae"), "{told}");
 }
