@@ -254,7 +254,7 @@ async fn a_code_that_says_that_the_key_exists_is_looked_up_at_once_and_never_cal
 #[tokio::test]
 async fn a_key_that_was_used_with_other_parameters_is_never_called_refused() {
     let gatepay = GatePay::start();
-    let proxy = Proxy::before(&gatepay).with(one_question).start();
+    let proxy = Proxy::before(&gatepay).with(two_questions).start();
     let paid = gatepay.paid_order(&proxy).await;
     let refund = |id: &str, amount: &str, reason: &str| {
         let body = format!(

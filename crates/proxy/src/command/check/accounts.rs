@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gatepay_core::money::CurrencyCode;
 use gatepay_tenancy::Registry;
 use gatepay_tenancy::caps::Cap;
 
@@ -71,7 +72,7 @@ impl<'a> FileCaps<'a> {
     fn of(caps: &'a [Cap]) -> Self {
         let mut currencies: BTreeMap<&str, BTreeSet<Option<&str>>> = BTreeMap::new();
         for cap in caps.iter().filter(|cap| !cap.shadow) {
-            let currency = cap.currency.as_ref().map(|it| it.as_str());
+            let currency = cap.currency.as_ref().map(CurrencyCode::as_str);
             for call in &cap.calls.counted {
                 currencies.entry(call).or_default().insert(currency);
             }
