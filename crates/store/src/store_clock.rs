@@ -10,7 +10,7 @@ pub struct StoreClock {
     pub wall_ms: i64,
     /// The store's time then.
     pub steady_ms: i64,
-    /// Since when, in the store's time, the two have been more than [`APART_MS`] apart.
+    /// Since when, in the store's time, the two have been more than 10 s apart.
     pub apart_since: Option<i64>,
     /// Whether an instance saw the step that put them apart.
     pub is_witnessed: bool,
