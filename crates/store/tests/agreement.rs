@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, settings, text, timed};
+use crate::support::{beat, introduction, runtime, settings, text, timed};
 
 const START_MS: u64 = 1_767_225_600_000;
 
@@ -131,10 +131,7 @@ struct Trial<'a> {
 
 impl Pair {
     fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let server = runtime.block_on(PgServer::migrated());
         let conninfo = settings(&[server.port]).conninfo;
         let (admin, connection) = runtime

@@ -30,7 +30,7 @@ use crate::cap_steps::{
 use crate::failover::rejoins;
 use crate::operator_steps;
 use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, row_at, settings, timed};
+use crate::support::{batch, beat, introduction, row_at, runtime, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -214,10 +214,7 @@ fn agree(cases: u32, steps: usize) {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let clocked = runtime.block_on(Clocked::start());
     let mut runner = TestRunner::new(Config {
         cases,
@@ -1326,10 +1323,7 @@ fn an_older_declaration_changes_nothing_after_its_instance_was_taken_for_dead() 
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let clocked = runtime.block_on(Clocked::start());
     on_instances((&runtime, &clocked), 2, standstill);
 }
@@ -1339,10 +1333,7 @@ fn a_refund_of_an_order_whose_currency_the_store_does_not_know_passes_no_cap() {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let clocked = runtime.block_on(Clocked::start());
     on_instances((&runtime, &clocked), 2, |engine| {
         let parts = "SELECT u.parts FROM gatepay.usage_call AS u WHERE u.print = $1";
@@ -1364,10 +1355,7 @@ fn on_a_server(trial: impl FnOnce(CapEngine<'_>)) {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let clocked = runtime.block_on(Clocked::start());
     on_instances((&runtime, &clocked), 1, trial);
 }

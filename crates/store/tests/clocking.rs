@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::cap_steps::{amount, beside, currency, rule};
 use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, now_ms, row, settings};
+use crate::support::{batch, beat, introduction, now_ms, row, runtime, settings};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -336,10 +336,7 @@ fn the_functions_and_the_rules_in_rust_agree_about_the_stores_time() {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let server = runtime.block_on(PgServer::migrated());
     let conninfo = settings(&[server.port]).conninfo;
     let connected = runtime.block_on(tokio_postgres::connect(&conninfo, tokio_postgres::NoTls));

@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 use crate::destination_steps::{START_MS, declared, reload_step, run, text};
 use crate::failover::rejoins;
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, settings, timed};
+use crate::support::{beat, introduction, runtime, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -24,10 +24,7 @@ fn the_function_and_the_model_keep_the_same_destinations() {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let server = runtime.block_on(PgServer::migrated());
     let settings = settings(&[server.port]);
     let admin = runtime.block_on(async {

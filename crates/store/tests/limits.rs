@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use crate::limit_cluster::{BUCKETS, LimitCluster, LimitEvent, QUOTA, event};
 use crate::limit_stores::{LimitStores, limit_server};
 use crate::postgres::{self, PgServer};
-use crate::support::{TERMS, beat, introduction, ready, settings};
+use crate::support::{TERMS, beat, introduction, ready, runtime, settings};
 
 /// The most calls that any period has beyond its inflow; never more than the burst.
 #[expect(
@@ -59,10 +59,7 @@ async fn run(stores: LimitStores, events: Vec<LimitEvent>) -> Result<LimitCluste
 }
 
 fn scenarios(cases: u32, length: usize, with_sql: bool) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let server = if with_sql {
         runtime.block_on(limit_server())
     } else {

@@ -29,7 +29,7 @@ use tokio_postgres::NoTls;
 
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
 use crate::postgres::{self, PgServer, StandbyMode, until};
-use crate::support::{TERMS, now_ms, settings, timed};
+use crate::support::{TERMS, now_ms, runtime, settings, timed};
 
 pub(crate) fn opened(server: &PgServer) -> Store {
     let terms = StoreTerms {
@@ -76,10 +76,7 @@ fn agree(cases: u32, steps: usize) {
     if postgres::is_missing() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let server = runtime.block_on(PgServer::migrated());
     let conninfo = settings(&[server.port]).conninfo;
     let (admin, connection) = runtime

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::postgres::{self, PgServer, StandbyMode, until};
 use crate::support::{
-    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, settings, store, verdict,
+    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, runtime, settings, store, verdict,
 };
 
 /// Keeps the store's tables as an instance does, once a second, until it is done: an upkeep that meets a lock leaves its work
@@ -254,10 +254,7 @@ async fn slots_are_emptied_ahead_of_time_unless_somebody_reads_them() {
         });
         until("it reads", || server.sql(dump) == "1");
         let kept = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = runtime();
             let store = store(&[server.port]);
             runtime.block_on(async {
                 store.join(&introduction(3)).await.unwrap();

@@ -23,6 +23,14 @@ pub(crate) const TERMS: StoreTerms = StoreTerms {
     failover: gatepay_store::settings::Failover::Guarded,
 };
 
+/// A runtime on this thread, for a property test, whose cases are synchronous.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
 pub(crate) fn store(ports: &[u16]) -> PostgresStore {
     PostgresStore::new(&settings(ports), TERMS).unwrap()
 }

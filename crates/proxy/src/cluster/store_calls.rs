@@ -23,7 +23,7 @@ pub struct StoreCalls {
     turns: Arc<ReadTurns>,
 }
 
-/// Who makes a call of many reads. It decides in which line the call waits.
+/// The caller of many reads. It decides in which line the call waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LongReader {
     /// An operator, or the proxy itself.

@@ -53,10 +53,7 @@ fn on_a_file(runtime: &tokio::runtime::Runtime, trial: impl FnOnce(CapEngine<'_>
 }
 
 fn agree(cases: u32, steps: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,
@@ -77,10 +74,7 @@ fn the_file_and_the_model_agree_about_caps_and_keep_them() {
 
 #[test]
 fn a_party_has_a_bounded_number_of_approvals_that_wait() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     on_a_file(&runtime, crowd);
 }
 
@@ -221,10 +215,7 @@ fn payment(stamp: u8, now_ms: u64) -> AdmissionRow {
 
 #[test]
 fn the_file_and_the_model_keep_the_same_destinations() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = runtime();
     let mut runner = TestRunner::new(Config {
         cases: 40,
         failure_persistence: None,

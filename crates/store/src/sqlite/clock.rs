@@ -1,4 +1,4 @@
-//! The clock of the file: what its process saw of the machine's, kept with each sign of life.
+//! The clock of the file: the steps of the machine's clock that its process saw, kept with each sign of life.
 
 use std::time::Instant;
 
@@ -88,7 +88,7 @@ fn put(
     Ok(())
 }
 
-/// What was scheduled or claimed for a time that does not come soon is due at once.
+/// Makes everything due at once that was scheduled or claimed for a time that does not come soon.
 fn take_time_back(change: &Transaction<'_>, next_ms: i64) -> Result<(), StoreError> {
     for statement in [
         "UPDATE instance SET steady = ?1 WHERE steady > ?1",

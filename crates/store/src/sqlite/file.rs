@@ -667,7 +667,7 @@ fn record(
     Ok((AdmissionVerdict::Admitted, shadow))
 }
 
-/// Notes in the ledger whose the keys of an admitted call are.
+/// Notes the keys of an admitted call in the ledger, with its party and account.
 fn note_intents(
     change: &Transaction<'_>,
     counted_ms: u64,

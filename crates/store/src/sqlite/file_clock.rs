@@ -1,4 +1,4 @@
-//! What an open file says of the time.
+//! The two times of an open file: the machine's clock, and the store's time.
 
 use super::clock::{self, LastSign};
 use super::file::{StoreFile, to_sql};
