@@ -254,9 +254,10 @@ BEGIN
 END
 $$;
 
--- The first call under a key of which was learned before a time that GatePay has its object, of those admitted after another.
+-- The first call under a key, of those admitted after a time, of which it was learned before another time that GatePay has its
+-- object; or, if `accepted`, that GatePay accepted it by its own answer.
 CREATE FUNCTION first_known_usage(
-    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
+    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint, accepted boolean
 ) RETURNS SETOF usage_call
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -269,28 +270,9 @@ BEGIN
         UNION ALL
         (SELECT u.* FROM usage_call AS u
         WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
-            AND u.result = 3 AND (u.own_result = 0 AND u.own_learned < before) IS NOT TRUE
-            AND u.learned < before AND u.at > since
-        ORDER BY u.learned, u.print LIMIT 1)
-    ) AS f ORDER BY f.learned, f.print LIMIT 1;
-END
-$$;
-
--- The first of them that GatePay accepted by its own answer.
-CREATE FUNCTION first_accepted_usage(
-    k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
-) RETURNS SETOF usage_call
-LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    RETURN QUERY SELECT f.* FROM (
-        (SELECT u.* FROM usage_call AS u
-        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
-            AND u.result = 1 AND u.learned < before AND u.at > since
-        ORDER BY u.learned, u.print LIMIT 1)
-        UNION ALL
-        (SELECT u.* FROM usage_call AS u
-        WHERE u.party = k_party AND u.account = k_account AND u.operation = k_operation AND u.key = k_key
-            AND u.result = 3 AND u.own_result = 1 AND u.own_learned < before AND u.learned < before AND u.at > since
+            AND u.result = 3 AND u.learned < before AND u.at > since
+            AND CASE WHEN accepted THEN u.own_result = 1 AND u.own_learned < before
+                ELSE (u.own_result = 0 AND u.own_learned < before) IS NOT TRUE END
         ORDER BY u.learned, u.print LIMIT 1)
     ) AS f ORDER BY f.learned, f.print LIMIT 1;
 END
@@ -306,12 +288,12 @@ DECLARE
     known usage_call%ROWTYPE;
     accepted usage_call%ROWTYPE;
 BEGIN
-    SELECT * INTO known FROM first_known_usage(k_party, k_account, k_operation, k_key, since, before);
+    SELECT * INTO known FROM first_known_usage(k_party, k_account, k_operation, k_key, since, before, false);
     IF NOT FOUND THEN
         RETURN;
     END IF;
     IF known.once AND known.result = 3 THEN
-        SELECT * INTO accepted FROM first_accepted_usage(k_party, k_account, k_operation, k_key, since, before);
+        SELECT * INTO accepted FROM first_known_usage(k_party, k_account, k_operation, k_key, since, before, true);
         IF FOUND AND ((known.failed < before) IS NOT TRUE OR accepted.failed < before) THEN
             known := accepted;
         END IF;
@@ -344,8 +326,8 @@ BEGIN
             END IF;
         END IF;
         IF h_each[n] THEN
-            SELECT f.print INTO o_print FROM first_accepted_usage(
-                h_party, h_accounts[n], h_operations[n], h_keys[n], -1, before) AS f;
+            SELECT f.print INTO o_print FROM first_known_usage(
+                h_party, h_accounts[n], h_operations[n], h_keys[n], -1, before, true) AS f;
             IF FOUND THEN
                 o_role := 3;
                 RETURN NEXT;
