@@ -30,7 +30,7 @@ pub(crate) enum StandbyMode {
 }
 
 /// A small server that starts quickly. `fsync` is on: the store refuses to admit without it.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 12] = [
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
     "shared_buffers=16MB",
@@ -40,7 +40,6 @@ const SETTINGS: [&str; 13] = [
     "max_wal_senders=4",
     "min_wal_size=2MB",
     "wal_keep_size=64MB",
-    "jit=off",
     "log_destination=stderr",
     "logging_collector=off",
     "log_checkpoints=off",

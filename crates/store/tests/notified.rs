@@ -573,6 +573,44 @@ async fn a_row_of_the_ledger_from_before_its_tenants_first_incarnation_is_the_te
     assert_eq!(holders[0][0].tenant, tenant);
 }
 
+#[tokio::test]
+async fn no_plan_is_compiled_however_much_the_server_thinks_that_it_costs() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    server.sql("ALTER SYSTEM SET jit = on");
+    server.sql("ALTER SYSTEM SET jit_above_cost = 0");
+    server.sql("SELECT pg_reload_conf()");
+    until("a session compiles", || {
+        server.sql(
+            "SELECT count(*) FROM pg_proc;
+            SELECT count(*) FROM pg_read_file('/proc/' || pg_backend_pid() || '/maps') AS m WHERE m LIKE '%llvmjit%'",
+        )
+        .trim()
+        .ends_with('1')
+    });
+    let store = opened(&server);
+    let tenant = acme(&store, "100").await;
+    store.receive(&[event(&tenant, "1")]).await.unwrap();
+    let claims = store.claim_endpoints(1, 10).await.unwrap();
+    assert_eq!(claims.len(), 1);
+    store.due_events(&claims, 10).await.unwrap();
+    for queue in [QuarantineQueue::Known, QuarantineQueue::Asked] {
+        store.take_quarantined(queue, 10).await.unwrap();
+    }
+    // The compiler is loaded into a process when it is needed first.
+    let compiling = server.sql(
+        "SELECT count(*) FILTER (WHERE m LIKE '%llvmjit%') || ' of ' || count(*)
+        FROM pg_stat_activity AS a, pg_read_file('/proc/' || a.pid || '/maps') AS m
+        WHERE a.application_name = 'gatepay-proxy'",
+    );
+    assert!(
+        compiling.starts_with("0 of ") && compiling != "0 of 0",
+        "{compiling}"
+    );
+}
+
 /// The nodes of a plan, without figures.
 fn plan(server: &PgServer, statement: &str) -> String {
     server.sql(&format!(

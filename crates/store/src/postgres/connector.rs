@@ -48,10 +48,14 @@ const ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
 ///
 /// The server too finds out within seconds that this program is gone, as after a partition: its sessions would use up the
 /// user's connections, and one might hold a lock.
+///
+/// Functions of the schema close scans of whole tables off by their planned cost. For the server such a plan is expensive
+/// enough to be compiled, which takes a hundred times as long as running it, and more than a call's time limit while the
+/// server is busy.
 const SESSION: &str = "SET client_min_messages TO warning;
     SET default_transaction_isolation TO 'read committed';
     SET tcp_keepalives_idle TO 10; SET tcp_keepalives_interval TO 5; SET tcp_keepalives_count TO 3;
-    SET tcp_user_timeout TO 10000;
+    SET tcp_user_timeout TO 10000; SET jit TO off;
     SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false)";
 
 impl PgConnector {
