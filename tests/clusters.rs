@@ -268,7 +268,8 @@ async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
 }
 
 /// Races a copy of each of so many calls at each of `N` instances: the upstream gets each call once, and the other copies
-/// are `replayed`. A stamp may be spent without a call where an instance gave up its wait for the store, or shed load.
+/// are `replayed`. A stamp may be spent without a call where an instance gave up its wait for the store, shed load, or had no
+/// tokens left while the store was slow.
 ///
 /// After each round of so many calls the figures so far are checked and printed.
 #[expect(clippy::print_stderr, reason = "a long proof shows how far it is")]
@@ -359,7 +360,9 @@ async fn race(connections: &mut [(SocketAddr, Connection)], number: usize) -> Ra
                 match answer.refusal() {
                     None => races.admitted += 1,
                     Some("replayed") => races.replayed += 1,
-                    Some("store_unavailable" | "overloaded") => races.without_verdict += 1,
+                    Some("store_unavailable" | "overloaded" | "rate_limited") => {
+                        races.without_verdict += 1;
+                    }
                     Some(other) => panic!("{other}: {}", answer.text()),
                 }
             }
