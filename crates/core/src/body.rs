@@ -232,9 +232,7 @@ impl<'a> BodyReading<'a> {
 
     fn members<'f>(&self, field: &'f str) -> impl Iterator<Item = JsonText<'a>> + use<'a, 'f, '_> {
         self.top()
-            .filter(move |(name, value)| {
-                name.eq_ignore_ascii_case(field.as_bytes()) && !value.is_nothing()
-            })
+            .filter(move |(name, value)| is_field(name, field) && !value.is_nothing())
             .map(|(_, value)| value)
     }
 
@@ -356,6 +354,11 @@ impl<'a> JsonVisitor<'a> for BodyReader<'_, 'a> {
             self.too_deep.get_or_insert(at);
         }
     }
+}
+
+/// Whether a name is that of a field, in any case. Nearly always it is spelt alike, and that is found at once.
+fn is_field(name: &[u8], field: &str) -> bool {
+    name == field.as_bytes() || name.eq_ignore_ascii_case(field.as_bytes())
 }
 
 fn place(text: &[u8], at: usize) -> BodyPlace {

@@ -123,9 +123,13 @@ pub fn media_type(named: AtMostOnce<'_>, media: MediaType) -> Result<(), Refusal
     let named =
         named.map_err(|headers::RepeatedHeader| malformed("Content-Type stands more than once"))?;
     let Some(named) = named else { return Ok(()) };
+    let wanted = media.as_str();
+    // Most callers name the media type alone.
+    if named.eq_ignore_ascii_case(wanted.as_bytes()) {
+        return Ok(());
+    }
     let mut parts = named.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let essence = parts.next().unwrap_or_default();
-    let wanted = media.as_str();
     // With another charset GatePay would read other characters than the proxy checked.
     if !essence.eq_ignore_ascii_case(wanted.as_bytes())
         || (media == MediaType::Json && parts.any(is_other_charset))
