@@ -66,5 +66,8 @@ mod notification_steps;
 #[path = "../tests/operator_steps.rs"]
 mod operator_steps;
 #[cfg(test)]
+#[path = "../tests/refund_steps.rs"]
+mod refund_steps;
+#[cfg(test)]
 #[path = "../tests/statement_steps.rs"]
 mod statement_steps;

@@ -24,12 +24,13 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 use crate::cap_steps::{
-    CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, refunds_of_orders,
-    rule, run, standstill, text, told,
+    CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, rule, run, standstill,
+    text, told,
 };
 use crate::failover::rejoins;
 use crate::operator_steps;
 use crate::postgres::{self, PgServer};
+use crate::refund_steps;
 use crate::support::{batch, beat, introduction, row_at, runtime, settings, timed};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -1337,7 +1338,7 @@ fn a_refund_of_an_order_whose_currency_the_store_does_not_know_passes_no_cap() {
     let clocked = runtime.block_on(Clocked::start());
     on_instances((&runtime, &clocked), 2, |engine| {
         let parts = "SELECT u.parts FROM gatepay.usage_call AS u WHERE u.print = $1";
-        let told = refunds_of_orders(engine).map(|stamp| {
+        let told = refund_steps::refunds_of_orders(engine).map(|stamp| {
             let stamp = &stamp[..];
             let row = runtime.block_on(clocked.admin.query_one(parts, &[&stamp]));
             row.unwrap().get::<_, String>(0)

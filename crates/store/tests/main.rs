@@ -17,6 +17,7 @@ mod notification_steps;
 mod postgres;
 #[path = "../../../tests/support/postgres_relay.rs"]
 mod postgres_relay;
+mod refund_steps;
 mod statement_steps;
 mod support;
 

@@ -8,8 +8,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::{
-    CapEngine, CapStep, START_MS, amount, beside, cap_step, crowd, currency, refunds_of_orders,
-    rule, run, standstill, text, told,
+    CapEngine, CapStep, START_MS, amount, beside, cap_step, crowd, currency, rule, run, standstill,
+    text, told,
 };
 use crate::caps::approval::{ApprovalOrder, ApprovalSubject};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
@@ -18,6 +18,7 @@ use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
 use crate::instance::InstanceBeat;
 use crate::operator_steps;
+use crate::refund_steps;
 use crate::settings::StoreTerms;
 use crate::sqlite::SqliteStore;
 use crate::sqlite::test_files::{introduction, migrated, settings};
@@ -104,7 +105,7 @@ fn a_refund_of_an_order_whose_currency_the_file_does_not_know_passes_no_cap() {
     set_clock(START_MS);
     runtime.block_on(store.join(&introduction())).unwrap();
     let stores = [Store::Sqlite(store)];
-    let stamps = refunds_of_orders(CapEngine {
+    let stamps = refund_steps::refunds_of_orders(CapEngine {
         runtime: &runtime,
         stores: &stores,
         set_clock: &set_clock,
