@@ -266,7 +266,9 @@ async fn news_that_waits_for_a_former_operator_goes_to_the_one_that_gets_notific
             tenant: operators[1].clone(),
             url: None,
         };
-        let state = store.endpoint_state(&endpoint).await.unwrap().unwrap();
+        let counts = store.notification_counts().await.unwrap();
+        let mut states = counts.endpoints.iter();
+        let state = states.find(|it| it.endpoint == endpoint).unwrap();
         assert_eq!(state.waiting, 2);
         let claims = store.claim_endpoints(1, 8).await.unwrap();
         let claimed = claims.iter().filter(|it| it.endpoint == endpoint);
@@ -290,72 +292,5 @@ async fn every_tenant_that_has_or_had_an_account_is_counted() {
         let accounts = ["1", "2", "3"].map(str::to_owned);
         let counts = store.account_incarnations(&accounts).await.unwrap();
         assert_eq!(counts, [2, 2, 0]);
-    }
-}
-
-#[tokio::test]
-async fn an_order_that_was_learned_without_its_currency_takes_it_from_a_later_note() {
-    for (store, _server, _folder) in stores().await {
-        acme(&store, "1").await;
-        let currency = async |id: &str| {
-            let found = store.order_currency(&key(id), &holder()).await.unwrap();
-            found.map(|it| it.to_string())
-        };
-        for (id, source) in [
-            ("P-1", LedgerSource::Asked),
-            ("P-2", LedgerSource::Journal),
-            ("P-3", LedgerSource::Answer),
-        ] {
-            note(&store, id, "create_order", source).await;
-            assert_eq!(currency(id).await, None);
-            for told in ["USDT", "USDT"] {
-                let note = LedgerNote {
-                    key: key(id),
-                    holder: holder(),
-                    // Of a time before that of the row.
-                    at_ms: Some(1),
-                    operation: "create_order".to_owned(),
-                    currency: Some(told.to_owned()),
-                };
-                let notes = [note];
-                let noted = store.note_owners(&notes, LedgerSource::Journal);
-                noted.await.unwrap();
-                assert_eq!(currency(id).await.as_deref(), Some("USDT"), "{id} {told}");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_order_that_is_noted_with_two_currencies_has_no_certain_one() {
-    for (store, _server, _folder) in stores().await {
-        acme(&store, "1").await;
-        let told = |id: &str, currency: Option<&str>| LedgerNote {
-            key: key(id),
-            holder: holder(),
-            at_ms: None,
-            operation: "create_order".to_owned(),
-            currency: currency.map(str::to_owned),
-        };
-        let takes = async |notes: &[LedgerNote]| {
-            let noted = store.note_owners(notes, LedgerSource::Answer);
-            noted.await.unwrap();
-        };
-        let currency = async |id: &str| {
-            let found = store.order_currency(&key(id), &holder()).await.unwrap();
-            found.map(|it| it.to_string())
-        };
-        // In one batch, and one after the other; nothing makes it certain again.
-        takes(&[told("P-1", Some("BTC")), told("P-1", Some("SHIB"))]).await;
-        takes(&[told("P-2", Some("BTC")), told("P-2", None)]).await;
-        assert_eq!(currency("P-2").await.as_deref(), Some("BTC"));
-        takes(&[told("P-2", Some("SHIB"))]).await;
-        for again in [None, Some("BTC"), Some("SHIB")] {
-            for id in ["P-1", "P-2"] {
-                assert_eq!(currency(id).await, None, "{id}");
-                takes(&[told(id, again)]).await;
-                assert_eq!(currency(id).await, None, "{id} after {again:?}");
-            }
-        }
     }
 }

@@ -291,7 +291,6 @@ impl NewsTrial<'_> {
             NewsStep::TurnOff(at) => {
                 if let Some(key) = self.endpoint(*at) {
                     both!(self, turn_endpoint_off(&key, EndpointOffReason::Operator));
-                    both!(self, endpoint_state(&key));
                 }
             }
             NewsStep::TurnOn(at) => {

@@ -1,14 +1,12 @@
 //! The store's calls about notifications.
 
 use gatepay_core::ledger_key::LedgerKey;
-use gatepay_core::money::CurrencyCode;
 use gatepay_core::ownership::TenantIncarnation;
 
 use super::Store;
 use crate::error::StoreError;
 use crate::notifications::delivery::{
     AttemptRecord, AttemptVerdict, DueEvent, EndpointClaim, EndpointKey, EndpointOffReason,
-    EndpointState,
 };
 use crate::notifications::event::{
     EventId, EventState, NewEvent, ProposalResult, QuarantineDecision, QuarantineQueue,
@@ -55,19 +53,6 @@ impl Store {
             Self::Postgres(store) => store.owners(keys).await,
             Self::Sqlite(store) => store.owners(keys).await,
         }
-    }
-
-    /// The currency of the order that a key names, if the ledger has it for this party and account.
-    pub async fn order_currency(
-        &self,
-        order: &LedgerKey,
-        holder: &TenantAccount,
-    ) -> Result<Option<CurrencyCode>, StoreError> {
-        let currency = match self {
-            Self::Postgres(store) => store.order_currency(order, holder).await,
-            Self::Sqlite(store) => store.order_currency(order, holder).await,
-        };
-        Ok(currency?.as_deref().and_then(CurrencyCode::parse))
     }
 
     /// Adds rows to the ledger. Returns the events in quarantine that name one of the keys; they are due for another decision
@@ -287,17 +272,6 @@ impl Store {
         match self {
             Self::Postgres(store) => store.turn_endpoint_on(endpoint).await,
             Self::Sqlite(store) => store.turn_endpoint_on(endpoint).await,
-        }
-    }
-
-    /// The state of an endpoint; `None` if no event has gone to it yet.
-    pub async fn endpoint_state(
-        &self,
-        endpoint: &EndpointKey,
-    ) -> Result<Option<EndpointState>, StoreError> {
-        match self {
-            Self::Postgres(store) => store.endpoint_state(endpoint).await,
-            Self::Sqlite(store) => store.endpoint_state(endpoint).await,
         }
     }
 

@@ -123,6 +123,11 @@ fn a_refund_of_an_order_whose_currency_the_file_does_not_know_passes_no_cap() {
 }
 
 #[test]
+fn an_order_has_the_first_currency_that_is_stated_and_none_once_statements_differ() {
+    on_a_file(&runtime(), refund_steps::currencies_of_orders);
+}
+
+#[test]
 fn the_id_of_an_approval_names_one_call_though_another_stamp_begins_alike() {
     on_a_file(&runtime(), operator_steps::stamps_that_begin_alike);
 }

@@ -62,8 +62,7 @@ pub(super) fn priced<'r>(
     let Some(OrderSpend { order, .. }) = of_order else {
         return Ok(Cow::Borrowed(row));
     };
-    let order = (LedgerKeyKind::PrepayId.as_str(), order.as_str());
-    let known = order_currency(change, order, (row.party.as_str(), row.account.as_str()))?;
+    let known = order_currency(change, order.as_str(), row)?;
     Ok(match known.as_deref().and_then(CurrencyCode::parse) {
         None => Cow::Borrowed(row),
         Some(currency) => {
@@ -74,17 +73,19 @@ pub(super) fn priced<'r>(
     })
 }
 
-/// The currency of an order, by the kind and the text of its key, as its tenant and account have it in the ledger.
-pub(super) fn order_currency(
-    connection: &Connection,
-    (kind, key): (&str, &str),
-    (tenant, account): (&str, &str),
+/// The currency of an order, as the ledger has it for the party and sub-account of this row.
+fn order_currency(
+    change: &Transaction<'_>,
+    order: &str,
+    row: &AdmissionRow,
 ) -> Result<Option<String>, StoreError> {
-    let mut known = connection.prepare_cached(
+    let mut known = change.prepare_cached(
         "SELECT currency FROM owner
         WHERE kind = ?1 AND key = ?2 AND tenant = ?3 AND account = ?4 AND currency <> '?'",
     )?;
-    let known = known.query_row([kind, key, tenant, account], |row| row.get(0));
+    let kind = LedgerKeyKind::PrepayId.as_str();
+    let of = [kind, order, row.party.as_str(), row.account.as_str()];
+    let known = known.query_row(of, |row| row.get(0));
     Ok(known.optional()?)
 }
 

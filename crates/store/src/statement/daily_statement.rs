@@ -93,24 +93,6 @@ impl AmountSum {
         self.coins += amount.units() / COIN + units / COIN;
         self.units = units % COIN;
     }
-
-    /// Adds a sum.
-    pub fn add_sum(&mut self, other: Self) {
-        let units = self.units + other.units;
-        self.coins += other.coins + units / COIN;
-        self.units = units % COIN;
-    }
-
-    /// The difference, if it is not negative.
-    pub fn less(self, other: Self) -> Option<Self> {
-        let (coins, units) = if self.units >= other.units {
-            (self.coins, self.units - other.units)
-        } else {
-            (self.coins.checked_sub(1)?, self.units + COIN - other.units)
-        };
-        let coins = coins.checked_sub(other.coins)?;
-        Some(Self { coins, units })
-    }
 }
 
 /// Plain digits without surplus zeros.
@@ -278,12 +260,7 @@ mod tests {
             sum.add(ExactAmount::MOST);
         }
         assert_eq!(sum.to_string(), "999999999999999999999.99999999999999999");
-        let mut small = AmountSum::default();
-        small.add(ExactAmount::from_units(10).unwrap());
-        let mut whole = sum;
-        whole.add_sum(small);
-        assert_eq!(whole.to_string(), "1000000000000000000000");
-        assert_eq!(whole.less(small), Some(sum));
-        assert_eq!(small.less(sum), None);
+        sum.add(ExactAmount::from_units(10).unwrap());
+        assert_eq!(sum.to_string(), "1000000000000000000000");
     }
 }

@@ -177,12 +177,6 @@ impl NotificationModel {
         }
     }
 
-    /// As [`Store::endpoint_state`](crate::engine::Store::endpoint_state).
-    pub fn endpoint_state(&self, key: &EndpointKey) -> Option<EndpointState> {
-        let number = self.endpoints.iter().position(|known| known.key == *key)?;
-        Some(self.state_of(number))
-    }
-
     pub(super) fn state_of(&self, number: usize) -> EndpointState {
         let endpoint = &self.endpoints[number];
         let of_endpoint = |state: EventState| {

@@ -26,23 +26,13 @@ const RECORD: &str =
     AS verdicts";
 const TURN: &str = "SELECT gatepay.turn_endpoint_v1($1, $2, $3, $4)";
 /// Each endpoint with its oldest waiting event, which an index finds.
-macro_rules! endpoints {
-    ($which:literal) => {
-        concat!(
-            "SELECT p.tenant, p.incarnation, i.account, p.url, p.off, p.gone, p.failures, p.failing_since, p.open_until,
-                p.failed_probes, p.next_at, p.waiting, p.dead,
-                CASE WHEN p.claimed_until > (SELECT gatepay.clock_v1()) THEN p.claimed_by END AS claimed_by,
-                (SELECT e.received FROM gatepay.event AS e WHERE e.endpoint = p.id AND e.state = 'waiting'
-                    ORDER BY e.received LIMIT 1) AS oldest
-            FROM gatepay.endpoint AS p
-            JOIN gatepay.incarnation AS i ON i.tenant = p.tenant AND i.incarnation = p.incarnation ",
-            $which,
-            " ORDER BY p.id"
-        )
-    };
-}
-const ENDPOINT: &str = endpoints!("WHERE p.tenant = $1 AND p.incarnation = $2 AND p.url = $3");
-const ENDPOINTS: &str = endpoints!("");
+const ENDPOINTS: &str = "SELECT p.tenant, p.incarnation, i.account, p.url, p.off, p.gone, p.failures, p.failing_since,
+        p.open_until, p.failed_probes, p.next_at, p.waiting, p.dead,
+        CASE WHEN p.claimed_until > (SELECT gatepay.clock_v1()) THEN p.claimed_by END AS claimed_by,
+        (SELECT e.received FROM gatepay.event AS e WHERE e.endpoint = p.id AND e.state = 'waiting'
+            ORDER BY e.received LIMIT 1) AS oldest
+    FROM gatepay.endpoint AS p
+    JOIN gatepay.incarnation AS i ON i.tenant = p.tenant AND i.incarnation = p.incarnation ORDER BY p.id";
 
 impl PostgresStore {
     pub(crate) async fn claim_endpoints(
@@ -166,23 +156,6 @@ impl PostgresStore {
         )
         .await?;
         Ok(())
-    }
-
-    pub(crate) async fn endpoint_state(
-        &self,
-        endpoint: &EndpointKey,
-    ) -> Result<Option<EndpointState>, StoreError> {
-        let EndpointKey { tenant, url } = endpoint;
-        let incarnation = big(tenant.incarnation);
-        let url = url_text(url.as_deref());
-        let rows = self
-            .run_on(
-                &self.notifications.lists,
-                ENDPOINT,
-                &[&tenant.tenant, &incarnation, &url],
-            )
-            .await?;
-        rows.first().map(endpoint_row).transpose()
     }
 
     pub(super) async fn endpoints(&self) -> Result<Vec<EndpointState>, StoreError> {

@@ -15,8 +15,6 @@ use crate::notifications::ledger::{
 
 const REGISTER: &str = "SELECT gatepay.register_tenants_v1($1, $2) AS numbers";
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
-const CURRENCY: &str = "SELECT o.currency FROM gatepay.owner AS o
-    WHERE o.kind = $1 AND o.key = $2 AND o.tenant = $3 AND o.account = $4 AND o.currency <> '?'";
 const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at AS noted, o.operation, o.source,
         o.outcome, o.outcome_status AS status, o.outcome_event::text AS event, o.outcome_at AS at,
         coalesce(
@@ -67,23 +65,6 @@ impl PostgresStore {
         let rows = self.run_on(line, ACCOUNTS, &[&accounts]).await?;
         let counts = rows.iter().map(|row| cell(row, "incarnations"));
         counts.map(|count| count.map(unsigned)).collect()
-    }
-
-    pub(crate) async fn order_currency(
-        &self,
-        order: &LedgerKey,
-        holder: &TenantAccount,
-    ) -> Result<Option<String>, StoreError> {
-        let (kind, key) = (order.kind().as_str(), order.text());
-        let TenantAccount { tenant, account } = holder;
-        let rows = self
-            .run_on(
-                &self.notifications.arrivals,
-                CURRENCY,
-                &[&kind, &key, tenant, account],
-            )
-            .await?;
-        rows.first().map(|row| cell(row, "currency")).transpose()
     }
 
     pub(crate) async fn owners(

@@ -133,22 +133,6 @@ impl SqliteStore {
         })
         .await
     }
-
-    pub(crate) async fn endpoint_state(
-        &self,
-        endpoint: &EndpointKey,
-    ) -> Result<Option<EndpointState>, StoreError> {
-        let EndpointKey { tenant, url } = endpoint.clone();
-        self.run(move |file| {
-            let now_ms = big(file.now()?);
-            let one =
-                format!("{ENDPOINTS} WHERE p.tenant = ?2 AND p.incarnation = ?3 AND p.url = ?4");
-            let incarnation = big(tenant.incarnation);
-            let keys = params![now_ms, tenant.tenant, incarnation, url_text(url.as_deref())];
-            Ok(file.connection().query_row(&one, keys, state).optional()?)
-        })
-        .await
-    }
 }
 
 /// Every endpoint.

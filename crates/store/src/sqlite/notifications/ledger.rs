@@ -5,7 +5,6 @@ use gatepay_core::ownership::TenantIncarnation;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::SqliteStore;
-use super::super::spend_tables::order_currency;
 use super::{big, event_id, is_newest, settlement};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
@@ -63,19 +62,6 @@ impl SqliteStore {
             keys.iter()
                 .map(|key| owners(file.connection(), key))
                 .collect()
-        })
-        .await
-    }
-
-    pub(crate) async fn order_currency(
-        &self,
-        order: &LedgerKey,
-        holder: &TenantAccount,
-    ) -> Result<Option<String>, StoreError> {
-        let (order, holder) = (order.clone(), holder.clone());
-        self.run(move |file| {
-            let key = (order.kind().as_str(), order.text());
-            order_currency(file.connection(), key, (&holder.tenant, &holder.account))
         })
         .await
     }
