@@ -37,38 +37,29 @@ pub struct SpendKey {
     pub longest: usize,
 }
 
-/// The fields of a refund that may name a target.
-const NAMED_REFUND: &[&str] = &[
-    "refundRequestId",
-    "prepayId",
-    "refundAmount",
-    "refundReason",
-    "refundStyle",
-    "refundPayChannel",
-    "refundToGateUid",
-    "refundAddress",
-    "refundChain",
-    "memo",
-    "refundBearType",
-    "refundAmountTypeFull",
-];
-/// A published client sends the last two.
-const NAMED_REFUND_V3: &[&str] = &[
-    "refundRequestId",
-    "prepayId",
-    "refundAmount",
-    "refundReason",
-    "refundStyle",
-    "refundPayChannel",
-    "refundToGateUid",
-    "refundAddress",
-    "refundChain",
-    "memo",
-    "refundBearType",
-    "refundAmountTypeFull",
-    "merchant_id",
-    "client_id",
-];
+/// The fields of a refund that may name a target, and further ones.
+macro_rules! named_refund {
+    ($($more:literal),*) => {
+        &[
+            "refundRequestId",
+            "prepayId",
+            "refundAmount",
+            "refundReason",
+            "refundStyle",
+            "refundPayChannel",
+            "refundToGateUid",
+            "refundAddress",
+            "refundChain",
+            "memo",
+            "refundBearType",
+            "refundAmountTypeFull",
+            $($more),*
+        ]
+    };
+}
+const NAMED_REFUND: &[&str] = named_refund!();
+/// A published client sends two fields that no page describes.
+const NAMED_REFUND_V3: &[&str] = named_refund!("merchant_id", "client_id");
 /// The longest number where no page says one.
 const UNBOUNDED: usize = 100;
 
