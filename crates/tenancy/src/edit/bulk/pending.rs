@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::durable_write;
@@ -88,7 +89,7 @@ impl Leftovers {
             };
             listed.secrets.retain(|secret| {
                 let name = secret.file_name().unwrap_or_default().as_encoded_bytes();
-                !texts.iter().any(|text| memmem(text, name))
+                !texts.iter().any(|text| memmem::find(text, name).is_some())
             });
             left.push(PendingSecrets { note, listed });
         }
@@ -136,10 +137,6 @@ fn read_all(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
         }
     }
     Ok(texts)
-}
-
-fn memmem(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len().max(1)).any(|window| window == part)
 }
 
 fn hidden(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
