@@ -20,7 +20,8 @@ CREATE TABLE usage_call (
     learned bigint,
     -- When it was learned that the object of an accepted call has finally failed.
     failed bigint,
-    -- A time at which GatePay had decided about the failure. Calls that were admitted later are not covered.
+    -- A time at which GatePay had decided about the failure, set together with `failed`. Calls that were admitted later are not
+    -- covered.
     failed_by bigint,
     -- The call's own end, and when it was learned, if GatePay's word on its number came before: 0 refused or not sent,
     -- 1 accepted.
@@ -319,7 +320,7 @@ BEGIN
         RETURN NEXT;
         IF head.failed < before THEN
             SELECT f.print INTO o_print FROM first_usage(
-                h_party, h_accounts[n], h_operations[n], h_keys[n], coalesce(head.failed_by, head.failed), before) AS f;
+                h_party, h_accounts[n], h_operations[n], h_keys[n], head.failed_by, before) AS f;
             IF FOUND THEN
                 o_role := 2;
                 RETURN NEXT;

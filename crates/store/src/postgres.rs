@@ -135,8 +135,7 @@ impl PostgresStore {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         let limit = self.terms.timeout.max(LONG_CALL_TIME);
-        let call = self.run_in(&self.long_calls, statement, parameters);
-        within(limit, Box::pin(call)).await
+        within(limit, self.run_in(&self.long_calls, statement, parameters)).await
     }
 
     async fn run_on(
@@ -169,7 +168,7 @@ impl PostgresStore {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(self.terms.timeout, Box::pin(call)).await
+        within(self.terms.timeout, call).await
     }
 
     fn lossless(&self) -> bool {
@@ -212,7 +211,8 @@ async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let ended = tokio::time::timeout(limit, call).await;
+    // Boxed, so that the future of a caller with several calls does not hold each of them.
+    let ended = tokio::time::timeout(limit, Box::pin(call)).await;
     ended.unwrap_or_else(|_| Err(StoreError::TimedOut(limit.as_millis())))
 }
 

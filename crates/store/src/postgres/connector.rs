@@ -93,7 +93,7 @@ impl PgConnector {
         let (mut reasons, mut is_denied) = (Vec::new(), false);
         for (host, port) in &self.hosts {
             let name = host_name(host);
-            // Boxed: it is rare, and much larger than any statement's future, which would hold it.
+            // Boxed, since it is rare, and much larger than the future of a statement, which would hold it.
             let attempt = Box::pin(self.connect_to(host, *port));
             let attempt = tokio::time::timeout(self.per_host, attempt);
             match attempt.await {

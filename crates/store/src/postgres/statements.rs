@@ -353,9 +353,11 @@ fn call(row: &Row) -> Result<BookedCall, StoreError> {
         at_ms: cell::<i64>(row, "at")?.unsigned_abs(),
         learned: end("result", "learned")?,
         own_end: end("own_result", "own_learned")?,
-        failure: failed.map(|learned| ObjectFailure {
-            learned_ms: learned.unsigned_abs(),
-            decided_ms: failed_by.unwrap_or(learned).unsigned_abs(),
-        }),
+        failure: failed
+            .zip(failed_by)
+            .map(|(learned, decided)| ObjectFailure {
+                learned_ms: learned.unsigned_abs(),
+                decided_ms: decided.unsigned_abs(),
+            }),
     })
 }

@@ -596,10 +596,12 @@ fn call(row: &Row<'_>) -> Result<BookedCall, StoreError> {
         at_ms: row.get::<_, i64>(6)?.unsigned_abs(),
         learned: end(7)?,
         own_end: end(9)?,
-        failure: failed.map(|learned| ObjectFailure {
-            learned_ms: learned.unsigned_abs(),
-            decided_ms: failed_by.unwrap_or(learned).unsigned_abs(),
-        }),
+        failure: failed
+            .zip(failed_by)
+            .map(|(learned, decided)| ObjectFailure {
+                learned_ms: learned.unsigned_abs(),
+                decided_ms: decided.unsigned_abs(),
+            }),
     })
 }
 
