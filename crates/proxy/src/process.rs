@@ -7,6 +7,7 @@ pub mod files;
 pub mod heartbeat;
 pub mod host;
 pub mod panic_hook;
+pub(crate) mod predecessor;
 pub mod send_lock;
 pub mod shutdown;
 pub mod state_dir;

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatepay_core::StampWindow;
 use gatepay_store::engine::Store;
+use gatepay_store::error::StoreError;
 use gatepay_store::settings::{
     EngineSettings, Failover, PostgresSettings, SqliteSettings, StoreTerms,
 };
@@ -20,6 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::process::files::FileSystem;
+use crate::process::predecessor;
 
 /// The file in `state_dir` that remembers the last contact with the store.
 const CONTACT: &str = "store-contact";
@@ -86,20 +88,12 @@ impl StoreConnection {
     /// the last calls of the previous process end.
     pub fn open_in_turn(&self, patience: Duration) -> Result<Store, String> {
         self.make_folder()?;
-        let began = Instant::now();
-        let mut was_logged = false;
-        loop {
-            match Store::open(&self.engine, self.terms) {
-                Err(error) if error.is_file_in_use() && began.elapsed() < patience => {
-                    if !was_logged {
-                        was_logged = true;
-                        let place = self.place();
-                        tracing::info!(%place, ?patience, "waiting for the process before this one to close the store");
-                    }
-                }
-                opened => return opened.map_err(|error| error.to_string()),
-            }
-        }
+        let open = || Store::open(&self.engine, self.terms);
+        let opened = predecessor::open_after(patience, open, StoreError::is_file_in_use, || {
+            let place = self.place();
+            tracing::info!(%place, ?patience, "waiting for the process before this one to close the store");
+        });
+        opened.map_err(|error| error.to_string())
     }
 
     /// The same server, as another user of the database.

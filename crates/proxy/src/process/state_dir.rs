@@ -18,12 +18,11 @@ mod suspended;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::files::{FileSystem, OpenFile, if_exists};
 use crate::process::watermark::StampWatermark;
-use crate::process::{clock, file_access};
+use crate::process::{clock, file_access, predecessor};
 use evidence::{FileIdentity, HandoverTrailer, RunNumber, TRAILER, boot, modified_ms};
 use names::{LOCK, MARK, MEMORY, NEVER_SERVED, USED};
 pub use suspended::{Suspension, SuspensionFile, SuspensionList};
@@ -70,8 +69,6 @@ pub enum InitResult {
     Used,
 }
 
-/// The interval at which a successor tries the lock.
-const LOOK: Duration = Duration::from_millis(5);
 /// The one foreign entry that an unused folder may contain, made by the file system.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -105,24 +102,16 @@ impl StateDir {
     /// Like [`open`](Self::open), but waits until the previous process releases the lock, for a successor that starts
     /// while the previous process drains.
     pub fn open_in_turn(folder: &Path, patience: Duration) -> io::Result<Self> {
-        let began = Instant::now();
-        let mut was_logged = false;
-        loop {
-            match Self::open(folder) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if began.elapsed() >= patience {
-                        return Err(error);
-                    }
-                    if !was_logged {
-                        was_logged = true;
-                        let folder = folder.display();
-                        tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over state_dir");
-                    }
-                    sleep(LOOK);
-                }
-                opened => return opened,
-            }
-        }
+        let is_held = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        predecessor::open_after(
+            patience,
+            || Self::open(folder),
+            is_held,
+            || {
+                let folder = folder.display();
+                tracing::info!(%folder, ?patience, "waiting for the process before this one to hand over state_dir");
+            },
+        )
     }
 
     /// Takes the replay memory that the previous run left less than `within` ago. The file is removed as it is read, so
