@@ -69,5 +69,8 @@ mod operator_steps;
 #[path = "../tests/refund_steps.rs"]
 mod refund_steps;
 #[cfg(test)]
+#[path = "../tests/rows.rs"]
+mod rows;
+#[cfg(test)]
 #[path = "../tests/statement_steps.rs"]
 mod statement_steps;

@@ -224,7 +224,7 @@ async fn the_ledger_remembers_what_was_admitted_and_nothing_else() {
     let rows = server.sql("SELECT kind, key, tenant, account, currency, operation, source FROM gatepay.owner ORDER BY key");
     assert_eq!(
         rows,
-        "merchant_batch_no|a|acme|100|USDT|payout_create|call\nmerchant_batch_no|b|acme|100|USDT|payout_create|call"
+        "merchant_batch_no|a|acme|100|USDT|create_payout|call\nmerchant_batch_no|b|acme|100|USDT|create_payout|call"
     );
 }
 

@@ -13,12 +13,11 @@ use gatepay_store::settings::StoreTerms;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
+use crate::cap_steps::START_MS;
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, runtime, settings, text, timed};
-
-const START_MS: u64 = 1_767_225_600_000;
+use crate::support::{beat, connected, introduction, runtime, settings, text, timed};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -133,11 +132,7 @@ impl Pair {
     fn start() -> Self {
         let runtime = runtime();
         let server = runtime.block_on(PgServer::migrated());
-        let conninfo = settings(&[server.port]).conninfo;
-        let (admin, connection) = runtime
-            .block_on(tokio_postgres::connect(&conninfo, NoTls))
-            .unwrap();
-        runtime.spawn(connection);
+        let admin = runtime.block_on(connected(&server));
         let faked = "CREATE TABLE gatepay.server (system bigint, timeline bigint, wal bigint, started bigint, now bigint);
             INSERT INTO gatepay.server VALUES (0, 0, 0, 0, 0);
             CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS

@@ -9,11 +9,10 @@ use gatepay_store::postgres::PostgresStore;
 use gatepay_store::queue::AdmissionQueue;
 use gatepay_store::settings::{Failover, StoreTerms};
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_postgres::NoTls;
 
 use crate::failover::{admitted_twice, asynchronous_failover, guard_ends, until_it_answers};
 use crate::postgres::{self, StandbyMode};
-use crate::support::{TERMS, ask, ready, row, settings, store, verdict};
+use crate::support::{TERMS, ask, connected, ready, row, settings, store, verdict};
 
 /// A queue before a store of its own, as each instance has one.
 fn instance(port: u16) -> AdmissionQueue {
@@ -142,10 +141,7 @@ async fn throughput_and_latency_beside_a_bare_commit() {
         return;
     }
     let (server, _) = ready().await;
-    let (admin, connection) = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let admin = connected(&server).await;
     let table = "CREATE TABLE public.bare (n bigserial PRIMARY KEY)";
     admin.batch_execute(table).await.unwrap();
     let bare = admin

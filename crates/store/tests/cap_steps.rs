@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gatepay_core::Kind;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_core::money::CurrencyCode;
@@ -24,6 +23,8 @@ use gatepay_store::stored_text::ToldText;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::runtime::Runtime;
+
+use crate::rows::money_row;
 
 pub(crate) const START_MS: u64 = 1_767_225_600_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -749,16 +750,8 @@ impl CapTrial<'_> {
             amount: amount(&call.amounts[0].1.to_string()),
         });
         AdmissionRow {
-            stamp,
-            nonce: None,
-            stamp_ms: self.now_ms,
             party: text(PARTIES[usize::from(call.party)]),
             account: account(PARTIES[usize::from(call.party)]),
-            kind: Kind::Money,
-            module: "payout",
-            operation: "create_payout".into(),
-            has_body: true,
-            intents: Vec::new(),
             spend: Some(Box::new(SpendDemand {
                 counted_as: CALLS[usize::from(call.call)],
                 key: call.key.map(|key| text(&format!("k{key}"))),
@@ -771,7 +764,7 @@ impl CapTrial<'_> {
                     targets: told("targets"),
                 }),
             })),
-            usage: None,
+            ..money_row(stamp, self.now_ms)
         }
     }
 

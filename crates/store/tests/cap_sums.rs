@@ -1,20 +1,17 @@
 //! Sums of caps in PostgreSQL: what callers can name without spending leaves nothing behind, reports read what caps need and
 //! hold up nothing, and a clock that comes back finds what still counts.
 
-use std::time::Duration;
-
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::report::MOST_OTHER_SUMS;
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapScope};
-use gatepay_store::caps::spend::{AttemptResult, SettledAttempt, SpendAmount, SpendDemand};
+use gatepay_store::caps::spend::{AttemptResult, SettledAttempt};
 use gatepay_store::engine::Store;
-use gatepay_store::postgres::PostgresStore;
-use gatepay_store::settings::{Failover, StoreTerms};
-use tokio_postgres::{Client, NoTls};
 
-use crate::cap_steps::{START_MS, amount, beside, currency, rule};
-use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, row_at, settings, timed};
+use crate::cap_steps::{START_MS, amount, beside, rule};
+use crate::clocked::Clocked;
+use crate::postgres;
+use crate::rows::{self, units_of};
+use crate::support::{batch, beat, row_at};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -23,37 +20,14 @@ const NOW_MS: u64 = START_MS + 60_000;
 /// One instance with caps, and a clock that the test sets.
 struct Counted {
     store: Store,
-    admin: Client,
-    _server: PgServer,
+    clocked: Clocked,
 }
 
 impl Counted {
     async fn with(rules: &[CapRule]) -> Self {
-        let server = PgServer::migrated().await;
-        let settings = settings(&[server.port]);
-        let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        let faked = format!(
-            "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES ({START_MS});
-            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-                'SELECT now FROM gatepay.clock'"
-        );
-        admin.batch_execute(&timed(&faked)).await.unwrap();
-        let terms = StoreTerms {
-            future_ms: 300,
-            max_skew_ms: 100,
-            timeout: Duration::from_mins(1),
-            failover: Failover::Lossless,
-        };
-        let store = PostgresStore::new(&settings, terms).unwrap();
-        store.join(&introduction(1)).await.unwrap();
-        let counted = Self {
-            store: Store::Postgres(Box::new(store)),
-            admin,
-            _server: server,
-        };
+        let clocked = Clocked::start().await;
+        let store = clocked.instances(1).await.remove(0);
+        let counted = Self { store, clocked };
         counted.set(NOW_MS).await;
         let declaration = CapDeclaration {
             rules: rules.to_vec(),
@@ -65,16 +39,20 @@ impl Counted {
     }
 
     async fn set(&self, now_ms: u64) {
-        self.execute(&format!("UPDATE gatepay.clock SET now = {now_ms}"))
-            .await;
+        self.clocked.set(now_ms).await;
     }
 
     async fn execute(&self, statement: &str) {
-        self.admin.batch_execute(statement).await.unwrap();
+        self.clocked.admin.batch_execute(statement).await.unwrap();
     }
 
     async fn number(&self, query: &str) -> i64 {
-        self.admin.query_one(query, &[]).await.unwrap().get(0)
+        self.clocked
+            .admin
+            .query_one(query, &[])
+            .await
+            .unwrap()
+            .get(0)
     }
 
     async fn ask(&self, row: &AdmissionRow) -> AdmissionVerdict {
@@ -92,19 +70,8 @@ impl Counted {
 }
 
 fn payout(currencies: &[String], units: &str) -> AdmissionRow {
-    let parts = currencies.iter().map(|of| SpendAmount {
-        currency: currency(of),
-        amount: amount(units),
-    });
-    let spend = SpendDemand {
-        counted_as: "create_payout",
-        key: None,
-        parts: parts.collect(),
-        of_order: None,
-        approval: None,
-    };
     AdmissionRow {
-        spend: Some(Box::new(spend)),
+        spend: Some(Box::new(rows::payout(units_of(units, currencies)))),
         ..row_at(NOW_MS)
     }
 }

@@ -11,82 +11,30 @@ use gatepay_core::notification::StatedAmount;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::approval::{ApprovalId, ApprovalOrder, ApprovalSubject};
 use gatepay_store::caps::rule::{CapBreach, CapDeclaration, CapMeasure, CapRule, CapScope};
-use gatepay_store::caps::spend::{
-    AttemptResult, SettledAttempt, SettledObject, SpendAmount, SpendDemand,
-};
+use gatepay_store::caps::spend::{AttemptResult, SettledAttempt, SettledObject, SpendDemand};
 use gatepay_store::engine::Store;
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::queue::AdmissionQueue;
-use gatepay_store::settings::{Failover, StoreTerms};
+use gatepay_store::settings::StoreTerms;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::cap_steps::{
     CapEngine, START_MS, account, amount, beside, cap_step, crowd, currency, rule, run, standstill,
     text, told,
 };
+use crate::clocked::{Clocked, TERMS};
 use crate::failover::rejoins;
 use crate::operator_steps;
-use crate::postgres::{self, PgServer};
+use crate::postgres;
 use crate::refund_steps;
-use crate::support::{batch, beat, introduction, row_at, runtime, settings, timed};
+use crate::rows::{payout, units_of};
+use crate::support::{batch, beat, connected, introduction, row_at, runtime, settings};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
-
-const TERMS: StoreTerms = StoreTerms {
-    future_ms: 300,
-    max_skew_ms: 100,
-    timeout: Duration::from_mins(1),
-    failover: Failover::Lossless,
-};
-
-const EMPTY: &str =
-    "TRUNCATE gatepay.life, gatepay.instance, gatepay.stamp, gatepay.spend, gatepay.spend_attempt,
-        gatepay.spend_failure, gatepay.meter, gatepay.cap_rule, gatepay.cap_claim,
-        gatepay.cap_raise_signature, gatepay.cap_midnight, gatepay.cap_delay,
-        gatepay.approval, gatepay.approval_signature, gatepay.approver_rule, gatepay.owner;
-    UPDATE gatepay.slot SET slice = 0, filling = true";
-
-/// A server with a clock that the test sets.
-pub(crate) struct Clocked {
-    server: PgServer,
-    admin: Client,
-}
-
-impl Clocked {
-    pub(crate) async fn start() -> Self {
-        let server = PgServer::migrated().await;
-        let conninfo = settings(&[server.port]).conninfo;
-        let (admin, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        let faked = "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES (0);
-            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-                'SELECT now FROM gatepay.clock'";
-        admin.batch_execute(&timed(faked)).await.unwrap();
-        Self { server, admin }
-    }
-
-    pub(crate) async fn set(&self, now_ms: u64) {
-        let set = format!("UPDATE gatepay.clock SET now = {now_ms}");
-        self.admin.batch_execute(&set).await.unwrap();
-    }
-
-    /// Instances that joined an empty store at [`START_MS`]; their ids count from 1.
-    pub(crate) async fn instances(&self, number: i64) -> Vec<Store> {
-        self.admin.batch_execute(EMPTY).await.unwrap();
-        self.set(START_MS).await;
-        let mut stores = Vec::new();
-        for id in 1..=number {
-            let store = PostgresStore::new(&settings(&[self.server.port]), TERMS).unwrap();
-            store.join(&introduction(id)).await.unwrap();
-            stores.push(Store::Postgres(Box::new(store)));
-        }
-        stores
-    }
-}
 
 /// One instance, and the time.
 struct Shop {
@@ -188,18 +136,13 @@ impl Shop {
 
 fn payment(now_ms: u64, key: Option<&str>, units: &str) -> AdmissionRow {
     let spend = SpendDemand {
-        counted_as: "create_payout",
         key: key.map(text),
-        parts: vec![SpendAmount {
-            currency: currency("USDT"),
-            amount: amount(units),
-        }],
-        of_order: None,
         approval: Some(ApprovalSubject {
             body_sha256: [7; 32],
             amounts: told("1"),
             targets: told("2"),
         }),
+        ..payout(units_of(units, &["USDT"]))
     };
     AdmissionRow {
         spend: Some(Box::new(spend)),
@@ -1110,9 +1053,7 @@ async fn a_raise_in_one_file_is_not_the_same_raise_in_another() {
 
 /// Holds what an admission holds, until it is dropped.
 async fn admission_under_way(clocked: &Clocked) -> Client {
-    let conninfo = settings(&[clocked.server.port]).conninfo;
-    let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = connected(&clocked.server).await;
     let held = "BEGIN; SELECT gatepay.admitting()";
     client.batch_execute(held).await.unwrap();
     client

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule};
-use gatepay_store::caps::spend::{SpendAmount, SpendDemand};
 use gatepay_store::engine::Store;
 use gatepay_store::notifications::listing::RetentionTerms;
 use gatepay_store::settings::{Failover, StoreTerms};
@@ -13,9 +12,10 @@ use gatepay_store::store_clock::{ClockWitness, StoreClock};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::cap_steps::{amount, beside, currency, rule};
+use crate::cap_steps::{beside, rule};
 use crate::postgres::{self, PgServer};
-use crate::support::{batch, beat, introduction, now_ms, row, runtime, settings};
+use crate::rows::{payout, units_of};
+use crate::support::{batch, beat, connected, introduction, now_ms, row, runtime, settings};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -71,18 +71,8 @@ impl Stepped {
     }
 
     async fn pay(&self, units: &str) -> AdmissionVerdict {
-        let spend = SpendDemand {
-            counted_as: "create_payout",
-            key: None,
-            parts: vec![SpendAmount {
-                currency: currency("USDT"),
-                amount: amount(units),
-            }],
-            approval: None,
-            of_order: None,
-        };
         let paid = AdmissionRow {
-            spend: Some(Box::new(spend)),
+            spend: Some(Box::new(payout(units_of(units, &["USDT"])))),
             ..row()
         };
         self.verdict(&paid).await
@@ -338,10 +328,7 @@ fn the_functions_and_the_rules_in_rust_agree_about_the_stores_time() {
     }
     let runtime = runtime();
     let server = runtime.block_on(PgServer::migrated());
-    let conninfo = settings(&[server.port]).conninfo;
-    let connected = runtime.block_on(tokio_postgres::connect(&conninfo, tokio_postgres::NoTls));
-    let (admin, connection) = connected.unwrap();
-    runtime.spawn(connection);
+    let admin = runtime.block_on(connected(&server));
     let execute = |script: &str| runtime.block_on(admin.batch_execute(script)).unwrap();
     execute(
         "SET search_path = gatepay; CREATE TABLE public.step (ms bigint); INSERT INTO public.step VALUES (0);

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gatepay_store::admission::StoredText;
 use gatepay_store::caps::spend::CLAIM_MS;
 use gatepay_store::destinations::{DeclaredDestinations, DestinationBook, DestinationDeclaration};
 use gatepay_store::engine::Store;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-pub(crate) const START_MS: u64 = 1_767_225_600_000;
+use crate::cap_steps::{START_MS, text};
+
 const HOUR_MS: u64 = 3_600_000;
 
 /// A reload of an instance, some time after the last one. Each sub-account is absent, or has a mode, a hold in hours, and some
@@ -24,10 +24,6 @@ pub(crate) fn reload_step() -> impl Strategy<Value = ReloadStep> {
     );
     let accounts = prop::collection::vec(prop::option::weighted(0.8, account), 2);
     (0..3 * HOUR_MS, 0_usize..2, any::<bool>(), accounts)
-}
-
-pub(crate) fn text(text: &str) -> StoredText {
-    StoredText::parse(text).unwrap()
 }
 
 pub(crate) fn declared(is_listed: bool, hold_ms: u64, targets: &[&str]) -> DeclaredDestinations {

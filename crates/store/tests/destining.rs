@@ -10,12 +10,13 @@ use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tokio_postgres::NoTls;
 
-use crate::destination_steps::{START_MS, declared, reload_step, run, text};
+use crate::cap_steps::{START_MS, text};
+use crate::clocked::Clocked;
+use crate::destination_steps::{declared, reload_step, run};
 use crate::failover::rejoins;
 use crate::postgres::{self, PgServer};
-use crate::support::{beat, introduction, runtime, settings, timed};
+use crate::support::{beat, connected, introduction, runtime, settings};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -25,21 +26,11 @@ fn the_function_and_the_model_keep_the_same_destinations() {
         return;
     }
     let runtime = runtime();
-    let server = runtime.block_on(PgServer::migrated());
-    let settings = settings(&[server.port]);
-    let admin = runtime.block_on(async {
-        let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        let faked = "CREATE TABLE gatepay.clock (now bigint); INSERT INTO gatepay.clock VALUES (0);
-            CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-                'SELECT now FROM gatepay.clock'";
-        admin.batch_execute(&timed(faked)).await.unwrap();
-        admin
-    });
-    let execute = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();
-    let set_clock = |now_ms: u64| execute(&format!("UPDATE gatepay.clock SET now = {now_ms}"));
+    let clocked = runtime.block_on(Clocked::start());
+    let settings = settings(&[clocked.server.port]);
+    let empty = "TRUNCATE gatepay.life, gatepay.instance, gatepay.account_destination, gatepay.account_list,
+        gatepay.destination_claim";
+    let set_clock = |now_ms: u64| runtime.block_on(clocked.set(now_ms));
     let mut runner = TestRunner::new(Config {
         cases: 60,
         failure_persistence: None,
@@ -47,10 +38,9 @@ fn the_function_and_the_model_keep_the_same_destinations() {
     });
     let sequences = prop::collection::vec(reload_step(), 1..20);
     let result = runner.run(&sequences, |steps| {
-        execute(
-            "TRUNCATE gatepay.life, gatepay.instance, gatepay.account_destination, gatepay.account_list,
-                gatepay.destination_claim",
-        );
+        runtime
+            .block_on(clocked.admin.batch_execute(empty))
+            .unwrap();
         set_clock(START_MS);
         let stores = [1, 2].map(|id| {
             let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
@@ -154,10 +144,7 @@ fn long_lists(accounts: u32) -> DestinationDeclaration {
 async fn declared_by_three(accounts: u32) -> (i64, i64) {
     let server = PgServer::migrated().await;
     let settings = settings(&[server.port]);
-    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let admin = connected(&server).await;
     let declaration = long_lists(accounts);
     let targets = 20 * accounts as usize;
     let mut stores = Vec::new();
@@ -235,10 +222,7 @@ async fn a_declaration_may_take_longer_than_a_call_that_requests_wait_for() {
     }
     let server = PgServer::migrated().await;
     let settings = settings(&[server.port]);
-    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let admin = connected(&server).await;
     let terms = StoreTerms {
         timeout: std::time::Duration::from_millis(500),
         ..StoreTerms::default()

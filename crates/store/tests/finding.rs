@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
-use gatepay_core::money::CurrencyCode;
 use gatepay_store::admission::{AdmissionRow, AdmissionVerdict};
-use gatepay_store::caps::spend::{SpendAmount, SpendDemand};
+use gatepay_store::caps::spend::SpendDemand;
 use gatepay_store::engine::Store;
 use gatepay_store::found::{FoundInStore, FoundSpend};
 use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccount};
@@ -17,6 +15,7 @@ use gatepay_store::sqlite::SqliteStore;
 
 use crate::notified::{acme, event};
 use crate::postgres::{self, PgServer, until};
+use crate::rows::{payout, units_of};
 use crate::support::{TERMS, batch, introduction, now_ms, row_at, settings, text};
 
 fn opened(server: &PgServer) -> Store {
@@ -73,12 +72,7 @@ fn spend(stamp_ms: u64) -> AdmissionRow {
     let demand = SpendDemand {
         counted_as: "refund_order",
         key: Some(text("P-1 R-1")),
-        parts: vec![SpendAmount {
-            currency: CurrencyCode::parse("USDT").unwrap(),
-            amount: ExactAmount::parse("12.5").unwrap(),
-        }],
-        of_order: None,
-        approval: None,
+        ..payout(units_of("12.5", &["USDT"]))
     };
     AdmissionRow {
         spend: Some(Box::new(demand)),

@@ -9,6 +9,7 @@
 )]
 
 mod cap_steps;
+mod clocked;
 mod destination_steps;
 mod limit_cluster;
 mod limit_stores;
@@ -18,6 +19,7 @@ mod postgres;
 #[path = "../../../tests/support/postgres_relay.rs"]
 mod postgres_relay;
 mod refund_steps;
+mod rows;
 mod statement_steps;
 mod support;
 

@@ -5,10 +5,10 @@ use gatepay_store::limits::{DemandReport, TenantDemand};
 use gatepay_store::postgres::PostgresStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::postgres::{self, PgServer};
-use crate::support::{ask, beat, introduction, row_at, settings, store, timed, verdict};
+use crate::support::{ask, beat, connected, introduction, row_at, store, timed, verdict};
 
 const MINUTE: u64 = 60_000;
 /// When the month begins, in milliseconds since 1970.
@@ -45,9 +45,7 @@ impl Month {
         )));
         let store = store(&[server.port]);
         store.join(&introduction(1)).await.unwrap();
-        let connected = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls).await;
-        let (client, connection) = connected.unwrap();
-        tokio::spawn(connection);
+        let client = connected(&server).await;
         Self {
             server,
             store,
@@ -162,9 +160,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 /// that holds the lock of a dump.
 async fn pass(hours: u64, exchanges_a_minute: u32) {
     let mut month = Month::begin().await;
-    let reader = tokio_postgres::connect(&settings(&[month.server.port]).conninfo, NoTls).await;
-    let (reader, connection) = reader.unwrap();
-    tokio::spawn(connection);
+    let reader = connected(&month.server).await;
     let (mut bytes, mut most) = (Vec::new(), [0, 0]);
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     for hour in 0..hours {

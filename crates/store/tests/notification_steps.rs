@@ -27,7 +27,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::runtime::Runtime;
 
-const START_MS: u64 = 1_767_225_600_000;
+use crate::cap_steps::START_MS;
+
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 

@@ -25,11 +25,11 @@ use gatepay_store::settings::StoreTerms;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::sync::Notify;
-use tokio_postgres::NoTls;
 
+use crate::clocked::Clocked;
 use crate::notification_steps::{NewsEngine, NewsStep, an_account_that_returns, news_step, run};
 use crate::postgres::{self, PgServer, StandbyMode, until};
-use crate::support::{TERMS, now_ms, runtime, settings, timed};
+use crate::support::{TERMS, now_ms, runtime, settings};
 
 pub(crate) fn opened(server: &PgServer) -> Store {
     let terms = StoreTerms {
@@ -77,19 +77,8 @@ fn agree(cases: u32, steps: usize) {
         return;
     }
     let runtime = runtime();
-    let server = runtime.block_on(PgServer::migrated());
-    let conninfo = settings(&[server.port]).conninfo;
-    let (admin, connection) = runtime
-        .block_on(tokio_postgres::connect(&conninfo, NoTls))
-        .unwrap();
-    runtime.spawn(connection);
-    let sql = |statement: &str| runtime.block_on(admin.batch_execute(statement)).unwrap();
-    sql(&timed(
-        "CREATE TABLE gatepay.test_clock (now bigint); INSERT INTO gatepay.test_clock VALUES (0);
-        CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
-            'SELECT now FROM gatepay.test_clock'",
-    ));
-    let store = opened(&server);
+    let clocked = runtime.block_on(Clocked::start());
+    let store = opened(&clocked.server);
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,
@@ -97,11 +86,14 @@ fn agree(cases: u32, steps: usize) {
     });
     let sequences = prop::collection::vec(news_step(), 1..steps);
     let trial = |steps: &[NewsStep]| {
-        sql("TRUNCATE gatepay.incarnation, gatepay.endpoint, gatepay.object, gatepay.line, gatepay.event, gatepay.hint,
+        let empty = "TRUNCATE gatepay.incarnation, gatepay.endpoint, gatepay.object, gatepay.line, gatepay.event, gatepay.hint,
                 gatepay.attempt, gatepay.url_token, gatepay.owner, gatepay.open_call,
                 gatepay.isolation RESTART IDENTITY;
-            ALTER SEQUENCE gatepay.event_place_number RESTART");
-        let set_clock = |now_ms: u64| sql(&format!("UPDATE gatepay.test_clock SET now = {now_ms}"));
+            ALTER SEQUENCE gatepay.event_place_number RESTART";
+        runtime
+            .block_on(clocked.admin.batch_execute(empty))
+            .unwrap();
+        let set_clock = |now_ms: u64| runtime.block_on(clocked.set(now_ms));
         let engine = NewsEngine {
             runtime: &runtime,
             store: &store,

@@ -16,12 +16,12 @@ use gatepay_store::notifications::ledger::{CallbackUrl, LedgerSource};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::postgres::{NEWEST_SCHEMA, PostgresStore};
 use gatepay_store::settings::PostgresSettings;
-use tokio_postgres::NoTls;
 use zeroize::Zeroizing;
 
 use crate::postgres::{self, PgServer, StandbyMode, until};
 use crate::support::{
-    TERMS, ask, beat, introduction, now_ms, ready, row, row_at, runtime, settings, store, verdict,
+    TERMS, ask, beat, connected, introduction, now_ms, ready, row, row_at, runtime, settings,
+    store, verdict,
 };
 
 /// Keeps the store's tables as an instance does, once a second, until it is done: an upkeep that meets a lock leaves its work
@@ -398,9 +398,7 @@ async fn tables_of_limits_stay_small_beside_a_transaction_that_stays_open() {
     }
     let (server, store) = ready().await;
     let before = store.exchange(&demand(1)).await.unwrap();
-    let connected = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls).await;
-    let (reader, connection) = connected.unwrap();
-    tokio::spawn(connection);
+    let reader = connected(&server).await;
     let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM gatepay.life";
     reader.batch_execute(open).await.unwrap();
     let pile_up = "DO $$ BEGIN FOR n IN 1..6000 LOOP

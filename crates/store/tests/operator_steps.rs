@@ -1,15 +1,15 @@
 //! What operators sign: a raise and a call are what they were shown, and nothing else takes the signature over. The tests of
 //! both engines include this file.
 
-use gatepay_core::Kind;
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::approval::{ApprovalId, ApprovalOrder, ApprovalState, ApprovalSubject};
 use gatepay_store::caps::early_raise::{PendingRaise, RaiseDigest};
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure};
-use gatepay_store::caps::spend::{SpendAmount, SpendDemand};
+use gatepay_store::caps::spend::SpendDemand;
 use gatepay_store::stored_text::StoredText;
 
-use crate::cap_steps::{CapEngine, START_MS, amount, beside, currency, rule, text, told};
+use crate::cap_steps::{CapEngine, START_MS, amount, beside, rule, text, told};
+use crate::rows::{money_row, payout, units_of};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -78,32 +78,17 @@ impl<'a> Desk<'a> {
     /// Asks for a payout above what passes unseen.
     fn ask(&self, stamp: [u8; 16], (key, body): (&str, u8)) -> Asked {
         let spend = SpendDemand {
-            counted_as: "create_payout",
             key: Some(text(key)),
-            parts: vec![SpendAmount {
-                currency: currency("USDT"),
-                amount: amount("11"),
-            }],
-            of_order: None,
             approval: Some(ApprovalSubject {
                 body_sha256: [body; 32],
                 amounts: told("11 USDT"),
                 targets: told("address ETH 0xa"),
             }),
+            ..payout(units_of("11", &["USDT"]))
         };
         let row = AdmissionRow {
-            stamp,
-            nonce: None,
-            stamp_ms: self.now_ms,
-            party: text("acme"),
-            account: text("100"),
-            kind: Kind::Money,
-            module: "payout",
-            operation: "create_payout".into(),
-            has_body: true,
-            intents: Vec::new(),
             spend: Some(Box::new(spend)),
-            usage: None,
+            ..money_row(stamp, self.now_ms)
         };
         let mut batch = AdmissionBatch::default();
         batch.push(row).unwrap();

@@ -1,7 +1,6 @@
 //! Refunds of orders, which spend in the currency of their order as the ledger knows it. The tests of both engines include this
 //! file.
 
-use gatepay_core::Kind;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::rule::{CapDeclaration, CapMeasure, CapRule};
@@ -10,6 +9,7 @@ use gatepay_store::notifications::ledger::{LedgerNote, LedgerSource, TenantAccou
 use gatepay_store::statement::account_book::CallUsage;
 
 use crate::cap_steps::{CapEngine, START_MS, amount, beside, currency, rule, text};
+use crate::rows::{money_row, payout};
 
 const NOW_MS: u64 = START_MS + 60_000;
 
@@ -17,31 +17,22 @@ const NOW_MS: u64 = START_MS + 60_000;
 fn refund_of_order(stamp: u8, order: &str) -> AdmissionRow {
     let spend = SpendDemand {
         counted_as: "refund_order_v2/payout",
-        key: None,
-        parts: Vec::new(),
         of_order: Some(OrderSpend {
             order: text(order),
             amount: amount("7.5"),
         }),
-        approval: None,
+        ..payout(Vec::new())
     };
     AdmissionRow {
-        stamp: [stamp; 16],
-        nonce: None,
-        stamp_ms: NOW_MS,
-        party: text("acme"),
-        account: text("100"),
-        kind: Kind::Money,
         module: "payment",
         operation: "refund_order_v2".into(),
-        has_body: true,
-        intents: Vec::new(),
         spend: Some(Box::new(spend)),
         usage: Some(Box::new(CallUsage {
             key: None,
             is_once: false,
             amounts: None,
         })),
+        ..money_row([stamp; 16], NOW_MS)
     }
 }
 

@@ -1,11 +1,10 @@
 //! A few days of calls, ends, failures and flushes, of which both engines make the same statements. The tests of both engines
 //! include this file.
 
-use gatepay_core::Kind;
 use gatepay_core::exact_amount::ExactAmount;
 use gatepay_core::money::CurrencyCode;
 use gatepay_core::notification::StatedAmount;
-use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict, StoredText};
+use gatepay_store::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use gatepay_store::caps::spend::{AttemptResult, SettledAttempt, SettledObject, SpendAmount};
 use gatepay_store::engine::Store;
 use gatepay_store::engine::statements::{ObjectWord, StatementSubject};
@@ -13,12 +12,10 @@ use gatepay_store::statement::account_book::CallUsage;
 use gatepay_store::statement::daily_statement::{DailyStatement, LineTotal};
 use gatepay_store::statement::usage_flush::{DayBounds, SecondCount, UsageCount, UsageFlush};
 
-pub(crate) const START_MS: u64 = 1_767_225_600_000;
-const DAY_MS: u64 = 86_400_000;
+use crate::cap_steps::{START_MS, text};
+use crate::rows::money_row;
 
-fn text(text: &str) -> StoredText {
-    StoredText::parse(text).unwrap()
-}
+const DAY_MS: u64 = 86_400_000;
 
 /// A call; a money call has its amounts, or none if they cannot be read.
 fn call(
@@ -35,22 +32,13 @@ fn call(
         amounts.iter().map(part).collect()
     });
     AdmissionRow {
-        stamp: [number; 16],
-        nonce: None,
-        stamp_ms: now_ms,
-        party: text("acme"),
-        account: text("100"),
-        kind: Kind::Money,
-        module: "payout",
         operation: operation.into(),
-        has_body: true,
-        intents: Vec::new(),
-        spend: None,
         usage: Some(Box::new(CallUsage {
             key: key.map(text),
             is_once: operation != "create_batch_transfer" && key.is_some(),
             amounts,
         })),
+        ..money_row([number; 16], now_ms)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Statements of PostgreSQL.
 
-use crate::capping::Clocked;
+use crate::clocked::Clocked;
 use crate::postgres;
 use crate::statement_steps::statements_of_a_few_days;
 

@@ -3,17 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gatepay_core::Kind;
-use gatepay_store::admission::{
-    AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict, StoredText,
-};
+use gatepay_store::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict};
 use gatepay_store::error::StoreError;
 use gatepay_store::instance::{InstanceBeat, InstanceIntroduction};
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
+use tokio_postgres::{Client, NoTls};
 
+pub(crate) use crate::cap_steps::text;
 use crate::postgres::PgServer;
 pub(crate) use crate::postgres::settings;
+use crate::rows::money_row;
 
 /// Short guards, so that tests can wait for their end.
 pub(crate) const TERMS: StoreTerms = StoreTerms {
@@ -29,6 +29,14 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .unwrap()
+}
+
+/// A connection of the database's owner, for what a test does beside the store.
+pub(crate) async fn connected(server: &PgServer) -> Client {
+    let conninfo = settings(&[server.port]).conninfo;
+    let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 pub(crate) fn store(ports: &[u16]) -> PostgresStore {
@@ -93,24 +101,7 @@ pub(crate) fn row_at(stamp_ms: u64) -> AdmissionRow {
     let mut stamp = [0; 16];
     stamp[..8].copy_from_slice(&number.to_be_bytes());
     stamp[8..].copy_from_slice(&stamp_ms.to_be_bytes());
-    AdmissionRow {
-        stamp,
-        nonce: None,
-        stamp_ms,
-        party: text("acme"),
-        account: text("100"),
-        kind: Kind::Money,
-        module: "payout",
-        operation: "payout_create".into(),
-        has_body: true,
-        intents: Vec::new(),
-        spend: None,
-        usage: None,
-    }
-}
-
-pub(crate) fn text(text: &str) -> StoredText {
-    StoredText::parse(text).unwrap()
+    money_row(stamp, stamp_ms)
 }
 
 pub(crate) fn row() -> AdmissionRow {

@@ -4,10 +4,9 @@ use gatepay_store::engine::Store;
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 use gatepay_store::statement::usage_flush::{DayBounds, UsageFlush};
-use tokio_postgres::NoTls;
 
 use crate::postgres::{self, PgServer};
-use crate::support::{introduction, now_ms, settings};
+use crate::support::{connected, introduction, now_ms, settings};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -18,10 +17,7 @@ async fn the_first_flush_of_a_day_reads_no_counts_of_other_days() {
     }
     let server = PgServer::migrated().await;
     let settings = settings(&[server.port]);
-    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let admin = connected(&server).await;
     // The counts of forty days of 500 tenants, half of them of days that are forgotten.
     let filled = "INSERT INTO gatepay.usage_day
         SELECT current_date - 20 + n, (extract(epoch FROM current_date - 20 + n) * 1000)::bigint,

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use gatepay_core::Kind;
 use parking_lot::Mutex;
 
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
-use crate::cap_steps::{START_MS, amount, beside, currency, rule, text};
+use crate::cap_steps::{START_MS, beside, rule, text};
 use crate::caps::rule::{CapDeclaration, CapMeasure, CapRule, CapScope};
-use crate::caps::spend::{AttemptResult, SettledAttempt, SpendAmount, SpendDemand};
+use crate::caps::spend::{AttemptResult, SettledAttempt};
 use crate::destination_steps::declared;
 use crate::destinations::DestinationDeclaration;
+use crate::rows::{self, money_row, units_of};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
 use crate::sqlite::test_files::{introduction, migrated};
@@ -39,29 +39,9 @@ async fn counted(
 }
 
 fn payout(stamp: u8, currencies: &[String], units: &str) -> AdmissionRow {
-    let parts = currencies.iter().map(|of| SpendAmount {
-        currency: currency(of),
-        amount: amount(units),
-    });
     AdmissionRow {
-        stamp: [stamp; 16],
-        nonce: None,
-        stamp_ms: NOW_MS,
-        party: text("acme"),
-        account: text("100"),
-        kind: Kind::Money,
-        module: "payout",
-        operation: "create_payout".into(),
-        has_body: true,
-        intents: Vec::new(),
-        spend: Some(Box::new(SpendDemand {
-            counted_as: "create_payout",
-            key: None,
-            parts: parts.collect(),
-            of_order: None,
-            approval: None,
-        })),
-        usage: None,
+        spend: Some(Box::new(rows::payout(units_of(units, currencies)))),
+        ..money_row([stamp; 16], NOW_MS)
     }
 }
 

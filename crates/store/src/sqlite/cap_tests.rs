@@ -2,23 +2,22 @@
 
 use std::fs;
 
-use gatepay_core::Kind;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::{
-    CapEngine, CapStep, START_MS, amount, beside, cap_step, crowd, currency, rule, run, standstill,
-    text, told,
+    CapEngine, CapStep, START_MS, beside, cap_step, crowd, rule, run, standstill, text, told,
 };
 use crate::caps::approval::{ApprovalOrder, ApprovalSubject};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
-use crate::caps::spend::{SpendAmount, SpendDemand};
+use crate::caps::spend::SpendDemand;
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
 use crate::instance::InstanceBeat;
 use crate::operator_steps;
 use crate::refund_steps;
+use crate::rows::{money_row, payout, units_of};
 use crate::settings::StoreTerms;
 use crate::sqlite::SqliteStore;
 use crate::sqlite::test_files::{introduction, migrated, settings};
@@ -190,32 +189,17 @@ async fn an_approval_of_a_copy_that_was_put_back_lets_no_call_pass() {
 /// A call of 11 USDT under a key.
 fn payment(stamp: u8, now_ms: u64) -> AdmissionRow {
     let spend = SpendDemand {
-        counted_as: "create_payout",
         key: Some(text("k")),
-        parts: vec![SpendAmount {
-            currency: currency("USDT"),
-            amount: amount("11"),
-        }],
-        of_order: None,
         approval: Some(ApprovalSubject {
             body_sha256: [7; 32],
             amounts: told("11 USDT"),
             targets: told("address ETH 0xa"),
         }),
+        ..payout(units_of("11", &["USDT"]))
     };
     AdmissionRow {
-        stamp: [stamp; 16],
-        nonce: None,
-        stamp_ms: now_ms,
-        party: text("acme"),
-        account: text("100"),
-        kind: Kind::Money,
-        module: "payout",
-        operation: "create_payout".into(),
-        has_body: true,
-        intents: Vec::new(),
         spend: Some(Box::new(spend)),
-        usage: None,
+        ..money_row([stamp; 16], now_ms)
     }
 }
 

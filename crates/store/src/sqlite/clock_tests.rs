@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepay_core::Kind;
 use parking_lot::Mutex;
 
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
-use crate::cap_steps::{START_MS, amount, beside, currency, rule, text};
+use crate::cap_steps::{START_MS, beside, rule};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
-use crate::caps::spend::{SpendAmount, SpendDemand};
 use crate::instance::InstanceBeat;
 use crate::notifications::listing::RetentionTerms;
+use crate::rows::{money_row, payout, units_of};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
 use crate::sqlite::test_files::{introduction, migrated};
@@ -91,35 +90,12 @@ impl Stepped {
     /// A call of the caller's, whose clock is right.
     fn row(&mut self) -> AdmissionRow {
         self.stamps += 1;
-        AdmissionRow {
-            stamp: [self.stamps; 16],
-            nonce: None,
-            stamp_ms: self.right_ms(),
-            party: text("acme"),
-            account: text("100"),
-            kind: Kind::Money,
-            module: "payout",
-            operation: "create_payout".into(),
-            has_body: true,
-            intents: Vec::new(),
-            spend: None,
-            usage: None,
-        }
+        money_row([self.stamps; 16], self.right_ms())
     }
 
     async fn pay(&mut self, units: &str) -> AdmissionVerdict {
-        let spend = SpendDemand {
-            counted_as: "create_payout",
-            key: None,
-            parts: vec![SpendAmount {
-                currency: currency("USDT"),
-                amount: amount(units),
-            }],
-            approval: None,
-            of_order: None,
-        };
         let row = AdmissionRow {
-            spend: Some(Box::new(spend)),
+            spend: Some(Box::new(payout(units_of(units, &["USDT"])))),
             ..self.row()
         };
         self.ask(row).await

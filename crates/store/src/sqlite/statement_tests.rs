@@ -1,8 +1,9 @@
 //! Statements of a SQLite file.
 
+use crate::cap_steps::START_MS;
 use crate::engine::Store;
 use crate::sqlite::test_files::{introduction, migrated};
-use crate::statement_steps::{START_MS, statements_of_a_few_days};
+use crate::statement_steps::statements_of_a_few_days;
 
 #[tokio::test]
 async fn the_file_makes_exact_statements_of_days_that_do_not_change_after_their_end() {

@@ -1,15 +1,15 @@
 use super::*;
-use crate::admission::{AdmissionRow, AdmissionVerdict, StoredText};
+use crate::admission::{AdmissionRow, AdmissionVerdict};
+use crate::cap_steps::START_MS;
 use crate::identity::StoreIdentity;
 use crate::model::{ModelServer, StoreModel};
+use crate::rows::money_row;
 use crate::sqlite::test_files::{self, introduction};
 use gatepay_core::Kind;
 use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
-
-const START_MS: u64 = 1_767_225_600_000;
 
 struct Files {
     folder: TempDir,
@@ -69,20 +69,9 @@ impl Files {
 }
 
 fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
-    let text = |text: &str| StoredText::parse(text).unwrap();
     AdmissionRow {
-        stamp: [number; 16],
-        nonce: None,
-        stamp_ms,
-        party: text("acme"),
-        account: text("100"),
         kind,
-        module: "payout",
-        operation: "made_up".into(),
-        has_body: true,
-        intents: Vec::new(),
-        spend: None,
-        usage: None,
+        ..money_row([number; 16], stamp_ms)
     }
 }
 
