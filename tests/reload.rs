@@ -26,10 +26,11 @@ async fn status(program: &Program, shop: &Shop) -> u16 {
 /// Waits until a shop's calls get this status; returns the time this took.
 async fn becomes(program: &Program, shop: &Shop, wanted: u16) -> Duration {
     let begun = Instant::now();
-    while status(program, shop).await != wanted {
-        assert!(begun.elapsed() < PATIENCE, "{} never was {wanted}", shop.id);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_so(
+        &format!("{} is answered with {wanted}", shop.id),
+        async || status(program, shop).await == wanted,
+    )
+    .await;
     begun.elapsed()
 }
 
@@ -633,11 +634,7 @@ async fn a_renewed_certificate_is_shown_once_its_files_change() {
         caller.connect(address).await.is_ok()
     };
     let comes_to_show = async |pair: &Pair| {
-        let begun = Instant::now();
-        while !shows(pair).await {
-            assert!(begun.elapsed() < PATIENCE, "it is never shown");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_so("it is shown", async || shows(pair).await).await;
     };
     assert!(shows(&old).await);
 
@@ -667,11 +664,10 @@ async fn a_renewed_certificate_is_shown_once_its_files_change() {
     let address = program.address;
     write(&newest);
     let caller = Caller::speaking(&[&TLS13], &[], &[&newest], None);
-    let begun = Instant::now();
-    while caller.connect(address).await.is_err() {
-        assert!(begun.elapsed() < PATIENCE, "nobody looked");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until_so("somebody looks", async || {
+        caller.connect(address).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -844,11 +840,10 @@ async fn reload_under_load(proxy: &str, rounds: u32) -> Seen {
             let failed = || async { program.metric(r#"reloads_total{result="failed"}"#).await };
             let before = failed().await;
             spoil(&folder);
-            let begun = Instant::now();
-            while failed().await == before {
-                assert!(begun.elapsed() < PATIENCE, "nobody noticed: {problem}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            until_so(&format!("noticed: {problem}"), async || {
+                failed().await != before
+            })
+            .await;
             folder.file("proxy.toml", &proxy_file);
             folder.file("tenants.d/globex.toml", &globex_file);
             folder.secret("globex", globex().secret);

@@ -54,11 +54,10 @@ async fn approves(program: &Program, name: &str, id: &str) -> (u16, String) {
 
 /// Waits until a metric has this value.
 async fn until_metric(program: &Program, series: &str, value: &str) {
-    let began = std::time::Instant::now();
-    while program.metric(series).await != value {
-        assert!(began.elapsed() < PATIENCE, "{series} is not {value}");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    until_so(&format!("{series} is {value}"), async || {
+        program.metric(series).await == value
+    })
+    .await;
 }
 
 /// The id that a refusal tells.
@@ -345,16 +344,13 @@ async fn what_one_operator_has_approved_waits_once_two_are_needed() {
     folder.edit("proxy.toml", "approvals = 1", "approvals = 2");
     let program = Program::serve(&folder).await;
     program.until_ready().await;
-    let began = std::time::Instant::now();
-    loop {
+    until_seen(async || {
         let (_, said) = says(&program, "carol", ("GET", "/approvals?state=waiting")).await;
-        if said.contains(&id) {
-            assert!(said.contains("\"needs\":1"), "{said}");
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "{said}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+        let is_listed = said.contains(&id);
+        assert!(!is_listed || said.contains("\"needs\":1"), "{said}");
+        if_so(is_listed, || said)
+    })
+    .await;
     assert_eq!(id_of(&send(&program, &payout("B1", "20")).await), id);
 }
 

@@ -15,17 +15,13 @@ async fn waiting(program: &Program) -> Vec<Value> {
 
 /// Waits until these limits wait, and returns the id of the changes.
 async fn until_waiting(program: &Program, limit: Option<&str>) -> String {
-    let began = std::time::Instant::now();
-    loop {
-        let waiting = waiting(program).await;
-        if let [only] = &waiting[..]
-            && only["changes"][0]["limit"].as_str() == limit
-        {
-            return only["id"].as_str().unwrap().to_owned();
+    until_seen(async || match &waiting(program).await[..] {
+        [only] if only["changes"][0]["limit"].as_str() == limit => {
+            Ok(only["id"].as_str().unwrap().to_owned())
         }
-        assert!(began.elapsed() < PATIENCE, "{waiting:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+        others => Err(format!("{others:?}")),
+    })
+    .await
 }
 
 async fn raises(program: &Program, name: &str, id: &str) -> (u16, String) {
@@ -89,16 +85,13 @@ async fn a_raise_holds_early_once_two_operators_have_approved_exactly_these_chan
 
 /// Waits until the changes of a scope wait, and returns their id.
 async fn until_waiting_for(program: &Program, account: Option<&str>) -> String {
-    let began = std::time::Instant::now();
-    loop {
+    until_seen(async || {
         let waiting = waiting(program).await;
         let own = waiting.iter().find(|it| it["account"].as_str() == account);
-        if let Some(own) = own {
-            return own["id"].as_str().unwrap().to_owned();
-        }
-        assert!(began.elapsed() < PATIENCE, "{waiting:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+        let id = own.map(|own| own["id"].as_str().unwrap().to_owned());
+        id.ok_or_else(|| format!("{waiting:?}"))
+    })
+    .await
 }
 
 #[tokio::test]

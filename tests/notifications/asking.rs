@@ -33,12 +33,11 @@ impl Receiver {
 
     /// Probes with these objects, and returns what is printed with the exit code.
     async fn probes(&self, objects: &[&str]) -> (String, Option<i32>) {
-        let began = Instant::now();
         // The tenants are registered soon after the start.
-        while self.program.admin("GET", "/-/probe/isolation").await.status != 200 {
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_so("the tenants are registered", async || {
+            self.program.admin("GET", "/-/probe/isolation").await.status == 200
+        })
+        .await;
         let objects = objects.iter().flat_map(|id| ["--object", id]);
         let words = ["probe", "isolation"].into_iter().chain(objects);
         self.command(&words.collect::<Vec<_>>())
@@ -76,6 +75,14 @@ impl Receiver {
         let mut events = events.iter().filter(|event| event["object"] == order);
         let event = events.next().unwrap_or_else(|| panic!("{page}"));
         ["state", "tenant", "placed_by"].map(|name| event[name].clone())
+    }
+
+    /// Waits until the notification about this order is in quarantine no more.
+    pub(super) async fn is_placed(&self, order: &str) {
+        until_so("it is placed", async || {
+            self.placed(order).await[0] != "quarantined"
+        })
+        .await;
     }
 }
 
@@ -121,11 +128,7 @@ async fn the_tenant_that_has_the_order_gets_its_news_once_isolation_is_proved() 
             asked_about(&gatepay, &lost).len() >= 2
         })
         .await;
-        let began = Instant::now();
-        while receiver.placed(&lost).await[0] == "quarantined" {
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        receiver.is_placed(&lost).await;
         assert_eq!(receiver.placed(&lost).await[1..], ["acme", "asked"]);
         let mut accounts = asked_about(&gatepay, &lost);
         accounts.sort_unstable();
@@ -134,15 +137,12 @@ async fn the_tenant_that_has_the_order_gets_its_news_once_isolation_is_proved() 
         assert_eq!(accounts, both);
         // The ledger remembers it, so that the next news needs no question.
         let path = format!("/ledger?kind=prepayId&key={lost}");
-        let began = Instant::now();
-        let holder = loop {
-            let holders = receiver.looks(&path).await["holders"].clone();
-            if holders[0].is_object() {
-                break holders[0].clone();
-            }
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let holder = until_seen(async || {
+            let page = receiver.looks(&path).await;
+            let holder = page["holders"].get(0).cloned();
+            holder.ok_or_else(|| page.to_string())
+        })
+        .await;
         assert_eq!(
             (&holder["tenant"], &holder["source"]),
             (&json!("acme"), &json!("asked"))
@@ -192,11 +192,10 @@ async fn a_number_that_a_tenant_copies_gains_it_no_notification() {
             !asked_about(&gatepay, &lost).is_empty()
         })
         .await;
-        let began = Instant::now();
-        while receiver.asked("has_not").await < 3 {
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_so("three answers say that it has not", async || {
+            receiver.asked("has_not").await >= 3
+        })
+        .await;
         assert_eq!(asked_about(&gatepay, &lost), [globex().sub_account]);
         // Only the ledger or an operator moves it.
         let [state, tenant, _] = receiver.placed(&lost).await;
@@ -355,11 +354,10 @@ async fn a_look_up_that_is_lost_slow_or_failing_decides_nothing_and_is_repeated(
     inject(faults.next().unwrap());
     receiver.acknowledges(&paid(&lost, "L-0001")).await;
     for unclear in 1.. {
-        let began = Instant::now();
-        while receiver.asked("unclear").await < unclear {
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_so("the answer is unclear", async || {
+            receiver.asked("unclear").await >= unclear
+        })
+        .await;
         decided(server, unclear).await;
         assert_eq!(receiver.placed(&lost).await[0], "quarantined");
         let Some(fault) = faults.next() else { break };

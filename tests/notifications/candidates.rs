@@ -24,31 +24,20 @@ fn server(engine: &Engine) -> &PgServer {
 impl Receiver {
     /// Waits until a notification stays in quarantine for this reason.
     async fn stays_because(&self, reason: &str) {
-        let began = Instant::now();
-        loop {
+        until_seen(async || {
             let page = self.looks("/notifications?state=quarantined").await;
-            if page["notifications"][0]["quarantine"] == reason {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{page}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if_so(page["notifications"][0]["quarantine"] == reason, || {
+                page.to_string()
+            })
+        })
+        .await;
     }
 
     async fn are_unclear(&self, answers: u32) {
-        let began = Instant::now();
-        while self.asked("unclear").await < answers {
-            assert!(began.elapsed() < PATIENCE);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn is_placed(&self, order: &str) {
-        let began = Instant::now();
-        while self.placed(order).await[0] == "quarantined" {
-            assert!(began.elapsed() < PATIENCE, "{}", self.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_so("the answers are unclear", async || {
+            self.asked("unclear").await >= answers
+        })
+        .await;
     }
 }
 

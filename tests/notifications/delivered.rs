@@ -82,11 +82,10 @@ async fn a_notification_reaches_its_own_tenant_once_and_verifies_with_its_secret
                 "deliveries_total{{result=\"delivered\",tenant=\"{}\"}}",
                 shop.id
             );
-            let began = Instant::now();
-            while receiver.program.metric(&delivered).await != "1" {
-                assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            until_so("it is delivered", async || {
+                receiver.program.metric(&delivered).await == "1"
+            })
+            .await;
             assert_eq!(endpoint.count(), 0, "once");
         }
         let status = receiver.program.admin("GET", "/status").await.json();

@@ -90,16 +90,7 @@ async fn an_endpoint_that_answered_410_is_turned_on_by_hand_and_the_journal_has_
         to_acme.answers(410);
         let id = receiver.order(&acme(), "A-0001").await;
         receiver.acknowledges(&paid(&id, "A-0001")).await;
-        let began = Instant::now();
-        let endpoint = loop {
-            let page = receiver.looks("/notifications/endpoints?tenant=acme").await;
-            let endpoint = page["endpoints"][0].clone();
-            if endpoint["off"] == "gone" {
-                break endpoint;
-            }
-            assert!(began.elapsed() < PATIENCE, "{page}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let endpoint = receiver.turns_off("acme", "gone").await;
         assert_eq!(endpoint["waiting"], 1, "{endpoint}");
         assert_eq!(to_acme.take().len(), 1, "the notification");
 
@@ -173,17 +164,8 @@ async fn a_tenant_that_is_suspended_by_hand_gets_its_notifications_once_it_is_re
     let id = receiver.order(&acme(), "A-0001").await;
     assert_eq!(receiver.orders("/-/suspend?tenant=acme").await.0, 200);
     receiver.acknowledges(&paid(&id, "A-0001")).await;
-    let began = Instant::now();
-    loop {
-        let page = receiver.looks("/notifications/endpoints?tenant=acme").await;
-        let endpoint = &page["endpoints"][0];
-        if endpoint["off"] == "suspended" {
-            assert_eq!(endpoint["waiting"], 1, "{page}");
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "{page}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let endpoint = receiver.turns_off("acme", "suspended").await;
+    assert_eq!(endpoint["waiting"], 1, "{endpoint}");
     assert_eq!(to_acme.count(), 0, "nothing is sent to it");
     assert_eq!(receiver.orders("/-/resume?tenant=acme").await.0, 200);
     until("the notification is there", || to_acme.count() == 1).await;

@@ -57,14 +57,12 @@ async fn an_order_from_before_the_ledger_is_led_back_after_an_import() {
         // The one in quarantine leaves it, and the other's goes to its own tenant.
         receiver.acknowledges(&paid(&to_globex, "A-0001")).await;
         receiver.shows(&owned("globex")).await;
-        let began = Instant::now();
-        while receiver
-            .logged("a notification has left quarantine")
-            .is_empty()
-        {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("it leaves quarantine", || {
+            !receiver
+                .logged("a notification has left quarantine")
+                .is_empty()
+        })
+        .await;
         let ledger = receiver.looks(&format!("/ledger?key={to_acme}")).await;
         let holder = &ledger["holders"][0];
         assert_eq!(
@@ -115,11 +113,7 @@ async fn deposits_to_a_fixed_address_from_before_the_ledger_are_led_back_after_a
         let receiver = Receiver::start(&folder).await;
         receiver.acknowledges(&deposit("d2")).await;
         receiver.shows(&owned("acme")).await;
-        let began = Instant::now();
-        while receiver.placed("d1").await[0] == "quarantined" {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        receiver.is_placed("d1").await;
         for id in ["d1", "d2"] {
             assert_eq!(receiver.placed(id).await[1..], ["acme", "certain"]);
         }

@@ -283,15 +283,10 @@ impl KillRun {
     }
 
     async fn until_one_more_is_acknowledged(&self) {
-        let began = Instant::now();
-        while self.acknowledged().is_empty() {
-            assert!(
-                began.elapsed() < PATIENCE,
-                "{}",
-                self.receiver.program.stderr()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until("one more is acknowledged", || {
+            !self.acknowledged().is_empty()
+        })
+        .await;
     }
 
     fn kill_database(&mut self) {

@@ -96,26 +96,15 @@ async fn the_operator_is_told_that_a_tenants_endpoint_is_gone_and_not_of_its_own
         assert_eq!(data["notification"], **event);
 
         let delivered = "deliveries_total{result=\"delivered\",tenant=\"office\"}";
-        let began = Instant::now();
-        while receiver.program.metric(delivered).await != "1" {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_so("the operator has it", async || {
+            receiver.program.metric(delivered).await == "1"
+        })
+        .await;
         // The operator's own endpoint is gone: its news waits, and is sent once it is turned on by hand.
         to_office.answers(410);
         receiver.acknowledges(&account_opened("r-1")).await;
-        let began = Instant::now();
-        loop {
-            let page = receiver
-                .looks("/notifications/endpoints?tenant=office")
-                .await;
-            if page["endpoints"][0]["off"] == "gone" {
-                assert_eq!(page["endpoints"][0]["waiting"], 1, "no news of it: {page}");
-                break;
-            }
-            assert!(began.elapsed() < PATIENCE, "{page}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let endpoint = receiver.turns_off("office", "gone").await;
+        assert_eq!(endpoint["waiting"], 1, "no news of it: {endpoint}");
         to_office.answers(200);
         assert_eq!(to_office.take().len(), 1);
         let (said, code) = receiver.command(&["notifications", "enable", "--tenant", "office"]);
@@ -157,16 +146,7 @@ async fn news_that_an_operator_has_not_got_reaches_the_operator_that_takes_its_p
         let (folder, receiver, _to_acme, to_office) = receiver(&gatepay, &engine).await;
         to_office.answers(410);
         receiver.acknowledges(&account_opened("r-1")).await;
-        let began = Instant::now();
-        loop {
-            let path = "/notifications/endpoints?tenant=office";
-            let page = receiver.looks(path).await;
-            if page["endpoints"][0]["off"] == "gone" {
-                break;
-            }
-            assert!(began.elapsed() < PATIENCE, "{page}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        receiver.turns_off("office", "gone").await;
         to_office.answers(200);
         to_office.take();
         // Another operator gets notifications from now on, at the same machine.

@@ -26,17 +26,32 @@ impl Receiver {
 
     /// The status, once one of its problems begins with this text.
     pub(super) async fn says(&self, problem: &str) -> Value {
-        let began = Instant::now();
-        loop {
+        until_seen(async || {
             let status = self.looks("/status").await;
             let problems = status["problems"].as_array().unwrap();
             let mut texts = problems.iter().filter_map(|it| it["text"].as_str());
             if texts.any(|text| text.starts_with(problem)) {
-                return status;
+                Ok(status)
+            } else {
+                Err(status.to_string())
             }
-            assert!(began.elapsed() < PATIENCE, "{status}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        })
+        .await
+    }
+
+    /// The endpoint of a tenant or operator, once it is off for this reason.
+    pub(super) async fn turns_off(&self, of: &str, reason: &str) -> Value {
+        let path = format!("/notifications/endpoints?tenant={of}");
+        until_seen(async || {
+            let page = self.looks(&path).await;
+            let endpoint = page["endpoints"][0].clone();
+            if endpoint["off"] == reason {
+                Ok(endpoint)
+            } else {
+                Err(page.to_string())
+            }
+        })
+        .await
     }
 
     pub(super) async fn orders(&self, path: &str) -> (u16, Value) {
@@ -145,11 +160,10 @@ async fn without_its_record_in_the_journal_nothing_is_assigned() {
     let shown = receiver.looks(&format!("/notifications/{id}")).await;
     assert_eq!(shown["state"], "quarantined");
     fs::rename(folder.path("away"), folder.path("audit")).unwrap();
-    let began = Instant::now();
-    while receiver.orders(&path).await.0 != 200 {
-        assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_so("the order is taken", async || {
+        receiver.orders(&path).await.0 == 200
+    })
+    .await;
     receiver.program.stop().await;
 }
 

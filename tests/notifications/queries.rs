@@ -19,14 +19,11 @@ impl Receiver {
     }
 
     async fn until_learned(&self, prepay_id: &str) -> Value {
-        let began = Instant::now();
-        loop {
-            if let [holder] = &self.holders(prepay_id).await[..] {
-                return holder.clone();
-            }
-            assert!(began.elapsed() < PATIENCE, "{}", self.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_seen(async || match &self.holders(prepay_id).await[..] {
+            [holder] => Ok(holder.clone()),
+            others => Err(format!("{others:?}")),
+        })
+        .await
     }
 }
 
@@ -44,11 +41,7 @@ async fn a_query_of_its_tenant_leads_an_order_back_whose_answer_was_lost() {
             (&holder["tenant"], &holder["source"], &holder["operation"]),
             (&json!("acme"), &json!("asked"), &json!("query_order"))
         );
-        let began = Instant::now();
-        while receiver.placed(&lost).await[0] == "quarantined" {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        receiver.is_placed(&lost).await;
         assert_eq!(receiver.placed(&lost).await[1..], ["acme", "certain"]);
         receiver.program.stop().await;
     }

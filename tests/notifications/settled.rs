@@ -42,11 +42,10 @@ impl Receiver {
     }
 
     async fn until_settled(&self, outcome: &str, count: &str) {
-        let began = Instant::now();
-        while self.settled(outcome).await != count {
-            assert!(began.elapsed() < PATIENCE, "{}", self.program.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_so(&format!("{count} are {outcome}"), async || {
+            self.settled(outcome).await == count
+        })
+        .await;
     }
 
     async fn ledger(&self, key: &str) -> Value {
@@ -226,11 +225,10 @@ async fn an_id_that_a_look_up_finds_leads_the_news_to_its_tenant() {
             answer.text()
         );
         receiver.acknowledges(&paid("5062036807", "A-0001")).await;
-        let began = Instant::now();
-        while receiver.ledger("5062036807").await[0]["outcome"]["outcome"] != "done" {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_so("the outcome is known", async || {
+            receiver.ledger("5062036807").await[0]["outcome"]["outcome"] == "done"
+        })
+        .await;
         assert_eq!(receiver.ledger("5062036807").await[0]["source"], "asked");
         receiver.program.stop().await;
     }
@@ -248,11 +246,10 @@ async fn an_id_that_a_look_up_finds_proves_nothing_if_another_tenant_has_the_num
         }
         // The ledger decides in the order of the calls.
         receiver.call(&acme().post(CREATE, order("B-0001"))).await;
-        let began = Instant::now();
-        while receiver.ledger("5062036808").await == json!([]) {
-            assert!(began.elapsed() < PATIENCE, "{}", receiver.program.stderr());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until_so("the ledger has it", async || {
+            receiver.ledger("5062036808").await != json!([])
+        })
+        .await;
         let holders = receiver.ledger("5062036807").await;
         let is_acmes = |row: &Value| row["tenant"] == "acme";
         assert!(

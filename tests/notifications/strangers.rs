@@ -138,11 +138,10 @@ async fn bodies_beyond_a_strangers_share_are_counted_apart_from_notifications_th
         let _closed = stranger.write_all(nearly_whole.as_bytes()).await;
         held.push(stranger);
     }
-    let began = Instant::now();
-    while receiver.received("UNKNOWN", "busy").await == "0" {
-        assert!(began.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_so("one is told that all are busy", async || {
+        receiver.received("UNKNOWN", "busy").await != "0"
+    })
+    .await;
     assert_eq!(receiver.received("UNKNOWN", "failed").await, "0");
     // So that the end does not wait for their bodies.
     drop(held);

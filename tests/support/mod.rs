@@ -43,7 +43,7 @@ mod wedge;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -144,6 +144,18 @@ pub(crate) async fn until_so(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, waiting)
         .await
         .unwrap_or_else(|_| panic!("this never happened: {what}"));
+}
+
+/// Looks until a look finds what a test waits for, and returns that. A look that does not find it returns what it saw.
+pub(crate) async fn until_seen<T>(mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(seen) => assert!(began.elapsed() < PATIENCE, "{seen}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// How often a test looks for what only an undisturbed stretch of a machine's time can show: a machine that stalls for two

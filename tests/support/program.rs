@@ -506,10 +506,14 @@ impl Program {
 }
 
 impl Drop for Program {
+    #[expect(clippy::print_stderr, reason = "a failed test shows the program's log")]
     fn drop(&mut self) {
         // The program has mostly ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("{}", self.stderr());
+        }
     }
 }
 
