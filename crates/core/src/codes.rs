@@ -12,9 +12,9 @@ pub enum CodeMeaning {
     /// The request itself is wrong, or names an object that does not exist. No earlier delivery under the same key can
     /// be the cause: GatePay would have refused that delivery likewise.
     Refused,
-    /// GatePay refused this delivery, and an earlier one under the same key may have been executed. For most keys GatePay
-    /// publishes no code that says that the key was used before, so that a general code may say it; or the earlier one came
-    /// in time, and this one too late.
+    /// GatePay refused this delivery, and an earlier one under the same key may have been executed: the code may mean that the
+    /// key was used before, since GatePay publishes a code of its own for few keys; or this delivery came too late, and the
+    /// earlier one in time.
     KeyMayExist,
     /// The state of funds or prices forbids the call. An earlier delivery under the same key may be the cause: that
     /// delivery may have spent the balance or the refundable rest.

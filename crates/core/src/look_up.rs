@@ -170,7 +170,7 @@ impl LookUpQuestion {
             });
         };
         if self.of_order.is_some() && !self.is_of_order(thing) {
-            // GatePay may have the call's refund beside it.
+            // GatePay may have the call's refund as well: numbers may be unique for their order only.
             return Some(LookUpObservation {
                 order: printed(body),
                 is_of_another_order: true,

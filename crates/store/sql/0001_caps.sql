@@ -44,11 +44,12 @@ CREATE TABLE cap_delay (
     shorter_from bigint
 );
 
--- The rules of each instance's configuration. They count until the instance gave no sign of life for a minute, and the row stays.
+-- The rules of each instance's configuration. Once the instance has given no sign of life for a minute they count no more, and
+-- the row stays.
 CREATE TABLE cap_claim (
     instance bigint PRIMARY KEY,
-    -- Counts the declarations of the instance, so that it sees whether its last one is still here, and an older one that comes
-    -- late is known as such.
+    -- The number of the instance's declaration, by which the instance sees whether its last one is still here, and by which an
+    -- older one that comes late is recognized.
     number bigint NOT NULL,
     shadows boolean[] NOT NULL,
     scopes text[] NOT NULL,
@@ -60,7 +61,7 @@ CREATE TABLE cap_claim (
     raise_ms bigint NOT NULL,
     -- How many operators have to order what needs more than one.
     approvers integer NOT NULL,
-    -- When the instance was taken for dead: then the rules are none. Such a row stays for 400 days.
+    -- When the instance was taken for dead; the arrays are empty then. Such a row stays for 400 days.
     gone bigint
 );
 
@@ -173,8 +174,8 @@ $$;
 
 -- Puts the rules of all instances' configurations in force, after this instance has declared its own: lower ones at once,
 -- higher ones after the longest `raise_ms`. Admissions stop only while rules change, and not at all if the rules in force are
--- these already. An older declaration that comes late changes nothing, also if the instance was taken for dead meanwhile, and one
--- of an instance that has not joined, or has left, neither. Returns whether the declaration is taken.
+-- these already. Nothing is changed by an older declaration that comes late, even if the instance was taken for dead meanwhile,
+-- and by a declaration of an instance that has not joined or has left. Returns whether the declaration is taken.
 CREATE FUNCTION declare_caps_v1(
     c_id bigint, c_number bigint,
     d_shadows boolean[], d_scopes text[], d_measures smallint[], d_currencies text[], d_calls text[], d_exempts text[],

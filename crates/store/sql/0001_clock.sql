@@ -81,7 +81,7 @@ $$;
 
 -- Advances the store's time with a sign of life, twice a second at most. `n_wall` and `n_steady` are the server's clock and the
 -- store's time at the instance's sign of life before, and `n_silent` is the time since then by the instance's monotonic clock:
--- the store's time has not come further since then. All are NULL if it has given none.
+-- the store's time advances by no more than that. All three are NULL if the instance has given none.
 CREATE FUNCTION tick_clock(n_wall bigint, n_steady bigint, n_silent bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE

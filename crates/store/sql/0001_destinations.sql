@@ -45,8 +45,8 @@ INSERT INTO destination_epoch VALUES (true, 0);
 
 -- Takes over the destinations of all instances' configurations, after this instance has declared its own: what one of them
 -- lacks is gone at once, what is new waits. Each part writes only what differs, and the lists have another number only if one of
--- them has changed: every instance declares again when one joins or leaves. What comes late changes nothing, as with caps, and so
--- does the answer.
+-- them has changed: every instance declares again when one joins or leaves. Declarations that come late, and the answer, are as
+-- with `declare_caps_v1`.
 CREATE FUNCTION declare_destinations_v1(
     c_id bigint, c_number bigint,
     d_accounts text[], d_listed boolean[], d_holds bigint[], t_accounts text[], t_targets text[]

@@ -51,8 +51,7 @@ CREATE FUNCTION join_v1(
     c_id bigint, c_seen bigint, guard_ms bigint, lossless boolean,
     n_id bigint, n_host text, n_version text, n_config_hash text, n_journal_head text, n_halt_epoch bigint,
     past_ms bigint, n_uncovered boolean, n_bodyless boolean,
-    -- The server's clock and the store's time at the instance's sign of life before, and the time since then by its
-    -- monotonic clock.
+    -- As for `tick_clock`.
     n_wall bigint, n_steady bigint, n_silent bigint,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
     OUT o_renewed boolean, OUT o_now bigint, OUT o_apart bigint, OUT o_keeps boolean
@@ -89,7 +88,7 @@ BEGIN
         (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_bodyless, now)
     ON CONFLICT (id) DO UPDATE SET seen = o_at, steady = excluded.steady, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
         journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, bodyless = excluded.bodyless;
-    -- Those that ended without leaving. They stay listed for a day, to be asked about, and while the clock is in doubt.
+    -- Instances that ended without leaving stay listed for a day, so that operators can see them, and while the clock is in doubt.
     DELETE FROM instance AS n WHERE n.steady < deleting - 86400000;
     DELETE FROM departure AS d WHERE d.at < deleting - 86400000;
     nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE now - 600000 END;
@@ -120,7 +119,7 @@ BEGIN
     -- The ring is not fitted to a longer window in between.
     PERFORM admitting();
     SELECT k.slice_ms INTO STRICT ring FROM cluster AS k;
-    -- A clock that has stepped ahead takes no slot from the stamps of now.
+    -- A clock that has stepped ahead must not empty a slot that the stamps of now need.
     next_slice := (least(wall_ms(), now_ms()) + future_ms + ring / 2) / ring;
     UPDATE slot AS s SET slice = next_slice, filling = false WHERE s.slot = next_slice % 8 AND s.slice < next_slice;
     RETURN QUERY SELECT s.slot FROM slot AS s WHERE NOT s.filling ORDER BY s.slot;

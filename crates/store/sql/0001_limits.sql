@@ -68,8 +68,8 @@ CREATE UNLOGGED TABLE stock (
     rate double precision NOT NULL,
     burst double precision NOT NULL,
     at bigint NOT NULL,
-    -- Until when the figures hold also if the instance ends: GatePay has lowered them, and said for how long. Then they grow by
-    -- a hundredth of the full ones each second.
+    -- Until when the figures bind even if the instance ends, since GatePay has lowered them for a told time. After that they
+    -- grow by a hundredth of the full ones each second.
     stays_until bigint NOT NULL DEFAULT -100000,
     PRIMARY KEY (tenant, lim, instance)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
@@ -101,7 +101,7 @@ CREATE UNLOGGED TABLE lease (
     tenants text[] NOT NULL,
     weights double precision[] NOT NULL,
     asked double precision[] NOT NULL,
-    -- Until when `in_force` holds also if the instance ends: then it grows as the figures of a stock do.
+    -- Until when `in_force` binds even if the instance ends. After that it grows as the figures of a stock do.
     in_force_until bigint NOT NULL DEFAULT -100000
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
@@ -438,8 +438,8 @@ BEGIN
         tenants = excluded.tenants, weights = excluded.weights, asked = excluded.asked,
         in_force_until = excluded.in_force_until;
 
-    -- The smallest figures that living instances report. A push-back holds for as long as GatePay said, whatever becomes of its
-    -- instance, and ends slowly.
+    -- The smallest figures that living instances report. A push-back binds for the time that GatePay told, even if its instance
+    -- ends, and ends slowly.
     SELECT count(*), min(l.whole_rate), min(l.whole_burst),
         coalesce(sum(greatest(l.rate, CASE WHEN l.old_until > at_ms THEN l.old_rate ELSE 0 END))
             FILTER (WHERE l.instance <> n_id), 0),

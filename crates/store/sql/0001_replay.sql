@@ -125,7 +125,7 @@ CREATE TABLE owner (
 );
 -- For the end of what was learned by asking. No column of it changes with the use of a key.
 CREATE INDEX owner_asked ON owner (operation) WHERE source = 'asked';
--- A refund by its order, and by its number, which are the two words of its key. As above.
+-- For a search for a refund by its order or by its number: the key of a refund is both, with a space between them.
 CREATE INDEX owner_refund ON owner (key COLLATE "C") WHERE kind = 'prepayId+refundRequestId';
 CREATE INDEX owner_refund_number ON owner (substr(key, strpos(key, ' ') + 1), key COLLATE "C")
     WHERE kind = 'prepayId+refundRequestId';

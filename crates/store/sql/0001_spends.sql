@@ -95,9 +95,9 @@ BEGIN
 END
 $$;
 
--- Reserves what the admitted calls of a batch spend, one after the other; a call over a rule gets verdict 8, one that needs an
--- approval verdict 10, a refund under a rule whose order's currency is not known verdict 11. The stamps are recorded already, that of a refused call too: so `cap_exceeded` proves that no copy was
--- admitted or will be.
+-- Reserves what the admitted calls of a batch spend, one after the other. A call over a rule gets verdict 8, one that needs an
+-- approval verdict 10, and a refund under a rule verdict 11 if the currency of its order is not known. The stamps are recorded
+-- already, that of a refused call too: so `cap_exceeded` proves that no copy was admitted or will be.
 CREATE FUNCTION reserve_spends(
     at bigint, asking bigint, prints bytea[], parties text[], accounts text[],
     names text[], keys text[], part_rows integer[], part_currencies text[], part_amounts text[],

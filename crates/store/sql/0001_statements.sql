@@ -101,8 +101,8 @@ BEGIN
 END
 $$;
 
--- Notes the ends of calls. The first result stays. GatePay's word on a number does not tell which of the calls under it has made
--- the object, so that the call's own end is kept beside it.
+-- Notes the ends of calls. The first result stays. Where that is GatePay's word on a number, which does not tell which of the
+-- calls under the number made the object, the call's own end is kept beside it.
 CREATE FUNCTION settle_usage(c_prints bytea[], c_results smallint[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -255,8 +255,8 @@ BEGIN
 END
 $$;
 
--- The first call under a key, of those admitted after a time, of which it was learned before another time that GatePay has its
--- object; or, if `accepted`, that GatePay accepted it by its own answer.
+-- Of the calls under a key that were admitted after `since`, the first one whose object GatePay was known to have before
+-- `before`; with `accepted`, the first one that GatePay was known to have accepted in its own answer.
 CREATE FUNCTION first_known_usage(
     k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint, accepted boolean
 ) RETURNS SETOF usage_call
@@ -279,8 +279,8 @@ BEGIN
 END
 $$;
 
--- The call under a key that counts. Where all calls under it are one, GatePay's own answer tells whose the object is: a call
--- that it accepted comes before one of which is only known that its key exists, unless the object of that one has failed.
+-- The call under a key that counts. Where all calls under it are one, the call that GatePay accepted in its own answer made the
+-- object: it comes before a call whose key was only found, unless the object of that call has failed.
 CREATE FUNCTION first_usage(
     k_party text, k_account text, k_operation text, k_key text, since bigint, before bigint
 ) RETURNS SETOF usage_call

@@ -47,15 +47,17 @@ pub struct StoreTime {
     pub keeps: bool,
 }
 
-/// A smaller difference is made up for by a twentieth of the time that passes.
+/// The greatest difference between the clock and the store's time that is no step: it is made up for by a twentieth of the time
+/// that passes.
 const APART_MS: i64 = 10_000;
-/// Between two signs of life the clock counts for no longer.
+/// The most time that passes by the clock alone, between two signs of life.
 const UNTICKED_MS: i64 = 5_000;
-/// The interval of ticks at least.
+/// The shortest interval between two ticks.
 const TICK_MS: i64 = 500;
-/// A step that an instance saw is accepted after this time of running with it. It is longer than every window, hold and grant.
+/// The time that instances run with a step that one of them saw before the step is accepted. It is longer than every window,
+/// hold and grant.
 const ACCEPTED_AFTER_MS: i64 = 90_000_000;
-/// A step further back is accepted by an operator only, and a longer silence keeps everything for a while.
+/// The longest step back that is accepted without an operator, and the longest silence after which rows are deleted as usual.
 const DAY_MS: i64 = 86_400_000;
 
 impl StoreClock {
@@ -92,7 +94,8 @@ impl StoreClock {
         }
     }
 
-    /// The clock after a sign of life. If its time is lower than before, what was scheduled by the old one is due.
+    /// The clock after a sign of life. If the store's time is lower than before, the caller makes due what was scheduled by
+    /// the old one.
     #[must_use]
     pub fn tick(self, wall_ms: i64, witness: ClockWitness) -> Self {
         if (self.wall_ms..self.wall_ms + TICK_MS).contains(&wall_ms) {
@@ -105,7 +108,8 @@ impl StoreClock {
                 steady_ms,
                 silent_ms,
             } => {
-                // The store's time has not come further since then.
+                // No more than the instance's monotonic clock counted since its last sign of life, less what others have
+                // advanced since.
                 let most = steady_ms + silent_ms - self.steady_ms;
                 let passed = if wall_ms < self.wall_ms {
                     most

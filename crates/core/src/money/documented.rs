@@ -33,7 +33,7 @@ pub(super) const FIELDS: [&str; 21] = [
     "currency",
     "memo",
 ];
-/// Those of an item of a list.
+/// The fields of a list's item that say how much goes where.
 pub(super) const ITEM_FIELDS: [&str; 6] =
     ["amount", "currency", "chain", "address", "memo", "user_id"];
 /// Words in the names of fields that say where money goes, without case and separators.
@@ -114,7 +114,7 @@ pub(super) fn only_known(row: &MoneyRow, reading: &BodyReading<'_>) -> Result<()
     Ok(())
 }
 
-/// The same of an item of the list.
+/// As [`only_known`], of an item of the call's list.
 pub(super) fn only_known_in_item(
     row: &MoneyRow,
     item: &BodyReading<'_>,
@@ -190,7 +190,7 @@ pub(super) fn undocumented_target(
     })
 }
 
-/// The same of an item of a list.
+/// As [`undocumented_target`], of an item of a list.
 pub(super) fn undocumented_in_item(row: &MoneyRow, item: &BodyReading<'_>) -> Option<&'static str> {
     let documented: &[&str] = match row.targets {
         TargetPlace::Users => &["user_id"],

@@ -161,7 +161,7 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
     converted_refund("refund_converted_address_order"),
     MoneyRow {
         key: Some(SpendKey::number("clientReqId", UNBOUNDED)),
-        // The last two are of the quote, and clients have them in the body.
+        // The last two belong to the quote; published clients send them in this body.
         fields: &[
             "clientReqId",
             "quoteId",
@@ -227,9 +227,9 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
         )
     },
     MoneyRow {
-        // Nor under `clientOrderId`.
+        // No page documents a key, `clientOrderId` neither.
         targets: TargetPlace::Bank("bankAccountId"),
-        // The second half is of the quote.
+        // The amounts and currencies belong to the quote; published clients send them in this body.
         fields: &[
             "clientOrderId",
             "quoteToken",

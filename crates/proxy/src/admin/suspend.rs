@@ -159,8 +159,7 @@ fn named(app: &App, query: Option<&str>) -> Result<PartyId, UnknownParty> {
     PartyId::parse(&query_text(id)).map_err(|_| UnknownParty::Nobody)
 }
 
-/// The failure of a question about a party that is not configured and of which nothing is kept either, with what else there
-/// is to say.
+/// The failure of a question about a party that is not configured, and of which the store keeps nothing either: `also` says so.
 pub(super) fn unknown_party(also: &str) -> AdminFailure {
     AdminFailure(
         StatusCode::NOT_FOUND,

@@ -55,7 +55,7 @@ pub enum DestinationVerdict {
     Allowed,
     /// It may not.
     Refused(DestinationFault),
-    /// The store's lists are not known, or not lately.
+    /// The store's lists are not known, or the store was not asked about them lately.
     Unknown,
 }
 
@@ -91,13 +91,13 @@ impl StoredDestinations {
         self.book.load().is_none()
     }
 
-    /// The lists that the store had when it was asked, by the clock's elapsed time.
+    /// Takes the lists that the store had at `asked`, in the clock's elapsed time.
     fn know(&self, book: DestinationBook, asked: Duration) {
         self.book.store(Some(Arc::new(book)));
         self.confirm(asked);
     }
 
-    /// Notes that the store had no other lists when it was asked.
+    /// Notes that the store had no other lists at `asked`, in the clock's elapsed time.
     fn confirm(&self, asked: Duration) {
         self.asked_at.fetch_max(nanos(asked), Ordering::AcqRel);
     }
@@ -117,9 +117,9 @@ impl StoredDestinations {
             }
     }
 
-    /// Whether a call's money may go to these targets, by the files in force and by the store's time. A call without targets was
-    /// bound by nothing when its body was read; a list that binds it by now has nothing to compare, and refuses it. `now` is the
-    /// clock's elapsed time.
+    /// Whether a call's money may go to these targets, by the files in force and by the store's time `now_ms`. `stated` is `None`
+    /// if no list bound the call when its body was read: a list that binds it by now has nothing to compare, and refuses it.
+    /// `now` is the clock's elapsed time.
     pub fn verdict(
         &self,
         configured: &ConfiguredLists<'_>,

@@ -23,7 +23,7 @@ pub struct StoreCalls {
     turns: Arc<ReadTurns>,
 }
 
-/// The caller of many reads. It decides in which line the call waits.
+/// The caller of a call of many reads, which decides where the call waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LongReader {
     /// An operator, or the proxy itself.
@@ -32,9 +32,9 @@ pub enum LongReader {
     Tenant(String),
 }
 
-/// The turns of calls of many reads. One call of the institution's and one of a tenant's run at a time. At most one call of
-/// each tenant is in the line of the tenants, so that tenants come in turn however many calls each of them makes: `in_flight`
-/// of a tenant bounds those in its own line.
+/// The turns of calls of many reads. One call of the institution and one call of a tenant run at a time. Of each tenant one call
+/// at most waits in the common line of the tenants, so that tenants come in turn however many calls each of them makes. The
+/// other calls of a tenant wait in its own line, whose length the tenant's `in_flight` bounds.
 struct ReadTurns {
     institution: Arc<Semaphore>,
     tenants: Arc<Semaphore>,
@@ -44,7 +44,7 @@ struct ReadTurns {
 
 /// The turn of one call, until it is dropped.
 struct ReadTurn {
-    /// The place in the line of all. It is given back before that of the tenant's own line.
+    /// The place in the common line. It is given back before the place in the tenant's own line.
     _common: OwnedSemaphorePermit,
     _own: Option<OwnedSemaphorePermit>,
 }

@@ -84,7 +84,7 @@ pub async fn settle(
 ) -> CallOutcome {
     let schedule = match rule {
         LookUpRule::UnderWay => &resolve::AFTER_LOSS,
-        // Without a key there is none that was used before.
+        // A call without a key cannot have used it before.
         LookUpRule::RefusedIfUnused if admitted.operation().key == IdempotencyKey::None => {
             return CallOutcome::Refused;
         }
@@ -161,7 +161,7 @@ fn note_open(admitted: &Admitted, means: &LookUpMeans<'_>, record: &RequestRecor
     }
 }
 
-/// The detail for the log if GatePay shows a refund under the call's number that is not known to be the call's.
+/// The detail for the log if GatePay shows a refund under the call's number that may be another call's.
 const ANOTHER_ORDER: &str =
     "the refund that GatePay has under this number is of another order, or names none";
 /// The most keys of a call without a known outcome. A call has more only if its body names a number more than once.

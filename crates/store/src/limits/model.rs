@@ -85,12 +85,12 @@ struct StockLoan {
 }
 
 impl StockLoan {
-    /// Whether its figures count as they are: an instance that holds nothing may have other ones since.
+    /// Whether its figures are those of its instance still: an instance that holds no token may have got others since.
     fn has_figures(&self, now: i64) -> bool {
         self.held > 0.0 || self.at > now - FIGURES_MS
     }
 
-    /// By which part of the full figures they have grown since GatePay's push-back was over; 1 and more if they do not count.
+    /// The part of the full figures by which these have grown since the end of GatePay's push-back; from 1 on they bind nothing.
     fn growth(&self, is_living: bool, now: i64) -> f64 {
         if is_living && self.has_figures(now) {
             0.0
@@ -100,7 +100,7 @@ impl StockLoan {
     }
 }
 
-/// A hundredth for each second since a push-back was over.
+/// A hundredth for each second since the end of a push-back.
 fn grown(until: i64, now: i64) -> f64 {
     real((now - until).max(0)) / real(GROWN_MS)
 }
@@ -130,9 +130,9 @@ const SEAT_MS: i64 = 5_000;
 const GRACE_MS: i64 = 1_000;
 const FORGET_MS: i64 = 10_000;
 const FIGURES_MS: i64 = 30_000;
-/// How long figures take to grow to the full ones once a push-back is over.
+/// The time in which figures grow to the full ones after a push-back.
 const GROWN_MS: i64 = 100_000;
-/// A longer step of the clock is no time.
+/// A longer step of the clock does not count as time.
 const STEP_MS: i64 = 500;
 
 impl LimitModel {
@@ -664,7 +664,7 @@ fn target(report: &DemandReport, living: &[&LeaseLoan], whole_rate: f64) -> (f64
     (target, line.weight, fractions)
 }
 
-/// When a hold ends; without one, so long ago that nothing is left of it.
+/// The end of a hold of this length; without a hold, a time so long ago that the figures have grown to the full ones.
 fn until(holds: std::time::Duration, now: i64) -> i64 {
     let ms = i64::try_from(holds.as_millis()).unwrap_or(i64::MAX);
     if ms > 0 { now + ms } else { -GROWN_MS }

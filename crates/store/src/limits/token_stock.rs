@@ -25,7 +25,7 @@ pub struct TokenStock {
     reported_at: Duration,
     /// The bucket is empty until then.
     closed_until: Duration,
-    /// The questions for which requests waited and which brought no token, less those that brought one.
+    /// The number of questions without a token that requests waited for, less the number of those with one.
     in_vain: u32,
     asking: Option<OpenQuestion>,
     waiting: u32,
@@ -66,20 +66,19 @@ struct RecentAsks {
     before: u32,
 }
 
-/// Unspent tokens are given back after this time.
+/// The time after which unspent tokens are given back.
 const IDLE: Duration = Duration::from_secs(1);
 /// The same for tokens of a small bucket: its requests wait already.
 const IDLE_SMALL: Duration = Duration::from_millis(50);
 /// How often spent tokens are reported if there is nothing else to ask.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
-/// How long a question is not asked again after it failed.
+/// The pause after a question that failed.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long no question follows one that brought no token for requests that waited. The tenant is over its limit then, and
-/// other instances get the tokens that there are. So that these questions are a limited number whatever the rate is, each that
-/// follows another waits for twice as long, up to 40 ms. The instances that get tokens ask as soon as there is one, so that the
-/// tenant gets its rate.
+/// The pause after a question that brought no token for waiting requests. The tenant is over its limit then, and other
+/// instances get the tokens. Each further such question doubles the pause, up to 40 ms, which limits the number of questions
+/// at any rate. An instance that gets tokens asks as soon as there is one, so that the tenant gets its rate.
 const FIRST_PAUSE_IN_VAIN: Duration = Duration::from_millis(5);
-/// With so many the pause is the longest.
+/// The number of questions in vain with the longest pause.
 const MOST_IN_VAIN: u32 = 4;
 /// The period, in milliseconds. Its requests are the forecast for the next one.
 const PERIOD_MS: u128 = 200;

@@ -41,7 +41,7 @@ pub(super) struct StoreFile {
     pub(super) declared: LastDeclared,
     pub(super) machine: MachineClock,
     pub(super) last_sign: Option<LastSign>,
-    /// The time of tests, in milliseconds since 1970: that of the clock, and the store's, however it is set.
+    /// In tests the machine's clock and the store's time at once, in milliseconds since 1970: setting it is no step.
     #[cfg(test)]
     pub(super) now_ms: Option<u64>,
 }
@@ -267,7 +267,7 @@ impl StoreFile {
         }
         let before = slots(&change)?;
         let mut ring = before;
-        // A clock that has stepped ahead takes no slot from the stamps of now.
+        // A clock that has stepped ahead must not empty a slot that the stamps of now need.
         let turning_ms = now_ms.min(steady.unsigned_abs());
         file.rules(turning_ms, future_ms).turn(&mut ring);
         for (slot, of) in ring.iter_mut().enumerate().filter(|(_, of)| !of.filling) {

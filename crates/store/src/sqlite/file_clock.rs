@@ -40,8 +40,8 @@ impl StoreFile {
             .time(wall_ms))
     }
 
-    /// The knowledge that this process has of the clock, as it begins a run or gives a sign of life. No other process has
-    /// any: before a run the file was not in use. `None` while a test tells the time.
+    /// The knowledge that this process has of the clock when it begins a run or gives a sign of life. No other process uses the
+    /// file. `None` while a test sets the time.
     #[cfg_attr(
         not(test),
         expect(clippy::unnecessary_wraps, reason = "a test has none")

@@ -32,8 +32,8 @@ pub(super) fn note_usage(
     Ok(())
 }
 
-/// Notes the ends of calls. The first result stays. GatePay's word on a number does not tell which of the calls under it has
-/// made the object, so that the call's own end is kept beside it.
+/// Notes the ends of calls. The first result stays. Where that is GatePay's word on a number, which does not tell which of the
+/// calls under the number made the object, the call's own end is kept beside it.
 pub(super) fn settle_usage(
     change: &Transaction<'_>,
     now_ms: u64,

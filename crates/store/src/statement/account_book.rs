@@ -41,8 +41,8 @@ pub struct BookedCall {
     pub at_ms: u64,
     /// The first result of the call, and the time at which it was learned.
     pub learned: Option<(LearnedResult, u64)>,
-    /// The call's own end, and the time at which it was learned, if it came after GatePay's word on its number: the word does
-    /// not tell which call it is about.
+    /// The call's own end, and the time at which it was learned, if it came after GatePay's word on the call's number, which
+    /// does not tell of which call GatePay has the object.
     pub own_end: Option<(LearnedResult, u64)>,
     /// The final failure of the object of an accepted call.
     pub failure: Option<ObjectFailure>,
@@ -61,10 +61,10 @@ pub struct ObjectFailure {
 /// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct KeyHeads {
-    /// The call that counts: the first of which was learned that GatePay has its object. Where all calls under the key are
-    /// one, the first that GatePay accepted by its own answer comes before those that were only found.
+    /// The call that counts: the first one whose object GatePay is known to have. Where all calls under the key are one, the
+    /// first that GatePay accepted in its own answer comes before those that were only found.
     pub(crate) first: Option<KeyHead>,
-    /// The one that counts after the failure of that object.
+    /// The call that counts after that object has failed.
     pub(crate) next: Option<KeyHead>,
     /// The first one that GatePay accepted. Read for keys under which each call may be one of its own.
     pub(crate) accepted: Option<KeyHead>,
@@ -210,13 +210,14 @@ impl BookedCall {
         self.failure.filter(|failure| failure.learned_ms < ms)
     }
 
-    /// Whether it is one of calls that are all one, and only known to be there: another one may have made the object.
+    /// Whether all calls under its key are one, and the key was only found at GatePay: another of the calls may have made the
+    /// object.
     pub(crate) fn is_found_repetition(&self) -> bool {
         self.is_once && matches!(self.learned, Some((LearnedResult::Found, _)))
     }
 
-    /// This call, which was known first, or in its place the first that GatePay accepted: the object is that one's. If the
-    /// object of this call has failed before a time, only a call that has failed with it takes its place.
+    /// The call that made the object: the first one that GatePay accepted, otherwise this one, which was known first. If this
+    /// call's object has failed before a time, an accepted call takes its place only if its own has failed as well.
     pub(crate) fn or_accepted(self, accepted: Option<Self>, before_ms: u64) -> Self {
         let fails = |call: &Self| call.failed_by(before_ms).is_some();
         match accepted {
@@ -274,11 +275,11 @@ impl KeyHeads {
 
 /// How a call stands before a time, by what was learned of all calls of its operation under its key.
 ///
-/// Under one key the call counts that GatePay accepted by its own answer: it is the one that made the object, and its amounts are
-/// those of the object. If none is known, the one counts of which it was learned first that GatePay has the object. After the
-/// object has failed, the next call under the key may make another one. Where each call may be one of its own, a call
-/// counts by its own answer. GatePay's word on the number proves one object: that of the first call under it, unless the
-/// object may be another call's, and then only an operator can tell.
+/// Where all calls under a key are one, the call counts that GatePay accepted in its own answer: it made the object, which has
+/// its amounts. Without such an answer, the first call counts whose object GatePay is known to have. After the object has
+/// failed, the next call under the key may make another one. Where each call may be one of its own, a call counts by its own
+/// answer. GatePay's word on the number proves one object, that of the first call under it. If the object may be another
+/// call's, only an operator can tell.
 pub(crate) fn standing(call: &BookedCall, heads: &KeyHeads, before_ms: u64) -> CallStanding {
     let learned = call.learned_by(before_ms);
     match learned {
@@ -301,7 +302,7 @@ pub(crate) fn standing(call: &BookedCall, heads: &KeyHeads, before_ms: u64) -> C
     if first.is(call) || heads.next.is_some_and(|next| next.is(call)) {
         return call.accepted_by(before_ms);
     }
-    // The object under its key is the one that the call may have made, unless the call came after the end of that one.
+    // A call that came after the first object had failed may have made another object.
     let is_covered = first.failed_ms.is_none_or(|failed| call.at_ms <= failed);
     if learned.is_some() || heads.next.is_some() || is_covered {
         CallStanding::Repeated

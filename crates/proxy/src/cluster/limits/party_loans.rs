@@ -269,7 +269,7 @@ impl PartyLoans {
         let begun = || Box::new(PushbackThrottle::new(limiter, full, now));
         let throttle = ledger.throttle.get_or_insert_with(begun);
         let rates = throttle.pushed_back(retry_after, now);
-        // Also if the rate is no other one: GatePay may have said a longer time.
+        // Also if the rate has not changed: GatePay may have told a longer time.
         ledger.token_loan(0).stock.figures_changed();
         ledger.note_figures(now);
         self.queue_again(&mut ledger, now);

@@ -35,7 +35,7 @@ fn closed(tenants: &[(&str, &[Cap])]) -> Vec<String> {
     let capped: Vec<_> = capped.map(|(id, caps)| (*id, FileCaps::of(caps))).collect();
     let mut closed = Vec::new();
     for (refusing, own) in &capped {
-        // By currency, `None` for each that the file does not name: who allows it, and for which calls.
+        // By currency: the tenants that allow it, and the calls. `None` is every currency that the file does not name.
         let mut refused: BTreeMap<Option<&str>, (BTreeSet<&str>, BTreeSet<&str>)> = BTreeMap::new();
         for (allowing, other) in capped.iter().filter(|(id, _)| id != refusing) {
             for (call, currency) in other.allowed() {

@@ -20,7 +20,7 @@ pub struct StoreDeliveries {
     pub instance: i64,
     /// This machine's clock.
     pub clock: Clock,
-    /// The distance of the store's time.
+    /// The store's time less that clock.
     pub offset_ms: ClockOffset,
 }
 
