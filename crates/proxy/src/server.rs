@@ -2,52 +2,36 @@
 
 mod later_look_ups;
 pub mod own_reads;
+mod state_handover;
+mod store_threads;
+mod worker_threads;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use gatepay_tenancy::settings::{ListenSettings, Settings, UpstreamSettings};
 use gatepay_tenancy::{ConfigWatch, Configuration};
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use crate::admin;
-use crate::app::{self, App};
-use crate::callers::connection_slots::ConnectionSlots;
-use crate::callers::open_files;
-use crate::caps::{self, thread::CapInputs};
-use crate::cluster::{Cluster, halt_cache, local_halts};
-use crate::listener::accept;
-use crate::notify;
-use crate::notify::deliver::store_deliveries::StoreDeliveries;
-use crate::notify::deliver::thread::{self as deliver, DeliverInputs};
-use crate::notify::thread::NotifyInputs;
+use crate::app::App;
+use crate::cluster::Cluster;
 use crate::process::clock::Clock;
-use crate::process::drain::{DrainPhase, EntryGate, cut_after, successor_patience};
-use crate::process::heartbeat::WorkerHeartbeat;
+use crate::process::drain::{DrainPhase, cut_after};
 use crate::process::shutdown::{join_unless, lock_unless, until};
-use crate::process::state_dir::{
-    HandoverFile, PreviousRun, StateDir, SuspensionFile, SuspensionList,
-};
 use crate::process::systemd::{self, InheritedSockets};
-use crate::process::watermark::StampWatermark;
 use crate::record::log_level::LogLevel;
 use crate::reload::{self, EnvironmentLookup};
 use crate::start_error::StartError;
-use crate::statements::{self, thread::StatementInputs};
-use crate::upstream::pool::{Pool, PoolLimits};
-use crate::upstream::retry::RetryBudget;
-use crate::worker::Worker;
+use state_handover::{InheritedState, ReplayHandover};
+use store_threads::{caps_thread, deliver_thread, notify_thread, statements_thread};
+use worker_threads::{HOUSEKEEPING, runtime, slots, workers};
 
-/// The interval at which each worker closes idle upstream connections and the control thread expires replay memory.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long the callers of accepted connections have to send a request before the replay memory is handed over. New
 /// callers wait for the next process meanwhile.
 const LAST_CALL: Duration = Duration::from_secs(2);
@@ -78,14 +62,6 @@ pub struct Server {
     /// The thread `statements`, if there is a store.
     statements: Option<JoinHandle<()>>,
     memory: Arc<Mutex<ReplayHandover>>,
-}
-
-/// The handover of the replay memory to the next process.
-struct ReplayHandover {
-    state: Option<StateDir>,
-    /// The file that was handed over; `None` before the handover and after the process has ended.
-    departure: Option<HandoverFile>,
-    handed_over: bool,
 }
 
 /// How the program ended.
@@ -138,11 +114,7 @@ impl Server {
             .limit_addresses_to(of_one_address);
         let caps = caps_thread(&app)?;
         let (workers, runtimes) = workers(&app, &socket, address, &slots)?;
-        let memory = Arc::new(Mutex::new(ReplayHandover {
-            state: state.folder,
-            departure: None,
-            handed_over: false,
-        }));
+        let memory = Arc::new(Mutex::new(ReplayHandover::of(state.folder)));
         let notify = notify_socket.map(|socket| notify_thread(&app, socket));
         let deliver = deliver_thread(&app)?;
         let statements = statements_thread(&app)?;
@@ -286,213 +258,6 @@ impl Server {
     }
 }
 
-/// The state folder as the process starts, and the state of the previous run in it.
-struct InheritedState {
-    path: Option<PathBuf>,
-    folder: Option<StateDir>,
-    /// How long to wait for the lock of the state folder.
-    patience: Duration,
-    /// The time within which the previous run must have ended for its replay memory to be used.
-    guard: Duration,
-    fresh_credentials: bool,
-    /// Whether this run has a store.
-    has_store: bool,
-    /// The parties that the previous run left suspended by hand, and the file that holds them.
-    suspended: Option<(SuspensionFile, SuspensionList)>,
-}
-
-impl InheritedState {
-    /// Opens the state folder, unless a previous process may still hold its lock.
-    fn open(settings: &Settings, is_successor: bool, fresh_credentials: bool) -> io::Result<Self> {
-        let path = settings.state_dir.clone();
-        let folder = match path.as_deref() {
-            Some(path) if !is_successor => Some(StateDir::open(path)?),
-            _ => None,
-        };
-        Ok(Self {
-            path,
-            folder,
-            patience: successor_patience(settings.drain.deadline),
-            guard: Duration::from_millis(settings.window.future_ms),
-            fresh_credentials,
-            has_store: settings.store.is_some(),
-            suspended: None,
-        })
-    }
-
-    /// Waits for the lock if the folder is not open yet, and takes the replay memory and the stamp watermark.
-    fn inherit(&mut self) -> io::Result<(PreviousRun, StampWatermark)> {
-        if self.folder.is_none()
-            && let Some(path) = &self.path
-        {
-            self.folder = Some(StateDir::open_in_turn(path, self.patience)?);
-        }
-        let (previous, watermark) = match &mut self.folder {
-            Some(folder) => {
-                let (file, left) = left_suspended(folder)?;
-                // Before the memory is taken: a start that fails leaves it to the next one.
-                let mut moved = SuspensionList::new();
-                if let Some(path) = &self.path {
-                    let _readable = local_halts::left_in(path)?;
-                    if !self.has_store {
-                        moved = suspended_in_store(path)?;
-                    }
-                }
-                let previous = folder.inherit(self.guard)?;
-                let mut list = left.clone().unwrap_or_default();
-                for (party, suspension) in moved {
-                    list.entry(party).or_insert(suspension);
-                }
-                // From now on a missing file means that the file was removed.
-                if left.as_ref() != Some(&list) {
-                    file.write(&list)?;
-                }
-                self.suspended = Some((file, list));
-                (previous, folder.watermark()?)
-            }
-            None => (PreviousRun::FirstUse, StampWatermark::nowhere()),
-        };
-        let previous = match previous {
-            PreviousRun::FirstUse if self.fresh_credentials => PreviousRun::NeverServed,
-            previous => previous,
-        };
-        Ok((previous, watermark))
-    }
-}
-
-/// Starts the worker threads; returns them and the handles of their runtimes.
-fn workers(
-    app: &Arc<App>,
-    socket: &TcpListener,
-    address: SocketAddr,
-    slots: &Arc<ConnectionSlots>,
-) -> Result<(Vec<JoinHandle<()>>, Vec<Handle>), StartError> {
-    let settings = &app.settings;
-    let threads = settings
-        .listen
-        .threads
-        .map_or_else(cores, NonZeroUsize::get)
-        // A worker without an upstream connection could serve no call.
-        .min(settings.upstream.max_connections.get());
-    let (mut workers, mut runtimes) = (Vec::new(), Vec::new());
-    for number in 0..threads {
-        let socket = socket
-            .try_clone()
-            .map_err(|error| StartError::Listen(address, error))?;
-        let (app, slots) = (Arc::clone(app), Arc::clone(slots));
-        let entry_gate = app.lifecycle.drain.entry_gate();
-        let heartbeat = app.lifecycle.heartbeats.add();
-        let runtime = runtime()?;
-        runtimes.push(runtime.handle().clone());
-        let share = WorkerShare::of(&app.settings.upstream, number, threads);
-        let worker = thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                runtime.block_on(work(app, socket, slots, (entry_gate, heartbeat), share));
-                // A DNS lookup that still runs is abandoned.
-                runtime.shutdown_background();
-            })
-            .map_err(StartError::Thread)?;
-        workers.push(worker);
-    }
-    Ok((workers, runtimes))
-}
-
-/// Starts the thread that receives notifications.
-fn notify_thread(
-    app: &Arc<App>,
-    (socket, address): (TcpListener, SocketAddr),
-) -> Result<(JoinHandle<()>, SocketAddr), StartError> {
-    let Some(notifications) = &app.notifications else {
-        let missing = io::Error::other("notifications need a store");
-        return Err(StartError::Listen(address, missing));
-    };
-    let of_app = Arc::clone(app);
-    let inputs = NotifyInputs {
-        notifications: Arc::clone(notifications),
-        in_force: Arc::new(move || of_app.generation.load_full()),
-        settling: notifications.settling(app.journal.as_ref()),
-        clock: app.clock.clone(),
-        drain: Arc::clone(&app.lifecycle.drain),
-        subject: app.isolation_subject(),
-    };
-    let thread = notify::thread::start(inputs, socket).map_err(StartError::Thread)?;
-    Ok((thread, address))
-}
-
-/// Starts the thread that sends notifications to tenants, if notifications are configured.
-fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
-    let (Some(notifications), Some(cluster)) = (&app.notifications, &app.cluster) else {
-        return Ok(None);
-    };
-    let [of_app, of_store, suspended_in] = [0, 1, 2].map(|_| Arc::clone(app));
-    let store = StoreDeliveries {
-        calls: cluster.calls().clone(),
-        instance: cluster.id(),
-        clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
-    };
-    let inputs = DeliverInputs {
-        settings: Arc::new(notifications.settings().clone()),
-        metrics: app.settings.metrics.clone(),
-        store,
-        in_force: Box::new(move || of_app.generation.load_full()),
-        suspended: Box::new(move |tenant| suspended_in.is_suspended(tenant)),
-        clock: app.clock.clone(),
-        meters: app.metrics.deliveries.clone().telling(app.usage.clone()),
-        wake: notifications.wake.clone(),
-        operators: notifications.operators.clone(),
-        drain: (
-            Arc::clone(&app.lifecycle.drain),
-            app.settings.drain.deadline,
-        ),
-        system_trust: deliver::system_trust().map_err(StartError::Notifications)?,
-    };
-    let thread = deliver::start(inputs).map_err(StartError::Thread)?;
-    Ok(Some(thread))
-}
-
-/// Starts the thread that takes what money calls spend to the store, if there is one.
-fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
-    let (Some(caps), Some(cluster)) = (&app.caps, &app.cluster) else {
-        return Ok(None);
-    };
-    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
-    let inputs = CapInputs {
-        caps: Arc::clone(caps),
-        calls: cluster.calls().clone(),
-        in_force: Box::new(move || of_app.generation.load_full()),
-        metrics: app.settings.metrics.clone(),
-        approvers: app.settings.approvals.count(),
-        clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
-        drain: Arc::clone(&app.lifecycle.drain),
-    };
-    // A store that is away is joined later; calls that spend money wait for it.
-    let joined = cluster.key().map(|_| cluster.patience());
-    let thread = caps::thread::start(inputs, joined.unwrap_or_default());
-    let thread = thread.map_err(StartError::Thread)?;
-    Ok(Some(thread))
-}
-
-/// Starts the thread that takes the counts for statements to the store, if there is one.
-fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
-    let (Some(usage), Some(cluster)) = (&app.usage, &app.cluster) else {
-        return Ok(None);
-    };
-    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
-    let inputs = StatementInputs {
-        usage: Arc::clone(usage),
-        calls: cluster.calls().clone(),
-        in_force: Box::new(move || of_app.generation.load_full()),
-        clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
-        meters: app.metrics.statements.clone(),
-    };
-    let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;
-    Ok(Some(thread))
-}
-
 /// Ends the thread `statements`, once its last counts are in the store: all requests and deliveries are recorded.
 fn end_counts(app: &App, thread: Option<JoinHandle<()>>, end: Instant) {
     if let (Some(usage), Some(thread)) = (&app.usage, thread) {
@@ -521,131 +286,6 @@ fn control_thread(
             ended
         })
         .map_err(StartError::Thread)
-}
-
-/// The share of the upstream limits that belongs to one worker.
-struct WorkerShare {
-    connections: usize,
-    idle_connections: usize,
-    /// Whether this worker sends the proxy's own probes; the first worker does.
-    probes: bool,
-}
-
-impl WorkerShare {
-    fn of(upstream: &UpstreamSettings, number: usize, workers: usize) -> Self {
-        let part = |of: usize| of / workers + usize::from(number < of % workers);
-        Self {
-            connections: part(upstream.max_connections.get()),
-            idle_connections: part(upstream.max_idle_connections),
-            probes: number == 0,
-        }
-    }
-}
-
-/// The manual suspensions that the previous run left, if known, and the file that holds them. Changes nothing.
-fn left_suspended(state: &StateDir) -> io::Result<(SuspensionFile, Option<SuspensionList>)> {
-    let file = state.suspensions();
-    let left = file.read()?;
-    if left.is_none() && state.is_used()? {
-        tracing::warn!(
-            "state_dir has no file `suspended`: it was removed, or the last process was of a version without it; no party is suspended by hand"
-        );
-    }
-    Ok((file, left))
-}
-
-/// The parties that were suspended in the store that the last run had.
-fn suspended_in_store(folder: &Path) -> io::Result<SuspensionList> {
-    let halts = halt_cache::left_in(folder)?.unwrap_or_default();
-    Ok(halts.iter().filter_map(app::suspension).collect())
-}
-
-/// The connection slots, as many as configured and as the file descriptors allow, and the connection limit per address.
-fn slots(listen: &ListenSettings) -> (Arc<ConnectionSlots>, usize) {
-    let wanted = listen.max_connections.get();
-    let fit = open_files::room_for_connections();
-    let each = listen.max_connections_per_address.get();
-    let of_one_address = open_files::of_one_address(each, wanted, fit);
-    if fit >= wanted {
-        return (ConnectionSlots::new(wanted), of_one_address);
-    }
-    tracing::warn!(
-        wanted,
-        fit,
-        of_one_address,
-        "the limit on open files is too low for listen.max_connections; raise it (LimitNOFILE, ulimit -n)"
-    );
-    (ConnectionSlots::of_few(fit), of_one_address)
-}
-
-/// Runs one worker, with a single-threaded runtime, a clone of the listening socket, an upstream connection pool and an
-/// entry gate of its own.
-async fn work(
-    app: Arc<App>,
-    socket: TcpListener,
-    slots: Arc<ConnectionSlots>,
-    (entry_gate, heartbeat): (Arc<EntryGate>, Arc<WorkerHeartbeat>),
-    share: WorkerShare,
-) {
-    let listener = match tokio::net::TcpListener::from_std(socket) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "a worker cannot use the listening socket");
-            entry_gate.shut();
-            return;
-        }
-    };
-    let beating = tokio::spawn({
-        let heartbeat = Arc::clone(&heartbeat);
-        async move { heartbeat.beat().await }
-    });
-    let pool = Arc::new(Pool::new(
-        Arc::clone(&app.upstream.connector),
-        Arc::clone(&app.metrics.upstream),
-        PoolLimits {
-            connections: share.connections,
-            idle: share.idle_connections,
-            idle_timeout: app.settings.upstream.idle_timeout,
-        },
-    ));
-    let sweeping = tokio::spawn({
-        let pool = Arc::clone(&pool);
-        async move {
-            let mut tick = interval(HOUSEKEEPING);
-            loop {
-                tick.tick().await;
-                pool.sweep();
-            }
-        }
-    });
-    let worker = Arc::new(Worker {
-        app: Arc::clone(&app),
-        pool,
-        budget: RetryBudget::new(app.settings.upstream.repeat_budget),
-        entry_gate,
-    });
-    let probing = share.probes.then(|| {
-        let worker = Arc::clone(&worker);
-        tokio::spawn(async move {
-            tokio::join!(
-                own_reads::probe(&worker),
-                own_reads::rotate(&worker),
-                own_reads::inquire(&worker),
-                later_look_ups::keep_asking(&worker),
-            )
-        })
-    });
-    accept::accept(worker, listener, slots).await;
-    tokio::select! {
-        () = app.lifecycle.drain.finished() => {}
-        () = app.lifecycle.drain.reached(DrainPhase::Over) => {}
-    }
-    heartbeat.end();
-    beating.abort();
-    sweeping.abort();
-    if let Some(probing) = probing {
-        probing.abort();
-    }
 }
 
 /// Runs the admin listener, the housekeeping and the drain.
@@ -792,50 +432,6 @@ async fn finish(app: &App, deadline: Instant) -> ServerExit {
     ServerExit::Late
 }
 
-impl ReplayHandover {
-    /// Marks the end of this process: the next process measures from here how long no process served.
-    fn ends(&mut self) {
-        let departure = self.departure.take();
-        if let Some(Err(error)) = departure.map(|departure| departure.touch()) {
-            tracing::warn!(%error, "state_dir cannot be written: the next start may refuse requests for timestamp.future_ms");
-        }
-    }
-
-    /// Closes the replay memory, so that this process admits nothing more, writes the memory for the next process, and
-    /// releases the folder. The process that holds the folder's lock owns the memory, so two processes never own it at
-    /// once, even with calls still in flight here.
-    fn hand_over(&mut self, app: &App) {
-        if self.handed_over {
-            return;
-        }
-        self.handed_over = true;
-        app.admission.watermark.close();
-        app.admission.tenant_limits.suspensions.close();
-        app.local_halts.leave_folder();
-        if let Some(cluster) = &app.cluster {
-            cluster.leave_folder();
-        }
-        let memory = app.admission.replay.hand_over();
-        let Some(state) = self.state.take() else {
-            return;
-        };
-        match state.hand_over(&memory) {
-            Ok(departure) => {
-                self.departure = Some(departure);
-                tracing::info!(
-                    bytes = memory.len(),
-                    running = app.lifecycle.drain.running(),
-                    "draining: replay memory handed over"
-                );
-            }
-            Err(error) => tracing::error!(
-                %error,
-                "the replay memory was not handed over: the next start will refuse requests for timestamp.future_ms"
-            ),
-        }
-    }
-}
-
 fn bind(
     inherited: Option<TcpListener>,
     address: SocketAddr,
@@ -848,15 +444,4 @@ fn bind(
         .local_addr()
         .map_err(|error| StartError::Listen(address, error))?;
     Ok((socket, bound))
-}
-
-fn runtime() -> Result<Runtime, StartError> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Thread)
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

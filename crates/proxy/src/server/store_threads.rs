@@ -1,0 +1,111 @@
+//! The threads that work with the store beside requests: notifications, deliveries, caps and statements.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::app::App;
+use crate::caps::{self, thread::CapInputs};
+use crate::cluster::Cluster;
+use crate::notify;
+use crate::notify::deliver::store_deliveries::StoreDeliveries;
+use crate::notify::deliver::thread::{self as deliver, DeliverInputs};
+use crate::notify::thread::NotifyInputs;
+use crate::start_error::StartError;
+use crate::statements::{self, thread::StatementInputs};
+
+/// Starts the thread that receives notifications.
+pub(super) fn notify_thread(
+    app: &Arc<App>,
+    (socket, address): (TcpListener, SocketAddr),
+) -> Result<(JoinHandle<()>, SocketAddr), StartError> {
+    let Some(notifications) = &app.notifications else {
+        let missing = io::Error::other("notifications need a store");
+        return Err(StartError::Listen(address, missing));
+    };
+    let of_app = Arc::clone(app);
+    let inputs = NotifyInputs {
+        notifications: Arc::clone(notifications),
+        in_force: Arc::new(move || of_app.generation.load_full()),
+        settling: notifications.settling(app.journal.as_ref()),
+        clock: app.clock.clone(),
+        drain: Arc::clone(&app.lifecycle.drain),
+        subject: app.isolation_subject(),
+    };
+    let thread = notify::thread::start(inputs, socket).map_err(StartError::Thread)?;
+    Ok((thread, address))
+}
+
+/// Starts the thread that sends notifications to tenants, if notifications are configured.
+pub(super) fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(notifications), Some(cluster)) = (&app.notifications, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store, suspended_in] = [0, 1, 2].map(|_| Arc::clone(app));
+    let store = StoreDeliveries {
+        calls: cluster.calls().clone(),
+        instance: cluster.id(),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+    };
+    let inputs = DeliverInputs {
+        settings: Arc::new(notifications.settings().clone()),
+        metrics: app.settings.metrics.clone(),
+        store,
+        in_force: Box::new(move || of_app.generation.load_full()),
+        suspended: Box::new(move |tenant| suspended_in.is_suspended(tenant)),
+        clock: app.clock.clone(),
+        meters: app.metrics.deliveries.clone().telling(app.usage.clone()),
+        wake: notifications.wake.clone(),
+        operators: notifications.operators.clone(),
+        drain: (
+            Arc::clone(&app.lifecycle.drain),
+            app.settings.drain.deadline,
+        ),
+        system_trust: deliver::system_trust().map_err(StartError::Notifications)?,
+    };
+    let thread = deliver::start(inputs).map_err(StartError::Thread)?;
+    Ok(Some(thread))
+}
+
+/// Starts the thread that takes what money calls spend to the store, if there is one.
+pub(super) fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(caps), Some(cluster)) = (&app.caps, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let inputs = CapInputs {
+        caps: Arc::clone(caps),
+        calls: cluster.calls().clone(),
+        in_force: Box::new(move || of_app.generation.load_full()),
+        metrics: app.settings.metrics.clone(),
+        approvers: app.settings.approvals.count(),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+        drain: Arc::clone(&app.lifecycle.drain),
+    };
+    // A store that is away is joined later; calls that spend money wait for it.
+    let joined = cluster.key().map(|_| cluster.patience());
+    let thread = caps::thread::start(inputs, joined.unwrap_or_default());
+    let thread = thread.map_err(StartError::Thread)?;
+    Ok(Some(thread))
+}
+
+/// Starts the thread that takes the counts for statements to the store, if there is one.
+pub(super) fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let (Some(usage), Some(cluster)) = (&app.usage, &app.cluster) else {
+        return Ok(None);
+    };
+    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
+    let inputs = StatementInputs {
+        usage: Arc::clone(usage),
+        calls: cluster.calls().clone(),
+        in_force: Box::new(move || of_app.generation.load_full()),
+        clock: app.clock.clone(),
+        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+        meters: app.metrics.statements.clone(),
+    };
+    let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;
+    Ok(Some(thread))
+}
