@@ -87,7 +87,7 @@ impl ExactAmount {
         self.0
     }
 
-    /// The amount of so many units of the 18th place.
+    /// The amount of a number of units of the 18th place.
     pub fn from_units(units: u128) -> Option<Self> {
         (units < LIMIT).then_some(Self(units))
     }

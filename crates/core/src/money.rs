@@ -135,7 +135,7 @@ pub enum DemandFault {
     TooMuch,
     /// The list has more items, or more currencies, than are counted.
     TooMany(&'static str),
-    /// Nothing bound the call when its body was read, so that nobody looked.
+    /// The fields were not read: no rule bound the call when its body was judged.
     NotRead,
 }
 

@@ -66,7 +66,7 @@ BEGIN
 END
 $$;
 
--- The rule after configurations ask for so many operators, at least with this delay: more at once, fewer after the delay.
+-- The rule once configurations ask for `d_number` operators: more are needed at once, fewer after the delay.
 CREATE FUNCTION next_approvers(now bigint, d_number integer, raise_ms bigint) RETURNS approver_rule
 LANGUAGE plpgsql STABLE SET search_path = gatepay, pg_temp AS $$
 DECLARE

@@ -153,7 +153,7 @@ BEGIN
 END
 $$;
 
--- Whether the last declaration of an instance is in force, with those of all other instances that are alive and no more.
+-- Whether an instance's last declaration is in force, beside those of other living instances only.
 CREATE FUNCTION destinations_stand_v1(c_id bigint, c_number bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE

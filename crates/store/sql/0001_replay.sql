@@ -11,7 +11,7 @@ CREATE TABLE life (
     began bigint NOT NULL,
     -- Stamps up to here are refused: an earlier life may have admitted them and lost it.
     guarded_until bigint NOT NULL,
-    -- The start of the server (microseconds since 1970) of which it is known that nothing was lost by then.
+    -- The latest start of the server (microseconds since 1970) that is known to have lost nothing.
     confirmed_start bigint NOT NULL,
     PRIMARY KEY (system_id, timeline)
 );

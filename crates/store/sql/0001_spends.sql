@@ -280,7 +280,7 @@ DECLARE
     now bigint := now_ms();
     deleting bigint := deleting_ms();
 BEGIN
-    -- It waits for no row, so that it is in no deadlock with admissions and settlements; the next call takes what is left.
+    -- Rows that others hold are left to the next call: waiting for them could be a deadlock with admissions and settlements.
     UPDATE spend_attempt AS a SET unknown = true
     WHERE a.print IN (
         SELECT b.print FROM spend_attempt AS b

@@ -106,8 +106,8 @@ impl Store {
         }
     }
 
-    /// Halts calls: once this returns, none that the scope covers is admitted any more. Returns the epoch that each
-    /// instance must confirm in its [beat](InstanceBeat::halt_epoch) before none that was admitted is still to be sent.
+    /// Halts calls: once this returns, no call that the scope covers is admitted. Returns an epoch: once every instance has
+    /// confirmed it in its [beat](InstanceBeat::halt_epoch), no call that was admitted before is sent any more.
     pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
         match self {
             Self::Postgres(store) => store.halt(scope, by).await,

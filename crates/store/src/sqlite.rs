@@ -145,7 +145,7 @@ impl SqliteStore {
         self.run(|file| file.view()).await
     }
 
-    /// Halts calls: once this returns, none that the scope covers is admitted any more.
+    /// Halts calls: once this returns, no call that the scope covers is admitted.
     pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
         let (scope, by) = (scope.to_string(), by.to_owned());
         self.run(move |file| file.halt(&scope, &by)).await

@@ -743,7 +743,7 @@ impl FairShare {
         }
     }
 
-    /// Nanoseconds in which so many units flow into a part of the inflow, given in millionths.
+    /// The time, in nanoseconds, in which a part of the inflow, in millionths, brings a number of units.
     fn time_of_part(&self, units: u128, part: u32) -> u64 {
         if let Some(lease) = &self.lease {
             return lease.time_of_part(units, part);

@@ -124,7 +124,7 @@ impl LeasedInflow {
         }
     }
 
-    /// Nanoseconds in which so many units flow into a part of the inflow, given in millionths.
+    /// The time, in nanoseconds, in which a part of the inflow, in millionths, brings a number of units.
     pub(super) fn time_of_part(&self, units: u128, part: u32) -> u64 {
         let whole = u128::from(WHOLE) * u128::from(WHOLE);
         let time = units

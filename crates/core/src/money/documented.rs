@@ -90,7 +90,7 @@ const OF_GATEPAY: &str = "X-GatePay-";
 const OF_CLIENTS: [&str; 2] = ["api", "version"];
 
 /// Refuses a field that states something and is none of the call's documented fields, in any spelling, and a documented one
-/// that holds fields of its own. So no field can name a target that nobody looks for.
+/// that holds fields of its own. So no field can name a target unseen.
 pub(super) fn only_known(row: &MoneyRow, reading: &BodyReading<'_>) -> Result<(), DemandFault> {
     let list = match row.amounts {
         AmountPlace::Items { list, .. } => Some(list),

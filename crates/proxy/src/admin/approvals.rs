@@ -330,7 +330,7 @@ fn is_independent(app: &App, approval: &Approval, name: &PartyId) -> Result<(), 
 }
 
 /// Whether an operator of the admin address can make a party's calls itself, by the party's file: as the party of its own name,
-/// or because it holds the secret. Nobody knows if the file does not say who does.
+/// or because it holds the secret. That is unknown, and an error, if the file does not say which operators hold the secret.
 pub(super) fn holds(party: PartyRef<'_>, name: &str) -> Result<bool, AdminFailure> {
     let id = &party.party().id;
     let holders = party.admin_operators().ok_or_else(|| {

@@ -26,7 +26,7 @@ use crate::notify::owner::registered_tenants::INSTITUTION_ACCOUNT;
 
 /// The events that are read from the store at once. A body has 1 MiB at most.
 const AT_ONCE: u32 = 8;
-/// A page ends after the event with which its bodies have so many bytes.
+/// The number of bytes of bodies after which a page ends.
 const PAGE_BYTES: usize = 1 << 20;
 /// The most reads for a page, since with a filter a read may find nothing.
 const MOST_READS: u32 = 16;

@@ -17,7 +17,7 @@ use crate::statements::meters::StatementMeters;
 
 /// The interval of flushes: what a process that is killed loses at most, while the store answers.
 const FLUSH: Duration = Duration::from_secs(1);
-/// So many flushes, and booked calls that are too old are forgotten.
+/// The number of flushes between two times at which booked calls that are too old are forgotten.
 const FLUSHES_OF_AGING: u64 = 60;
 /// How long a process that ended without its last counts is shown, in milliseconds.
 const LOST_WITHIN_MS: u64 = 86_400_000;

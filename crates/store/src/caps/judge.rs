@@ -604,7 +604,7 @@ impl SpendPart<'_> {
         }
     }
 
-    /// What is left of a window, if the call does not fit in. What counts under its own key makes room for it.
+    /// The amount that is left of a window, if the call does not fit in. What counts under the call's own key is left out.
     fn room(
         &self,
         measure: CapMeasure,

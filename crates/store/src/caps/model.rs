@@ -74,7 +74,7 @@ impl CapModel {
         }
     }
 
-    /// Whether the last declaration of an instance counts, with those of the others that are alive and no more.
+    /// Whether an instance's last declaration is in force, beside those of other living instances only.
     pub fn stands(&self, instance: i64, now_ms: u64, seen: &BTreeMap<i64, i64>) -> bool {
         let mut others = self.claims.keys().filter(|other| **other != instance);
         self.claims.contains_key(&instance) && others.all(|other| counts(*other, now_ms, seen))

@@ -103,8 +103,8 @@ impl Store {
         }
     }
 
-    /// Spends that GatePay is to be asked about, of each party in turn the newest first, at most so many: those that GatePay
-    /// never finds hide no other.
+    /// Spends that GatePay is to be asked about, `most` at most: of each party in turn the newest first, so that spends that
+    /// GatePay never finds hide no others.
     pub async fn unknown_spends(&self, most: u32) -> Result<Vec<UnknownSpend>, StoreError> {
         match self {
             Self::Postgres(store) => store.unknown_spends(most).await,

@@ -172,7 +172,7 @@ impl Store {
         }
     }
 
-    /// Gives the events to a tenant that wait for other tenants with its account, at most so many, the oldest first. Returns
+    /// Gives a tenant the events that wait for other tenants with its account, `most` at most, the oldest first. Returns
     /// how many. Meant for the account of the institution itself, which operators have one after another.
     pub async fn hand_over_news(
         &self,

@@ -58,7 +58,7 @@ pub(crate) enum CallReading {
 /// Where a page begins: after the call with this time of its reading and this stamp.
 pub(crate) type PagePlace = (u64, Fingerprint);
 
-/// Which calls under a key are read: those admitted before a time, after a stamp, at most so many.
+/// Which calls under a key are read: those admitted before a time, after a stamp, and how many at most.
 pub(crate) type MemberPlace = (u64, Vec<u8>, u32);
 
 /// A page of calls.
@@ -258,8 +258,8 @@ impl Store {
         }
     }
 
-    /// Booked calls to these operations that GatePay may have executed or not, and that have a key, the newest first, at
-    /// most so many. Those of the last minute are left out: their instance may still know their end.
+    /// Booked calls to these operations that GatePay may have executed or not, and that have a key: the newest first, `most` at
+    /// most. Those of the last minute are left out: their instance may still know their end.
     pub async fn unknown_calls(
         &self,
         operations: &[&str],

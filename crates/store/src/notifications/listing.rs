@@ -13,7 +13,7 @@ pub const MOST_LISTED: u32 = 1_000;
 /// The largest number of events on a page, which has their bodies.
 pub const MOST_ON_PAGE: u32 = 100;
 
-/// A page with a filter that no index serves examines so many events.
+/// The number of events that a page examines if no index serves its filter.
 pub(crate) const MOST_EXAMINED: u32 = 5_000;
 
 /// One event in a list.

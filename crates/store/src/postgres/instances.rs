@@ -299,9 +299,8 @@ impl PostgresStore {
         Ok((view, ended, kept))
     }
 
-    /// Halts calls, on all instances: once this returns, none that the scope covers is admitted any more. Returns the
-    /// epoch that each instance's [`halt_epoch`](InstanceView::halt_epoch) must reach before no admitted one is still
-    /// to be sent.
+    /// Halts calls, on all instances: once this returns, no call that the scope covers is admitted. Returns an epoch: once
+    /// every instance's [`halt_epoch`](InstanceView::halt_epoch) has reached it, no call that was admitted before is sent.
     pub async fn halt(&self, scope: &HaltScope, by: &str) -> Result<i64, StoreError> {
         let rows = self.control(HALT, &[&scope.to_string(), &by]).await?;
         cell(only(&rows)?, "halt_v1")

@@ -529,7 +529,7 @@ fn fraction(value: &ConfigValue) -> Result<f64, ValueFault> {
     }
 }
 
-/// Like a fraction, and all of it too.
+/// A fraction from 0 to 1.
 fn part(value: &ConfigValue) -> Result<f64, ValueFault> {
     value.record(|| json!({ "type": "number", "minimum": 0, "maximum": 1 }));
     match value {

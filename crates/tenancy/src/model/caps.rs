@@ -160,7 +160,7 @@ impl CapTimeZone {
         Some(now.to_zoned(self.zone.clone()).date().to_string())
     }
 
-    /// The midnight that began the day of a time, and so many after it, in milliseconds since 1970. A day that has no
+    /// The midnight that began the day of a time, and `after` midnights after it, in milliseconds since 1970. A day that has no
     /// midnight, because clocks are put forward then, begins with its first moment.
     pub fn midnights(&self, now_ms: u64, after: u32) -> Vec<u64> {
         let now = i64::try_from(now_ms).ok();

@@ -258,9 +258,9 @@ impl EgressCredentials {
 /// one party alone.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BreakerSettings {
-    /// After so many failures in a row; 0 for never.
+    /// The number of failures in a row; 0 for never.
     pub failures: u32,
-    /// When such a part of the attempts fails, 0 to 1, once there are enough of them; 0 for never.
+    /// The part of the attempts that fail, 0 to 1, once there are enough of them; 0 for never.
     pub ratio: f64,
 }
 
@@ -554,16 +554,15 @@ impl Settings {
 }
 
 impl ListenSettings {
-    /// How many of so many connections one address may have if nothing else is said: a tenth, so that one caller is no
-    /// danger to the others, but as many as a busy shop's pool.
+    /// The default of `max_connections_per_address`: a tenth of all, so that one caller is no danger to the others, but at least
+    /// as many as a busy shop's pool.
     pub fn share(max_connections: NonZeroUsize) -> NonZeroUsize {
         let pool = NonZeroUsize::new(100).expect("not zero");
         let tenth = NonZeroUsize::new(max_connections.get() / 10);
         tenth.map_or(pool, |tenth| tenth.max(pool))
     }
 
-    /// How many requests there may be with so many connections if nothing else is said: one on each, as HTTP/1 has them;
-    /// with few connections HTTP/2 has more.
+    /// The default limit on requests: one on each connection, as HTTP/1 has them; with few connections HTTP/2 has more.
     pub fn requests(max_connections: NonZeroUsize) -> NonZeroUsize {
         max_connections.max(NonZeroUsize::new(1_000).expect("not zero"))
     }

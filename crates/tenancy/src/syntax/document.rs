@@ -231,7 +231,7 @@ pub(crate) fn from_toml(text: &str) -> Result<ConfigTable, Vec<SyntaxFault>> {
     from_toml_behind(text, 0)
 }
 
-/// The same of a text that stands behind this many lines.
+/// As [`from_toml`], of a part of a text that begins after this number of lines.
 fn from_toml_behind(text: &str, lines_before: usize) -> Result<ConfigTable, Vec<SyntaxFault>> {
     let lines = LineStarts::of(text.as_bytes(), lines_before);
     let (root, errors) = DeTable::parse_recoverable(text);

@@ -146,7 +146,7 @@ impl<'a> TableReader<'a> {
         self.tables_from(key, 0)
     }
 
-    /// The same of a piece of a file, before which the list has this many tables.
+    /// As [`tables`](Self::tables), of a piece of a file, before which the list has `first` tables.
     pub(crate) fn tables_from(
         &mut self,
         key: &'static str,

@@ -134,7 +134,7 @@ impl EndedAttempts {
         });
     }
 
-    /// The next attempts to record, at most so many.
+    /// The next attempts to record, `most` at most.
     pub(super) fn next(&self, most: usize) -> Vec<AttemptRecord> {
         let next = self.waiting.iter().take(most);
         next.map(|judged| judged.record.clone()).collect()

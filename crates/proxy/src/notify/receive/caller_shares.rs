@@ -57,7 +57,7 @@ pub struct BodyShare<'c> {
 }
 
 impl CallerShares {
-    /// The shares of so many connections and bytes.
+    /// The shares of this number of connections and of bytes.
     pub fn new(connections: usize, bytes: usize) -> Arc<Self> {
         Arc::new(Self(Mutex::new(SharedPools {
             connections: SharedPool::new(connections),

@@ -147,7 +147,7 @@ impl PostgresStore {
         Ok((events, next))
     }
 
-    /// The events in a state that no index lists, among so many that came before.
+    /// The events in a state that no index lists, among the last [`MOST_EXAMINED`] before an id.
     async fn list_among(
         &self,
         state: EventState,
