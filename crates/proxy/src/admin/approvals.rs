@@ -150,7 +150,7 @@ fn asked(query: Option<&str>) -> Result<ApprovalQuery, AdminFailure> {
 struct ApprovalDecision {
     order: MoneyOrder,
     id: ApprovalId,
-    /// Of the call that was judged: the store decides about no other one.
+    /// The digest of the judged call's body: the store decides about this call only.
     body_sha256: [u8; 32],
     decision: Decision,
 }

@@ -50,7 +50,7 @@ struct WaitingEntry {
     approved_by: Vec<String>,
 }
 
-/// One of them.
+/// A change of one cap.
 #[derive(Serialize)]
 struct ChangeEntry {
     cap: &'static str,
@@ -62,29 +62,29 @@ struct ChangeEntry {
     from: String,
     limit: Option<String>,
     removed: bool,
-    /// Whether currencies may be spent from then on for which there was no cap.
+    /// Whether the change opens currencies that had no cap and could not be spent.
     opens: bool,
 }
 
 /// One cap.
 #[derive(Serialize)]
 struct CapEntry {
-    /// The sub-account; none: over all together.
+    /// The sub-account; null for a cap over all together.
     account: Option<String>,
-    /// The first tenant that acts for the sub-account; none also if there is no such tenant any more.
+    /// The first tenant that acts for the sub-account; null if there is none any more, and for a cap over all.
     tenant: Option<String>,
-    /// All of them.
+    /// All tenants that act for the sub-account.
     tenants: Vec<String>,
     cap: &'static str,
     /// The names under which calls are counted.
     calls: Vec<String>,
-    /// None: each currency but the exempt ones, by itself.
+    /// Null for a cap that counts each currency but the exempt ones by itself.
     currency: Option<String>,
-    /// The currencies with caps of their own in the same file; with a call behind it, for that call.
+    /// The currencies with caps of their own in the same file, each with a call behind it if that is so for that call only.
     exempt: Vec<String>,
     shadow: bool,
     limit: String,
-    /// Of currencies without a cap: from when on they may be spent, if the cap ends. Null for all other caps.
+    /// For the refusal of currencies without a cap: from when on they may be spent, if it ends. Null for all other caps.
     opens_at: Option<String>,
     /// When the cap ends, if it is removed.
     ends_at: Option<String>,

@@ -305,9 +305,9 @@ pub(super) async fn hand_to_store(app: &Arc<App>) {
     }
 }
 
-/// Gives up this process's own copy of a suspension that the store has since this epoch of halts. Before that this instance
-/// obeys the store's, and its folder has it too, so that neither a kill nor a commit that the store loses ends it. A party
-/// that was suspended once more since it had this number of orders keeps its copy. Returns whether the copy is needed no more.
+/// Gives up this process's own copy of a suspension that the store has since this epoch of halts. This instance first obeys the
+/// store's copy and keeps it in its folder, so that neither a kill nor a lost commit of the store ends the suspension. If the
+/// party was ordered to be suspended more than `orders` times by now, the copy stays. Returns whether the copy is given up.
 async fn leave_to_store(
     app: &Arc<App>,
     cluster: &Cluster,
@@ -355,9 +355,9 @@ async fn resume_party(app: &Arc<App>, id: PartyId, actor: AdminActor) -> AdminRe
         Ok(needed) => needed,
         Err(failure) => return failure.answer(),
     };
-    // Where it takes two, one that comes back is ended by two.
+    // Where two operators are needed, a suspension that comes back is ended by two orders.
     if let Some(cluster) = app.cluster.as_ref().filter(|_| needed < 2) {
-        // An instance that knows a suspension from a life of the store that was lost must not bring it back.
+        // Another instance may still know a suspension that the store has lost, and must not bring it back.
         let ended = cluster.resume(suspended(&id), NO_EPOCH).await;
         if let Err(error) = ended {
             tracing::warn!(party = %id, %error, "a suspension that the store has lost may come back");

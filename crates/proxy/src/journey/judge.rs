@@ -40,11 +40,11 @@ pub struct Judged<'g> {
     acting: Acting<'g>,
     amounts: BodyAmounts,
     intents: Option<Vec<LedgerIntent>>,
-    /// What the call asks for, if caps count it. Boxed, as the next one.
+    /// What the call asks for, if caps count it. Boxed as `callback` is.
     demand: Option<Box<MoneyDemand>>,
     /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
     money_key: Option<Box<str>>,
-    /// Where the money goes, if the sub-account's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may go to listed destinations only.
     targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     is_disguised_payout: bool,
@@ -104,7 +104,7 @@ pub(super) struct JudgedParts {
     pub(super) demand: Option<Box<MoneyDemand>>,
     /// The key under which GatePay documents that the call's repetition is one transaction, if its money is counted.
     pub(super) money_key: Option<Box<str>>,
-    /// Where the money goes, if the sub-account's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may go to listed destinations only.
     pub(super) targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub(super) is_disguised_payout: bool,
@@ -407,7 +407,7 @@ pub struct JudgedBody {
     /// The key under which GatePay documents that the call's repetition is one transaction, likewise. It can be read although
     /// an amount cannot.
     pub money_key: Option<Box<str>>,
-    /// Where the money goes, if the sub-account's money may not go anywhere.
+    /// Where the money goes, if the sub-account's money may go to listed destinations only.
     pub targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     pub is_disguised_payout: bool,

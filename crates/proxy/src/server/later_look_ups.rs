@@ -95,7 +95,7 @@ pub(super) async fn keep_asking(worker: &Worker) {
                 };
                 tracing::info!(%party, %operation, "GatePay has a call of unknown outcome{counts}");
             }
-            // Also after an answer: the spends may have been read before.
+            // Also after an answer, since `unknown` may have been read before the answer came.
             asked.insert(object, now + age.clamp(FIRST_PAUSE, LONGEST_PAUSE));
         }
     }
@@ -230,7 +230,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     let signing = signing.signing(&generation.institution)?;
     let stamp = || app.upstream.clock.stamp();
     let ask = |head: &mut Vec<u8>| outbound.attempt(signing.credential(), &stamp(), head);
-    // What GatePay says from now on, it had decided by now or later: attempts of before are covered.
+    // GatePay answers later than now, so its answer covers all attempts that were admitted before.
     let now_ms = app.clock.unix_ms();
     let decided_ms = now_ms.saturating_add_signed(cluster.time_offset_ms());
     let mut seen = LookUpObservation::UNKNOWN;
@@ -257,7 +257,7 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
         },
         operations: vec![unknown.operation.clone()],
     };
-    // Repeating either changes nothing, so that a call which stays unknown after an error is asked about once more.
+    // Both calls may be repeated: after an error the object is asked about again.
     let settled = cluster.calls().call(move |store| async move {
         store.settle_usage(&word).await?;
         store.settle_object(&word.object).await
@@ -309,7 +309,7 @@ mod tests {
         let unknown: HashMap<_, _> = old
             .chain([(object("acme", 5_000), of(5_000, true))])
             .collect();
-        // The pauses of all are over, those of the old ones for longer.
+        // The pauses of all are over; those of the old calls ended earlier.
         let asked = unknown.iter().map(|(object, urgency)| {
             let seconds = if urgency.since_ms == 5_000 { 7 } else { 1 };
             (object.clone(), Duration::from_secs(seconds))

@@ -221,7 +221,7 @@ impl CapModel {
         ApproverRule::needed(self.approvers, now_ms)
     }
 
-    /// The store may have lost commits: no approval of before lets a call pass any more.
+    /// The store may have lost commits: no earlier approval lets a call pass.
     pub fn void_approvals(&mut self, now_ms: u64) {
         for approval in self.tables.approvals.values_mut() {
             approval.void(now_ms);

@@ -17,16 +17,16 @@ pub struct RuleBook {
     /// The midnights of the configured time zone, ascending, in milliseconds since 1970. After a change of the zone: up to the
     /// end of the day that was under way by the old one.
     pub midnights: Vec<u64>,
-    /// How late a raise holds; `None` before the first declaration.
+    /// The delay of raises; `None` before the first declaration.
     pub delay: Option<RaiseDelay>,
 }
 
-/// How late a raise holds. A shorter delay is a raise too, so that it holds only once the longer one is over.
+/// The delay of raises. A shorter delay is a raise too, so that it holds only once the longer one is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RaiseDelay {
     /// The delay, in milliseconds.
     pub ms: u64,
-    /// A shorter one, and from when on it holds.
+    /// A shorter delay, and from when on it holds.
     pub shorter: Option<(u64, u64)>,
 }
 

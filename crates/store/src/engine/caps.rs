@@ -14,9 +14,9 @@ impl Store {
     /// lower cap. A raised, removed or widened one holds as it was for
     /// [`raise_after_ms`](CapDeclaration::raise_after_ms). While instances have different rules the
     /// [stricter](CapDeclaration::stricter) ones hold. Called at each start, reload, before the midnights run out, and as soon
-    /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process: one with a lower
-    /// number than another that the store has, or had until this instance was taken for dead, comes late, and changes nothing.
-    /// Returns whether the declaration is taken; it is not either if this instance has left, or has to join again.
+    /// as the declaration [stands](Self::caps_stand) no more. `number` counts the declarations of this process. A declaration
+    /// that comes late, after one with a higher number, changes nothing, even if this instance was taken for dead meanwhile; nor
+    /// does one of an instance that has left, or has to join again. Returns whether the declaration is taken.
     pub async fn declare_caps(
         &self,
         declaration: &CapDeclaration,

@@ -40,7 +40,7 @@ pub struct TokenQuestion {
     pub rate: f64,
     /// The burst by this instance's configuration, in tokens.
     pub burst: f64,
-    /// How long the figures hold also if this instance ends, since GatePay has lowered them; zero if it has not.
+    /// How long the figures bind even if this instance ends, since GatePay has lowered them; zero if it has not.
     pub holds: Duration,
     /// The tokens that the instance expects to need soon.
     pub want: u32,
@@ -123,7 +123,7 @@ pub struct DemandReport {
     pub burst: f64,
     /// The institution's rate to which GatePay pushed this instance back.
     pub in_force: Option<f64>,
-    /// How long that rate holds also if this instance ends.
+    /// How long that rate binds even if this instance ends.
     pub holds: Duration,
     /// The tenants that asked for something in the last ten seconds.
     pub tenants: Vec<TenantDemand>,

@@ -80,7 +80,7 @@ struct StockLoan {
     rate: f64,
     burst: f64,
     at: i64,
-    /// Until when the figures hold also if the instance ends.
+    /// Until when the figures bind even if the instance ends.
     stays_until: i64,
 }
 
@@ -113,7 +113,7 @@ struct SeatLoan {
 
 #[derive(Debug, Clone)]
 struct LeaseLoan {
-    /// Until when the rate after a push-back holds also if the instance ends.
+    /// Until when the rate after a push-back binds even if the instance ends.
     in_force_until: i64,
     number: i64,
     rate: f64,
@@ -593,7 +593,7 @@ impl LimitBucket {
         let bursts = others().map(|(it, growth)| it.burst + question.burst * growth);
         let burst = bursts.fold(question.burst, f64::min);
         Self {
-            // With the tokens that were out meanwhile, and the figures of that time.
+            // Filled by the figures that were in force meanwhile, up to the burst less the tokens that were lent.
             tokens: known.map_or_else(
                 || burst.min(rate * lending.since(0) / 1000.0),
                 |it| it.filled(lending),
@@ -614,8 +614,8 @@ impl LimitBucket {
         f64::from(question.want.max(question.waiting)).min(most.max(1.0))
     }
 
-    /// Until there is a token, and until the bucket is half full, but no longer than 25 ms an instance for that, and 50 ms
-    /// with one: so all instances together ask some 40 times a second.
+    /// The milliseconds until there is a token and the bucket is half full. For the second it is 25 ms an instance at most, and
+    /// 50 ms with one instance, so that all instances together ask some 40 times a second.
     fn wait_ms(&self, instances: u32) -> f64 {
         let one = (1.0 - self.tokens) * 1000.0 / self.rate;
         let half = (self.burst / 2.0 - self.tokens) * 1000.0 / self.rate;

@@ -22,11 +22,11 @@ use crate::store_clock::StoreTime;
 /// How long instances without a sign of life are listed, in milliseconds.
 const GONE_FOR_MS: u64 = 60_000;
 
-/// For how long an instance may still send something after its last sign of life, and a bit.
+/// How long after its last sign of life an instance may still send something, with a margin of a second.
 const SIGNS_FOR: Duration = Duration::from_millis(LOST_AFTER_MS + 1_000);
 
-/// The times of this instance's latest signs of life, by the server's clock. If that clock steps forward, the other
-/// instances' signs look old until they give their next ones: those from before the step are told by these.
+/// The times of this instance's latest signs of life, by the server's clock. If that clock steps forward, the other instances
+/// look gone until their next signs of life. By its own earliest sign this instance tells those that gave one before the step.
 #[derive(Default)]
 pub(super) struct OwnSigns(VecDeque<(Instant, i64)>);
 
@@ -83,15 +83,15 @@ const INSTANCES: &str =
     "SELECT i.id, i.began, i.seen, i.host, i.version, i.config_hash, i.journal_head, i.halt_epoch, l.rate AS lease
     FROM gatepay.instance AS i LEFT JOIN gatepay.lease AS l ON l.instance = i.id WHERE i.seen >= $1
         OR (SELECT max(f.began) FROM gatepay.life AS f) > $1 ORDER BY i.id";
-/// With the ends of halts of these scopes, read at the same moment.
+/// The halts, and the ends of halts of these scopes, read at the same moment.
 const HALTS: &str = "SELECT k.halt_epoch, h.scope, h.since, h.set_by, h.epoch, e.scope AS ended, e.epoch AS end_epoch
     FROM gatepay.cluster AS k LEFT JOIN (gatepay.halt AS h
         FULL JOIN (SELECT t.scope, t.epoch FROM gatepay.halt_end AS t WHERE t.scope = ANY ($1)) AS e ON e.scope = h.scope
     ) ON true ORDER BY h.scope";
-/// How often a sign of life brings halts back before it fails: once, and again after a failover in between.
+/// The times that a sign of life brings halts back before it fails: once, and again after a failover in between.
 const BRINGS_BACK: usize = 2;
-/// With the settings that keep commits, which change in a server that runs. Each session has its own `synchronous_commit`, so the
-/// one of new sessions is asked for.
+/// The standbys, and the settings that keep commits, which can change while the server runs. `synchronous_commit` is that of new
+/// sessions, since each session has its own.
 const STANDBYS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
     (SELECT count(*) FROM pg_stat_replication),
     current_setting('fsync'), current_setting('full_page_writes'),

@@ -51,7 +51,7 @@ const MEMBERS: &str =
             AND u.at < $5 AND u.print > $6
         ORDER BY u.print LIMIT $7
     ) AS m";
-// The clock is a value here: a volatile function is no condition of an index.
+// The time is read by a subquery, once: an index cannot be searched by a volatile function.
 const UNKNOWN: &str =
     "SELECT u.at, u.party, u.account, u.operation, u.key FROM gatepay.usage_call AS u
     WHERE u.result IS NULL AND left(u.key, 1) <> chr(31)

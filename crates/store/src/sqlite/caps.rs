@@ -255,8 +255,7 @@ impl StoreFile {
     }
 }
 
-/// Forgets the signatures for changes that wait no more: they were for these changes from these limits, and no longer stand if
-/// the same come back.
+/// Forgets the signatures for changes that no longer wait, so that they do not count if the same changes come back.
 fn forget_signatures(
     connection: &Connection,
     book: &RuleBook,

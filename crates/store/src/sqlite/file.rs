@@ -469,7 +469,7 @@ impl StoreFile {
         Ok(book)
     }
 
-    /// The rules are read anew: this process has written others.
+    /// Has the rules read anew, since this process has written others.
     pub(super) fn forget_rules(&mut self) {
         self.book = None;
     }
@@ -523,7 +523,7 @@ fn state(connection: &Connection) -> Result<FileState, StoreError> {
     Ok(state)
 }
 
-/// Begins a run. After a guard or a restore no approval of before lets a call pass: that it has passed may be lost.
+/// Begins a run. After a guard or a restore no earlier approval lets a call pass: the call may have passed already.
 fn begin_run(
     change: &Transaction<'_>,
     (guard, restored): (u64, bool),

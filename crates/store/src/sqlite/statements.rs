@@ -237,7 +237,7 @@ impl StoreFile {
             "DELETE FROM usage_call WHERE print IN (SELECT print FROM usage_call WHERE at < ?1 LIMIT 10000)",
             [to_sql(deleting_ms.saturating_sub(KEPT_MS))],
         )?;
-        // Counts of days that are forgotten. Calls are not admitted meanwhile, so it is a limited number each time.
+        // Deletes counts of old days, a limited number each time, since no call is admitted meanwhile.
         for (table, key) in [
             ("usage_count", "party, account, day, operation, outcome"),
             ("usage_peak", "party, account, day"),
@@ -301,7 +301,7 @@ fn only_maker(change: &Transaction<'_>, word: &ObjectWord) -> Result<Option<Stri
     Ok(is_certain.then(|| (*maker).to_owned()))
 }
 
-/// The date of the day of now. If the last one has ended, the first of `told` begins that has a later date.
+/// The date of the present day. If the last day has ended, the first day of `told` with a later date begins.
 fn day_of(
     change: &Transaction<'_>,
     (now_ms, deleting_ms): (u64, u64),
@@ -325,7 +325,7 @@ fn day_of(
             last.ok_or_else(|| StoreError::Unexpected("a flush without a day".into()))?;
         return Ok(date);
     };
-    // Of days on which no process counted, those are left out on which no call was admitted either.
+    // The time since the last day belongs to the new day if calls were admitted in it, and otherwise to no day.
     let begins_ms = match last {
         Some((_, ends_ms)) => {
             let admitted = "SELECT EXISTS (SELECT 1 FROM usage_call WHERE at >= ?1 AND at < ?2)";
@@ -454,8 +454,8 @@ fn page_of(reading: CallReading) -> String {
     )
 }
 
-/// The first call under a key of which something was learned, among those that a condition selects. `result` stands before
-/// the time in the index, so that each of its values has its own order.
+/// The first call under a key with a result, among those that a condition selects. In the index `result` comes before the time,
+/// so that each result has an order of its own.
 fn head_of(which: &str) -> String {
     format!(
         "{CALL} WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND learned < ?5 AND {which}

@@ -9,7 +9,7 @@ use crate::model::destinations::{DestinationMode, TenantDestinations};
 use crate::syntax::table_reader::TableReader;
 use crate::syntax::value;
 
-/// As many destinations as a list that people read has.
+/// The most destinations: a longer list is read by nobody.
 const MOST: usize = 2_000;
 
 /// The problem of a list without a store.

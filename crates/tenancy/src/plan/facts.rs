@@ -28,7 +28,7 @@ use crate::model::tenant::{Tenant, TenantOptions, TenantRemarks};
 use crate::plan::cap_facts::{of_cap, of_destinations};
 pub use crate::plan::settings_facts::of_settings;
 
-/// Of a secret's fingerprint enough to tell two secrets apart, and too little to find a guessable one by.
+/// The length of a secret's fingerprint: enough to tell two secrets apart, too little to find a guessable one by.
 const FINGERPRINT_BYTES: usize = 4;
 
 /// Of a tenant or an operator.
@@ -84,7 +84,7 @@ pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
     facts
 }
 
-/// A party that may call everything has no such fact, so that a row more is one change and not one for each party.
+/// A party that may call everything has no such fact, so that a new row is one change, and not one for each party.
 fn of_permissions(
     permissions: &Permissions,
     audience: CallerClass,

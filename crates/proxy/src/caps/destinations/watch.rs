@@ -31,11 +31,11 @@ struct KnownLists {
     epoch: i64,
 }
 
-/// The lists of the store after a question.
+/// The answer of the store to the question for its lists.
 enum AskedLists {
-    /// Those that are known.
+    /// The known lists are the store's.
     Same,
-    /// Others, and their number.
+    /// Other lists, and their number.
     Newer(DestinationBook, i64),
     /// The store has lost this process's declaration, or an instance has ended whose lists it still has.
     Undeclared,

@@ -472,7 +472,7 @@ impl PartyLoans {
         open
     }
 
-    /// Reads the answers to these questions, the next ones of both iterators; `None` if the call failed.
+    /// Reads the answers to these questions, which come next in `answers`; `None` if the call failed.
     pub(super) fn answer_to(
         self: &Arc<Self>,
         open: OpenLoans,
@@ -703,7 +703,7 @@ impl LoanLedger {
         }
     }
 
-    /// Lets the store hear of figures that it has in another form, also if nothing is asked for.
+    /// Lets the store hear of changed figures, even if nothing is asked for.
     fn note_figures(&mut self, now: Duration) {
         for place in 0..PARTY_RATES.len() {
             let (now_in_force, known) = (self.figures(place, now), self.reported[place]);

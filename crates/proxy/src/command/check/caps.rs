@@ -140,7 +140,7 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
     }
 }
 
-/// The limits of a cap in every other currency that some currency with real caps of its own lacks, for some of its calls.
+/// The limits of a cap of `"*"` that currencies with enforced caps of their own lack, for some of its calls: it does not bind them.
 fn lacking<'a>(every: &Cap, caps: &'a [Cap]) -> BTreeMap<&'a str, Vec<&'static str>> {
     let mut lacking: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
     if every.currency.is_some() {
@@ -218,14 +218,14 @@ fn of_approvers(configuration: &Configuration) {
     }
 }
 
-/// How many operators may approve calls of a party.
+/// The number of operators that may approve calls of a party.
 fn independent(settings: &Settings, id: &PartyId, holders: &[PartyId]) -> usize {
     let operators = settings.admin.operators.iter();
     let may = operators.filter(|it| it.approves && it.name != *id && !holders.contains(&it.name));
     may.count()
 }
 
-/// The tenants of which no cap of their own bounds each call that they may make and a cap over all sums.
+/// The tenants that may make a call of a cap over all that no cap of their own bounds.
 fn uncapped<'a>(
     all: &Cap,
     tenants: impl Iterator<Item = (&'a str, Vec<&'static str>, &'a [Cap])>,
@@ -240,7 +240,7 @@ fn uncapped<'a>(
     uncapped.map(|(id, ..)| id).collect()
 }
 
-/// The limits of a cap that another one of its limits never lets be met.
+/// The limits of a cap that cannot be reached, because another limit of it is lower.
 fn notes(cap: &Cap) -> Vec<String> {
     let pairs: [(&str, Option<ExactAmount>, &str, Option<ExactAmount>); 5] = [
         ("per_call", cap.per_call, "per_hour", cap.per_hour),
