@@ -35,7 +35,7 @@ struct Recorder {
 struct ArrivalRecord {
     arrivals: Mutex<Vec<Arrival>>,
     delay_ms: AtomicU64,
-    /// Its answers wait here after their delay.
+    /// The gate at which answers wait after their delay.
     answers: Gate,
     /// Whether it answers 429.
     pushes_back: AtomicBool,
@@ -201,13 +201,12 @@ struct Callers {
     address: SocketAddr,
     shop: Shop,
     count: usize,
-    /// From the beginning of a call to that of the next one, at least.
+    /// The least time from the beginning of a call to the beginning of the next one.
     pause: Duration,
 }
 
 impl Callers {
-    /// Sends requests while this says so, each caller one after the other. A caller connects again if its instance has
-    /// ended.
+    /// Sends requests while `goes_on`, each caller one at a time. A caller connects again if its instance has ended.
     async fn send(self, goes_on: impl Fn() -> bool + Clone + Send + 'static) -> Vec<SentCall> {
         let mut sending = JoinSet::new();
         for _ in 0..self.count {
@@ -256,7 +255,7 @@ async fn send(callers: &[Callers], lasts: Duration) -> Vec<SentCall> {
     send_while(callers, move || Instant::now() < until).await
 }
 
-/// Lets all these callers send at once, while this says so.
+/// Lets all these callers send beside one another while `goes_on`.
 async fn send_while(
     callers: &[Callers],
     goes_on: impl Fn() -> bool + Clone + Send + 'static,
@@ -383,8 +382,8 @@ async fn a_tenant_that_floods_two_instances_gets_its_rate_once_and_its_refusals_
     .await;
 }
 
-/// Floods two instances with these limits until the store is asked for takes less than fifty times a second beside those of
-/// admitted calls, while more than fifty calls a second are refused for this reason.
+/// Floods two instances with these limits until a look shows that refusals cost few calls to the store: more than fifty calls a
+/// second are refused for this reason, and beside those for admitted calls there are fifty takes a second at most.
 async fn flooded(quota: (u32, u32), tenant: &str, slug: &str) {
     let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     upstream.answers_after(Duration::from_millis(200));
@@ -530,14 +529,14 @@ async fn no_limit_is_exceeded_in_ten_minutes_of_dying_instances() {
 /// The rate of the institution that tenants share by their weights.
 const RATE: u32 = 200;
 
-/// The least share of a tenant of what its weight is due, or of what it asked for if that is less, in any second of a look and
-/// in the whole look; the first second is not counted.
+/// The smallest share of any tenant, in one second of a look and in the whole look, without its first second. A share is the part
+/// of what the tenant's weight is due, or of what it asked for if that is less.
 struct LeastShare {
     of_a_second: f64,
     of_all: f64,
 }
 
-/// The least shares of each look, until this says enough.
+/// Looks until the least shares of a look are enough.
 async fn least_shares(seconds: u32, looks: u32, is_enough: impl Fn(&LeastShare) -> bool) {
     let (upstream, server) = (Recorder::start(), PgServer::migrated().await);
     let folders = [0, 1, 2].map(|_| folder(&upstream, &server, (RATE, 100), ""));
@@ -570,7 +569,7 @@ async fn least_shares(seconds: u32, looks: u32, is_enough: impl Fn(&LeastShare) 
     panic!("the least shares are {seen:?}");
 }
 
-/// The same of one look, with the rate that all have together.
+/// The least shares of one look. Asserts that all tenants together keep to the rate.
 async fn shares_of_a_look(
     upstream: &Recorder,
     callers: &[Callers],
@@ -716,8 +715,8 @@ async fn of_two_configurations_the_smaller_limit_holds_until_both_are_changed() 
     }
 }
 
-/// Sends reads without a body by many callers until this says enough, given for how long and what refused the last one;
-/// returns that.
+/// Sends reads without a body by many callers until `is_enough`, which is told for how long and why the last read was refused.
+/// Returns that reason.
 async fn read_alone(
     program: &Program,
     is_enough: impl Fn(Duration, Option<&str>) -> bool + Clone + Send + 'static,
@@ -735,7 +734,7 @@ async fn read_alone(
                 let read = acme().get(&path).request(&Clock::system());
                 let answer = caller.send(read).await;
                 if is_enough(began.elapsed(), answer.refusal()) {
-                    // Another one may have been the last.
+                    // The first caller that finds it enough sets the reason.
                     let _set = last.set(answer.refusal().map(str::to_owned));
                 }
                 if last.get().is_some() {
@@ -746,7 +745,7 @@ async fn read_alone(
         });
     }
     callers.join_next().await.unwrap().unwrap();
-    // Others may wait for an answer that is held.
+    // Other callers may wait for an answer that is held.
     callers.detach_all();
     last.get().cloned().flatten()
 }
@@ -834,7 +833,7 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
     server.kill();
     server.start_again();
     let restarted = Instant::now();
-    // For longer than the store waits for the word of instances, and until places are refused still.
+    // Goes on for longer than the store waits for the seats of silent instances, and until a call is refused after that.
     let limit_clock = || -> u32 {
         let ticked = "SELECT coalesce(max(ticked), 0) FROM gatepay.limit_clock";
         server.sql(ticked).parse().unwrap()
@@ -848,7 +847,7 @@ async fn calls_in_flight_keep_their_places_over_a_crash_of_the_store() {
         assert!(waited < 2 * PATIENCE, "no place is refused: {figures}");
         let other = [flood(&programs[1], acme(), 2)];
         let sending = send(&other, one_more);
-        // A call that has a place is not answered.
+        // A call that got a place would wait at the gate, and the callers with it.
         let lent_again = async {
             while most_at_once() <= 4 {
                 sleep(Duration::from_millis(20)).await;

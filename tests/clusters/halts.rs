@@ -192,7 +192,7 @@ struct Watched {
 
 struct WatchedConnection {
     stream: TcpStream,
-    /// Whether some bytes of a call were read, and not all.
+    /// Whether a part of a call was read.
     is_amid_call: bool,
 }
 
@@ -204,12 +204,12 @@ struct WatchedCall {
     is_money: bool,
 }
 
-/// A moment. Bytes that were sent before it have arrived by then, since they do not leave this machine, also if no thread has
-/// read them yet.
+/// What had arrived at one moment. Bytes that were sent before it are in the sockets, since they do not leave this machine, even
+/// if no thread has read them.
 struct Mark {
-    /// The calls that were read.
+    /// The number of calls that were read.
     calls: usize,
-    /// The connections with a call that was not.
+    /// The connections with bytes of a call that was not read yet.
     unread: BTreeSet<usize>,
 }
 
@@ -240,7 +240,7 @@ impl Watching {
         format!("http://{}", self.address)
     }
 
-    /// What was read, with every connection that was made by now.
+    /// The calls and connections, after every connection that waits was accepted.
     fn accepted(&self) -> MutexGuard<'_, Watched> {
         let mut watched = self.watched.lock().unwrap();
         while let Ok((stream, _)) = watched.listener.accept() {
@@ -256,7 +256,7 @@ impl Watching {
         watched
     }
 
-    /// This moment.
+    /// Notes what has arrived by now.
     fn mark(&self) -> Mark {
         let watched = self.accepted();
         let has_unread = |(_, connection): &(usize, &WatchedConnection)| {
@@ -270,7 +270,7 @@ impl Watching {
         }
     }
 
-    /// The calls of which no byte had arrived at this moment.
+    /// The calls of which no byte had arrived at the mark.
     fn since(&self, mark: &Mark) -> Vec<WatchedCall> {
         let (watched, mut unread) = (self.watched.lock().unwrap(), mark.unread.clone());
         let mut calls = watched.calls[mark.calls..].to_vec();
@@ -284,13 +284,13 @@ impl Watching {
         watched.calls.iter().filter(|call| call.is_acme).count()
     }
 
-    /// How many of them after this moment.
+    /// How many calls of acme's arrived after the mark.
     fn of_acme_since(&self, mark: &Mark) -> usize {
         let calls = self.since(mark);
         calls.iter().filter(|call| call.is_acme).count()
     }
 
-    /// How many money calls and how many others arrived after this moment.
+    /// How many money calls and how many others arrived after the mark.
     fn money_and_others_since(&self, mark: &Mark) -> (usize, usize) {
         let calls = self.since(mark);
         let money = calls.iter().filter(|call| call.is_money).count();

@@ -202,7 +202,7 @@ BEGIN
         WHERE d.ends > now AND (last.day IS NULL OR d.day::date > last.day)
         ORDER BY d.ends LIMIT 1;
         IF FOUND THEN
-            -- Of days on which no instance counted, those are left out on which no call was admitted either.
+            -- The time since the last day belongs to the new day if calls were admitted in it, and otherwise to no day.
             IF last.day IS NULL OR NOT EXISTS (
                 SELECT FROM usage_call AS u WHERE u.at >= last.ends AND u.at < d_begins[1]) THEN
                 last.ends := greatest(coalesce(last.ends, 0), d_begins[1]);

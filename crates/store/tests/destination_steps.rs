@@ -45,7 +45,7 @@ pub(crate) fn run(
     // By instance, the last sign of life, and the number and content of the last declaration.
     let mut seen = vec![START_MS; stores.len()];
     let mut claims: BTreeMap<usize, (i64, DestinationDeclaration)> = BTreeMap::new();
-    // The same of all instances, those without a sign of life too.
+    // The last declaration of every instance, also of those without a sign of life.
     let mut older: BTreeMap<usize, (i64, DestinationDeclaration)> = BTreeMap::new();
     for (number, (wait_ms, instance, others_live, accounts)) in (1..).zip(steps) {
         now_ms += wait_ms;
@@ -75,7 +75,7 @@ pub(crate) fn run(
         model.declare(&stricter, now_ms);
         let kept = || runtime.block_on(stores[own].destinations()).unwrap();
         assert_eq!(kept(), model, "after {claims:?}");
-        // What an instance declared before comes late.
+        // An earlier declaration of the instance comes late, and changes nothing.
         for (place, (number, late)) in &older {
             let done = stores[*place].declare_destinations(late, *number);
             assert!(!runtime.block_on(done).unwrap());

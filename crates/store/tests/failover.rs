@@ -110,7 +110,7 @@ async fn a_paused_primary_that_goes_on_after_a_failover_admits_nothing() {
     let (old, _) = ready().await;
     let new = old.standby(StandbyMode::Synchronous);
     let admitted = admit_many(&store(&[old.port]), 2).await;
-    // It gives up soon where the old one does not answer.
+    // A short limit, since the old primary does not answer.
     let terms = StoreTerms {
         timeout: Duration::from_secs(1),
         ..TERMS

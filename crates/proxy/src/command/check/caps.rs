@@ -140,7 +140,7 @@ fn of_caps(whose: &str, caps: &[Cap], settings: &Settings) {
     }
 }
 
-/// The limits of a cap of `"*"` that currencies with enforced caps of their own lack, for some of its calls: it does not bind them.
+/// The limits of a cap of `"*"`, which binds no currency with an enforced cap of its own, that such currencies lack for some call.
 fn lacking<'a>(every: &Cap, caps: &'a [Cap]) -> BTreeMap<&'a str, Vec<&'static str>> {
     let mut lacking: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
     if every.currency.is_some() {
