@@ -193,9 +193,9 @@ pub enum NumbersUniquePer {
 /// both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderLookUps {
-    /// Those of the sub-account.
+    /// The orders of the sub-account.
     OwnOrders,
-    /// Those of all sub-accounts, if they are named by `prepayId`.
+    /// The orders of all sub-accounts, if they are named by `prepayId`.
     AllOrders,
 }
 

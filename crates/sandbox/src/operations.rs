@@ -48,7 +48,7 @@ macro_rules! with {
     };
 }
 
-/// The same for a function that refunds.
+/// As `with`, for a function that refunds.
 macro_rules! refunding {
     ($function:path) => {
         |ledger, call, asked| {

@@ -78,7 +78,7 @@ pub struct JudgedRow {
 /// A store's answer on its way to the caller.
 struct Answer {
     judged: Result<JudgedRow, Arc<StoreError>>,
-    /// Of an admitted request that spends.
+    /// The stamp of an admitted request that spends.
     unheard: Option<UnheardStamp>,
 }
 

@@ -60,9 +60,9 @@ pub struct EditedCopies {
 
 /// The new credential, for the tenant, and the files it was written to.
 pub struct RotatedCredential {
-    /// To be told.
+    /// The client id, which the tenant is told.
     pub client_id: ClientId,
-    /// To be told, once, by a way that keeps it secret.
+    /// The secret, which the tenant is told once, by a way that keeps it secret.
     pub secret: Zeroizing<String>,
     /// The tenant's table.
     pub tenant_file: PathBuf,

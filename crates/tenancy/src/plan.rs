@@ -23,9 +23,9 @@ use plan_text::ValueText;
 /// A change that removes more tenants than this, and more than [`MOST_REMOVED_PERCENT`] of them, is probably an accident:
 /// a folder that is empty for a moment, or the wrong one.
 pub const MOST_REMOVED: usize = 10;
-/// Of the tenants there were.
+/// A part of the tenants before the change, in percent.
 pub const MOST_REMOVED_PERCENT: usize = 20;
-/// Enough that no two plans have the same in practice, and short enough to paste.
+/// The length of a plan's hash: no two plans have the same in practice, and it is short enough to paste.
 const HASH_BYTES: usize = 16;
 
 /// A snapshot as another process tells it, without secrets.

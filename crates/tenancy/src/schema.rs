@@ -37,7 +37,7 @@ pub fn proxy() -> Value {
     schema
 }
 
-/// Of a tenant's file, or one of many.
+/// The schema of a file with one tenant or several.
 pub fn tenant() -> Value {
     let tenant = told(|reader, sources| {
         let (catalogue, endpoints) = (Catalogue::standard(), EndpointBounds::default());
@@ -51,7 +51,7 @@ pub fn tenant() -> Value {
     one_or_many("tenant", &tenant)
 }
 
-/// Of an operator's file, or one of many.
+/// The schema of a file with one operator or several.
 pub fn operator() -> Value {
     let operator = told(|reader, sources| {
         let (catalogue, endpoints) = (Catalogue::standard(), EndpointBounds::default());

@@ -72,7 +72,7 @@ pub struct ConfigWatch {
 
 /// `proxy.toml`, with its secrets.
 struct ProxyFile {
-    /// With its secrets.
+    /// The stamp of the file and its secrets together.
     stamp: FileStamp,
     secrets: Box<[StampedFile]>,
     /// Its settings, unless it has a problem.

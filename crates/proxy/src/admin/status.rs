@@ -72,7 +72,7 @@ pub static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 /// Earlier snapshots of the metrics.
 #[derive(Default)]
 pub struct SnapshotHistory {
-    /// Those of the latest status requests.
+    /// The snapshots of the latest status requests.
     recent: Mutex<VecDeque<StatusSnapshot>>,
     /// The last hour.
     pub(super) hour: Arc<LastHour>,

@@ -128,9 +128,9 @@ impl<'a> LeftStore<'a> {
 /// How far ahead of the clock a stamp may be that was admitted, in milliseconds.
 #[derive(Clone, Copy)]
 struct StampLeads {
-    /// By this process or its previous run.
+    /// A stamp that this process or its previous run admitted.
     future_ms: u64,
-    /// By other instances of a store that the previous run served with.
+    /// A stamp that other instances admitted, of a store that the previous run served with.
     store_ms: Option<u64>,
 }
 

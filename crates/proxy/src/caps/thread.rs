@@ -22,15 +22,15 @@ use crate::process::drain::Drain;
 
 /// The interval at which the configuration in force is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// The same until the store has the first rules.
+/// The shorter interval until the store has the first rules.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
-/// The interval at which the start looks whether it has them.
+/// The interval at which the start looks whether the store has them.
 const START_LOOK: Duration = Duration::from_millis(2);
 /// The interval at which spends age, and their figures are read.
 const AGE: Duration = Duration::from_secs(5);
 /// The pause after the store did not take a call.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long the last reports may take to the store.
+/// The time for the last reports to the store.
 const FINISH: Duration = Duration::from_secs(1);
 /// The interval at which the amounts that caps count are read.
 const USE: Duration = Duration::from_secs(10);

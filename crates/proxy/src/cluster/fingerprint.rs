@@ -14,9 +14,9 @@ pub struct FingerprintKey(Zeroizing<[u8; 16]>);
 
 /// The fingerprints of one stamp.
 pub struct StampPrints {
-    /// Of client id, nonce and timestamp.
+    /// The fingerprint of client id, nonce and timestamp.
     pub stamp: Fingerprint,
-    /// Of client id and nonce, if the nonce may not come again with another timestamp.
+    /// The fingerprint of client id and nonce, if the nonce may not come again with another timestamp.
     pub nonce: Option<Fingerprint>,
 }
 

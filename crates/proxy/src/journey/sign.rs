@@ -433,9 +433,9 @@ pub struct SignedAttempts<'a> {
 
 /// The halts that a call has to pass before a byte of it is sent.
 pub enum SendCheck<'a> {
-    /// Those of this process, which has no store.
+    /// The halts of this process, which has no store.
     Local(LocalHaltCheck<'a>),
-    /// Those of the store.
+    /// The halts of the store.
     Shared(HaltCheck<'a>),
 }
 

@@ -79,7 +79,7 @@ struct PulledEvent {
     /// The body as it is delivered.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
-    /// The same in base64, if it is no UTF-8.
+    /// The body in base64, if it is no UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     body_base64: Option<String>,
 }

@@ -472,7 +472,7 @@ pub(crate) mod faults {
             })
         }
 
-        /// Likewise for the names in a folder.
+        /// As [`synced`](Self::synced), for the names in a folder.
         pub(super) fn synced_folder(&self, path: &Path) -> bool {
             let plan = self.plan();
             plan.is_some_and(|mut plan| {

@@ -117,13 +117,13 @@ pub struct ApprovalFigures {
 /// The approvals that a list shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ApprovalQuery {
-    /// Those in this state only.
+    /// Only approvals in this state.
     pub state: Option<ApprovalListing>,
-    /// Those of this party only.
+    /// Only approvals of this party.
     pub party: Option<StoredText>,
-    /// Those that are behind this place only: the list goes on there.
+    /// Only approvals behind this place, where the list goes on.
     pub after: Option<ApprovalPlace>,
-    /// As many at most.
+    /// The most approvals.
     pub most: u32,
 }
 

@@ -90,13 +90,13 @@ pub struct CapState {
 pub struct CapUse {
     /// The currency.
     pub currency: CurrencyCode,
-    /// All that counts.
+    /// The whole counted amount.
     pub counted: ExactAmount,
-    /// Of calls that are under way.
+    /// The amount of calls that are under way.
     pub reserved: ExactAmount,
-    /// Of calls whose outcome is unknown.
+    /// The amount of calls whose outcome is unknown.
     pub unknown: ExactAmount,
-    /// Of calls that GatePay executed.
+    /// The amount of calls that GatePay executed.
     pub spent: ExactAmount,
     /// The limit less the counted amount.
     pub left: ExactAmount,

@@ -45,13 +45,13 @@ pub(crate) struct DayFigures {
 /// Which calls of a subject are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallReading {
-    /// Those admitted within the time.
+    /// Calls that were admitted within the time.
     Admitted,
-    /// Those whose first result was learned within the time.
+    /// Calls whose first result was learned within the time.
     Learned,
-    /// Those whose own end was learned within the time, after the first result.
+    /// Calls whose own end was learned within the time, after the first result.
     OwnEnd,
-    /// Those whose failure was learned within the time.
+    /// Calls whose failure was learned within the time.
     Failed,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a stock of tokens and a lease may be used without a sign of life, counted from before the instance asked.
 pub const LOAN_ENDS: Duration = Duration::from_secs(2);
-/// The same for seats: their calls last longer.
+/// How long seats may be held without a sign of life: their calls last longer.
 pub const SEATS_END: Duration = Duration::from_secs(5);
 /// How long a lease is used while the question for the next one has no answer: a store that is late is not away.
 pub const LEASE_GRACE: Duration = Duration::from_secs(1);

@@ -68,7 +68,7 @@ struct RecentAsks {
 
 /// The time after which unspent tokens are given back.
 const IDLE: Duration = Duration::from_secs(1);
-/// The same for tokens of a small bucket: its requests wait already.
+/// The time after which unspent tokens of a small bucket are given back: its requests wait already.
 const IDLE_SMALL: Duration = Duration::from_millis(50);
 /// How often spent tokens are reported if there is nothing else to ask.
 const REPORT_EVERY: Duration = Duration::from_millis(200);

@@ -80,7 +80,7 @@ pub struct DayCount {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct AmountSum {
     coins: u128,
-    /// Of the 18th place, below one coin.
+    /// Units of the 18th place, less than one coin.
     units: u128,
 }
 

@@ -98,7 +98,7 @@ fn hand_over(file: &File, like: &Metadata) -> io::Result<()> {
 #[must_use]
 pub(crate) enum ReplaceResult {
     Done,
-    /// By another process; it was left alone.
+    /// Another process has changed the file, which was left alone.
     ChangedMeanwhile,
 }
 

@@ -30,7 +30,7 @@ impl FileStamp {
         Self(hash.finish().max(1))
     }
 
-    /// Of several files together, in this order.
+    /// The stamp of several files together, in this order.
     pub(crate) fn and(self, others: impl Iterator<Item = Self>) -> Self {
         let one = |all: Self, other: Self| Self(all.0.rotate_left(1).wrapping_add(other.0));
         others.fold(self, one)

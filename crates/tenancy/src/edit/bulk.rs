@@ -38,7 +38,7 @@ pub struct AddedTenants {
 pub struct AddedCredential {
     /// The tenant.
     pub id: PartyId,
-    /// To be told.
+    /// The client id, which the tenant is told.
     pub client_id: ClientId,
     /// To be told, once, by a way that keeps it secret.
     pub secret: Zeroizing<String>,

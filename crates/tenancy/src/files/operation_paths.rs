@@ -15,11 +15,11 @@ const OWN: &str = "is the institution's own and is never open to tenants";
 /// All rows as the tables leave them, to be judged together.
 pub(crate) struct CataloguePaths<'a> {
     rows: &'a [Operation],
-    /// Those of GatePay's documentation, in the same order; added rows follow.
+    /// The rows of GatePay's documentation, in the same order; in `rows` added ones follow.
     built_in: &'a [Operation],
-    /// Where the rows stand that tables changed or added.
+    /// The places of the tables that changed or added a row, by row.
     places: HashMap<usize, SourceLocation>,
-    /// Of each row, the folded institution path.
+    /// The folded institution path of each row.
     folded: Vec<Option<String>>,
     known: KnownKinds<'a>,
     money: MoneyPaths<'a>,

@@ -68,7 +68,7 @@ pub struct CappedWord {
 pub enum UnreadCalls {
     /// None: the word names a kind of demand or one operation.
     None,
-    /// Those of a module.
+    /// The calls of a module.
     Module(ApiModule),
     /// All.
     All,

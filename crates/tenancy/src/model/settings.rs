@@ -79,7 +79,7 @@ pub struct Settings {
 /// Which HTTP statuses refusals have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalStatus {
-    /// Those of HTTP.
+    /// HTTP's statuses.
     Http,
     /// GatePay's: 200, for clients that read only the envelope.
     Gatepay,
@@ -167,7 +167,7 @@ pub struct ListenSettings {
     pub body_limit: u64,
     /// Connections at the same time.
     pub max_connections: NonZeroUsize,
-    /// Of those, from one address.
+    /// Connections from one address at the same time.
     pub max_connections_per_address: NonZeroUsize,
     /// Requests being answered at the same time.
     pub max_requests: NonZeroUsize,
@@ -415,9 +415,9 @@ impl StorePassword {
 /// Whether a failover of the store's engine may lose an acknowledged commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreFailover {
-    /// It may: after it, stamps that may have been admitted before are refused.
+    /// A failover may lose commits: after it, stamps that may have been admitted before are refused.
     Guarded,
-    /// It never does, on the operator's word.
+    /// A failover loses nothing, on the operator's word.
     Lossless,
 }
 

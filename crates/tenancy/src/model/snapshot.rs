@@ -21,7 +21,7 @@ pub struct ConfigSnapshot<'a> {
 }
 
 impl<'a> ConfigSnapshot<'a> {
-    /// Of a loaded configuration.
+    /// The snapshot of a loaded configuration.
     pub fn of(configuration: &'a Configuration) -> Self {
         Self {
             written: &configuration.settings.written,

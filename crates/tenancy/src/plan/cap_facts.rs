@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::model::caps::Cap;
 use crate::model::destinations::TenantDestinations;
 
-/// Of a cap, with the keys of a file.
+/// The facts of a cap, with the keys of a file.
 pub(crate) fn of_cap(cap: &Cap) -> Value {
     let Cap {
         calls,
@@ -38,7 +38,7 @@ pub(crate) fn of_cap(cap: &Cap) -> Value {
     fact
 }
 
-/// Of where a tenant's money may go.
+/// The facts about where a tenant's money may go.
 pub(crate) fn of_destinations(
     destinations: &TenantDestinations,
 ) -> impl Iterator<Item = (&'static str, Value)> {

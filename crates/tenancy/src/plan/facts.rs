@@ -31,7 +31,7 @@ pub use crate::plan::settings_facts::of_settings;
 /// The length of a secret's fingerprint: enough to tell two secrets apart, too little to find a guessable one by.
 const FINGERPRINT_BYTES: usize = 4;
 
-/// Of a tenant or an operator.
+/// The facts of a tenant or an operator.
 pub fn of_party(party: PartyRef<'_>, side: ConfigSnapshot<'_>) -> ConfigFacts {
     let Party {
         id: _,
@@ -149,7 +149,7 @@ fn of_remarks(remarks: &TenantRemarks) -> impl Iterator<Item = (&'static str, &S
     remarks.filter_map(|(key, text)| Some((key, text.as_ref()?)))
 }
 
-/// Of a tenant's endpoint. Paths of endpoints often hold a secret, so that a URL is shown by its origin and a digest.
+/// The facts of a tenant's endpoint. Paths of endpoints often hold a secret, so that a URL is shown by its origin and a digest.
 fn of_delivery(notifications: &TenantNotifications) -> Vec<(&'static str, Value)> {
     let TenantNotifications {
         url,
@@ -225,7 +225,7 @@ fn of_limits(limits: PartyLimits) -> ConfigFacts {
     facts
 }
 
-/// Of the institution itself, as GatePay knows it.
+/// The facts of the institution itself, as GatePay knows it.
 pub fn of_institution(institution: &Institution) -> ConfigFacts {
     let Institution {
         account_id,
@@ -241,7 +241,7 @@ pub fn of_institution(institution: &Institution) -> ConfigFacts {
     facts
 }
 
-/// A client id that stands twice, which only the institution's may, has a number from the second time on.
+/// The facts of credentials. If a client id stands twice, which only the institution's may, the second one has a number.
 fn of_credentials(credentials: &[DatedCredential]) -> impl Iterator<Item = (String, Value)> {
     let id = |dated: &DatedCredential| dated.credential.client_id.clone();
     credentials.iter().enumerate().map(move |(index, dated)| {
@@ -264,7 +264,7 @@ fn of_credentials(credentials: &[DatedCredential]) -> impl Iterator<Item = (Stri
     })
 }
 
-/// Of a row of the catalogue.
+/// The facts of a row of the catalogue.
 pub(crate) fn of_operation(row: &Operation) -> ConfigFacts {
     let line = |method: Method, path: &str| Value::from(format!("{method} {path}"));
     let mut facts = ConfigFacts::from([

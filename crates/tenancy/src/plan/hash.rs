@@ -18,7 +18,7 @@ const HASHED_BY_A_THREAD: usize = 5_000;
 pub struct ConfigHash(u128);
 
 impl ConfigHash {
-    /// Of all that a side says.
+    /// The hash of a whole configuration.
     pub fn of(side: ConfigSnapshot<'_>) -> Self {
         let mut hash = Self::default();
         hash.note("settings", "", None, Some(side.written));

@@ -34,7 +34,7 @@ impl KeyRecorder {
         self.keys.borrow_mut().insert(key, holds);
     }
 
-    /// It has to be there.
+    /// A key has to be there.
     pub(crate) fn need(&self, key: &'static str) {
         self.needed.borrow_mut().insert(key);
     }

@@ -35,11 +35,11 @@ pub(super) struct PartyFolder<T> {
 
 /// One of them, with the secrets it names. There may be a hundred thousand: nothing is written out twice.
 pub(super) struct PartyFile<T> {
-    /// Within the folder; empty if that is the file itself.
+    /// The file's name within the folder; empty if the folder is the file itself.
     name: Box<OsStr>,
-    /// Of the file and its secrets together.
+    /// The stamp of the file and its secrets together.
     stamp: FileStamp,
-    /// As seen from the file.
+    /// The paths of its secrets, as the file names them.
     secrets: Box<[Box<Path>]>,
     pub(super) parties: Box<[Arc<T>]>,
     /// Of the tables that restrict their party, and of those from which no party was read. Most files have none.

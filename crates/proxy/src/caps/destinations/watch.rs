@@ -16,7 +16,7 @@ use crate::process::clock::Clock;
 
 /// The interval at which the configuration in force is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// The same until the store has the first lists.
+/// The shorter interval until the store has the first lists.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// The looks between two questions whether another instance has declared something.
 const LOOKS_PER_QUESTION: u32 = 5;

@@ -112,7 +112,7 @@ pub enum LoanRefused {
 enum LoanWanted<T> {
     #[default]
     NotAsked,
-    /// It waits for the end of this round.
+    /// The request waits for the end of this round.
     Waiting(u64),
     Held(T),
     /// The limit is in shadow mode and would have refused the request.
@@ -122,7 +122,7 @@ enum LoanWanted<T> {
 /// One request's way to its party's tokens.
 #[derive(Debug, Default)]
 pub struct TokensWanted {
-    /// Of the rate over all calls, and of the rate over calls of its kind: with the number of the loan.
+    /// The token of the rate over all calls, and that of the rate over calls of its kind, each with the number of its loan.
     tokens: [LoanWanted<(u64, StockToken)>; 2],
     kind: Option<Kind>,
 }
@@ -138,9 +138,9 @@ pub struct TakenLoans {
     institution: Arc<PartyLoans>,
     /// The request's way to its tokens.
     pub tokens: TokensWanted,
-    /// To a seat of its party.
+    /// The request's way to a seat of its party.
     pub seat: SeatWanted,
-    /// To a seat of the institution.
+    /// The request's way to a seat of the institution.
     pub institution_seat: SeatWanted,
     /// Whether the request holds one of the institution's places that this instance has without the store.
     has_place_alone: bool,

@@ -59,7 +59,7 @@ pub struct DeliverInputs {
 
 /// How long attempts that are under way may go on once the process finishes.
 const FINISH: Duration = Duration::from_secs(5);
-/// The same once the process has nothing else to do.
+/// How long they may go on once the process has nothing else to do.
 const LAST: Duration = Duration::from_secs(1);
 
 /// The trust in the system's authorities, for endpoints without certificates of their own.
