@@ -22,10 +22,10 @@ use crate::syntax::problem::Problems;
 use crate::syntax::schema_recorder::KeyRecorder;
 use crate::syntax::table_reader::{SourceFile, TableReader};
 
-/// The one that editors know best.
+/// The dialect that editors know best.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
 
-/// Of `proxy.toml`.
+/// The schema of `proxy.toml`.
 pub fn proxy() -> Value {
     let proxy = told(|mut reader, sources| {
         proxy_file::read(&mut reader, sources, &mut UniqueClaims::default());

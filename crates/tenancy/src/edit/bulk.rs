@@ -30,7 +30,7 @@ use pending::{Leftovers, PendingSecrets};
 pub struct AddedTenants {
     /// The file with all of them.
     pub tenant_file: PathBuf,
-    /// One for each line of the list; none of a dry run.
+    /// A credential for each line of the list; none of a dry run.
     pub credentials: Vec<AddedCredential>,
 }
 
@@ -40,7 +40,7 @@ pub struct AddedCredential {
     pub id: PartyId,
     /// The client id, which the tenant is told.
     pub client_id: ClientId,
-    /// To be told, once, by a way that keeps it secret.
+    /// The secret, which the tenant is told once, by a way that keeps it secret.
     pub secret: Zeroizing<String>,
     /// The tenant's secret.
     pub secret_file: PathBuf,
@@ -52,7 +52,7 @@ pub enum BulkError {
     /// The list is wrong, or wrong beside the tenants that are there.
     #[error("{} problem{}", _0.len(), if _0.len() == 1 { "" } else { "s" })]
     List(Vec<ListProblem>),
-    /// Something else is.
+    /// The fault is not in the list.
     #[error(transparent)]
     Add(#[from] AddError),
 }

@@ -241,7 +241,7 @@ pub fn of_institution(institution: &Institution) -> ConfigFacts {
     facts
 }
 
-/// The facts of credentials. If a client id stands twice, which only the institution's may, the second one has a number.
+/// The facts of credentials. A client id that stands again, which only the institution's may, has a number behind it.
 fn of_credentials(credentials: &[DatedCredential]) -> impl Iterator<Item = (String, Value)> {
     let id = |dated: &DatedCredential| dated.credential.client_id.clone();
     credentials.iter().enumerate().map(move |(index, dated)| {
