@@ -442,12 +442,7 @@ async fn a_halt_ends_once_two_operators_have_ordered_it_at_any_instances() {
         return;
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
-    let [one, other] = instances([0, 1].map(|_| {
-        let folder = folder(&gatepay, &server, "");
-        needs_two(&folder);
-        folder
-    }))
-    .await;
+    let [one, other] = instances_of_two_operators(&gatepay, &server).await;
     let (halt, end) = ("/-/halt?scope=tenant:acme", "/-/halt/end?scope=tenant:acme");
     let (status, said) = order(&one, halt, "alice").await;
     assert_eq!((status, &said["halted"]), (200, &json!(true)), "{said}");
@@ -475,12 +470,7 @@ async fn a_suspension_ends_once_two_operators_have_ordered_it_at_any_instances()
         return;
     }
     let (gatepay, server) = (GatePay::now(), PgServer::migrated().await);
-    let [one, other] = instances([0, 1].map(|_| {
-        let folder = folder(&gatepay, &server, "");
-        needs_two(&folder);
-        folder
-    }))
-    .await;
+    let [one, other] = instances_of_two_operators(&gatepay, &server).await;
     let (suspend, resume) = ("/-/suspend?tenant=acme", "/-/resume?tenant=acme");
     let (status, said) = order(&one, suspend, "alice").await;
     assert_eq!((status, &said["kept"]), (200, &json!(true)), "{said}");
@@ -510,6 +500,16 @@ async fn order(program: &Program, path: &str, by: &str) -> (u16, Value) {
     let headers = [("authorization", token.as_str())];
     let answer = program.admin_with("POST", path, &headers).await;
     (answer.status, answer.json())
+}
+
+/// Two instances where halts and suspensions end once both operators have ordered it.
+async fn instances_of_two_operators(gatepay: &GatePay, server: &PgServer) -> [Instance; 2] {
+    let folders = [0, 1].map(|_| {
+        let folder = folder(gatepay, server, "");
+        needs_two(&folder);
+        folder
+    });
+    instances(folders).await
 }
 
 /// Two operators are known, and halts and suspensions end once both have ordered it.

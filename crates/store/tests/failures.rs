@@ -8,6 +8,7 @@ use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 
 use crate::failover::until_it_answers;
+use crate::notified::cancel_the_wait;
 use crate::postgres::{self, StandbyMode, until};
 use crate::postgres_relay::{CutPoint, PgRelay};
 use crate::support::{TERMS, ask, beat, ready, row, settings, store, text, verdict};
@@ -87,16 +88,8 @@ async fn a_commit_that_is_only_local_admits_nothing() {
     assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
     standby.pause();
     let local = row();
-    let (answer, ()) = tokio::join!(ask(&store, std::slice::from_ref(&local)), async {
-        let canceled = tokio::task::spawn_blocking(move || {
-            until("the wait for the standby is canceled", || {
-                let canceled = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-                server.sql(canceled) == "t"
-            });
-            server
-        });
-        drop(canceled.await.unwrap());
-    });
+    let asked = ask(&store, std::slice::from_ref(&local));
+    let (answer, _server) = tokio::join!(asked, cancel_the_wait(server));
     assert!(matches!(answer, Err(StoreError::Noticed(_))), "{answer:?}");
     standby.resume();
 }

@@ -2,6 +2,7 @@
 //! found without a scan.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -400,7 +401,7 @@ async fn a_tenant_id_with_another_account_sees_nothing_older() {
 }
 
 /// Ends the wait of the next commit for the standby, as an administrator may.
-async fn cancel_the_wait(server: PgServer) -> PgServer {
+pub(crate) async fn cancel_the_wait(server: PgServer) -> PgServer {
     let canceled = tokio::task::spawn_blocking(move || {
         until("the wait for the standby is canceled", || {
             let cancel =
@@ -412,12 +413,22 @@ async fn cancel_the_wait(server: PgServer) -> PgServer {
     canceled.await.unwrap()
 }
 
+/// A call whose commit is canceled in its wait for the standby is not answered.
+async fn is_only_local<T: Debug>(
+    call: impl Future<Output = Result<T, StoreError>>,
+    server: PgServer,
+) -> PgServer {
+    let (answer, server) = tokio::join!(call, cancel_the_wait(server));
+    assert!(matches!(answer, Err(StoreError::Noticed(_))), "{answer:?}");
+    server
+}
+
 #[tokio::test]
 async fn what_is_only_local_is_acknowledged_by_no_repetition_before_the_standby_has_it() {
     if postgres::is_missing() {
         return;
     }
-    let server = PgServer::migrated().await;
+    let mut server = PgServer::migrated().await;
     let store = opened(&server);
     let tenant = acme(&store, "100").await;
     let standby = server.standby(StandbyMode::Synchronous);
@@ -438,29 +449,15 @@ async fn what_is_only_local_is_acknowledged_by_no_repetition_before_the_standby_
         made_for: "save_fixed_address".to_owned(),
     };
     standby.pause();
-    let (received, server) = tokio::join!(store.receive(&events), cancel_the_wait(server));
-    assert!(
-        matches!(received, Err(StoreError::Noticed(_))),
-        "{received:?}"
-    );
-    let noted = store.note_owners(&notes, LedgerSource::Answer);
-    let (noted, server) = tokio::join!(noted, cancel_the_wait(server));
-    assert!(matches!(noted, Err(StoreError::Noticed(_))), "{noted:?}");
-    let token = store.callback_token(&url, "t1");
-    let (token, server) = tokio::join!(token, cancel_the_wait(server));
-    assert!(matches!(token, Err(StoreError::Noticed(_))), "{token:?}");
-    // The rows are there, and nothing that rests on them is answered: each call waits as the first one did.
-    let (received, server) = tokio::join!(store.receive(&events), cancel_the_wait(server));
-    assert!(
-        matches!(received, Err(StoreError::Noticed(_))),
-        "{received:?}"
-    );
-    let noted = store.note_owners(&notes, LedgerSource::Answer);
-    let (noted, server) = tokio::join!(noted, cancel_the_wait(server));
-    assert!(matches!(noted, Err(StoreError::Noticed(_))), "{noted:?}");
-    let token = store.callback_token(&url, "t2");
-    let (token, _server) = tokio::join!(token, cancel_the_wait(server));
-    assert!(matches!(token, Err(StoreError::Noticed(_))), "{token:?}");
+    // The first time the rows are written; after that they are there, and no answer rests on them either.
+    for token in ["t1", "t2"] {
+        let received = store.receive(&events);
+        server = is_only_local(received, server).await;
+        let noted = store.note_owners(&notes, LedgerSource::Answer);
+        server = is_only_local(noted, server).await;
+        let token = store.callback_token(&url, token);
+        server = is_only_local(token, server).await;
+    }
     standby.resume();
     let received = store.receive(&events).await.unwrap();
     assert!(

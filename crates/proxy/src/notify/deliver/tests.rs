@@ -197,6 +197,10 @@ const LIMITS: DeliveryLimits = DeliveryLimits {
     deadline: Duration::from_secs(15),
     claim_interval: CLAIM_INTERVAL,
 };
+const FEW: DeliveryLimits = DeliveryLimits {
+    attempts_at_once: 20,
+    ..LIMITS
+};
 
 fn start(store: &FakeStore, directory: &Rc<FakeDirectory>, limits: DeliveryLimits) -> Instance {
     let (stop, stopped) = watch::channel(None);
@@ -380,11 +384,7 @@ async fn an_endpoint_gets_its_number_at_once_and_at_most_a_tenth_of_all() {
             directory.set(&tenant, Hangs);
             arrive_many(&store, &tenant, 20);
         }
-        let few = DeliveryLimits {
-            attempts_at_once: 20,
-            ..LIMITS
-        };
-        let _instance = start(&store, &directory, few);
+        let _instance = start(&store, &directory, FEW);
         sleep(seconds(100)).await;
         assert_eq!(directory.most_at_once(None), 20);
         for number in 0..30 {
@@ -396,18 +396,19 @@ async fn an_endpoint_gets_its_number_at_once_and_at_most_a_tenth_of_all() {
     .await;
 }
 
+/// A tenant has 20 events for each of 16 endpoints, which never answer.
+fn sixteen_endpoints_hang(store: &FakeStore, directory: &FakeDirectory) {
+    directory.set("hostile", Hangs);
+    for endpoint in 0..16 {
+        arrive_many(store, &format!("hostile#{endpoint}"), 20);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tenants_many_endpoints_together_take_a_tenth_and_delay_no_other_tenant() {
     in_world(async |store, directory| {
-        directory.set("hostile", Hangs);
-        for endpoint in 0..16 {
-            arrive_many(&store, &format!("hostile#{endpoint}"), 20);
-        }
-        let few = DeliveryLimits {
-            attempts_at_once: 20,
-            ..LIMITS
-        };
-        let _instance = start(&store, &directory, few);
+        sixteen_endpoints_hang(&store, &directory);
+        let _instance = start(&store, &directory, FEW);
         sleep(seconds(5)).await;
         for _ in 0..20 {
             let (id, arrived) = (store.arrive("well"), Instant::now());
@@ -425,15 +426,8 @@ async fn a_tenants_many_endpoints_together_take_a_tenth_and_delay_no_other_tenan
 #[tokio::test(start_paused = true)]
 async fn the_share_of_a_tenant_whose_endpoints_hang_goes_to_one_object_after_another() {
     in_world(async |store, directory| {
-        directory.set("hostile", Hangs);
-        for endpoint in 0..16 {
-            arrive_many(&store, &format!("hostile#{endpoint}"), 20);
-        }
-        let few = DeliveryLimits {
-            attempts_at_once: 20,
-            ..LIMITS
-        };
-        let _instance = start(&store, &directory, few);
+        sixteen_endpoints_hang(&store, &directory);
+        let _instance = start(&store, &directory, FEW);
         // Two attempts at a time, each of 15 s.
         sleep(seconds(16 * 15)).await;
         let lines: BTreeSet<i64> = directory.seen("hostile").iter().map(|it| it.line).collect();
