@@ -122,7 +122,7 @@ pub(crate) fn fail(line: impl fmt::Display) -> ExitStatus {
 
 /// Sends the program's own log to standard error until the returned guard is dropped. Access lines go elsewhere.
 ///
-/// The level can be changed by what is returned beside the guard.
+/// The level can be changed by the [`LogLevel`] that is returned.
 /// A stalled reader of the log must not stop requests: lines that are not written in time are lost.
 #[must_use = "the log ends with it"]
 pub(crate) fn log_to_stderr(format: LogFormat) -> Result<(WorkerGuard, LogLevel), String> {

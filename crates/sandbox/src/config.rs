@@ -189,7 +189,7 @@ pub enum NumbersUniquePer {
 
 /// The orders that the look-ups of orders show to a sub-account.
 ///
-/// GatePay does not document whether it keeps accounts apart, so what concludes from an answer should be tested against
+/// GatePay does not document whether it keeps accounts apart, so code that concludes from an answer should be tested against
 /// both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderLookUps {

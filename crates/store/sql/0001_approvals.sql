@@ -28,7 +28,7 @@ CREATE TABLE approval_signature (
     PRIMARY KEY (approval, operator)
 );
 
--- How many operators have to order what needs more than one. A smaller number is a raise, and holds late.
+-- The number of operators for an order that one alone may not give. A smaller number is a raise, and holds late.
 CREATE TABLE approver_rule (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     number integer NOT NULL,
@@ -40,8 +40,8 @@ CREATE TABLE approver_rule (
     shorter_from bigint
 );
 
--- The store may have lost commits, and with them that a call has passed: its approval stands as before. So every life that
--- begins, and every guard, ends what waits and what was approved.
+-- With lost commits the store may have lost that a call has passed, and its approval would stand as before. So every life that
+-- begins, and every guard, ends all approvals that wait or were given.
 CREATE FUNCTION void_approvals() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN

@@ -59,7 +59,7 @@ CREATE TABLE cap_claim (
     exempts text[] NOT NULL,
     limits text[] NOT NULL,
     raise_ms bigint NOT NULL,
-    -- How many operators have to order what needs more than one.
+    -- The number of operators for an order that one alone may not give.
     approvers integer NOT NULL,
     -- When the instance was taken for dead; the arrays are empty then. Such a row stays for 400 days.
     gone bigint

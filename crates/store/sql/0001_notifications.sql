@@ -724,8 +724,8 @@ BEGIN
 END
 $$;
 
--- Keeps what a probe has found out, in the place of what was found out before about the same look-ups. That an object was
--- shown to two accounts since the probe began is the newer word. Then what was learned by this look-up goes.
+-- Keeps the findings of a probe, in place of earlier findings about the same look-ups. A finding since the probe began that an
+-- object was shown to two accounts stays, since it is newer. Then the ledger forgets what was learned by this look-up.
 CREATE FUNCTION note_isolation_v1(
     i_upstream text, i_client_id text, i_operations text[], i_verdicts text[], i_accounts integer[], i_since bigint
 ) RETURNS void

@@ -75,7 +75,7 @@ END
 $$;
 
 -- Takes a spend from the slices it counts in, in some of its currencies. A slice in which nothing counts any more is gone: a
--- caller may name any currency, and reports read what is here.
+-- caller may name any currency, and reports read every row.
 CREATE FUNCTION uncount_spend(s_party text, s_account text, s_counted_as text, s_key text, currencies text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
@@ -273,7 +273,7 @@ BEGIN
 END
 $$;
 
--- What instances that are gone left open is unknown from now on; what is in no window any more is forgotten.
+-- Marks the attempts that instances left open when they ended as unknown, and forgets spends that no window covers.
 CREATE FUNCTION age_spends_v1() RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE

@@ -238,7 +238,7 @@ mod tests {
         document::parse(&path, &text).ok().unwrap()
     }
 
-    /// What the reader of a schema has to say about a document: only what a schema could say too.
+    /// The problems of a document that its reader finds, and that a schema could find too.
     fn complaints(of: &str, document: &Value) -> Vec<String> {
         let problems = Problems::default();
         let root = document::from_json(&document.to_string()).ok().unwrap();

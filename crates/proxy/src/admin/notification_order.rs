@@ -19,7 +19,7 @@ pub(super) struct NotificationOrder {
     pub(super) act: NotificationAct,
 }
 
-/// The failure of an order that does not fit the state of what it is about.
+/// The failure of an order that does not fit the state of its object.
 pub(super) fn conflict(text: String) -> AdminFailure {
     AdminFailure(StatusCode::CONFLICT, text.into())
 }

@@ -11,12 +11,13 @@ use gatepay_tenancy::caps::{Cap, CapSettings};
 
 use crate::generation::Generation;
 
-/// How often midnights are declared anew, at least.
+/// The longest time until midnights are declared anew.
 pub const RENEWAL: Duration = Duration::from_hours(12);
-/// As many midnights to come as a store can be without a declaration.
+/// The midnights to come that are declared, in days: a store can be without a declaration for as long.
 const MIDNIGHTS: u32 = 40;
 
-/// All rules of a configuration, the midnights from today's on, and how many operators have to order what needs more than one.
+/// All rules of a configuration, the midnights from today's on, and the number of operators for an order that one alone may not
+/// give.
 pub fn declaration(generation: &Generation, now_ms: u64, approvers: u32) -> CapDeclaration {
     let CapSettings {
         time_zone,

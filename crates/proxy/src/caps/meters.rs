@@ -125,8 +125,8 @@ impl CapMeters {
             .set(oldest_counted(unknown, now_ms).as_secs_f64());
     }
 
-    /// Shows what is used of the caps that are enforced, for each tenant of a sub-account. Those over all have the label of tenants
-    /// that are counted together.
+    /// Shows the used part of each enforced cap, for each tenant of its sub-account. Caps over all have the label of tenants that
+    /// are counted together.
     pub(super) fn show_used(&self, report: &CapReport, tenants_of: impl Fn(&str) -> Vec<String>) {
         let mut largest: BTreeMap<(String, &'static str), f64> = BTreeMap::new();
         for state in report.caps.iter().filter(|state| !state.name.shadow) {

@@ -47,7 +47,7 @@ pub struct CapInputs {
     pub in_force: Box<dyn Fn() -> Arc<Generation> + Send + Sync>,
     /// The settings of metrics, which name the number of tenants with series of their own.
     pub metrics: MetricsSettings,
-    /// How many operators have to order what needs more than one.
+    /// The number of operators for an order that one alone may not give.
     pub approvers: u32,
     /// The process's clock.
     pub clock: Clock,
@@ -264,7 +264,8 @@ fn arrange(inputs: &CapInputs, generation: &Generation) {
     inputs.caps.meters.arrange(&own.collect());
 }
 
-/// Makes unknown what instances that are gone left open, and shows what is unknown. Later look-ups go by the same reading.
+/// Marks the calls that instances left open when they ended as unknown, and shows the unknown ones. Later look-ups use the same
+/// reading.
 async fn age(inputs: Arc<CapInputs>) {
     let CapInputs {
         caps,

@@ -39,7 +39,7 @@ const WORDS: [(&[&str], &str); 8] = [
     ),
 ];
 
-/// Adds to the error about an unknown command what the command may be called here.
+/// Adds the name that an unknown command may have here to the error about it.
 pub(crate) fn suggest(error: &mut Error) {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return;

@@ -256,7 +256,7 @@ mod tests {
         }
     }
 
-    /// Lifts what stands now.
+    /// Lifts a party's suspension, as of its last order.
     fn lift(suspensions: &Suspensions, id: &str) -> Result<LiftResult, NotKept> {
         let id = name(id);
         suspensions.lift(&id, suspensions.orders(&id))

@@ -1,8 +1,8 @@
 //! Send lock: a lock of the state folder, between a process that has left the folder and goes on with its admitted calls, and
 //! the next one, in which operators halt and suspend.
 //!
-//! The last process holds it shared from when it reads what is halted until a call's first bytes are with the kernel. The next
-//! one takes it alone while it writes: once the file is there, no byte that it forbids is sent any more.
+//! The last process holds it shared from its reading of the halts until a call's first bytes are with the kernel. The next
+//! process takes it alone while it writes: once the file is there, no byte that the file forbids is sent.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use std::path::Path;
 pub struct SendLock(File);
 
 impl SendLock {
-    /// Waits until no process is sending by what is in the folder now, and keeps the others from it.
+    /// Waits until no process sends by an older state of the folder, and keeps the others from sending.
     pub fn alone(folder: &Path) -> io::Result<Self> {
         let folder = File::open(folder)?;
         folder.lock()?;

@@ -1,5 +1,5 @@
-//! Approver rule: how many operators have to order what needs more than one. A larger number holds at once; a smaller one is a
-//! raise of what one person can do, and holds late, as raised caps do.
+//! Approver rule: the number of operators for an order that one alone may not give. A larger number holds at once; a smaller
+//! one is a raise of what one person can do, and holds late, as raised caps do.
 
 use super::rule_book::RaiseDelay;
 
@@ -8,9 +8,9 @@ use super::rule_book::RaiseDelay;
 pub struct ApproverRule {
     /// The number of operators.
     pub number: u32,
-    /// A smaller one, and from when on it holds, in milliseconds since 1970 by the store's clock.
+    /// A smaller number, and from when on it holds, in milliseconds since 1970 by the store's clock.
     pub fewer: Option<(u32, u64)>,
-    /// How late a smaller one holds.
+    /// The delay of a smaller number.
     pub delay: RaiseDelay,
 }
 

@@ -252,8 +252,8 @@ impl CapModel {
         self.tables.approvals.values().cloned().collect()
     }
 
-    /// What instances that are gone left open is unknown from now on; what is in no window any more is forgotten. `seen` is
-    /// the last sign of life of each instance.
+    /// Marks the attempts that instances left open when they ended as unknown, and forgets spends that no window covers. `seen`
+    /// is the last sign of life of each instance.
     pub fn age(&mut self, now_ms: u64, seen: &BTreeMap<i64, i64>) {
         let is_alive = |instance: &i64| {
             let last = seen.get(instance).map(|ms| ms.unsigned_abs());

@@ -78,8 +78,8 @@ pub struct CapDeclaration {
     /// How long a raised or removed rule still holds as it was, in milliseconds. While rules are in force, a shorter time than
     /// before holds only once the time before is over.
     pub raise_after_ms: u64,
-    /// How many operators have to order what needs more than one. More hold at once, over all instances; fewer as late as a
-    /// raised rule.
+    /// The number of operators for an order that one alone may not give. A larger number holds at once, over all instances; a
+    /// smaller one as late as a raised rule.
     pub approvers: u32,
 }
 

@@ -94,8 +94,8 @@ impl Store {
         }
     }
 
-    /// Makes unknown what instances without a sign of life left open, and forgets what no window covers. Called each few
-    /// seconds, by any instance.
+    /// Marks the attempts of instances without a sign of life as unknown, and forgets spends that no window covers. Called every
+    /// few seconds, by any instance.
     pub async fn age_spends(&self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(store) => store.age_spends().await,

@@ -337,9 +337,9 @@ impl Store {
         }
     }
 
-    /// Keeps what a probe has found out that began at `since_ms`, in the place of what was found out before about the same
-    /// look-ups. A finding since then that accounts share objects stays: it is the newer one. Once accounts share objects, the
-    /// ledger forgets what was learned by the look-up.
+    /// Keeps the findings of a probe that began at `since_ms`, in place of earlier findings about the same look-ups. A finding
+    /// since then that accounts share objects stays, since it is newer. Once accounts share objects, the ledger forgets what was
+    /// learned by the look-up.
     pub async fn note_isolation(
         &self,
         subject: &IsolationSubject,

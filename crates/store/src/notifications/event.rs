@@ -143,7 +143,7 @@ pub enum QuarantineDecision {
 /// do not wait for those with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuarantineQueue {
-    /// Decisions by what the store and the configuration know.
+    /// Decisions by the store and the configuration alone.
     Known,
     /// Decisions for which GatePay is asked.
     Asked,

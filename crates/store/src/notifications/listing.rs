@@ -184,7 +184,7 @@ impl RetentionReport {
 }
 
 impl EventPage {
-    /// The page of what was examined up to the place `last`. `is_full` states that there may be more behind it.
+    /// The page of the events that were examined up to the place `last`. `is_full` states that there may be more behind it.
     pub(crate) fn of(
         events: Vec<(EventSummary, Vec<u8>)>,
         last: i64,

@@ -97,7 +97,7 @@ pub(super) fn waiting(
     Ok(waiting.unsigned_abs())
 }
 
-/// The store may have lost that a call has passed: what waits and what was approved is over.
+/// Ends all approvals that wait or were given: the store may have lost that a call has passed.
 pub(super) fn void(connection: &Connection, now_ms: u64) -> Result<(), StoreError> {
     let void = "UPDATE approval SET until = ?1 WHERE state IN (0, 1) AND until > ?1";
     connection.execute(void, [to_sql(now_ms)])?;

@@ -472,7 +472,7 @@ impl SpendTables for SpendFile<'_> {
 
     fn uncount(&mut self, cell: &MeterCell, amount: ExactAmount) -> Result<(), StoreError> {
         match self.held(cell)? {
-            // A caller may name any currency, and reports read what is here.
+            // Nothing counts there any more. A caller may name any currency, and reports read every row.
             Some((units, calls)) if calls <= 1 && units <= amount.units() => self.drop_cell(cell),
             Some((units, calls)) => {
                 let units = units.saturating_sub(amount.units());

@@ -252,7 +252,7 @@ mod tests {
             let root = document::from_toml(&text).ok().unwrap();
             let problems = Problems::default();
             let file = SourceFile { name: Path::new("acme.toml").into(), problems: &problems };
-            // Whatever was reported: not even what stands in after a problem may be too much.
+            // Also after a problem: the permissions that are used in place of wrong ones must not be too many.
             let permissions = read(&mut TableReader::new(file, &root), &catalogue, CallerClass::Tenants);
             for (position, row) in catalogue.rows().iter().enumerate() {
                 prop_assert!(row.scope == OperationScope::Tenant || !permissions.allows(position), "{}", row.name);

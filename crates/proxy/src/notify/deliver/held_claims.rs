@@ -48,7 +48,7 @@ impl HeldClaim {
         most.saturating_sub(self.lines.len())
     }
 
-    /// Whether the endpoint has failed a probe since the last pause: what is too old ends without an attempt.
+    /// Whether events that are too old end without an attempt, since the endpoint has failed a probe after the last pause.
     fn is_expiring(&self, now_ms: u64) -> bool {
         let breaker = &self.claim.breaker;
         let is_paused = allowance(breaker, now_ms) == BreakerAllowance::Nothing;
@@ -228,7 +228,7 @@ impl HeldClaims {
         held.lines.insert(line).then_some(held.claim.turn)
     }
 
-    /// Whether what is too old ends without an attempt, since the endpoint has failed a probe after the last pause.
+    /// Whether events of an endpoint that are too old end without an attempt, since it has failed a probe after the last pause.
     pub(super) fn is_expiring(&self, number: i64, now_ms: u64) -> bool {
         let mut claims = self.0.iter();
         let held = claims.find(|held| held.claim.number == number);
