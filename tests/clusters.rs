@@ -256,10 +256,6 @@ impl Deref for Instance {
 /// Instances with these folders, all ready.
 async fn instances<const N: usize>(folders: [Folder; N]) -> [Instance; N] {
     let programs = Program::serve_all(&folders).await;
-    for program in &programs {
-        // Before that money is refused, since the store's caps and lists are not known.
-        program.until_ready().await;
-    }
     let mut programs = programs.into_iter();
     folders.map(|folder| Instance {
         program: programs.next().unwrap(),

@@ -260,9 +260,6 @@ async fn campaign(calls: usize, kills: usize) {
     ));
     let folders = [0, 1].map(|_| folder(&gatepay, &server));
     let mut programs = Program::serve_all(&folders).await;
-    for program in &programs {
-        program.until_ready().await;
-    }
     let addresses: Vec<SocketAddr> = programs.iter().map(|program| program.address).collect();
     let addresses = Arc::new(Mutex::new(addresses));
     let seen = Arc::new(Seen::default());

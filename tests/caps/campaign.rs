@@ -138,9 +138,6 @@ async fn campaign(calls: usize, kills: usize, cap: u128) {
         .map(|_| folder(&gatepay, &server, &cap.to_string()))
         .collect();
     let mut programs = Program::serve_all(&folders).await;
-    for program in &programs {
-        program.until_ready().await;
-    }
     let addresses: Vec<SocketAddr> = programs.iter().map(|program| program.address).collect();
     let addresses = Arc::new(Mutex::new(addresses));
     let tally = Arc::new(Tally::default());

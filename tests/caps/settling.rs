@@ -89,9 +89,6 @@ async fn caps_hold_over_all_instances_and_a_lower_one_holds_after_a_reload() {
         folder
     });
     let programs = Program::serve_all(&folders).await;
-    for program in &programs {
-        program.until_ready().await;
-    }
     let [one, other] = &programs[..] else {
         panic!("there are two");
     };

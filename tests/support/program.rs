@@ -345,7 +345,8 @@ impl Program {
         Self::serve_logging(folder, "info").await
     }
 
-    /// Starts a program for each folder, and waits until all are ready.
+    /// Starts a program for each folder, and waits until all are ready: before that money is refused, since the store's caps and
+    /// lists are not known.
     pub(crate) async fn serve_all(folders: &[Folder]) -> Vec<Self> {
         let mut programs = Vec::new();
         for folder in folders {
