@@ -247,7 +247,7 @@ impl Breaker {
         }
     }
 
-    /// Notes that there is no read to probe with. After a while the breaker closes all the same, or all calls would be
+    /// Notes that there is no read to probe with. After a while the breaker closes anyway, or all calls would be
     /// refused for ever; then two failures open it again.
     pub fn despair(&self, now: Duration) -> Option<BreakerClosed> {
         let mut state = self.state();

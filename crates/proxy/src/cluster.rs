@@ -495,7 +495,7 @@ impl Cluster {
     /// sign of life, and sends nothing from 4 s after it on.
     ///
     /// The store's word that an instance is gone counts only once these 5 s have passed here too: after a failover the
-    /// rows may be of before, and the new server's clock may be ahead.
+    /// rows may be older, and the new server's clock may be ahead.
     pub async fn confirmed(&self, epoch: i64) -> Result<(), String> {
         let gone_from = Instant::now() + Duration::from_millis(LOST_AFTER_MS);
         let deadline = Instant::now() + CONFIRMED_WITHIN;

@@ -82,7 +82,7 @@ BEGIN
     WHERE k.instance <> c_id AND k.gone IS NULL AND NOT claims_count(k.instance, now);
     fewer := FOUND;
     DELETE FROM destination_claim AS k WHERE k.gone < now - 34560000000;
-    -- The claims are those of before, and so are the lists unless a time has come.
+    -- The claims are unchanged, and so are the lists unless a time has come.
     IF same AND NOT fewer AND NOT EXISTS (SELECT FROM account_list AS l WHERE l.shorter_from <= now OR l.opens <= now) THEN
         RETURN true;
     END IF;

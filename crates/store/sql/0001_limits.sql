@@ -110,7 +110,7 @@ CREATE UNLOGGED TABLE lease (
 -- no era. NULL if it is not known whether this start of the server has lost anything; the next sign of life of an instance
 -- finds out.
 --
--- The owner is read under the lock: a caller that waited for it would bring back the life of before.
+-- The owner is read under the lock: a caller that waited for it would bring back an earlier life.
 CREATE FUNCTION lock_limits(lossless boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = '500ms' AS $$
 BEGIN

@@ -91,7 +91,7 @@ CREATE TABLE halt (
     epoch bigint NOT NULL
 );
 
--- The epoch of the last order to end a halt, by its scope: a halt of before has ended, and was not lost.
+-- The epoch of the last order to end a halt, by its scope: an earlier halt has ended, and was not lost.
 CREATE TABLE halt_end (
     scope text PRIMARY KEY,
     epoch bigint NOT NULL

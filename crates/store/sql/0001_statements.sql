@@ -173,8 +173,8 @@ BEGIN
 END
 $$;
 
--- Adds what an instance has counted since its last flush, and forgets days that are older than 400 days. The caller brings the day
--- of now and the days after it: the first one is taken whose date is later than that of the last day, so that a time zone
+-- Adds what an instance has counted since its last flush, and forgets days that are older than 400 days. The caller brings the present
+-- day and the days after it: the first one is taken whose date is later than that of the last day, so that a time zone
 -- further west neither repeats a date nor moves all later ones.
 CREATE FUNCTION flush_usage_v1(
     f_instance bigint, f_number bigint, f_ended boolean, d_dates text[], d_begins bigint[], d_ends bigint[],

@@ -71,7 +71,7 @@ CREATE TABLE halt (
     epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The epoch of the last order to end a halt, by its scope: a halt of before has ended, and was not lost.
+-- The epoch of the last order to end a halt, by its scope: an earlier halt has ended, and was not lost.
 CREATE TABLE halt_end (scope TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
 -- The order of one operator to end a halt with this epoch, where two have to order it.

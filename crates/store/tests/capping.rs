@@ -1367,7 +1367,7 @@ async fn an_approval_of_before_a_loss_of_commits_lets_no_call_pass() {
         let signed = shop.store.approve((id, &[7; 32]), &text("alice"), 1).await;
         assert_eq!(signed.unwrap(), ApprovalOrder::Taken);
         assert_eq!(ask(&shop).await, AdmissionVerdict::Admitted);
-        // A copy of before the call passed, or a standby that has not heard of it.
+        // A copy from before the call passed, or a standby that has not heard of it.
         shop.clocked.admin.batch_execute(put_back).await.unwrap();
         if loss == "distrust" {
             let Store::Postgres(server) = &shop.store else {

@@ -110,7 +110,7 @@ impl Stepped {
     }
 }
 
-/// A row of now in each table whose rows are deleted for their age.
+/// A new row in each table whose rows are deleted for their age.
 const AGING: &str = "WITH t AS (SELECT gatepay.now_ms() AS now)
     INSERT INTO gatepay.instance SELECT 77, now, now, 'h', '1', 'c', NULL, 0, false, now FROM t;
     INSERT INTO gatepay.departure SELECT 78, gatepay.now_ms();
@@ -212,7 +212,7 @@ async fn a_step_of_the_clock_raises_no_cap_early_and_drops_no_other_instances_ru
     stepped.declare(1, limit("1000"), 2).await;
     stepped.set(25 * HOUR_MS);
     stepped.beat().await;
-    // The raise of before is a day old by the clock.
+    // By the clock the raise is a day old.
     stepped.declare(0, limit("2000"), 3).await;
     assert_eq!(stepped.number("SELECT count(*) FROM gatepay.cap_claim"), 2);
     let paid = stepped.pay("500").await;

@@ -499,7 +499,7 @@ async fn a_flood_under_a_small_burst_asks_the_store_a_limited_number_of_times_an
             f64::from(flood.admitted) / 10.0,
         );
         eprintln!("{rate}/s, burst {burst}: {asked} questions and {admitted} requests a second");
-        // A question and a report for each token, and 25 in vain at each instance, and a bit.
+        // A question and a report for each token, and 25 in vain at each instance, with a margin.
         assert!(asked <= 2.0 * rate + 4.0 * 35.0, "{asked}");
         assert!(admitted >= 0.8 * rate, "{admitted} of {rate}");
     }

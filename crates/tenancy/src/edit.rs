@@ -1,7 +1,7 @@
 //! Edits of existing tenants: standing, rotation of keys, removal.
 //!
 //! An edit keeps comments and order. Before it is made the whole configuration is read as it would be with it; if that has
-//! a problem, nothing is changed. An edit that takes rights away is made all the same if the problems were there before:
+//! a problem, nothing is changed. An edit that takes rights away is made nevertheless if the problems were there before:
 //! a broken file must not keep an operator from stopping a stolen key. Random bytes and the time are arguments.
 
 use std::fs;

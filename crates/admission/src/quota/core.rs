@@ -108,7 +108,7 @@ struct RecentUse {
 /// The entitlement under which a token is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entitlement {
-    /// The member's share, of now or of the last ten seconds.
+    /// The member's share, present or in the last ten seconds.
     Saved,
     /// The member's share of the present inflow.
     Smooth,

@@ -48,7 +48,7 @@ pub struct Judged<'g> {
     targets: Option<Box<StatedTargets>>,
     /// Whether halts count the call as a payout, though its operation is none.
     is_disguised_payout: bool,
-    /// Boxed, since hardly a call has one and every call carries its state through the journey.
+    /// Boxed, since few calls have one and every call carries its state through the journey.
     callback: Option<Box<OwnCallback>>,
 }
 

@@ -129,7 +129,7 @@ async fn take(inputs: &StatementInputs, flush: &UsageFlush) -> Result<(), StoreC
     flushed.await
 }
 
-/// The day of now by the store's clock and the days after it, in the configured time zone; empty if the zone's rules do not
+/// The present day by the store's clock and the days after it, in the configured time zone; empty if the zone's rules do not
 /// reach so far.
 fn days(inputs: &StatementInputs) -> Vec<DayBounds> {
     let now_ms = inputs.clock.unix_ms();

@@ -121,7 +121,7 @@ impl Stepped {
     }
 }
 
-/// A row of now in each table whose rows are deleted for their age.
+/// A new row in each table whose rows are deleted for their age.
 const AGING: &str = "INSERT INTO nonce VALUES (x'01', NOW, NOW + 480000);
     INSERT INTO meter VALUES ('s', 'n', 'C', 0, NOW / 37500, '1', 1), ('s', 'n', 'C', 1, NOW / 900000, '1', 1);
     INSERT INTO spend VALUES ('p', 'a', 'n', 'k', 'C', '1', NOW, NULL);

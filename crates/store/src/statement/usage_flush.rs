@@ -11,7 +11,7 @@ pub struct UsageFlush {
     pub number: i64,
     /// Whether it is the instance's last one: nothing is lost then.
     pub is_last: bool,
-    /// The day of now in the configured time zone, and the days after it. If the store's last day has ended, the first of
+    /// The present day in the configured time zone, and the days after it. If the store's last day has ended, the first of
     /// these begins that has a later date.
     pub days: Vec<DayBounds>,
     /// Requests by operation and end.
