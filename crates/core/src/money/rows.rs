@@ -136,7 +136,7 @@ pub enum TargetPlace {
 /// Every money operation of the catalogue, in the catalogue's order. `mcp_call` has no published body, so it has no row.
 pub const MONEY_ROWS: &[MoneyRow] = &[
     refund("refund_order", AmountPlace::OfOrder, TargetPlace::None),
-    converted_refund("refund_checkout_order"),
+    converted_refund("refund_checkout_order", "refund_checkout_order/payout"),
     named_refund("refund_order_v2", "refund_order_v2/payout"),
     MoneyRow {
         // No page describes its body, so no page documents its key.
@@ -145,6 +145,7 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
         ..named_refund("refund_order_v3", "refund_order_v3/payout")
     },
     MoneyRow {
+        payout_name: Some("refund_address_order/payout"),
         fields: &[
             "refundRequestId",
             "prepayId",
@@ -158,7 +159,10 @@ pub const MONEY_ROWS: &[MoneyRow] = &[
             TargetPlace::User("receiverId"),
         )
     },
-    converted_refund("refund_converted_address_order"),
+    converted_refund(
+        "refund_converted_address_order",
+        "refund_converted_address_order/payout",
+    ),
     MoneyRow {
         key: Some(SpendKey::number("clientReqId", UNBOUNDED)),
         // The last two belong to the quote; published clients send them in this body.
@@ -303,8 +307,9 @@ const fn refund(operation: &'static str, amounts: AmountPlace, targets: TargetPl
     }
 }
 
-const fn converted_refund(operation: &'static str) -> MoneyRow {
+const fn converted_refund(operation: &'static str, payout_name: &'static str) -> MoneyRow {
     MoneyRow {
+        payout_name: Some(payout_name),
         fields: &[
             "refundRequestId",
             "prepayId",

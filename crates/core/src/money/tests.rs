@@ -95,7 +95,7 @@ fn each_money_call_is_read_where_gatepay_reads_it() {
         (
             "refund_checkout_order",
             r#"{"refundRequestId":"r1","prepayId":"p","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"USDT","refundOrderAmount":"2","refundPayAmount":"9.5"}"#,
-            "refunds refund_checkout_order: 2 GT, 9.5 USDT -> user 7 [p r1]",
+            "payouts refund_checkout_order/payout: 2 GT, 9.5 USDT -> user 7 [p r1]",
         ),
         (
             "refund_order_v2",
@@ -105,12 +105,12 @@ fn each_money_call_is_read_where_gatepay_reads_it() {
         (
             "refund_address_order",
             r#"{"refundRequestId":"r1","prepayId":"p","refundAmount":"3","receiverId":"10"}"#,
-            "refunds refund_address_order: 3 of order p -> user 10 [p r1]",
+            "payouts refund_address_order/payout: 3 of order p -> user 10 [p r1]",
         ),
         (
             "refund_converted_address_order",
             r#"{"refundRequestId":"r1","prepayId":"p","receiverId":7,"refundOrderCurrency":"GT","refundPayCurrency":"GT","refundOrderAmount":"2","refundPayAmount":"1.5"}"#,
-            "refunds refund_converted_address_order: 2 GT -> user 7 [p r1]",
+            "payouts refund_converted_address_order/payout: 2 GT -> user 7 [p r1]",
         ),
         (
             "create_conversion",
@@ -435,12 +435,27 @@ fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
         let states_target = ["refundStyle", "refundAddress", "refundToGateUid\":7"];
         let states_target = states_target.iter().any(|field| body.contains(field));
         assert_eq!(may_be("refund_order", body), states_target, "{body}");
-        assert_eq!(may_be("refund_address_order", body), states_target);
+        // It goes to a receiver in each case, and here to one that is not read.
+        assert!(may_be("refund_address_order", body), "{body}");
         assert!(!may_be("create_order", body) && !may_be("create_payout", body));
     }
     let to_receiver = r#"{"prepayId":"p","receiverId":7}"#;
-    assert!(!may_be("refund_address_order", to_receiver));
+    assert!(may_be("refund_address_order", to_receiver));
     assert!(may_be("refund_order", to_receiver));
+}
+
+#[test]
+fn each_refund_that_can_name_a_target_is_a_payout_where_it_names_one() {
+    let refunds = MONEY_ROWS
+        .iter()
+        .filter(|row| row.kind == DemandKind::Refund);
+    let mut named = 0;
+    for row in refunds {
+        let can_name = row.targets != TargetPlace::None;
+        assert_eq!(row.payout_name.is_some(), can_name, "{}", row.operation);
+        named += usize::from(can_name);
+    }
+    assert_eq!(named, 5);
 }
 
 #[test]
@@ -449,8 +464,11 @@ fn a_word_selects_the_calls_that_caps_count_under_it() {
     assert_eq!(
         payouts,
         [
+            "refund_checkout_order/payout",
             "refund_order_v2/payout",
             "refund_order_v3/payout",
+            "refund_address_order/payout",
+            "refund_converted_address_order/payout",
             "create_payout"
         ]
     );

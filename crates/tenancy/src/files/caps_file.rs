@@ -220,6 +220,9 @@ mod tests {
             counted("payouts"),
             [
                 "create_payout",
+                "refund_address_order/payout",
+                "refund_checkout_order/payout",
+                "refund_converted_address_order/payout",
                 "refund_order_v2/payout",
                 "refund_order_v3/payout"
             ]
