@@ -33,8 +33,8 @@ pub enum LookUpRule {
     /// GatePay has refused this delivery, maybe for an earlier one: the proxy looks up once. Refused if GatePay has nothing
     /// under the key, otherwise unknown.
     RefusedIfUnused,
-    /// GatePay has refused this delivery: the proxy looks up once. Refused if GatePay shows nothing under the key, otherwise
-    /// unknown.
+    /// GatePay has refused this delivery, maybe since an earlier one took the funds: the proxy looks up once. Refused if GatePay
+    /// has nothing under the key, or offers no query for it; otherwise unknown.
     RefusedUnlessFound,
 }
 
@@ -99,8 +99,10 @@ impl LookUpRule {
         match (seen.observed, self) {
             (ObservedOutcome::Found, _) => SettledCall::Found,
             _ if seen.order.is_some() => SettledCall::Unknown,
-            (ObservedOutcome::NotFound, Self::RefusedIfAbsent | Self::RefusedIfUnused)
-            | (_, Self::RefusedUnlessFound) => SettledCall::Refused,
+            (
+                ObservedOutcome::NotFound,
+                Self::RefusedIfAbsent | Self::RefusedIfUnused | Self::RefusedUnlessFound,
+            ) => SettledCall::Refused,
             (ObservedOutcome::NotFound | ObservedOutcome::Unknown, _) => SettledCall::Unknown,
         }
     }
@@ -195,7 +197,8 @@ mod tests {
             ("400607", SettledCall::Refused, SettledCall::Unknown),
             ("550249", SettledCall::Refused, SettledCall::Unknown),
             ("400204", SettledCall::Refused, SettledCall::Unknown),
-            ("400605", SettledCall::Refused, SettledCall::Refused),
+            ("400605", SettledCall::Refused, SettledCall::Unknown),
+            ("550233", SettledCall::Refused, SettledCall::Unknown),
         ] {
             let AnswerProof::LookUp(rule) = refusal(code) else {
                 panic!("{code} is looked up");

@@ -88,6 +88,10 @@ pub async fn settle(
         LookUpRule::RefusedIfUnused if admitted.operation().key == IdempotencyKey::None => {
             return CallOutcome::Refused;
         }
+        // GatePay offers no query that could show what an earlier delivery left behind.
+        LookUpRule::RefusedUnlessFound if admitted.operation().look_up.is_none() => {
+            return CallOutcome::Refused;
+        }
         LookUpRule::Decided
         | LookUpRule::RefusedIfAbsent
         | LookUpRule::RefusedIfUnused
