@@ -164,17 +164,12 @@ impl Notification {
         }
     }
 
-    /// The body for a tenant: each client id that is one of the institution's is replaced in place by the tenant's. All
-    /// other bytes stay as GatePay sent them.
+    /// The body for a tenant: the application's client id, which is the institution's, is replaced in place by the
+    /// tenant's. All other bytes stay as GatePay sent them.
     ///
     /// `body` must be the body that was read.
-    pub fn for_tenant<'b>(
-        &self,
-        body: &'b [u8],
-        institution: &[ClientId],
-        tenant: &ClientId,
-    ) -> Cow<'b, [u8]> {
-        client_id_span::replaced(body, &self.client_ids, institution, tenant)
+    pub fn for_tenant<'b>(&self, body: &'b [u8], tenant: &ClientId) -> Cow<'b, [u8]> {
+        client_id_span::replaced(body, &self.client_ids, tenant)
     }
 
     fn unknown(body: &[u8]) -> Self {

@@ -40,28 +40,25 @@ fn range_of(body: &[u8], part: &str) -> Option<Range<usize>> {
     (body.get(range.clone())? == part.as_bytes()).then_some(range)
 }
 
-/// The body with each span that names one of the institution's client ids replaced by the tenant's. All other bytes
-/// stay.
+/// The body with each span replaced by the tenant's client id. All other bytes stay.
+///
+/// Whatever stands in these places is the institution's (protocol.md 5.1 and 5.3), also the id of a credential that the
+/// configuration no longer has. An empty text names nothing.
 pub(super) fn replaced<'b>(
     body: &'b [u8],
     spans: &[ClientIdSpan],
-    institution: &[ClientId],
     tenant: &ClientId,
 ) -> Cow<'b, [u8]> {
-    let is_institution = |span: &&ClientIdSpan| {
-        let mut ids = institution.iter();
-        ids.any(|id| id.as_str() == span.text)
-    };
-    let mut own: Vec<&ClientIdSpan> = spans.iter().filter(is_institution).collect();
-    own.sort_by_key(|span| span.range.start);
-    if own.is_empty() {
+    let mut spans: Vec<&ClientIdSpan> = spans.iter().filter(|span| !span.text.is_empty()).collect();
+    if spans.is_empty() {
         return Cow::Borrowed(body);
     }
+    spans.sort_by_key(|span| span.range.start);
     // A client id may have a quote or a backslash.
     let quoted = serde_json::Value::from(tenant.as_str()).to_string();
-    let mut written = Vec::with_capacity(body.len() + own.len() * quoted.len());
+    let mut written = Vec::with_capacity(body.len() + spans.len() * quoted.len());
     let mut at = 0;
-    for span in own {
+    for span in spans {
         let Some(before) = body.get(at..span.range.start) else {
             continue;
         };

@@ -34,9 +34,7 @@ const MOST_READS: u32 = 16;
 /// A tenant that pulls.
 pub struct PullingTenant {
     incarnation: TenantIncarnation,
-    /// The client ids that GatePay may have written into a body.
-    institution: Vec<ClientId>,
-    /// The client id for a body in their place; `None` if the tenant wants bodies as GatePay sent them.
+    /// The client id for a body in place of the institution's; `None` if the tenant wants bodies as GatePay sent them.
     client_id: Option<ClientId>,
 }
 
@@ -156,12 +154,8 @@ impl PullingTenant {
         });
         let configured = settings.and_then(|it| it.credential.as_ref());
         let chosen = DeliveryCredentials::choose(used, configured, now_ms)?;
-        let institution = generation.institution.credentials.iter();
         Some(Self {
             incarnation: incarnation.clone(),
-            institution: institution
-                .map(|dated| dated.credential.client_id.clone())
-                .collect(),
             client_id: (!as_sent).then(|| chosen.signing.client_id.clone()),
         })
     }
@@ -203,7 +197,7 @@ impl PullingTenant {
             None => body,
             Some(own) => {
                 let read = Notification::read(&body);
-                read.for_tenant(&body, &self.institution, own).into_owned()
+                read.for_tenant(&body, own).into_owned()
             }
         };
         let (body, body_base64) = match String::from_utf8(body) {

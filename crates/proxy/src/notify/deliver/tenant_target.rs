@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatepay_core::Credential;
 use gatepay_core::delivery_schedule::DeliveryOutcome;
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::notification::Notification;
-use gatepay_core::{ClientId, Credential};
 use gatepay_http1::header_block::HeaderBlock;
 use gatepay_store::notifications::delivery::{DueEvent, EndpointKey, UrlPrint};
 use gatepay_tenancy::notifications::{DeliveredClientId, EndpointBounds, TenantNotifications};
@@ -253,12 +253,8 @@ impl TenantTarget {
         match self.settings.client_id {
             DeliveredClientId::AsSent => Bytes::copy_from_slice(&event.body),
             DeliveredClientId::Tenant => {
-                let credentials = self.generation.institution.credentials.iter();
-                let institution: Vec<ClientId> = credentials
-                    .map(|dated| dated.credential.client_id.clone())
-                    .collect();
                 let read = Notification::read(&event.body);
-                let body = read.for_tenant(&event.body, &institution, &signing.client_id);
+                let body = read.for_tenant(&event.body, &signing.client_id);
                 Bytes::from(body.into_owned())
             }
         }
