@@ -13,6 +13,7 @@ mod operators;
 mod orders;
 mod pull;
 mod queries;
+mod rotating;
 mod settled;
 mod strangers;
 mod takeover;

@@ -95,3 +95,28 @@ async fn a_notification_reaches_its_own_tenant_once_and_verifies_with_its_secret
         receiver.program.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_client_id_that_the_institution_has_no_more_does_not_reach_the_tenant() {
+    for engine in engines().await {
+        let gatepay = GatePay::now();
+        let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
+        let shops = [acme(), globex()];
+        let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
+        let folder = folder_with(&gatepay.url(), &engine, endpoints);
+        let receiver = Receiver::start(&folder).await;
+        let id = receiver.order(&acme(), "A-0001").await;
+        let former = "institution-before-this-file";
+        let body = paid(&id, "A-0001").to_string();
+        let body = body.replace(INSTITUTION_ID, former);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        receiver.acknowledges(&body).await;
+        until("the tenant has it", || to_acme.count() == 1).await;
+        let delivery = to_acme.take().remove(0);
+        let expected = body.to_string().replace(former, acme().client_id);
+        assert_eq!(delivery.body, expected);
+        let page = receiver.pulls(&acme(), "").await;
+        assert_eq!(page["notifications"][0]["body"], expected);
+        receiver.program.stop().await;
+    }
+}

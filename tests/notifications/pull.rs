@@ -8,7 +8,7 @@ const REPLAY: &str = "/-/notifications/replay";
 
 impl Receiver {
     /// The page that a tenant pulls by this query.
-    async fn pulls(&self, shop: &Shop, query: &str) -> Value {
+    pub(super) async fn pulls(&self, shop: &Shop, query: &str) -> Value {
         let answer = self.call(&shop.get(&format!("{PULL}{query}"))).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let whole = answer.json();

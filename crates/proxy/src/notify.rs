@@ -2,12 +2,14 @@
 //!
 //! `receive` verifies and stores them, `owner` decides their owner, `asking` asks GatePay for it, `ledger` and `callback` make that they can be led
 //! back: by the ids in GatePay's answers, and by URLs of the proxy's own. `settling` has them settle calls without a known
-//! outcome. `operator_news` tells the institution's operator what needs a look. `deliver` sends them on, with the client of `endpoint`.
+//! outcome. `operator_news` tells the institution's operator what needs a look. `deliver` sends them on, with the client of `endpoint`,
+//! signed with the credential that `last_credentials` knows.
 
 pub mod asking;
 pub mod callback;
 pub mod deliver;
 pub mod endpoint;
+pub mod last_credentials;
 pub mod ledger;
 pub mod operator_news;
 pub mod owner;
@@ -29,6 +31,7 @@ use crate::notify::asking::inquiries::{self, Inquiries, InquiryInbox};
 use crate::notify::asking::{Asking, SubjectSource};
 use crate::notify::callback::CallbackTokens;
 use crate::notify::deliver::delivery_wake::DeliveryWake;
+use crate::notify::last_credentials::LastCredentials;
 use crate::notify::ledger::{LedgerQueue, LedgerWriter};
 use crate::notify::operator_news::{OperatorNewsQueue, OperatorNewsWriter};
 use crate::notify::owner::registered_tenants::RegisteredTenants;
@@ -47,6 +50,8 @@ pub struct Notifications {
     pub wake: DeliveryWake,
     /// The way of news to the operator that gets notifications.
     pub operators: OperatorNewsQueue,
+    /// The credential that each party has used last.
+    pub last_credentials: LastCredentials,
     settings: Arc<NotificationSettings>,
     /// The tenants, once the store has registered them.
     tenants: Arc<ArcSwapOption<RegisteredTenants>>,
@@ -82,6 +87,7 @@ impl Notifications {
             callbacks: CallbackTokens::new(shared.0, shared.1, calls.clone()),
             wake,
             operators,
+            last_credentials: LastCredentials::new(calls.clone()),
             settings,
             tenants,
             identity: identity.transpose()?.map(Arc::new),

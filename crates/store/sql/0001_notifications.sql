@@ -16,6 +16,13 @@ CREATE TABLE incarnation (
 );
 CREATE INDEX incarnation_account ON incarnation (account);
 
+-- The credential by which a tenant or operator has made its last call, at any instance: deliveries are signed with it. A row
+-- changes when the party goes over to another credential.
+CREATE TABLE last_credential (
+    party text PRIMARY KEY,
+    client_id text NOT NULL
+) WITH (fillfactor = 80);
+
 -- A URL of one tenant. Endpoints that are due are found by `next_at`, whatever number of events they have.
 CREATE TABLE endpoint (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -321,6 +328,22 @@ BEGIN
         numbers := numbers || known.incarnation;
     END LOOP;
     RETURN numbers;
+END
+$$;
+
+-- Takes over which credential the parties have used last, NULL for no news, and answers with the last one of each party. What is
+-- known already writes nothing. The order of the rows keeps two instances from waiting for each other.
+CREATE FUNCTION last_credentials_v1(parties text[], used text[]) RETURNS TABLE (o_client_id text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO last_credential AS c (party, client_id)
+    SELECT n.party, n.client_id FROM unnest(parties, used) AS n(party, client_id)
+    WHERE n.client_id IS DISTINCT FROM (SELECT k.client_id FROM last_credential AS k WHERE k.party = n.party)
+        AND n.client_id IS NOT NULL
+    ORDER BY n.party COLLATE "C"
+    ON CONFLICT (party) DO UPDATE SET client_id = excluded.client_id WHERE c.client_id <> excluded.client_id;
+    RETURN QUERY SELECT c.client_id FROM unnest(parties) WITH ORDINALITY AS n(party, place)
+        LEFT JOIN last_credential AS c ON c.party = n.party ORDER BY n.place;
 END
 $$;
 

@@ -304,6 +304,11 @@ CREATE TABLE incarnation (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX incarnation_account ON incarnation (account);
 
+CREATE TABLE last_credential (
+    party TEXT PRIMARY KEY,
+    client_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE endpoint (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant TEXT NOT NULL,

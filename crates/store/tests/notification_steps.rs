@@ -19,7 +19,9 @@ use gatepay_store::notifications::event::{
     QuarantineQueue, ReceiveResult,
 };
 use gatepay_store::notifications::isolation::{IsolationFinding, IsolationSubject};
-use gatepay_store::notifications::ledger::{CallbackUrl, LedgerNote, LedgerSource, TenantAccount};
+use gatepay_store::notifications::ledger::{
+    CallbackUrl, LastCredential, LedgerNote, LedgerSource, TenantAccount,
+};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::notifications::model::NotificationModel;
 use gatepay_store::notifications::settlement::{ObjectNews, OpenCall, SettlementReport};
@@ -38,6 +40,8 @@ pub(crate) enum NewsStep {
     Advance(u64),
     /// A configuration in which the tenant has the sub-account.
     Register(u8, u8),
+    /// An instance says which credential two tenants have used last, or asks.
+    LastUsed(Option<u8>, Option<u8>),
     Receive(Vec<AskedEvent>),
     Note(u8, u8, u8, Option<u64>),
     /// An answer of GatePay's to a question about an object.
@@ -135,6 +139,8 @@ pub(crate) fn news_step() -> impl Strategy<Value = NewsStep> {
     prop_oneof![
         8 => advance.prop_map(NewsStep::Advance),
         2 => (0_u8..2, 0_u8..2).prop_map(|(tenant, account)| NewsStep::Register(tenant, account)),
+        2 => (prop::option::of(0_u8..2), prop::option::of(0_u8..2))
+            .prop_map(|(first, second)| NewsStep::LastUsed(first, second)),
         12 => prop::collection::vec(asked_event(), 1..6).prop_map(NewsStep::Receive),
         4 => (0_u8..4, 0_u8..2, 0_u8..2, past).prop_map(|(key, tenant, account, past)| NewsStep::Note(key, tenant, account, past)),
         4 => (0_u8..4, 0_u8..2, 0_u8..2, any::<bool>())
@@ -240,6 +246,7 @@ impl NewsTrial<'_> {
         match step {
             NewsStep::Advance(ms) => self.advance(*ms),
             NewsStep::Register(tenant, account) => self.register(*tenant, *account),
+            NewsStep::LastUsed(first, second) => self.last_used(*first, *second),
             NewsStep::Receive(events) => self.receive(events),
             NewsStep::Note(key, tenant, account, past) => self.note(*key, *tenant, *account, *past),
             NewsStep::OpenCall(key, tenant, account, closes) => {
@@ -321,6 +328,15 @@ impl NewsTrial<'_> {
         if known.last() != registered.last() {
             known.extend(registered);
         }
+    }
+
+    fn last_used(&mut self, first: Option<u8>, second: Option<u8>) {
+        let last = |tenant: &str, used: Option<u8>| LastCredential {
+            party: tenant.to_owned(),
+            used: used.map(|number| format!("client-{number}")),
+        };
+        let parties = [last("t1", second), last("t0", first), last("t2", None)];
+        both!(self, last_credentials(&parties));
     }
 
     fn tenant(&self, tenant: u8, is_older: bool) -> TenantIncarnation {

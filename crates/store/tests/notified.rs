@@ -18,7 +18,7 @@ use gatepay_store::notifications::event::{
     QuarantineQueue, ReceiveResult,
 };
 use gatepay_store::notifications::ledger::{
-    CallbackToken, CallbackUrl, LedgerNote, LedgerSource, TenantAccount,
+    CallbackToken, CallbackUrl, LastCredential, LedgerNote, LedgerSource, TenantAccount,
 };
 use gatepay_store::notifications::listing::RetentionTerms;
 use gatepay_store::postgres::PostgresStore;
@@ -721,5 +721,34 @@ async fn events_of_an_endpoint_that_is_off_end_with_their_retention() {
         let owner = &endpoint.tenant;
         let left = store.tenant_events(owner, None, 0, 8).await.unwrap();
         assert!(left.events.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_last_credential_of_a_party_is_known_to_all_and_written_only_when_it_changes() {
+    for (store, server, _folder) in crate::asked::stores().await {
+        let last = async |acme: Option<&str>, globex: Option<&str>| {
+            let parties =
+                [("acme", acme), ("globex", globex)].map(|(party, used)| LastCredential {
+                    party: party.to_owned(),
+                    used: used.map(str::to_owned),
+                });
+            let known = store.last_credentials(&parties).await.unwrap();
+            known
+                .iter()
+                .map(|it| it.clone().unwrap_or_default())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(last(None, None).await, ["", ""]);
+        assert_eq!(last(Some("old"), None).await, ["old", ""]);
+        assert_eq!(last(None, Some("g")).await, ["old", "g"]);
+        assert_eq!(last(Some("new"), Some("g")).await, ["new", "g"]);
+        let rows = || {
+            let rows = "SELECT string_agg(ctid::text || xmin || xmax, ' ' ORDER BY party) FROM gatepay.last_credential";
+            server.as_ref().map(|server| server.sql(rows))
+        };
+        let before = rows();
+        assert_eq!(last(Some("new"), Some("g")).await, ["new", "g"]);
+        assert_eq!(rows(), before, "neither changed nor locked");
     }
 }

@@ -12,7 +12,7 @@ use gatepay_store::limits::{DemandReport, TenantDemand};
 use gatepay_store::notifications::delivery::EndpointOffReason;
 use gatepay_store::notifications::event::{EventState, QuarantineQueue, ReceiveResult};
 use gatepay_store::notifications::isolation::IsolationSubject;
-use gatepay_store::notifications::ledger::{CallbackUrl, LedgerSource};
+use gatepay_store::notifications::ledger::{CallbackUrl, LastCredential, LedgerSource};
 use gatepay_store::notifications::listing::{ReplayFilter, RetentionTerms};
 use gatepay_store::postgres::{NEWEST_SCHEMA, PostgresStore};
 use gatepay_store::settings::PostgresSettings;
@@ -115,6 +115,12 @@ async fn exercise_notifications(store: &Store) {
     };
     let id = arrival.id;
     let prepay = LedgerKey::new(LedgerKeyKind::PrepayId, "1").unwrap();
+    let last = LastCredential {
+        party: "acme".to_owned(),
+        used: Some("client-acme".to_owned()),
+    };
+    let known = store.last_credentials(&[last]).await.unwrap();
+    assert_eq!(known, [Some("client-acme".to_owned())]);
     store.note_owners(&[], LedgerSource::Answer).await.unwrap();
     store.owners(&[prepay]).await.unwrap();
     let url = CallbackUrl {

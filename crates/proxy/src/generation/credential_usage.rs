@@ -12,6 +12,8 @@ use gatepay_tenancy::{DatedCredential, Party};
 pub struct CredentialUsage {
     count: AtomicU64,
     last_ms: AtomicU64,
+    /// When this instance heard that another one, or it before its start, has had the party's last call.
+    elsewhere_ms: AtomicU64,
     /// Allocated at the first use out of force: few credentials are used when they are not in force.
     not_in_force: OnceLock<Box<NotInForceCounts>>,
 }
@@ -99,6 +101,17 @@ impl CredentialUsage {
     /// When the last request came, in milliseconds since 1970.
     pub fn last_ms(&self) -> Option<u64> {
         Some(self.last_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
+    }
+
+    /// Notes that the party's last call was made with this credential, not at this instance since its start.
+    pub fn note_elsewhere(&self, now_ms: u64) {
+        self.elsewhere_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// When this instance last saw or heard of a use. It orders the credentials of one party.
+    pub fn last_anywhere_ms(&self) -> Option<u64> {
+        let heard = Some(self.elsewhere_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0);
+        self.last_ms().max(heard)
     }
 }
 

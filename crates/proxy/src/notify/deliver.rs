@@ -20,5 +20,5 @@ pub mod target;
 pub mod tenant_target;
 pub mod test_delivery;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod thread;

@@ -150,7 +150,7 @@ impl PullingTenant {
         let credentials = party.party().credentials.iter().enumerate();
         let used = credentials.map(|(index, dated)| {
             let usage = generation.used(position, index);
-            (dated, usage.last_ms())
+            (dated, usage.last_anywhere_ms())
         });
         let configured = settings.and_then(|it| it.credential.as_ref());
         let chosen = DeliveryCredentials::choose(used, configured, now_ms)?;

@@ -123,7 +123,10 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         spawn(listener.run(socket)),
         spawn(decide_again(Arc::clone(&decisions), Arc::clone(&learned))),
         spawn(decide_by_asking(decisions)),
-        spawn(follow(Arc::clone(&notifications), (in_force, keys, clock))),
+        spawn(follow(
+            Arc::clone(&notifications),
+            (Arc::clone(&in_force), keys, clock.clone()),
+        )),
         spawn(count(Arc::clone(&notifications))),
         spawn(retain(Arc::clone(&notifications))),
         spawn(tell_operators(Arc::clone(&notifications))),
@@ -133,6 +136,9 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         write_ledger(&notifications, (writer, &settling), &learned, &drain).await;
     }
     upkeep.iter().for_each(TaskHandle::abort);
+    let in_force = in_force();
+    let telling = notifications.last_credentials.step(&in_force, &clock);
+    let _late = timeout(FINISH, telling).await;
 }
 
 /// Writes the ledger until the last request has ended, and then the notes that still wait.
@@ -163,7 +169,7 @@ fn tenants_in_force(
     })
 }
 
-/// Registers the tenants of each configuration, and gives the operator that gets notifications the news that waits for former
+/// Follows the credentials that tenants use, registers the tenants of each configuration, and gives the operator that gets notifications the news that waits for former
 /// ones.
 async fn follow(
     notifications: Arc<Notifications>,
@@ -171,9 +177,19 @@ async fn follow(
 ) {
     let (calls, tenants) = (&notifications.calls, &notifications.tenants);
     let mut handed_over: Option<Instant> = None;
+    let mut was_away = false;
     loop {
         let generation = in_force();
         keys.follow(&generation.institution, clock.elapsed());
+        let told = notifications.last_credentials.step(&generation, &clock);
+        let told = told.await;
+        if let Err(error) = &told
+            && !was_away
+            && tenants.load().is_some()
+        {
+            tracing::warn!(%error, "the store does not know which credentials tenants use now");
+        }
+        was_away = told.is_err();
         let registered = tenants.load_full();
         if registered.is_none_or(|tenants| !tenants.are_of(&generation)) {
             match RegisteredTenants::register(calls, generation).await {

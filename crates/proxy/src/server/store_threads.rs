@@ -59,6 +59,7 @@ pub(super) fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, S
         meters: app.metrics.deliveries.clone().telling(app.usage.clone()),
         wake: notifications.wake.clone(),
         operators: notifications.operators.clone(),
+        heard: notifications.last_credentials.heard(),
         drain: (
             Arc::clone(&app.lifecycle.drain),
             app.settings.drain.deadline,

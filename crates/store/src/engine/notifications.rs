@@ -14,7 +14,8 @@ use crate::notifications::event::{
 };
 use crate::notifications::isolation::{IsolationFinding, IsolationRecord, IsolationSubject};
 use crate::notifications::ledger::{
-    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, TenantAccount,
+    CallbackToken, CallbackUrl, LastCredential, LedgerHolder, LedgerNote, LedgerSource,
+    TenantAccount,
 };
 use crate::notifications::listing::{
     EventDetail, EventPage, EventSummary, NotificationCounts, RedeliveryReport, ReplayFilter,
@@ -36,6 +37,18 @@ impl Store {
         match self {
             Self::Postgres(store) => store.register_tenants(tenants).await,
             Self::Sqlite(store) => store.register_tenants(tenants).await,
+        }
+    }
+
+    /// Takes over which credential parties have used last, and returns the client id of the last one of each, used at any
+    /// instance, in the same order. No party is named twice. What the store knows already is not written again.
+    pub async fn last_credentials(
+        &self,
+        parties: &[LastCredential],
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.last_credentials(parties).await,
+            Self::Sqlite(store) => store.last_credentials(parties).await,
         }
     }
 

@@ -18,6 +18,15 @@ pub struct TenantAccount {
     pub account: String,
 }
 
+/// What an instance knows of the credential by which a party has made its last call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastCredential {
+    /// The id of the tenant or operator.
+    pub party: String,
+    /// The client id, if the party has made a call since the instance asked before.
+    pub used: Option<String>,
+}
+
 /// A tenant that has a key, according to the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerHolder {

@@ -22,8 +22,8 @@ use super::event::{
 };
 use super::isolation::{IsolationFinding, IsolationSubject};
 use super::ledger::{
-    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
-    ProvedOutcome, TenantAccount,
+    CallbackToken, CallbackUrl, LastCredential, LedgerHolder, LedgerNote, LedgerSource,
+    MOST_CALLBACK_URLS, ProvedOutcome, TenantAccount,
 };
 use super::settlement::OpenCall;
 
@@ -33,6 +33,8 @@ pub struct NotificationModel {
     /// The store's clock, in milliseconds since 1970.
     pub now_ms: u64,
     incarnations: BTreeMap<String, Vec<ModelIncarnation>>,
+    /// The client ids, by party.
+    last_credentials: BTreeMap<String, String>,
     owners: BTreeMap<(LedgerKey, TenantAccount), OwnerRow>,
     proved: BTreeMap<(LedgerKey, TenantAccount), ProvedOutcome>,
     open_calls: BTreeMap<String, (OpenCall, u64)>,
@@ -129,6 +131,17 @@ impl NotificationModel {
             });
         }
         registered
+    }
+
+    /// As [`Store::last_credentials`](crate::engine::Store::last_credentials).
+    pub fn last_credentials(&mut self, parties: &[LastCredential]) -> Vec<Option<String>> {
+        let known = &mut self.last_credentials;
+        let news = parties
+            .iter()
+            .filter_map(|it| Some((it.party.clone(), it.used.clone()?)));
+        known.extend(news);
+        let last = parties.iter().map(|it| known.get(&it.party).cloned());
+        last.collect()
     }
 
     /// As [`Store::owners`](crate::engine::Store::owners).

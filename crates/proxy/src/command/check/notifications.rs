@@ -1,8 +1,9 @@
 //! The lines of `check` about GatePay's notifications.
 
+use gatepay_proxy::process::clock::Clock;
 use gatepay_tenancy::notifications::NotificationSettings;
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{Registry, Tenant};
+use gatepay_tenancy::{PartyRef, Registry, Tenant};
 
 use super::super::say;
 
@@ -31,6 +32,27 @@ pub(super) fn report(settings: &Settings, registry: &Registry) {
     ));
     say(of_institution(registry));
     warnings(notifications).iter().for_each(say);
+    for party in crowded(registry, Clock::system().unix_ms()) {
+        say(format_args!(
+            "note: the {} {} has more than two credentials in force at once: a delivery carries two signatures, so another one verifies none. Let two overlap at most",
+            party.word(),
+            party.party().id
+        ));
+    }
+}
+
+/// The parties of which more than two credentials are in force at once, now or later.
+fn crowded(registry: &Registry, now_ms: u64) -> impl Iterator<Item = PartyRef<'_>> {
+    let notified = registry
+        .parties()
+        .filter(|party| party.notifications().is_some());
+    notified.filter(move |party| {
+        let credentials = &party.party().credentials;
+        let mut begins = credentials
+            .iter()
+            .map(|dated| dated.not_before.map_or(now_ms, |begin| begin.max(now_ms)));
+        begins.any(|at| credentials.iter().filter(|it| it.valid_at(at)).count() > 2)
+    })
 }
 
 fn of_institution(registry: &Registry) -> String {

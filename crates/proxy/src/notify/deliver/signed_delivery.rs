@@ -3,6 +3,8 @@
 //! A tenant verifies a delivery with the code by which it would verify GatePay's own notification: the same headers, the
 //! same signed bytes, the tenant's own secret (protocol.md 5.1).
 
+use std::cmp::Reverse;
+
 use gatepay_core::{ClientId, Credential, FreshStamp, sign};
 use gatepay_http1::header_block::HeaderBlock;
 use gatepay_tenancy::DatedCredential;
@@ -35,7 +37,8 @@ impl<'a> DeliveryCredentials<'a> {
     /// Chooses among a tenant's credentials, each with the time of its last use by the tenant.
     ///
     /// Of those in force, the `configured` one signs, else the one that the tenant used last, else the one that began
-    /// last. So a rotation needs no order of steps: deliveries follow when the tenant's own calls do.
+    /// first: the tenant may not have a newer one yet. So a rotation needs no order of steps: deliveries follow when the
+    /// tenant's own calls do.
     pub fn choose(
         credentials: impl Iterator<Item = (&'a DatedCredential, Option<u64>)>,
         configured: Option<&ClientId>,
@@ -45,9 +48,9 @@ impl<'a> DeliveryCredentials<'a> {
         let mut in_force: Vec<_> = in_force.collect();
         let precedence = |(dated, last_used): &(&DatedCredential, Option<u64>)| {
             let is_configured = configured == Some(&dated.credential.client_id);
-            (is_configured, *last_used, dated.not_before)
+            (Reverse((is_configured, *last_used)), dated.not_before)
         };
-        let first = (0..in_force.len()).max_by_key(|at| precedence(&in_force[*at]))?;
+        let first = (0..in_force.len()).min_by_key(|at| precedence(&in_force[*at]))?;
         let (signing, _) = in_force.remove(first);
         let others = in_force.into_iter().map(|(dated, _)| dated);
         let next = others.max_by_key(|dated| dated.not_before);
@@ -133,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_that_the_tenant_used_last_signs_or_else_the_newest() {
+    fn the_credential_that_the_tenant_used_last_signs_or_else_the_oldest() {
         let pair = |signing: &str, next: &str| Some((signing.to_owned(), Some(next.to_owned())));
         for (used, configured, now, expected) in [
-            ([None; 3], None, NOW, pair("new", "old")),
+            ([None; 3], None, NOW, pair("old", "new")),
             ([Some(5), None, None], None, NOW, pair("old", "new")),
             ([Some(5), Some(6), None], None, NOW, pair("new", "old")),
             ([Some(6), Some(5), None], None, NOW, pair("old", "new")),
@@ -152,19 +155,21 @@ mod tests {
                 NOW,
                 pair("new", "old"),
             ),
-            ([None; 3], None, NOW + 500, pair("later", "new")),
+            ([None; 3], None, NOW + 500, pair("old", "later")),
+            // Of two that have been used at the same time, too.
+            ([Some(5); 3], None, NOW, pair("old", "new")),
             // The old one is over.
             (
                 [Some(9), None, None],
                 None,
                 NOW + 1_000,
-                pair("later", "new"),
+                pair("new", "later"),
             ),
             (
                 [Some(9), None, None],
                 Some("old"),
                 NOW + 1_000,
-                pair("later", "new"),
+                pair("new", "later"),
             ),
             ([None; 3], None, NOW - 2_000, Some(("old".to_owned(), None))),
         ] {

@@ -242,7 +242,7 @@ impl TenantTarget {
         let credentials = party.credentials.iter().enumerate();
         let used = credentials.map(|(index, dated)| {
             let usage = self.generation.used(self.position, index);
-            (dated, usage.last_ms())
+            (dated, usage.last_anywhere_ms())
         });
         let configured = self.settings.credential.as_ref();
         DeliveryCredentials::choose(used, configured, self.clock.unix_ms())

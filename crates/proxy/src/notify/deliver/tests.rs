@@ -26,7 +26,7 @@ use crate::prom::registrar::Registrar;
 use fake_store::{FakeStore, START, after, key};
 
 mod fake_store;
-mod tenant_deliveries;
+pub(crate) mod tenant_deliveries;
 
 /// What an endpoint does with each attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

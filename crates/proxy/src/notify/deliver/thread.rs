@@ -51,6 +51,8 @@ pub struct DeliverInputs {
     pub wake: DeliveryWake,
     /// The way of news to the operator that gets notifications.
     pub operators: OperatorNewsQueue,
+    /// Whether it is known which credentials tenants have used last.
+    pub heard: watch::Receiver<bool>,
     /// The process's drain, and how long it may take.
     pub drain: (Arc<Drain>, Duration),
     /// The trust in the system's authorities.
@@ -77,10 +79,22 @@ pub fn start(inputs: DeliverInputs) -> std::io::Result<JoinHandle<()>> {
                 let (stop, stopped) = watch::channel(None);
                 let (drain, deadline) = inputs.drain.clone();
                 spawn_local(follow_drain(drain, deadline, stop));
+                until_heard(inputs.heard.clone(), stopped.clone()).await;
                 DeliveryLoop::new(loop_inputs(inputs, stopped)).run().await;
             });
             runtime.shutdown_background();
         })
+}
+
+/// Waits until it is known which credentials tenants have used last, or until the process stops.
+async fn until_heard(
+    mut heard: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<Option<Instant>>,
+) {
+    tokio::select! {
+        _ = heard.wait_for(|heard| *heard) => {}
+        _ = stopped.wait_for(Option::is_some) => {}
+    }
 }
 
 /// Stops the loop when the process finishes its calls in flight.

@@ -9,11 +9,12 @@ use super::{big, event_id, numbered, one_row, settlement, small, tenant, unexpec
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{
-    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
-    TenantAccount,
+    CallbackToken, CallbackUrl, LastCredential, LedgerHolder, LedgerNote, LedgerSource,
+    MOST_CALLBACK_URLS, TenantAccount,
 };
 
 const REGISTER: &str = "SELECT gatepay.register_tenants_v1($1, $2) AS numbers";
+const LAST: &str = "SELECT o_client_id AS client_id FROM gatepay.last_credentials_v1($1, $2)";
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
 const OWNERS: &str = "SELECT k.n, o.tenant, o.account, o.at AS noted, o.operation, o.source,
         o.outcome, o.outcome_status AS status, o.outcome_event::text AS event, o.outcome_at AS at,
@@ -55,6 +56,20 @@ impl PostgresStore {
             incarnation: unsigned(number),
         });
         Ok(registered.collect())
+    }
+
+    pub(crate) async fn last_credentials(
+        &self,
+        parties: &[LastCredential],
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        let ids: Vec<&str> = parties.iter().map(|it| &*it.party).collect();
+        let used: Vec<Option<&str>> = parties.iter().map(|it| it.used.as_deref()).collect();
+        let line = &self.notifications.arrivals;
+        let rows = self.run_on(line, LAST, &[&ids, &used]).await?;
+        if rows.len() != parties.len() {
+            return Err(unexpected("last credentials are missing"));
+        }
+        rows.iter().map(|row| cell(row, "client_id")).collect()
     }
 
     pub(crate) async fn account_incarnations(

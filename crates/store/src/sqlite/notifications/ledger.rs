@@ -9,8 +9,8 @@ use super::{big, event_id, is_newest, settlement};
 use crate::error::StoreError;
 use crate::notifications::event::EventId;
 use crate::notifications::ledger::{
-    CallbackToken, CallbackUrl, LedgerHolder, LedgerNote, LedgerSource, MOST_CALLBACK_URLS,
-    TenantAccount,
+    CallbackToken, CallbackUrl, LastCredential, LedgerHolder, LedgerNote, LedgerSource,
+    MOST_CALLBACK_URLS, TenantAccount,
 };
 
 /// The incarnation that had the account when the row was written; of rows from before the first one, that one.
@@ -32,6 +32,29 @@ impl SqliteStore {
         self.change(move |change, now_ms| {
             let registered = tenants.into_iter().map(|it| register(change, it, now_ms));
             registered.collect()
+        })
+        .await
+    }
+
+    pub(crate) async fn last_credentials(
+        &self,
+        parties: &[LastCredential],
+    ) -> Result<Vec<Option<String>>, StoreError> {
+        let parties = parties.to_vec();
+        self.change(move |change, _now_ms| {
+            let note = "INSERT INTO last_credential VALUES (?1, ?2) ON CONFLICT DO UPDATE
+                SET client_id = excluded.client_id WHERE client_id <> excluded.client_id";
+            let mut note = change.prepare_cached(note)?;
+            let last = "SELECT client_id FROM last_credential WHERE party = ?1";
+            let mut last = change.prepare_cached(last)?;
+            let known = parties.into_iter().map(|LastCredential { party, used }| {
+                if let Some(used) = used {
+                    note.execute([&party, &used])?;
+                }
+                let known = last.query_row([&party], |row| row.get(0));
+                Ok(known.optional()?)
+            });
+            known.collect()
         })
         .await
     }
