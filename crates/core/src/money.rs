@@ -9,6 +9,7 @@
 
 mod documented;
 mod rows;
+mod stated_amount;
 mod target;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, SpendKey, TargetPlace};
+pub use stated_amount::StatedAmount;
 pub use target::{AddressPart, MoneyTarget, StatedTarget, TargetEntry};
 
 /// What a money call asks for.

@@ -21,7 +21,8 @@ use hint_fields::{BodyPart, HintField, hint_fields};
 
 pub use client_id_span::ClientIdSpan;
 pub use kind::{KnownStatus, NotificationKind, StatusRank};
-pub use stated_refund::{StatedAmount, StatedRefund};
+pub use crate::money::StatedAmount;
+pub use stated_refund::StatedRefund;
 
 /// The acknowledgment that GatePay expects, with HTTP status 200, once a notification is stored (protocol.md 5.4).
 pub const ACKNOWLEDGMENT: &str = r#"{"returnCode":"SUCCESS","returnMessage":""}"#;

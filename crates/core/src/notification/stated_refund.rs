@@ -6,7 +6,7 @@ use super::{NotificationParts, text_of};
 use crate::body::{BodyReading, BodyValue};
 use crate::exact_amount::ExactAmount;
 use crate::ledger_key::{LedgerKey, LedgerKeyKind};
-use crate::money::CurrencyCode;
+use crate::money::{CurrencyCode, StatedAmount};
 
 /// A refund of an order under its own number. The number alone would not do: the pages do not say that it is unique beyond its
 /// order. `bizId` is left out: GatePay's sample shows the order's id there.
@@ -16,15 +16,6 @@ pub struct StatedRefund {
     pub number: LedgerKey,
     /// The amounts; `None` if one of them cannot be read exactly.
     pub amounts: Option<Vec<StatedAmount>>,
-}
-
-/// An amount of a notification.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StatedAmount {
-    /// The currency, if the notification states it.
-    pub currency: Option<CurrencyCode>,
-    /// The amount.
-    pub amount: ExactAmount,
 }
 
 /// The fields of a refund's amounts, and of their currencies.
