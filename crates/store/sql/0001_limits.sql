@@ -2,8 +2,8 @@
 --
 -- All tables are unlogged, so that commits wait neither for the disk nor for a standby. A crash, a failover or a restore
 -- empties them or brings them back as they were; either begins another era, in which nothing is lent until the loans of
--- the last one have ended, or every instance has said that its own have. `crates/store/src/limits/model.rs` is the same
--- rules in Rust, held to this by tests.
+-- the last one have ended, or every instance has said that its own have. Push-backs of GatePay's are kept over it.
+-- `crates/store/src/limits/model.rs` is the same rules in Rust, held to this by tests.
 --
 -- Every call locks the one row of `limit_clock` first: calls follow each other, and none waits for a second lock. So the
 -- time of one is the wait of all, and the functions keep their plans, as `admit_v1` does.
@@ -105,6 +105,21 @@ CREATE UNLOGGED TABLE lease (
     in_force_until bigint NOT NULL DEFAULT -100000
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
+-- The rates to which GatePay has pushed instances back: those of a tenant's limit, or of the institution, with '' for both names.
+-- Logged, and of no era: GatePay has said for how long they hold, whatever becomes of the instance and of the server.
+CREATE TABLE push_back (
+    instance bigint NOT NULL,
+    tenant text NOT NULL,
+    lim text NOT NULL,
+    rate double precision NOT NULL,
+    burst double precision NOT NULL,
+    -- The institution's rate without it.
+    whole_rate double precision NOT NULL,
+    -- In the store's time.
+    until bigint NOT NULL,
+    PRIMARY KEY (instance, tenant, lim)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000);
+
 -- Locks the limits, and returns the owner of their rows: the newest guard, which every failover and every loss moves. It is
 -- the same for instances with either setting of `failover`, so that a change of the setting, instance by instance, begins
 -- no era. NULL if it is not known whether this start of the server has lost anything; the next sign of life of an instance
@@ -137,6 +152,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET lock_timeout = 
 DECLARE
     clock limit_clock%ROWTYPE;
     read_wall bigint;
+    at_ms bigint;
 BEGIN
     INSERT INTO limit_clock AS c (era, life, wall, ticked, swept) VALUES (0, -1, 0, 0, 0) ON CONFLICT DO NOTHING;
     SELECT * INTO STRICT clock FROM limit_clock FOR UPDATE;
@@ -156,6 +172,14 @@ BEGIN
             heard = NULL;
         clock.opened := false;
         clock.lends_from := 2000;
+        -- Their instances may be gone.
+        at_ms := coalesce(t_wall, now_ms());
+        INSERT INTO lease AS l SELECT p.instance, 0, 0, 0, 0, 0, 0, 0, p.whole_rate, 0, p.rate, '{}', '{}', '{}', p.until - at_ms
+        FROM push_back AS p WHERE p.tenant = '' AND p.until > at_ms - 100000;
+        INSERT INTO stock AS s SELECT p.tenant, p.lim, p.instance, 0, p.rate, p.burst, 0, p.until - at_ms
+        FROM push_back AS p WHERE p.tenant <> '' AND p.until > at_ms - 100000;
+        INSERT INTO bucket AS b SELECT p.tenant, p.lim, 0, 0, min(p.rate), min(p.burst)
+        FROM push_back AS p WHERE p.tenant <> '' AND p.until > at_ms - 100000 GROUP BY p.tenant, p.lim;
     ELSIF read_wall - clock.wall BETWEEN 0 AND 500 THEN
         o_now := o_now + read_wall - clock.wall;
     END IF;
@@ -228,6 +252,33 @@ BEGIN
     INSERT INTO limit_member AS m (id, serial, seen) VALUES (n_id, n_serial, at)
     ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, seen = excluded.seen;
     RETURN coalesce(known.seen, -10000);
+END
+$$;
+
+-- Notes the push-backs of an instance: how long each holds, or NULL for none. The time that is left says the same each time, but for
+-- the time of the call, so that hardly a call changes a row.
+CREATE FUNCTION note_push_backs(
+    t_wall bigint, n_id bigint, tenants text[], lims text[], rates double precision[], bursts double precision[],
+    n_whole_rate double precision, holds bigint[]
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    at_ms bigint;
+BEGIN
+    IF array_remove(holds, NULL) = '{}' AND NOT EXISTS (SELECT FROM push_back) THEN
+        RETURN;
+    END IF;
+    at_ms := coalesce(t_wall, now_ms());
+    DELETE FROM push_back AS p WHERE p.until <= at_ms - 100000;
+    DELETE FROM push_back AS p USING unnest(tenants, lims, holds) AS q(tenant, lim, hold)
+    WHERE p.instance = n_id AND p.tenant = q.tenant AND p.lim = q.lim AND q.hold IS NULL;
+    INSERT INTO push_back AS p
+    SELECT n_id, q.tenant, q.lim, q.rate, q.burst, n_whole_rate, at_ms + q.hold
+    FROM unnest(tenants, lims, rates, bursts, holds) AS q(tenant, lim, rate, burst, hold) WHERE q.hold IS NOT NULL
+    ON CONFLICT (instance, tenant, lim) DO UPDATE
+    SET rate = excluded.rate, burst = excluded.burst, whole_rate = excluded.whole_rate, until = excluded.until
+    WHERE abs(p.until - excluded.until) > 1000 OR p.rate <> excluded.rate OR p.burst <> excluded.burst
+        OR p.whole_rate <> excluded.whole_rate;
 END
 $$;
 
@@ -334,6 +385,9 @@ BEGIN
         END::bigint ORDER BY l.n), '{}')
     INTO kepts, lents, smalls, waits FROM lent AS l;
 
+    PERFORM note_push_backs(t_wall, n_id, tenants, lims, rates, bursts, 0,
+        ARRAY(SELECT nullif(h.hold, 0) FROM unnest(holds) WITH ORDINALITY AS h(hold, n) ORDER BY h.n));
+
     WITH question AS (
         SELECT * FROM unnest(seat_tenants, seat_alls, seat_wants, seat_helds) WITH ORDINALITY
             AS q(tenant, seats, want, held, n)
@@ -437,6 +491,9 @@ BEGIN
         whole_rate = excluded.whole_rate, whole_burst = excluded.whole_burst, in_force = excluded.in_force,
         tenants = excluded.tenants, weights = excluded.weights, asked = excluded.asked,
         in_force_until = excluded.in_force_until;
+
+    PERFORM note_push_backs(t_wall, n_id, ARRAY[''], ARRAY[''], ARRAY[n_in_force], ARRAY[0::double precision], n_rate,
+        ARRAY[CASE WHEN n_in_force IS NOT NULL THEN n_hold END]);
 
     -- The smallest figures that living instances report. A push-back binds for the time that GatePay told, even if its instance
     -- ends, and ends slowly.

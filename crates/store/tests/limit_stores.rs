@@ -48,8 +48,8 @@ impl LimitStores {
             None => None,
         };
         if let Some(sql) = &sql {
-            let emptied = sql.client.execute("DELETE FROM gatepay.instance", &[]);
-            emptied.await.unwrap();
+            let emptied = "DELETE FROM gatepay.instance; DELETE FROM gatepay.push_back";
+            sql.client.batch_execute(emptied).await.unwrap();
         }
         Self {
             model: LimitModel::default(),

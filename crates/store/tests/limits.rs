@@ -308,9 +308,14 @@ async fn the_smallest_figures_of_living_instances_are_in_force() {
 }
 
 #[tokio::test]
-async fn a_push_back_holds_for_its_time_and_ends_slowly_though_its_instance_dies() {
+async fn a_push_back_holds_for_its_time_and_ends_slowly_though_its_instance_and_the_era_end() {
     let server = limit_server().await;
-    for (life, leaves) in [(1, false), (2, true)] {
+    for (life, leaves, fails) in [
+        (1, false, false),
+        (2, true, false),
+        (3, false, true),
+        (4, true, true),
+    ] {
         let mut stores = LimitStores::new(server.as_ref(), life).await;
         let mut number = 0;
         pass(&mut stores, &[1, 2], &mut number, 3_000).await;
@@ -323,6 +328,10 @@ async fn a_push_back_holds_for_its_time_and_ends_slowly_though_its_instance_dies
         number += 2;
         if leaves {
             stores.leave(2).await;
+        }
+        if fails {
+            // Another era, which knows nothing of the one before.
+            stores.life += 1;
         }
         // Seconds since then, and the parts of the rates: the tenant's and the institution's grow by a hundredth each second.
         for (pause_ms, rate, burst, whole) in [

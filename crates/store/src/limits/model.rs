@@ -31,6 +31,19 @@ pub struct LimitModel {
     buckets: BTreeMap<BucketKey, LimitBucket>,
     seats: BTreeMap<Arc<str>, BTreeMap<i64, SeatLoan>>,
     leases: BTreeMap<i64, LeaseLoan>,
+    /// The push-backs by instance. They are of no era.
+    push_backs: BTreeMap<(i64, BucketKey), PushBack>,
+}
+
+/// A rate to which GatePay has pushed an instance back, of a tenant's limit or of the institution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct PushBack {
+    rate: f64,
+    burst: f64,
+    /// The institution's rate without it.
+    whole_rate: f64,
+    /// By the store's clock.
+    until_ms: i64,
 }
 
 /// The clock of the limits, and when the era lends tokens and leases. Buckets fill from then on, since tokens of the last
@@ -151,6 +164,7 @@ impl LimitModel {
         };
         let members = self.members.values();
         let living = members.filter(|it| it.seen > self.now - LOAN_MS).count();
+        self.forget_push_backs();
         let instances = u32::try_from(living).unwrap_or(u32::MAX);
         let tokens = questions.tokens.iter();
         let seats = questions.seats.iter();
@@ -209,7 +223,10 @@ impl LimitModel {
                 .wait_ms(instances)
                 .max(if is_lent { 0.0 } else { 50.0 })
         };
-        self.buckets.insert(key, bucket);
+        self.buckets.insert(key.clone(), bucket);
+        let holds = (!question.holds.is_zero()).then_some(question.holds);
+        let figures = (question.rate, question.burst, 0.0);
+        self.note_push_back((instance, key), figures, holds);
         TokenAnswer {
             kept: whole(kept),
             lent: whole(lent),
@@ -277,6 +294,10 @@ impl LimitModel {
         self.sweep();
         let now = self.now;
         self.renew(report);
+        let figures = (report.in_force.unwrap_or(0.0), 0.0, report.rate);
+        let holds = report.in_force.map(|_| report.holds);
+        self.forget_push_backs();
+        self.note_push_back((report.instance, institution()), figures, holds);
         let living: Vec<&LeaseLoan> = self.leases.values().filter(|it| it.until > now).collect();
         let smallest = |figure: fn(&DemandReport) -> f64| {
             let figures = living.iter().map(|it| figure(&it.report));
@@ -387,13 +408,97 @@ impl LimitModel {
                 era: self.era + 1,
                 is_guarded: life > wall_ms,
                 signs: std::mem::take(&mut self.signs),
+                push_backs: std::mem::take(&mut self.push_backs),
                 ..Self::default()
             };
+            self.bring_back(wall_ms);
         } else if (0..=STEP_MS).contains(&step) {
             self.now += step;
         }
         self.wall_ms = wall_ms;
         self.is_open |= self.now >= SEAT_MS;
+    }
+
+    /// Notes the push-back of an instance, and how long it holds, or that it has none.
+    fn note_push_back(
+        &mut self,
+        key: (i64, BucketKey),
+        (rate, burst, whole_rate): (f64, f64, f64),
+        holds: Option<std::time::Duration>,
+    ) {
+        let Some(holds) = holds else {
+            self.push_backs.remove(&key);
+            return;
+        };
+        let until_ms = self.wall_ms + i64::try_from(holds.as_millis()).unwrap_or(i64::MAX);
+        let noted = PushBack {
+            rate,
+            burst,
+            whole_rate,
+            until_ms,
+        };
+        let known = self.push_backs.entry(key).or_insert(noted);
+        let is_same = PushBack { until_ms, ..*known } == noted;
+        if !is_same || known.until_ms.abs_diff(until_ms) > 1_000 {
+            *known = noted;
+        }
+    }
+
+    /// Forgets push-backs of which nothing is left.
+    fn forget_push_backs(&mut self) {
+        let wall_ms = self.wall_ms;
+        self.push_backs
+            .retain(|_, it| it.until_ms > wall_ms - GROWN_MS);
+    }
+
+    /// Brings the push-backs of the era before into another one, at a time of the store's clock. Their instances may be gone.
+    fn bring_back(&mut self, wall_ms: i64) {
+        for ((instance, key), it) in &self.push_backs {
+            let until = it.until_ms - wall_ms;
+            if until <= -GROWN_MS {
+                continue;
+            }
+            if *key == institution() {
+                let report = DemandReport {
+                    instance: *instance,
+                    rate: it.whole_rate,
+                    in_force: Some(it.rate),
+                    ..DemandReport::default()
+                };
+                self.leases.insert(
+                    *instance,
+                    LeaseLoan {
+                        in_force_until: until,
+                        number: 0,
+                        rate: 0.0,
+                        burst: 0.0,
+                        until: 0,
+                        old_rate: 0.0,
+                        old_burst: 0.0,
+                        old_until: 0,
+                        report,
+                    },
+                );
+                continue;
+            }
+            let bucket = self.buckets.entry(key.clone()).or_insert(LimitBucket {
+                tokens: 0.0,
+                at: 0,
+                rate: it.rate,
+                burst: it.burst,
+                stocks: BTreeMap::new(),
+            });
+            bucket.rate = bucket.rate.min(it.rate);
+            bucket.burst = bucket.burst.min(it.burst);
+            let stock = StockLoan {
+                held: 0.0,
+                rate: it.rate,
+                burst: it.burst,
+                at: 0,
+                stays_until: until,
+            };
+            bucket.stocks.insert(*instance, stock);
+        }
     }
 
     /// Opens the era before its time, if no instance uses a loan of an earlier one.
@@ -662,6 +767,11 @@ fn target(report: &DemandReport, living: &[&LeaseLoan], whole_rate: f64) -> (f64
     let instances = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
     target += (whole_rate - line.allotted).max(0.0) / instances;
     (target, line.weight, fractions)
+}
+
+/// The name of the institution's rate among the push-backs.
+fn institution() -> BucketKey {
+    (Arc::from(""), "")
 }
 
 /// The end of a hold of this length; without a hold, a time so long ago that the figures have grown to the full ones.
