@@ -304,6 +304,49 @@ async fn an_operator_accepts_a_clock_that_has_stepped() {
     assert_eq!(stepped.number(late), 0);
 }
 
+#[tokio::test]
+async fn the_documented_way_out_ends_a_guard_from_a_clock_that_was_ahead_and_admits_nothing_twice()
+{
+    if postgres::is_missing() {
+        return;
+    }
+    let page = include_str!("../../../docs/how-to/emergency.md");
+    let (_, statement) = page.split_once("```sql").unwrap();
+    let (statement, _) = statement.split_once("```").unwrap();
+    let stepped = Stepped::start().await;
+    let Store::Postgres(store) = &stepped.stores[1] else {
+        panic!("a server");
+    };
+    let admitted = row();
+    assert_eq!(stepped.verdict(&admitted).await, AdmissionVerdict::Admitted);
+    stepped.set(365 * DAY_MS);
+    stepped.beat().await;
+    store.distrust().await.unwrap();
+    stepped.set(0);
+    stepped.beat().await;
+    // Distrust alone leaves a guard that lasts for a year.
+    store.distrust().await.unwrap();
+    let AdmissionVerdict::Guarded { wait_ms } = stepped.verdict(&row()).await else {
+        panic!("it is guarded");
+    };
+    assert!(wait_ms > 364 * DAY_MS.unsigned_abs());
+    stepped.server.sql(statement);
+    store.distrust().await.unwrap();
+    let began = std::time::Instant::now();
+    loop {
+        let copy = stepped.verdict(&admitted).await;
+        assert_ne!(copy, AdmissionVerdict::Admitted);
+        match stepped.verdict(&row()).await {
+            AdmissionVerdict::Admitted => break,
+            AdmissionVerdict::Guarded { wait_ms } => assert!(wait_ms <= 400, "{wait_ms}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(began.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_ne!(stepped.verdict(&admitted).await, AdmissionVerdict::Admitted);
+}
+
 /// The clock at the next tick: by how much it moves, the instance that ticks, how long it was silent by its own clock, and
 /// how far the store's time has come since.
 type DrawnTick = (i64, u8, i64, i64);
