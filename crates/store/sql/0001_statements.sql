@@ -34,7 +34,8 @@ CREATE INDEX usage_call_key ON usage_call (party, account, operation, key, resul
 CREATE INDEX usage_call_learned ON usage_call (party, learned, print);
 CREATE INDEX usage_call_failed ON usage_call (party, failed, print) WHERE failed IS NOT NULL;
 CREATE INDEX usage_call_own ON usage_call (party, own_learned, print) WHERE own_learned IS NOT NULL;
-CREATE INDEX usage_call_unknown ON usage_call (at) WHERE result IS NULL AND left(key, 1) <> chr(31);
+-- For the newest of each party: one party's do not hide another's.
+CREATE INDEX usage_call_unknown ON usage_call (party, operation, at) WHERE result IS NULL AND left(key, 1) <> chr(31);
 
 -- Days begin where the one before ended, also if the configured time zone has changed.
 CREATE TABLE usage_day (

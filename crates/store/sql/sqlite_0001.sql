@@ -254,7 +254,7 @@ CREATE INDEX usage_call_key ON usage_call (party, account, operation, key, resul
 CREATE INDEX usage_call_learned ON usage_call (party, learned, print);
 CREATE INDEX usage_call_failed ON usage_call (party, failed, print) WHERE failed IS NOT NULL;
 CREATE INDEX usage_call_own ON usage_call (party, own_learned, print) WHERE own_learned IS NOT NULL;
-CREATE INDEX usage_call_unknown ON usage_call (at) WHERE result IS NULL AND substr(key, 1, 1) <> char(31);
+CREATE INDEX usage_call_unknown ON usage_call (party, operation, at) WHERE result IS NULL AND substr(key, 1, 1) <> char(31);
 
 CREATE TABLE usage_day (
     day TEXT PRIMARY KEY, begins INTEGER NOT NULL, ends INTEGER NOT NULL CHECK (ends > begins)

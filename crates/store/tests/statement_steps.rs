@@ -619,6 +619,26 @@ async fn unknown_calls(store: &Store, set_clock: &impl AsyncFn(u64)) {
     set_clock(now + 200_000).await;
     assert_eq!(asked(9).await, ["u2", "u1"], "the newest first");
     assert_eq!(asked(1).await, ["u2"]);
+    // Another party has more than are told at once, all of them newer.
+    for number in 230..235 {
+        let made = call(
+            (number, now + 200_000),
+            ["create_order", "create_payout"][usize::from(number % 2)],
+            Some(&format!("u{number}")),
+            Some(&[]),
+        );
+        let party = text("globex");
+        admit(store, AdmissionRow { party, ..made }).await;
+    }
+    set_clock(now + 400_000).await;
+    let operations = ["create_order", "create_payout"];
+    let unknown = store.unknown_calls(&operations, 5).await.unwrap();
+    let unknown = unknown.iter().map(|it| it.key.as_str());
+    assert_eq!(
+        unknown.collect::<Vec<_>>(),
+        ["u230", "u2", "u231", "u1", "u232"],
+        "those of each party in turn"
+    );
     assert_eq!(
         store.usage_losses(DAY_MS).await.unwrap(),
         1,

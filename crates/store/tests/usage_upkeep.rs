@@ -1,9 +1,11 @@
-//! Upkeep of statements: what is forgotten is found without reading what is kept, a limited number of rows each time.
+//! Upkeep of statements: what is forgotten, and what GatePay is asked about, is found without reading what is kept, a limited
+//! number of rows each time.
 
 use gatepay_store::engine::Store;
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 use gatepay_store::statement::usage_flush::{DayBounds, UsageFlush};
+use tokio_postgres::{Client, NoTls};
 
 use crate::postgres::{self, PgServer};
 use crate::support::{connected, introduction, now_ms, settings};
@@ -62,17 +64,7 @@ async fn the_first_flush_of_a_day_reads_no_counts_of_other_days() {
         admin.query_one(&query, &[]).await.unwrap().get(0)
     };
     drop(store);
-    let connected =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
-    while admin
-        .query_one(connected, &[])
-        .await
-        .unwrap()
-        .get::<_, i64>(0)
-        > 0
-    {
-        tokio::task::yield_now().await;
-    }
+    all_have_left(&admin).await;
     let after: i64 = admin.query_one(read, &[]).await.unwrap().get(0);
     assert!(after - before < 100, "{} rows read", after - before);
     assert_eq!(count("usage_count").await, 40_000);
@@ -92,4 +84,48 @@ async fn the_first_flush_of_a_day_reads_no_counts_of_other_days() {
         .unwrap()
         .get(0);
     assert_eq!(kept, 40_000);
+}
+
+#[tokio::test]
+async fn the_unknown_calls_of_one_party_are_read_as_far_as_they_are_told() {
+    if postgres::is_missing() {
+        return;
+    }
+    let server = PgServer::migrated().await;
+    let settings = settings(&[server.port]);
+    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // Most of one party, half of these to an operation that GatePay is not asked about. No statistics tell so.
+    let filled = "INSERT INTO gatepay.usage_call (print, party, account, operation, key, once, parts, at)
+        SELECT decode(md5('a' || n), 'hex'), 'acme', '1', o.names[1 + n % 2], n, true, '', n
+        FROM generate_series(1, 20000) AS n, (SELECT ARRAY['create_order', 'save_plan'] AS names) AS o;
+        INSERT INTO gatepay.usage_call (print, party, account, operation, key, once, parts, at)
+        SELECT decode(md5('g' || n), 'hex'), 'globex', '1', 'create_order', n, true, '', n
+        FROM generate_series(1, 3) AS n";
+    admin.batch_execute(filled).await.unwrap();
+    let read = "SELECT (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
+        WHERE relname = 'usage_call'";
+    let before: i64 = admin.query_one(read, &[]).await.unwrap().get(0);
+    let store = PostgresStore::new(&settings, StoreTerms::default()).unwrap();
+    store.join(&introduction(1)).await.unwrap();
+    let store = Store::Postgres(Box::new(store));
+    let unknown = store.unknown_calls(&["create_order"], 50).await.unwrap();
+    let of_globex = unknown.iter().filter(|it| it.party.as_str() == "globex");
+    assert_eq!((unknown.len(), of_globex.count()), (50, 3));
+    drop(store);
+    all_have_left(&admin).await;
+    let after: i64 = admin.query_one(read, &[]).await.unwrap().get(0);
+    assert!(after - before < 100, "{} rows read", after - before);
+}
+
+/// Waits until no store has a connection: then the server has counted what they read.
+async fn all_have_left(admin: &Client) {
+    let connected =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
+    let count = async || -> i64 { admin.query_one(connected, &[]).await.unwrap().get(0) };
+    while count().await > 0 {
+        tokio::task::yield_now().await;
+    }
 }

@@ -258,8 +258,9 @@ impl Store {
         }
     }
 
-    /// Booked calls to these operations that GatePay may have executed or not, and that have a key: the newest first, `most` at
-    /// most. Those of the last minute are left out: their instance may still know their end.
+    /// Booked calls to these operations that GatePay may have executed or not, and that have a key, of each party in turn the
+    /// newest first, at most so many: those that GatePay never finds hide no other's. Those of the last minute are left out:
+    /// their instance may still know their end.
     pub async fn unknown_calls(
         &self,
         operations: &[&str],

@@ -1,5 +1,6 @@
 //! Statements in the file: booked calls and counts.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::types::ToSql;
@@ -409,8 +410,12 @@ fn figures(file: &StoreFile, subject: &StatementSubject) -> Result<DayFigures, S
 
 const CALL: &str = "SELECT print, account, operation, key, once, parts, at, result, learned, own_result, own_learned,
         failed, failed_by FROM usage_call";
-const UNKNOWN: &str = "SELECT at, party, account, operation, key FROM usage_call
-    WHERE result IS NULL AND substr(key, 1, 1) <> char(31) AND at < ?1 ORDER BY at DESC";
+const UNKNOWN_PAIR: &str = "SELECT party, operation FROM usage_call
+    WHERE result IS NULL AND substr(key, 1, 1) <> char(31) AND (party, operation) > (?1, ?2)
+    ORDER BY party, operation LIMIT 1";
+const UNKNOWN: &str = "SELECT at, account, key, print FROM usage_call
+    WHERE result IS NULL AND substr(key, 1, 1) <> char(31) AND party = ?1 AND operation = ?2 AND at < ?3
+    ORDER BY at DESC LIMIT ?4";
 const MEMBERS: &str = "SELECT print, account, operation, key, once, parts, at, result, learned, own_result, own_learned,
         failed, failed_by FROM usage_call
     WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND at < ?5 AND print > ?6 ORDER BY print LIMIT ?7";
@@ -531,36 +536,56 @@ fn key_heads(
     })
 }
 
+/// Calls by their time and their stamp.
+type NewestFirst = BTreeMap<(Reverse<u64>, Vec<u8>), UnknownCall>;
+
+/// The newest of each party first, then the second newest of each. Of no party and operation more are read than are told.
 fn unknown_calls(
     file: &StoreFile,
     operations: &BTreeSet<String>,
     most: u32,
 ) -> Result<Vec<UnknownCall>, StoreError> {
-    let mut read = file.connection().prepare_cached(UNKNOWN)?;
+    let mut next_pair = file.connection().prepare_cached(UNKNOWN_PAIR)?;
+    let mut newest = file.connection().prepare_cached(UNKNOWN)?;
     let before = to_sql(file.now()?.saturating_sub(UNKNOWN_AFTER_MS));
-    let mut rows = read.query([before])?;
-    let mut unknown = Vec::new();
-    let text = |text: String| {
-        let stored = StoredText::parse(&text);
+    let text = |text: &str| {
+        let stored = StoredText::parse(text);
         stored.ok_or_else(|| StoreError::Unexpected("a text of a booked call".to_owned()))
     };
-    while let Some(row) = rows.next()? {
-        let operation: String = row.get(3)?;
-        if !operations.contains(&operation) {
+    let mut parties: BTreeMap<String, NewestFirst> = BTreeMap::new();
+    let mut pair = (String::new(), String::new());
+    loop {
+        let found = next_pair.query_row([&pair.0, &pair.1], |row| Ok((row.get(0)?, row.get(1)?)));
+        let Some(found) = found.optional()? else {
+            break;
+        };
+        pair = found;
+        let (party, operation) = &pair;
+        if !operations.contains(operation) {
             continue;
         }
-        unknown.push(UnknownCall {
-            at_ms: row.get::<_, i64>(0)?.unsigned_abs(),
-            party: text(row.get(1)?)?,
-            account: text(row.get(2)?)?,
-            operation,
-            key: text(row.get(4)?)?,
-        });
-        if unknown.len() == most as usize {
-            break;
+        let of_party = parties.entry(party.clone()).or_default();
+        let mut rows = newest.query(params![party, operation, before, most])?;
+        while let Some(row) = rows.next()? {
+            let at_ms = row.get::<_, i64>(0)?.unsigned_abs();
+            let call = UnknownCall {
+                at_ms,
+                party: text(party)?,
+                account: text(&row.get::<_, String>(1)?)?,
+                operation: operation.clone(),
+                key: text(&row.get::<_, String>(2)?)?,
+            };
+            of_party.insert((Reverse(at_ms), row.get(3)?), call);
         }
     }
-    Ok(unknown)
+    let of_parties = parties.into_values();
+    let mut ranked: Vec<_> = of_parties
+        .flat_map(|calls| calls.into_values().enumerate())
+        .collect();
+    // Stable: of one place and time in the order of the parties.
+    ranked.sort_by_key(|(place, call)| (*place, Reverse(call.at_ms)));
+    ranked.truncate(most as usize);
+    Ok(ranked.into_iter().map(|(_, call)| call).collect())
 }
 
 fn calls(
@@ -622,7 +647,11 @@ mod tests {
             (head_of(ACCEPTED), "usage_call_key"),
             (head_of(FOUND), "usage_call_key"),
             (head_of(ACCEPTED_LATER), "usage_call_key"),
-            (UNKNOWN.to_owned(), "usage_call_unknown"),
+            (UNKNOWN_PAIR.to_owned(), "usage_call_unknown"),
+            (
+                UNKNOWN.to_owned(),
+                "usage_call_unknown (party=? AND operation=? AND at<?)",
+            ),
         ] {
             let mut plan = connection
                 .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
