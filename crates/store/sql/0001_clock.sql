@@ -28,13 +28,15 @@ LANGUAGE sql VOLATILE AS $$
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
 $$;
 
+-- Its one row is read by its key: functions that plan without sequential scans use these.
+
 -- The store's time, in milliseconds since 1970. Between two signs of life the server's clock counts for 5 s at most.
 CREATE FUNCTION now_ms() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     read_wall bigint := wall_ms();
 BEGIN
-    RETURN coalesce((SELECT c.steady + least(greatest(read_wall - c.wall, 0), 5000) FROM store_clock AS c), read_wall);
+    RETURN coalesce((SELECT c.steady + least(greatest(read_wall - c.wall, 0), 5000) FROM store_clock AS c WHERE c.one), read_wall);
 END
 $$;
 
@@ -44,7 +46,9 @@ LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     now bigint := now_ms();
 BEGIN
-    RETURN CASE WHEN EXISTS (SELECT FROM store_clock AS c WHERE c.apart_since IS NOT NULL OR c.keeps_until > now) THEN 0
+    RETURN CASE WHEN EXISTS (
+            SELECT FROM store_clock AS c WHERE c.one AND (c.apart_since IS NOT NULL OR c.keeps_until > now)
+        ) THEN 0
         ELSE now END;
 END
 $$;
@@ -70,9 +74,10 @@ DECLARE
     before bigint;
     read_wall bigint;
 BEGIN
-    SELECT c.steady INTO before FROM store_clock AS c FOR UPDATE;
+    SELECT c.steady INTO before FROM store_clock AS c WHERE c.one FOR UPDATE;
     read_wall := wall_ms();
-    UPDATE store_clock SET wall = read_wall, steady = read_wall, apart_since = NULL, is_witnessed = false, keeps_until = 0;
+    UPDATE store_clock AS c SET wall = read_wall, steady = read_wall, apart_since = NULL, is_witnessed = false, keeps_until = 0
+    WHERE c.one;
     IF read_wall < before THEN
         PERFORM take_time_back(read_wall);
     END IF;
@@ -82,27 +87,31 @@ $$;
 -- Advances the store's time with a sign of life, twice a second at most. `n_wall` and `n_steady` are the server's clock and the
 -- store's time at the instance's sign of life before, and `n_silent` is the time since then by the instance's monotonic clock:
 -- the store's time advances by no more than that. All three are NULL if the instance has given none.
-CREATE FUNCTION tick_clock(n_wall bigint, n_steady bigint, n_silent bigint) RETURNS void
+--
+-- Returns whether it did. If not, the instance tells the same again with its next sign, so that what it saw is not lost.
+CREATE FUNCTION tick_clock(n_wall bigint, n_steady bigint, n_silent bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
     known store_clock%ROWTYPE;
     read_wall bigint := wall_ms();
     -- The step of the server's clock that the instance saw.
-    stepped bigint;
+    stepped bigint := read_wall - n_wall - n_silent;
     passed bigint;
     next bigint;
     apart bigint;
     is_silence boolean;
 BEGIN
-    IF EXISTS (SELECT FROM store_clock AS c WHERE read_wall BETWEEN c.wall AND c.wall + 499) THEN
-        RETURN;
+    -- A sign that saw a step tells of it also if one that did not, of a new instance, came just before.
+    IF (abs(stepped) > 10000) IS NOT TRUE
+        AND EXISTS (SELECT FROM store_clock AS c WHERE c.one AND read_wall BETWEEN c.wall AND c.wall + 499) THEN
+        RETURN false;
     END IF;
     -- No sign of life waits for another one's commit.
-    SELECT * INTO known FROM store_clock FOR UPDATE SKIP LOCKED;
+    SELECT * INTO known FROM store_clock AS c WHERE c.one FOR UPDATE SKIP LOCKED;
     read_wall := wall_ms();
     IF known.wall IS NULL THEN
         INSERT INTO store_clock (wall, steady) VALUES (read_wall, read_wall) ON CONFLICT DO NOTHING;
-        RETURN;
+        RETURN FOUND;
     END IF;
     stepped := read_wall - n_wall - n_silent;
     passed := greatest(read_wall - known.wall, 0);
@@ -140,8 +149,10 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    UPDATE store_clock SET wall = read_wall, steady = next, apart_since = known.apart_since,
+    UPDATE store_clock AS c SET wall = read_wall, steady = next, apart_since = known.apart_since,
         is_witnessed = known.is_witnessed,
-        keeps_until = CASE WHEN is_silence THEN next + 90000000 ELSE known.keeps_until END;
+        keeps_until = CASE WHEN is_silence THEN next + 90000000 ELSE known.keeps_until END
+    WHERE c.one;
+    RETURN true;
 END
 $$;

@@ -54,7 +54,7 @@ CREATE FUNCTION join_v1(
     -- As for `tick_clock`.
     n_wall bigint, n_steady bigint, n_silent bigint,
     OUT o_at bigint, OUT o_system_id bigint, OUT o_timeline bigint, OUT o_wal bigint, OUT o_guarded bigint,
-    OUT o_renewed boolean, OUT o_now bigint, OUT o_apart bigint, OUT o_keeps boolean
+    OUT o_renewed boolean, OUT o_now bigint, OUT o_apart bigint, OUT o_keeps boolean, OUT o_ticked boolean
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -79,11 +79,11 @@ BEGIN
     IF NOT n_bodyless THEN
         PERFORM refuse_bodyless(n_id);
     END IF;
-    PERFORM tick_clock(n_wall, n_steady, n_silent);
+    o_ticked := tick_clock(n_wall, n_steady, n_silent);
     now := now_ms();
     deleting := deleting_ms();
     SELECT now, CASE WHEN c.apart_since IS NULL THEN 0 ELSE c.wall - c.steady END, deleting = 0
-    INTO STRICT o_now, o_apart, o_keeps FROM store_clock AS c;
+    INTO STRICT o_now, o_apart, o_keeps FROM store_clock AS c WHERE c.one;
     INSERT INTO instance AS n VALUES
         (n_id, o_at, o_at, n_host, n_version, n_config_hash, n_journal_head, n_halt_epoch, n_bodyless, now)
     ON CONFLICT (id) DO UPDATE SET seen = o_at, steady = excluded.steady, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
@@ -245,7 +245,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS
 BEGIN
     o_at := wall_ms();
     o_now := now_ms();
-    o_apart := coalesce((SELECT c.wall - c.steady FROM store_clock AS c WHERE c.apart_since IS NOT NULL), 0);
+    o_apart := coalesce((SELECT c.wall - c.steady FROM store_clock AS c WHERE c.one AND c.apart_since IS NOT NULL), 0);
     o_keeps := deleting_ms() = 0;
 END
 $$;

@@ -95,18 +95,22 @@ impl StoreClock {
     }
 
     /// The clock after a sign of life. If the store's time is lower than before, the caller makes due what was scheduled by
-    /// the old one.
+    /// the old one. `None` if the last sign was just before: then the instance tells the same again with its next one.
     #[must_use]
-    pub fn tick(self, wall_ms: i64, witness: ClockWitness) -> Self {
-        if (self.wall_ms..self.wall_ms + TICK_MS).contains(&wall_ms) {
-            return self;
+    pub fn tick(self, wall_ms: i64, witness: ClockWitness) -> Option<Self> {
+        let stepped = witness.stepped(wall_ms);
+        // A sign that saw a step tells of it also if one that did not, of a new instance, came just before.
+        let has_seen_a_step = stepped.is_some_and(|stepped| stepped.abs() > APART_MS);
+        let is_early = (self.wall_ms..self.wall_ms + TICK_MS).contains(&wall_ms);
+        if is_early && !has_seen_a_step {
+            return None;
         }
         let came = (wall_ms - self.wall_ms).max(0);
-        let (passed, stepped) = match witness {
+        let passed = match witness {
             ClockWitness::Present {
-                wall_ms: then,
                 steady_ms,
                 silent_ms,
+                ..
             } => {
                 // No more than the instance's monotonic clock counted since its last sign of life, less what others have
                 // advanced since.
@@ -116,10 +120,10 @@ impl StoreClock {
                 } else {
                     most.min(came)
                 };
-                (passed.max(0), Some(wall_ms - then - silent_ms))
+                passed.max(0)
             }
-            ClockWitness::Newcomer => (came.min(APART_MS), None),
-            ClockWitness::Alone => (came, None),
+            ClockWitness::Newcomer => came.min(APART_MS),
+            ClockWitness::Alone => came,
         };
         let mut next = Self {
             wall_ms,
@@ -157,7 +161,19 @@ impl StoreClock {
         if is_silence {
             next.keeps_until = next.steady_ms + ACCEPTED_AFTER_MS;
         }
-        next
+        Some(next)
+    }
+}
+
+impl ClockWitness {
+    /// The step of the store's clock that the instance saw.
+    fn stepped(self, now_ms: i64) -> Option<i64> {
+        match self {
+            Self::Present {
+                wall_ms, silent_ms, ..
+            } => Some(now_ms - wall_ms - silent_ms),
+            Self::Newcomer | Self::Alone => None,
+        }
     }
 }
 
@@ -200,8 +216,17 @@ mod tests {
                 steady_ms,
                 silent_ms: self.now_ms - at_ms,
             };
-            self.clock = self.clock.tick(wall_ms, witness);
-            self.signs[instance] = (self.now_ms, wall_ms, self.clock.now(wall_ms));
+            if let Some(next) = self.clock.tick(wall_ms, witness) {
+                self.clock = next;
+                self.signs[instance] = (self.now_ms, wall_ms, next.now(wall_ms));
+            }
+        }
+
+        /// An instance joins, beside those that are there.
+        fn join(&mut self) {
+            let wall_ms = self.now_ms + self.ahead_ms;
+            let next = self.clock.tick(wall_ms, ClockWitness::Newcomer);
+            self.clock = next.unwrap_or(self.clock);
         }
 
         fn beats(&mut self, seconds: i64) {
@@ -230,6 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_a_new_instance_came_upon_first_is_seen_by_those_that_were_there() {
+        let mut world = World::new();
+        world.beats(60);
+        world.ahead_ms = 25 * 3_600_000;
+        // Each sign of theirs comes too soon after that of a new one.
+        for who in 0..15 {
+            world.wait(700);
+            world.join();
+            world.wait(300);
+            world.beat(who % 3);
+        }
+        world.beats(24 * 3_600);
+        let ahead_ms = world.steady_now() - world.now_ms;
+        assert!(ahead_ms <= 10_000, "{ahead_ms} ms");
+    }
+
+    #[test]
     fn a_small_difference_is_made_up_for_and_a_clock_that_comes_back_is_right_at_once() {
         let mut world = World::new();
         world.ahead_ms = 9_000;
@@ -252,7 +294,7 @@ mod tests {
         world.ahead_ms = 365 * DAY_MS;
         world.wait(60_000);
         let wall_ms = world.now_ms + world.ahead_ms;
-        world.clock = world.clock.tick(wall_ms, ClockWitness::Alone);
+        world.clock = world.clock.tick(wall_ms, ClockWitness::Alone).unwrap();
         world.signs = [(world.now_ms, wall_ms, world.clock.now(wall_ms)); 3];
         world.beats(60);
         assert_eq!(world.clock.deleting(world.now_ms + world.ahead_ms), 0);
@@ -287,6 +329,35 @@ mod tests {
                 world.beat(who);
                 let ran = world.clock.steady_ms - START_MS;
                 prop_assert!(ran <= passed + passed / 20 + 1, "{ran} in {passed}");
+                prop_assert!(world.clock.steady_ms >= before, "it went back");
+                before = world.clock.steady_ms;
+            }
+        }
+
+        /// Also beside instances that join, each of which may take up to 10 s of a step for a silence.
+        #[test]
+        fn new_instances_hide_no_step_from_those_that_were_there(
+            events in prop::collection::vec(
+                (0_i64..1_000, any::<bool>(), 0_i64..800, 0_usize..3,
+                    prop::option::weighted(0.2, prop_oneof![
+                        Just(0), Just(25 * 3_600_000), Just(-25 * 3_600_000), Just(400 * DAY_MS)])),
+                1..200,
+            ),
+        ) {
+            let mut world = World::new();
+            let (mut passed, mut joined, mut before) = (0, 0, world.clock.steady_ms);
+            for (pause, joins, later, who, step) in events {
+                world.wait(pause);
+                world.ahead_ms = step.unwrap_or(world.ahead_ms);
+                if joins {
+                    world.join();
+                    joined += APART_MS;
+                }
+                world.wait(later);
+                world.beat(who);
+                passed += pause + later;
+                let ran = world.clock.steady_ms - START_MS;
+                prop_assert!(ran <= passed + passed / 20 + joined + 1, "{ran} in {passed}");
                 prop_assert!(world.clock.steady_ms >= before, "it went back");
                 before = world.clock.steady_ms;
             }

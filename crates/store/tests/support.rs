@@ -84,8 +84,8 @@ pub(crate) fn timed(script: &str) -> String {
         CREATE OR REPLACE FUNCTION gatepay.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT gatepay.wall_ms()';
         CREATE OR REPLACE FUNCTION gatepay.deleting_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT gatepay.wall_ms()';
         CREATE OR REPLACE FUNCTION gatepay.tick_clock(n_wall bigint, n_steady bigint, n_silent bigint)
-            RETURNS void LANGUAGE sql VOLATILE AS
-            'INSERT INTO gatepay.store_clock (wall, steady) VALUES (0, 0) ON CONFLICT DO NOTHING'"
+            RETURNS boolean LANGUAGE sql VOLATILE AS
+            'INSERT INTO gatepay.store_clock (wall, steady) VALUES (0, 0) ON CONFLICT DO NOTHING; SELECT true'"
     )
 }
 

@@ -229,11 +229,14 @@ impl PostgresStore {
         let row = only(&rows)?;
         let time = store_time(row)?;
         let (mut answered, guarded_until, new_guard) = contact(row)?;
-        *self.last_sign.lock() = Some(LastSign {
-            asked,
-            wall_ms: answered.at_ms,
-            steady_ms: millis(time.now_ms),
-        });
+        // What a sign saw that did not advance the store's time is told once more with the next one.
+        if last.is_none() || cell::<bool>(row, "o_ticked")? {
+            *self.last_sign.lock() = Some(LastSign {
+                asked,
+                wall_ms: answered.at_ms,
+                steady_ms: millis(time.now_ms),
+            });
+        }
         answered.sign_of_life = Some((introduction.id, answered.at_ms));
         self.own_signs.lock().note(answered.at_ms);
         self.remember(answered, new_guard);

@@ -41,22 +41,25 @@ impl MachineClock {
     }
 }
 
-/// Advances the store's time with a sign of life. Returns the time.
+/// Advances the store's time with a sign of life. Returns the time, and whether it did.
 pub(super) fn tick(
     change: &Transaction<'_>,
     wall_ms: i64,
     witness: Option<ClockWitness>,
-) -> Result<i64, StoreError> {
+) -> Result<(i64, bool), StoreError> {
     let Some(witness) = witness else {
-        return Ok(wall_ms);
+        return Ok((wall_ms, true));
     };
     let known = read(change)?;
-    let next = known.map_or_else(
-        || StoreClock::first(wall_ms),
-        |known| known.tick(wall_ms, witness),
-    );
+    let next = match known {
+        None => StoreClock::first(wall_ms),
+        Some(known) => match known.tick(wall_ms, witness) {
+            None => return Ok((known.now(wall_ms), false)),
+            Some(next) => next,
+        },
+    };
     put(change, known, next)?;
-    Ok(next.now(wall_ms))
+    Ok((next.now(wall_ms), true))
 }
 
 /// Accepts the machine's clock as it stands.

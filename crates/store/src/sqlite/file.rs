@@ -183,7 +183,7 @@ impl StoreFile {
         } else {
             now_ms + guard_ms
         };
-        let steady = clock::tick(&change, to_sql(now_ms), witness)?;
+        let (steady, _) = clock::tick(&change, to_sql(now_ms), witness)?;
         begin_run(&change, (guard, restored), guard_ms, steady.unsigned_abs())?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
@@ -260,7 +260,7 @@ impl StoreFile {
         let witness = self.witness(false);
         let future_ms = self.terms.future_ms;
         let change = self.begin()?;
-        let steady = clock::tick(&change, to_sql(now_ms), witness)?;
+        let (steady, has_ticked) = clock::tick(&change, to_sql(now_ms), witness)?;
         let file = state(&change)?;
         if !beat.bodyless {
             refuse_bodyless(&change, &file, now_ms)?;
@@ -291,7 +291,10 @@ impl StoreFile {
             ],
         )?;
         let contact = committed(change, now_ms)?;
-        self.note_sign(now_ms, steady);
+        // What a sign saw that did not advance the store's time is told once more with the next one.
+        if has_ticked {
+            self.note_sign(now_ms, steady);
+        }
         Ok(contact)
     }
 
