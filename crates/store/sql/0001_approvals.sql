@@ -40,11 +40,21 @@ CREATE TABLE approver_rule (
     shorter_from bigint
 );
 
+-- Locks the approvals that are open at a time, in the order of all who change more than one. An admission waits for none of
+-- them.
+CREATE FUNCTION lock_approvals(at bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    PERFORM FROM approval AS a WHERE a.state IN (0, 1) AND a.until > at ORDER BY a.id FOR UPDATE;
+END
+$$;
+
 -- With lost commits the store may have lost that a call has passed, and its approval would stand as before. So every life that
 -- begins, and every guard, ends all approvals that wait or were given.
 CREATE FUNCTION void_approvals() RETURNS trigger
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN
+    PERFORM lock_approvals(now_ms());
     UPDATE approval AS a SET until = now_ms() WHERE a.state IN (0, 1) AND a.until > now_ms();
     RETURN NULL;
 END
@@ -126,6 +136,7 @@ BEGIN
         shorter = excluded.shorter, shorter_from = excluded.shorter_from;
     -- What fewer operators have approved waits for the others.
     IF approvers_needed(now) > known THEN
+        PERFORM lock_approvals(-1);
         UPDATE approval AS a SET state = 0
         WHERE a.state = 1 AND (SELECT count(*) FROM approval_signature AS s WHERE s.approval = a.id) < d_number;
     END IF;
@@ -148,8 +159,15 @@ BEGIN
     SELECT a.id, a.state INTO known FROM approval AS a
     WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key
         AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at
-    FOR UPDATE;
+    FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
+        -- It is just being signed or ended. An admission does not wait for that: it holds what whoever does so may wait for next.
+        SELECT a.id, a.state INTO known FROM approval AS a
+        WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key
+            AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at;
+        IF FOUND THEN
+            RETURN encode(known.id, 'hex') || ' ' || known.state;
+        END IF;
         -- The party's calls are judged one after another, so that the number is exact.
         IF (SELECT count(*) FROM approval AS a WHERE a.party = s_party AND a.state = 0 AND a.until > at) >= 100 THEN
             RETURN '- 4';

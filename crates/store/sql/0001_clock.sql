@@ -57,8 +57,10 @@ $$;
 CREATE FUNCTION take_time_back(next bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN
-    UPDATE instance AS n SET steady = next WHERE n.steady > next;
+    PERFORM lock_approvals(next);
     UPDATE approval AS a SET until = next WHERE a.state IN (0, 1) AND a.until > next;
+    PERFORM notifying();
+    UPDATE instance AS n SET steady = next WHERE n.steady > next;
     UPDATE event AS e SET next_at = next WHERE e.state = 'waiting' AND e.next_at > next;
     UPDATE event AS e SET decide_at = next WHERE e.state = 'quarantined' AND e.decide_at > next;
     UPDATE line AS l SET next_at = next WHERE l.next_at > next;

@@ -30,10 +30,10 @@ BEGIN
     END IF;
     PERFORM admitting_nothing();
     before := longest_guard(0);
+    UPDATE cluster AS k SET guard_ms = greatest(k.guard_ms, wanted);
     IF before BETWEEN 1 AND wanted THEN
         UPDATE life AS l SET guarded_until = l.guarded_until + wanted - before WHERE l.guarded_until > wall_ms();
     END IF;
-    UPDATE cluster AS k SET guard_ms = greatest(k.guard_ms, wanted);
 END
 $$;
 
@@ -67,6 +67,9 @@ DECLARE
 BEGIN
     PERFORM lengthen_guards(guard_ms);
     fitted := fit_ring(past_ms, guard_ms);
+    IF NOT n_bodyless THEN
+        PERFORM refuse_bodyless(n_id);
+    END IF;
     SELECT r.o_system_id, r.o_timeline, r.o_wal, r.o_guarded, r.o_renewed OR fitted
     INTO STRICT o_system_id, o_timeline, o_wal, o_guarded, o_renewed
     FROM recognize(c_system_id, c_timeline, c_wal, c_at, c_print, c_stamp, c_id, c_seen, guard_ms, lossless) AS r;
@@ -75,9 +78,6 @@ BEGIN
         -- It served without the store: the store has none of its stamps.
         UPDATE life AS l SET guarded_until = greatest(l.guarded_until, o_at + longest_guard(guard_ms));
         SELECT max(l.guarded_until), true INTO STRICT o_guarded, o_renewed FROM life AS l;
-    END IF;
-    IF NOT n_bodyless THEN
-        PERFORM refuse_bodyless(n_id);
     END IF;
     o_ticked := tick_clock(n_wall, n_steady, n_silent);
     now := now_ms();
@@ -89,8 +89,13 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET seen = o_at, steady = excluded.steady, host = excluded.host, version = excluded.version, config_hash = excluded.config_hash,
         journal_head = excluded.journal_head, halt_epoch = excluded.halt_epoch, bodyless = excluded.bodyless;
     -- Instances that ended without leaving stay listed for a day, so that operators can see them, and while the clock is in doubt.
-    DELETE FROM instance AS n WHERE n.steady < deleting - 86400000;
-    DELETE FROM departure AS d WHERE d.at < deleting - 86400000;
+    -- None is waited for: another sign of life may be at the same rows.
+    DELETE FROM instance AS n WHERE n.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM instance AS o WHERE o.steady < deleting - 86400000 FOR UPDATE SKIP LOCKED
+    ));
+    DELETE FROM departure AS d WHERE d.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM departure AS o WHERE o.at < deleting - 86400000 FOR UPDATE SKIP LOCKED
+    ));
     nonces_from := CASE WHEN random() < 0.02 THEN 0 ELSE now - 600000 END;
     -- Those that an admission is about to use again stay: it locks them in another order.
     WITH expired AS (
@@ -225,6 +230,8 @@ DECLARE
     guarded bigint;
 BEGIN
     PERFORM admitting_nothing();
+    PERFORM FROM cluster FOR UPDATE;
+    PERFORM FROM store_clock AS c WHERE c.one FOR UPDATE;
     PERFORM recognize(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, guard_ms, lossless);
     UPDATE life AS l SET guarded_until = greatest(l.guarded_until, wall_ms() + guard);
     SELECT max(l.guarded_until) INTO STRICT guarded FROM life AS l;

@@ -197,8 +197,24 @@ INSERT INTO sweep DEFAULT VALUES;
 CREATE FUNCTION clock_v1() RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$ SELECT now_ms() $$;
 
+-- Taken after rows of the ledger, never before them: an answer that a call waits for changes the ledger, and holds up all
+-- events only if one of them waits for its keys.
 CREATE FUNCTION notifying() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 4) $$;
+
+-- What look-ups teach and what is found out about them come one after another, by a lock that is taken before rows of the ledger.
+CREATE FUNCTION asking() RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 6) $$;
+
+-- Locks rows of the ledger, in the order of all who change more than one.
+CREATE FUNCTION lock_owners(kinds text[], keys text[], tenants text[], accounts text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    PERFORM FROM unnest(kinds, keys, tenants, accounts) AS r(kind, key, tenant, account)
+    JOIN owner AS o ON o.kind = r.kind AND o.key = r.key AND o.tenant = r.tenant AND o.account = r.account
+    ORDER BY o.kind COLLATE "C", o.key COLLATE "C", o.tenant, o.account FOR UPDATE OF o;
+END
+$$;
 
 -- Makes the commit wait for standbys as if the transaction had changed something. What it answers may rest on a commit whose
 -- own wait was canceled: then a standby may lack it, and a failover would lose it.
@@ -360,7 +376,7 @@ DECLARE
     woken text[];
 BEGIN
     IF o_source = 'asked' THEN
-        PERFORM notifying();
+        PERFORM asking();
     END IF;
     INSERT INTO owner (kind, key, tenant, account, at, currency, operation, source)
     SELECT DISTINCT ON (r.kind COLLATE "C", r.key COLLATE "C", r.tenant, r.account)
@@ -434,8 +450,9 @@ END
 $$;
 
 -- Takes proved outcomes into the ledger, one row of the arguments for each key, and settles open calls. A row of the
--- answer is a change of the ledger (`call` is NULL, `before` the outcome before) or a call.
-CREATE FUNCTION settle_objects_v1(
+-- answer is a change of the ledger (`call` is NULL, `before` the outcome before) or a call. The caller has locked the rows of the
+-- ledger: one that came since is not waited for.
+CREATE FUNCTION take_outcomes_v1(
     kinds text[], keys text[], tenants text[], accounts text[], outcomes smallint[], statuses text[], events text[]
 ) RETURNS TABLE (
     n bigint, call text, tenant text, account text, operation text, closes boolean, open_since bigint,
@@ -456,7 +473,8 @@ BEGIN
             AS r(kind, key, tenant, account, outcome, status, event, n) ORDER BY r.n
     LOOP
         SELECT o.operation, o.outcome INTO known FROM owner AS o
-        WHERE o.kind = came.kind AND o.key = came.key AND o.tenant = came.tenant AND o.account = came.account FOR UPDATE;
+        WHERE o.kind = came.kind AND o.key = came.key AND o.tenant = came.tenant AND o.account = came.account
+        FOR UPDATE SKIP LOCKED;
         IF FOUND AND coalesce(known.outcome, 0) < came.outcome THEN
             UPDATE owner AS o SET outcome = came.outcome, outcome_status = came.status, outcome_event = came.event::uuid,
                 outcome_at = at_ms
@@ -475,6 +493,20 @@ BEGIN
                 NULL::smallint, came.outcome, came.status, came.event, at_ms;
         END LOOP;
     END LOOP;
+END
+$$;
+
+-- `take_outcomes_v1` by itself.
+CREATE FUNCTION settle_objects_v1(
+    kinds text[], keys text[], tenants text[], accounts text[], outcomes smallint[], statuses text[], events text[]
+) RETURNS TABLE (
+    n bigint, call text, tenant text, account text, operation text, closes boolean, open_since bigint,
+    before smallint, outcome smallint, status text, event text, at bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+BEGIN
+    PERFORM lock_owners(kinds, keys, tenants, accounts);
+    RETURN QUERY SELECT * FROM take_outcomes_v1(kinds, keys, tenants, accounts, outcomes, statuses, events);
 END
 $$;
 
@@ -616,10 +648,11 @@ END
 $$;
 
 -- Gives an event without an owner its place, if it is in one of the states. `delay` is NULL for no further decision.
--- `to_ask` has it decided again at once, by an answer of GatePay's.
+-- `to_ask` has it decided again at once, by an answer of GatePay's. The keys are those whose outcome the event proves, which
+-- `take_outcomes_v1` takes over next.
 CREATE FUNCTION settle_v1(
     which text, from_states text[], s_tenant text, s_incarnation bigint, s_url text, s_basis text, reason text, delay bigint,
-    to_ask boolean,
+    to_ask boolean, kinds text[], keys text[], tenants text[], accounts text[],
     OUT o_state text, OUT o_conflict boolean, OUT o_reason text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
@@ -628,6 +661,7 @@ DECLARE
     placed record;
     at_ms bigint;
 BEGIN
+    PERFORM lock_owners(kinds, keys, tenants, accounts);
     PERFORM notifying();
     at_ms := now_ms();
     SELECT * INTO known FROM event AS e WHERE e.id = which::uuid AND e.state = ANY (from_states);
@@ -754,7 +788,7 @@ CREATE FUNCTION note_isolation_v1(
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 BEGIN
-    PERFORM notifying();
+    PERFORM asking();
     INSERT INTO isolation
     SELECT i_upstream, i_client_id, f.operation, f.verdict, f.accounts, now_ms()
     FROM unnest(i_operations, i_verdicts, i_accounts) AS f(operation, verdict, accounts)
@@ -762,6 +796,10 @@ BEGIN
     ON CONFLICT ON CONSTRAINT isolation_pkey
     DO UPDATE SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at
     WHERE excluded.verdict = 'shared' OR isolation.verdict <> 'shared' OR isolation.at < i_since;
+    -- In the order of all others who lock rows of the ledger.
+    PERFORM FROM owner AS o JOIN unnest(i_operations, i_verdicts) AS f(operation, verdict) ON f.operation = o.operation
+    WHERE f.verdict = 'shared' AND o.source = 'asked'
+    ORDER BY o.kind COLLATE "C", o.key COLLATE "C", o.tenant, o.account FOR UPDATE OF o;
     DELETE FROM owner AS o USING unnest(i_operations, i_verdicts) AS f(operation, verdict)
     WHERE f.verdict = 'shared' AND o.source = 'asked' AND o.operation = f.operation;
     PERFORM wait_for_standbys();

@@ -49,6 +49,8 @@ mod campaign;
 mod failover;
 // A clock that steps deletes nothing, makes no room, and delays nothing.
 mod clocking;
+// Functions that lock the same do so in one order.
+mod crossing;
 // Another database in the place of the one that was joined, an old one that was put back, a clock that steps.
 mod other_databases;
 // Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.

@@ -23,9 +23,9 @@ const HAND_OVER: &str = "SELECT gatepay.hand_over_news_v1($1, $2, $3, $4, $5) AS
 const PROPOSE: &str = "SELECT * FROM gatepay.propose_v1($1, $2, $3, $4, $5)";
 /// Gives an event its place; if it has an owner then, what it proves is recorded as well.
 const SETTLE: &str = "SELECT p.o_state, p.o_conflict, p.o_reason, s.*
-    FROM gatepay.settle_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) AS p
+    FROM gatepay.settle_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS p
     CROSS JOIN LATERAL (SELECT coalesce(p.o_state NOT IN ('quarantined', 'operator'), false) AS is_owned) AS o
-    LEFT JOIN LATERAL gatepay.settle_objects_v1(
+    LEFT JOIN LATERAL gatepay.take_outcomes_v1(
         CASE WHEN o.is_owned THEN $10::text[] ELSE '{}' END, $11, $12, $13, $14, $15, $16) AS s ON o.is_owned";
 
 impl PostgresStore {

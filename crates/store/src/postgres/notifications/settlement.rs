@@ -111,7 +111,7 @@ impl<'a> NewsColumns<'a> {
         }
     }
 
-    /// The effects, in the columns of `settle_objects_v1`. A row whose `n` is NULL tells of none.
+    /// The effects, in the columns of `take_outcomes_v1`. A row whose `n` is NULL tells of none.
     pub(super) fn report(&self, answered: &[Row]) -> Result<SettlementReport, StoreError> {
         let mut report = SettlementReport::default();
         for row in answered {
