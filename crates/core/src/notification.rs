@@ -19,9 +19,9 @@ use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind, is_legible, key_
 use crate::words::words;
 use hint_fields::{BodyPart, HintField, hint_fields};
 
+pub use crate::money::StatedAmount;
 pub use client_id_span::ClientIdSpan;
 pub use kind::{KnownStatus, NotificationKind, StatusRank};
-pub use crate::money::StatedAmount;
 pub use stated_refund::StatedRefund;
 
 /// The acknowledgment that GatePay expects, with HTTP status 200, once a notification is stored (protocol.md 5.4).
