@@ -448,6 +448,13 @@ fn ready(readiness: Readiness) -> AdminResponse {
             StatusCode::SERVICE_UNAVAILABLE,
             format!("clock: the store's clock is {offset_ms} ms ahead of this machine's\n"),
         ),
+        Readiness::Cluster(ClusterReadiness::StaleLists { age }) => answer_text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "lists: the store was asked about lists of destinations {} s ago: money calls with a target are refused\n",
+                age.as_secs()
+            ),
+        ),
         Readiness::Cluster(_) => text(
             StatusCode::SERVICE_UNAVAILABLE,
             "store: the store that instances share does not answer\n",

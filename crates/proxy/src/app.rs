@@ -258,8 +258,15 @@ impl App {
             None | Some(ClusterReadiness::Ready) => {}
             Some(not_ready) => return Readiness::Cluster(not_ready),
         }
-        if self.caps.as_ref().is_some_and(|caps| caps.is_starting()) {
-            return Readiness::Cluster(ClusterReadiness::Away);
+        if let Some(caps) = &self.caps {
+            if caps.is_starting() {
+                return Readiness::Cluster(ClusterReadiness::Away);
+            }
+            let now = self.clock.elapsed();
+            if caps.destinations.is_stale(now) {
+                let age = caps.destinations.age(now);
+                return Readiness::Cluster(ClusterReadiness::StaleLists { age });
+            }
         }
         let stalled = self.lifecycle.heartbeats.stalled();
         stalled.map_or(Readiness::Ready, Readiness::Stalled)

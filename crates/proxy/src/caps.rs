@@ -10,6 +10,7 @@ pub mod meters;
 pub mod spend_reports;
 pub mod thread;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,13 +42,20 @@ pub struct Caps {
     is_declared: AtomicBool,
     /// What rules in force in the store cover, as this process last saw it: a cap that the files have no more holds for a
     /// while.
-    in_store: ArcSwap<Vec<CappedCalls>>,
+    in_store: ArcSwap<CappedAccounts>,
     /// Whether a rule asks for approvals: of this configuration, or of the store.
     asks_approvals: AtomicBool,
     /// The spends of unknown outcome, as this process last saw them.
     unknown: ArcSwap<Vec<UnknownSpend>>,
     /// Where the calls' ends arrive; `None` once the thread has it.
     unread: Mutex<Option<SpendReportsEnd>>,
+}
+
+/// Calls that rules of the store cover, by sub-account: a call looks at its own, however many others there are.
+#[derive(Debug, Default)]
+pub struct CappedAccounts {
+    all: Vec<CappedCalls>,
+    own: HashMap<String, Vec<CappedCalls>>,
 }
 
 impl Caps {
@@ -80,7 +88,7 @@ impl Caps {
 
     /// The store has rules in force that cover these calls.
     fn learned(&self, capped: Vec<CappedCalls>) {
-        self.in_store.store(Arc::new(capped));
+        self.in_store.store(Arc::new(CappedAccounts::of(capped)));
         self.is_learned.store(true, Ordering::Release);
     }
 
@@ -92,8 +100,7 @@ impl Caps {
     /// Whether a cap that is enforced covers calls for a sub-account to an operation: one of the files, or one that the store
     /// still keeps. A call that it covers and that cannot be read exactly must be refused.
     pub fn covers(&self, generation: &Generation, account: &str, operation: &Operation) -> bool {
-        covers(generation, account, operation)
-            || is_capped(&self.in_store.load(), account, operation)
+        covers(generation, account, operation) || self.in_store.load().covers(account, operation)
     }
 
     /// The store has the rules.
@@ -140,25 +147,42 @@ fn covers(generation: &Generation, account: &str, operation: &Operation) -> bool
     caps.any(|cap| !cap.shadow && covers(cap))
 }
 
-/// Whether a rule of the store that is enforced covers calls for a sub-account to an operation. Rules do not name calls whose
-/// amount cannot be read: those are covered by a rule for all money that leaves.
-pub fn is_capped(in_store: &[CappedCalls], account: &str, operation: &Operation) -> bool {
-    let row = MoneyRow::of(operation);
-    let mut enforced = in_store.iter().filter(|capped| {
-        let is_account = match &capped.scope {
-            CapScope::All => true,
-            CapScope::Account(own) => own.as_str() == account,
-        };
-        is_account && !capped.shadow
-    });
-    enforced.any(|capped| match row {
-        Some(row) => row.counted_names().any(|name| capped.calls.contains(name)),
-        None => MONEY_ROWS
-            .iter()
-            .filter(|row| row.direction == MoneyDirection::Out && !row.is_within_institution())
-            .flat_map(MoneyRow::counted_names)
-            .all(|name| capped.calls.contains(name)),
-    })
+impl CappedAccounts {
+    /// Calls of all sub-accounts, of which those of shadow rules bind nothing.
+    pub fn of(capped: Vec<CappedCalls>) -> Self {
+        let mut by_account = Self::default();
+        for capped in capped.into_iter().filter(|capped| !capped.shadow) {
+            let of_scope = match &capped.scope {
+                CapScope::All => &mut by_account.all,
+                CapScope::Account(account) => {
+                    let account = account.as_str().to_owned();
+                    by_account.own.entry(account).or_default()
+                }
+            };
+            of_scope.push(capped);
+        }
+        by_account
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.own.is_empty()
+    }
+
+    /// Whether a rule that is enforced covers calls for a sub-account to an operation. Rules do not name calls whose amount
+    /// cannot be read: those are covered by a rule for all money that leaves.
+    pub fn covers(&self, account: &str, operation: &Operation) -> bool {
+        let row = MoneyRow::of(operation);
+        let own = self.own.get(account).into_iter().flatten();
+        let mut enforced = self.all.iter().chain(own);
+        enforced.any(|capped| match row {
+            Some(row) => row.counted_names().any(|name| capped.calls.contains(name)),
+            None => MONEY_ROWS
+                .iter()
+                .filter(|row| row.direction == MoneyDirection::Out && !row.is_within_institution())
+                .flat_map(MoneyRow::counted_names)
+                .all(|name| capped.calls.contains(name)),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -186,27 +210,22 @@ mod tests {
         let catalogue = Catalogue::standard();
         let operation = |name| catalogue.named(name).unwrap();
         let payout = operation("create_payout");
-        let own = [capped(acme(), false, &["create_payout"])];
-        assert!(is_capped(&own, "100", payout));
-        assert!(!is_capped(&own, "200", payout));
-        assert!(!is_capped(&own, "100", operation("refund_order")));
-        assert!(!is_capped(&own, "100", operation("mcp_call")));
-        let disguised = [capped(acme(), false, &["refund_order_v2/payout"])];
-        assert!(is_capped(&disguised, "100", operation("refund_order_v2")));
-        assert!(!is_capped(
-            &[capped(acme(), true, &["create_payout"])],
-            "100",
-            payout
-        ));
+        let in_store = |capped: CappedCalls| CappedAccounts::of(vec![capped]);
+        let own = in_store(capped(acme(), false, &["create_payout"]));
+        assert!(own.covers("100", payout));
+        assert!(!own.covers("200", payout));
+        assert!(!own.covers("100", operation("refund_order")));
+        assert!(!own.covers("100", operation("mcp_call")));
+        let disguised = in_store(capped(acme(), false, &["refund_order_v2/payout"]));
+        assert!(disguised.covers("100", operation("refund_order_v2")));
+        let shadow = in_store(capped(acme(), true, &["create_payout"]));
+        assert!(!shadow.covers("100", payout));
         let out = MONEY_ROWS
             .iter()
             .filter(|row| row.direction == MoneyDirection::Out);
         let out: Vec<&str> = out.flat_map(MoneyRow::counted_names).collect();
-        assert!(is_capped(
-            &[capped(CapScope::All, false, &out)],
-            "100",
-            operation("mcp_call")
-        ));
+        let all = in_store(capped(CapScope::All, false, &out));
+        assert!(all.covers("100", operation("mcp_call")));
     }
 
     #[test]

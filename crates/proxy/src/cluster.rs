@@ -160,6 +160,11 @@ pub enum ClusterReadiness {
         /// The store's clock less this machine's, in milliseconds.
         offset_ms: i64,
     },
+    /// The store was not asked lately whether it has other lists of destinations.
+    StaleLists {
+        /// How long ago it was.
+        age: Duration,
+    },
 }
 
 /// How long an instance stays ready while the store does not answer.

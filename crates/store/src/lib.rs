@@ -41,6 +41,7 @@ pub mod stored_text;
 pub mod error;
 pub mod settings;
 
+mod aside;
 pub mod breaker;
 pub mod check;
 pub mod engine;

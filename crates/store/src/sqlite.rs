@@ -34,6 +34,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
+use crate::aside::aside;
 use crate::error::StoreError;
 use crate::identity::StoreContact;
 use crate::instance::{
@@ -198,7 +199,7 @@ impl SqliteStore {
 
     async fn read_contact(&self) -> Result<Option<StoreContact>, StoreError> {
         let path = self.contact_file.clone();
-        blocking(move || {
+        aside(move || {
             let contact = StoreContact::read(&path);
             contact.map_err(|source| StoreError::file(&path, source))
         })
@@ -213,7 +214,7 @@ impl SqliteStore {
     async fn save_contact(&self) -> Result<(), StoreError> {
         let path = self.contact_file.clone();
         let (contact, writing) = (Arc::clone(&self.contact), Arc::clone(&self.writing));
-        blocking(move || {
+        aside(move || {
             let _alone = writing.lock();
             let newest = *contact.lock();
             let written = newest.map_or(Ok(()), |contact| contact.write(&path));
@@ -227,13 +228,6 @@ impl SqliteStore {
         call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
-        blocking(move || call(&mut file.lock())).await
+        aside(move || call(&mut file.lock())).await
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(call).await;
-    done.unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
 }

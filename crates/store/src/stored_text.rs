@@ -8,7 +8,8 @@ pub type Fingerprint = [u8; 16];
 /// A text that an engine can store and index: at most [`LONGEST_TEXT`] bytes, none of them zero.
 ///
 /// One text that is not would fail its whole batch, and so other parties' requests.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(not(test), derive(PartialEq, Eq, Hash, PartialOrd, Ord))]
 pub struct StoredText(String);
 
 /// The longest text that is stored, in bytes. GatePay's own numbers have 64 at most.
@@ -44,5 +45,61 @@ impl ToldText {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Comparisons of texts, counted for tests of this crate: work that compares all sub-accounts with all is then seen at once,
+/// whatever the machine. They are those that the derived code makes otherwise.
+#[cfg(test)]
+pub(crate) mod comparisons {
+    use std::cell::Cell;
+    use std::cmp::Ordering;
+    use std::hash::{Hash, Hasher};
+
+    use super::StoredText;
+
+    thread_local! {
+        static LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
+    }
+
+    /// Does work that may make as many comparisons on this thread. One more is a panic.
+    pub(crate) fn within<T>(most: u64, work: impl FnOnce() -> T) -> T {
+        LEFT.set(most);
+        let done = work();
+        LEFT.set(u64::MAX);
+        done
+    }
+
+    fn compared() {
+        let left = LEFT.get().checked_sub(1);
+        LEFT.set(left.expect("the work makes more comparisons than it may"));
+    }
+
+    impl PartialEq for StoredText {
+        fn eq(&self, other: &Self) -> bool {
+            compared();
+            self.0 == other.0
+        }
+    }
+
+    impl Eq for StoredText {}
+
+    impl Ord for StoredText {
+        fn cmp(&self, other: &Self) -> Ordering {
+            compared();
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl PartialOrd for StoredText {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl Hash for StoredText {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
     }
 }

@@ -9,6 +9,7 @@ use gatepay_tenancy::facts::time;
 use gatepay_tenancy::{PartyId, PartyRef, Registry};
 use http::StatusCode;
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use crate::admin::notification_view::{away, bad};
 use crate::admin::query_fields::query_fields;
@@ -115,10 +116,10 @@ struct UseEntry {
 /// Answers `GET /caps`.
 pub(super) async fn caps(app: &App, query: Option<&str>) -> AdminResponse {
     let list = list(app, query).await;
-    list.map_or_else(AdminFailure::answer, |list| json(StatusCode::OK, &list))
+    list.unwrap_or_else(AdminFailure::answer)
 }
 
-async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
+async fn list(app: &App, query: Option<&str>) -> Result<AdminResponse, AdminFailure> {
     let cluster = app.cluster.as_ref().ok_or(AdminFailure(
         StatusCode::CONFLICT,
         "proxy.toml has no [store], which caps need\n".into(),
@@ -139,11 +140,16 @@ async fn list(app: &App, query: Option<&str>) -> Result<CapList, AdminFailure> {
             store.cap_facts(of).await
         });
     let facts = facts.await.map_err(|error| away(&error))?;
-    let generation = app.generation.load();
-    Ok(CapList::new(
-        facts.report(account.as_ref()),
-        &generation.registry,
-    ))
+    let generation = app.generation.load_full();
+    // The report about every sub-account is long, and this thread also answers `/ready`.
+    let made = spawn_blocking(move || {
+        let report = facts.report(account.as_ref());
+        json(StatusCode::OK, &CapList::new(report, &generation.registry))
+    });
+    made.await.map_err(|_panicked| {
+        let text = "the report has failed: see the log\n";
+        AdminFailure(StatusCode::INTERNAL_SERVER_ERROR, text.into())
+    })
 }
 
 /// The sub-account of a party. An operator has none, and so no caps but those over all.

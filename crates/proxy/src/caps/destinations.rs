@@ -8,7 +8,7 @@
 pub mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -32,6 +32,8 @@ pub struct StoredDestinations {
     book: ArcSwapOption<DestinationBook>,
     /// When the store was last asked whether it has others, in nanoseconds of the clock's elapsed time.
     asked_at: AtomicU64,
+    /// Whether calls are refused because it was not asked lately.
+    refuses: AtomicBool,
 }
 
 /// How long the lists count after the store was asked about them: it is asked each second. A process that stood still, or whose
@@ -100,11 +102,35 @@ impl StoredDestinations {
     /// Notes that the store had no other lists at `asked`, in the clock's elapsed time.
     fn confirm(&self, asked: Duration) {
         self.asked_at.fetch_max(nanos(asked), Ordering::AcqRel);
+        if self.refuses.swap(false, Ordering::AcqRel) {
+            tracing::warn!(
+                "the store was asked about lists of destinations again: money calls are judged"
+            );
+        }
+    }
+
+    /// How long ago the store was asked, by the clock's elapsed time.
+    pub fn age(&self, now: Duration) -> Duration {
+        let asked_at = Duration::from_nanos(self.asked_at.load(Ordering::Acquire));
+        now.saturating_sub(asked_at)
+    }
+
+    /// Whether the lists that are known do not count any more, so that money calls with a target are refused.
+    ///
+    /// A sub-account without a list is refused too: any other instance may have declared its first one meanwhile, which holds
+    /// here within a second or two or not at all.
+    pub fn is_stale(&self, now: Duration) -> bool {
+        !self.is_recent(now)
+    }
+
+    /// Notes that a call was refused because the lists are not known or do not count. Returns whether it is the first one since
+    /// they did.
+    pub fn begins_to_refuse(&self) -> bool {
+        !self.refuses.swap(true, Ordering::AcqRel)
     }
 
     fn is_recent(&self, now: Duration) -> bool {
-        let asked_at = Duration::from_nanos(self.asked_at.load(Ordering::Acquire));
-        now <= asked_at + LISTS_COUNT
+        self.age(now) <= LISTS_COUNT
     }
 
     /// Whether the targets of a money call have to be read: its sub-account has a list, by the files or still by the store.

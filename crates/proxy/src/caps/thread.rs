@@ -19,6 +19,7 @@ use crate::cluster::store_calls::{LongReader, StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
+use crate::process::yielding::OffloadThreads;
 
 /// The interval at which the configuration in force is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -195,6 +196,7 @@ async fn declare(inputs: Arc<CapInputs>) {
         approvers,
         ..
     } = &*inputs;
+    let aside = OffloadThreads::with(1);
     let mut declared: Option<(Arc<Generation>, Duration)> = None;
     let mut number = 0;
     let mut learned: Option<Duration> = None;
@@ -217,7 +219,8 @@ async fn declare(inputs: Arc<CapInputs>) {
                 arrange(&inputs, &generation);
             }
             let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
-            let rules = declaration(&generation, now_ms, *approvers);
+            let (of, approvers) = (Arc::clone(&generation), *approvers);
+            let rules = aside.run(move || declaration(&of, now_ms, approvers)).await;
             number += 1;
             match put(caps, calls, (rules, number)).await {
                 Ok(()) => {
@@ -311,24 +314,34 @@ async fn watch_use(inputs: Arc<CapInputs>) {
         in_force,
         ..
     } = &*inputs;
+    let aside = OffloadThreads::with(1);
     sleep(AGE).await;
     loop {
-        show_used(caps, calls, &in_force()).await;
+        show_used((caps, calls), in_force(), &aside).await;
         sleep(USE).await;
     }
 }
 
-async fn show_used(caps: &Caps, calls: &StoreCalls, generation: &Generation) {
+/// The report is made on a thread of its own: this one asks about destinations and takes the ends of calls to the store.
+async fn show_used(
+    (caps, calls): (&Caps, &StoreCalls),
+    generation: Arc<Generation>,
+    aside: &OffloadThreads,
+) {
     let facts = calls.call_in_turn(LongReader::Institution, |store| async move {
         store.cap_facts(None).await
     });
     match facts.await {
         Ok(facts) => {
-            let tenants_of = |account: &str| {
-                let tenants = generation.registry.tenants_of(account);
-                tenants.map(|it| it.party.id.to_string()).collect()
+            let meters = caps.meters.clone();
+            let show = move || {
+                let tenants_of = |account: &str| {
+                    let tenants = generation.registry.tenants_of(account);
+                    tenants.map(|it| it.party.id.to_string()).collect()
+                };
+                meters.show_used(&facts.report(None), tenants_of);
             };
-            caps.meters.show_used(&facts.report(None), tenants_of);
+            aside.run(show).await;
         }
         Err(error) => tracing::debug!(%error, "the amounts that caps count are not looked at"),
     }

@@ -48,7 +48,7 @@ struct ClusterViewMeters {
 }
 
 /// The reasons of refusals that the store causes.
-const REASONS: [&str; 8] = [
+const REASONS: [&str; 9] = [
     "away",
     "replayed",
     "guarded",
@@ -57,6 +57,7 @@ const REASONS: [&str; 8] = [
     "body_less_write",
     "approval",
     "cap",
+    "lists",
 ];
 /// The calls to the store.
 const CALLS: [&str; 5] = ["admit", "beat", "join", "exchange", "take"];

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
 use crate::caps::destinations::{ConfiguredLists, DestinationVerdict, is_boundable};
-use crate::caps::{Caps, is_capped};
+use crate::caps::{CappedAccounts, Caps};
 use crate::cluster::halt_check::{HaltableCall, StopBeforeSending};
 use crate::cluster::local_halts::LocalHalts;
 use crate::cluster::{Cluster, StoreAway};
@@ -128,7 +128,18 @@ fn misdirected(
         DestinationVerdict::Allowed => Ok(None),
         DestinationVerdict::Refused(fault) => Ok(Some(fault)),
         DestinationVerdict::Unknown => {
-            cluster.refused("away");
+            if caps.destinations.is_unknown() {
+                cluster.refused("away");
+                return Err(Refusal::StoreUnavailable);
+            }
+            if caps.destinations.begins_to_refuse() {
+                let age = caps.destinations.age(gate.clock.elapsed());
+                tracing::error!(
+                    ?age,
+                    "the store was not asked about lists of destinations lately: money calls with a target are refused until it is"
+                );
+            }
+            cluster.refused("lists");
             Err(Refusal::StoreUnavailable)
         }
     }
@@ -207,13 +218,14 @@ async fn allow_unread(
     (gate, spent): (&AdmissionGate<'_>, Option<Fingerprint>),
     record: &mut RequestRecord,
 ) -> Result<(), Refusal> {
-    let asked = cluster
-        .calls()
-        .call(|store| async move { store.capped_calls().await });
+    let asked = cluster.calls().call(|store| async move {
+        let capped = store.capped_calls().await;
+        capped.map(CappedAccounts::of)
+    });
     let account = local.question.as_ref().map(|it| it.account.as_str());
     let operation = local.call().operation();
     let refusal = match timeout_at(until, asked).await {
-        Ok(Ok(capped)) if !is_capped(&capped, account.unwrap_or_default(), operation) => {
+        Ok(Ok(capped)) if !capped.covers(account.unwrap_or_default(), operation) => {
             return Ok(());
         }
         Ok(Ok(_)) => Refusal::InvalidBody(UNREAD.to_owned()),

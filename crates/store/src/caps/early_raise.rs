@@ -5,6 +5,7 @@
 //! and compared under the whole digest; its first digits are for people. Once another set of changes waits for a scope, the
 //! signatures of the one before are forgotten, also if that one comes back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use gatepay_core::exact_amount::ExactAmount;
@@ -45,30 +46,30 @@ pub struct RaiseChange {
 impl RuleBook {
     /// The changes that wait at a time, by scope.
     pub fn waiting_raises(&self, now_ms: u64) -> Vec<PendingRaise> {
-        let scopes = self.scopes().into_iter();
-        let waiting = scopes.filter_map(|scope| {
-            let rules = self.rules.iter().filter(|(name, _)| name.scope == *scope);
-            let changes = rules.filter_map(|(name, state)| RaiseChange::of(name, state, now_ms));
-            let changes: Vec<RaiseChange> = changes.collect();
-            (!changes.is_empty()).then(|| PendingRaise {
-                digest: RaiseDigest::of(&changes),
-                scope: scope.clone(),
-                changes,
-            })
+        // In one pass: there may be tens of thousands of scopes.
+        let mut by_scope: BTreeMap<&CapScope, Vec<RaiseChange>> = BTreeMap::new();
+        for (name, state) in &self.rules {
+            if let Some(change) = RaiseChange::of(name, state, now_ms) {
+                by_scope.entry(&name.scope).or_default().push(change);
+            }
+        }
+        let waiting = by_scope.into_iter().map(|(scope, changes)| PendingRaise {
+            digest: RaiseDigest::of(&changes),
+            scope: scope.clone(),
+            changes,
         });
         waiting.collect()
     }
 
     /// Has the changes of a scope hold now.
     pub(crate) fn raise_at_once(&mut self, scope: &CapScope, now_ms: u64) {
-        for (name, state) in &mut self.rules {
-            if name.scope != *scope {
-                continue;
+        for shadow in [false, true] {
+            for (_, state) in self.of_scope_mut(shadow, scope) {
+                if let Some((limit, _)) = state.raise.take() {
+                    state.limit = limit;
+                }
+                state.ends_ms = state.ends_ms.map(|ends_ms| ends_ms.min(now_ms));
             }
-            if let Some((limit, _)) = state.raise.take() {
-                state.limit = limit;
-            }
-            state.ends_ms = state.ends_ms.map(|ends_ms| ends_ms.min(now_ms));
         }
     }
 }

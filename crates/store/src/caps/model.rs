@@ -97,7 +97,7 @@ impl CapModel {
             let mut own = attempts.values().filter(|it| it.name == *name).peekable();
             own.peek()?;
             Some(OpenSpend {
-                account: name.account.clone(),
+                account: StoredText::parse(&name.account)?,
                 counted_as: name.counted_as.clone(),
                 currency: currency.clone(),
                 amount: spend.amount,
@@ -126,8 +126,8 @@ impl CapModel {
 
     fn forget_signatures(&mut self, now_ms: u64) {
         let waiting = self.book.waiting_raises(now_ms);
-        self.signatures
-            .retain(|(of, _), _| waiting.iter().any(|waiting| waiting.digest == *of));
+        let waiting: BTreeSet<RaiseDigest> = waiting.iter().map(|it| it.digest).collect();
+        self.signatures.retain(|(of, _), _| waiting.contains(of));
     }
 
     /// Takes an operator's approval of changes that wait, of `needed` different operators each.

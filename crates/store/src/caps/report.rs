@@ -31,7 +31,7 @@ pub struct CapFacts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSpend {
     /// The sub-account.
-    pub account: String,
+    pub account: StoredText,
     /// The name under which the call is counted.
     pub counted_as: String,
     /// The currency.
@@ -132,6 +132,13 @@ impl NeededSums {
         }
         needed
     }
+
+    /// The time from which on spends count in any window. After a change of the time zone a day is longer than any other window.
+    pub fn from_ms(&self) -> u64 {
+        let first = SliceGrain::ALL.into_iter().zip(self.first);
+        let first = first.map(|(grain, first)| first.saturating_mul(grain.slice_ms()));
+        first.min().unwrap_or_default()
+    }
 }
 
 /// One call, as limits on their number count it.
@@ -143,11 +150,12 @@ impl CapFacts {
         let rules = self.book.rules.iter();
         let shown = rules
             .filter(|(name, state)| is_shown(&name.scope, of) && state.is_in_force(self.now_ms));
+        let index = FactIndex::of(self);
         let caps = shown.map(|(name, state)| CapState {
             name: name.clone(),
             state: *state,
             limit: state.limit_at(self.now_ms),
-            uses: self.uses(name, state.limit_at(self.now_ms)),
+            uses: self.uses(name, state.limit_at(self.now_ms), &index),
         });
         let waiting = signed_raises(&self.book, &self.signers, self.now_ms).into_iter();
         let waiting = waiting.filter(|(waiting, _)| is_shown(&waiting.scope, of));
@@ -159,14 +167,14 @@ impl CapFacts {
         }
     }
 
-    fn uses(&self, name: &CapRuleName, limit: ExactAmount) -> Vec<CapUse> {
+    fn uses(&self, name: &CapRuleName, limit: ExactAmount, index: &FactIndex<'_>) -> Vec<CapUse> {
         let midnights = &self.book.midnights;
         let Some(window) = CapWindow::of(name.measure, self.now_ms, midnights) else {
             return Vec::new();
         };
         let currencies = match &name.currency {
             Some(own) => BTreeSet::from([own]),
-            None => self.other_currencies(name, &window),
+            None => index.other_currencies(name, &window),
         };
         let uses = currencies.into_iter().map(|currency| {
             let sum = self.sum(name, currency, &window);
@@ -177,12 +185,10 @@ impl CapFacts {
                 sum.units
             };
             let open = |is_unknown: bool| -> u128 {
-                let open = self.open.iter().filter(|spend| {
+                let open = index.open_in(&name.scope, currency).iter().filter(|spend| {
                     spend.is_unknown == is_unknown
-                        && spend.currency == *currency
                         && name.calls.contains(&spend.counted_as)
                         && window.covers(spend.at_ms)
-                        && is_of(&name.scope, &spend.account)
                 });
                 let units = open.map(|spend| {
                     if counts_calls {
@@ -210,16 +216,6 @@ impl CapFacts {
         uses.collect()
     }
 
-    /// The currencies that a cap for all other ones counts.
-    fn other_currencies(&self, name: &CapRuleName, window: &CapWindow) -> BTreeSet<&CurrencyCode> {
-        let cells = self.meters.iter().filter(|(cell, sum)| {
-            is_in(cell, name, window)
-                && sum.calls > 0
-                && name.covers(&cell.counted_as, &cell.currency)
-        });
-        cells.map(|(cell, _)| &cell.currency).collect()
-    }
-
     fn sum(&self, name: &CapRuleName, currency: &CurrencyCode, window: &CapWindow) -> MeterSum {
         let mut total = MeterSum::default();
         for call in &name.calls {
@@ -239,6 +235,66 @@ impl CapFacts {
             }
         }
         total
+    }
+}
+
+/// The facts by what a rule looks for: neither the sums nor the open spends of all sub-accounts are gone through for the rules
+/// of each.
+struct FactIndex<'a> {
+    /// The sums by scope and name of calls.
+    cells: BTreeMap<(&'a CapScope, &'a str), Vec<(&'a MeterCell, &'a MeterSum)>>,
+    /// The open spends by sub-account and currency; of all together under no sub-account.
+    open: BTreeMap<(Option<&'a StoredText>, &'a CurrencyCode), Vec<&'a OpenSpend>>,
+}
+
+impl<'a> FactIndex<'a> {
+    fn of(facts: &'a CapFacts) -> Self {
+        let mut index = Self {
+            cells: BTreeMap::new(),
+            open: BTreeMap::new(),
+        };
+        for (cell, sum) in &facts.meters {
+            let place = (&cell.scope, cell.counted_as.as_str());
+            index.cells.entry(place).or_default().push((cell, sum));
+        }
+        for spend in &facts.open {
+            for scope in [None, Some(&spend.account)] {
+                let place = (scope, &spend.currency);
+                index.open.entry(place).or_default().push(spend);
+            }
+        }
+        index
+    }
+
+    /// The currencies that a cap for all other ones counts.
+    fn other_currencies(
+        &self,
+        name: &CapRuleName,
+        window: &CapWindow,
+    ) -> BTreeSet<&'a CurrencyCode> {
+        let own = name.calls.iter();
+        let own = own.filter_map(|call| self.cells.get(&(&name.scope, call.as_str())));
+        let cells = own.flatten().filter(|(cell, sum)| {
+            cell.grain == window.grain
+                && cell.slice >= window.first
+                && sum.calls > 0
+                && name.covers(&cell.counted_as, &cell.currency)
+        });
+        cells.map(|(cell, _)| &cell.currency).collect()
+    }
+
+    /// The open spends in a currency that a scope sums over.
+    fn open_in<'b>(
+        &'b self,
+        scope: &'b CapScope,
+        currency: &'b CurrencyCode,
+    ) -> &'b [&'a OpenSpend] {
+        let account = match scope {
+            CapScope::All => None,
+            CapScope::Account(account) => Some(account),
+        };
+        let open = self.open.get(&(account, currency));
+        open.map_or(&[], Vec::as_slice)
     }
 }
 
@@ -265,10 +321,13 @@ pub(crate) fn signed_raises(
     signers: &[(RaiseDigest, StoredText)],
     now_ms: u64,
 ) -> Vec<(PendingRaise, Vec<StoredText>)> {
+    let mut by_digest: BTreeMap<RaiseDigest, Vec<StoredText>> = BTreeMap::new();
+    for (of, by) in signers {
+        by_digest.entry(*of).or_default().push(by.clone());
+    }
     let waiting = book.waiting_raises(now_ms).into_iter();
     let waiting = waiting.map(|waiting| {
-        let signers = signers.iter().filter(|(of, _)| *of == waiting.digest);
-        let signers = signers.map(|(_, by)| by.clone()).collect();
+        let signers = by_digest.remove(&waiting.digest).unwrap_or_default();
         (waiting, signers)
     });
     waiting.collect()
@@ -282,20 +341,108 @@ fn is_shown(scope: &CapScope, of: Option<&StoredText>) -> bool {
     }
 }
 
-fn is_in(cell: &MeterCell, name: &CapRuleName, window: &CapWindow) -> bool {
-    cell.scope == name.scope
-        && cell.grain == window.grain
-        && cell.slice >= window.first
-        && name.calls.contains(&cell.counted_as)
-}
-
-fn is_of(scope: &CapScope, account: &str) -> bool {
-    match scope {
-        CapScope::All => true,
-        CapScope::Account(own) => own.as_str() == account,
-    }
-}
-
 fn amount(units: u128) -> ExactAmount {
     ExactAmount::from_units(units).unwrap_or(ExactAmount::MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caps::rule::{CapDeclaration, CapRule};
+    use crate::stored_text::comparisons;
+
+    const NOW_MS: u64 = 1_767_225_600_000;
+    const SCOPES: u64 = 10_000;
+
+    fn rule(account: &StoredText, currency: Option<&str>, limit: u128) -> CapRule {
+        CapRule {
+            name: CapRuleName {
+                shadow: false,
+                scope: CapScope::of_account(account),
+                measure: CapMeasure::PerHour,
+                currency: currency.and_then(CurrencyCode::parse),
+                calls: BTreeSet::from(["create_payout".to_owned()]),
+                exempt: BTreeSet::new(),
+            },
+            limit: amount(limit * ONE),
+        }
+    }
+
+    /// As many sub-accounts, of which each has two caps, a raise that waits, a sum and a call of unknown outcome.
+    fn crowd(scopes: u64) -> CapFacts {
+        let accounts = (0..scopes).map(|number| StoredText::parse(&number.to_string()));
+        let accounts: Vec<StoredText> = accounts.map(Option::unwrap).collect();
+        let declare = |limit| CapDeclaration {
+            rules: accounts
+                .iter()
+                .flat_map(|account| [rule(account, Some("USDT"), limit), rule(account, None, 5)])
+                .collect(),
+            raise_after_ms: 1_000,
+            ..CapDeclaration::default()
+        };
+        let mut facts = CapFacts {
+            now_ms: NOW_MS,
+            ..CapFacts::default()
+        };
+        facts.book.declare(&declare(1), NOW_MS);
+        facts.book.declare(&declare(2), NOW_MS);
+        let currency = CurrencyCode::parse("BTC").unwrap();
+        let window = CapWindow::of(CapMeasure::PerHour, NOW_MS, &[]).unwrap();
+        for account in accounts {
+            let cell = MeterCell {
+                scope: CapScope::of_account(&account),
+                counted_as: "create_payout".to_owned(),
+                currency: currency.clone(),
+                grain: window.grain,
+                slice: window.first,
+            };
+            let mut sum = MeterSum::default();
+            sum.add(window.first, 3 * ONE, 1);
+            facts.meters.insert(cell, sum);
+            facts.open.push(OpenSpend {
+                account,
+                counted_as: "create_payout".to_owned(),
+                currency: currency.clone(),
+                amount: amount(3 * ONE),
+                at_ms: NOW_MS,
+                is_unknown: true,
+            });
+        }
+        facts
+    }
+
+    #[test]
+    fn a_report_about_ten_thousand_sub_accounts_compares_each_with_few_others() {
+        let mut facts = crowd(SCOPES);
+        // Some for each place in an index, in steps of its logarithm: all with all would be two hundred millions.
+        let most = SCOPES * 500;
+        let by = StoredText::parse("alice").unwrap();
+        let waiting = comparisons::within(most, || facts.book.waiting_raises(NOW_MS));
+        let signers = waiting.into_iter().map(|it| (it.digest, by.clone()));
+        facts.signers = signers.collect();
+        let report = comparisons::within(most, || facts.report(None));
+        assert_eq!(report.caps.len(), 20_000);
+        assert_eq!(report.waiting.len(), 10_000);
+        assert!(report.waiting.iter().all(|(_, by)| by.len() == 1));
+        let other = |state: &&CapState| state.name.currency.is_none();
+        for state in report.caps.iter().filter(other) {
+            let [used] = &state.uses[..] else {
+                panic!("{:?}", state.uses);
+            };
+            assert_eq!(
+                (used.counted, used.unknown),
+                (amount(3 * ONE), amount(3 * ONE))
+            );
+        }
+    }
+
+    #[test]
+    fn an_early_raise_of_one_sub_account_looks_at_no_rules_of_others() {
+        let mut facts = crowd(SCOPES);
+        let scope = CapScope::of_account(&StoredText::parse("77").unwrap());
+        comparisons::within(500, || facts.book.raise_at_once(&scope, NOW_MS));
+        let waiting = facts.book.waiting_raises(NOW_MS);
+        assert_eq!(waiting.len(), 9_999);
+        assert!(waiting.iter().all(|waiting| waiting.scope != scope));
+    }
 }

@@ -281,6 +281,18 @@ fn exempt(real: &[CapRuleName], scope: &CapScope, calls: &BTreeSet<String>) -> B
 }
 
 impl CapRuleName {
+    /// A name that none of a scope is before.
+    pub(super) fn first_of(shadow: bool, scope: &CapScope) -> Self {
+        Self {
+            shadow,
+            scope: scope.clone(),
+            measure: CapMeasure::ALL[0],
+            currency: None,
+            calls: BTreeSet::new(),
+            exempt: BTreeSet::new(),
+        }
+    }
+
     /// Whether the rule is about calls in a currency, whoever makes them.
     pub fn covers(&self, call: &str, currency: &CurrencyCode) -> bool {
         let is_exempt = || {

@@ -115,11 +115,6 @@ impl RuleBook {
         capped.into_iter().collect()
     }
 
-    /// The scopes that rules sum over.
-    pub fn scopes(&self) -> BTreeSet<&CapScope> {
-        self.rules.keys().map(|name| &name.scope).collect()
-    }
-
     /// Whether any rule sums over all parties.
     pub fn sums_over_all(&self) -> bool {
         let shadows = [false, true].into_iter();
@@ -133,15 +128,17 @@ impl RuleBook {
         shadow: bool,
         scope: &CapScope,
     ) -> impl Iterator<Item = (&CapRuleName, &RuleState)> {
-        let first = CapRuleName {
-            shadow,
-            scope: scope.clone(),
-            measure: CapMeasure::ALL[0],
-            currency: None,
-            calls: BTreeSet::new(),
-            exempt: BTreeSet::new(),
-        };
-        let rules = self.rules.range(first..);
+        let rules = self.rules.range(CapRuleName::first_of(shadow, scope)..);
+        rules.take_while(move |(name, _)| name.shadow == shadow && name.scope == *scope)
+    }
+
+    /// The same, to change their states.
+    pub(super) fn of_scope_mut(
+        &mut self,
+        shadow: bool,
+        scope: &CapScope,
+    ) -> impl Iterator<Item = (&CapRuleName, &mut RuleState)> {
+        let rules = self.rules.range_mut(CapRuleName::first_of(shadow, scope)..);
         rules.take_while(move |(name, _)| name.shadow == shadow && name.scope == *scope)
     }
 

@@ -9,12 +9,13 @@ use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::admit::cell;
+use crate::aside::aside;
 use crate::caps::early_raise::PendingRaise;
 use crate::caps::judge::{MeterCell, MeterSum};
 use crate::caps::report::{CapFacts, MOST_OTHER_SUMS, NeededSums, OpenSpend, signed_raises};
 use crate::caps::rule::{CapMeasure, CapRuleName, CapScope};
 use crate::caps::rule_book::{RaiseDelay, RuleBook, RuleState};
-use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
+use crate::caps::window::SliceGrain;
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
@@ -59,19 +60,21 @@ impl PostgresStore {
     pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
         let now_ms = self.cap_now().await?;
         let book = self.rule_book().await?;
-        let needed = NeededSums::of(&book, of.as_ref(), now_ms);
+        let account = of.clone();
+        let (needed, book) =
+            aside(move || Ok((NeededSums::of(&book, account.as_ref(), now_ms), book))).await?;
         let meters = self.meters(&needed).await?;
         // Calls for every sub-account count in caps over all.
         let sums_over_all = book.sums_over_all();
         let account = of.as_ref().filter(|_| !sums_over_all);
         let account = account.map_or("", StoredText::as_str);
-        let from = now_ms.saturating_sub(LONGEST_WINDOW_MS).cast_signed();
+        let from = needed.from_ms().cast_signed();
         let open = self.long_call(OPEN, &[&from, &account]).await?;
         Ok(CapFacts {
             now_ms,
             book,
             meters,
-            open: open.iter().map(open_spend).collect::<Result<_, _>>()?,
+            open: aside(move || open.iter().map(open_spend).collect()).await?,
             signers: self.raise_signers(now_ms).await?,
         })
     }
@@ -96,7 +99,7 @@ impl PostgresStore {
         let most = i64::from(MOST_OTHER_SUMS);
         let asked: [&(dyn ToSql + Sync); 5] = [&scopes, &calls, &hours, &days, &most];
         let others = self.long_call(OTHERS, &asked).await?;
-        named.iter().chain(&others).map(meter).collect()
+        aside(move || named.iter().chain(&others).map(meter).collect()).await
     }
 
     /// The changes of caps that wait, with the operators that have approved them.
@@ -106,7 +109,7 @@ impl PostgresStore {
         let now_ms = self.cap_now().await?;
         let book = self.rule_book().await?;
         let signers = self.raise_signers(now_ms).await?;
-        Ok(signed_raises(&book, &signers, now_ms))
+        aside(move || Ok(signed_raises(&book, &signers, now_ms))).await
     }
 
     /// The time by which caps are judged.
@@ -126,7 +129,7 @@ impl PostgresStore {
             Ok::<_, StoreError>(RaiseDelay { ms, shorter })
         });
         Ok(RuleBook {
-            rules: rules.iter().map(rule).collect::<Result<_, _>>()?,
+            rules: aside(move || rules.iter().map(rule).collect()).await?,
             midnights: midnights.collect::<Result<_, _>>()?,
             delay: delay.transpose()?,
         })
@@ -180,7 +183,7 @@ fn meter(row: &Row) -> Result<(MeterCell, MeterSum), StoreError> {
 fn open_spend(row: &Row) -> Result<OpenSpend, StoreError> {
     let currency: String = cell(row, "currency")?;
     Ok(OpenSpend {
-        account: cell(row, "account")?,
+        account: StoredText::parse(&cell::<String>(row, "account")?).ok_or_else(unreadable)?,
         counted_as: cell(row, "counted_as")?,
         currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
         amount: amount(&cell::<String>(row, "amount")?)?,

@@ -3,6 +3,7 @@
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use super::approvals::order;
+use crate::aside::aside;
 use crate::caps::approval::{APPROVAL_MS, ApprovalOrder};
 use crate::caps::early_raise::RaiseDigest;
 use crate::caps::rule::CapRuleName;
@@ -22,8 +23,11 @@ impl PostgresStore {
         needed: usize,
     ) -> Result<ApprovalOrder, StoreError> {
         let (now_ms, book) = (self.cap_now().await?, self.rule_book().await?);
-        let mut waiting = book.waiting_raises(now_ms).into_iter();
-        let Some(waiting) = waiting.find(|waiting| waiting.digest == digest) else {
+        let waiting = aside(move || {
+            let mut waiting = book.waiting_raises(now_ms).into_iter();
+            Ok(waiting.find(|waiting| waiting.digest == digest))
+        });
+        let Some(waiting) = waiting.await? else {
             return Ok(ApprovalOrder::NotFound);
         };
         let changes = &waiting.changes;

@@ -5,6 +5,7 @@ use gatepay_core::notification::StatedAmount;
 use super::PostgresStore;
 use super::admit::{cell, millis};
 use crate::admission::StoredText;
+use crate::aside::aside;
 use crate::caps::rule::{CapDeclaration, CapRuleName, CapScope, CappedCalls};
 use crate::caps::spend::{AttemptResult, NO_KEY, SettledAttempt, SettledObject, UnknownSpend};
 use crate::error::StoreError;
@@ -110,16 +111,7 @@ impl PostgresStore {
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
         let rows = self.long_call(CAPPED, &[]).await?;
-        let capped = rows.iter().map(|row| {
-            let (scope, calls): (String, String) = (cell(row, "o_scope")?, cell(row, "o_calls")?);
-            let scope = CapScope::of(&scope);
-            Ok(CappedCalls {
-                shadow: cell(row, "o_shadow")?,
-                scope: scope.ok_or_else(|| StoreError::Unexpected("scope of a cap".to_owned()))?,
-                calls: CapRuleName::calls_of(&calls),
-            })
-        });
-        capped.collect()
+        aside(move || rows.iter().map(capped).collect()).await
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {
@@ -146,6 +138,16 @@ impl PostgresStore {
         });
         spends.collect()
     }
+}
+
+fn capped(row: &tokio_postgres::Row) -> Result<CappedCalls, StoreError> {
+    let (scope, calls): (String, String) = (cell(row, "o_scope")?, cell(row, "o_calls")?);
+    let scope = CapScope::of(&scope);
+    Ok(CappedCalls {
+        shadow: cell(row, "o_shadow")?,
+        scope: scope.ok_or_else(|| StoreError::Unexpected("scope of a cap".to_owned()))?,
+        calls: CapRuleName::calls_of(&calls),
+    })
 }
 
 /// The currencies of stated amounts, of which an empty one is any, and the amounts.

@@ -1,6 +1,7 @@
 //! Money caps in the file: rules, settlements, and what is still unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
@@ -9,6 +10,7 @@ use super::approvals::take_approvers;
 use super::file::{StoreFile, committed, to_sql};
 use super::spend_tables::{self, SpendFile, name, unreadable, write_book};
 use super::{SqliteStore, usage_tables};
+use crate::aside::aside;
 use crate::caps::approval::{APPROVAL_KEPT_MS, APPROVAL_MS, ApprovalOrder};
 use crate::caps::approver_rule::ApproverRule;
 use crate::caps::early_raise::{PendingRaise, RaiseDigest};
@@ -20,7 +22,7 @@ use crate::caps::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
     UnknownSpend,
 };
-use crate::caps::window::{LONGEST_WINDOW_MS, SliceGrain};
+use crate::caps::window::SliceGrain;
 use crate::error::StoreError;
 use crate::stored_text::StoredText;
 
@@ -70,17 +72,23 @@ impl SqliteStore {
         &self,
     ) -> Result<Vec<(PendingRaise, Vec<StoredText>)>, StoreError> {
         let (now_ms, book, signers) = self.run(StoreFile::rules_and_signers).await?;
-        Ok(signed_raises(&book, &signers, now_ms))
+        aside(move || Ok(signed_raises(&book, &signers, now_ms))).await
     }
 
     /// Reads in small parts, between which calls are admitted.
     pub(crate) async fn cap_facts(&self, of: Option<StoredText>) -> Result<CapFacts, StoreError> {
         let (now_ms, book, signers) = self.run(StoreFile::rules_and_signers).await?;
+        let work = move || {
+            let needed = NeededSums::of(&book, of.as_ref(), now_ms);
+            Ok((needed, RuleBook::clone(&book)))
+        };
+        let (needed, book) = aside(work).await?;
+        let from_ms = needed.from_ms();
         let NeededSums {
             named,
             others,
             first,
-        } = NeededSums::of(&book, of.as_ref(), now_ms);
+        } = needed;
         let mut meters = BTreeMap::new();
         let mut named = named.into_iter().peekable();
         while named.peek().is_some() {
@@ -99,7 +107,6 @@ impl SqliteStore {
             };
             meters.extend(self.run(read).await?);
         }
-        let from_ms = now_ms.saturating_sub(LONGEST_WINDOW_MS);
         let open = self
             .run(move |file| spend_tables::open_spends(file.connection(), from_ms))
             .await?;
@@ -209,11 +216,11 @@ impl StoreFile {
     #[expect(clippy::type_complexity, reason = "one caller takes it apart")]
     fn rules_and_signers(
         &mut self,
-    ) -> Result<(u64, RuleBook, Vec<(RaiseDigest, StoredText)>), StoreError> {
+    ) -> Result<(u64, Arc<RuleBook>, Vec<(RaiseDigest, StoredText)>), StoreError> {
         let now_ms = self.now()?;
         let book = self.rules_of_caps()?;
         let signers = signers(self.connection(), now_ms)?;
-        Ok((now_ms, RuleBook::clone(&book), signers))
+        Ok((now_ms, book, signers))
     }
 
     fn age_spends(&mut self) -> Result<(), StoreError> {
@@ -261,12 +268,16 @@ fn forget_signatures(
     book: &RuleBook,
     now_ms: u64,
 ) -> Result<(), StoreError> {
+    let signers = signers(connection, now_ms)?;
+    if signers.is_empty() {
+        return Ok(());
+    }
     let waiting: BTreeSet<RaiseDigest> = book
         .waiting_raises(now_ms)
         .iter()
         .map(|waiting| waiting.digest)
         .collect();
-    for (digest, _) in signers(connection, now_ms)? {
+    for (digest, _) in signers {
         if !waiting.contains(&digest) {
             let forget = "DELETE FROM cap_raise_signature WHERE changes = ?1";
             connection.execute(forget, [digest.bytes()])?;

@@ -256,7 +256,7 @@ pub(super) fn open_spends(
     while let Some(row) = rows.next()? {
         let currency: String = row.get(2)?;
         open.push(OpenSpend {
-            account: row.get(0)?,
+            account: StoredText::parse(&row.get::<_, String>(0)?).ok_or_else(unreadable)?,
             counted_as: row.get(1)?,
             currency: CurrencyCode::parse(&currency).ok_or_else(unreadable)?,
             amount: amount(&row.get::<_, String>(3)?)?,

@@ -241,6 +241,24 @@ fn lists_that_the_store_was_not_asked_about_lately_allow_nothing() {
     assert_eq!(at(10), DestinationVerdict::Allowed);
     // A process that stood still for half a minute: another instance may have removed the destination.
     assert_eq!(at(30), DestinationVerdict::Unknown);
+    assert!(lists.is_stale(Duration::from_secs(30)));
+    assert!(lists.begins_to_refuse() && !lists.begins_to_refuse());
     lists.confirm(Duration::from_secs(30));
     assert_eq!(at(31), DestinationVerdict::Allowed);
+    assert!(!lists.is_stale(Duration::from_secs(31)));
+    assert!(lists.begins_to_refuse(), "the next time is told too");
+}
+
+#[test]
+fn a_sub_account_without_a_list_is_refused_while_another_instance_may_have_declared_its_first_one()
+{
+    let none = tenant(None);
+    let lists = StoredDestinations::default();
+    lists.know(DestinationBook::default(), Duration::ZERO);
+    let at = |seconds| {
+        let now = (NOW_MS, Duration::from_secs(seconds));
+        lists.verdict(&lists_of(&none, 0), Some(&Ok(stated(&["1"]))), now)
+    };
+    assert_eq!(at(10), DestinationVerdict::Allowed);
+    assert_eq!(at(11), DestinationVerdict::Unknown);
 }
