@@ -172,6 +172,18 @@ BEGIN
 END
 $$;
 
+-- The same of a sub-account and of all together, from the index, however many others there are.
+CREATE FUNCTION capped_calls_of_v1(c_account text) RETURNS TABLE (o_shadow boolean, o_scope text, o_calls text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
+DECLARE
+    now bigint := now_ms();
+    own_scope text := cap_scope(c_account);
+BEGIN
+    RETURN QUERY SELECT DISTINCT c.shadow, c.scope, c.calls FROM cap_rule AS c
+    WHERE c.scope IN ('', own_scope) AND (c.ends IS NULL OR c.ends > now);
+END
+$$;
+
 -- Puts the rules of all instances' configurations in force, after this instance has declared its own: lower ones at once,
 -- higher ones after the longest `raise_ms`. Admissions stop only while rules change, and not at all if the rules in force are
 -- these already. Nothing is changed by an older declaration that comes late, even if the instance was taken for dead meanwhile,

@@ -454,6 +454,11 @@ impl CapTrial<'_> {
         let mut capped = self.engine.runtime.block_on(capped).unwrap();
         capped.sort();
         assert_eq!(capped, self.model.capped_calls(self.now_ms));
+        let own = account(PARTIES[0]);
+        let capped = self.engine.stores[0].capped_calls_of(&own);
+        let mut capped = self.engine.runtime.block_on(capped).unwrap();
+        capped.sort();
+        assert_eq!(capped, self.model.capped_calls_of(&own, self.now_ms));
         let asked = (self.number.is_multiple_of(2)).then(|| account(PARTIES[0]));
         let facts = self.engine.stores[0].cap_facts(asked.clone());
         let told = self

@@ -218,16 +218,16 @@ async fn allow_unread(
     (gate, spent): (&AdmissionGate<'_>, Option<Fingerprint>),
     record: &mut RequestRecord,
 ) -> Result<(), Refusal> {
-    let asked = cluster.calls().call(|store| async move {
-        let capped = store.capped_calls().await;
+    let account = local.question.as_ref().map(|it| it.account.as_str());
+    let account = account.unwrap_or_default();
+    let of = StoredText::parse(account).ok_or(Refusal::StoreUnavailable)?;
+    let asked = cluster.calls().call(move |store| async move {
+        let capped = store.capped_calls_of(&of).await;
         capped.map(CappedAccounts::of)
     });
-    let account = local.question.as_ref().map(|it| it.account.as_str());
     let operation = local.call().operation();
     let refusal = match timeout_at(until, asked).await {
-        Ok(Ok(capped)) if !capped.covers(account.unwrap_or_default(), operation) => {
-            return Ok(());
-        }
+        Ok(Ok(capped)) if !capped.covers(account, operation) => return Ok(()),
         Ok(Ok(_)) => Refusal::InvalidBody(UNREAD.to_owned()),
         _ => Refusal::StoreUnavailable,
     };

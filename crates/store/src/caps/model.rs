@@ -164,6 +164,12 @@ impl CapModel {
         self.book.capped_calls(now_ms)
     }
 
+    /// Those of a sub-account and of all together.
+    pub fn capped_calls_of(&self, account: &StoredText, now_ms: u64) -> Vec<CappedCalls> {
+        let scope = CapScope::of_account(account);
+        self.book.capped_calls_of(&scope, now_ms)
+    }
+
     /// Reserves what a call spends, if every rule holds.
     pub fn reserve(&mut self, now_ms: u64, call: SpendingCall<'_>) -> SpendJudgement {
         let mut demand = call.demand.clone();

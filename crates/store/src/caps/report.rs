@@ -437,6 +437,16 @@ mod tests {
     }
 
     #[test]
+    fn the_calls_that_rules_of_one_sub_account_cover_are_found_without_a_look_at_others() {
+        let facts = crowd(SCOPES);
+        let scope = CapScope::of_account(&StoredText::parse("77").unwrap());
+        let find = || facts.book.capped_calls_of(&scope, NOW_MS);
+        let capped = comparisons::within(500, find);
+        assert_eq!(capped.len(), 1, "{capped:?}");
+        assert_eq!(capped[0].scope, scope);
+    }
+
+    #[test]
     fn an_early_raise_of_one_sub_account_looks_at_no_rules_of_others() {
         let mut facts = crowd(SCOPES);
         let scope = CapScope::of_account(&StoredText::parse("77").unwrap());

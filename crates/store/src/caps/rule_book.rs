@@ -103,8 +103,19 @@ impl RuleBook {
 
     /// The calls that rules in force cover, each once.
     pub fn capped_calls(&self, now_ms: u64) -> Vec<CappedCalls> {
-        let in_force = self.rules.iter();
-        let in_force = in_force.filter(|(_, state)| state.is_in_force(now_ms));
+        Self::capped(self.rules.iter(), now_ms)
+    }
+
+    /// Those of a scope and of all parties together, without a look at the rules of others.
+    pub fn capped_calls_of(&self, scope: &CapScope, now_ms: u64) -> Vec<CappedCalls> {
+        Self::capped(self.binding(scope), now_ms)
+    }
+
+    fn capped<'a>(
+        rules: impl Iterator<Item = (&'a CapRuleName, &'a RuleState)>,
+        now_ms: u64,
+    ) -> Vec<CappedCalls> {
+        let in_force = rules.filter(|(_, state)| state.is_in_force(now_ms));
         let capped: BTreeSet<CappedCalls> = in_force
             .map(|(name, _)| CappedCalls {
                 shadow: name.shadow,
@@ -156,12 +167,17 @@ impl RuleBook {
         (call, currency): (&str, &CurrencyCode),
         now_ms: u64,
     ) -> impl Iterator<Item = (&CapRuleName, &RuleState)> {
+        let rules = self.binding(scope);
+        rules.filter(move |(name, state)| state.is_in_force(now_ms) && name.covers(call, currency))
+    }
+
+    /// The rules of all parties together and of a scope, in their order.
+    fn binding(&self, scope: &CapScope) -> impl Iterator<Item = (&CapRuleName, &RuleState)> {
         let shadows = [false, true].into_iter();
-        let rules = shadows.flat_map(move |shadow| {
+        shadows.flat_map(move |shadow| {
             let all = self.of_scope(shadow, &CapScope::All);
             all.chain(self.of_scope(shadow, scope))
-        });
-        rules.filter(move |(name, state)| state.is_in_force(now_ms) && name.covers(call, currency))
+        })
     }
 }
 

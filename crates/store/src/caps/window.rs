@@ -26,8 +26,6 @@ pub struct CapWindow {
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
-/// The longest window of any rule, in milliseconds.
-pub const LONGEST_WINDOW_MS: u64 = LONGEST_DAY_MS;
 /// The shortest day of a time zone: when clocks are put forward by an hour.
 pub(super) const SHORTEST_DAY_MS: u64 = 23 * HOUR_MS;
 /// The longest day of a time zone: when clocks are put back by an hour. It is used if no midnight is known.

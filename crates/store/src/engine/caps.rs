@@ -77,6 +77,17 @@ impl Store {
         }
     }
 
+    /// Those of a sub-account and of all together. A call waits for this, so that it reads the rules of no other sub-account.
+    pub async fn capped_calls_of(
+        &self,
+        account: &StoredText,
+    ) -> Result<Vec<CappedCalls>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.capped_calls_of(account).await,
+            Self::Sqlite(store) => store.capped_calls_of(account).await,
+        }
+    }
+
     /// Tells what became of admitted calls with a [demand](crate::admission::AdmissionRow::spend). Repeating it changes
     /// nothing; after an error it must be repeated, or the calls count for ever.
     pub async fn settle_attempts(&self, settled: &[SettledAttempt]) -> Result<(), StoreError> {

@@ -17,6 +17,7 @@ const SETTLE_ATTEMPTS: &str = "SELECT gatepay.settle_attempts_v1($1, $2)";
 const SETTLE_OBJECT: &str =
     "SELECT gatepay.settle_object_v1($1, $2, $3, $4, $5, $6, $7, $8) AS released";
 const CAPPED: &str = "SELECT * FROM gatepay.capped_calls_v1()";
+const CAPPED_OF: &str = "SELECT * FROM gatepay.capped_calls_of_v1($1)";
 const AGE: &str = "SELECT gatepay.age_spends_v1()";
 /// The newest of each party first, then the second newest of each.
 const UNKNOWN: &str = "SELECT u.party, u.account, u.counted_as, u.key, u.since
@@ -112,6 +113,15 @@ impl PostgresStore {
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
         let rows = self.long_call(CAPPED, &[]).await?;
         aside(move || rows.iter().map(capped).collect()).await
+    }
+
+    /// Not on the connection of declarations and reports: a money call waits for it.
+    pub(crate) async fn capped_calls_of(
+        &self,
+        account: &StoredText,
+    ) -> Result<Vec<CappedCalls>, StoreError> {
+        let rows = self.control(CAPPED_OF, &[&account.as_str()]).await?;
+        rows.iter().map(capped).collect()
     }
 
     pub(crate) async fn age_spends(&self) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use crate::caps::approver_rule::ApproverRule;
 use crate::caps::early_raise::{PendingRaise, RaiseDigest};
 use crate::caps::judge;
 use crate::caps::report::{CapFacts, NeededSums, signed_raises};
-use crate::caps::rule::{CapDeclaration, CappedCalls};
+use crate::caps::rule::{CapDeclaration, CapScope, CappedCalls};
 use crate::caps::rule_book::RuleBook;
 use crate::caps::spend::{
     ALIVE_MS, KEPT_MS, LOST_REPORT_MS, NO_KEY, SettledAttempt, SettledObject, UNKNOWN_AFTER_MS,
@@ -66,6 +66,18 @@ impl SqliteStore {
 
     pub(crate) async fn capped_calls(&self) -> Result<Vec<CappedCalls>, StoreError> {
         self.run(StoreFile::capped_calls).await
+    }
+
+    pub(crate) async fn capped_calls_of(
+        &self,
+        account: &StoredText,
+    ) -> Result<Vec<CappedCalls>, StoreError> {
+        let scope = CapScope::of_account(account);
+        self.run(move |file| {
+            let now_ms = file.now()?;
+            Ok(file.rules_of_caps()?.capped_calls_of(&scope, now_ms))
+        })
+        .await
     }
 
     pub(crate) async fn waiting_raises(
