@@ -105,26 +105,7 @@ impl StoreClock {
         if is_early && !has_seen_a_step {
             return None;
         }
-        let came = (wall_ms - self.wall_ms).max(0);
-        let passed = match witness {
-            ClockWitness::Present {
-                steady_ms,
-                silent_ms,
-                ..
-            } => {
-                // No more than the instance's monotonic clock counted since its last sign of life, less what others have
-                // advanced since.
-                let most = steady_ms + silent_ms - self.steady_ms;
-                let passed = if wall_ms < self.wall_ms {
-                    most
-                } else {
-                    most.min(came)
-                };
-                passed.max(0)
-            }
-            ClockWitness::Newcomer => came.min(APART_MS),
-            ClockWitness::Alone => came,
-        };
+        let passed = self.passed(wall_ms, witness);
         let mut next = Self {
             wall_ms,
             steady_ms: self.steady_ms + passed,
@@ -162,6 +143,30 @@ impl StoreClock {
             next.keeps_until = next.steady_ms + ACCEPTED_AFTER_MS;
         }
         Some(next)
+    }
+
+    /// How much the store's time advances by a sign of life.
+    fn passed(self, wall_ms: i64, witness: ClockWitness) -> i64 {
+        let came = (wall_ms - self.wall_ms).max(0);
+        match witness {
+            ClockWitness::Present {
+                steady_ms,
+                silent_ms,
+                ..
+            } => {
+                // No more than the instance's monotonic clock counted since its last sign of life, less what others have
+                // advanced since.
+                let most = steady_ms + silent_ms - self.steady_ms;
+                let passed = if wall_ms < self.wall_ms {
+                    most
+                } else {
+                    most.min(came)
+                };
+                passed.max(0)
+            }
+            ClockWitness::Newcomer => came.min(APART_MS),
+            ClockWitness::Alone => came,
+        }
     }
 }
 

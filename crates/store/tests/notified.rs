@@ -89,7 +89,7 @@ fn agree(cases: u32, steps: usize) {
     let trial = |steps: &[NewsStep]| {
         let empty = "TRUNCATE gatepay.incarnation, gatepay.endpoint, gatepay.object, gatepay.line, gatepay.event, gatepay.hint,
                 gatepay.attempt, gatepay.url_token, gatepay.owner, gatepay.open_call,
-                gatepay.isolation RESTART IDENTITY;
+                gatepay.isolation, gatepay.last_credential RESTART IDENTITY;
             ALTER SEQUENCE gatepay.event_place_number RESTART";
         runtime
             .block_on(clocked.admin.batch_execute(empty))

@@ -23,7 +23,7 @@ use crate::notify::owner::registered_tenants::RegisteredTenants;
 use crate::notify::receive::institution_keys::InstitutionKeys;
 use crate::notify::receive::listener::NotificationListener;
 use crate::notify::receive::notification_exchange::NotificationExchange;
-use crate::notify::receive::reception;
+use crate::notify::receive::reception::{self, Reception};
 use crate::notify::settling::Settling;
 use crate::process::clock::Clock;
 use crate::process::drain::Drain;
@@ -94,21 +94,12 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
         meters,
         notifications.wake.clone(),
     );
-    let exchange = NotificationExchange::new(
-        Arc::clone(&notifications.settings),
-        Arc::clone(&keys),
-        reception,
-        clock.clone(),
-        meters.clone(),
+    let listener = listener(
+        &notifications,
+        (Arc::clone(&keys), reception),
+        &clock,
+        &drain,
     );
-    let listener = NotificationListener {
-        settings: Arc::clone(&notifications.settings),
-        identity: notifications.identity.clone(),
-        exchange: Arc::new(exchange),
-        clock: clock.clone(),
-        drain: Arc::clone(&drain),
-        meters: meters.clone(),
-    };
     let learned = Arc::new(Notify::new());
     let decisions = Arc::new(RepeatedDecisions {
         calls: calls.clone(),
@@ -139,6 +130,30 @@ async fn run(inputs: NotifyInputs, socket: tokio::net::TcpListener) {
     let in_force = in_force();
     let telling = notifications.last_credentials.step(&in_force, &clock);
     let _late = timeout(FINISH, telling).await;
+}
+
+/// The listener for GatePay.
+fn listener(
+    notifications: &Notifications,
+    (keys, reception): (Arc<InstitutionKeys>, Reception),
+    clock: &Clock,
+    drain: &Arc<Drain>,
+) -> NotificationListener {
+    let exchange = NotificationExchange::new(
+        Arc::clone(&notifications.settings),
+        keys,
+        reception,
+        clock.clone(),
+        notifications.meters.clone(),
+    );
+    NotificationListener {
+        settings: Arc::clone(&notifications.settings),
+        identity: notifications.identity.clone(),
+        exchange: Arc::new(exchange),
+        clock: clock.clone(),
+        drain: Arc::clone(drain),
+        meters: notifications.meters.clone(),
+    }
 }
 
 /// Writes the ledger until the last request has ended, and then the notes that still wait.

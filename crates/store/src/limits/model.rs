@@ -294,10 +294,7 @@ impl LimitModel {
         self.sweep();
         let now = self.now;
         self.renew(report);
-        let figures = (report.in_force.unwrap_or(0.0), 0.0, report.rate);
-        let holds = report.in_force.map(|_| report.holds);
-        self.forget_push_backs();
-        self.note_push_back((report.instance, institution()), figures, holds);
+        self.note_push_back_of_institution(report);
         let living: Vec<&LeaseLoan> = self.leases.values().filter(|it| it.until > now).collect();
         let smallest = |figure: fn(&DemandReport) -> f64| {
             let figures = living.iter().map(|it| figure(&it.report));
@@ -319,12 +316,8 @@ impl LimitModel {
         let (mut rate, mut burst) = (0.0, 0.0);
         if self.lending().is_lending() {
             rate = target.min(whole_rate - others_rate).max(0.0);
-            burst = if whole_burst > each {
-                1.0 + (whole_burst - each) * rate / whole_rate
-            } else {
-                whole_burst * rate / whole_rate
-            };
-            burst = burst.min(whole_burst - others_burst).max(0.0);
+            let share = share_of_burst(whole_burst, each, (rate, whole_rate));
+            burst = share.min(whole_burst - others_burst).max(0.0);
         }
         let loan = self
             .leases
@@ -345,6 +338,13 @@ impl LimitModel {
             seats_elsewhere: self.seats_elsewhere(report.instance),
             fractions,
         })
+    }
+
+    fn note_push_back_of_institution(&mut self, report: &DemandReport) {
+        let figures = (report.in_force.unwrap_or(0.0), 0.0, report.rate);
+        let holds = report.in_force.map(|_| report.holds);
+        self.forget_push_backs();
+        self.note_push_back((report.instance, institution()), figures, holds);
     }
 
     /// The institution's seats that other living instances hold.
@@ -767,6 +767,16 @@ fn target(report: &DemandReport, living: &[&LeaseLoan], whole_rate: f64) -> (f64
     let instances = f64::from(u32::try_from(living.len()).unwrap_or(u32::MAX));
     target += (whole_rate - line.allotted).max(0.0) / instances;
     (target, line.weight, fractions)
+}
+
+/// The burst of an instance that has a rate out of the whole one: a token for each instance, if there are as many, and its part
+/// of the rest.
+fn share_of_burst(whole: f64, instances: f64, (rate, whole_rate): (f64, f64)) -> f64 {
+    if whole > instances {
+        1.0 + (whole - instances) * rate / whole_rate
+    } else {
+        whole * rate / whole_rate
+    }
 }
 
 /// The name of the institution's rate among the push-backs.
