@@ -99,6 +99,7 @@ DECLARE
     -- The step of the server's clock that the instance saw.
     stepped bigint := read_wall - n_wall - n_silent;
     passed bigint;
+    credit bigint := 0;
     next bigint;
     apart bigint;
     is_silence boolean;
@@ -126,6 +127,7 @@ BEGIN
     ELSIF EXISTS (SELECT FROM instance) THEN
         -- Others may be alive, and have seen more.
         passed := least(passed, 10000);
+        credit := passed;
     END IF;
     is_silence := stepped IS NULL AND passed > 86400000;
     next := known.steady + passed;
@@ -137,7 +139,8 @@ BEGIN
     ELSE
         known.is_witnessed := known.is_witnessed OR stepped IS NOT NULL
             AND (known.apart_since IS NULL OR abs(stepped) > 10000);
-        known.apart_since := coalesce(known.apart_since, next);
+        -- What a newcomer may take for a silence is no time that anybody ran with the step.
+        known.apart_since := coalesce(known.apart_since + credit, next);
         -- The first step back after a long silence shows that the silence was a step.
         IF apart < 0 AND next < known.keeps_until OR apart >= -86400000
             AND next - known.apart_since >= (CASE WHEN known.is_witnessed THEN 90000000 ELSE 10000 END) THEN
