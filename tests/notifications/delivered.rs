@@ -31,6 +31,29 @@ pub(super) fn folder_with(
     folder
 }
 
+/// GatePay, and acme and globex with an endpoint each.
+pub(super) struct EndpointPair {
+    pub(super) gatepay: GatePay,
+    pub(super) to_acme: TenantEndpoint,
+    pub(super) to_globex: TenantEndpoint,
+}
+
+impl EndpointPair {
+    pub(super) fn start() -> Self {
+        let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
+        Self {
+            gatepay: GatePay::now(),
+            to_acme,
+            to_globex,
+        }
+    }
+
+    pub(super) fn folder(&self, engine: &Engine) -> Folder {
+        let endpoints = [(&acme(), &self.to_acme), (&globex(), &self.to_globex)];
+        folder_with(&self.gatepay.url(), engine, endpoints)
+    }
+}
+
 /// Whether a tenant's own code accepts the delivery as GatePay's.
 pub(super) fn verifies(delivery: &Delivery, secret: &str) -> bool {
     let key = SigningKey::new(&SecretKey::new(secret.to_owned().into()).unwrap());
@@ -43,20 +66,15 @@ pub(super) fn verifies(delivery: &Delivery, secret: &str) -> bool {
 #[tokio::test]
 async fn a_notification_reaches_its_own_tenant_once_and_verifies_with_its_secret() {
     for engine in engines().await {
-        let gatepay = GatePay::now();
-        let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
-        let shops = [acme(), globex()];
-        let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
-        let folder = folder_with(&gatepay.url(), &engine, endpoints);
+        let pair = EndpointPair::start();
+        let (to_acme, to_globex) = (&pair.to_acme, &pair.to_globex);
+        let folder = pair.folder(&engine);
         let receiver = Receiver::start(&folder).await;
-        for (shop, endpoint) in endpoints {
-            let other = if std::ptr::eq(endpoint, &raw const to_acme) {
-                &to_globex
-            } else {
-                &to_acme
-            };
+        for (shop, endpoint, other) in
+            [(acme(), to_acme, to_globex), (globex(), to_globex, to_acme)]
+        {
             // Both choose the same number.
-            let id = receiver.order(shop, "A-0001").await;
+            let id = receiver.order(&shop, "A-0001").await;
             let body = paid(&id, "A-0001");
             receiver.acknowledges(&body).await;
             until("the tenant has it", || endpoint.count() == 1).await;
@@ -99,11 +117,8 @@ async fn a_notification_reaches_its_own_tenant_once_and_verifies_with_its_secret
 #[tokio::test]
 async fn a_client_id_that_the_institution_has_no_more_does_not_reach_the_tenant() {
     for engine in engines().await {
-        let gatepay = GatePay::now();
-        let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
-        let shops = [acme(), globex()];
-        let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
-        let folder = folder_with(&gatepay.url(), &engine, endpoints);
+        let pair = EndpointPair::start();
+        let folder = pair.folder(&engine);
         let receiver = Receiver::start(&folder).await;
         let id = receiver.order(&acme(), "A-0001").await;
         let former = "institution-before-this-file";
@@ -111,8 +126,8 @@ async fn a_client_id_that_the_institution_has_no_more_does_not_reach_the_tenant(
         let body = body.replace(INSTITUTION_ID, former);
         let body: Value = serde_json::from_str(&body).unwrap();
         receiver.acknowledges(&body).await;
-        until("the tenant has it", || to_acme.count() == 1).await;
-        let delivery = to_acme.take().remove(0);
+        until("the tenant has it", || pair.to_acme.count() == 1).await;
+        let delivery = pair.to_acme.take().remove(0);
         let expected = body.to_string().replace(former, acme().client_id);
         assert_eq!(delivery.body, expected);
         let page = receiver.pulls(&acme(), "").await;

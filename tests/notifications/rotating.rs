@@ -1,7 +1,7 @@
 //! A tenant goes over to another credential: deliveries and pulled pages follow its calls, over a restart and at every
 //! instance of a store.
 
-use super::delivered::{folder_with, verifies};
+use super::delivered::{EndpointPair, verifies};
 use super::*;
 use crate::support::tenant_endpoint::{Delivery, TenantEndpoint};
 
@@ -54,11 +54,8 @@ fn is_signed_by(delivery: &Delivery, signing: &Shop, other: &Shop) {
 #[tokio::test]
 async fn the_credential_of_a_tenants_last_call_signs_after_a_restart_too() {
     for engine in engines().await {
-        let gatepay = GatePay::now();
-        let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
-        let shops = [acme(), globex()];
-        let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
-        let folder = folder_with(&gatepay.url(), &engine, endpoints);
+        let pair = EndpointPair::start();
+        let folder = pair.folder(&engine);
         let receiver = Receiver::start(&folder).await;
         let mut ids = Vec::new();
         for number in ["A-0001", "A-0002", "A-0003"] {
@@ -69,13 +66,13 @@ async fn the_credential_of_a_tenants_last_call_signs_after_a_restart_too() {
 
         // The old one was used last: before there was a choice.
         let receiver = Receiver::start(&folder).await;
-        let delivery = delivered(&receiver, &to_acme, &ids[0]).await;
+        let delivery = delivered(&receiver, &pair.to_acme, &ids[0]).await;
         is_signed_by(&delivery, &acme(), &renewed());
         receiver.pulls(&renewed(), "").await;
         receiver.program.stop().await;
 
         let receiver = Receiver::start(&folder).await;
-        let delivery = delivered(&receiver, &to_acme, &ids[1]).await;
+        let delivery = delivered(&receiver, &pair.to_acme, &ids[1]).await;
         is_signed_by(&delivery, &renewed(), &acme());
         // The tenant goes back.
         let page = receiver.pulls(&acme(), "").await;
@@ -83,7 +80,7 @@ async fn the_credential_of_a_tenants_last_call_signs_after_a_restart_too() {
         receiver.program.stop().await;
 
         let receiver = Receiver::start(&folder).await;
-        let delivery = delivered(&receiver, &to_acme, &ids[2]).await;
+        let delivery = delivered(&receiver, &pair.to_acme, &ids[2]).await;
         is_signed_by(&delivery, &acme(), &renewed());
         receiver.program.stop().await;
     }
@@ -95,11 +92,8 @@ async fn an_instance_signs_with_the_credential_of_calls_at_another_one() {
         return;
     }
     let engine = Engine::Server(Box::new(PgServer::migrated().await));
-    let gatepay = GatePay::now();
-    let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
-    let shops = [acme(), globex()];
-    let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
-    let folders = [(); 2].map(|()| folder_with(&gatepay.url(), &engine, endpoints));
+    let pair = EndpointPair::start();
+    let folders = [(); 2].map(|()| pair.folder(&engine));
     folders.iter().for_each(adds_credential);
     let delivering = Receiver::start(&folders[1]).await;
     let Engine::Server(server) = &engine else {
@@ -118,7 +112,7 @@ async fn an_instance_signs_with_the_credential_of_calls_at_another_one() {
         let delivery = loop {
             let (said, code) = delivering.command(&["notifications", "test", "--tenant", "acme"]);
             assert_eq!(code, Some(0), "{said}");
-            let delivery = to_acme.take().remove(0);
+            let delivery = pair.to_acme.take().remove(0);
             if delivery.header("x-gatepay-certificate-clientid") == signing.client_id {
                 break delivery;
             }

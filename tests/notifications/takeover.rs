@@ -1,8 +1,7 @@
 //! An instance is killed while it delivers: another one takes the delivery over.
 
-use super::delivered::{folder_with, verifies};
+use super::delivered::{EndpointPair, verifies};
 use super::*;
-use crate::support::tenant_endpoint::TenantEndpoint;
 
 /// The promise: a claim of 30 s, and the time until the others look.
 const TAKEN_OVER: Duration = Duration::from_secs(35);
@@ -14,11 +13,9 @@ async fn a_delivery_of_a_killed_instance_is_taken_over_with_the_same_event_id() 
         return;
     }
     let engine = Engine::Server(Box::new(PgServer::migrated().await));
-    let gatepay = GatePay::now();
-    let [to_acme, to_globex] = [(); 2].map(|()| TenantEndpoint::start());
-    let shops = [acme(), globex()];
-    let endpoints = [(&shops[0], &to_acme), (&shops[1], &to_globex)];
-    let folders = [(); 4].map(|()| folder_with(&gatepay.url(), &engine, endpoints));
+    let pair = EndpointPair::start();
+    let to_acme = &pair.to_acme;
+    let folders = [(); 4].map(|()| pair.folder(&engine));
     let mut instances = Vec::new();
     for folder in &folders {
         instances.push(Receiver::start(folder).await);

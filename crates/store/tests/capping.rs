@@ -31,7 +31,9 @@ use crate::operator_steps;
 use crate::postgres;
 use crate::refund_steps;
 use crate::rows::{payout, units_of};
-use crate::support::{batch, beat, connected, introduction, row_at, runtime, settings};
+use crate::support::{
+    batch, beat, connected, introduction, row_at, runtime, settings, until_no_store_is_connected,
+};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -1413,17 +1415,6 @@ async fn a_shadow_cap_admits_and_tells() {
     assert!(told.breach.frees_ms.unwrap() > shop.now_ms);
 }
 
-/// A connection reports its calls in parts while it lives, and the rest of them before it leaves the list of connections.
-async fn until_no_instance_is_connected(clocked: &Clocked) {
-    let connections =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
-    let began = Instant::now();
-    while clocked.server.sql(connections).trim() != "0" {
-        assert!(began.elapsed() < Duration::from_mins(1));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_batch_without_spends_runs_no_statement_of_caps() {
     if postgres::is_missing() {
@@ -1447,7 +1438,7 @@ async fn a_batch_without_spends_runs_no_statement_of_caps() {
     let spending = payment(now_ms, None, "1");
     store.admit(&batch(&[spending])).await.unwrap();
     drop((first, store));
-    until_no_instance_is_connected(&clocked).await;
+    until_no_store_is_connected(&clocked.server).await;
     let calls = "SELECT coalesce(sum(calls) FILTER (WHERE funcname = 'admit_v1'), 0)::bigint AS admitted,
             coalesce(sum(calls) FILTER (WHERE funcname IN ('reserve_spends', 'lock_accounts')), 0)::bigint AS spent
         FROM pg_stat_user_functions";
@@ -1509,7 +1500,7 @@ async fn rows_read_beside(spends: u64) -> i64 {
     eprintln!("{spends} spends: {:?} for 500 calls", began.elapsed());
     let Shop { clocked, store, .. } = shop;
     drop(store);
-    until_no_instance_is_connected(&clocked).await;
+    until_no_store_is_connected(&clocked.server).await;
     read_without_index(&clocked.admin).await - before
 }
 

@@ -4,10 +4,10 @@
 //! A session holds what a function locks first, another function runs into it, and then the session goes on as its function
 //! does. The order of all is in `docs/explanation/internals-state.md`.
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::postgres::{self, PgServer};
-use crate::support::settings;
+use crate::support::connected;
 
 /// What the first session does, what then runs into it, and how the first session goes on.
 struct Crossing<'a> {
@@ -58,10 +58,8 @@ fn join(uncovered: bool) -> String {
     )
 }
 
-async fn connected(server: &PgServer) -> Client {
-    let connected = tokio_postgres::connect(&settings(&[server.port]).conninfo, NoTls).await;
-    let (client, connection) = connected.unwrap();
-    tokio::spawn(connection);
+async fn session(server: &PgServer) -> Client {
+    let client = connected(server).await;
     let searched = "SET search_path = gatepay";
     client.batch_execute(searched).await.unwrap();
     client
@@ -76,9 +74,9 @@ async fn cross(server: &PgServer, crossing: Crossing<'_>) {
         then,
     } = crossing;
     let (admin, holding, running) = (
-        connected(server).await,
-        connected(server).await,
-        connected(server).await,
+        session(server).await,
+        session(server).await,
+        session(server).await,
     );
     admin.batch_execute(TABLES).await.unwrap();
     admin.batch_execute(setup).await.unwrap();

@@ -1,7 +1,7 @@
 //! A small language for tests of the store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatepay_store::admission::{AdmissionBatch, AdmissionReply, AdmissionRow, AdmissionVerdict};
 use gatepay_store::error::StoreError;
@@ -37,6 +37,18 @@ pub(crate) async fn connected(server: &PgServer) -> Client {
     let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// Waits until no store is connected. A connection reports its calls in parts while it lives, and the rest of them before it
+/// leaves the list of connections.
+pub(crate) async fn until_no_store_is_connected(server: &PgServer) {
+    let connections =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
+    let began = Instant::now();
+    while server.sql(connections).trim() != "0" {
+        assert!(began.elapsed() < Duration::from_mins(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub(crate) fn store(ports: &[u16]) -> PostgresStore {

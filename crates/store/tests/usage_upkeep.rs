@@ -1,14 +1,13 @@
-//! Upkeep of statements: what is forgotten, and what GatePay is asked about, is found without reading what is kept, a limited
+//! Upkeep of statements: rows to forget, and calls to ask GatePay about, are found without reading what is kept, a limited
 //! number of rows each time.
 
 use gatepay_store::engine::Store;
 use gatepay_store::postgres::PostgresStore;
 use gatepay_store::settings::StoreTerms;
 use gatepay_store::statement::usage_flush::{DayBounds, UsageFlush};
-use tokio_postgres::{Client, NoTls};
 
 use crate::postgres::{self, PgServer};
-use crate::support::{connected, introduction, now_ms, settings};
+use crate::support::{connected, introduction, now_ms, settings, until_no_store_is_connected};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -64,7 +63,7 @@ async fn the_first_flush_of_a_day_reads_no_counts_of_other_days() {
         admin.query_one(&query, &[]).await.unwrap().get(0)
     };
     drop(store);
-    all_have_left(&admin).await;
+    until_no_store_is_connected(&server).await;
     let after: i64 = admin.query_one(read, &[]).await.unwrap().get(0);
     assert!(after - before < 100, "{} rows read", after - before);
     assert_eq!(count("usage_count").await, 40_000);
@@ -93,10 +92,7 @@ async fn the_unknown_calls_of_one_party_are_read_as_far_as_they_are_told() {
     }
     let server = PgServer::migrated().await;
     let settings = settings(&[server.port]);
-    let (admin, connection) = tokio_postgres::connect(&settings.conninfo, NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let admin = connected(&server).await;
     // Most of one party, half of these to an operation that GatePay is not asked about. No statistics tell so.
     let filled = "INSERT INTO gatepay.usage_call (print, party, account, operation, key, once, parts, at)
         SELECT decode(md5('a' || n), 'hex'), 'acme', '1', o.names[1 + n % 2], n, true, '', n
@@ -115,17 +111,7 @@ async fn the_unknown_calls_of_one_party_are_read_as_far_as_they_are_told() {
     let of_globex = unknown.iter().filter(|it| it.party.as_str() == "globex");
     assert_eq!((unknown.len(), of_globex.count()), (50, 3));
     drop(store);
-    all_have_left(&admin).await;
+    until_no_store_is_connected(&server).await;
     let after: i64 = admin.query_one(read, &[]).await.unwrap().get(0);
     assert!(after - before < 100, "{} rows read", after - before);
-}
-
-/// Waits until no store has a connection: then the server has counted what they read.
-async fn all_have_left(admin: &Client) {
-    let connected =
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatepay-proxy'";
-    let count = async || -> i64 { admin.query_one(connected, &[]).await.unwrap().get(0) };
-    while count().await > 0 {
-        tokio::task::yield_now().await;
-    }
 }
