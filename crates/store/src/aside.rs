@@ -1,7 +1,7 @@
-//! Aside: work on many rows on a thread of its own.
+//! Aside: work on many rows or on a file, on a thread of its own.
 //!
 //! The thread that calls the store also admits calls and gives signs of life. Ten thousand sub-accounts have tens of thousands
-//! of rules, and reading them takes longer than either of these may wait.
+//! of rules, and reading them takes longer than either of these may wait. So may a write to a disk.
 
 use tokio::task::spawn_blocking;
 

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use tokio_postgres::types::ToSql;
 use zeroize::Zeroizing;
 
+use crate::aside::aside;
 use crate::error::StoreError;
 use crate::identity::StoreContact;
 use crate::instance::InstanceIntroduction;
@@ -196,14 +197,12 @@ impl PostgresStore {
         let (Some(path), Some(contact)) = (self.contact_file.clone(), self.contact()) else {
             return Ok(());
         };
-        let writing = tokio::task::spawn_blocking(move || {
+        let write = move || {
             contact
                 .write(&path)
                 .map_err(|source| StoreError::file(&path, source))
-        });
-        writing
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Unexpected(error.to_string())))
+        };
+        aside(write).await
     }
 }
 

@@ -120,17 +120,13 @@ impl StoredDestinations {
     /// A sub-account without a list is refused too: any other instance may have declared its first one meanwhile, which holds
     /// here within a second or two or not at all.
     pub fn is_stale(&self, now: Duration) -> bool {
-        !self.is_recent(now)
+        self.age(now) > LISTS_COUNT
     }
 
     /// Notes that a call was refused because the lists are not known or do not count. Returns whether it is the first one since
     /// they did.
     pub fn begins_to_refuse(&self) -> bool {
         !self.refuses.swap(true, Ordering::AcqRel)
-    }
-
-    fn is_recent(&self, now: Duration) -> bool {
-        self.age(now) <= LISTS_COUNT
     }
 
     /// Whether the targets of a money call have to be read: its sub-account has a list, by the files or still by the store.
@@ -156,7 +152,7 @@ impl StoredDestinations {
         let book = self.book.load();
         let list = book
             .as_ref()
-            .filter(|_| self.is_recent(now))
+            .filter(|_| !self.is_stale(now))
             .map(|book| list(book, configured.account));
         let is_bound = configured.is_listed()
             || list.is_none_or(|list| list.is_some_and(|it| it.is_listed_at(now_ms)));

@@ -1,7 +1,7 @@
 //! Last credentials: by which credential each party has made its last call, at any instance. Deliveries are signed with it.
 //!
-//! A call notes its credential in memory only. The thread `notify` tells the store which party has gone over to another
-//! credential, and hears what the store knows from other instances and from before the start. No clock of another machine
+//! A call notes its credential in memory only. The thread `notify` tells the store of each party that has gone over to
+//! another credential, and reads calls at other instances and before the start from it. No clock of another machine
 //! decides: the store has the word of the instance that told it last, and each instance tells only of calls since it told
 //! before.
 
@@ -19,11 +19,11 @@ use crate::cluster::store_calls::{StoreCallError, StoreCalls};
 use crate::generation::Generation;
 use crate::process::clock::Clock;
 
-/// The interval at which the store is asked about parties with several credentials. What this instance has to tell is told at
-/// the next step.
+/// The interval at which the store is asked about parties with several credentials. A change at this instance is
+/// told at the next step.
 const ASK: Duration = Duration::from_secs(5);
 
-/// What this instance has told the store, and heard from it.
+/// The last credentials by the calls at this instance, and by the store.
 pub struct LastCredentials {
     calls: StoreCalls,
     known: Mutex<KnownCredentials>,
@@ -48,9 +48,9 @@ struct KnownCredential {
 }
 
 /// The last call of a party at this instance: its client id, and its time in milliseconds since 1970.
-type OwnUse = (String, u64);
+type OwnUse<Id = String> = (Id, u64);
 
-/// What the store is asked about a party.
+/// A question to the store about a party.
 struct AskedParty {
     position: usize,
     own: Option<OwnUse>,
@@ -72,7 +72,7 @@ impl LastCredentials {
         self.heard.subscribe()
     }
 
-    /// Tells the store what has changed, and asks it if it is time.
+    /// Tells the store of changes, and asks it if it is time.
     pub async fn step(
         &self,
         generation: &Arc<Generation>,
@@ -134,22 +134,27 @@ impl KnownCredentials {
             let id = party.party().id.as_str();
             let own = own_use(generation, position, party);
             let known = self.parties.get_mut(id);
-            let has_called = own.is_some() && known.as_ref().is_none_or(|known| known.told != own);
-            let used = own.as_ref().filter(|_| has_called);
-            let used = used.map(|(client_id, _)| client_id.clone());
-            let stored = known.as_ref().and_then(|known| known.stored.as_ref());
-            let is_news = used.is_some() && used.as_ref() != stored;
+            let told = known.as_ref().and_then(|known| known.told.as_ref());
+            let has_called = own.is_some() && own != told.map(|(told, at)| (told.as_str(), *at));
+            let used = own.filter(|_| has_called).map(|(client_id, _)| client_id);
+            let stored = known.as_ref().and_then(|known| known.stored.as_deref());
+            let is_news = used.is_some() && used != stored;
             let has_several = party.party().credentials.len() > 1;
+            let owned = || own.map(|(client_id, at)| (client_id.to_owned(), at));
             if is_news || is_new || is_time && has_several {
-                let party = id.to_owned();
                 due.push(AskedParty {
                     position,
-                    own,
-                    asked: LastCredential { party, used },
+                    own: owned(),
+                    asked: LastCredential {
+                        party: id.to_owned(),
+                        used: used.map(str::to_owned),
+                    },
                 });
-            } else if let Some(known) = known {
+            } else if let Some(known) = known
+                && has_called
+            {
                 // The store knows it already: a later answer of it may be about a later call elsewhere.
-                known.told = own;
+                known.told = owned();
             }
         }
         due
@@ -183,14 +188,17 @@ impl KnownCredentials {
 }
 
 /// The last call of a party at this instance.
-fn own_use(generation: &Generation, position: usize, party: PartyRef<'_>) -> Option<OwnUse> {
+fn own_use<'a>(
+    generation: &Generation,
+    position: usize,
+    party: PartyRef<'a>,
+) -> Option<OwnUse<&'a str>> {
     let credentials = party.party().credentials.iter().enumerate();
     let used = credentials.filter_map(|(index, dated)| {
         let last_ms = generation.used(position, index).last_ms()?;
-        Some((&dated.credential.client_id, last_ms))
+        Some((dated.credential.client_id.as_str(), last_ms))
     });
-    let (client_id, last_ms) = used.max_by_key(|(_, last_ms)| *last_ms)?;
-    Some((client_id.to_string(), last_ms))
+    used.max_by_key(|(_, last_ms)| *last_ms)
 }
 
 #[cfg(test)]

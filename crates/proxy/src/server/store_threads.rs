@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use crate::app::App;
 use crate::caps::{self, thread::CapInputs};
 use crate::cluster::Cluster;
+use crate::generation::Generation;
 use crate::notify;
 use crate::notify::deliver::store_deliveries::StoreDeliveries;
 use crate::notify::deliver::thread::{self as deliver, DeliverInputs};
@@ -24,10 +25,9 @@ pub(super) fn notify_thread(
         let missing = io::Error::other("notifications need a store");
         return Err(StartError::Listen(address, missing));
     };
-    let of_app = Arc::clone(app);
     let inputs = NotifyInputs {
         notifications: Arc::clone(notifications),
-        in_force: Arc::new(move || of_app.generation.load_full()),
+        in_force: Arc::from(in_force(app)),
         settling: notifications.settling(app.journal.as_ref()),
         clock: app.clock.clone(),
         drain: Arc::clone(&app.lifecycle.drain),
@@ -42,18 +42,18 @@ pub(super) fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, S
     let (Some(notifications), Some(cluster)) = (&app.notifications, &app.cluster) else {
         return Ok(None);
     };
-    let [of_app, of_store, suspended_in] = [0, 1, 2].map(|_| Arc::clone(app));
+    let suspended_in = Arc::clone(app);
     let store = StoreDeliveries {
         calls: cluster.calls().clone(),
         instance: cluster.id(),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+        offset_ms: offset_ms(app),
     };
     let inputs = DeliverInputs {
         settings: Arc::new(notifications.settings().clone()),
         metrics: app.settings.metrics.clone(),
         store,
-        in_force: Box::new(move || of_app.generation.load_full()),
+        in_force: in_force(app),
         suspended: Box::new(move |tenant| suspended_in.is_suspended(tenant)),
         clock: app.clock.clone(),
         meters: app.metrics.deliveries.clone().telling(app.usage.clone()),
@@ -70,20 +70,19 @@ pub(super) fn deliver_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, S
     Ok(Some(thread))
 }
 
-/// Starts the thread that takes what money calls spend to the store, if there is one.
+/// Starts the thread that tells the store how much money calls spend, if there is a store.
 pub(super) fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
     let (Some(caps), Some(cluster)) = (&app.caps, &app.cluster) else {
         return Ok(None);
     };
-    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
     let inputs = CapInputs {
         caps: Arc::clone(caps),
         calls: cluster.calls().clone(),
-        in_force: Box::new(move || of_app.generation.load_full()),
+        in_force: in_force(app),
         metrics: app.settings.metrics.clone(),
         approvers: app.settings.approvals.count(),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+        offset_ms: offset_ms(app),
         drain: Arc::clone(&app.lifecycle.drain),
     };
     // A store that is away is joined later; calls that spend money wait for it.
@@ -93,20 +92,31 @@ pub(super) fn caps_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, Star
     Ok(Some(thread))
 }
 
-/// Starts the thread that takes the counts for statements to the store, if there is one.
+/// Starts the thread that writes the counts for statements to the store, if there is a store.
 pub(super) fn statements_thread(app: &Arc<App>) -> Result<Option<JoinHandle<()>>, StartError> {
     let (Some(usage), Some(cluster)) = (&app.usage, &app.cluster) else {
         return Ok(None);
     };
-    let [of_app, of_store] = [0, 1].map(|_| Arc::clone(app));
     let inputs = StatementInputs {
         usage: Arc::clone(usage),
         calls: cluster.calls().clone(),
-        in_force: Box::new(move || of_app.generation.load_full()),
+        in_force: in_force(app),
         clock: app.clock.clone(),
-        offset_ms: Box::new(move || of_store.cluster.as_ref().map_or(0, Cluster::time_offset_ms)),
+        offset_ms: offset_ms(app),
         meters: app.metrics.statements.clone(),
     };
     let thread = statements::thread::start(inputs).map_err(StartError::Thread)?;
     Ok(Some(thread))
+}
+
+/// Reads the configuration in force.
+fn in_force(app: &Arc<App>) -> Box<dyn Fn() -> Arc<Generation> + Send + Sync> {
+    let app = Arc::clone(app);
+    Box::new(move || app.generation.load_full())
+}
+
+/// Reads by how much the store's time is ahead of this machine's clock, in milliseconds.
+fn offset_ms(app: &Arc<App>) -> Box<dyn Fn() -> i64 + Send + Sync> {
+    let app = Arc::clone(app);
+    Box::new(move || app.cluster.as_ref().map_or(0, Cluster::time_offset_ms))
 }
