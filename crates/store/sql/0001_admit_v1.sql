@@ -9,8 +9,8 @@
 -- halted write's stamp is recorded as well: so `halted` proves that no copy was admitted or will be.
 --
 -- Order of locks, the same in every transaction: the shared lock, life, slots by number, nonces by print, stamps by
--- (slot, print), sub-accounts that spend by their number, usage rows by stamp, the ledger by key. What follows after these, and
--- who else locks what: `docs/explanation/internals-state.md`.
+-- (slot, print), sub-accounts that spend by their number, usage rows by stamp, the ledger by key. The locks of all functions, in
+-- their order: `docs/explanation/internals-state.md`.
 CREATE FUNCTION admit_v1(
     c_system_id bigint, c_timeline bigint, c_wal bigint, c_at bigint, c_print bytea, c_stamp bigint,
     c_id bigint, c_seen bigint, future_ms bigint, guard_ms bigint, lossless boolean,

@@ -40,8 +40,8 @@ CREATE TABLE approver_rule (
     shorter_from bigint
 );
 
--- Locks the approvals that are open at a time, in the order of all who change more than one. An admission waits for none of
--- them.
+-- Locks the approvals that are open at a time, in the order of all functions that change more than one. An admission waits
+-- for none of them.
 CREATE FUNCTION lock_approvals(at bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 BEGIN
@@ -161,7 +161,8 @@ BEGIN
         AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at
     FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
-        -- It is just being signed or ended. An admission does not wait for that: it holds what whoever does so may wait for next.
+        -- Another session signs or ends it now. An admission does not wait: the other session may wait next for a lock that the
+        -- admission holds.
         SELECT a.id, a.state INTO known FROM approval AS a
         WHERE a.party = s_party AND a.account = s_account AND a.counted_as = s_counted_as AND a.key = s_key
             AND a.body_sha256 = digest AND a.state <> 3 AND a.until > at;

@@ -90,7 +90,7 @@ $$;
 -- store's time at the instance's sign of life before, and `n_silent` is the time since then by the instance's monotonic clock:
 -- the store's time advances by no more than that. All three are NULL if the instance has given none.
 --
--- Returns whether it did. If not, the instance tells the same again with its next sign, so that what it saw is not lost.
+-- Returns whether it did. If not, the instance tells the same again with its next sign, so that a step it saw is not lost.
 CREATE FUNCTION tick_clock(n_wall bigint, n_steady bigint, n_silent bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp AS $$
 DECLARE
@@ -139,7 +139,7 @@ BEGIN
     ELSE
         known.is_witnessed := known.is_witnessed OR stepped IS NOT NULL
             AND (known.apart_since IS NULL OR abs(stepped) > 10000);
-        -- What a newcomer may take for a silence is no time that anybody ran with the step.
+        -- The time that a newcomer takes for a silence does not count as time in which instances ran with the step.
         known.apart_since := coalesce(known.apart_since + credit, next);
         -- The first step back after a long silence shows that the silence was a step.
         IF apart < 0 AND next < known.keeps_until OR apart >= -86400000

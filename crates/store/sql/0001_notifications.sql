@@ -202,11 +202,11 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$ 
 CREATE FUNCTION notifying() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 4) $$;
 
--- What look-ups teach and what is found out about them come one after another, by a lock that is taken before rows of the ledger.
+-- Answers of look-ups, and findings of `probe isolation`, are written one after another, by a lock that is taken before rows of the ledger.
 CREATE FUNCTION asking() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(1734437989, 6) $$;
 
--- Locks rows of the ledger, in the order of all who change more than one.
+-- Locks rows of the ledger, in the order of all functions that change more than one.
 CREATE FUNCTION lock_owners(kinds text[], keys text[], tenants text[], accounts text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = gatepay, pg_temp SET enable_seqscan = off AS $$
 BEGIN
@@ -796,7 +796,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT isolation_pkey
     DO UPDATE SET verdict = excluded.verdict, accounts = excluded.accounts, at = excluded.at
     WHERE excluded.verdict = 'shared' OR isolation.verdict <> 'shared' OR isolation.at < i_since;
-    -- In the order of all others who lock rows of the ledger.
+    -- In the order of all functions that lock rows of the ledger.
     PERFORM FROM owner AS o JOIN unnest(i_operations, i_verdicts) AS f(operation, verdict) ON f.operation = o.operation
     WHERE f.verdict = 'shared' AND o.source = 'asked'
     ORDER BY o.kind COLLATE "C", o.key COLLATE "C", o.tenant, o.account FOR UPDATE OF o;

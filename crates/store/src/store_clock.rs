@@ -120,7 +120,7 @@ impl StoreClock {
         } else {
             next.is_witnessed |= stepped
                 .is_some_and(|stepped| next.apart_since.is_none() || stepped.abs() > APART_MS);
-            // What a newcomer may take for a silence is no time that anybody ran with the step.
+            // The time that a newcomer takes for a silence does not count as time in which instances ran with the step.
             let credit = match witness {
                 ClockWitness::Newcomer => passed,
                 ClockWitness::Present { .. } | ClockWitness::Alone => 0,
@@ -347,8 +347,8 @@ mod tests {
             }
         }
 
-        /// Also beside instances that join, each of which may take up to 10 s of a step for a silence. A step comes once all that are
-        /// there have given a sign since the one before: what only an instance that is silent from then on has seen is not known.
+        /// Also beside instances that join, each of which may take up to 10 s of a step for a silence. A step comes once all instances
+        /// that are there have given a sign since the step before: a step seen only by an instance that is silent from then on is lost.
         #[test]
         fn new_instances_hide_no_step_from_those_that_were_there(
             events in prop::collection::vec(

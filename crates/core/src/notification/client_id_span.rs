@@ -42,7 +42,7 @@ fn range_of(body: &[u8], part: &str) -> Option<Range<usize>> {
 
 /// The body with each span replaced by the tenant's client id. All other bytes stay.
 ///
-/// Whatever stands in these places is the institution's (protocol.md 5.1 and 5.3), also the id of a credential that the
+/// Any text in these places is the institution's id (protocol.md 5.1 and 5.3), also the id of a credential that the
 /// configuration no longer has. An empty text names nothing.
 pub(super) fn replaced<'b>(
     body: &'b [u8],

@@ -229,7 +229,7 @@ impl PostgresStore {
         let row = only(&rows)?;
         let time = store_time(row)?;
         let (mut answered, guarded_until, new_guard) = contact(row)?;
-        // What a sign saw that did not advance the store's time is told once more with the next one.
+        // A sign that did not advance the store's time leaves its reference to the next one, so that a step it saw is not lost.
         if last.is_none() || cell::<bool>(row, "o_ticked")? {
             *self.last_sign.lock() = Some(LastSign {
                 asked,

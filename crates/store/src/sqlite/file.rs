@@ -291,7 +291,7 @@ impl StoreFile {
             ],
         )?;
         let contact = committed(change, now_ms)?;
-        // What a sign saw that did not advance the store's time is told once more with the next one.
+        // A sign that did not advance the store's time leaves its reference to the next one, so that a step it saw is not lost.
         if has_ticked {
             self.note_sign(now_ms, steady);
         }

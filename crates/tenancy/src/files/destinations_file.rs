@@ -9,7 +9,7 @@ use crate::model::destinations::{DestinationMode, TenantDestinations};
 use crate::syntax::table_reader::TableReader;
 use crate::syntax::value;
 
-/// The most destinations: a longer list is read by nobody.
+/// The most destinations of a list: people do not check a longer one.
 const MOST: usize = 2_000;
 
 /// The problem of a list without a store.
