@@ -3,6 +3,7 @@
 //! Rows drive everything else. An API call without a row does not exist: there are no prefix rules (protocol.md 2).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use crate::catalogue_rows;
 use crate::operation::{AccountHeader, Kind, Method, Operation, OperationScope};
@@ -53,7 +54,11 @@ impl Catalogue {
     /// # Panics
     /// Never: a test builds this catalogue.
     pub fn standard() -> Self {
-        Self::new(catalogue_rows::rows()).expect("the built-in rows make a catalogue")
+        // Made once: each row's paths are compared in all their spellings, which costs far more than the copy.
+        static STANDARD: LazyLock<Catalogue> = LazyLock::new(|| {
+            Catalogue::new(catalogue_rows::rows()).expect("the built-in rows make a catalogue")
+        });
+        STANDARD.clone()
     }
 
     /// Builds the catalogue from its rows.
