@@ -59,6 +59,12 @@ async fn send(address: SocketAddr, path: &str, body: &str) -> Option<Answer> {
         .flatten()
 }
 
+/// Sends a call while the store is there.
+async fn call(program: &Program, path: &str, body: &str) -> Answer {
+    let request = acme().post(path, body.to_owned()).request(&Clock::system());
+    send_to_instance(program.address, &request).await
+}
+
 /// Whether the caller knows of a write or money call that it was executed, or that it was not.
 fn is_known(answer: &Answer) -> bool {
     answer.refusal().is_none() && matches!(answer.outcome(), Some("executed" | "refused"))
@@ -387,12 +393,12 @@ async fn a_tenant_sees_its_own_statement_and_operators_see_it_by_command() {
         .fund(acme().sub_account, "USDT", "100")
         .unwrap();
     let (folder, program) = with_a_file(&gatepay).await;
-    let paid = send(program.address, PAYOUT, &payout("p1", "12.5")).await;
-    assert_eq!(paid.unwrap().outcome(), Some("executed"));
-    let refused = send(program.address, PAYOUT, &payout("p2", "1000")).await;
-    assert_eq!(refused.unwrap().outcome(), Some("refused"));
+    let paid = call(&program, PAYOUT, &payout("p1", "12.5")).await;
+    assert_eq!(paid.outcome(), Some("executed"));
+    let refused = call(&program, PAYOUT, &payout("p2", "1000")).await;
+    assert_eq!(refused.outcome(), Some("refused"));
     for _ in 0..3 {
-        send(program.address, QUERY, BY_NUMBER).await.unwrap();
+        call(&program, QUERY, BY_NUMBER).await;
     }
     // The end of the process brings the last counts to the store.
     program.stop().await;
@@ -508,7 +514,7 @@ async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
     program.until_ready().await;
     for (path, body) in [(CREATE, order("L1")), (PAYOUT, payout("L2", "5"))] {
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
-        let lost = send(program.address, path, &body).await.unwrap();
+        let lost = call(&program, path, &body).await;
         assert_eq!(lost.refusal(), Some("outcome_unknown"), "{}", lost.text());
     }
     // A minute later.
@@ -530,7 +536,7 @@ async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
 async fn a_refund_of_a_whole_order_is_one_transaction_however_often_it_is_sent() {
     let gatepay = GatePay::now();
     let (_folder, program) = with_a_file(&gatepay).await;
-    let made = send(program.address, CREATE, &order("W1")).await.unwrap();
+    let made = call(&program, CREATE, &order("W1")).await;
     let prepay = made.json()["data"]["prepayId"].as_str().unwrap().to_owned();
     gatepay.sandbox.pay(acme().sub_account, &prepay).unwrap();
     let refund = json!({ "refundRequestId": "R1", "prepayId": prepay, "refundAmount": "1.21",
