@@ -43,17 +43,21 @@ pub enum FindingSeverity {
 const OLDEST_SERVER: u32 = 140_000;
 
 impl Store {
-    /// Asks the store for all that instances depend on. `now_ms` is this machine's clock, in milliseconds since 1970.
+    /// Asks the store for all that instances depend on. `clock` reads this machine's clock, in milliseconds since 1970.
     /// Changes nothing.
-    pub async fn check(&self, terms: &StoreTerms, now_ms: u64) -> StoreCheck {
+    pub async fn check(&self, terms: &StoreTerms, clock: impl Fn() -> u64) -> StoreCheck {
         match self {
-            Self::Postgres(store) => check_postgres(store, terms, now_ms).await,
+            Self::Postgres(store) => check_postgres(store, terms, clock).await,
             Self::Sqlite(store) => check_sqlite(store).await,
         }
     }
 }
 
-async fn check_postgres(store: &PostgresStore, terms: &StoreTerms, now_ms: u64) -> StoreCheck {
+async fn check_postgres(
+    store: &PostgresStore,
+    terms: &StoreTerms,
+    clock: impl Fn() -> u64,
+) -> StoreCheck {
     let mut check = StoreCheck::default();
     match store.server_facts().await {
         Ok(facts) => check.server(&facts),
@@ -70,7 +74,15 @@ async fn check_postgres(store: &PostgresStore, terms: &StoreTerms, now_ms: u64) 
         }
     }
     match (store.guard_facts().await, terms.failover) {
-        (Ok(facts), failover) => check.guard(&facts, failover, terms, now_ms),
+        (Ok(facts), failover) => {
+            check.guard(&facts, failover, terms);
+            // Asked again for the time alone: the connection stands, so that this takes one round trip.
+            let asked_ms = clock();
+            match store.guard_facts().await {
+                Ok(facts) => check.clock(facts.at_ms, (asked_ms, clock()), terms),
+                Err(error) => check.problem(error.to_string()),
+            }
+        }
         (Err(error), Failover::Lossless) => {
             check.warning(format!(
                 "the server's identity cannot be read, which failover = \"lossless\" does not need: {error}"
@@ -161,7 +173,7 @@ impl StoreCheck {
         }
     }
 
-    fn guard(&mut self, facts: &GuardFacts, failover: Failover, terms: &StoreTerms, now_ms: u64) {
+    fn guard(&mut self, facts: &GuardFacts, failover: Failover, terms: &StoreTerms) {
         let GuardFacts {
             system_id,
             timeline,
@@ -175,15 +187,23 @@ impl StoreCheck {
                  its state_dir remembers the server"
             ));
         }
-        let offset_ms = facts.at_ms.abs_diff(now_ms);
+    }
+
+    /// Compares the server's clock with this machine's at some moment between the question and the answer.
+    fn clock(&mut self, at_ms: u64, (asked_ms, answered_ms): (u64, u64), terms: &StoreTerms) {
+        let offset_ms = at_ms.abs_diff(asked_ms.midpoint(answered_ms));
+        let doubt_ms = answered_ms.abs_diff(asked_ms).div_ceil(2);
         let text = format!(
-            "clocks differ by {offset_ms} ms; at most {} are allowed",
+            "clocks differ by {offset_ms} ms, give or take {doubt_ms} ms; at most {} are allowed",
             terms.max_skew_ms
         );
-        match offset_ms {
-            _ if offset_ms > terms.max_skew_ms => self.problem(text),
-            _ if offset_ms > terms.max_skew_ms / 2 => self.warning(text),
-            _ => self.fine(text),
+        // A slow answer alone is no difference, and no proof that there is none.
+        if offset_ms.saturating_sub(doubt_ms) > terms.max_skew_ms {
+            self.problem(text);
+        } else if offset_ms.saturating_add(doubt_ms) > terms.max_skew_ms / 2 {
+            self.warning(text);
+        } else {
+            self.fine(text);
         }
     }
 

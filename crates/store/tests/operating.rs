@@ -1,5 +1,6 @@
 //! Roles, TLS, migrations, the ring of partitions, and the findings of `store check`.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,9 +197,7 @@ async fn the_servers_certificate_is_verified() {
     settings.trusted = vec![right.cert.der().clone()];
     let store = PostgresStore::new(&settings, TERMS).unwrap();
     assert_eq!(verdict(&store, &row()).await, AdmissionVerdict::Admitted);
-    let check = Store::Postgres(Box::new(store))
-        .check(&TERMS, now_ms())
-        .await;
+    let check = Store::Postgres(Box::new(store)).check(&TERMS, now_ms).await;
     assert!(
         check
             .to_string()
@@ -295,7 +294,7 @@ async fn check_says_what_an_operator_must_know() {
     }
     let server = PgServer::start();
     let checked = Store::Postgres(Box::new(store(&[server.port])));
-    let check = checked.check(&TERMS, now_ms()).await;
+    let check = checked.check(&TERMS, now_ms).await;
     assert_eq!(check.severity(), FindingSeverity::Problem);
     assert!(
         check
@@ -306,7 +305,7 @@ async fn check_says_what_an_operator_must_know() {
 
     let (server, instance) = ready().await;
     let checked = Store::Postgres(Box::new(store(&[server.port])));
-    let check = checked.check(&TERMS, now_ms()).await.to_string();
+    let check = checked.check(&TERMS, now_ms).await.to_string();
     for line in [
         "fine: PostgreSQL ",
         "fine: schema 1",
@@ -317,11 +316,18 @@ async fn check_says_what_an_operator_must_know() {
     ] {
         assert!(check.contains(line), "{line}: {check}");
     }
-    let check = checked.check(&TERMS, now_ms() + 5_000).await.to_string();
+    let ahead = || now_ms() + 5_000;
+    let check = checked.check(&TERMS, ahead).await.to_string();
     assert!(check.contains("problem: clocks differ by"), "{check}");
+    // A slow answer is no difference of clocks, and no proof that there is none.
+    let reading = Cell::new(now_ms() - 5_000);
+    let slow = || reading.replace(reading.get() + 10_000);
+    let check = checked.check(&TERMS, slow).await.to_string();
+    assert!(check.contains("warning: clocks differ by"), "{check}");
+    assert!(check.contains("give or take 5000 ms"), "{check}");
     instance.halt(&HaltScope::Money, "operator").await.unwrap();
     let standby = server.standby(StandbyMode::Asynchronous);
-    let check = checked.check(&TERMS, now_ms()).await.to_string();
+    let check = checked.check(&TERMS, now_ms).await.to_string();
     assert!(
         check.contains("warning: halted: money (by operator)"),
         "{check}"

@@ -106,8 +106,9 @@ impl StoreCommand {
                 let connection = check.file.connection()?;
                 exists(&connection)?;
                 let store = open(&connection)?;
-                let now_ms = Clock::system().unix_ms();
-                let found = runtime.block_on(store.check(connection.terms(), now_ms));
+                let clock = Clock::system();
+                let checked = store.check(connection.terms(), || clock.unix_ms());
+                let found = runtime.block_on(checked);
                 Ok(print_findings(&connection.place(), &found, check.json))
             }
             Self::Distrust(distrust) => {
