@@ -671,6 +671,22 @@ async fn the_cluster_and_the_status_show_instances_and_their_configurations() {
         problems.iter().any(|one| one["text"] == halted)
     })
     .await;
+    // The server's clock steps back by two hours.
+    let view = one.admin("GET", "/cluster").await.json();
+    assert_eq!(
+        (&view["clock_step_ms"], &view["deletion_held"]),
+        (&0.into(), &false.into())
+    );
+    server.sql(
+        "CREATE OR REPLACE FUNCTION gatepay.wall_ms() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+            SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint - 7200000 $$",
+    );
+    until_so("the step of the store's clock", async || {
+        let view = one.admin("GET", "/cluster").await.json();
+        let step = view["clock_step_ms"].as_i64().unwrap();
+        (-7_200_000..-7_100_000).contains(&step) && view["deletion_held"] == true
+    })
+    .await;
 }
 
 #[tokio::test]

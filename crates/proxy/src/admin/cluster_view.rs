@@ -20,6 +20,10 @@ struct ClusterReport {
     seen_ms_ago: u64,
     /// The store's clock less this machine's, in milliseconds.
     clock_offset_ms: i64,
+    /// How far a step has put the store's clock before its time, in milliseconds; negative if it went back, 0 while they agree.
+    clock_step_ms: i64,
+    /// Whether nothing is deleted for its age, because the clock is in doubt.
+    deletion_held: bool,
     /// How long the store still refuses stamps, in milliseconds.
     guarded_ms: u64,
     /// `none`, `asynchronous` or `synchronous`.
@@ -94,6 +98,8 @@ pub(super) fn cluster(app: &App) -> AdminResponse {
         store_available: cluster.is_available(),
         seen_ms_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         clock_offset_ms: cluster.offset_ms(),
+        clock_step_ms: view.time.apart_ms,
+        deletion_held: view.time.keeps,
         guarded_ms: view.guarded_until.saturating_sub(view.now_ms),
         replication: replication(view.replication),
         configurations: configurations(&view),
