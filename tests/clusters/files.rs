@@ -74,6 +74,76 @@ async fn a_process_with_a_file_admits_once_suspends_and_starts_again_without_a_w
     assert_eq!(code, Some(0), "{said}");
 }
 
+/// A refund that is refused before the store is asked.
+fn refused_here(stamp_ms: u64) -> Request<Full<Bytes>> {
+    let twice = r#"{"refundRequestId":"r7","prepayId":"1","refundAmount":"1","refundAmount":"2"}"#;
+    signed(&acme().post(REFUND, twice).timestamp(&stamp_ms))
+}
+
+fn now_ms() -> u64 {
+    Clock::system().unix_ms()
+}
+
+/// Further ahead than any stamp that can have been admitted.
+const HOUR_MS: u64 = 3_600_000;
+
+#[tokio::test]
+async fn a_refusal_says_not_executed_unless_an_earlier_run_with_the_file_may_have_admitted_a_copy()
+{
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(refused.refusal(), Some("stale_timestamp"));
+    assert_eq!(
+        refused.outcome(),
+        Some("unknown"),
+        "this folder knows of no run before"
+    );
+    // From here on a start relies on the store for the stamps of the run before.
+    until("the store has all stamps of this run", || {
+        folder.path("state/store-joined").exists()
+    })
+    .await;
+    let early_ms = now_ms();
+    program.stop().await;
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(refused.outcome(), Some("not-executed"));
+    let refused = send_once(&program, &refused_here(early_ms)).await;
+    assert_eq!(refused.refusal(), Some("invalid_body"));
+    assert_eq!(
+        refused.outcome(),
+        Some("unknown"),
+        "the run before may have admitted its stamp"
+    );
+    // Once stamps are later than any that the run before can have admitted.
+    let begun = Instant::now();
+    loop {
+        let refused = send_once(&program, &refused_here(now_ms())).await;
+        assert_eq!(refused.refusal(), Some("invalid_body"));
+        if refused.outcome() == Some("not-executed") {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", refused.text());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let executed = refund();
+    assert_eq!(send(&program, &executed).await.refusal(), None);
+    // The crash leaves no memory. The next run refuses what this one has executed, and does not call it not executed.
+    program.signal("-KILL");
+    let _ended = program.end().await;
+    folder.tenant(&acme(), "standing = 'read_only'");
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let copy = send_once(&program, &executed).await;
+    let refusal = copy.refusal();
+    assert_eq!(refusal, Some("operation_not_allowed"), "{}", copy.text());
+    assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
+}
+
 #[tokio::test]
 async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let gatepay = GatePay::now();
@@ -100,6 +170,12 @@ async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let copied = send_once(&program, &executed).await;
     assert!(copied.refusal().is_some(), "{}", copied.text());
     assert_eq!(copied.outcome(), Some("unknown"));
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(
+        refused.outcome(),
+        Some("unknown"),
+        "any run may have had the file"
+    );
     assert_eq!(gatepay.count(), before);
     let read = send(&program, &signed(&acme().post(QUERY, BY_NUMBER))).await;
     assert_eq!(read.refusal(), None, "reads go on");

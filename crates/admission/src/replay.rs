@@ -59,6 +59,18 @@ pub struct StampFingerprint {
     stamp_ms: u64,
 }
 
+impl StampFingerprint {
+    /// The stamp's time, in milliseconds since 1970.
+    pub fn stamp_ms(&self) -> u64 {
+        self.stamp_ms
+    }
+
+    /// Whether the nonce may not come again with another timestamp.
+    pub fn is_by_nonce(&self) -> bool {
+        self.nonce.is_some()
+    }
+}
+
 /// A keyed 128-bit hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StampHash {

@@ -317,8 +317,7 @@ fn telemetry(
         seldom: LogThrottle::default(),
         replay: Arc::clone(&admission.replay),
         drain: Arc::clone(&lifecycle.drain),
-        // The configuration has no store without a state folder.
-        has_cluster: settings.store.is_some(),
+        elsewhere: admission.elsewhere,
         usage: usage.clone(),
         ratelimit_headers: settings.ratelimit_headers,
     })

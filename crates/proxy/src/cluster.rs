@@ -79,6 +79,8 @@ struct ClusterShared {
     served_before: AtomicBool,
     /// Set when this instance has joined.
     key: OnceLock<FingerprintKey>,
+    /// Whether the store is a file that was put back, and that no operator had accepted when this instance joined.
+    is_put_back: AtomicBool,
     /// Whether the last sign of life was answered.
     is_heard: AtomicBool,
     /// Wakes the thread to give a sign of life at once.
@@ -206,6 +208,7 @@ impl Cluster {
             calls: StoreCalls::new(call_sender),
             served_before: AtomicBool::new(false),
             key: OnceLock::new(),
+            is_put_back: AtomicBool::new(false),
             is_heard: AtomicBool::new(false),
             hurry: Notify::new(),
             leaving: Notify::new(),
@@ -314,6 +317,11 @@ impl Cluster {
     /// The fingerprints' key, once this instance has joined.
     pub fn key(&self) -> Option<&FingerprintKey> {
         self.shared.key.get()
+    }
+
+    /// Whether the store is a file that was put back. Known once this instance has joined.
+    pub fn is_put_back(&self) -> bool {
+        self.shared.is_put_back.load(Ordering::Acquire)
     }
 
     /// Until when a request that arrives now waits for the store's answers: for `timeout_ms`.

@@ -58,8 +58,8 @@ pub struct RequestRecord {
     arrival: Option<StampFingerprint>,
     /// Why an earlier copy of the refused request may have been admitted.
     doubt: Option<EarlierCopy>,
-    /// Why another instance may have admitted a copy: of every request until the store has shown that none has.
-    elsewhere: Option<EarlierCopy>,
+    /// The store's verdict about copies that another process may have admitted, once there is one.
+    elsewhere: Option<CopiesByStore>,
     /// Whether the request came by an operator's path.
     by_operator: bool,
     /// Whether the store has booked the call for statements.
@@ -75,6 +75,9 @@ pub struct RequestRecord {
     /// Keeps the connection from counting as idle.
     busy: ActiveRequest,
 }
+
+/// Why another process may have admitted a copy, by the store's verdict; `None` if none has.
+type CopiesByStore = Option<EarlierCopy>;
 
 /// Whether statements have the call from the store, so that this process does not count it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +106,7 @@ impl RequestRecord {
             kind: None,
             arrival: None,
             doubt: None,
-            elsewhere: telemetry.has_cluster.then_some(EarlierCopy::OtherInstance),
+            elsewhere: None,
             by_operator: false,
             booking: CallBooking::None,
             journal: None,
@@ -172,7 +175,7 @@ impl RequestRecord {
     pub fn is_in_doubt(&mut self) -> bool {
         if let Some(print) = self.arrival.take() {
             let here = self.telemetry.replay.refused(print);
-            self.doubt = here.or_else(|| self.elsewhere());
+            self.doubt = here.or_else(|| self.elsewhere(print));
         }
         self.doubt.is_some()
     }
@@ -182,20 +185,22 @@ impl RequestRecord {
         if self.arrival.is_none() && self.doubt.is_none() {
             let replay = &self.telemetry.replay;
             self.doubt = head.doubt(|client_id, stamp| {
-                let here = replay.doubt(replay.fingerprint(client_id, stamp, ReplayRule::Pair));
-                here.or_else(|| self.elsewhere())
+                let print = replay.fingerprint(client_id, stamp, ReplayRule::Pair);
+                replay.doubt(print).or_else(|| self.elsewhere(print))
             });
         }
     }
 
-    /// The store's verdict: why another instance may have admitted a copy, `None` if none has.
+    /// The store's verdict: why another process may have admitted a copy, `None` if none has.
     pub fn judged_elsewhere(&mut self, elsewhere: Option<EarlierCopy>) {
-        self.elsewhere = elsewhere;
+        self.elsewhere = Some(elsewhere);
     }
 
-    /// Why another instance may have admitted a copy. A read may be repeated, also if its copy was executed.
-    fn elsewhere(&self) -> Option<EarlierCopy> {
-        self.elsewhere.filter(|_| self.kind != Some(Kind::Read))
+    /// Why another process may have admitted a copy. A read may be repeated, also if its copy was executed.
+    fn elsewhere(&self, print: StampFingerprint) -> Option<EarlierCopy> {
+        let unjudged = || self.telemetry.elsewhere.of(print);
+        let elsewhere = self.elsewhere.unwrap_or_else(unjudged);
+        elsewhere.filter(|_| self.kind != Some(Kind::Read))
     }
 
     /// Why a copy of the refused request may have been executed, if one may.

@@ -21,6 +21,7 @@ use crate::process::drain::successor_patience;
 use crate::process::state_dir::PreviousRun;
 use crate::process::watermark::StampWatermark;
 use crate::process::yielding::OffloadThreads;
+use crate::record::telemetry::CopiesElsewhere;
 use crate::start_error::StartError;
 
 /// What decides whether a request goes ahead: memory, signature checks, limits and the single use of stamps.
@@ -37,6 +38,8 @@ pub struct AdmissionState {
     pub replay: Arc<Replay>,
     /// The watermark of admitted stamps: a stamp above it is not admitted yet.
     pub watermark: StampWatermark,
+    /// Which requests another process may have admitted.
+    pub elsewhere: CopiesElsewhere,
     /// Threads for work on long bodies.
     pub offload: OffloadThreads,
 }
@@ -66,6 +69,7 @@ impl AdmissionState {
         } else {
             (previous, LeftStore::in_folder(settings)?)
         };
+        let elsewhere = copies_elsewhere(settings, cluster, clock, watermark.left_ms())?;
         let capacity = replay_capacity(settings, &settings.upstream.quota, registry);
         let leads = StampLeads {
             future_ms: settings.window.future_ms,
@@ -89,6 +93,7 @@ impl AdmissionState {
             tenant_limits,
             replay: Arc::new(replay),
             watermark,
+            elsewhere,
             offload: OffloadThreads::default(),
         })
     }
@@ -173,6 +178,36 @@ fn known_to_store(
         last.saturating_add(past_ms)
     });
     previous
+}
+
+/// Which requests another process may have admitted, once this one has joined its store.
+///
+/// A file has one process at a time, so that only earlier runs may have. The mark of this folder is above all that those admitted
+/// which had the folder. A run that had the file with another folder leaves a contact that this folder does not have: then the file
+/// counts as put back, until an operator distrusts it, which guards it up to a time after the mark. Other instances of another
+/// store that the folder was used with before have ended, and went by clocks like this machine's.
+fn copies_elsewhere(
+    settings: &Settings,
+    cluster: Option<&Cluster>,
+    clock: &Clock,
+    mark_ms: u64,
+) -> Result<CopiesElsewhere, StartError> {
+    let (Some(store), Some(cluster)) = (&settings.store, cluster) else {
+        return Ok(CopiesElsewhere::None);
+    };
+    let is_alone = store.sharing().is_none() && cluster.key().is_some();
+    if !is_alone || cluster.is_put_back() {
+        return Ok(CopiesElsewhere::Any);
+    }
+    let noted = settings.state_dir.as_deref().map(store_use::lead);
+    let noted_ms = noted.transpose().map_err(StartError::State)?.flatten();
+    let lead_ms = noted_ms.unwrap_or(0).max(settings.window.future_ms);
+    let latest_ms = clock.unix_ms().saturating_add(lead_ms);
+    let guarded_until = cluster.guarded_until();
+    Ok(CopiesElsewhere::of_earlier_runs(
+        (mark_ms, guarded_until),
+        latest_ms,
+    ))
 }
 
 /// Whether no run served in this folder before.

@@ -203,6 +203,7 @@ async fn join(shared: &ClusterShared, store: &Store) -> Result<(), StoreError> {
     if let Store::Sqlite(file) = store
         && file.is_restored().await?
     {
+        shared.is_put_back.store(true, Ordering::Release);
         tracing::error!(
             "the store's file was put back from a copy: money is refused until `gatepay-proxy store distrust`"
         );
