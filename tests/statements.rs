@@ -533,6 +533,51 @@ async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
 }
 
 #[tokio::test]
+async fn of_two_amounts_under_one_number_that_one_is_executed_which_gatepay_shows() {
+    if postgres::is_missing() {
+        return;
+    }
+    let gatepay = GatePay::now();
+    gatepay
+        .sandbox
+        .fund(acme().sub_account, "USDT", "100")
+        .unwrap();
+    let server = PgServer::migrated().await;
+    server.sql(&format!(
+        "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
+        DAYS[0]
+    ));
+    let program = Program::serve(&folder(&gatepay, &server)).await;
+    program.until_ready().await;
+    gatepay.inject(InjectedFault::ResetAfterExecuting.once());
+    let lost = send(program.address, PAYOUT, &payout("T1", "5")).await;
+    assert_eq!(lost.unwrap().refusal(), Some("outcome_unknown"));
+    let other = send(program.address, PAYOUT, &payout("T1", "70")).await;
+    let other = other.unwrap();
+    assert_eq!(other.json()["code"], "550245", "{}", other.text());
+    assert_eq!(
+        other.outcome(),
+        Some("unknown"),
+        "what GatePay has is not it"
+    );
+    // A minute later.
+    server.sql("UPDATE gatepay.usage_call SET at = at - 61000");
+    let began = Instant::now();
+    let settled = json!([
+        { "operation": "create_payout", "outcome": "executed", "calls": 1, "amounts": { "USDT": "5" } },
+        { "operation": "create_payout", "outcome": "repeated", "calls": 1, "amounts": { "USDT": "70" } },
+    ]);
+    loop {
+        let told = statement(&program, DAYS[0]).await;
+        if told["calls"] == settled {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{told}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_refund_of_a_whole_order_is_one_transaction_however_often_it_is_sent() {
     let gatepay = GatePay::now();
     let (_folder, program) = with_a_file(&gatepay).await;

@@ -10,8 +10,8 @@ use Method::{Delete, Get, Post, Put};
 
 use crate::field::{self, AmountField, BodyField};
 use crate::operation::{
-    AccountHeader, AnswerForm, ApiModule, IdempotencyKey, Kind, LookUp, MediaType, Method,
-    Operation, OperationScope, RowSwitch, Translation,
+    AccountHeader, AnswerForm, AnsweredAmounts, ApiModule, IdempotencyKey, Kind, LookUp, MediaType,
+    Method, Operation, OperationScope, RowSwitch, Translation,
 };
 
 /// The prefix that turns most merchant paths into institution paths. A row with another institution path states it.
@@ -58,6 +58,17 @@ const OTC_AMOUNTS: &[AmountField] = &[
     AmountField::with_currency("fiatAmount", "fiatCurrency"),
 ];
 
+/// The amount of a refund as its details state it. `amount` and `currency` are what is paid, after a conversion.
+const REQUESTED: AnsweredAmounts = AnsweredAmounts::Stated {
+    amount: "requestAmount",
+    currency: "requestCurrency",
+};
+
+const BOOKED: AnsweredAmounts = AnsweredAmounts::Stated {
+    amount: "amount",
+    currency: "currency",
+};
+
 /// The amount of each card.
 const GIFT_AMOUNT: &[AmountField] =
     &[AmountField::with_currency("amount", "currency").times("count")];
@@ -88,6 +99,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         tenant("refund_order", Payment, Money, Post, "/v1/pay/order/refund")
             .key(one("refundRequestId"))
             .refund_look_up("refund_details")
+            .answers(REQUESTED)
             .fields(field::REFUND_ORDER)
             .amounts(REFUND_AMOUNT)
             .row(),
@@ -134,6 +146,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .refund_look_up("refund_details")
+        .answers(REQUESTED)
         .derived()
         .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
@@ -146,6 +159,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .refund_look_up("refund_details")
+        .answers(REQUESTED)
         .amounts(REFUND_AMOUNT)
         .row(),
         tenant("query_order_v2", Payment, Read, Get, "/v2/pay/order/query").row(),
@@ -247,6 +261,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .refund_look_up("refund_details")
+        .answers(REQUESTED)
         .derived()
         .amounts(REFUND_AMOUNT)
         .bare()
@@ -260,6 +275,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         )
         .key(one("refundRequestId"))
         .refund_look_up("refund_details")
+        .answers(REQUESTED)
         .amounts(CONVERTED_REFUND_AMOUNTS)
         .row(),
         tenant(
@@ -346,6 +362,7 @@ pub(crate) fn rows() -> Vec<Operation> {
             .key(one("batch_id"))
             .look_up("query_payout", one("batch_id"))
             .with(&[("detail_status", "ALL")])
+            .answers(AnsweredAmounts::Items("withdraw_list"))
             .amounts(PAYOUT_AMOUNTS)
             .row(),
         tenant("query_payout", Payout, Read, Post, "/v1/pay/withdraw/query")
@@ -432,6 +449,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .at("/withdraw/open/institution/otc/api/order/create")
         .key(one("clientOrderId"))
         .look_up("otc_order_detail", one("clientOrderId"))
+        .answers(AnsweredAmounts::Exchanged)
         .amounts(OTC_AMOUNTS)
         .row(),
         tenant(
@@ -766,6 +784,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantBatchNo"))
         .look_up("transfer_detail", one("merchantBatchNo"))
         .same(&["amount", "currency"])
+        .answers(BOOKED)
         .amounts(AMOUNT)
         .row(),
         institution(
@@ -787,6 +806,7 @@ pub(crate) fn rows() -> Vec<Operation> {
         .key(one("merchantBatchNo"))
         .look_up("charge_detail", one("merchantBatchNo"))
         .same(&["amount", "currency"])
+        .answers(BOOKED)
         .amounts(AMOUNT)
         .row(),
         institution(
@@ -917,6 +937,7 @@ impl RowDraft {
             with: &[],
             same: &[],
             of_order: &[],
+            amounts: AnsweredAmounts::Undocumented,
             proves: true,
         });
         self
@@ -931,6 +952,12 @@ impl RowDraft {
     /// Sets the fields that identify the call: if one differs, the object under the key belongs to another call.
     fn same(mut self, same: &'static [&'static str]) -> Self {
         self.0.look_up.as_mut().expect("it has a look-up").same = same;
+        self
+    }
+
+    /// Sets where the look-up's answer states the amounts of the call (schemas.md).
+    fn answers(mut self, amounts: AnsweredAmounts) -> Self {
+        self.0.look_up.as_mut().expect("it has a look-up").amounts = amounts;
         self
     }
 

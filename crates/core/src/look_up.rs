@@ -2,9 +2,11 @@
 //!
 //! A look-up never proves that GatePay did *not* execute a call, for the call may still be under way. A look-up proves
 //! execution only if the answer shows an object that this call alone creates, under the call's own key, with the values
-//! that the call sent; and for a refund, whose number may be unique for its order only, if the answer names the same order.
+//! that the call sent and no other amounts; and for a refund, whose number may be unique for its order only, if the answer
+//! names the same order.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -12,7 +14,8 @@ use serde_json::value::RawValue;
 
 use crate::body::BodyReading;
 use crate::envelope::{self, AnswerVerdict};
-use crate::operation::{IdempotencyKey, Kind, LookUp, Method, Operation};
+use crate::money::{MoneyPart, ObjectAmounts};
+use crate::operation::{AnsweredAmounts, IdempotencyKey, Kind, LookUp, Method, Operation};
 use crate::words::words;
 use crate::{query, text};
 
@@ -48,6 +51,10 @@ pub struct LookUpQuestion {
     same: Vec<(&'static str, String)>,
     /// The fields that name the order of a refund, and the order that the call refunds.
     of_order: Option<(&'static [&'static str], String)>,
+    /// Where the answer states the amounts of the call.
+    amounts: AnsweredAmounts,
+    /// What the call asks for; empty if that is not known.
+    asked: Vec<MoneyPart>,
     proves: bool,
 }
 
@@ -64,6 +71,13 @@ pub struct LookUpObservation {
     /// Whether GatePay has under the call's number a refund of another order, or of one that it does not name.
     #[serde(skip)]
     pub is_of_another_order: bool,
+    /// The amounts of the object under the call's key, if the answer states them exactly.
+    #[serde(skip)]
+    pub amounts: Option<Box<ObjectAmounts>>,
+    /// Whether these are not the amounts of the call. Then another call may have made the object; or this one, with amounts that
+    /// GatePay states in other terms.
+    #[serde(skip)]
+    pub has_other_amounts: bool,
 }
 
 impl LookUpObservation {
@@ -73,6 +87,8 @@ impl LookUpObservation {
         order: None,
         object: None,
         is_of_another_order: false,
+        amounts: None,
+        has_other_amounts: false,
     };
 }
 
@@ -115,9 +131,17 @@ impl LookUpQuestion {
             body,
             same: same.collect(),
             of_order: order.map(|order| (look_up.of_order, order)),
+            amounts: look_up.amounts,
+            asked: Vec::new(),
             by,
             proves,
         })
+    }
+
+    /// The question about a call that asks for these amounts.
+    #[must_use]
+    pub fn asking_for(self, asked: Vec<MoneyPart>) -> Self {
+        Self { asked, ..self }
     }
 
     /// Whether an answer can show that GatePay executed the call.
@@ -149,19 +173,23 @@ impl LookUpQuestion {
     }
 
     fn read(&self, body: &str) -> Option<LookUpObservation> {
-        let answer: Value = serde_json::from_str(body).ok()?;
-        let whole = match answer.get("data") {
-            Some(Value::String(text)) => serde_json::from_str(text).ok()?,
-            Some(data) => data.clone(),
-            None => answer,
+        let whole: Cow<'_, str> = match members(body).remove("data").map(RawValue::get) {
+            Some(text) if text.starts_with('"') => Cow::Owned(serde_json::from_str(text).ok()?),
+            Some(text) => Cow::Borrowed(text),
+            None => Cow::Borrowed(body),
         };
-        let things = things(&whole);
-        let named = || things.iter().filter(|thing| self.names(thing));
-        let own = named().find(|thing| self.is_of_order(thing));
-        let Some(thing) = own.or_else(|| named().next()) else {
+        let data: Value = serde_json::from_str(&whole).ok()?;
+        let things = things(whole.trim());
+        let things: Vec<(&str, Value)> = things
+            .into_iter()
+            .filter_map(|text| Some((text, serde_json::from_str(text).ok()?)))
+            .collect();
+        let named = || things.iter().filter(|(_, thing)| self.names(thing));
+        let own = named().find(|(_, thing)| self.is_of_order(thing));
+        let Some((text_of_thing, thing)) = own.or_else(|| named().next()) else {
             // A list without the key shows that the object does not exist; any other answer proves nothing.
             return Some(LookUpObservation {
-                observed: if is_list(&whole) {
+                observed: if is_list(&data) {
                     ObservedOutcome::NotFound
                 } else {
                     ObservedOutcome::Unknown
@@ -180,7 +208,10 @@ impl LookUpQuestion {
         let agrees = self.same.iter().all(|(field, said)| {
             text(thing.get(*field)).is_none_or(|printed| agree(said, &printed))
         });
-        let observed = match (agrees, self.proves) {
+        let amounts = ObjectAmounts::read(self.amounts, text_of_thing);
+        let mut stated = amounts.iter();
+        let has_other_amounts = stated.any(|stated| !stated.may_be_of(&self.asked));
+        let observed = match (agrees, self.proves && !has_other_amounts) {
             (false, _) => ObservedOutcome::NotFound,
             (true, true) => ObservedOutcome::Found,
             (true, false) => ObservedOutcome::Unknown,
@@ -190,6 +221,8 @@ impl LookUpQuestion {
             order: printed(body),
             object: (observed == ObservedOutcome::Found).then(|| thing.to_string()),
             is_of_another_order: false,
+            amounts: amounts.map(Box::new),
+            has_other_amounts,
         })
     }
 
@@ -233,18 +266,29 @@ pub(crate) fn object<'a>(fields: impl Iterator<Item = (&'a str, &'a str)>) -> St
     Value::Object(members.collect()).to_string()
 }
 
-/// The objects of an answer: the data itself, without the `bizData` wrapper of one page, and the items of its lists.
-fn things(whole: &Value) -> Vec<&Value> {
-    let inner = whole.get("bizData").unwrap_or(whole);
+/// The objects of an answer: the data itself, without the `bizData` wrapper of one page, and the items of its lists. Each as
+/// text, in which numbers have all their digits.
+fn things(whole: &str) -> Vec<&str> {
+    let inner = members(whole)
+        .remove("bizData")
+        .map_or(whole, RawValue::get);
     let mut things = vec![inner];
-    match inner {
-        Value::Array(items) => things.extend(items),
-        Value::Object(members) => {
-            things.extend(members.values().filter_map(Value::as_array).flatten());
-        }
-        _ => {}
+    let lists: Vec<&str> = if inner.starts_with('[') {
+        vec![inner]
+    } else {
+        let values = members(inner).into_values().map(RawValue::get);
+        values.filter(|value| value.starts_with('[')).collect()
+    };
+    for list in lists {
+        let items: Vec<&RawValue> = serde_json::from_str(list).unwrap_or_default();
+        things.extend(items.into_iter().map(RawValue::get));
     }
     things
+}
+
+/// The members of an object; none of anything else.
+fn members(text: &str) -> BTreeMap<String, &RawValue> {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 /// Whether an answer's data is a list of objects, as opposed to an object that has lists.
@@ -302,6 +346,7 @@ fn printed(body: &str) -> Option<Box<RawValue>> {
 mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
+    use crate::money::MoneyDemand;
 
     fn question(call: &str, query: &str, body: &str) -> Option<LookUpQuestion> {
         let catalogue = Catalogue::standard();
@@ -504,6 +549,103 @@ mod tests {
             assert!(!question(call, "", without).unwrap().can_prove());
             assert!(question(call, "", body).unwrap().can_prove());
         }
+    }
+
+    #[test]
+    fn a_looked_up_object_of_another_amount_proves_nothing() {
+        let catalogue = Catalogue::standard();
+        let (found, other) = (ObservedOutcome::Found, ObservedOutcome::Unknown);
+        let seen = |call: &str, body: &str, data: &str| {
+            let operation = catalogue.named(call).unwrap();
+            let sent = BodyReading::read(operation, None, body.as_bytes());
+            let demand = MoneyDemand::read(operation, &sent).unwrap();
+            let asked = question(call, "", body).unwrap();
+            let asked = asked.asking_for(demand.map_or_else(|_| Vec::new(), |it| it.parts));
+            let answer = format!(r#"{{"status":"SUCCESS","code":"000000","data":{data}}}"#);
+            let seen = asked.observe(200, answer.as_bytes());
+            assert!(seen.order.is_some(), "{data}");
+            assert_eq!(seen.object.is_some(), seen.observed == found, "{data}");
+            (seen.observed, seen.amounts.is_some())
+        };
+        let payout = r#"{"batch_id":"B","withdraw_list":[
+            {"merchant_withdraw_id":"1","currency":"USDT","amount":"1.50","chain":"ETH","address":"0xa"},
+            {"merchant_withdraw_id":"2","currency":"ETH","amount":"2","chain":"ETH","address":"0xa"}]}"#;
+        let paid =
+            |list: &str| format!(r#"{{"batch_id":"B","status":"SUCCESS","withdraw_list":{list}}}"#);
+        for (list, expected) in [
+            (
+                r#"[{"currency":"ETH","amount":2},{"currency":"USDT","amount":"1.5"}]"#,
+                (found, true),
+            ),
+            (
+                r#"[{"currency":"ETH","amount":"2"},{"currency":"USDT","amount":"1.500000000000000001"}]"#,
+                (other, true),
+            ),
+            (r#"[{"currency":"USDT","amount":"1.5"}]"#, (other, true)),
+            (
+                r#"[{"currency":"BTC","amount":"2"},{"currency":"USDT","amount":"1.5"}]"#,
+                (other, true),
+            ),
+            // What is not stated, or not exactly, speaks neither for nor against it.
+            (
+                r#"[{"currency":"ETH"},{"currency":"USDT","amount":"1.5"}]"#,
+                (found, false),
+            ),
+            ("[]", (found, false)),
+            ("null", (found, false)),
+        ] {
+            assert_eq!(
+                seen("create_payout", payout, &paid(list)),
+                expected,
+                "{list}"
+            );
+        }
+        let refund = r#"{"refundRequestId":"R","prepayId":"5","refundAmount":"9"}"#;
+        let details = |more: &str| format!(r#"{{"refundRequestId":"R","orderId":"5"{more}}}"#);
+        let nine =
+            r#","requestAmount":"9","requestCurrency":"USDT","amount":"0.1","currency":"ETH""#;
+        let cent =
+            r#","requestAmount":"0.01","requestCurrency":"USDT","amount":"9","currency":"USDT""#;
+        for call in ["refund_order", "refund_order_v2", "refund_address_order"] {
+            let named = refund.replace('}', r#","receiverId":7}"#);
+            let has_receiver = call == "refund_address_order";
+            let body = if has_receiver { &*named } else { refund };
+            assert_eq!(seen(call, body, &details(nine)), (found, true), "{call}");
+            assert_eq!(seen(call, body, &details(cent)), (other, true), "{call}");
+            assert_eq!(seen(call, body, &details("")), (found, false), "{call}");
+        }
+        // No page describes these details.
+        assert_eq!(
+            seen("refund_order_v3", refund, &details(cent)),
+            (found, false)
+        );
+        let whole =
+            r#"{"refundRequestId":"R","prepayId":"5","refundAmount":"9","refundAmountTypeFull":1}"#;
+        assert_eq!(
+            seen("refund_order_v2", whole, &details(cent)),
+            (found, true),
+            "the whole order"
+        );
+        let converted = r#"{"refundRequestId":"R","prepayId":"5","receiverId":7,"refundReason":"r","refundOrderAmount":"9",
+            "refundOrderCurrency":"USDT","refundPayCurrency":"ETH","refundPayAmount":"0.1"}"#;
+        assert_eq!(
+            seen("refund_converted_address_order", converted, &details(nine)),
+            (found, true)
+        );
+        assert_eq!(
+            seen("refund_converted_address_order", converted, &details(cent)),
+            (other, true)
+        );
+        let sale = r#"{"clientOrderId":"C","quoteToken":"q","bankAccountId":"1","cryptoCurrency":"USDT","fiatCurrency":"USD",
+            "cryptoAmount":"5","fiatAmount":"4.9","type":"SELL"}"#;
+        assert_eq!(seen("create_otc_order", sale, sale), (found, true));
+        let larger = sale.replace(r#""5""#, r#""6""#);
+        assert_eq!(seen("create_otc_order", sale, &larger), (other, true));
+        let booking = r#"{"merchantBatchNo":"M","accountId":"7","currency":"USDT","amount":"5"}"#;
+        assert_eq!(seen("create_charge", booking, booking), (found, true));
+        let larger = booking.replace(r#""5""#, r#""6""#);
+        let differs = (ObservedOutcome::NotFound, true);
+        assert_eq!(seen("create_transfer", booking, &larger), differs);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Fees are not part of an amount: GatePay adds them by its own table.
 
 mod documented;
+mod object_amounts;
 mod rows;
 mod stated_amount;
 mod target;
@@ -26,6 +27,7 @@ use crate::ledger_key::{LedgerKey, LedgerKeyKind};
 use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
+pub use object_amounts::{ObjectAmounts, are_of};
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, SpendKey, TargetPlace};
 pub use stated_amount::StatedAmount;
 pub use target::{AddressPart, MoneyTarget, StatedTarget, TargetEntry};

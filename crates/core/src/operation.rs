@@ -119,9 +119,29 @@ pub struct LookUp {
     /// The fields of a looked-up refund that name its order, the most certain first; empty if the call refunds none. No page says
     /// that the number of a refund is unique beyond its order: GatePay may show another order's refund under the call's number.
     pub of_order: &'static [&'static str],
+    /// Where the answer states the amounts that the call asked for.
+    pub amounts: AnsweredAmounts,
     /// Whether only this call creates the looked-up object, so that finding the object proves that GatePay executed the
     /// call. An object that a call merely changes may be older than the call.
     pub proves: bool,
+}
+
+/// Where the answer to a look-up states the amounts that its call asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnsweredAmounts {
+    /// No page says.
+    Undocumented,
+    /// One amount, and its currency. The call may have asked for another one beside.
+    Stated {
+        /// The field of the amount.
+        amount: &'static str,
+        /// The field of the currency.
+        currency: &'static str,
+    },
+    /// A list of objects with `amount` and `currency`, which is all that the call asked for.
+    Items(&'static str),
+    /// The side of an exchange that is given away, in the fields of the call.
+    Exchanged,
 }
 
 /// The translation of a merchant call into an institution call.

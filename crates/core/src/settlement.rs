@@ -79,12 +79,18 @@ pub struct OutcomeProof {
     pub outcome: ObjectOutcome,
     /// The status as GatePay sent it.
     pub status: String,
-    /// The refund that has finally failed, if the notification is surely about the merchant's own number. Of a payout it
-    /// never is: `batch_id` may be the merchant's number or GatePay's id, which may be the number of another payout.
-    pub failed_refund: Option<StatedRefund>,
+    /// The refund, if the notification is surely about the merchant's own number. A payout never is: `batch_id` may be the
+    /// merchant's number or GatePay's id, which may be the number of another payout.
+    pub refund: Option<StatedRefund>,
 }
 
 impl OutcomeProof {
+    /// The refund that has finally failed.
+    pub fn failed_refund(&self) -> Option<&StatedRefund> {
+        let has_failed = self.outcome == ObjectOutcome::Failed;
+        self.refund.as_ref().filter(|_| has_failed)
+    }
+
     /// The proof in a notification; `None` if it names no key of its object, or has no single reading.
     pub fn of(notification: &Notification) -> Option<Self> {
         let Notification { kind, status, .. } = notification;
@@ -104,7 +110,7 @@ impl OutcomeProof {
             keys: keys.into_iter().cloned().collect(),
             outcome,
             status: status.clone(),
-            failed_refund: refund.clone().filter(|_| outcome == ObjectOutcome::Failed),
+            refund: refund.clone(),
         })
     }
 }
@@ -177,7 +183,7 @@ mod tests {
             json!({ "bizType": "PAY_REFUND", "bizStatus": "REFUND_REJECTED", "bizId": "P",
                 "data": { "refundInfo": info } })
         };
-        let failed = |body: &Value| proof(body).and_then(|proof| proof.failed_refund);
+        let failed = |body: &Value| proof(body).and_then(|it| it.failed_refund().cloned());
         let told = failed(&refund(json!({ "prepayId": "P", "refundRequestId": "R",
             "refundAmount": "10.50", "refundPayAmount": 7, "refundPayCurrency": "btc" })));
         let told = told.unwrap();

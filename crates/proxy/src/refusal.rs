@@ -633,6 +633,9 @@ impl fmt::Display for Refusal {
                     Some(LookUpObservation { observed: ObservedOutcome::Found, .. }) => {
                         f.write_str("a look-up found the call at GatePay, as data.order says: do not repeat it")
                     }
+                    Some(LookUpObservation { has_other_amounts: true, .. }) => {
+                        write!(f, "GatePay has another amount under the call's key, as data.order says: {advice}")
+                    }
                     Some(LookUpObservation { observed: ObservedOutcome::NotFound, .. }) => {
                         write!(f, "a look-up did not find the call at GatePay, but it may still be under way: {advice}")
                     }

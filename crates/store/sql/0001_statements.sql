@@ -30,7 +30,7 @@ CREATE TABLE usage_call (
 ) WITH (fillfactor = 80);
 CREATE INDEX usage_call_at ON usage_call (party, at, print);
 CREATE INDEX usage_call_age ON usage_call USING brin (at);
-CREATE INDEX usage_call_key ON usage_call (party, account, operation, key, result, learned, print);
+CREATE INDEX usage_call_key ON usage_call (account, operation, key, party, result, learned, print);
 CREATE INDEX usage_call_learned ON usage_call (party, learned, print);
 CREATE INDEX usage_call_failed ON usage_call (party, failed, print) WHERE failed IS NOT NULL;
 CREATE INDEX usage_call_own ON usage_call (party, own_learned, print) WHERE own_learned IS NOT NULL;
@@ -119,15 +119,31 @@ BEGIN
 END
 $$;
 
--- GatePay's word on the object under a key: it stands, or it has finally failed. A stated currency '' is any.
+-- Whether a booked call asked for the amounts that GatePay states of an object, of which a currency '' is any, and if they are the
+-- whole of it, for nothing else. NULL if the call's own cannot be read.
+CREATE FUNCTION asked_for(parts text, stated_currencies text[], stated_amounts text[], whole boolean) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN asked_for.parts NOT IN ('', '?') THEN
+        NOT EXISTS (SELECT FROM unnest(stated_currencies, stated_amounts) AS q(currency, amount) WHERE NOT EXISTS (
+            SELECT FROM unnest(string_to_array(asked_for.parts, ',')) AS p(part)
+            WHERE q.currency IN ('', split_part(p.part, '=', 1)) AND split_part(p.part, '=', 2)::numeric = q.amount::numeric))
+        AND (NOT whole OR cardinality(string_to_array(asked_for.parts, ',')) = cardinality(stated_amounts))
+    END
+$$;
+
+-- GatePay's word on the object under a key: it stands, or it has finally failed. A stated currency '' is any. Returns whether a call
+-- stays unknown because it asked for other amounts than those that GatePay states, and no call is known that asked for these.
 CREATE FUNCTION settle_usage_v1(
     s_party text, s_account text, s_operations text[], s_key text, stands boolean, decided bigint,
-    stated_currencies text[], stated_amounts text[]
-) RETURNS void
+    stated_currencies text[], stated_amounts text[], whole boolean
+) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     now CONSTANT bigint := now_ms();
+    -- Whether the object is that of a call which asked for its amounts.
+    compares CONSTANT boolean := stands AND cardinality(stated_amounts) > 0;
     makers text[];
+    others boolean := false;
 BEGIN
     PERFORM FROM usage_call AS u
     WHERE u.party = s_party AND u.account = s_account AND u.operation = ANY (s_operations) AND u.key = s_key
@@ -142,35 +158,54 @@ BEGIN
             SELECT FROM usage_call AS u
             WHERE u.party = s_party AND u.account = s_account AND u.operation = makers[1] AND u.key = s_key
                 AND u.result IS DISTINCT FROM 0
-                AND (u.failed IS NOT NULL OR u.at <= decided AND (NOT u.once OR EXISTS (
-                    SELECT FROM unnest(stated_currencies, stated_amounts) AS q(currency, amount)
-                    WHERE NOT EXISTS (
-                        SELECT FROM unnest(string_to_array(u.parts, ',')) AS p(part)
-                        WHERE q.currency IN ('', split_part(p.part, '=', 1))
-                            AND nullif(split_part(p.part, '=', 2), '')::numeric = q.amount::numeric))))
+                AND (u.failed IS NOT NULL OR u.at <= decided AND (NOT u.once
+                    OR cardinality(stated_amounts) > 0 AND asked_for(u.parts, stated_currencies, stated_amounts, whole) IS NOT TRUE))
         ) THEN
-            RETURN;
+            RETURN false;
         END IF;
+    END IF;
+    IF compares THEN
+        -- As if GatePay had accepted these calls by its own answer: of the calls under the key they come first.
+        UPDATE usage_call AS u SET own_result = 1, own_learned = now
+        WHERE u.party = s_party AND u.account = s_account AND u.operation = ANY (s_operations) AND u.key = s_key
+            AND u.result = 3 AND u.own_result IS NULL AND u.once AND u.at <= decided
+            AND asked_for(u.parts, stated_currencies, stated_amounts, whole);
+        UPDATE usage_call AS u SET result = 1, learned = now
+        WHERE u.party = s_party AND u.account = s_account AND u.operation = ANY (s_operations) AND u.key = s_key
+            AND u.result IS NULL AND u.once AND u.at <= decided
+            AND asked_for(u.parts, stated_currencies, stated_amounts, whole);
     END IF;
     UPDATE usage_call AS u SET result = 3, learned = now
     WHERE u.party = s_party AND u.account = s_account AND u.operation = ANY (s_operations) AND u.key = s_key
-        AND u.result IS NULL AND u.once AND u.at <= decided;
+        AND u.result IS NULL AND u.once AND u.at <= decided
+        AND (NOT compares OR asked_for(u.parts, stated_currencies, stated_amounts, whole) IS NULL OR EXISTS (
+            SELECT FROM usage_call AS k
+            WHERE k.party = s_party AND k.account = s_account AND k.operation = u.operation AND k.key = s_key
+                AND k.result IN (1, 3) AND k.own_result IS DISTINCT FROM 0
+                AND asked_for(k.parts, stated_currencies, stated_amounts, whole)));
     -- Where each call may be one of its own, the word is about one of them: the oldest, if none is known yet.
     UPDATE usage_call AS u SET result = 3, learned = now
     WHERE u.print IN (
         SELECT DISTINCT ON (o.operation) o.print FROM usage_call AS o
         WHERE o.party = s_party AND o.account = s_account AND o.operation = ANY (s_operations) AND o.key = s_key
             AND o.result IS NULL AND NOT o.once AND o.at <= decided
+            AND (NOT compares OR asked_for(o.parts, stated_currencies, stated_amounts, whole) IS NOT FALSE)
             AND NOT EXISTS (SELECT FROM usage_call AS k
                 WHERE k.party = s_party AND k.account = s_account AND k.operation = o.operation AND k.key = s_key
                     AND k.result IN (1, 3) AND k.own_result IS DISTINCT FROM 0)
         ORDER BY o.operation, o.at, o.print
     );
+    IF compares THEN
+        others := EXISTS (SELECT FROM usage_call AS u
+            WHERE u.party = s_party AND u.account = s_account AND u.operation = ANY (s_operations) AND u.key = s_key
+                AND u.result IS NULL AND u.once AND u.at <= decided);
+    END IF;
     IF NOT stands THEN
         UPDATE usage_call AS u SET failed = now, failed_by = decided
         WHERE u.party = s_party AND u.account = s_account AND u.operation = makers[1] AND u.key = s_key
             AND u.result IN (1, 3) AND u.at <= decided;
     END IF;
+    RETURN others;
 END
 $$;
 
@@ -304,14 +339,36 @@ BEGIN
 END
 $$;
 
+-- The first call of another party for the same sub-account under a key, of which it was learned before a call of the party's that
+-- GatePay has its object. What was learned later about it is left out.
+CREATE FUNCTION first_usage_elsewhere(head usage_call) RETURNS SETOF usage_call
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    -- Two ranges of the index beside that of the party's own calls, of which there may be any number.
+    RETURN QUERY SELECT f.* FROM (
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.account = head.account AND u.operation = head.operation AND u.key = head.key AND u.party < head.party)
+        UNION ALL
+        (SELECT u.* FROM usage_call AS u
+        WHERE u.account = head.account AND u.operation = head.operation AND u.key = head.key AND u.party > head.party)
+    ) AS f
+    WHERE f.result IN (1, 3) AND f.once AND (f.learned, f.print) < (head.learned, head.print)
+        AND (f.own_result = 0 AND f.own_learned < head.learned) IS NOT TRUE
+    ORDER BY f.learned, f.print LIMIT 1;
+END
+$$;
+
 -- The calls under keys that decide how all others stand before a time: 1 the one that counts, 2 the one that counts after the
--- failure of its object, 3 the first that GatePay accepted, where it is asked for.
+-- failure of its object, 3 the first that GatePay accepted, where it is asked for, and else 4 the one of
+-- another party that counts.
 CREATE FUNCTION usage_heads_v1(
     h_party text, h_accounts text[], h_operations text[], h_keys text[], h_each boolean[], before bigint
 ) RETURNS TABLE (o_role integer, o_print bytea)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = gatepay, pg_temp AS $$
 DECLARE
     head usage_call%ROWTYPE;
+    other usage_call%ROWTYPE;
+    ended bigint;
 BEGIN
     FOR n IN 1 .. cardinality(h_keys) LOOP
         SELECT * INTO head FROM first_usage(h_party, h_accounts[n], h_operations[n], h_keys[n], -1, before);
@@ -319,9 +376,22 @@ BEGIN
         o_role := 1;
         o_print := head.print;
         RETURN NEXT;
-        IF head.failed < before THEN
+        ended := CASE WHEN head.failed < before THEN head.failed_by END;
+        IF NOT h_each[n] THEN
+            SELECT * INTO other FROM first_usage_elsewhere(head);
+            IF FOUND THEN
+                o_role := 4;
+                o_print := other.print;
+                RETURN NEXT;
+                -- The object that both have under the key.
+                IF other.failed < before THEN
+                    ended := coalesce(ended, other.failed_by);
+                END IF;
+            END IF;
+        END IF;
+        IF ended IS NOT NULL THEN
             SELECT f.print INTO o_print FROM first_usage(
-                h_party, h_accounts[n], h_operations[n], h_keys[n], head.failed_by, before) AS f;
+                h_party, h_accounts[n], h_operations[n], h_keys[n], ended, before) AS f;
             IF FOUND THEN
                 o_role := 2;
                 RETURN NEXT;

@@ -250,7 +250,7 @@ CREATE TABLE usage_call (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX usage_call_at ON usage_call (party, at, print);
 CREATE INDEX usage_call_age ON usage_call (at);
-CREATE INDEX usage_call_key ON usage_call (party, account, operation, key, result, learned, print);
+CREATE INDEX usage_call_key ON usage_call (account, operation, key, party, result, learned, print);
 CREATE INDEX usage_call_learned ON usage_call (party, learned, print);
 CREATE INDEX usage_call_failed ON usage_call (party, failed, print) WHERE failed IS NOT NULL;
 CREATE INDEX usage_call_own ON usage_call (party, own_learned, print) WHERE own_learned IS NOT NULL;

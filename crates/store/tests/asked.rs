@@ -210,7 +210,7 @@ async fn settles(store: &Store, id: EventId, about: &str, tenant: &TenantIncarna
             keys: vec![key(about)],
             outcome: ObjectOutcome::Done,
             status: "PAY_SUCCESS".to_owned(),
-            failed_refund: None,
+            refund: None,
         },
     };
     let settled = store.settle_quarantine(id, &decision, Some(&proved)).await;

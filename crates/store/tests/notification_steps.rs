@@ -465,7 +465,7 @@ impl NewsTrial<'_> {
                     keys: vec![key(*number), key((number + 1) % 4)],
                     outcome: ObjectOutcome::ALL[usize::from(*outcome)],
                     status: format!("STATUS_{outcome}"),
-                    failed_refund: None,
+                    refund: None,
                 },
             })
             .collect();
@@ -518,7 +518,7 @@ impl NewsTrial<'_> {
                 keys: vec![key(number)],
                 outcome: ObjectOutcome::ALL[usize::from(number % 3)],
                 status: format!("STATUS_{number}"),
-                failed_refund: None,
+                refund: None,
             },
         }
     }

@@ -194,6 +194,8 @@ pub(crate) async fn statements_of_a_few_days(store: &Store, set_clock: impl Asyn
     an_operator(store, &set_clock).await;
     many_calls_under_one_key(store, &set_clock).await;
     amounts_that_differ(store, &set_clock).await;
+    amounts_that_gatepay_states(store, &set_clock).await;
+    two_parties_of_one_account(store, &set_clock).await;
 }
 
 /// GatePay's word that an object has failed.
@@ -226,6 +228,24 @@ fn stands(operations: &[&str], key: &str, decided_ms: u64) -> ObjectWord {
             decided_ms,
         },
         operations: operations.iter().map(ToString::to_string).collect(),
+        is_whole: false,
+    }
+}
+
+/// GatePay's word that it has an object of these amounts and no others.
+fn states(operation: &str, key: &str, amounts: &[(&str, &str)], decided_ms: u64) -> ObjectWord {
+    let word = stands(&[operation], key, decided_ms);
+    let amount = |(currency, amount): &(&str, &str)| StatedAmount {
+        currency: CurrencyCode::parse(currency),
+        amount: ExactAmount::parse(amount).unwrap(),
+    };
+    ObjectWord {
+        object: SettledObject {
+            amounts: amounts.iter().map(amount).collect(),
+            ..word.object
+        },
+        is_whole: true,
+        ..word
     }
 }
 
@@ -594,6 +614,194 @@ async fn amounts_that_differ(store: &Store, set_clock: &impl AsyncFn(u64)) {
         "2026-01-27 create_payout repeated executed 1 9 USDT",
     ];
     assert_eq!(corrections(&next), corrected);
+}
+
+/// A key is unique for its sub-account: what two parties have sent under is one transaction, and counts where it was known first.
+async fn two_parties_of_one_account(store: &Store, set_clock: &impl AsyncFn(u64)) {
+    use AttemptResult::{Executed, Found, NotExecuted, Unknown};
+    let (now, date) = open_day(store, set_clock, 28).await;
+    let five = [("USDT", "5")];
+    let at = async |ms: u64| set_clock(now + ms).await;
+    let make = async |number: u8, party: &str, account: &str, key: &str, admitted_ms: u64| {
+        let made = (number, now + admitted_ms);
+        let made = AdmissionRow {
+            party: text(party),
+            account: text(account),
+            ..call(made, "refund_order", Some(key), Some(&five))
+        };
+        admit(store, made).await;
+    };
+    let told = async |party: &str, date: &str| {
+        let subject = StatementSubject {
+            party: text(party),
+            account: Some(text("300")),
+            date: date.to_owned(),
+        };
+        store.statement(&subject).await.unwrap().unwrap()
+    };
+    let lines = async |party: &str| calls(&told(party, &date).await);
+    make(130, "shop", "300", "P f1", 0).await;
+    make(131, "till", "300", "P f1", 0).await;
+    end(store, 130, Executed).await;
+    assert_eq!(lines("till").await, ["refund_order unknown 1 5 USDT"]);
+    at(1_000).await;
+    end(store, 131, Executed).await;
+    let one = ["refund_order executed 1 5 USDT"];
+    let other = ["refund_order repeated 1 5 USDT"];
+    assert_eq!(lines("shop").await, one);
+    assert_eq!(lines("till").await, other);
+    // Another sub-account's key is another one.
+    make(132, "till", "301", "P f1", 1_000).await;
+    end(store, 132, Executed).await;
+    assert_eq!(lines("shop").await, one);
+    // One that was only found is known first, and counts; so does one beside a refused call.
+    make(133, "shop", "300", "P f2", 1_000).await;
+    make(134, "till", "300", "P f2", 1_000).await;
+    make(135, "shop", "300", "P f3", 1_000).await;
+    make(136, "till", "300", "P f3", 1_000).await;
+    end(store, 133, Found).await;
+    end(store, 135, NotExecuted).await;
+    at(2_000).await;
+    end(store, 136, Executed).await;
+    end(store, 134, Unknown).await;
+    let one = [
+        "refund_order executed 2 10 USDT",
+        "refund_order refused 1 5 USDT",
+    ];
+    assert_eq!(lines("shop").await, one);
+    let other = [
+        "refund_order executed 1 5 USDT",
+        "refund_order repeated 1 5 USDT",
+        "refund_order unknown 1 5 USDT",
+    ];
+    assert_eq!(lines("till").await, other);
+    // After the refund has failed, another one under the key is another transaction.
+    let word = failed(&["refund_order"], "P f1", "5", now + 3_000);
+    let object = SettledObject {
+        party: text("shop"),
+        account: text("300"),
+        ..word.object
+    };
+    at(4_000).await;
+    let word = ObjectWord { object, ..word };
+    store.settle_usage(&word).await.unwrap();
+    at(5_000).await;
+    make(137, "till", "300", "P f1", 5_000).await;
+    at(6_000).await;
+    assert_eq!(lines("till").await[2], "refund_order unknown 2 10 USDT");
+    end(store, 137, Executed).await;
+    let again = [
+        "refund_order executed 2 10 USDT",
+        "refund_order repeated 1 5 USDT",
+        "refund_order unknown 1 5 USDT",
+    ];
+    assert_eq!(lines("till").await, again);
+    let failed = [
+        "refund_order executed 1 5 USDT",
+        "refund_order failed 1 5 USDT",
+        "refund_order refused 1 5 USDT",
+    ];
+    assert_eq!(lines("shop").await, failed);
+    // What is learned on the next day is a correction, of one party alone.
+    let (next, tomorrow) = open_day(store, set_clock, 29).await;
+    set_clock(next + 1_000).await;
+    let closed = lines("shop").await;
+    end(store, 134, Executed).await;
+    set_clock(next + 2_000).await;
+    assert_eq!(lines("shop").await, closed);
+    let corrected = corrections(&told("till", &tomorrow).await);
+    // The shop was known to have it before, by its key alone.
+    assert_eq!(
+        corrected,
+        ["2026-01-28 refund_order unknown repeated 1 5 USDT"]
+    );
+}
+
+/// Of calls under one key with different amounts that one is executed whose amounts GatePay states of the object.
+async fn amounts_that_gatepay_states(store: &Store, set_clock: &impl AsyncFn(u64)) {
+    use AttemptResult::{Executed, Unknown};
+    let (now, date) = open_day(store, set_clock, 28).await;
+    let (nine, cent) = ([("USDT", "9")], [("USDT", "0.01")]);
+    let told = async || calls(&statement(store, "100", &date).await.unwrap());
+    let make = async |number: u8, operation, key, amounts: Option<&[(&str, &str)]>| {
+        admit(store, call((number, now), operation, Some(key), amounts)).await;
+        end(store, number, Unknown).await;
+    };
+    let say = async |word: ObjectWord| store.settle_usage(&word).await.unwrap();
+    let pay = "create_payout";
+    let decided = now + 1_000;
+
+    // The stamps are in both orders.
+    for (key, big, small) in [("e1", 110, 111), ("e2", 113, 112)] {
+        make(big, pay, key, Some(&nine)).await;
+        make(small, pay, key, Some(&cent)).await;
+        for _ in 0..2 {
+            let is_other = say(states(pay, key, &[("USDT", "9.00")], decided)).await;
+            assert!(!is_other, "{key}");
+        }
+    }
+    let first = [
+        "create_payout executed 2 18 USDT",
+        "create_payout repeated 2 0.02 USDT",
+    ];
+    assert_eq!(told().await, first);
+    // Both were found without amounts before.
+    make(114, pay, "e3", Some(&nine)).await;
+    make(115, pay, "e3", Some(&cent)).await;
+    say(stands(&[pay], "e3", decided)).await;
+    say(states(pay, "e3", &cent, decided)).await;
+    let second = [
+        "create_payout executed 3 18.01 USDT",
+        "create_payout repeated 3 9.02 USDT",
+    ];
+    assert_eq!(told().await, second);
+    // The one that GatePay has accepted is known. Another one asked for more than GatePay states.
+    admit(store, call((116, now), pay, Some("e4"), Some(&nine))).await;
+    end(store, 116, Executed).await;
+    make(117, pay, "e4", Some(&[("ETH", "1"), ("USDT", "9")])).await;
+    assert!(!say(states(pay, "e4", &nine, decided)).await);
+    // No call is known that asked for what GatePay states.
+    make(118, pay, "e5", Some(&nine)).await;
+    assert!(
+        say(states(
+            pay,
+            "e5",
+            &[("USDT", "9.000000000000000001")],
+            decided
+        ))
+        .await
+    );
+    assert!(say(states(pay, "e5", &[("ETH", "9")], decided)).await);
+    assert!(
+        !say(states(pay, "e5", &nine, now - 1)).await,
+        "decided before"
+    );
+    let third = [
+        "create_payout executed 4 27.01 USDT",
+        "create_payout repeated 4 1 ETH 18.02 USDT",
+        "create_payout unknown 1 9 USDT",
+    ];
+    assert_eq!(told().await, third);
+    // A call whose own amounts cannot be read may be the one.
+    make(119, pay, "e5", None).await;
+    assert!(say(states(pay, "e5", &cent, decided)).await);
+    assert_eq!(
+        told().await[0],
+        "create_payout executed 5 1 unread 27.01 USDT"
+    );
+    // Where each call may be one of its own, the word is about one that asked for it.
+    let batch = "create_batch_transfer";
+    make(120, batch, "e6", Some(&nine)).await;
+    make(121, batch, "e6", Some(&cent)).await;
+    make(122, batch, "e6", Some(&cent)).await;
+    for _ in 0..2 {
+        say(states(batch, "e6", &cent, decided)).await;
+    }
+    let each = [
+        "create_batch_transfer executed 1 0.01 USDT",
+        "create_batch_transfer unknown 2 9.01 USDT",
+    ];
+    assert_eq!(told().await[..2], each);
 }
 
 async fn unknown_calls(store: &Store, set_clock: &impl AsyncFn(u64)) {

@@ -14,32 +14,41 @@ use crate::money::{CurrencyCode, StatedAmount};
 pub struct StatedRefund {
     /// `prepayId` and `refundRequestId`, which the merchant chose.
     pub number: LedgerKey,
-    /// The amounts; `None` if one of them cannot be read exactly.
+    /// The amount that the refund asked for, of which another one may be paid after a conversion; `None` if it is not stated, or
+    /// not exactly.
+    pub requested: Option<StatedAmount>,
+    /// All amounts; `None` if one of them cannot be read exactly.
     pub amounts: Option<Vec<StatedAmount>>,
 }
 
-/// The fields of a refund's amounts, and of their currencies.
-const AMOUNTS: [(&str, &str); 3] = [
+/// The fields of the amount that a refund asks for, and of its currency.
+const REQUESTED: [(&str, &str); 2] = [
     ("refundAmount", "orderCurrency"),
     ("refundOrderAmount", "refundOrderCurrency"),
-    ("refundPayAmount", "refundPayCurrency"),
 ];
+/// Those of what is paid.
+const PAID: (&str, &str) = ("refundPayAmount", "refundPayCurrency");
 
 /// The refund that `refundInfo` describes, if it has an order and a number.
 pub(super) fn stated_refund(parts: &NotificationParts<'_>) -> Option<StatedRefund> {
     let part = parts.part(BodyPart::Refund).first()?;
     let order = text_of(part, "prepayId")?;
     let number = text_of(part, "refundRequestId")?;
+    let (requested, paid) = (
+        stated_amounts(part, &REQUESTED),
+        stated_amounts(part, &[PAID]),
+    );
     Some(StatedRefund {
         number: LedgerKey::pair(LedgerKeyKind::OrderRefund, &order, &number)?,
-        amounts: stated_amounts(part),
+        requested: requested.iter().flatten().next().cloned(),
+        amounts: requested.zip(paid).map(|(all, paid)| [all, paid].concat()),
     })
 }
 
-/// The amounts of a refund; `None` if one cannot be read.
-fn stated_amounts(part: &BodyReading<'_>) -> Option<Vec<StatedAmount>> {
+/// The amounts of a refund in these fields; `None` if one cannot be read.
+fn stated_amounts(part: &BodyReading<'_>, fields: &[(&str, &str)]) -> Option<Vec<StatedAmount>> {
     let mut amounts = Vec::new();
-    for (amount, currency) in AMOUNTS {
+    for (amount, currency) in fields {
         let Some(amount) = written(part, amount) else {
             continue;
         };

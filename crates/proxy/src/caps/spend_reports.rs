@@ -84,8 +84,11 @@ impl SpendReport {
 
     /// GatePay answered the call. Only a refusal of this very delivery proves that it was not executed: of an earlier one under
     /// the same key the store has a report of its own. "Not found" proves nothing.
-    pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome) {
+    ///
+    /// A look-up that found `other_amounts` under the key disproves nothing: GatePay may state this call's in other terms.
+    pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome, other_amounts: bool) {
         self.result = match (proof, outcome) {
+            _ if other_amounts => AttemptResult::Unknown,
             (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
             // What is found under a key that was used with other parameters is another call's, maybe of another amount.
             (AnswerProof::Refused | AnswerProof::LookUp(LookUpRule::RefusedIfUnused), _) => {
@@ -115,5 +118,39 @@ impl Drop for SpendReport {
             result: self.result,
         };
         self.reports.send(SpendNews::End(end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result that the store gets of a call that was sent and answered.
+    fn told(proof: AnswerProof, outcome: CallOutcome, other_amounts: bool) -> AttemptResult {
+        let (reports, mut end) = queue(&IntCounter::new("lost", "lost").unwrap());
+        let mut report = reports.of([7; 16]);
+        report.may_be_sent();
+        report.answered(proof, outcome, other_amounts);
+        drop(report);
+        let Ok(SpendNews::End(attempt)) = end.news.try_recv() else {
+            panic!("no end");
+        };
+        attempt.result
+    }
+
+    const RULES: [LookUpRule; 5] = [
+        LookUpRule::UnderWay,
+        LookUpRule::Decided,
+        LookUpRule::RefusedIfAbsent,
+        LookUpRule::RefusedIfUnused,
+        LookUpRule::RefusedUnlessFound,
+    ];
+
+    #[test]
+    fn another_amount_under_the_key_releases_nothing() {
+        for rule in RULES {
+            let result = told(AnswerProof::LookUp(rule), CallOutcome::Unknown, true);
+            assert_eq!(result, AttemptResult::Unknown, "{rule:?}");
+        }
     }
 }

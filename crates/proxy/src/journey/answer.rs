@@ -18,7 +18,7 @@ use gatepay_tenancy::settings::RefusalStatus;
 
 use crate::headers;
 use crate::journey::admit::Admitted;
-use crate::journey::lost_call::{self, LookUpMeans};
+use crate::journey::lost_call::{self, LookUpMeans, LookedUpCall};
 use crate::journey::store_verdict;
 use crate::notify::ledger::FoundIds;
 use crate::process::yielding::YIELD_AFTER;
@@ -77,9 +77,9 @@ pub async fn judge(
         return Ok(RelayableAnswer::Whole(head, body));
     }
     let proof = AnswerProof::of(head.status.as_u16(), &judgement);
-    let outcome = match proof {
-        AnswerProof::Executed => CallOutcome::Executed,
-        AnswerProof::Refused => CallOutcome::Refused,
+    let settled = match proof {
+        AnswerProof::Executed => LookedUpCall::of(CallOutcome::Executed),
+        AnswerProof::Refused => LookedUpCall::of(CallOutcome::Refused),
         AnswerProof::LookUp(rule) => {
             Box::pin(lost_call::settle(rule, admitted, means, record)).await
         }
@@ -89,8 +89,9 @@ pub async fn judge(
             return Err(Box::pin(lost_call::lost(what, admitted, means, record)).await);
         }
     };
+    let outcome = settled.outcome;
     if let Some(spend) = admitted.spend_report() {
-        spend.answered(proof, outcome);
+        spend.answered(proof, outcome, settled.has_other_amounts);
     }
     record.settled(outcome);
     head.fields.add(&headers::OUTCOME, outcome.as_str());

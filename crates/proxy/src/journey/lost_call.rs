@@ -9,6 +9,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
+use gatepay_core::money::MoneyDemand;
 use gatepay_core::operation::{IdempotencyKey, LookUp};
 use gatepay_core::proof::{LookUpRule, SettledCall};
 use gatepay_core::{Credential, Kind, Operation};
@@ -75,22 +76,40 @@ pub async fn lost(
     }
 }
 
+/// What a look-up settled about an answered call.
+pub struct LookedUpCall {
+    /// The outcome.
+    pub outcome: CallOutcome,
+    /// Whether GatePay states other amounts under the call's key.
+    pub has_other_amounts: bool,
+}
+
+impl LookedUpCall {
+    /// An outcome that no amount speaks against.
+    pub fn of(outcome: CallOutcome) -> Self {
+        Self {
+            outcome,
+            has_other_amounts: false,
+        }
+    }
+}
+
 /// Determines the outcome of a call by look-up, where the answer alone does not decide it.
 pub async fn settle(
     rule: LookUpRule,
     admitted: &Admitted,
     means: &LookUpMeans<'_>,
     record: &mut RequestRecord,
-) -> CallOutcome {
+) -> LookedUpCall {
     let schedule = match rule {
         LookUpRule::UnderWay => &resolve::AFTER_LOSS,
         // A call without a key cannot have used it before.
         LookUpRule::RefusedIfUnused if admitted.operation().key == IdempotencyKey::None => {
-            return CallOutcome::Refused;
+            return LookedUpCall::of(CallOutcome::Refused);
         }
         // GatePay offers no query that could show what an earlier delivery left behind.
         LookUpRule::RefusedUnlessFound if admitted.operation().look_up.is_none() => {
-            return CallOutcome::Refused;
+            return LookedUpCall::of(CallOutcome::Refused);
         }
         LookUpRule::Decided
         | LookUpRule::RefusedIfAbsent
@@ -106,13 +125,18 @@ pub async fn settle(
     if settled == SettledCall::Unknown {
         note_open(admitted, means, record);
     }
-    settled.into()
+    LookedUpCall {
+        outcome: settled.into(),
+        has_other_amounts: observation.has_other_amounts,
+    }
 }
 
 fn observed(observation: &LookUpObservation, record: &mut RequestRecord) {
     record.observed(observation.observed);
     if observation.is_of_another_order {
         record.detail(ANOTHER_ORDER.to_owned());
+    } else if observation.has_other_amounts {
+        record.detail(OTHER_AMOUNTS.to_owned());
     }
 }
 
@@ -168,6 +192,9 @@ fn note_open(admitted: &Admitted, means: &LookUpMeans<'_>, record: &RequestRecor
 /// The detail for the log if GatePay shows a refund under the call's number that may be another call's.
 const ANOTHER_ORDER: &str =
     "the refund that GatePay has under this number is of another order, or names none";
+/// The detail for the log if GatePay states other amounts under the call's key.
+const OTHER_AMOUNTS: &str =
+    "GatePay has another amount under this key: another call may have made the object";
 /// The most keys of a call without a known outcome. A call has more only if its body names a number more than once.
 const OPEN_KEYS: usize = 2;
 
@@ -253,7 +280,10 @@ fn question(
 ) -> Option<LookUpQuestion> {
     let operation = &generation.catalogue.rows()[position];
     let (by, row) = look_up_row(generation, operation)?;
-    LookUpQuestion::about(by, row, &BodyReading::read(operation, query, body))
+    let reading = BodyReading::read(operation, query, body);
+    let question = LookUpQuestion::about(by, row, &reading)?;
+    let demand = MoneyDemand::read(operation, &reading).and_then(Result::ok);
+    Some(question.asking_for(demand.map_or_else(Vec::new, |demand| demand.parts)))
 }
 
 /// The operation's look-up and the row of the look-up operation, if there is such a row and it is on.

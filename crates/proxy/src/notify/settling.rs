@@ -41,6 +41,11 @@ fn words(news: &ObjectNews) -> Vec<ObjectWord> {
     else {
         return Vec::new();
     };
+    // Of an object that stands, so that it is not taken for that of a call which asked for another one.
+    let requested = |key: &LedgerKey| {
+        let own = news.proof.refund.iter().filter(|it| it.number == *key);
+        own.filter_map(|refund| refund.requested.clone()).collect()
+    };
     let word = |key: &LedgerKey, operations: Vec<&'static str>, failed: Option<&StatedRefund>| {
         let moves_money = operations.iter().any(|name| is_money(name));
         let object = SettledObject {
@@ -55,12 +60,16 @@ fn words(news: &ObjectNews) -> Vec<ObjectWord> {
             stands: failed.is_none(),
             amounts: match failed {
                 Some(refund) => refund.amounts.clone()?,
-                None => Vec::new(),
+                None => requested(key),
             },
             decided_ms: news.event.came_ms(),
         };
         let operations = operations.into_iter().map(str::to_owned).collect();
-        Some(ObjectWord { object, operations })
+        Some(ObjectWord {
+            object,
+            operations,
+            is_whole: false,
+        })
     };
     let made_by = |key: &LedgerKey| {
         let made_by = LedgerRow::made_by(key.kind()).into_iter();
@@ -72,7 +81,7 @@ fn words(news: &ObjectNews) -> Vec<ObjectWord> {
         let money = (!has_failed).then(|| word(key, money, None)).flatten();
         [money, word(key, writes, None)]
     });
-    let failed = news.proof.failed_refund.iter().filter_map(|refund| {
+    let failed = news.proof.failed_refund().into_iter().filter_map(|refund| {
         let (money, _) = made_by(&refund.number);
         word(&refund.number, money, Some(refund))
     });
@@ -229,6 +238,15 @@ mod tests {
         let object = &failed[0].object;
         assert_eq!(object.amounts[0].amount.to_string(), "5");
         assert!(object.counted_as.contains(&"refund_order"));
+        // One that stands is of the call which asked for it, whatever is paid.
+        refund["bizStatus"] = "REFUND_SUCCESS".into();
+        refund["data"]["refundInfo"]["refundPayAmount"] = "0.1".into();
+        let stands = words_of(&refund);
+        let own = stands.iter().find(|it| it.object.key.as_str() == "P1 r1");
+        let amounts = own.unwrap().object.amounts.iter();
+        let amounts: Vec<String> = amounts.map(|it| it.amount.to_string()).collect();
+        assert_eq!(amounts, ["5"]);
+        refund["bizStatus"] = "REFUND_REJECTED".into();
         refund["data"]["refundInfo"]["refundAmount"] = "5e0".into();
         assert_eq!(words_of(&refund), [], "an amount that is not exact");
         for info in [

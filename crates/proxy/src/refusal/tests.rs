@@ -272,6 +272,23 @@ fn of_a_copy_of_an_executed_call_every_refusal_leaves_the_outcome_open_under_eit
 }
 
 #[test]
+fn a_caller_is_told_if_gatepay_has_another_amount_under_the_key() {
+    let lost = |has_other_amounts| Refusal::OutcomeUnknown {
+        what: "x",
+        advice: "ask".into(),
+        observation: Some(LookUpObservation {
+            has_other_amounts,
+            ..LookUpObservation::UNKNOWN
+        }),
+    };
+    assert!(matches!(lost(true).outcome(), CallOutcome::Unknown));
+    let told = lost(true).to_string();
+    let expected = "GatePay has another amount under the call's key, as data.order says: ask";
+    assert!(told.contains(expected), "{told}");
+    assert_eq!(lost(false).to_string(), "outcome unknown: x; ask");
+}
+
+#[test]
 fn clients_that_read_only_the_envelope_are_never_told_of_a_failure_that_is_not_certain() {
     let lost = || Refusal::OutcomeUnknown {
         what: "x",

@@ -1,7 +1,8 @@
 //! Later look-ups: asks GatePay about calls of unknown outcome, whose instance may be gone.
 //!
 //! GatePay's answer that it has the object ends the doubt, and a spend goes on counting. "Not found" proves nothing: such a
-//! call stays unknown until a notification, or an operator, settles it. Calls that caps count come first, since they take
+//! call stays unknown until a notification, or an operator, settles it. Where the answer states amounts, the object is that of
+//! the call which asked for them; if none did, the calls stay unknown. Calls that caps count come first, since they take
 //! room; for all others the statement wants to know.
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use gatepay_core::body::BodyReading;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
-use gatepay_core::money::MoneyRow;
+use gatepay_core::money::{MoneyRow, ObjectAmounts};
 use gatepay_core::operation::IdempotencyKey;
 use gatepay_core::{Catalogue, Operation};
 use gatepay_store::admission::StoredText;
@@ -244,26 +245,47 @@ async fn ask(worker: &Worker, cluster: &Cluster, unknown: &UnknownObject) -> Opt
     if seen.observed != ObservedOutcome::Found {
         return None;
     }
+    let word = word_about(unknown, operation, seen, decided_ms);
+    // Both calls may be repeated: after an error the object is asked about again.
+    let settled = cluster.calls().call(move |store| async move {
+        let is_other = store.settle_usage(&word).await?;
+        store.settle_object(&word.object).await?;
+        Ok(is_other)
+    });
+    if settled.await.ok()? {
+        let operation = &unknown.operation;
+        tracing::warn!(%party, %operation, key = %unknown.key.as_str(),
+            "GatePay has another amount under the key of a call of unknown outcome: it stays unknown");
+        return None;
+    }
+    Some(())
+}
+
+/// GatePay's word that it has an object, with the amounts that it states.
+fn word_about(
+    unknown: &UnknownObject,
+    operation: &Operation,
+    seen: LookUpObservation,
+    decided_ms: u64,
+) -> ObjectWord {
     let money = MoneyRow::of(operation);
-    let word = ObjectWord {
+    let (amounts, is_whole) = match seen.amounts.map(|stated| *stated) {
+        Some(ObjectAmounts { amounts, is_whole }) => (amounts, is_whole),
+        None => (Vec::new(), false),
+    };
+    ObjectWord {
         object: SettledObject {
             party: unknown.party.clone(),
             account: unknown.account.clone(),
             counted_as: money.map_or_else(Vec::new, |row| row.counted_names().collect()),
             key: unknown.key.clone(),
             stands: true,
-            amounts: Vec::new(),
+            amounts,
             decided_ms,
         },
         operations: vec![unknown.operation.clone()],
-    };
-    // Both calls may be repeated: after an error the object is asked about again.
-    let settled = cluster.calls().call(move |store| async move {
-        store.settle_usage(&word).await?;
-        store.settle_object(&word.object).await
-    });
-    settled.await.ok()?;
-    Some(())
+        is_whole,
+    }
 }
 
 #[cfg(test)]

@@ -81,7 +81,8 @@ pub struct SettledObject {
     pub key: StoredText,
     /// Whether the object exists and has not failed; otherwise it failed as a whole, finally.
     pub stands: bool,
-    /// Amounts of the object as GatePay states them. A failure of another amount is not that of the spend.
+    /// Amounts of the object as GatePay states them. A failure of another amount is not that of the spend. An object that stands
+    /// counts whatever they are: of several amounts under one key the largest counts.
     pub amounts: Vec<StatedAmount>,
     /// A time at which GatePay had already decided, in milliseconds since 1970 by the store's clock. Attempts that were
     /// admitted later are not covered.

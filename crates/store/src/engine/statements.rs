@@ -31,6 +31,8 @@ pub struct ObjectWord {
     /// The operations that make such objects. They make no other difference to a failure than those that have booked calls
     /// under the key: if there are two, GatePay may have told about either.
     pub operations: Vec<String>,
+    /// Whether the object has no other amounts than those of the word.
+    pub is_whole: bool,
 }
 
 /// The figures of a day besides its calls.
@@ -250,8 +252,10 @@ impl Store {
         }
     }
 
-    /// Takes over GatePay's word on the object under a key. An earlier result of a call stays, and a failure counts once.
-    pub async fn settle_usage(&self, word: &ObjectWord) -> Result<(), StoreError> {
+    /// Takes over GatePay's word on the object under a key. An earlier result of a call stays, and a failure counts once. Where
+    /// all calls under the key are one, an object that stands with stated amounts is that of the call which asked for them.
+    /// Returns whether a call stays unknown because it asked for others, and none is known that asked for these.
+    pub async fn settle_usage(&self, word: &ObjectWord) -> Result<bool, StoreError> {
         match self {
             Self::Postgres(store) => store.settle_usage(word).await,
             Self::Sqlite(store) => store.settle_usage(word).await,

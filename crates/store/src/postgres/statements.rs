@@ -7,7 +7,7 @@ use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::admit::{cell, millis};
-use super::caps::stated;
+use super::caps::{only, stated};
 use crate::caps::spend::UNKNOWN_AFTER_MS;
 use crate::engine::statements::{
     CallPage, CallReading, DayFigures, MemberPlace, ObjectWord, PAGE_CALLS, PagePlace,
@@ -22,7 +22,8 @@ use crate::statement::usage_flush::{DayBounds, UsageFlush};
 use crate::stored_text::StoredText;
 
 const FLUSH: &str = "SELECT gatepay.flush_usage_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-const SETTLE: &str = "SELECT gatepay.settle_usage_v1($1, $2, $3, $4, $5, $6, $7, $8)";
+const SETTLE: &str =
+    "SELECT gatepay.settle_usage_v1($1, $2, $3, $4, $5, $6, $7, $8, $9) AS is_other";
 const AGE: &str = "SELECT gatepay.age_usage_v1()";
 const DAYS: &str = "SELECT d.day::text AS day, d.begins, d.ends, gatepay.cap_now_v1() AS now
     FROM gatepay.usage_day AS d ORDER BY d.begins";
@@ -140,24 +141,30 @@ impl PostgresStore {
         Ok(())
     }
 
-    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<(), StoreError> {
-        let ObjectWord { object, operations } = word;
+    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<bool, StoreError> {
+        let ObjectWord {
+            object,
+            operations,
+            is_whole,
+        } = word;
         let (currencies, amounts) = stated(&object.amounts);
-        self.control(
-            SETTLE,
-            &[
-                &object.party.as_str(),
-                &object.account.as_str(),
-                operations,
-                &object.key.as_str(),
-                &object.stands,
-                &millis(object.decided_ms),
-                &currencies,
-                &amounts,
-            ],
-        )
-        .await?;
-        Ok(())
+        let rows = self
+            .control(
+                SETTLE,
+                &[
+                    &object.party.as_str(),
+                    &object.account.as_str(),
+                    operations,
+                    &object.key.as_str(),
+                    &object.stands,
+                    &millis(object.decided_ms),
+                    &currencies,
+                    &amounts,
+                    is_whole,
+                ],
+            )
+            .await?;
+        only(&rows, "is_other")
     }
 
     pub(crate) async fn age_usage(&self) -> Result<(), StoreError> {
@@ -272,7 +279,8 @@ impl PostgresStore {
             match cell::<i32>(row, "o_role")? {
                 1 => of_key.first = head,
                 2 => of_key.next = head,
-                _ => of_key.accepted = head,
+                3 => of_key.accepted = head,
+                _ => of_key.elsewhere = head,
             }
         }
         Ok(heads)

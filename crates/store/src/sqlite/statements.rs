@@ -27,7 +27,7 @@ impl SqliteStore {
         self.run(move |file| file.flush_usage(&flush)).await
     }
 
-    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<(), StoreError> {
+    pub(crate) async fn settle_usage(&self, word: &ObjectWord) -> Result<bool, StoreError> {
         let word = word.clone();
         self.run(move |file| file.settle_usage_key(&word)).await
     }
@@ -130,18 +130,21 @@ impl SqliteStore {
 }
 
 impl StoreFile {
-    fn settle_usage_key(&mut self, word: &ObjectWord) -> Result<(), StoreError> {
+    fn settle_usage_key(&mut self, word: &ObjectWord) -> Result<bool, StoreError> {
         let now_ms = self.now()?;
         let change = self.begin()?;
-        let ObjectWord { object, operations } = word;
+        let ObjectWord {
+            object, operations, ..
+        } = word;
         let failed = if object.stands {
             None
         } else {
             let Some(maker) = only_maker(&change, word)? else {
-                return Ok(());
+                return Ok(false);
             };
             Some(maker)
         };
+        let mut is_other = false;
         for operation in operations {
             let key = params![
                 object.party.as_str(),
@@ -151,6 +154,10 @@ impl StoreFile {
                 to_sql(object.decided_ms),
                 to_sql(now_ms)
             ];
+            if object.stands && !object.amounts.is_empty() {
+                is_other |= settle_by_amounts(&change, (word, operation), now_ms)?;
+                continue;
+            }
             change.execute(
                 "UPDATE usage_call SET result = 3, learned = ?6
                 WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NULL AND at <= ?5
@@ -177,7 +184,7 @@ impl StoreFile {
             }
         }
         committed(change, now_ms)?;
-        Ok(())
+        Ok(is_other)
     }
 
     fn flush_usage(&mut self, flush: &UsageFlush) -> Result<(), StoreError> {
@@ -254,25 +261,94 @@ impl StoreFile {
     }
 }
 
+/// Settles the calls to an operation under the key of an object that stands, with the amounts that GatePay states. Returns whether
+/// one stays unknown because it asked for others, and none is known that asked for these.
+fn settle_by_amounts(
+    change: &Transaction<'_>,
+    (word, operation): (&ObjectWord, &str),
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let object = &word.object;
+    let under_key = calls_under(change, object, operation)?;
+    let is_covered = |call: &&BookedCall| call.at_ms <= object.decided_ms;
+    let asked_for = |call: &BookedCall| call.asked_for(&object.amounts, word.is_whole);
+    let is_known = |call: &BookedCall| match call.own_end.or(call.learned) {
+        Some((LearnedResult::Accepted | LearnedResult::Found, _)) => true,
+        Some((LearnedResult::Refused, _)) | None => false,
+    };
+    let set = |statement: &str, result: i64, call: &BookedCall| {
+        let mut set = change.prepare_cached(statement)?;
+        set.execute(params![result, to_sql(now_ms), call.stamp])?;
+        Ok::<_, StoreError>(())
+    };
+    let open = || {
+        under_key
+            .iter()
+            .filter(is_covered)
+            .filter(|call| call.learned.is_none())
+    };
+    // As if GatePay had accepted these calls by its own answer: of the calls under the key they come first.
+    let mut has_maker = under_key
+        .iter()
+        .any(|call| is_known(call) && asked_for(call) == Some(true));
+    for call in under_key.iter().filter(is_covered) {
+        if call.is_found_repetition() && call.own_end.is_none() && asked_for(call) == Some(true) {
+            set(OWN_END, 1, call)?;
+        }
+    }
+    for call in open().filter(|call| call.is_once && asked_for(call) == Some(true)) {
+        set(RESULT, 1, call)?;
+        has_maker = true;
+    }
+    let mut is_other = false;
+    for call in open().filter(|call| call.is_once) {
+        match asked_for(call) {
+            Some(true) => {}
+            Some(false) if !has_maker => is_other = true,
+            Some(false) | None => set(RESULT, 3, call)?,
+        }
+    }
+    // Where each call may be one of its own, the word is about one of them: the oldest, if none is known yet.
+    let each = open().filter(|call| !call.is_once && asked_for(call) != Some(false));
+    let oldest = each.min_by_key(|call| (call.at_ms, call.stamp));
+    if let Some(oldest) = oldest.filter(|_| !under_key.iter().any(is_known)) {
+        set(RESULT, 3, oldest)?;
+    }
+    Ok(is_other)
+}
+
+const RESULT: &str = "UPDATE usage_call SET result = ?1, learned = ?2 WHERE print = ?3";
+const OWN_END: &str = "UPDATE usage_call SET own_result = ?1, own_learned = ?2 WHERE print = ?3";
+
+/// The booked calls to an operation under the key of an object.
+fn calls_under(
+    change: &Transaction<'_>,
+    object: &SettledObject,
+    operation: &str,
+) -> Result<Vec<BookedCall>, StoreError> {
+    let mut read = change.prepare_cached(&format!(
+        "{CALL} WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4"
+    ))?;
+    let (party, account) = (object.party.as_str(), object.account.as_str());
+    calls(
+        &mut read,
+        params![party, account, operation, object.key.as_str()],
+    )
+}
+
 /// The operation whose object has failed; `None` if that is not certain: GatePay may keep an object of each operation that has
 /// calls under the key, and told about one of them. A failure counts once: a late copy must not undo a later call.
 fn only_maker(change: &Transaction<'_>, word: &ObjectWord) -> Result<Option<String>, StoreError> {
-    let SettledObject {
-        party,
-        account,
-        key,
-        amounts,
-        decided_ms,
-        ..
-    } = &word.object;
+    let object = &word.object;
     let mut under_key = Vec::new();
     for operation in &word.operations {
-        let mut read = change.prepare_cached(&format!(
-            "{CALL} WHERE party = ?1 AND account = ?2 AND operation = ?3 AND key = ?4 AND result IS NOT 0"
-        ))?;
-        let asked = params![party.as_str(), account.as_str(), operation, key.as_str()];
-        under_key.extend(calls(&mut read, asked)?);
+        under_key.extend(calls_under(change, object, operation)?);
     }
+    let is_refused_first = |call: &BookedCall| {
+        let first = call.learned.map(|(result, _)| result);
+        first == Some(LearnedResult::Refused)
+    };
+    under_key.retain(|call| !is_refused_first(call));
     let is_refused = |call: &BookedCall| {
         let own = call.own_end.map(|(result, _)| result);
         own == Some(LearnedResult::Refused)
@@ -283,20 +359,11 @@ fn only_maker(change: &Transaction<'_>, word: &ObjectWord) -> Result<Option<Stri
         return Ok(None);
     };
     let states = |call: &BookedCall| {
-        let parts = call.amounts.as_deref().unwrap_or_default();
-        amounts.iter().all(|stated| {
-            parts.iter().any(|part| {
-                let is_currency = stated
-                    .currency
-                    .as_ref()
-                    .is_none_or(|it| *it == part.currency);
-                is_currency && part.amount == stated.amount
-            })
-        })
+        object.amounts.is_empty() || call.asked_for(&object.amounts, word.is_whole) == Some(true)
     };
     let mut of_maker = under_key.iter().filter(|call| call.operation == *maker);
     let is_certain = of_maker.all(|call| {
-        let is_covered = call.at_ms <= *decided_ms;
+        let is_covered = call.at_ms <= object.decided_ms;
         call.failure.is_none() && (!is_covered || call.is_once && states(call))
     });
     Ok(is_certain.then(|| (*maker).to_owned()))
@@ -468,6 +535,16 @@ fn head_of(which: &str) -> String {
     )
 }
 
+/// The first call of another party for the same sub-account under a key, of which it was learned before a call of the party's that
+/// GatePay has its object. What was learned later about it is left out. The party's own calls, of which there may be any
+/// number, are not read.
+const ELSEWHERE: &str = "SELECT print, account, operation, key, once, parts, at, result, learned, own_result, own_learned,
+        failed, failed_by FROM (
+    SELECT * FROM usage_call WHERE account = ?2 AND operation = ?3 AND key = ?4 AND party < ?1
+    UNION ALL
+    SELECT * FROM usage_call WHERE account = ?2 AND operation = ?3 AND key = ?4 AND party > ?1
+) WHERE result IN (1, 3) AND once AND (learned, print) < (?5, ?6) AND (own_result = 0 AND own_learned < ?5) IS NOT 1
+ORDER BY learned, print LIMIT 1";
 const ACCEPTED: &str = "result = 1";
 /// GatePay has the object, and the call's own end does not say that it is another call's.
 const FOUND: &str = "result = 3 AND (own_result = 0 AND own_learned < ?5) IS NOT 1";
@@ -523,17 +600,44 @@ fn key_heads(
     let Some(first) = counting(-1)? else {
         return Ok(KeyHeads::default());
     };
-    let failure = first.failure.filter(|it| it.learned_ms < before_ms);
+    let (accepted, elsewhere) = if is_each {
+        (first_accepted(-1)?, None)
+    } else {
+        (None, first_elsewhere(connection, party, name, &first)?)
+    };
+    // Of the object that both have under the key.
+    let of_other = elsewhere.as_ref().map(head);
+    let failure = head(&first).failure.or(of_other.and_then(|it| it.failure));
     let next = match failure {
         Some(failure) => counting(to_sql(failure.decided_ms))?,
         None => None,
     };
-    let accepted = if is_each { first_accepted(-1)? } else { None };
     Ok(KeyHeads {
         first: Some(head(&first)),
         next: next.as_ref().map(head),
         accepted: accepted.as_ref().map(head),
+        elsewhere: elsewhere.as_ref().map(head),
     })
+}
+
+/// The call of another party that made the object before a party's first call under a key, if there is one.
+fn first_elsewhere(
+    connection: &Connection,
+    party: &StoredText,
+    name: &KeyName,
+    first: &BookedCall,
+) -> Result<Option<BookedCall>, StoreError> {
+    let mut read = connection.prepare_cached(ELSEWHERE)?;
+    let learned_ms = first.learned.map(|(_, ms)| to_sql(ms));
+    let asked = params![
+        party.as_str(),
+        name.account,
+        name.operation,
+        name.key,
+        learned_ms,
+        first.stamp
+    ];
+    Ok(calls(&mut read, asked)?.into_iter().next())
 }
 
 /// Calls by their time and their stamp.
@@ -663,6 +767,18 @@ mod tests {
                 panic!("{statement}: {steps:?}");
             };
             assert!(step.contains(index), "{statement}: {step}");
+        }
+        let mut plan = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {ELSEWHERE}"))
+            .unwrap();
+        let steps = plan.query_map(["x"; 6], |row| row.get::<_, String>(3));
+        let steps: Vec<String> = steps.unwrap().map(Result::unwrap).collect();
+        for range in ["party<?", "party>?"] {
+            let key = "usage_call_key (account=? AND operation=? AND key=? AND ";
+            let found = steps
+                .iter()
+                .any(|it| it.contains(&format!("{key}{range})")));
+            assert!(found, "{range}: {steps:?}");
         }
     }
 }

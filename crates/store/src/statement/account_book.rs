@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use gatepay_core::exact_amount::ExactAmount;
-use gatepay_core::money::CurrencyCode;
+use gatepay_core::money::{CurrencyCode, StatedAmount, are_of};
 
 use crate::caps::spend::{NO_KEY, SpendAmount};
 use crate::error::StoreError;
@@ -68,6 +68,9 @@ pub(crate) struct KeyHeads {
     pub(crate) next: Option<KeyHead>,
     /// The first one that GatePay accepted. Read for keys under which each call may be one of its own.
     pub(crate) accepted: Option<KeyHead>,
+    /// The call of another party for the same sub-account of which it was learned before the first one that GatePay has its object:
+    /// a key is unique for its account, whoever makes the call. Read for all other keys.
+    pub(crate) elsewhere: Option<KeyHead>,
 }
 
 /// One of the [`KeyHeads`].
@@ -76,7 +79,7 @@ pub(crate) struct KeyHead {
     stamp: Fingerprint,
     at_ms: u64,
     learned_ms: u64,
-    failed_ms: Option<u64>,
+    pub(crate) failure: Option<ObjectFailure>,
 }
 
 /// The result of a booked call.
@@ -226,6 +229,14 @@ impl BookedCall {
         }
     }
 
+    /// Whether it asked for the amounts that GatePay states of an object, and if they are the whole of it, for nothing else; `None`
+    /// if its own cannot be read.
+    pub(crate) fn asked_for(&self, stated: &[StatedAmount], is_whole: bool) -> Option<bool> {
+        let parts = self.amounts.as_deref().filter(|own| !own.is_empty())?;
+        let parts = parts.iter().map(|part| (Some(&part.currency), part.amount));
+        Some(are_of(stated, is_whole, &parts.collect::<Vec<_>>()))
+    }
+
     fn accepted_by(&self, ms: u64) -> CallStanding {
         match self.failed_by(ms) {
             Some(_) => CallStanding::Failed,
@@ -242,8 +253,24 @@ impl KeyHead {
             stamp: call.stamp,
             at_ms: call.at_ms,
             learned_ms,
-            failed_ms: call.failed_by(before_ms).map(|it| it.decided_ms),
+            failure: call.failed_by(before_ms),
         }
+    }
+
+    /// Whether the object is the only one that a call may have made: the call came before the end of it.
+    fn is_object_of(&self, call: &BookedCall) -> bool {
+        let mut failure = self.failure.iter();
+        failure.all(|failure| call.at_ms <= failure.decided_ms)
+    }
+
+    /// Whether the object of this call of another party had ended before a call, and this was known by then, or by the time at which
+    /// the call's end was learned. Later news of another party change nothing, so that they need no correction in the statement
+    /// of the call's party.
+    fn had_ended_before(&self, call: &BookedCall, before_ms: u64) -> bool {
+        let learned = call.learned.filter(|(_, learned)| *learned < before_ms);
+        let known_ms = learned.map_or(call.at_ms, |(_, learned)| learned);
+        let mut failure = self.failure.iter();
+        failure.any(|it| call.at_ms > it.decided_ms && it.learned_ms < known_ms)
     }
 
     fn is(&self, call: &BookedCall) -> bool {
@@ -263,6 +290,7 @@ impl KeyHeads {
             first: is_known.then(|| KeyHead::of(call, before_ms)),
             next: None,
             accepted: None,
+            elsewhere: None,
         }
     }
 
@@ -277,9 +305,10 @@ impl KeyHeads {
 ///
 /// Where all calls under a key are one, the call counts that GatePay accepted in its own answer: it made the object, which has
 /// its amounts. Without such an answer, the first call counts whose object GatePay is known to have. After the object has
-/// failed, the next call under the key may make another one. Where each call may be one of its own, a call counts by its own
-/// answer. GatePay's word on the number proves one object, that of the first call under it. If the object may be another
-/// call's, only an operator can tell.
+/// failed, the next call under the key may make another one. The object that another party has under the key for the same
+/// sub-account is the same one: it counts for the party of which it was known first. Where each call may be one of its own, a
+/// call counts by its own answer. GatePay's word on the number proves one object, that of the first call under it. If the
+/// object may be another call's, only an operator can tell.
 pub(crate) fn standing(call: &BookedCall, heads: &KeyHeads, before_ms: u64) -> CallStanding {
     let learned = call.learned_by(before_ms);
     match learned {
@@ -299,11 +328,16 @@ pub(crate) fn standing(call: &BookedCall, heads: &KeyHeads, before_ms: u64) -> C
             CallStanding::Unknown
         };
     }
+    let elsewhere = heads.elsewhere;
+    let has_ended = elsewhere.is_some_and(|it| it.had_ended_before(call, before_ms));
+    if learned.is_some() && elsewhere.is_some() && !has_ended {
+        return CallStanding::Repeated;
+    }
     if first.is(call) || heads.next.is_some_and(|next| next.is(call)) {
         return call.accepted_by(before_ms);
     }
     // A call that came after the first object had failed may have made another object.
-    let is_covered = first.failed_ms.is_none_or(|failed| call.at_ms <= failed);
+    let is_covered = first.is_object_of(call) && !has_ended;
     if learned.is_some() || heads.next.is_some() || is_covered {
         CallStanding::Repeated
     } else {
@@ -359,6 +393,7 @@ mod tests {
                 .as_ref()
                 .map(head),
             accepted: first_accepted(None).as_ref().map(head),
+            elsewhere: None,
         }
     }
 
