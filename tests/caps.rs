@@ -14,7 +14,7 @@ use std::fs;
 
 use bytes::Bytes;
 use gatepay_proxy::process::clock::Clock;
-use gatepay_sandbox::InjectedFault;
+use gatepay_sandbox::{ApiFailure, InjectedFault};
 use http::Request;
 use http_body_util::Full;
 use serde_json::json;

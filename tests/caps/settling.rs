@@ -77,6 +77,34 @@ async fn a_call_that_was_not_sent_gives_its_amount_back_and_one_key_is_one_spend
 }
 
 #[tokio::test]
+async fn what_a_look_up_finds_counts_once_whatever_code_refused_the_call() {
+    let gatepay = gatepay();
+    let refuses = || gatepay.inject(InjectedFault::Failure(ApiFailure::PayoutId).once());
+    let (_folder, program) = serving(&gatepay, &caps("per_day = '100'")).await;
+    let paid = send(&program, &payout("B1", "80")).await;
+    assert_eq!(paid.outcome(), Some("executed"), "{}", paid.text());
+    refuses();
+    let again = send(&program, &payout("B1", "80")).await;
+    assert_eq!(again.outcome(), Some("found"), "{}", again.text());
+    let refused = send(&program, &payout("B2", "21")).await;
+    is_refused_saying(&refused, "cap_exceeded", "20 left");
+    // This one's store does not know the delivery that made the payout.
+    let (_folder, other) = serving(&gatepay, &caps("per_day = '100'")).await;
+    refuses();
+    let again = send(&other, &payout("B1", "80")).await;
+    assert_eq!(&*again.code(), "550249");
+    assert_eq!(again.outcome(), Some("found"), "{}", again.text());
+    until_so("the report of the call has come", async || {
+        let told = other.admin("GET", "/caps").await;
+        told.text()
+            .contains(r#""reserved":"0","unknown":"0","spent":"80""#)
+    })
+    .await;
+    let refused = send(&other, &payout("B2", "21")).await;
+    is_refused_saying(&refused, "cap_exceeded", "20 left");
+}
+
+#[tokio::test]
 async fn caps_hold_over_all_instances_and_a_lower_one_holds_after_a_reload() {
     if postgres::is_missing() {
         return;

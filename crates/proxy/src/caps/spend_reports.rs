@@ -85,17 +85,21 @@ impl SpendReport {
     /// GatePay answered the call. Only a refusal of this very delivery proves that it was not executed: of an earlier one under
     /// the same key the store has a report of its own. "Not found" proves nothing.
     ///
+    /// What a look-up found under the call's key counts, whatever the code of the answer was: the store may not have the delivery
+    /// that made it (lost by a failover, sent without this store, or repeated within GatePay). Where one key is one spend, it counts
+    /// once with that of an earlier delivery; where no page documents a key, each call counts.
+    ///
     /// A look-up that found `other_amounts` under the key disproves nothing: GatePay may state this call's in other terms.
     pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome, other_amounts: bool) {
         self.result = match (proof, outcome) {
             _ if other_amounts => AttemptResult::Unknown,
             (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
-            // What is found under a key that was used with other parameters is another call's, maybe of another amount.
-            (AnswerProof::Refused | AnswerProof::LookUp(LookUpRule::RefusedIfUnused), _) => {
-                AttemptResult::NotExecuted
-            }
+            (AnswerProof::Refused, _) => AttemptResult::NotExecuted,
             (_, CallOutcome::Found) => AttemptResult::Found,
-            (AnswerProof::LookUp(LookUpRule::RefusedUnlessFound), _) => AttemptResult::NotExecuted,
+            (
+                AnswerProof::LookUp(LookUpRule::RefusedIfUnused | LookUpRule::RefusedUnlessFound),
+                _,
+            ) => AttemptResult::NotExecuted,
             _ => AttemptResult::Unknown,
         };
     }
@@ -152,5 +156,19 @@ mod tests {
             let result = told(AnswerProof::LookUp(rule), CallOutcome::Unknown, true);
             assert_eq!(result, AttemptResult::Unknown, "{rule:?}");
         }
+    }
+
+    #[test]
+    fn what_a_look_up_found_counts_whatever_code_refused_the_delivery() {
+        for rule in RULES {
+            let result = told(AnswerProof::LookUp(rule), CallOutcome::Found, false);
+            assert_eq!(result, AttemptResult::Found, "{rule:?}");
+        }
+        for rule in [LookUpRule::RefusedIfUnused, LookUpRule::RefusedUnlessFound] {
+            let result = told(AnswerProof::LookUp(rule), CallOutcome::Refused, false);
+            assert_eq!(result, AttemptResult::NotExecuted, "{rule:?}");
+        }
+        let refused = told(AnswerProof::Refused, CallOutcome::Refused, false);
+        assert_eq!(refused, AttemptResult::NotExecuted);
     }
 }
