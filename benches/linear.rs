@@ -18,6 +18,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::check::{Strictness, inspect};
 use gatepay_core::guard::{CallerIdentity, guard};
 use gatepay_core::look_up::LookUpQuestion;
+use gatepay_core::money::MoneyCall;
 use gatepay_core::{Catalogue, Kind, Operation, SecretKey, envelope, explain, translate};
 use gatepay_http1::request_parser::{self, BodyEvent, RequestParser};
 use gatepay_http1::response_parser;
@@ -106,6 +107,7 @@ fn readers() -> Vec<Named> {
         ("body of a read", BODY, row("query_order"), json()),
         ("body of a write", BODY, row("create_order"), json()),
         ("body of a money call", BODY, row("refund_order"), json()),
+        ("body of a payout", BODY, row("create_payout"), json()),
         ("form", BODY, row("create_otc_bank"), forms()),
         ("query", HEAD, Box::new(query), queries()),
         (
@@ -501,7 +503,7 @@ fn plain() -> Vec<(&'static str, Made)> {
     ])
 }
 
-/// The body steps of a call to this row: guard, checks, key, and the query after a lost answer.
+/// The body steps of a call to this row: guard, checks, key, the query after a lost answer, and what it says about money.
 fn row(name: &'static str) -> Reader {
     let catalogue = Catalogue::standard();
     Box::new(move |bytes| {
@@ -523,6 +525,9 @@ fn ask(catalogue: &Catalogue, row: &Operation, reading: &BodyReading<'_>) {
         let asked = catalogue.named(look_up.operation).expect("a row");
         black_box(LookUpQuestion::about(look_up, asked, reading));
     }
+    let money = MoneyCall::new(row, reading);
+    let _read = black_box((money.demand(), money.bounded_targets()));
+    black_box((money.documented_key(), money.may_be_disguised_payout()));
 }
 
 fn query(bytes: &[u8]) {

@@ -13,7 +13,6 @@ use crate::json::{self, JsonMember, JsonShape, JsonText, JsonVisitor};
 use crate::operation::{Kind, MediaType, Operation};
 use crate::query::{self, decode};
 use crate::reserved::ReservedName;
-use crate::spelling::folded_name;
 use names::SeenNames;
 
 pub(crate) use value::BodyValue;
@@ -196,28 +195,13 @@ impl<'a> BodyReading<'a> {
         parameters.chain(self.members(field).map(BodyValue::Body))
     }
 
-    /// Whether a name of the request is another spelling of one of the fields than in another case: `refund_address`,
-    /// `refundAddress[0]`.
-    pub(crate) fn respells(&self, fields: &[&str]) -> bool {
-        let is_other = |name: &[u8]| {
-            let is_like = |field: &&str| folded_name(name).eq(folded_name(field.as_bytes()));
-            let is_field = |field: &&str| name.eq_ignore_ascii_case(field.as_bytes());
-            fields.iter().any(is_like) && !fields.iter().any(is_field)
-        };
-        let mut in_query = query::pairs(self.query).map(|(name, _)| decode(name));
-        self.top().any(|(name, _)| is_other(name)) || in_query.any(|name| is_other(name.as_bytes()))
-    }
-
     /// The names of the request that have a value: members of the object in the body, and parameters. Zero counts as absent, for
     /// clients send it so (schemas.md).
     pub(crate) fn stated_names(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
-        let is_stated = |value: &JsonText<'_>| {
-            !value.is_nothing() && value.text_or_number().is_none_or(|text| text != "0")
-        };
-        let members = self.top().filter(move |(_, value)| is_stated(value));
+        let members = self.top().filter(|(_, value)| states(*value));
         let members = members.map(|(name, _)| Cow::Borrowed(name));
         let parameters = self.parameters();
-        let parameters = parameters.filter(|(_, value)| !matches!(*value, "" | "0"));
+        let parameters = parameters.filter(|(_, value)| parameter_states(value));
         members
             .chain(parameters.map(|(name, _)| Cow::Owned(decode(name).into_owned().into_bytes())))
     }
@@ -354,6 +338,16 @@ impl<'a> JsonVisitor<'a> for BodyReader<'_, 'a> {
             self.too_deep.get_or_insert(at);
         }
     }
+}
+
+/// Whether a member's value says something.
+pub(crate) fn states(value: JsonText<'_>) -> bool {
+    !value.is_nothing() && value.text_or_number().is_none_or(|text| text != "0")
+}
+
+/// Whether a parameter's value says something.
+pub(crate) fn parameter_states(value: &str) -> bool {
+    !matches!(value, "" | "0")
 }
 
 /// Whether a name is that of a field, in any case. Nearly always it is spelt alike, and that is found at once.

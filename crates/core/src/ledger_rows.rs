@@ -10,6 +10,7 @@ use crate::envelope::{self, AnswerVerdict};
 use crate::ledger_key::{HintStrength, LedgerKey, LedgerKeyKind, key_text};
 use crate::operation::Operation;
 use crate::spelling::folded_name;
+use crate::word_search::WordSearch;
 
 /// The fields of a body or of an answer's data that form one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,11 +115,9 @@ impl LedgerRow {
     /// The currency of the order that a call makes, as the call states it; `None` if it states another currency or amount beside,
     /// by which GatePay may go.
     pub fn called_currency(call: &BodyReading<'_>) -> Option<CurrencyCode> {
-        let states_another = call.stated_names().any(|name| {
-            let folded: Vec<u8> = folded_name(&name).collect();
-            let folded = String::from_utf8_lossy(&folded);
-            OTHER_CURRENCIES.iter().any(|other| folded.contains(other))
-        });
+        let mut names = call.stated_names();
+        let states_another =
+            names.any(|name| OTHER_CURRENCIES.first_in(folded_name(&name)).is_some());
         let currency = call.only("currency").filter(|_| !states_another)?;
         CurrencyCode::parse(&currency)
     }
@@ -188,7 +187,8 @@ pub(crate) fn row(operation: &str) -> Option<&'static LedgerRow> {
 const CURRENCY_IN_ANSWER: &str = "create_checkout_order";
 /// Words in the names of fields that state another currency of an order, or an amount in one, without case and separators. No page
 /// says which of several GatePay goes by.
-const OTHER_CURRENCIES: [&str; 3] = ["fiatcurrency", "fiatamount", "actualcurrency"];
+static OTHER_CURRENCIES: WordSearch<3, 1> =
+    WordSearch::new(["fiatcurrency", "fiatamount", "actualcurrency"]);
 
 /// The number of characters at which an audit journal cuts an id.
 pub const JOURNALED_LENGTH: usize = 64;

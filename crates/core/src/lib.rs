@@ -56,6 +56,7 @@ mod json;
 mod query;
 mod reserved;
 mod text;
+mod word_search;
 mod words;
 
 pub use catalogue::Catalogue;

@@ -13,6 +13,7 @@ mod rows;
 mod stated_amount;
 mod target;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -27,6 +28,7 @@ use crate::ledger_key::{LedgerKey, LedgerKeyKind};
 use crate::ledger_rows;
 use crate::operation::{ApiModule, Kind, MediaType, Operation};
 use crate::words::words;
+use documented::MoneyNames;
 pub use object_amounts::{ObjectAmounts, are_of};
 pub use rows::{AmountPlace, MONEY_ROWS, MoneyRow, SpendKey, TargetPlace};
 pub use stated_amount::StatedAmount;
@@ -211,99 +213,134 @@ impl MoneyRow {
     }
 }
 
-impl MoneyDemand {
-    /// The demand of a call; `None` if the operation moves no money.
-    pub fn read(
-        operation: &Operation,
-        reading: &BodyReading<'_>,
-    ) -> Option<Result<Self, DemandFault>> {
-        (operation.kind == Kind::Money).then(|| match MoneyRow::of(operation) {
-            Some(row) if operation.media == MediaType::Json => DemandReader { reading }.read(row),
+/// A call as far as it is about money. What several questions about it need is read once.
+pub struct MoneyCall<'r, 'a> {
+    operation: &'r Operation,
+    reading: &'r BodyReading<'a>,
+    /// The reader of the body; `None` if no row says where the operation states its amount.
+    reader: Option<DemandReader<'r, 'a>>,
+}
+
+impl<'r, 'a> MoneyCall<'r, 'a> {
+    /// A call to the operation, with the reading of its body.
+    pub fn new(operation: &'r Operation, reading: &'r BodyReading<'a>) -> Self {
+        let row = MoneyRow::of(operation);
+        Self {
+            operation,
+            reading,
+            reader: row.map(|row| DemandReader::new(row, reading)),
+        }
+    }
+
+    /// What the call asks for; `None` if the operation moves no money.
+    pub fn demand(&self) -> Option<Result<MoneyDemand, DemandFault>> {
+        self.moves_money().then(|| match &self.reader {
+            Some(reader) if self.is_json() => reader.read(),
             _ => Err(DemandFault::UnknownOperation),
         })
     }
-}
 
-/// The targets of a call, each once; none if it moves no money. Unlike the [whole demand](MoneyDemand::read) it can be read
-/// although an amount cannot.
-pub fn stated_targets(
-    operation: &Operation,
-    reading: &BodyReading<'_>,
-) -> Result<Vec<StatedTarget>, DemandFault> {
-    if operation.kind != Kind::Money {
-        return Ok(Vec::new());
-    }
-    match MoneyRow::of(operation) {
-        // A request that states nothing names no target.
-        Some(row)
-            if row.targets == TargetPlace::None && reading.stated_names().next().is_none() =>
-        {
-            Ok(Vec::new())
+    /// The targets of the call, each once; none if it moves no money. Unlike the [whole demand](Self::demand) it can be read
+    /// although an amount cannot.
+    pub fn stated_targets(&self) -> Result<Vec<StatedTarget>, DemandFault> {
+        if !self.moves_money() {
+            return Ok(Vec::new());
         }
-        Some(row) if operation.media == MediaType::Json => {
-            DemandReader { reading }.clear_targets(row)
-        }
-        _ => Err(DemandFault::UnknownOperation),
-    }
-}
-
-/// The [targets](stated_targets) of a call that a list of destinations bounds. The body must have no fields but those that
-/// schemas.md describes for the call and published clients send: in any other one GatePay could read a target.
-pub fn bounded_targets(
-    operation: &Operation,
-    reading: &BodyReading<'_>,
-) -> Result<Vec<StatedTarget>, DemandFault> {
-    let targets = stated_targets(operation, reading)?;
-    let row = MoneyRow::of(operation).filter(|_| operation.kind == Kind::Money);
-    if let Some(row) = row {
-        documented::only_known(row, reading)?;
-        if let AmountPlace::Items { list, .. } = row.amounts {
-            let items = DemandReader { reading }.items(list)?;
-            let mut items = items.iter();
-            items.try_for_each(|item| documented::only_known_in_item(row, item))?;
+        match &self.reader {
+            // A request that states nothing names no target.
+            Some(reader)
+                if reader.row.targets == TargetPlace::None
+                    && self.reading.stated_names().next().is_none() =>
+            {
+                Ok(Vec::new())
+            }
+            Some(reader) if self.is_json() => reader.clear_targets(),
+            _ => Err(DemandFault::UnknownOperation),
         }
     }
-    Ok(targets)
-}
 
-/// The call's key, as [`MoneyDemand::key`]. Unlike the whole demand it can be read although an amount cannot: a refund of
-/// the whole order is one transaction too.
-pub fn documented_key(operation: &Operation, reading: &BodyReading<'_>) -> Option<String> {
-    let row = MoneyRow::of(operation).filter(|_| operation.media == MediaType::Json)?;
-    let reader = DemandReader { reading };
-    reader.is_clear().then(|| reader.documented_key(row.key?))?
-}
-
-/// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, whose
-/// target cannot be read exactly, or that states a target which no page describes for it. Halts go by it, also where no cap
-/// counts the call.
-pub fn may_be_disguised_payout(operation: &Operation, reading: &BodyReading<'_>) -> bool {
-    if operation.kind != Kind::Money || operation.module == ApiModule::Payout {
-        return false;
+    /// The [targets](Self::stated_targets) of a call that a list of destinations bounds. The body must have no fields but those
+    /// that schemas.md describes for the call and published clients send: in any other one GatePay could read a target.
+    pub fn bounded_targets(&self) -> Result<Vec<StatedTarget>, DemandFault> {
+        let targets = self.stated_targets()?;
+        let reader = self.reader.as_ref().filter(|_| self.moves_money());
+        if let Some(reader) = reader {
+            documented::only_known(reader.row, self.reading)?;
+            if let AmountPlace::Items { list, .. } = reader.row.amounts {
+                let mut items = reader.items(list)?.iter();
+                items.try_for_each(|it| documented::only_known_in_item(reader.row, &it.reading))?;
+            }
+        }
+        Ok(targets)
     }
-    let row = MoneyRow::of(operation).filter(|row| row.kind == DemandKind::Refund);
-    row.is_some_and(|row| {
-        let reader = DemandReader { reading };
-        match reader.clear_targets(row) {
-            Ok(targets) => row.payout_name.is_some() && !targets.is_empty(),
+
+    /// The call's key, as [`MoneyDemand::key`]. Unlike the whole demand it can be read although an amount cannot: a refund of
+    /// the whole order is one transaction too.
+    pub fn documented_key(&self) -> Option<String> {
+        let reader = self.reader.as_ref().filter(|_| self.is_json())?;
+        reader
+            .is_clear()
+            .then(|| reader.documented_key(reader.row.key?))?
+    }
+
+    /// Whether a call that is no payout by its operation may be one by its body: a refund that names a target of its own, whose
+    /// target cannot be read exactly, or that states a target which no page describes for it. Halts go by it, also where no cap
+    /// counts the call.
+    pub fn may_be_disguised_payout(&self) -> bool {
+        if !self.moves_money() || self.operation.module == ApiModule::Payout {
+            return false;
+        }
+        let reader = self.reader.as_ref();
+        let reader = reader.filter(|reader| reader.row.kind == DemandKind::Refund);
+        reader.is_some_and(|reader| match reader.clear_targets() {
+            Ok(targets) => reader.row.payout_name.is_some() && !targets.is_empty(),
             Err(DemandFault::Undocumented(_)) => true,
-            Err(_) => row.payout_name.is_some(),
-        }
-    })
+            Err(_) => reader.row.payout_name.is_some(),
+        })
+    }
+
+    fn moves_money(&self) -> bool {
+        self.operation.kind == Kind::Money
+    }
+
+    fn is_json(&self) -> bool {
+        self.operation.media == MediaType::Json
+    }
 }
 
 /// Reads one body, or one item of a list in it.
 struct DemandReader<'r, 'a> {
+    row: &'static MoneyRow,
     reading: &'r BodyReading<'a>,
+    /// What the names say.
+    names: OnceCell<MoneyNames>,
+    /// The items of the row's list.
+    items: OnceCell<Result<Vec<MoneyItem<'a>>, DemandFault>>,
+}
+
+/// An item of a list.
+struct MoneyItem<'a> {
+    reading: BodyReading<'a>,
+    names: MoneyNames,
 }
 
 /// Amounts by currency.
 type Sums = BTreeMap<PartCurrency, ExactAmount>;
 
-impl<'a> DemandReader<'_, 'a> {
-    fn read(&self, row: &MoneyRow) -> Result<MoneyDemand, DemandFault> {
-        self.clear(row)?;
-        if let Some(field) = documented::undocumented_amount(row, self.reading) {
+impl<'r, 'a> DemandReader<'r, 'a> {
+    fn new(row: &'static MoneyRow, reading: &'r BodyReading<'a>) -> Self {
+        Self {
+            row,
+            reading,
+            names: OnceCell::new(),
+            items: OnceCell::new(),
+        }
+    }
+
+    fn read(&self) -> Result<MoneyDemand, DemandFault> {
+        let row = self.row;
+        self.clear()?;
+        if let Some(field) = self.names().other_amount(row) {
             return Err(DemandFault::Undocumented(field));
         }
         let parts = self.parts(row.amounts)?;
@@ -312,7 +349,7 @@ impl<'a> DemandReader<'_, 'a> {
         }
         let parts = parts.into_iter();
         let parts = parts.map(|(currency, amount)| MoneyPart { currency, amount });
-        let targets = self.targets(row)?;
+        let targets = self.targets()?;
         let disguised = row.payout_name.filter(|_| !targets.is_empty());
         Ok(MoneyDemand {
             kind: disguised.map_or(row.kind, |_| DemandKind::Payout),
@@ -324,26 +361,31 @@ impl<'a> DemandReader<'_, 'a> {
         })
     }
 
+    fn names(&self) -> &MoneyNames {
+        self.names
+            .get_or_init(|| MoneyNames::of_call(self.row, self.reading))
+    }
+
     /// Whether the body is one JSON object that all parsers read alike.
     fn is_clear(&self) -> bool {
         let is_clear = self.reading.has_one_reading() && self.reading.not_ascii().is_none();
         let has_any = self.reading.top().next().is_some();
-        is_clear && has_any && !self.reading.respells(&documented::FIELDS)
+        is_clear && has_any && !self.names().is_respelled
     }
 
     /// Refuses a body that parsers may read differently, or in which a field may name a target that no page describes.
-    fn clear(&self, row: &MoneyRow) -> Result<(), DemandFault> {
+    fn clear(&self) -> Result<(), DemandFault> {
         if !self.is_clear() {
             return Err(DemandFault::Ambiguous);
         }
-        let undocumented = documented::undocumented_target(row, self.reading);
+        let undocumented = self.names().other_target;
         undocumented.map_or(Ok(()), |field| Err(DemandFault::Undocumented(field)))
     }
 
     /// The targets of a clear body.
-    fn clear_targets(&self, row: &MoneyRow) -> Result<Vec<StatedTarget>, DemandFault> {
-        self.clear(row)?;
-        self.targets(row)
+    fn clear_targets(&self) -> Result<Vec<StatedTarget>, DemandFault> {
+        self.clear()?;
+        self.targets()
     }
 
     fn parts(&self, place: AmountPlace) -> Result<Sums, DemandFault> {
@@ -416,7 +458,7 @@ impl<'a> DemandReader<'_, 'a> {
         let common = has_common.then(|| self.currency("currency")).transpose()?;
         let mut sums = Sums::new();
         for item in self.items(list)? {
-            let item = DemandReader { reading: &item };
+            let item = DemandReader::new(self.row, &item.reading);
             let currency = match &common {
                 None => item.currency("currency")?,
                 Some(common) if !item.reading.has("currency") => common.clone(),
@@ -430,21 +472,19 @@ impl<'a> DemandReader<'_, 'a> {
         Ok(sums)
     }
 
-    fn targets(&self, row: &MoneyRow) -> Result<Vec<StatedTarget>, DemandFault> {
+    fn targets(&self) -> Result<Vec<StatedTarget>, DemandFault> {
         let stated = |field, target| vec![StatedTarget::at(field, target)];
-        let mut targets = match row.targets {
+        let mut targets = match self.row.targets {
             TargetPlace::None => Vec::new(),
             TargetPlace::Refund => self.refund_targets()?,
             TargetPlace::User(field) => stated(field, MoneyTarget::User(self.id(field)?)),
             TargetPlace::Bank(field) => stated(field, MoneyTarget::Bank(self.id(field)?)),
             TargetPlace::Account(field) => stated(field, MoneyTarget::Account(self.id(field)?)),
-            TargetPlace::Users => self.each_item(row, |item| {
+            TargetPlace::Users => self.each_item(|item| {
                 let user = item.id("user_id")?;
                 Ok(MoneyTarget::User(user))
             })?,
-            TargetPlace::Addresses => {
-                self.each_item(row, |item| item.address("chain", "address"))?
-            }
+            TargetPlace::Addresses => self.each_item(|item| item.address("chain", "address"))?,
         };
         targets.sort();
         targets.dedup_by(|next, first| next.target == first.target);
@@ -474,18 +514,17 @@ impl<'a> DemandReader<'_, 'a> {
 
     fn each_item(
         &self,
-        row: &MoneyRow,
         target: impl Fn(&DemandReader<'_, 'a>) -> Result<MoneyTarget, DemandFault>,
     ) -> Result<Vec<StatedTarget>, DemandFault> {
-        let AmountPlace::Items { list, .. } = row.amounts else {
+        let AmountPlace::Items { list, .. } = self.row.amounts else {
             return Err(DemandFault::UnknownOperation);
         };
-        let items = self.items(list)?;
-        let targets = items.iter().enumerate().map(|(index, item)| {
-            if let Some(field) = documented::undocumented_in_item(row, item) {
+        let items = self.items(list)?.iter().enumerate();
+        let targets = items.map(|(index, item)| {
+            if let Some(field) = item.names.other_target {
                 return Err(DemandFault::Undocumented(field));
             }
-            let target = target(&DemandReader { reading: item })?;
+            let target = target(&DemandReader::new(self.row, &item.reading))?;
             let entry = TargetEntry {
                 field: list,
                 index: Some(index),
@@ -495,8 +534,13 @@ impl<'a> DemandReader<'_, 'a> {
         targets.collect()
     }
 
-    /// The items of a list of objects, at least one.
-    fn items(&self, list: &'static str) -> Result<Vec<BodyReading<'a>>, DemandFault> {
+    /// The items of the row's list of objects, at least one.
+    fn items(&self, list: &'static str) -> Result<&[MoneyItem<'a>], DemandFault> {
+        let items = self.items.get_or_init(|| self.read_items(list));
+        items.as_deref().map_err(|fault| *fault)
+    }
+
+    fn read_items(&self, list: &'static str) -> Result<Vec<MoneyItem<'a>>, DemandFault> {
         let mut values = self.reading.values(list);
         let (Some(BodyValue::Body(list_text)), None) = (values.next(), values.next()) else {
             return Err(DemandFault::Misshapen(list));
@@ -508,18 +552,17 @@ impl<'a> DemandReader<'_, 'a> {
             1..=MOST_ITEMS => {}
             _ => return Err(DemandFault::TooMany(list)),
         }
-        let objects = items
-            .into_iter()
-            .map(|item| BodyReading::of_object(item.get()));
-        let objects: Option<Vec<_>> = objects.collect();
-        let objects = objects.ok_or(DemandFault::Misshapen(list))?;
-        if objects
-            .iter()
-            .any(|item| item.respells(&documented::ITEM_FIELDS))
-        {
+        let items = items.into_iter().map(|item| {
+            let reading = BodyReading::of_object(item.get())?;
+            let names = MoneyNames::of_item(self.row, &reading);
+            Some(MoneyItem { reading, names })
+        });
+        let items: Option<Vec<_>> = items.collect();
+        let items = items.ok_or(DemandFault::Misshapen(list))?;
+        if items.iter().any(|item| item.names.is_respelled) {
             return Err(DemandFault::Ambiguous);
         }
-        Ok(objects)
+        Ok(items)
     }
 
     fn address(

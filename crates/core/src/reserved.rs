@@ -15,6 +15,8 @@ const NAMES: [(&str, ReservedName); 5] = [
     ("callbackurl", ReservedName::Callback),
 ];
 pub(crate) const CLIENT_ID: &str = "client_id";
+/// The fewest bytes of a reserved name. Each letter has at least one.
+const SHORTEST: usize = "clientid".len();
 
 /// A name that a tenant must not use freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,9 @@ pub(crate) enum ReservedName {
 
 impl ReservedName {
     pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        if name.len() < SHORTEST {
+            return None;
+        }
         let name = fold(name);
         let named = |(letters, _): &&(&str, Self)| has_letters(&name, letters);
         NAMES.iter().find(named).map(|(_, name)| *name)

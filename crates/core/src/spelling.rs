@@ -50,6 +50,8 @@ fn is_segment(segment: &[u8]) -> bool {
 /// The letters and digits of a name up to an index, in lower case. Parsers differ in which spellings they take for the
 /// same name: `bankName`, `bank_name` and `BankName[0]` are equal here.
 pub(crate) fn folded_name(name: &[u8]) -> impl Iterator<Item = u8> {
+    #[cfg(test)]
+    tests::FOLDED.set(tests::FOLDED.get() + 1);
     let name = name.iter().take_while(|byte| **byte != b'[');
     let letters = name.filter(|byte| byte.is_ascii_alphanumeric());
     letters.map(u8::to_ascii_lowercase)
@@ -260,13 +262,20 @@ fn paths(row: &Operation) -> impl Iterator<Item = &str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::catalogue::{Catalogue, CatalogueError};
     use crate::catalogue_rows;
     use crate::operation::OperationScope;
+
+    thread_local! {
+        /// How many names were folded, for tests that count the work.
+        pub(crate) static FOLDED: Cell<usize> = const { Cell::new(0) };
+    }
 
     #[test]
     fn reserved_paths_are_reserved_in_every_version_and_spelling() {

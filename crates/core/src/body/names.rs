@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher, RandomState};
 
 use arrayvec::ArrayVec;
 
@@ -13,7 +13,13 @@ use arrayvec::ArrayVec;
 #[derive(Default)]
 pub(super) struct SeenNames<'a> {
     few: ArrayVec<SeenName<'a>, 32>,
-    many: Option<HashSet<(usize, FoldedName<'a>)>>,
+    many: Option<ManyNames<'a>>,
+}
+
+/// Names by a hash that is computed once for each, also while their number grows.
+struct ManyNames<'a> {
+    key: RandomState,
+    names: HashSet<NameInObject<'a>, BuildHasherDefault<KnownHash>>,
 }
 
 struct SeenName<'a> {
@@ -27,7 +33,7 @@ impl<'a> SeenNames<'a> {
     pub(super) fn repeats(&mut self, depth: usize, object: usize, name: Cow<'a, [u8]>) -> bool {
         let name = FoldedName(name);
         if let Some(many) = &mut self.many {
-            return !many.insert((object, name));
+            return !many.insert(object, name);
         }
         // Deeper objects have ended, and so have other objects at the same depth.
         while let Some(last) = self.few.last()
@@ -49,8 +55,14 @@ impl<'a> SeenNames<'a> {
             name,
         };
         if let Err(full) = self.few.try_push(seen) {
-            let all = self.few.drain(..).chain([full.element()]);
-            self.many = Some(all.map(|seen| (seen.object, seen.name)).collect());
+            let mut many = ManyNames {
+                key: RandomState::new(),
+                names: HashSet::default(),
+            };
+            for seen in self.few.drain(..).chain([full.element()]) {
+                many.insert(seen.object, seen.name);
+            }
+            self.many = Some(many);
         }
         false
     }
@@ -66,14 +78,62 @@ impl PartialEq for FoldedName<'_> {
     }
 }
 
-impl Hash for FoldedName<'_> {
+/// A name of the object at a place.
+#[derive(PartialEq, Eq)]
+struct NameInObject<'a> {
+    hash: u64,
+    object: usize,
+    name: FoldedName<'a>,
+}
+
+impl Hash for NameInObject<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for piece in self.0.chunks(32) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Takes a hash as it is.
+#[derive(Default)]
+struct KnownHash(u64);
+
+impl Hasher for KnownHash {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a name has its hash");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl<'a> ManyNames<'a> {
+    /// Adds a name; returns whether it is new.
+    fn insert(&mut self, object: usize, name: FoldedName<'a>) -> bool {
+        let hash = self.hash(object, &name.0);
+        let name = NameInObject { hash, object, name };
+        self.names.insert(name)
+    }
+
+    /// Most names are hashed by one call, together with their object: a caller chooses how many there are.
+    fn hash(&self, object: usize, name: &[u8]) -> u64 {
+        const PLACE: usize = size_of::<usize>();
+        let mut state = self.key.build_hasher();
+        let (first, rest) = name.split_at(name.len().min(32));
+        let mut folded = [0; PLACE + 32];
+        folded[..PLACE].copy_from_slice(&object.to_ne_bytes());
+        folded[PLACE..][..first.len()].copy_from_slice(first);
+        folded[PLACE..].make_ascii_lowercase();
+        state.write(&folded[..PLACE + first.len()]);
+        for piece in rest.chunks(32) {
             let mut folded = [0; 32];
             folded[..piece.len()].copy_from_slice(piece);
             folded.make_ascii_lowercase();
             state.write(&folded[..piece.len()]);
         }
-        state.write_u8(0xff);
+        state.finish()
     }
 }

@@ -49,8 +49,11 @@ impl<'a> FoldedParameters<'a> {
             return false;
         }
         let mut members = reading.top();
+        let mut folded = Vec::new();
         members.any(|(name, value)| {
-            let parameter = self.0.get(&folded_name(name).collect::<Vec<u8>>());
+            folded.clear();
+            folded.extend(folded_name(name));
+            let parameter = self.0.get(&folded);
             let parameter = parameter.filter(|text| !text.is_empty() && !value.is_nothing());
             parameter.is_some_and(|text| match value.text_or_number() {
                 Some(member) => member != *text,

@@ -4,13 +4,14 @@
 //! field that would move money in another call has no certain reading in this one.
 
 use super::{AmountPlace, DemandFault, FieldName, MoneyRow, TargetPlace};
-use crate::body::BodyReading;
+use crate::body::{self, BodyReading};
 use crate::json::JsonText;
 use crate::query::decode;
 use crate::spelling::folded_name;
+use crate::word_search::WordSearch;
 
 /// The fields that say how much goes where. A lenient parser takes `refund_address` for `refundAddress`.
-pub(super) const FIELDS: [&str; 21] = [
+static FIELDS: [MoneyField; 21] = fields([
     "refundStyle",
     "refundAddress",
     "refundChain",
@@ -32,12 +33,12 @@ pub(super) const FIELDS: [&str; 21] = [
     "amount",
     "currency",
     "memo",
-];
+]);
 /// The fields of a list's item that say how much goes where.
-pub(super) const ITEM_FIELDS: [&str; 6] =
-    ["amount", "currency", "chain", "address", "memo", "user_id"];
+static ITEM_FIELDS: [MoneyField; 6] =
+    fields(["amount", "currency", "chain", "address", "memo", "user_id"]);
 /// Words in the names of fields that say where money goes, without case and separators.
-const TARGET_WORDS: [&str; 18] = [
+static TARGET_WORDS: WordSearch<18, 3> = WordSearch::new([
     "address",
     "chain",
     "memo",
@@ -56,7 +57,7 @@ const TARGET_WORDS: [&str; 18] = [
     "refundpaychannel",
     "withdrawlist",
     "batchorderlist",
-];
+]);
 /// The fields among [`FIELDS`] that say how much.
 const AMOUNTS: [&str; 11] = [
     "refundAmount",
@@ -130,10 +131,13 @@ pub(super) fn only_known_in_item(
 
 /// The field of this name among the known ones. A name with an index or a key in brackets holds fields of its own.
 fn known(fields: &[&[&'static str]], name: &[u8]) -> Result<&'static str, DemandFault> {
-    let mut fields = fields.iter().copied().flatten();
+    let mut all = fields.iter().copied().flatten();
+    // Nearly always a name is spelt as the page spells it, and that is found without folding.
+    let spelt_alike = all.clone().find(|field| name == field.as_bytes());
     let is_plain = !name.contains(&b'[');
-    let field =
-        fields.find(|field| is_plain && folded_name(field.as_bytes()).eq(folded_name(name)));
+    let field = spelt_alike.or_else(|| {
+        all.find(|field| is_plain && folded_name(field.as_bytes()).eq(folded_name(name)))
+    });
     field
         .copied()
         .ok_or_else(|| DemandFault::Unknown(FieldName::of(name)))
@@ -160,8 +164,8 @@ fn are_headers(name: &[u8], value: JsonText<'_>) -> bool {
     let is_named = ["header", "headers"]
         .iter()
         .any(|own| folded_name(name).eq(own.bytes()));
-    let headers = BodyReading::of_object(value.as_str()).filter(|_| is_named);
-    headers.is_some_and(|headers| {
+    let headers = is_named.then(|| BodyReading::of_object(value.as_str()));
+    headers.flatten().is_some_and(|headers| {
         let of_gatepay = |name: &[u8]| {
             let beginning = name.get(..OF_GATEPAY.len());
             beginning.is_some_and(|it| it.eq_ignore_ascii_case(OF_GATEPAY.as_bytes()))
@@ -176,54 +180,146 @@ fn holds_fields(value: JsonText<'_>) -> bool {
     value.as_str().starts_with(['{', '['])
 }
 
-/// A word for a field of the request that may name a target, and that no page describes for the call.
-pub(super) fn undocumented_target(
-    row: &MoneyRow,
-    reading: &BodyReading<'_>,
-) -> Option<&'static str> {
-    let list = match row.amounts {
-        AmountPlace::Items { list, .. } => Some(list),
-        _ => None,
-    };
-    other_than(reading, &|field| {
-        is_target(row, field) || list.is_some_and(|list| list.eq_ignore_ascii_case(field))
-    })
+/// What the names of a request, or of an item of its list, say about money. Each name is looked at once, whatever the number of
+/// fields and words that it may be: a caller chooses how many names there are.
+pub(super) struct MoneyNames {
+    /// Whether a name is another spelling of a field that says how much goes where than in another case: `refund_address`,
+    /// `refundAddress[0]`.
+    pub(super) is_respelled: bool,
+    /// A word for the first field that may name a target, and that no page describes for the call.
+    pub(super) other_target: Option<&'static str>,
+    /// The fields that say how much goes where and have a value, a bit for each by its place in the list of fields.
+    stated: u32,
 }
 
-/// As [`undocumented_target`], of an item of a list.
-pub(super) fn undocumented_in_item(row: &MoneyRow, item: &BodyReading<'_>) -> Option<&'static str> {
-    let documented: &[&str] = match row.targets {
-        TargetPlace::Users => &["user_id"],
-        TargetPlace::Addresses => &["chain", "address", "memo"],
-        _ => &[],
-    };
-    other_than(item, &|field| is_one_of(documented, field))
+impl MoneyNames {
+    /// The names of a call's request.
+    pub(super) fn of_call(row: &MoneyRow, reading: &BodyReading<'_>) -> Self {
+        let list = match row.amounts {
+            AmountPlace::Items { list, .. } => Some(list),
+            _ => None,
+        };
+        Self::of(reading, &FIELDS, &|field| {
+            is_target(row, field) || list.is_some_and(|list| list.eq_ignore_ascii_case(field))
+        })
+    }
+
+    /// The names of an item of the call's list.
+    pub(super) fn of_item(row: &MoneyRow, item: &BodyReading<'_>) -> Self {
+        let documented: &[&str] = match row.targets {
+            TargetPlace::Users => &["user_id"],
+            TargetPlace::Addresses => &["chain", "address", "memo"],
+            _ => &[],
+        };
+        Self::of(item, &ITEM_FIELDS, &|field| is_one_of(documented, field))
+    }
+
+    /// A field that states an amount or a currency, and that no page describes for the call.
+    pub(super) fn other_amount(&self, row: &MoneyRow) -> Option<&'static str> {
+        let is_stated = |field: &&str| {
+            let mut fields = FIELDS.iter().enumerate();
+            fields.any(|(at, it)| it.name == *field && self.stated & (1 << at) != 0)
+        };
+        let mut others = AMOUNTS.into_iter().filter(|field| !is_amount(row, field));
+        others.find(is_stated)
+    }
+
+    fn of(
+        reading: &BodyReading<'_>,
+        fields: &'static [MoneyField],
+        is_documented: &dyn Fn(&str) -> bool,
+    ) -> Self {
+        let mut names = Self {
+            is_respelled: false,
+            other_target: None,
+            stated: 0,
+        };
+        for (name, value) in reading.top() {
+            names.take(name, fields, is_documented, &|| body::states(value));
+        }
+        for (name, value) in reading.parameters() {
+            let name = decode(name);
+            let states = || body::parameter_states(value);
+            names.take(name.as_bytes(), fields, is_documented, &states);
+        }
+        names
+    }
+
+    fn take(
+        &mut self,
+        name: &[u8],
+        fields: &'static [MoneyField],
+        is_documented: &dyn Fn(&str) -> bool,
+        is_stated: &dyn Fn() -> bool,
+    ) {
+        let letters = NameLetters::of(name);
+        let alike = fields.iter().position(|field| field.letters == letters);
+        if let Some(at) = alike {
+            let is_field = name.eq_ignore_ascii_case(fields[at].name.as_bytes());
+            self.is_respelled |= !is_field;
+            if is_field && is_stated() {
+                self.stated |= 1 << at;
+            }
+        }
+        if self.other_target.is_none() {
+            let word = TARGET_WORDS.first_in(folded_name(name));
+            let is_other = || is_stated() && !str::from_utf8(name).is_ok_and(is_documented);
+            self.other_target = word.filter(|_| is_other());
+        }
+    }
 }
 
-/// A field of the request that states an amount or a currency, and that no page describes for the call.
-pub(super) fn undocumented_amount(
-    row: &MoneyRow,
-    reading: &BodyReading<'_>,
-) -> Option<&'static str> {
-    let others = AMOUNTS.into_iter().filter(|field| !is_amount(row, field));
-    let mut others = others.filter(|field| {
-        let mut names = reading.stated_names();
-        names.any(|name| name.eq_ignore_ascii_case(field.as_bytes()))
-    });
-    others.next()
+/// A field, with the letters of its name for comparisons.
+struct MoneyField {
+    name: &'static str,
+    letters: NameLetters,
 }
 
-/// A word for the first field that may name a target and is none of the documented ones.
-fn other_than(
-    reading: &BodyReading<'_>,
-    is_documented: &dyn Fn(&str) -> bool,
-) -> Option<&'static str> {
-    reading.stated_names().find_map(|name| {
-        let folded: Vec<u8> = folded_name(&name).collect();
-        let folded = String::from_utf8(folded).unwrap_or_default();
-        let word = TARGET_WORDS.into_iter().find(|word| folded.contains(word));
-        word.filter(|_| !str::from_utf8(&name).is_ok_and(is_documented))
-    })
+const fn fields<const N: usize>(names: [&'static str; N]) -> [MoneyField; N] {
+    let mut fields = [const {
+        MoneyField {
+            name: "",
+            letters: NameLetters::of(b""),
+        }
+    }; N];
+    let mut at = 0;
+    while at < N {
+        fields[at] = MoneyField {
+            name: names[at],
+            letters: NameLetters::of(names[at].as_bytes()),
+        };
+        at += 1;
+    }
+    fields
+}
+
+/// The beginning of a [folded name](folded_name), which is all of it for the name of a field.
+#[derive(PartialEq, Eq)]
+struct NameLetters {
+    length: usize,
+    begin: [u8; LONGEST_FIELD],
+}
+
+const LONGEST_FIELD: usize = "refundAmountTypeFull".len();
+
+impl NameLetters {
+    const fn of(name: &[u8]) -> Self {
+        let mut letters = Self {
+            length: 0,
+            begin: [0; LONGEST_FIELD],
+        };
+        let mut at = 0;
+        while at < name.len() && name[at] != b'[' {
+            if name[at].is_ascii_alphanumeric() {
+                if letters.length < LONGEST_FIELD {
+                    letters.begin[letters.length] = name[at].to_ascii_lowercase();
+                }
+                letters.length += 1;
+            }
+            at += 1;
+        }
+        letters
+    }
 }
 
 fn is_target(row: &MoneyRow, field: &str) -> bool {

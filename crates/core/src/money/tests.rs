@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::*;
 use crate::Catalogue;
 use crate::exact_amount::PLACES;
+use crate::spelling::tests::FOLDED;
 
 static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(Catalogue::standard);
 
 fn read(row: &str, query: &str, body: &str) -> Result<MoneyDemand, DemandFault> {
     let row = CATALOGUE.named(row).unwrap();
     let reading = BodyReading::read(row, Some(query), body.as_bytes());
-    MoneyDemand::read(row, &reading).unwrap()
+    MoneyCall::new(row, &reading).demand().unwrap()
 }
 
 fn demand(row: &str, body: &str) -> Result<MoneyDemand, DemandFault> {
@@ -59,7 +60,7 @@ fn every_money_row_says_where_its_amounts_stand_and_no_other_row_does() {
     }
     let order = CATALOGUE.named("create_order").unwrap();
     let reading = BodyReading::read(order, None, b"{}");
-    assert_eq!(MoneyDemand::read(order, &reading), None);
+    assert_eq!(MoneyCall::new(order, &reading).demand(), None);
     assert_eq!(
         demand("mcp_call", r#"{"amount":"1","currency":"USDT"}"#),
         Err(DemandFault::UnknownOperation)
@@ -396,7 +397,7 @@ fn a_field_that_moves_money_in_another_call_has_no_certain_reading() {
         assert_eq!(demand(row, &body).unwrap_err(), fault, "{row} {body}");
         let operation = CATALOGUE.named(row).unwrap();
         let reading = BodyReading::read(operation, None, body.as_bytes());
-        let targets = stated_targets(operation, &reading);
+        let targets = MoneyCall::new(operation, &reading).stated_targets();
         assert_eq!(targets.err(), is_target.then_some(fault), "{row} {body}");
     }
     let in_query = read("refund_order", "refundAddress=T", &format!("{{{refund}}}"));
@@ -411,7 +412,7 @@ fn a_refund_may_be_a_payout_unless_it_is_known_to_go_back_to_its_payer() {
     let may_be = |row: &str, body: &str| {
         let operation = catalogue.named(row).unwrap();
         let reading = BodyReading::read(operation, None, body.as_bytes());
-        may_be_disguised_payout(operation, &reading)
+        MoneyCall::new(operation, &reading).may_be_disguised_payout()
     };
     for (body, expected) in [
         // It moves the whole order, so that its demand cannot be read; its target can.
@@ -762,7 +763,7 @@ proptest! {
         for row in MONEY_ROWS {
             let operation = CATALOGUE.named(row.operation).unwrap();
             let reading = BodyReading::read(operation, None, &body);
-            prop_assert!(MoneyDemand::read(operation, &reading).unwrap().is_err());
+            prop_assert!(MoneyCall::new(operation, &reading).demand().unwrap().is_err());
         }
     }
 }
@@ -788,7 +789,7 @@ fn a_target_is_told_with_the_first_entry_that_names_it_though_an_amount_cannot_b
     let stated = |row: &str, body: &str| {
         let row = CATALOGUE.named(row).unwrap();
         let reading = BodyReading::read(row, None, body.as_bytes());
-        let mut targets = stated_targets(row, &reading)?;
+        let mut targets = MoneyCall::new(row, &reading).stated_targets()?;
         targets.sort_by_key(|it| it.entry);
         let targets = targets
             .iter()
@@ -858,7 +859,9 @@ fn a_key_is_as_long_as_its_page_allows() {
         let operation = CATALOGUE.named(row).unwrap();
         let body = json!({ field: "k".repeat(length), "prepayId": "P" }).to_string();
         let reading = BodyReading::read(operation, None, body.as_bytes());
-        documented_key(operation, &reading).is_some()
+        MoneyCall::new(operation, &reading)
+            .documented_key()
+            .is_some()
     };
     for (row, field) in [
         ("create_payout", "batch_id"),
@@ -879,7 +882,7 @@ fn a_refund_of_the_whole_order_has_its_key_though_no_amount() {
     let key = |operation: &str, body: &str| {
         let operation = catalogue.named(operation).unwrap();
         let reading = BodyReading::read(operation, None, body.as_bytes());
-        documented_key(operation, &reading)
+        MoneyCall::new(operation, &reading).documented_key()
     };
     let whole = r#"{"refundRequestId":"R-1","prepayId":"P","refundAmountTypeFull":1}"#;
     assert_eq!(key("refund_order", whole).as_deref(), Some("P R-1"));
@@ -896,7 +899,9 @@ fn with_a_list_of_destinations_no_field_is_sent_that_no_page_describes_for_the_c
     let bounded = |row: &str, query: &str, body: &str| {
         let operation = CATALOGUE.named(row).unwrap();
         let reading = BodyReading::read(operation, Some(query), body.as_bytes());
-        bounded_targets(operation, &reading).map(|targets| targets.len())
+        MoneyCall::new(operation, &reading)
+            .bounded_targets()
+            .map(|targets| targets.len())
     };
     let item = r#""merchant_withdraw_id":"w","currency":"USDT","amount":"1","chain":"E","address":"a","memo":"7","fee_type":1"#;
     let payout = |item: &str, top: &str| {
@@ -966,7 +971,9 @@ fn with_a_list_of_destinations_the_bodies_of_published_clients_are_read() {
     let bounded = |row: &str, body: &str| {
         let operation = CATALOGUE.named(row).unwrap();
         let reading = BodyReading::read(operation, None, body.as_bytes());
-        bounded_targets(operation, &reading).map(|targets| targets.len())
+        MoneyCall::new(operation, &reading)
+            .bounded_targets()
+            .map(|targets| targets.len())
     };
     let base = r#""api":"PAYMENT","headers":{},"version":null"#;
     let refund = r#""refundRequestId":"r","prepayId":"p","refundAmount":"1","refundReason":null"#;
@@ -1063,4 +1070,39 @@ fn a_target_that_has_no_certain_reading_is_refused_by_the_name_of_its_field() {
         DemandFault::Misshapen("refundChain")
     );
     assert!(fault("amount", "1e3").is_of_amount());
+}
+
+#[test]
+fn each_name_of_a_body_is_folded_once_for_all_questions_about_its_money() {
+    const NAMES: usize = 2_000;
+    let names = |prefix: &str| {
+        let names = (0..NAMES).map(|number| format!(r#""{prefix}{number}":1"#));
+        names.collect::<Vec<_>>().join(",")
+    };
+    for row in MONEY_ROWS {
+        let operation = CATALOGUE.named(row.operation).unwrap();
+        // The names of the second kind are of as many letters as the names of fields, and the third differ from these late.
+        for prefix in ["n", "refund_Am-", "refundaddres"] {
+            let top = format!("{{{}}}", names(prefix));
+            let mut bodies = vec![top];
+            if let AmountPlace::Items { list, .. } = row.amounts {
+                let items = names(prefix).replace(',', "},{");
+                bodies.push(format!(r#"{{"{list}":[{{{items}}}]}}"#));
+            }
+            for body in bodies {
+                let reading = BodyReading::read(operation, None, body.as_bytes());
+                FOLDED.set(0);
+                let call = MoneyCall::new(operation, &reading);
+                let _answers = (call.demand(), call.bounded_targets());
+                let _answers = (call.documented_key(), call.may_be_disguised_payout());
+                // Some more for the first name that no list of fields has.
+                let folded = FOLDED.get();
+                assert!(
+                    folded <= NAMES + 100,
+                    "{folded}: {} {prefix}",
+                    row.operation
+                );
+            }
+        }
+    }
 }

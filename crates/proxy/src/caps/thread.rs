@@ -220,7 +220,10 @@ async fn declare(inputs: Arc<CapInputs>) {
             }
             let now_ms = clock.unix_ms().saturating_add_signed(offset_ms());
             let (of, approvers) = (Arc::clone(&generation), *approvers);
-            let rules = aside.run(move || declaration(&of, now_ms, approvers)).await;
+            let rules = aside
+                .own()
+                .run(move || declaration(&of, now_ms, approvers))
+                .await;
             number += 1;
             match put(caps, calls, (rules, number)).await {
                 Ok(()) => {
@@ -341,7 +344,7 @@ async fn show_used(
                 };
                 meters.show_used(&facts.report(None), tenants_of);
             };
-            aside.run(show).await;
+            aside.own().run(show).await;
         }
         Err(error) => tracing::debug!(%error, "the amounts that caps count are not looked at"),
     }

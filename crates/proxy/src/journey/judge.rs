@@ -13,9 +13,7 @@ use gatepay_core::callback_url::{self, CallbackField, UnclearCallback};
 use gatepay_core::check::{self, Strictness};
 use gatepay_core::destination::DestinationUrl;
 use gatepay_core::guard::{CallerIdentity, SteeringAttempt, guard};
-use gatepay_core::money::{
-    DemandFault, MoneyDemand, bounded_targets, documented_key, may_be_disguised_payout,
-};
+use gatepay_core::money::{DemandFault, MoneyCall, MoneyDemand};
 use gatepay_core::operation::AccountHeader;
 use gatepay_core::own_operation::OwnOperation;
 use gatepay_core::{Catalogue, Kind, Operation};
@@ -30,7 +28,7 @@ use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{AtMostOnce, KnownHeaders};
 use crate::journey::authenticate::{self, Caller};
 use crate::journey::verify::Verified;
-use crate::process::yielding::{OffloadThreads, YIELD_AFTER};
+use crate::process::yielding::{OffloadThreads, PartyOffload, YIELD_AFTER};
 use crate::record::RequestRecord;
 use crate::refusal::Refusal;
 
@@ -140,6 +138,9 @@ pub async fn judge<'g>(
     offload: &OffloadThreads,
     record: &mut RequestRecord,
 ) -> Result<Judged<'g>, Refusal> {
+    let generation = verified.routed().generation();
+    let limits = generation.tenant_limits(verified.caller().position);
+    let offload = offload.of_party::<TenantLimits>(limits);
     let judged = match verified.claim().usable(record.began_unix_ms()) {
         Ok(()) => judge_call(&verified, claims, rules, offload).await,
         Err(refusal) => Err(refusal),
@@ -186,7 +187,7 @@ async fn judge_call<'g>(
     verified: &Verified<'g>,
     claims: CallerClaims<'g>,
     rules: BodyRules<'_>,
-    offload: &OffloadThreads,
+    offload: PartyOffload<'_>,
 ) -> Result<(Acting<'g>, JudgedBody, Option<Box<OwnCallback>>), Refusal> {
     let (routed, caller) = (verified.routed(), verified.caller());
     let (generation, position) = (routed.generation(), routed.position());
@@ -461,11 +462,9 @@ pub fn body(
     } else {
         None
     };
-    let demand = rules
-        .spends
-        .then(|| MoneyDemand::read(operation, &reading).map(Box::new))
-        .flatten();
-    let targets = rules.targets.then(|| bounded_targets(operation, &reading));
+    let money = MoneyCall::new(operation, &reading);
+    let demand = rules.spends.then(|| money.demand().map(Box::new)).flatten();
+    let targets = rules.targets.then(|| money.bounded_targets());
     Ok(JudgedBody {
         key: inspected.key,
         amounts,
@@ -473,29 +472,28 @@ pub fn body(
             .ledger
             .then(|| ledger_intents::of(operation, &reading))
             .flatten(),
-        money_key: money_key(operation, &reading, demand.as_deref()),
+        money_key: money_key(&money, demand.as_deref()),
         demand,
         targets: targets.map(Box::new),
-        is_disguised_payout: may_be_disguised_payout(operation, &reading),
+        is_disguised_payout: money.may_be_disguised_payout(),
         callback,
     })
 }
 
 fn money_key(
-    operation: &Operation,
-    reading: &BodyReading<'_>,
+    money: &MoneyCall<'_, '_>,
     demand: Option<&Result<MoneyDemand, DemandFault>>,
 ) -> Option<Box<str>> {
     let key = match demand? {
         Ok(demand) => demand.key.clone(),
-        Err(_) => documented_key(operation, reading),
+        Err(_) => money.documented_key(),
     };
     key.map(String::into_boxed_str)
 }
 
 /// Like `body`, for a body of any length: a long body is read on another thread.
 pub async fn judge_body(
-    offload: &OffloadThreads,
+    offload: PartyOffload<'_>,
     (catalogue, position): (&Arc<Catalogue>, usize),
     query: Option<&str>,
     sent: &Bytes,
@@ -525,7 +523,7 @@ pub async fn judge_body(
 
 /// Like `key`, for a body of any length: a long body is read on another thread.
 pub async fn key_of_body(
-    offload: &OffloadThreads,
+    offload: PartyOffload<'_>,
     (catalogue, position): (&Arc<Catalogue>, usize),
     query: Option<&str>,
     sent: &Bytes,
@@ -649,14 +647,14 @@ mod tests {
         // With no offload thread, work that needs a thread never ends.
         let none = OffloadThreads::with(0);
         for (body, is_here) in [(&short, true), (&long, false)] {
-            let judge = judge_body(&none, row, None, body, Some(own), rules);
+            let judge = judge_body(none.own(), row, None, body, Some(own), rules);
             assert_eq!(is_ready_at_once(judge), is_here);
-            let key = key_of_body(&none, row, None, body);
+            let key = key_of_body(none.own(), row, None, body);
             assert_eq!(is_ready_at_once(key), is_here);
         }
         let offload = OffloadThreads::default();
-        let judge = |sent| judge_body(&offload, row, None, sent, Some(own), rules);
-        let key = |sent| key_of_body(&offload, row, None, sent);
+        let judge = |sent| judge_body(offload.own(), row, None, sent, Some(own), rules);
+        let key = |sent| key_of_body(offload.own(), row, None, sent);
         assert_eq!(judge(&long).await.ok(), judge(&short).await.ok());
         assert_eq!(key(&long).await, key(&short).await);
         let foreign =

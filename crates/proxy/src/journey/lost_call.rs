@@ -247,7 +247,8 @@ async fn look_up(
         let generation = Arc::clone(generation);
         let (query, body) = (query.map(str::to_owned), body.clone());
         let read = move || question(&generation, position, query.as_deref(), &body);
-        upstream.offload.run(read).await
+        let offload = upstream.offload.of_party(admitted.tenant_limits());
+        Box::pin(offload.run(read)).await
     };
     let row = look_up_row(generation, admitted.operation());
     let Some((question, (_, row))) = asked.zip(row) else {

@@ -18,6 +18,7 @@ use http::header::{self, HeaderValue};
 
 use crate::cluster::halt_check::{HaltCheck, StopBeforeSending};
 use crate::cluster::local_halts::LocalHaltCheck;
+use crate::generation::tenant_limits::TenantLimits;
 use crate::headers::{self, AtMostOnce, KnownHeaders};
 use crate::journey::judge::{Acting, Judged};
 use crate::process::yielding::{OffloadThreads, YIELD_AFTER, in_pieces};
@@ -108,8 +109,10 @@ pub async fn translate(
         let reading = BodyReading::read(row, query.as_deref(), &body);
         translate::balance_request(&reading, &currencies)
     };
-    let read = Box::pin(rules.offload.run(read));
-    Ok(Translation::Balance(read.await))
+    let position = judged.verified().caller().position;
+    let limits = routed.generation().tenant_limits(position);
+    let offload = rules.offload.of_party::<TenantLimits>(limits);
+    Ok(Translation::Balance(Box::pin(offload.run(read)).await))
 }
 
 /// Makes the request to GatePay for a judged call. Each attempt signs it.

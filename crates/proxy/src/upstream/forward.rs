@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::generation::institution_quota::InstitutionQuota;
 use crate::generation::tenant_limits::TenantLimits;
 use crate::headers;
-use crate::process::yielding::{OffloadThreads, SinceYield, YIELD_AFTER};
+use crate::process::yielding::{OffloadThreads, PartyOffload, SinceYield, YIELD_AFTER};
 use crate::upstream::breaker::UpstreamBreaker;
 use crate::upstream::clock_offset::UpstreamClock;
 use crate::upstream::connect::ConnectError;
@@ -94,6 +94,14 @@ impl<'a> CallOwner<'a> {
             Self::Proxy | Self::Inquiry => LineClaim::OWN,
             Self::Party(limits) => LineClaim::of_party(number(limits), kind),
             Self::LookUp(limits) => LineClaim::urgent(number(limits)),
+        }
+    }
+
+    /// The threads for work on the answer.
+    fn offload(self, threads: &OffloadThreads) -> PartyOffload<'_> {
+        match self {
+            Self::Proxy | Self::Inquiry => threads.own(),
+            Self::Party(limits) | Self::LookUp(limits) => threads.of_party(limits),
         }
     }
 
@@ -344,13 +352,14 @@ async fn read(
     }
     let body = body.into_bytes();
     let status = head.status.as_u16();
+    let offload = call.owner.offload(call.offload);
     let judgement = match head.coding {
         ContentCoding::Gzip if call.gzip && !body.is_empty() => {
-            let judged = judged_in_gzip(call.offload, kind, status, &body).await;
+            let judged = judged_in_gzip(offload, kind, status, &body).await;
             judged
                 .ok_or_else(|| lost("GatePay's answer cannot be read", "it is not plain in gzip"))?
         }
-        _ => judged(call.offload, kind, status, &body).await,
+        _ => judged(offload, kind, status, &body).await,
     };
     if !shows_its_end && judgement.form != AnswerShape::Structure {
         return Err(endless());
@@ -364,7 +373,7 @@ async fn read(
 
 /// Judges a whole answer; a long one on an offload thread.
 async fn judged(
-    offload: &OffloadThreads,
+    offload: PartyOffload<'_>,
     kind: Kind,
     status: u16,
     body: &Bytes,
@@ -378,7 +387,7 @@ async fn judged(
 
 /// Judges a whole answer in gzip, if it decodes. Always on an offload thread: the coded length does not bound the work.
 async fn judged_in_gzip(
-    offload: &OffloadThreads,
+    offload: PartyOffload<'_>,
     kind: Kind,
     status: u16,
     body: &Bytes,
