@@ -5,6 +5,7 @@
 
 use super::{AmountPlace, DemandFault, FieldName, MoneyRow, TargetPlace};
 use crate::body::{self, BodyReading};
+use crate::header;
 use crate::json::JsonText;
 use crate::query::decode;
 use crate::spelling::folded_name;
@@ -85,8 +86,14 @@ pub(super) fn is_of_amount(field: &str) -> bool {
     AMOUNTS.contains(&field) || others.contains(&field)
 }
 
-/// The beginning of the names of GatePay's headers.
-const OF_GATEPAY: &str = "X-GatePay-";
+/// The headers of a request that say who signed it (protocol.md 1.2), in lower case. The others of GatePay's name an account.
+const OF_SIGNATURES: [&str; 5] = [
+    header::CLIENT_ID,
+    header::TIMESTAMP,
+    header::NONCE,
+    header::SIGNATURE,
+    "x-gatepay-certificate-sn",
+];
 /// Fields that the published clients add to every body: the call's name among the library's, and a version.
 const OF_CLIENTS: [&str; 2] = ["api", "version"];
 
@@ -159,20 +166,18 @@ fn states(value: JsonText<'_>) -> bool {
     !is_absent
 }
 
-/// Whether a field is the published clients' copy of the request's own headers. The one for Go has it in every body.
+/// Whether a field is the published clients' copy of the headers that sign the request. The one for Go has it in every body.
 fn are_headers(name: &[u8], value: JsonText<'_>) -> bool {
-    let is_named = ["header", "headers"]
-        .iter()
-        .any(|own| folded_name(name).eq(own.bytes()));
+    let is_one_of = |names: &[&str], name: &[u8]| {
+        let mut names = names.iter();
+        names.any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    let is_named = is_one_of(&["header", "headers"], name);
     let headers = is_named.then(|| BodyReading::of_object(value.as_str()));
     headers.flatten().is_some_and(|headers| {
-        let of_gatepay = |name: &[u8]| {
-            let beginning = name.get(..OF_GATEPAY.len());
-            beginning.is_some_and(|it| it.eq_ignore_ascii_case(OF_GATEPAY.as_bytes()))
-        };
         headers
             .top()
-            .all(|(name, value)| of_gatepay(name) && !holds_fields(value))
+            .all(|(name, value)| is_one_of(&OF_SIGNATURES, name) && !holds_fields(value))
     })
 }
 

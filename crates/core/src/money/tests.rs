@@ -1014,9 +1014,30 @@ fn with_a_list_of_destinations_the_bodies_of_published_clients_are_read() {
         let header = r#""Header":{"X-GatePay-Certificate-ClientId":"c"},"Version":"""#;
         let body = body.replacen(base, header, 1);
         assert_eq!(bounded(row, &body), Ok(targets), "{row} {body}");
-        let body = body.replacen("X-GatePay-Certificate-ClientId", "to", 1);
         let fault = DemandFault::Unknown(FieldName::of(b"Header"));
-        assert_eq!(bounded(row, &body), Err(fault), "{row} {body}");
+        for (header, is_taken) in [
+            ("x-gatepay-timestamp", true),
+            ("X-GatePay-Nonce", true),
+            ("X-GatePay-Signature", true),
+            ("X-GatePay-Certificate-SN", true),
+            ("to", false),
+            ("X-GatePay-To", false),
+            ("X-GatePay-Address", false),
+            ("X-GatePay-Nonce[to]", false),
+            ("X-GatePay_Nonce", false),
+            // They name an account, and a request has them outside its body only.
+            ("X-GatePay-On-Behalf-Of", false),
+            ("X-GatePay-MerchantId", false),
+        ] {
+            let body = body.replacen("X-GatePay-Certificate-ClientId", header, 1);
+            let expected = if is_taken { Ok(targets) } else { Err(fault) };
+            assert_eq!(bounded(row, &body), expected, "{row} {body}");
+        }
+        for name in ["Header[0]", "head_er"] {
+            let body = body.replacen("Header", name, 1);
+            let fault = DemandFault::Unknown(FieldName::of(name.as_bytes()));
+            assert_eq!(bounded(row, &body), Err(fault), "{row} {body}");
+        }
     }
 }
 
