@@ -618,7 +618,8 @@ BEGIN
 END
 $$;
 
--- Events in quarantine that are due for another decision, of one of the two queues. They are not due again for a while.
+-- Events in quarantine that are due for another decision, of one of the two queues. They are not due again for a while. A decision
+-- counts once it is made, by `settle_v1`: one whose instance has ended meanwhile costs the event none of the next ones.
 CREATE FUNCTION take_quarantined_v1(asking boolean, most integer, lease bigint) RETURNS TABLE (
     o_id text, o_received bigint, o_reason text, o_decisions integer, o_token text, o_body bytea
 )
@@ -639,11 +640,11 @@ BEGIN
             WHERE e.state = 'quarantined' AND e.asks = asking AND e.decide_at IS NOT NULL AND e.decide_at <= at_ms
             ORDER BY e.decide_at, e.id LIMIT most
         ), taken AS (
-            UPDATE event AS e SET decide_at = at_ms + lease,
-                decisions = e.decisions + CASE WHEN asking THEN 0 ELSE 1 END FROM due AS d WHERE e.id = d.id
+            UPDATE event AS e SET decide_at = at_ms + lease FROM due AS d WHERE e.id = d.id
             RETURNING e.id, e.received, e.quarantine, e.decisions, e.token, e.body, d.decide_at AS was_due
         )
-        SELECT t.id::text, t.received, t.quarantine, t.decisions, t.token, t.body FROM taken AS t ORDER BY t.was_due, t.id;
+        SELECT t.id::text, t.received, t.quarantine, t.decisions + 1, t.token, t.body FROM taken AS t
+        ORDER BY t.was_due, t.id;
 END
 $$;
 
@@ -687,10 +688,13 @@ BEGIN
         o_state := 'operator';
         UPDATE event AS e SET state = 'operator', quarantine = NULL, decide_at = NULL WHERE e.id = known.id;
         DELETE FROM hint AS h WHERE h.event = known.id;
-    ELSIF known.state = 'quarantined' THEN
+    ELSIF 'operator' = ANY (from_states) THEN
+        -- An operator's assignment to a tenant that is another incarnation by now changes nothing.
+        o_reason := known.quarantine;
+    ELSE
         o_reason := CASE WHEN s_tenant IS NULL THEN reason ELSE 'removed' END;
         -- The ledger has learned a key since the event was taken, if it is due: it stays due, for a decision with that key.
-        UPDATE event AS e SET quarantine = o_reason,
+        UPDATE event AS e SET quarantine = o_reason, decisions = e.decisions + CASE WHEN to_ask THEN 0 ELSE 1 END,
             decide_at = CASE WHEN e.decide_at <= at_ms THEN e.decide_at ELSE at_ms + delay END,
             asks = to_ask AND coalesce(e.decide_at > at_ms, true)
         WHERE e.id = known.id;

@@ -180,11 +180,72 @@ async fn an_event_that_waits_for_gatepays_answer_is_decided_at_once_when_the_led
         assert_eq!(take(&store, Asked).await, [(id, 1)], "counted once");
         // The answer comes back while GatePay is still asked: it is decided in the other queue, and the question is void.
         note(&store, "77", "create_order", LedgerSource::Answer).await;
-        assert_eq!(take(&store, Known).await, [(id, 2)]);
+        assert_eq!(take(&store, Known).await, [(id, 1)], "none is made yet");
         note(&store, "77", "create_order", LedgerSource::Answer).await;
         let late = QuarantineDecision::Again(QuarantineReason::Unproved, Duration::from_hours(6));
         store.settle_quarantine(id, &late, None).await.unwrap();
-        assert_eq!(take(&store, Known).await, [(id, 3)], "it stays due");
+        assert_eq!(take(&store, Known).await, [(id, 2)], "it stays due");
+    }
+}
+
+#[tokio::test]
+async fn a_decision_about_an_event_in_quarantine_counts_once_it_is_made() {
+    use QuarantineQueue::{Asked, Known};
+    for (store, _server, _folder) in stores().await {
+        let tenant = acme(&store, "1").await;
+        let id = quarantined(&store, &tenant, "77").await;
+        let due = async || note(&store, "77", "create_order", LedgerSource::Answer).await;
+        // Instances take it and end before they have decided.
+        for _ in 0..5 {
+            assert_eq!(take(&store, Known).await, [(id, 1)]);
+            due().await;
+        }
+        let reason = QuarantineReason::Unproved;
+        let again = QuarantineDecision::Again(reason, Duration::from_secs(30));
+        take(&store, Known).await;
+        store.settle_quarantine(id, &again, None).await.unwrap();
+        due().await;
+        assert_eq!(take(&store, Known).await, [(id, 2)]);
+        // With GatePay's answer one decision is made by both queues.
+        let ask = QuarantineDecision::Ask(reason);
+        store.settle_quarantine(id, &ask, None).await.unwrap();
+        assert_eq!(take(&store, Asked).await, [(id, 2)]);
+        store.settle_quarantine(id, &again, None).await.unwrap();
+        due().await;
+        assert_eq!(take(&store, Known).await, [(id, 3)]);
+    }
+}
+
+#[tokio::test]
+async fn an_assignment_to_a_former_incarnation_leaves_an_event_as_it_is() {
+    for (store, _server, _folder) in stores().await {
+        let former = acme(&store, "1").await;
+        let held = quarantined(&store, &former, "77").await;
+        let news = NewEvent {
+            placement: EventPlacement::Operators,
+            ..event(&former, "78")
+        };
+        let received = store.receive(&[news]).await.unwrap();
+        let ReceiveResult::New(about_institution) = &received[0] else {
+            panic!("{received:?}");
+        };
+        acme(&store, "2").await;
+        for (id, state) in [
+            (held, EventState::Quarantined),
+            (about_institution.id, EventState::Operator),
+        ] {
+            let assigned = store.assign(id, (&former, None), "olga", None).await;
+            let arrival = assigned.unwrap().unwrap().arrival;
+            assert_eq!((arrival.state, arrival.is_owned()), (state, false));
+        }
+        // It is still due, for its own reason.
+        let taken = store.take_quarantined(QuarantineQueue::Known, 8).await;
+        let taken = taken.unwrap();
+        assert_eq!(taken.len(), 1);
+        assert_eq!(
+            (taken[0].id, taken[0].reason),
+            (held, QuarantineReason::Unproved)
+        );
     }
 }
 

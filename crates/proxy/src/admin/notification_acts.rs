@@ -341,7 +341,7 @@ impl NotificationOrder {
             assigned.await
         });
         let (arrival, effects) = match assigned.await {
-            Ok(Some(it)) if it.arrival.state != EventState::Quarantined => (it.arrival, it.report),
+            Ok(Some(it)) if it.arrival.is_owned() => (it.arrival, it.report),
             Ok(stays) => {
                 self.note(NotificationAction::AssignFailed);
                 let why = match stays {

@@ -117,7 +117,7 @@ pub struct QuarantinedEvent {
     pub received_ms: u64,
     /// Why it was put into quarantine.
     pub reason: QuarantineReason,
-    /// How many times it has been decided again, this time included.
+    /// How many times it has been decided again, this time included. A time counts once its decision is made.
     pub decisions: u32,
     /// The token of the URL that GatePay called.
     pub token: Option<String>,

@@ -25,14 +25,13 @@ impl NotificationModel {
         for (_, id) in due.into_iter().take(most as usize) {
             let event = self.events.get_mut(&id).expect("it was found above");
             event.decide_ms = Some(now_ms + millis(DECISION_LEASE));
-            event.decisions += u32::from(!asks);
             taken.push(QuarantinedEvent {
                 id,
                 received_ms: event.received_ms,
                 reason: event
                     .quarantine
                     .expect("only events in quarantine are decided again"),
-                decisions: event.decisions,
+                decisions: event.decisions + 1,
                 token: event.event.token.clone(),
                 body: event.event.body.clone(),
             });
@@ -50,7 +49,12 @@ impl NotificationModel {
         if self.events.get(&event)?.state != EventState::Quarantined {
             return None;
         }
-        let arrival = self.place(event, &DecisionTerms::of(decision));
+        let terms = DecisionTerms::of(decision);
+        let arrival = self.place(event, &terms);
+        if arrival.quarantine.is_some() && !terms.to_ask {
+            let known = self.events.get_mut(&event).expect("it was found above");
+            known.decisions += 1;
+        }
         Some(self.settled(arrival, proved))
     }
 
@@ -62,14 +66,16 @@ impl NotificationModel {
         by: &str,
         proved: Option<&ObjectNews>,
     ) -> Option<SettledEvent> {
-        let state = self.events.get(&event)?.state;
-        let arrival = match state {
-            EventState::Operator if !self.is_newest(tenant) => EventArrival {
-                id: event,
-                state,
-                has_conflict: false,
-                quarantine: None,
-            },
+        let known = self.events.get(&event)?;
+        let arrival = match known.state {
+            EventState::Quarantined | EventState::Operator if !self.is_newest(tenant) => {
+                EventArrival {
+                    id: event,
+                    state: known.state,
+                    has_conflict: false,
+                    quarantine: known.quarantine,
+                }
+            }
             EventState::Quarantined | EventState::Operator => {
                 self.place(event, &DecisionTerms::assigned(tenant, url, by))
             }

@@ -452,16 +452,23 @@ fn settle(
     if !from.contains(&state) {
         return Ok(None);
     }
-    if let (EventPlacement::Tenant { tenant, .. }, EventState::Operator) = (&terms.placement, state)
+    // An operator's assignment to a tenant that is another incarnation by now changes nothing.
+    if let EventPlacement::Tenant {
+        tenant,
+        by: PlacementBasis::Operator(_),
+        ..
+    } = &terms.placement
         && !is_newest(change, tenant)?
     {
-        let has_conflict = false;
-        let quarantine = None;
+        let quarantine = "SELECT quarantine FROM event WHERE id = ?1";
+        let quarantine: Option<String> = change
+            .prepare_cached(quarantine)?
+            .query_row([event.0.as_bytes()], |row| row.get(0))?;
         return Ok(Some(EventArrival {
             id: event,
             state,
-            has_conflict,
-            quarantine,
+            has_conflict: false,
+            quarantine: quarantine.as_deref().map(reason).transpose()?,
         }));
     }
     let status = ObjectStatus {
@@ -470,7 +477,16 @@ fn settle(
         status: &status,
         rank,
     };
-    place(change, event, &status, terms, now_ms).map(Some)
+    let arrival = place(change, event, &status, terms, now_ms)?;
+    if arrival.quarantine.is_some() && !terms.to_ask {
+        let made = "UPDATE event SET decisions = decisions + 1 WHERE id = ?1";
+        change.prepare_cached(made)?.execute([event.0.as_bytes()])?;
+    }
+    Ok(Some(arrival))
+}
+
+fn reason(word: &str) -> Result<QuarantineReason, StoreError> {
+    QuarantineReason::parse(word).ok_or_else(|| unexpected("an unknown reason"))
 }
 
 /// Gives the events to a tenant that wait for other tenants with its account.
@@ -538,7 +554,6 @@ fn take_quarantined(
         WHERE state = 'quarantined' AND asks = ?3 AND decide_at IS NOT NULL AND decide_at <= ?1
         ORDER BY decide_at, id LIMIT ?2";
     let asks = queue == QuarantineQueue::Asked;
-    let counted = u32::from(!asks);
     let mut due = change.prepare_cached(due)?;
     let due = due.query_map(params![now_ms, most, asks], |row| {
         let reason: String = row.get(2)?;
@@ -548,23 +563,21 @@ fn take_quarantined(
                 id: event_id(row, 0)?,
                 received_ms: row.get::<_, i64>(1)?.unsigned_abs(),
                 reason: QuarantineReason::NoHolder,
-                decisions: row.get::<_, u32>(3)? + counted,
+                decisions: row.get::<_, u32>(3)? + 1,
                 token: row.get(4)?,
                 body: row.get(5)?,
             },
         ))
     })?;
-    let lease = "UPDATE event SET decide_at = ?2, decisions = decisions + ?3 WHERE id = ?1";
+    let lease = "UPDATE event SET decide_at = ?2 WHERE id = ?1";
     let mut lease = change.prepare_cached(lease)?;
     let mut taken = Vec::new();
     for due in due.collect::<Result<Vec<_>, _>>()? {
         let (word, event) = due;
-        let reason =
-            QuarantineReason::parse(&word).ok_or_else(|| unexpected("an unknown reason"))?;
+        let reason = reason(&word)?;
         lease.execute(params![
             event.id.0.as_bytes(),
-            now_ms + millis_of(DECISION_LEASE),
-            counted
+            now_ms + millis_of(DECISION_LEASE)
         ])?;
         taken.push(QuarantinedEvent { reason, ..event });
     }
