@@ -148,6 +148,58 @@ async fn a_notification_in_quarantine_is_assigned_by_hand_and_the_journal_has_it
 }
 
 #[tokio::test]
+async fn notifications_from_before_a_sub_account_was_edited_and_edited_back_are_assigned_to_its_tenant()
+ {
+    let gatepay = GatePay::now();
+    let (folder, receiver) = receiver(&gatepay).await;
+    let order = receiver.order(&acme(), "A-0001").await;
+    receiver.acknowledges(&paid(&order, "A-0001")).await;
+    receiver.shows(&owned("acme")).await;
+    let id = receiver.ids("/notifications").await.remove(0);
+    let assign = |tenant: &str| format!("/-/notifications/assign?id={id}&tenant={tenant}");
+    assert_eq!(receiver.orders(&assign("acme")).await.0, 409);
+
+    let (own, other) = (acme().sub_account, "2124538399");
+    let moves = async |from: &str, to: &str| {
+        folder.edit("tenants.d/acme.toml", from, to);
+        let (_, guarded) = receiver.program.reload("").await;
+        let hash = guarded["plan"]["hash"].as_str().unwrap();
+        let (status, said) = receiver.program.reload(&format!("?confirm={hash}")).await;
+        assert_eq!(status, 200, "{said}");
+    };
+    moves(own, other).await;
+    until_so("the store has the tenant's new incarnation", async || {
+        receiver.ids("/notifications?tenant=acme").await.is_empty()
+    })
+    .await;
+    let shown = receiver.looks(&format!("/notifications/{id}")).await;
+    assert_eq!(
+        (&shown["former"], &shown["account"]),
+        (&json!(true), &json!(own))
+    );
+    for tenant in ["acme", "globex"] {
+        let (status, _) = receiver.orders(&assign(tenant)).await;
+        assert_eq!(status, 409, "{tenant} has another sub-account");
+    }
+
+    moves(other, own).await;
+    until_so("the tenant has its sub-account again", async || {
+        receiver.orders(&assign("acme")).await.0 == 200
+    })
+    .await;
+    assert_eq!(receiver.ids("/notifications?tenant=acme").await, [&*id]);
+    let shown = receiver.looks(&format!("/notifications/{id}")).await;
+    assert_eq!(
+        (&shown["former"], &shown["state"]),
+        (&Value::Null, &json!("waiting"))
+    );
+    let (said, code) = receiver.command(&["notifications", "list"]);
+    assert_eq!(code, Some(0));
+    assert!(!said.contains("former"), "{said}");
+    receiver.program.stop().await;
+}
+
+#[tokio::test]
 async fn without_its_record_in_the_journal_nothing_is_assigned() {
     let gatepay = GatePay::now();
     let (folder, receiver) = receiver(&gatepay).await;

@@ -648,7 +648,20 @@ BEGIN
 END
 $$;
 
--- Gives an event without an owner its place, if it is in one of the states. `delay` is NULL for no further decision.
+-- Whether an event waits, or is dead, for a former incarnation of a tenant with the sub-account that the tenant's newest one has: for
+-- that one it is never sent. By another sub-account it is nobody's but the former one's.
+CREATE FUNCTION is_of_former(f_state text, f_tenant text, f_incarnation bigint, to_tenant text, to_incarnation bigint)
+RETURNS boolean
+LANGUAGE sql STABLE SET search_path = gatepay, pg_temp AS $$
+    SELECT f_state IN ('waiting', 'dead') AND f_tenant = to_tenant AND f_incarnation < to_incarnation
+        AND newest_incarnation(to_tenant) = to_incarnation
+        AND EXISTS (SELECT FROM incarnation AS f JOIN incarnation AS n ON n.account = f.account
+            WHERE f.tenant = to_tenant AND f.incarnation = f_incarnation
+                AND n.tenant = to_tenant AND n.incarnation = to_incarnation)
+$$;
+
+-- Gives an event without an owner its place, if it is in one of the states. An operator, whose assignments are also from the state
+-- 'operator', gives a tenant besides what waits for a former incarnation with the same sub-account. `delay` is NULL for no further decision.
 -- `to_ask` has it decided again at once, by an answer of GatePay's. The keys are those whose outcome the event proves, which
 -- `take_outcomes_v1` takes over next.
 CREATE FUNCTION settle_v1(
@@ -665,7 +678,8 @@ BEGIN
     PERFORM lock_owners(kinds, keys, tenants, accounts);
     PERFORM notifying();
     at_ms := now_ms();
-    SELECT * INTO known FROM event AS e WHERE e.id = which::uuid AND e.state = ANY (from_states);
+    SELECT * INTO known FROM event AS e WHERE e.id = which::uuid AND (e.state = ANY (from_states)
+        OR 'operator' = ANY (from_states) AND is_of_former(e.state, e.tenant, e.incarnation, s_tenant, s_incarnation));
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -678,10 +692,16 @@ BEGIN
         o_conflict := placed.o_conflict;
         UPDATE event AS e SET tenant = s_tenant, incarnation = s_incarnation, placed_by = s_basis,
             object_id = placed.o_object, endpoint = placed.o_endpoint, place = nextval('event_place_number'),
-            state = placed.o_state, has_conflict = placed.o_conflict, quarantine = NULL, decide_at = NULL,
-            waits_since = CASE WHEN placed.o_state = 'waiting' THEN at_ms END,
+            state = placed.o_state, has_conflict = e.has_conflict OR placed.o_conflict, quarantine = NULL, decide_at = NULL,
+            failed = 0, waits_since = CASE WHEN placed.o_state = 'waiting' THEN at_ms END,
             next_at = CASE WHEN placed.o_state = 'waiting' THEN at_ms END
         WHERE e.id = known.id;
+        IF known.endpoint IS NOT NULL THEN
+            UPDATE endpoint AS p SET waiting = p.waiting - CASE WHEN known.state = 'waiting' THEN 1 ELSE 0 END,
+                dead = p.dead - CASE WHEN known.state = 'dead' THEN 1 ELSE 0 END
+            WHERE p.id = known.endpoint;
+            PERFORM refresh_line(known.object_id);
+        END IF;
         PERFORM refresh_line(placed.o_object);
         DELETE FROM hint AS h WHERE h.event = known.id;
     ELSIF s_tenant IS NULL AND reason IS NULL THEN

@@ -8,7 +8,9 @@ use gatepay_core::owner_look_up::IsolationVerdict::{self, Apart, Inconclusive, S
 use gatepay_core::ownership::{QuarantineReason, TenantIncarnation};
 use gatepay_core::settlement::{ObjectOutcome, OutcomeProof};
 use gatepay_store::engine::Store;
-use gatepay_store::notifications::delivery::EndpointKey;
+use gatepay_store::notifications::delivery::{
+    AttemptEffect, AttemptRecord, EndpointBreaker, EndpointKey,
+};
 use gatepay_store::notifications::event::{
     EventId, EventPlacement, EventState, NewEvent, PlacementBasis, QuarantineDecision,
     QuarantineQueue, ReceiveResult,
@@ -247,6 +249,86 @@ async fn an_assignment_to_a_former_incarnation_leaves_an_event_as_it_is() {
             (held, QuarantineReason::Unproved)
         );
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_former_incarnation_is_given_to_the_newest_one_with_the_same_sub_account_only()
+ {
+    for (store, _server, _folder) in stores().await {
+        let first = acme(&store, "1").await;
+        let events = [event(&first, "77"), event(&first, "78")];
+        let received = store.receive(&events).await.unwrap();
+        let ids: Vec<EventId> = received.iter().map(new_id).collect();
+        let assign = async |id, to: &TenantIncarnation| {
+            let assigned = store.assign(id, (to, None), "olga", None).await.unwrap();
+            assigned.map(|it| it.arrival.state)
+        };
+        assert_eq!(assign(ids[0], &first).await, None, "it has it already");
+        dies(&store, ids[1]).await;
+        let second = acme(&store, "2").await;
+        let globex = TenantAccount {
+            tenant: "globex".to_owned(),
+            account: "1".to_owned(),
+        };
+        let globex = store.register_tenants(&[globex]).await.unwrap().remove(0);
+        for other in [&first, &second, &globex] {
+            for id in &ids {
+                assert_eq!(assign(*id, other).await, None, "{other:?}");
+            }
+        }
+        let third = acme(&store, "1").await;
+        for other in [&first, &second, &globex] {
+            assert_eq!(assign(ids[0], other).await, None, "{other:?}");
+        }
+        for id in &ids {
+            assert_eq!(assign(*id, &third).await, Some(EventState::Waiting));
+            assert_eq!(assign(*id, &third).await, None, "it has it now");
+        }
+        let page = store.tenant_events(&third, None, 0, 10).await.unwrap();
+        let its: Vec<EventId> = page.events.iter().map(|(event, _)| event.id).collect();
+        assert_eq!(its, ids);
+        let former = store.tenant_events(&first, None, 0, 10).await.unwrap();
+        assert!(former.events.is_empty());
+        let claims = store.claim_endpoints(1, 10).await.unwrap();
+        assert_eq!(claims.len(), 1, "{claims:?}");
+        assert_eq!(claims[0].endpoint.tenant, third);
+        let due = store.due_events(&claims, 10).await.unwrap();
+        assert_eq!(due[0].len(), 2);
+        let counts = store.notification_counts().await.unwrap();
+        let waiting = |tenant: &TenantIncarnation| {
+            let mut endpoints = counts.endpoints.iter();
+            let endpoint = endpoints.find(|it| it.endpoint.tenant == *tenant);
+            endpoint.map_or((0, 0), |it| (it.waiting, it.dead))
+        };
+        assert_eq!([waiting(&first), waiting(&third)], [(0, 0), (2, 0)]);
+    }
+}
+
+fn new_id(result: &ReceiveResult) -> EventId {
+    let ReceiveResult::New(arrival) = result else {
+        panic!("{result:?}");
+    };
+    arrival.id
+}
+
+/// The last attempt to deliver an event fails.
+async fn dies(store: &Store, id: EventId) {
+    let claims = store.claim_endpoints(1, 10).await.unwrap();
+    let record = AttemptRecord {
+        event: id,
+        claim: (claims[0].number, claims[0].turn),
+        instance: 1,
+        took: Duration::ZERO,
+        status: Some(500),
+        outcome: "refused".to_owned(),
+        said: Vec::new(),
+        effect: AttemptEffect::Dead,
+        breaker: EndpointBreaker::default(),
+    };
+    store.record_attempts(&[record]).await.unwrap();
+    store.release_endpoints(&claims).await.unwrap();
+    let event = store.event(id).await.unwrap().unwrap();
+    assert_eq!(event.summary.state, EventState::Dead);
 }
 
 /// The open calls about an id that the event's decision settles.

@@ -9,7 +9,7 @@ use gatepay_core::notification::Notification;
 use gatepay_core::ownership::TenantIncarnation;
 use gatepay_store::notifications::delivery::EndpointState;
 use gatepay_store::notifications::event::{EventId, EventState, ProposalResult};
-use gatepay_store::notifications::listing::{RedeliveryReport, ReplayFilter};
+use gatepay_store::notifications::listing::{EventSummary, RedeliveryReport, ReplayFilter};
 use gatepay_store::notifications::settlement::{ObjectNews, SettlementReport};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::admin::approver_count::approvers;
 use crate::admin::notification_endpoints::{of_tenant, shown};
 use crate::admin::notification_order::{NotificationOrder, conflict};
-use crate::admin::notification_view::{bad, event, event_id, relay, tenant};
+use crate::admin::notification_view::{bad, event, event_id, is_of_former, relay, tenant};
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
 use crate::admin::suspend::{AdminActor, finished};
@@ -67,7 +67,8 @@ struct EnableReply {
     journaled: Option<bool>,
 }
 
-/// Gives a notification in quarantine to a tenant.
+/// Gives a notification to a tenant: one in quarantine, of the operators, or that a former configuration of the tenant with the same
+/// sub-account has not got.
 pub(super) async fn assign(
     app: &Arc<App>,
     query: Option<&str>,
@@ -150,10 +151,18 @@ async fn read_assignment(
             "caps.approvals is 2: two operators assign, each with the token of an [[admin.operator]]\n".into(),
         ));
     }
-    let state = event(relay.calls(), id).await?.summary.state;
-    if !matches!(state, EventState::Quarantined | EventState::Operator) {
+    let EventSummary {
+        state,
+        tenant: had_by,
+        ..
+    } = event(relay.calls(), id).await?.summary;
+    let is_open = matches!(state, EventState::Quarantined | EventState::Operator);
+    let is_undelivered = matches!(state, EventState::Waiting | EventState::Dead);
+    let returns = is_undelivered && had_by.is_some_and(|former| is_former(&former, &owner));
+    if !is_open && !returns {
         return Err(conflict(format!(
-            "only a notification in quarantine, or of the operators, is assigned: this one is {state}\n"
+            "only a notification in quarantine, of the operators, or undelivered to a former configuration of the tenant with \
+             the same sub-account is assigned: this one is {state}\n"
         )));
     }
     let act = NotificationAct {
@@ -196,6 +205,13 @@ async fn read_replay(
                 return Err(conflict(format!(
                     "only a dead notification is sent again: this one is {state}\n"
                 )));
+            }
+            if is_of_former(relay, &summary) {
+                return Err(conflict(
+                    "it is of a former configuration of the tenant, which gets nothing any more: assign it if the tenant has the \
+                     same sub-account again\n"
+                        .to_owned(),
+                ));
             }
             act.event = Some(id.to_string());
             act.party = summary.tenant.map(|tenant| tenant.tenant);
@@ -256,6 +272,13 @@ async fn read_enable(
         peer: actor.peer,
     };
     Ok((NotificationOrder::new(app, relay.calls(), act), held))
+}
+
+/// Whether a tenant is a former incarnation of another one, with the same sub-account.
+fn is_former(former: &TenantIncarnation, newest: &TenantIncarnation) -> bool {
+    former.tenant == newest.tenant
+        && former.account == newest.account
+        && former.incarnation < newest.incarnation
 }
 
 /// Milliseconds since 1970, written so or as RFC 3339.

@@ -47,6 +47,9 @@ struct NotificationEntry {
     /// The tenant's sub-account.
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<String>,
+    /// Whether it is of a former configuration of the tenant, which gets nothing any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    former: bool,
     /// The basis of the decision about the tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     placed_by: Option<String>,
@@ -164,7 +167,9 @@ async fn page(app: &App, query: Option<&str>) -> Result<NotificationPage, AdminF
         let page = events.await.map_err(|error| away(&error))?;
         let events = page.events.into_iter();
         return Ok(NotificationPage {
-            notifications: events.map(|(event, _body)| event.into()).collect(),
+            notifications: events
+                .map(|(event, _body)| NotificationEntry::of(relay, event))
+                .collect(),
             next: page.has_more.then(|| page.next.to_string()),
         });
     }
@@ -175,7 +180,10 @@ async fn page(app: &App, query: Option<&str>) -> Result<NotificationPage, AdminF
         .call(move |store| async move { store.list_events(state, after, MOST_ON_PAGE).await });
     let (events, next) = events.await.map_err(|error| away(&error))?;
     Ok(NotificationPage {
-        notifications: events.into_iter().map(Into::into).collect(),
+        notifications: events
+            .into_iter()
+            .map(|event| NotificationEntry::of(relay, event))
+            .collect(),
         next: next.map(|id| id.to_string()),
     })
 }
@@ -204,7 +212,7 @@ async fn detail(
             .collect(),
         body_bytes: event.body.len(),
         body: shows_body.then(|| event.body.into()),
-        notification: event.summary.into(),
+        notification: NotificationEntry::of(relay, event.summary),
     })
 }
 
@@ -301,8 +309,19 @@ pub(super) fn away(error: &StoreCallError) -> AdminFailure {
     )
 }
 
-impl From<EventSummary> for NotificationEntry {
-    fn from(event: EventSummary) -> Self {
+/// Whether a notification is of a former incarnation of a tenant of the configuration in force.
+pub(super) fn is_of_former(relay: &Notifications, event: &EventSummary) -> bool {
+    let registered = relay.registered_tenants();
+    let owner = event.tenant.as_ref();
+    owner.zip(registered).is_some_and(|(owner, registered)| {
+        let newest = registered.addressee(&owner.tenant);
+        newest.is_some_and(|newest| newest != owner)
+    })
+}
+
+impl NotificationEntry {
+    fn of(relay: &Notifications, event: EventSummary) -> Self {
+        let former = is_of_former(relay, &event);
         let (tenant, account) = match event.tenant {
             Some(tenant) => (Some(tenant.tenant), Some(tenant.account)),
             None => (None, None),
@@ -317,6 +336,7 @@ impl From<EventSummary> for NotificationEntry {
             quarantine: event.quarantine,
             tenant,
             account,
+            former,
             placed_by: event.placed_by,
             conflict: event.has_conflict,
             changed: event.is_changed,

@@ -57,7 +57,8 @@ pub(crate) struct NotificationsShow {
 }
 
 /// Give a notification in quarantine to a tenant.
-/// The tenant gets it like its own, and sees the business of another tenant if the assignment is wrong. With
+/// The tenant gets it like its own, and sees the business of another tenant if the assignment is wrong. A notification
+/// that a former configuration of the tenant with the same sub-account has not got can be given too. With
 /// caps.approvals = 2 another operator has to order the same within a day. The audit journal records it.
 #[derive(Args)]
 pub(crate) struct NotificationsAssign {
@@ -127,7 +128,9 @@ const HEAD: &str = "received                  id                                
 fn line(event: &Value) -> String {
     let word = |name: &str| event[name].as_str().unwrap_or("-");
     let quarantine = event["quarantine"].as_str();
-    let reason = quarantine.map_or_else(String::new, |reason| format!("  ({reason})"));
+    let former = (event["former"] == true).then_some("former configuration of the tenant");
+    let reason = quarantine.or(former);
+    let reason = reason.map_or_else(String::new, |reason| format!("  ({reason})"));
     format!(
         "{:<25} {:<37} {:<12} {:<24} {} {}{reason}",
         word("received"),

@@ -168,9 +168,10 @@ impl Store {
         }
     }
 
-    /// Gives an event in quarantine, or of the operators, to a tenant. `None` if it is neither, or does not exist.
+    /// Gives an event in quarantine, or of the operators, to a tenant; or one that waits or is dead for a former incarnation of the
+    /// tenant with the same sub-account. `None` if it is none of these, or does not exist.
     ///
-    /// If the incarnation is no longer the tenant's newest, the event stays in quarantine, as the answer says. Otherwise what
+    /// If the incarnation is no longer the tenant's newest, the event stays where it is, as the answer says. Otherwise what
     /// it proves is recorded in the same transaction.
     pub async fn assign(
         &self,

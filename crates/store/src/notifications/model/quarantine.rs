@@ -8,7 +8,7 @@ use super::super::event::{
     QuarantinedEvent,
 };
 use super::super::settlement::{ObjectNews, SettledEvent};
-use super::{NotificationModel, millis};
+use super::{ModelEvent, NotificationModel, millis};
 
 impl NotificationModel {
     /// As [`Store::take_quarantined`](crate::engine::Store::take_quarantined).
@@ -79,9 +79,30 @@ impl NotificationModel {
             EventState::Quarantined | EventState::Operator => {
                 self.place(event, &DecisionTerms::assigned(tenant, url, by))
             }
+            EventState::Waiting | EventState::Dead if self.is_of_former(known, tenant) => {
+                let had_conflict = known.has_conflict;
+                let known = self.events.get_mut(&event).expect("it was found above");
+                known.state = EventState::Operator;
+                known.failed = 0;
+                let arrival = self.place(event, &DecisionTerms::assigned(tenant, url, by));
+                let known = self.events.get_mut(&event).expect("it was found above");
+                known.has_conflict |= had_conflict;
+                arrival
+            }
             _ => return None,
         };
         Some(self.settled(arrival, proved))
+    }
+
+    /// Whether an event belongs to a former incarnation of the tenant with the sub-account of its newest one.
+    fn is_of_former(&self, event: &ModelEvent, tenant: &TenantIncarnation) -> bool {
+        let owner = event.owned.as_ref().map(|owned| &owned.tenant);
+        self.is_newest(tenant)
+            && owner.is_some_and(|owner| {
+                owner.tenant == tenant.tenant
+                    && owner.account == tenant.account
+                    && owner.incarnation < tenant.incarnation
+            })
     }
 
     fn settled(&mut self, arrival: EventArrival, proved: Option<&ObjectNews>) -> SettledEvent {

@@ -449,8 +449,14 @@ fn settle(
         return Ok(None);
     };
     let state = EventState::parse(&state).ok_or_else(|| unexpected("an unknown state"))?;
+    let status = ObjectStatus {
+        kind: &kind,
+        object: &object,
+        status: &status,
+        rank,
+    };
     if !from.contains(&state) {
-        return Ok(None);
+        return give_former(change, event, &status, terms, now_ms);
     }
     // An operator's assignment to a tenant that is another incarnation by now changes nothing.
     if let EventPlacement::Tenant {
@@ -471,17 +477,58 @@ fn settle(
             quarantine: quarantine.as_deref().map(reason).transpose()?,
         }));
     }
-    let status = ObjectStatus {
-        kind: &kind,
-        object: &object,
-        status: &status,
-        rank,
-    };
     let arrival = place(change, event, &status, terms, now_ms)?;
     if arrival.quarantine.is_some() && !terms.to_ask {
         let made = "UPDATE event SET decisions = decisions + 1 WHERE id = ?1";
         change.prepare_cached(made)?.execute([event.0.as_bytes()])?;
     }
+    Ok(Some(arrival))
+}
+
+/// Gives an event a tenant, by an operator's order, that waits or is dead for a former incarnation of the tenant with the same
+/// sub-account.
+fn give_former(
+    change: &Connection,
+    event: EventId,
+    status: &ObjectStatus<'_>,
+    terms: &DecisionTerms,
+    now_ms: i64,
+) -> Result<Option<EventArrival>, StoreError> {
+    let EventPlacement::Tenant {
+        tenant,
+        by: PlacementBasis::Operator(_),
+        ..
+    } = &terms.placement
+    else {
+        return Ok(None);
+    };
+    if !is_newest(change, tenant)? {
+        return Ok(None);
+    }
+    let former = "SELECT e.object_id, e.endpoint, e.state = 'dead', e.has_conflict FROM event AS e
+        JOIN incarnation AS f ON f.tenant = e.tenant AND f.incarnation = e.incarnation
+        JOIN incarnation AS n ON n.tenant = f.tenant AND n.account = f.account
+        WHERE e.id = ?1 AND e.state IN ('waiting', 'dead') AND n.tenant = ?2 AND n.incarnation = ?3
+            AND f.incarnation < n.incarnation";
+    let keys = params![event.0.as_bytes(), tenant.tenant, big(tenant.incarnation)];
+    let former: Option<(i64, i64, bool, bool)> = change
+        .prepare_cached(former)?
+        .query_row(keys, |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    let Some((object, endpoint, was_dead, had_conflict)) = former else {
+        return Ok(None);
+    };
+    let arrival = place(change, event, status, terms, now_ms)?;
+    let anew = "UPDATE event SET failed = 0, has_conflict = has_conflict OR ?2 WHERE id = ?1";
+    let anew = change
+        .prepare_cached(anew)?
+        .execute(params![event.0.as_bytes(), had_conflict])?;
+    debug_assert_eq!(anew, 1, "it was found above");
+    let (waiting, dead) = if was_dead { (0, -1) } else { (-1, 0) };
+    count(change, endpoint, waiting, dead)?;
+    refresh_line(change, object)?;
     Ok(Some(arrival))
 }
 
