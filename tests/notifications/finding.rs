@@ -124,3 +124,42 @@ async fn without_a_store_this_machines_journal_is_read_with_its_progress_and_the
     let (said, code) = printed(&run(&words));
     assert_eq!(code, Some(0), "nor is a running process needed: {said}");
 }
+
+/// An operator pastes what a customer has sent, and that may be a card number.
+#[tokio::test]
+async fn what_an_operator_looks_for_is_in_no_log_at_any_level_and_in_no_journal() {
+    const SOUGHT: &str = "4111111111111111";
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay.url(), &Engine::File);
+    folder.keeps_a_journal();
+    let receiver = Receiver::start(&folder).await;
+    let level = receiver.program.admin("POST", "/-/log?level=trace").await;
+    assert_eq!(level.status, 200);
+    for (path, status) in [
+        (format!("/find?id={SOUGHT}"), 200),
+        (format!("/find?id={SOUGHT}%0a"), 400),
+        (format!("/find?id={}", SOUGHT.repeat(20)), 400),
+        (format!("/find?id={SOUGHT}&id={SOUGHT}"), 400),
+        (format!("/find?{SOUGHT}={SOUGHT}"), 400),
+        (format!("/find/{SOUGHT}?id={SOUGHT}"), 404),
+        (format!("/ledger?key={SOUGHT}"), 200),
+        (format!("/ledger?kind={SOUGHT}&key={SOUGHT}"), 400),
+        (format!("/notifications/{SOUGHT}"), 400),
+    ] {
+        let answer = receiver.program.admin("GET", &path).await;
+        assert_eq!(answer.status, status, "{path}");
+        let refused = receiver.program.admin("POST", &path).await;
+        assert!(refused.status >= 400, "{path}");
+    }
+    for options in [&[][..], &["--no-journal"], &["--json"]] {
+        let (said, code) = find(&folder, &receiver, SOUGHT, options);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(!said.contains(SOUGHT), "{said}");
+    }
+    assert!(!folder.journal().contains(SOUGHT));
+    receiver.program.terminate();
+    let (_, lines, log) = receiver.program.end().await;
+    assert!(log.contains("trace"), "the level has changed: {log}");
+    assert!(!lines.contains(SOUGHT), "{lines}");
+    assert!(!log.contains(SOUGHT), "{log}");
+}
