@@ -346,7 +346,7 @@ fn printed(body: &str) -> Option<Box<RawValue>> {
 mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
-    use crate::money::MoneyDemand;
+    use crate::money::MoneyCall;
 
     fn question(call: &str, query: &str, body: &str) -> Option<LookUpQuestion> {
         let catalogue = Catalogue::standard();
@@ -558,7 +558,7 @@ mod tests {
         let seen = |call: &str, body: &str, data: &str| {
             let operation = catalogue.named(call).unwrap();
             let sent = BodyReading::read(operation, None, body.as_bytes());
-            let demand = MoneyDemand::read(operation, &sent).unwrap();
+            let demand = MoneyCall::new(operation, &sent).demand().unwrap();
             let asked = question(call, "", body).unwrap();
             let asked = asked.asking_for(demand.map_or_else(|_| Vec::new(), |it| it.parts));
             let answer = format!(r#"{{"status":"SUCCESS","code":"000000","data":{data}}}"#);

@@ -2,7 +2,10 @@
 //!
 //! GatePay has one transaction under a key. If its amounts are not those of a call, they are no proof that this call made it.
 
-use super::{AmountPlace, CurrencyCode, DemandReader, MoneyPart, PartCurrency, StatedAmount};
+use super::{
+    AmountPlace, CurrencyCode, DemandKind, DemandReader, MoneyDirection, MoneyPart, MoneyRow,
+    PartCurrency, StatedAmount, TargetPlace,
+};
 use crate::body::BodyReading;
 use crate::exact_amount::ExactAmount;
 use crate::operation::AnsweredAmounts;
@@ -16,11 +19,24 @@ pub struct ObjectAmounts {
     pub is_whole: bool,
 }
 
+/// The row that an object of an answer is read by: it names no targets, and its amounts are where the look-up says.
+static OBJECT: MoneyRow = MoneyRow {
+    operation: "look-up",
+    kind: DemandKind::Payout,
+    payout_name: None,
+    direction: MoneyDirection::Out,
+    amounts: AmountPlace::OfOrder,
+    targets: TargetPlace::None,
+    key: None,
+    fields: &[],
+    item_fields: &[],
+};
+
 impl ObjectAmounts {
     /// The amounts in an object of an answer; `None` if it states none, or one that cannot be read exactly.
     pub(crate) fn read(place: AnsweredAmounts, object: &str) -> Option<Self> {
         let reading = BodyReading::of_object(object)?;
-        let reader = DemandReader { reading: &reading };
+        let reader = DemandReader::new(&OBJECT, &reading);
         let sums = match place {
             AnsweredAmounts::Undocumented => return None,
             AnsweredAmounts::Stated { amount, currency } => {

@@ -9,7 +9,7 @@ use gatepay_core::body::BodyReading;
 use gatepay_core::ledger_key::{LedgerKey, LedgerKeyKind};
 use gatepay_core::ledger_rows::LedgerRow;
 use gatepay_core::look_up::{LookUpObservation, LookUpQuestion, ObservedOutcome};
-use gatepay_core::money::MoneyDemand;
+use gatepay_core::money::MoneyCall;
 use gatepay_core::operation::{IdempotencyKey, LookUp};
 use gatepay_core::proof::{LookUpRule, SettledCall};
 use gatepay_core::{Credential, Kind, Operation};
@@ -283,7 +283,7 @@ fn question(
     let (by, row) = look_up_row(generation, operation)?;
     let reading = BodyReading::read(operation, query, body);
     let question = LookUpQuestion::about(by, row, &reading)?;
-    let demand = MoneyDemand::read(operation, &reading).and_then(Result::ok);
+    let demand = MoneyCall::new(operation, &reading).demand().and_then(Result::ok);
     Some(question.asking_for(demand.map_or_else(Vec::new, |demand| demand.parts)))
 }
 
