@@ -177,9 +177,20 @@ impl Receiver {
     async fn order(&self, shop: &Shop, number: &str) -> String {
         let answer = self.call(&shop.post(CREATE, order(number))).await;
         let id = answer.json()["data"]["prepayId"].clone();
-        id.as_str()
-            .unwrap_or_else(|| panic!("{}", answer.text()))
-            .to_owned()
+        let id = id.as_str().unwrap_or_else(|| panic!("{}", answer.text()));
+        self.has_recorded(id).await;
+        id.to_owned()
+    }
+
+    /// Waits until the ledger has a key: the ids of an answer are written after it, and news that outruns them waits in quarantine.
+    async fn has_recorded(&self, key: &str) {
+        let path = format!("/find?id={key}");
+        until_so("the ledger has the key", async || {
+            let found = self.program.admin("GET", &path).await.json();
+            let mut entries = found["entries"].as_array().into_iter().flatten();
+            entries.any(|it| it["source"] == "ledger")
+        })
+        .await;
     }
 
     async fn call(&self, call: &Call) -> Answer {

@@ -24,6 +24,7 @@ async fn one_id_finds_the_call_its_answer_and_what_gatepay_said_later_in_the_ord
             .as_str()
             .unwrap()
             .to_owned();
+        receiver.has_recorded(&prepay).await;
         receiver.acknowledges(&paid(&prepay, "A-0001")).await;
         receiver.shows(&owned("acme")).await;
         let listed = receiver.program.admin("GET", "/notifications").await.json();

@@ -283,7 +283,9 @@ fn question(
     let (by, row) = look_up_row(generation, operation)?;
     let reading = BodyReading::read(operation, query, body);
     let question = LookUpQuestion::about(by, row, &reading)?;
-    let demand = MoneyCall::new(operation, &reading).demand().and_then(Result::ok);
+    let demand = MoneyCall::new(operation, &reading)
+        .demand()
+        .and_then(Result::ok);
     Some(question.asking_for(demand.map_or_else(Vec::new, |demand| demand.parts)))
 }
 
