@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The path of the look-up of a payout.
+const DETAIL: &str = "/withdraw/open/institution/v1/pay/payouts/detail";
+
 #[tokio::test]
 async fn a_refusal_of_gatepay_gives_the_amount_back() {
     let gatepay = gatepay();
@@ -158,4 +161,25 @@ async fn until_log(program: &Program, text: &str, times: usize) {
         program.stderr().matches(text).count() >= times
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_call_that_gatepay_refused_and_about_which_no_look_up_was_answered_goes_on_counting() {
+    let gatepay = gatepay();
+    let (_folder, first) = serving(&gatepay, &caps("per_day = '100'")).await;
+    let paid = send(&first, &payout("B1", "80")).await;
+    assert_eq!(paid.outcome(), Some("executed"), "{}", paid.text());
+    // This one's store does not know the delivery that made the payout.
+    let (_folder, program) = serving(&gatepay, &caps("per_day = '100'")).await;
+    for fault in [
+        InjectedFault::ResetBeforeReading.times(1_000).on(DETAIL),
+        InjectedFault::Failure(ApiFailure::PayoutId).once(),
+    ] {
+        gatepay.inject(fault);
+    }
+    let again = send(&program, &payout("B1", "80")).await;
+    assert_eq!(&*again.code(), "550249");
+    assert_eq!(again.outcome(), Some("unknown"), "{}", again.text());
+    let refused = send(&program, &payout("B2", "21")).await;
+    is_refused_saying(&refused, "cap_exceeded", "20 left");
 }

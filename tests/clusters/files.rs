@@ -142,6 +142,14 @@ async fn a_refusal_says_not_executed_unless_an_earlier_run_with_the_file_may_hav
     let refusal = copy.refusal();
     assert_eq!(refusal, Some("operation_not_allowed"), "{}", copy.text());
     assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
+    // The signature does not cover the path, so a copy may go to that of a read.
+    let mut on_read = executed.clone();
+    *on_read.uri_mut() = QUERY.parse().unwrap();
+    let headers = on_read.headers_mut();
+    headers.insert("x-gatepay-on-behalf-of", "1".parse().unwrap());
+    let copy = send_once(&program, &on_read).await;
+    assert!(copy.refusal().is_some(), "{}", copy.text());
+    assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
 }
 
 #[tokio::test]

@@ -196,11 +196,13 @@ impl RequestRecord {
         self.elsewhere = Some(elsewhere);
     }
 
-    /// Why another process may have admitted a copy. A read may be repeated, also if its copy was executed.
+    /// Why another process may have admitted a copy. A read may be repeated, also if its copy was executed; but the stamps of an
+    /// earlier run are known by their time, and a copy on the path of a read does not hide that one of them was a write.
     fn elsewhere(&self, print: StampFingerprint) -> Option<EarlierCopy> {
         let unjudged = || self.telemetry.elsewhere.of(print);
         let elsewhere = self.elsewhere.unwrap_or_else(unjudged);
-        elsewhere.filter(|_| self.kind != Some(Kind::Read))
+        let is_read = self.kind == Some(Kind::Read);
+        elsewhere.filter(|copy| !is_read || *copy == EarlierCopy::BeforeTheStart)
     }
 
     /// Why a copy of the refused request may have been executed, if one may.

@@ -96,9 +96,10 @@ impl SpendReport {
             (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
             (AnswerProof::Refused, _) => AttemptResult::NotExecuted,
             (_, CallOutcome::Found) => AttemptResult::Found,
+            // Only the code together with the look-up's "not found" says so: the code alone may be about an earlier delivery.
             (
                 AnswerProof::LookUp(LookUpRule::RefusedIfUnused | LookUpRule::RefusedUnlessFound),
-                _,
+                CallOutcome::Refused,
             ) => AttemptResult::NotExecuted,
             _ => AttemptResult::Unknown,
         };
@@ -170,5 +171,13 @@ mod tests {
         }
         let refused = told(AnswerProof::Refused, CallOutcome::Refused, false);
         assert_eq!(refused, AttemptResult::NotExecuted);
+    }
+
+    #[test]
+    fn a_look_up_that_nobody_answers_releases_nothing_whatever_code_refused_the_delivery() {
+        for rule in RULES {
+            let result = told(AnswerProof::LookUp(rule), CallOutcome::Unknown, false);
+            assert_eq!(result, AttemptResult::Unknown, "{rule:?}");
+        }
     }
 }
