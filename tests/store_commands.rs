@@ -287,7 +287,7 @@ fn a_certificate_that_is_not_trusted_is_told_with_its_cure() {
     let at = |host: &str, pem: &str| {
         let conninfo = conninfo(&server, "gatepay_serve").replace("127.0.0.1", host);
         let folder = folder(&format!(
-            "postgres = '{conninfo}', password = {{ file = 'secrets/store.key' }}, ca = 'ca.pem'"
+            "postgres = '{conninfo}', password = {{ file = 'secrets/store.key' }}, timeout_ms = 10_000, ca = 'ca.pem'"
         ));
         folder.file("ca.pem", pem);
         folder

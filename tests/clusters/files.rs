@@ -153,6 +153,23 @@ async fn a_refusal_says_not_executed_unless_an_earlier_run_with_the_file_may_hav
 }
 
 #[tokio::test]
+async fn a_file_that_is_exchanged_while_it_is_in_use_admits_nothing_more() {
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    assert_eq!(send(&program, &refund()).await.refusal(), None);
+    let before = gatepay.count();
+    let (file, copy) = (folder.path("store/gatepay.db"), folder.path("copy.db"));
+    fs::copy(&file, &copy).unwrap();
+    fs::rename(&copy, &file).unwrap();
+    let refused = send_once(&program, &refund()).await;
+    let refusal = refused.refusal();
+    assert_eq!(refusal, Some("store_unavailable"), "{}", refused.text());
+    assert_eq!(gatepay.count(), before);
+}
+
+#[tokio::test]
 async fn a_file_that_was_put_back_refuses_money_until_it_is_distrusted() {
     let gatepay = GatePay::now();
     let folder = file_folder(&gatepay);

@@ -63,7 +63,8 @@ pub enum StoreError {
     #[error("the engine may lose commits: {0}")]
     Unsafe(String),
     /// The database is not the one that this instance joined: its fingerprints have another key, so copies of a request
-    /// would not be recognized by the instances that joined this one.
+    /// would not be recognized by the instances that joined this one. Or the store's file is no longer where it was opened, so
+    /// that another process may have the one that is there now.
     #[error(
         "the database is another than the one that this instance joined: restart this instance"
     )]
