@@ -94,11 +94,11 @@ impl SpendReport {
         self.result = match (proof, outcome) {
             _ if other_amounts => AttemptResult::Unknown,
             (AnswerProof::Executed, _) | (_, CallOutcome::Executed) => AttemptResult::Executed,
-            (AnswerProof::Refused, _) => AttemptResult::NotExecuted,
             (_, CallOutcome::Found) => AttemptResult::Found,
             // Only the code together with the look-up's "not found" says so: the code alone may be about an earlier delivery.
             (
-                AnswerProof::LookUp(LookUpRule::RefusedIfUnused | LookUpRule::RefusedUnlessFound),
+                AnswerProof::Refused
+                | AnswerProof::LookUp(LookUpRule::RefusedIfUnused | LookUpRule::RefusedUnlessFound),
                 CallOutcome::Refused,
             ) => AttemptResult::NotExecuted,
             _ => AttemptResult::Unknown,
