@@ -326,7 +326,8 @@ fn token_folder(address: &str) -> Folder {
 
 #[tokio::test]
 async fn on_a_network_address_all_other_admin_paths_need_the_token_under_any_host_name() {
-    let program = Program::serve(&token_folder("0.0.0.0:0")).await;
+    let folder = token_folder("0.0.0.0:0");
+    let program = Program::serve(&folder).await;
     let address = SocketAddr::from(([127, 0, 0, 1], program.admin.port()));
     // `admin:fake-admin-token` and `:fake-other`, as a browser sends them.
     let (basic, wrong) = (

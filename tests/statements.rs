@@ -510,7 +510,8 @@ async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
         "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
         DAYS[0]
     ));
-    let program = Program::serve(&folder(&gatepay, &server)).await;
+    let folder = folder(&gatepay, &server);
+    let program = Program::serve(&folder).await;
     program.until_ready().await;
     for (path, body) in [(CREATE, order("L1")), (PAYOUT, payout("L2", "5"))] {
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
@@ -547,7 +548,8 @@ async fn of_two_amounts_under_one_number_that_one_is_executed_which_gatepay_show
         "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
         DAYS[0]
     ));
-    let program = Program::serve(&folder(&gatepay, &server)).await;
+    let folder = folder(&gatepay, &server);
+    let program = Program::serve(&folder).await;
     program.until_ready().await;
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
     let lost = send(program.address, PAYOUT, &payout("T1", "5")).await;

@@ -31,7 +31,8 @@ impl Receiver {
 async fn a_query_of_its_tenant_leads_an_order_back_whose_answer_was_lost() {
     for engine in engines().await {
         let gatepay = GatePay::now();
-        let receiver = Receiver::start(&asking_folder(&gatepay, &engine)).await;
+        let folder = asking_folder(&gatepay, &engine);
+        let receiver = Receiver::start(&folder).await;
         let lost = receiver.lost_order(&gatepay, &acme(), "L-0001").await;
         receiver.acknowledges(&paid(&lost, "L-0001")).await;
         receiver.shows(&quarantined("unproved")).await;
