@@ -503,7 +503,7 @@ fn plain() -> Vec<(&'static str, Made)> {
     ])
 }
 
-/// The body steps of a call to this row: guard, checks, key, the query after a lost answer, and what it says about money.
+/// The body steps of a call to this row: guard, checks, key, the query after a lost answer, and its amounts and targets.
 fn row(name: &'static str) -> Reader {
     let catalogue = Catalogue::standard();
     Box::new(move |bytes| {

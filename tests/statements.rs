@@ -495,12 +495,8 @@ async fn standings(program: &Program, day: &str, operation: &str) -> Vec<(String
     .collect()
 }
 
-#[tokio::test]
-async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
-    if postgres::is_missing() {
-        return;
-    }
-    let gatepay = GatePay::now();
+/// A program with its store in a server, on the first of the days. Acme has 100 USDT.
+async fn with_a_server(gatepay: &GatePay) -> (PgServer, Folder, Program) {
     gatepay
         .sandbox
         .fund(acme().sub_account, "USDT", "100")
@@ -510,9 +506,19 @@ async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
         "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
         DAYS[0]
     ));
-    let folder = folder(&gatepay, &server);
+    let folder = folder(gatepay, &server);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
+    (server, folder, program)
+}
+
+#[tokio::test]
+async fn calls_that_no_cap_counts_are_looked_up_for_their_statement() {
+    if postgres::is_missing() {
+        return;
+    }
+    let gatepay = GatePay::now();
+    let (server, _folder, program) = with_a_server(&gatepay).await;
     for (path, body) in [(CREATE, order("L1")), (PAYOUT, payout("L2", "5"))] {
         gatepay.inject(InjectedFault::ResetAfterExecuting.once());
         let lost = call(&program, path, &body).await;
@@ -539,23 +545,11 @@ async fn of_two_amounts_under_one_number_that_one_is_executed_which_gatepay_show
         return;
     }
     let gatepay = GatePay::now();
-    gatepay
-        .sandbox
-        .fund(acme().sub_account, "USDT", "100")
-        .unwrap();
-    let server = PgServer::migrated().await;
-    server.sql(&format!(
-        "INSERT INTO gatepay.usage_day VALUES ('{}', 0, {FAR})",
-        DAYS[0]
-    ));
-    let folder = folder(&gatepay, &server);
-    let program = Program::serve(&folder).await;
-    program.until_ready().await;
+    let (server, _folder, program) = with_a_server(&gatepay).await;
     gatepay.inject(InjectedFault::ResetAfterExecuting.once());
-    let lost = send(program.address, PAYOUT, &payout("T1", "5")).await;
-    assert_eq!(lost.unwrap().refusal(), Some("outcome_unknown"));
-    let other = send(program.address, PAYOUT, &payout("T1", "70")).await;
-    let other = other.unwrap();
+    let lost = call(&program, PAYOUT, &payout("T1", "5")).await;
+    assert_eq!(lost.refusal(), Some("outcome_unknown"));
+    let other = call(&program, PAYOUT, &payout("T1", "70")).await;
     assert_eq!(other.json()["code"], "550245", "{}", other.text());
     assert_eq!(
         other.outcome(),

@@ -58,7 +58,7 @@ const OTC_AMOUNTS: &[AmountField] = &[
     AmountField::with_currency("fiatAmount", "fiatCurrency"),
 ];
 
-/// The amount of a refund as its details state it. `amount` and `currency` are what is paid, after a conversion.
+/// The amount of a refund as its details state it. `amount` and `currency` are of the payment, after a conversion.
 const REQUESTED: AnsweredAmounts = AnsweredAmounts::Stated {
     amount: "requestAmount",
     currency: "requestCurrency",

@@ -53,7 +53,7 @@ pub struct LookUpQuestion {
     of_order: Option<(&'static [&'static str], String)>,
     /// Where the answer states the amounts of the call.
     amounts: AnsweredAmounts,
-    /// What the call asks for; empty if that is not known.
+    /// The amounts that the call asks for; empty if they are not known.
     asked: Vec<MoneyPart>,
     proves: bool,
 }

@@ -213,7 +213,7 @@ impl MoneyRow {
     }
 }
 
-/// A call as far as it is about money. What several questions about it need is read once.
+/// A call as far as it is about money. Names and list items are read once for all questions about it.
 pub struct MoneyCall<'r, 'a> {
     operation: &'r Operation,
     reading: &'r BodyReading<'a>,
@@ -232,7 +232,7 @@ impl<'r, 'a> MoneyCall<'r, 'a> {
         }
     }
 
-    /// What the call asks for; `None` if the operation moves no money.
+    /// The amounts and targets that the call asks for; `None` if the operation moves no money.
     pub fn demand(&self) -> Option<Result<MoneyDemand, DemandFault>> {
         self.moves_money().then(|| match &self.reader {
             Some(reader) if self.is_json() => reader.read(),

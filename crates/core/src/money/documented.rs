@@ -86,7 +86,7 @@ pub(super) fn is_of_amount(field: &str) -> bool {
     AMOUNTS.contains(&field) || others.contains(&field)
 }
 
-/// The headers of a request that say who signed it (protocol.md 1.2), in lower case. The others of GatePay's name an account.
+/// The headers of a request that identify its signer (protocol.md 1.2), in lower case. The others of GatePay's name an account.
 const OF_SIGNATURES: [&str; 5] = [
     header::CLIENT_ID,
     header::TIMESTAMP,

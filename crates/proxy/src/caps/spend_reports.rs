@@ -85,9 +85,9 @@ impl SpendReport {
     /// GatePay answered the call. Only a refusal of this very delivery proves that it was not executed: of an earlier one under
     /// the same key the store has a report of its own. "Not found" proves nothing.
     ///
-    /// What a look-up found under the call's key counts, whatever the code of the answer was: the store may not have the delivery
-    /// that made it (lost by a failover, sent without this store, or repeated within GatePay). Where one key is one spend, it counts
-    /// once with that of an earlier delivery; where no page documents a key, each call counts.
+    /// An object that a look-up found under the call's key counts, whatever the code of the answer was: the store may lack the
+    /// delivery that made it (lost by a failover, sent without this store, or repeated within GatePay). Where one key is one spend,
+    /// it counts once with that of an earlier delivery; where no page documents a key, each call counts.
     ///
     /// A look-up that found `other_amounts` under the key disproves nothing: GatePay may state this call's in other terms.
     pub fn answered(&mut self, proof: AnswerProof, outcome: CallOutcome, other_amounts: bool) {

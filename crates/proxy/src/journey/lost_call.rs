@@ -76,7 +76,7 @@ pub async fn lost(
     }
 }
 
-/// What a look-up settled about an answered call.
+/// The outcome of an answered call after its look-up.
 pub struct LookedUpCall {
     /// The outcome.
     pub outcome: CallOutcome,
