@@ -155,12 +155,21 @@ impl PgServer {
             if process.try_wait().unwrap().is_some() {
                 return false;
             }
-            if self.try_sql("SELECT 1").is_ok() {
+            if self.says_ready() {
                 return true;
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(10));
         }
         false
+    }
+
+    /// Whether the server has written beside its process id that it takes connections, as `pg_ctl` looks for it.
+    fn says_ready(&self) -> bool {
+        let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let mut lines = state.lines();
+        let own = self.process.as_ref().map(|it| it.id().to_string());
+        let is_own = lines.next() == own.as_deref();
+        is_own && lines.nth(6).is_some_and(|line| line.trim() == "ready")
     }
 
     /// Starts a server again that was killed or stopped, on the same port.
@@ -246,7 +255,7 @@ impl PgServer {
     /// Like [`sql`](Self::sql); the error is the text that `psql` wrote.
     pub(crate) fn try_sql(&self, statement: &str) -> Result<String, String> {
         let port = self.port.to_string();
-        let output = Command::new("psql")
+        let output = Command::new(psql())
             .args([
                 "-h",
                 "127.0.0.1",
@@ -281,7 +290,7 @@ impl PgServer {
             .args(connection(self.port))
             .arg("-f")
             .arg(&dump));
-        run(Command::new("psql")
+        run(Command::new(psql())
             .args(connection(other.port))
             .args(["-Xq", "-v", "ON_ERROR_STOP=1", "-f"])
             .arg(&dump));
@@ -472,6 +481,14 @@ fn tool(name: &str) -> Option<PathBuf> {
         .chain(debian)
         .map(|folder| folder.join(name));
     candidates.find(|path| path.is_file())
+}
+
+/// The client beside the server: what Debian has in `PATH` is a script around it, which takes ten times as long.
+fn psql() -> PathBuf {
+    let beside = tool("initdb").map(|initdb| initdb.with_file_name("psql"));
+    beside
+        .filter(|path| path.is_file())
+        .unwrap_or("psql".into())
 }
 
 fn run(command: &mut Command) {
