@@ -2,32 +2,26 @@
 //! uses little of the machine, and waiting until a request is due delays no GatePay answer.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::process::clock::Clock;
 use gatepay_proxy::tls::config;
 use memchr::memmem;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
-use zeroize::Zeroizing;
 
+use crate::requests::{DIGITS, Requests, answer};
 use crate::target::Certificate;
+use crate::wire::Wire;
 
 /// How long the load waits for the last answers.
 const LAST: Duration = Duration::from_secs(30);
 const LISTENER: Token = Token(usize::MAX);
 const ORDER: &[u8] = b"\"merchantTradeNo\":\"";
-/// Digits of an order number.
-const DIGITS: usize = 14;
-/// Length of an answer's body, in bytes.
-const ANSWER: usize = 700;
 
 /// Both ends of a target.
 pub(crate) struct Load {
@@ -259,21 +253,8 @@ impl Load {
     }
 }
 
-/// The body of GatePay's answer.
-fn answer(account: &[u8], order: &[u8]) -> Vec<u8> {
-    let mut text = Vec::with_capacity(ANSWER);
-    text.extend_from_slice(b"{\"status\":\"SUCCESS\",\"code\":\"000000\",\"errorMessage\":\"\",\"data\":{\"account\":\"");
-    text.extend_from_slice(account);
-    text.extend_from_slice(b"\",\"merchantTradeNo\":\"");
-    text.extend_from_slice(order);
-    text.extend_from_slice(b"\",\"status\":\"PAID\",\"goodsName\":\"");
-    text.resize(ANSWER - 3, b'g');
-    text.extend_from_slice(b"\"}}");
-    text
-}
-
 /// The length of a message's head, and of the whole message, once all of it has arrived.
-fn whole(text: &[u8]) -> Option<(usize, usize)> {
+pub(crate) fn whole(text: &[u8]) -> Option<(usize, usize)> {
     let head = memmem::find(text, b"\r\n\r\n")? + 4;
     let length = field(&text[..head], b"content-length");
     let length = length.map_or(0, |digits| str::from_utf8(digits).unwrap().parse().unwrap());
@@ -287,155 +268,4 @@ fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         let value = value.strip_prefix(b":")?;
         line.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
     })
-}
-
-/// A non-blocking connection.
-struct Wire {
-    tcp: TcpStream,
-    tls: Option<Connection>,
-    inbox: Vec<u8>,
-}
-
-impl Wire {
-    fn new(tcp: TcpStream, tls: Option<Connection>) -> Self {
-        let inbox = Vec::new();
-        Self { tcp, tls, inbox }
-    }
-
-    /// Reads all bytes that have arrived. Returns whether more can arrive.
-    fn fill(&mut self) -> io::Result<bool> {
-        let mut room = [0; 16 * 1024];
-        loop {
-            let read = match &mut self.tls {
-                None => self.tcp.read(&mut room),
-                Some(tls) => tls.read_tls(&mut self.tcp),
-            };
-            let read = match read {
-                Ok(0) => return Ok(false),
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            };
-            let Some(tls) = &mut self.tls else {
-                self.inbox.extend_from_slice(&room[..read]);
-                if read < room.len() {
-                    return Ok(true);
-                }
-                continue;
-            };
-            let state = tls.process_new_packets().map_err(io::Error::other)?;
-            let from = self.inbox.len();
-            self.inbox.resize(from + state.plaintext_bytes_to_read(), 0);
-            tls.reader().read_exact(&mut self.inbox[from..])?;
-            self.flush()?;
-        }
-    }
-
-    fn send(&mut self, text: &[u8]) -> io::Result<()> {
-        match &mut self.tls {
-            // A message is shorter than any socket's buffer, and only one is sent at a time.
-            None => self.tcp.write_all(text),
-            Some(tls) => {
-                tls.writer().write_all(text)?;
-                self.flush()
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while let Some(tls) = self.tls.as_mut().filter(|tls| tls.wants_write()) {
-            tls.write_tls(&mut self.tcp)?;
-        }
-        Ok(())
-    }
-}
-
-/// Signed requests, each valid once.
-pub(crate) struct Requests {
-    text: Vec<u8>,
-    ends: Vec<usize>,
-    tenants: usize,
-    /// Whether the target acts on behalf of tenants.
-    signs: bool,
-}
-
-impl Requests {
-    /// Signs requests by this number of tenants in turn.
-    pub(crate) fn sign(count: usize, tenants: usize, signs: bool) -> Self {
-        let clock = Clock::system();
-        let credentials: Vec<_> = (0..tenants).map(credential).collect();
-        let mut all = Self {
-            text: Vec::with_capacity(count * 700),
-            ends: Vec::with_capacity(count),
-            tenants,
-            signs,
-        };
-        for number in 0..count {
-            let body = format!(
-                "{{\"merchantTradeNo\":\"{}\",\"note\":\"as long as such a body usually is, so that it is hashed in two blocks and a bit\"}}",
-                order(number)
-            );
-            let credential = &credentials[all.tenant(number)];
-            let fields = sign::headers(credential, &clock.stamp().as_stamp(), body.as_bytes());
-            let _ = write!(
-                all.text,
-                "POST /v1/pay/order/query HTTP/1.1\r\nHost: pay.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\nUser-Agent: made-up-client/1.0\r\nAccept: */*\r\n",
-                body.len()
-            );
-            for (name, value) in fields {
-                let _ = write!(all.text, "{name}: {value}\r\n");
-            }
-            let _ = write!(all.text, "\r\n{body}");
-            all.ends.push(all.text.len());
-        }
-        all
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn text(&self, number: usize) -> &[u8] {
-        let from = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.text[from..self.ends[number]]
-    }
-
-    /// The tenant of a request. Tenants of successive requests are far apart.
-    fn tenant(&self, number: usize) -> usize {
-        number.wrapping_mul(7_919) % self.tenants
-    }
-
-    /// Whether the text is the answer to this request, byte for byte.
-    fn fits(&self, number: usize, text: &[u8]) -> bool {
-        let account = if self.signs {
-            account(self.tenant(number))
-        } else {
-            "nobody".to_owned()
-        };
-        let expected = answer(account.as_bytes(), order(number).as_bytes());
-        text.starts_with(b"HTTP/1.1 200 ")
-            && whole(text)
-                .is_some_and(|(head, all)| text[head..all] == expected && all == text.len())
-    }
-}
-
-fn order(number: usize) -> String {
-    format!("tea-{number:0width$}", width = DIGITS - 4)
-}
-
-pub(crate) fn client(tenant: usize) -> String {
-    format!("client-{tenant}")
-}
-
-pub(crate) fn secret(tenant: usize) -> String {
-    format!("made-up-secret-{tenant}")
-}
-
-pub(crate) fn account(tenant: usize) -> String {
-    format!("account-{tenant}")
-}
-
-fn credential(tenant: usize) -> Credential {
-    let secret = SecretKey::new(Zeroizing::new(secret(tenant))).unwrap();
-    Credential::new(ClientId::parse(&client(tenant)).unwrap(), &secret)
 }

@@ -31,8 +31,10 @@
 mod binary;
 mod load;
 mod pass;
+mod requests;
 mod target;
 mod turns;
+mod wire;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +44,8 @@ use std::time::Duration;
 
 use gatepay_proxy::callers::open_files;
 use gatepay_proxy::memory_bound;
-use load::{Load, Plan, Requests, Seen};
+use load::{Load, Plan, Seen};
+use requests::Requests;
 use target::{Certificate, Kind, Setup, Target};
 
 /// The proxy's allocator, for the pass-through as well.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::binary::{self, Running};
-use crate::load::{account, client, secret};
+use crate::requests::{account, client, secret};
 
 /// Start-up limit of a target: under valgrind, with a hundred thousand tenants.
 const START: Duration = Duration::from_mins(10);
