@@ -8,6 +8,7 @@
 //! - `--rounds`, `--seconds`, `--connections`, `--idle`, `--rate`, `--tenants` and a number;
 //! - `count`: instructions and allocations per request, by callgrind, and so the same on a busy machine;
 //!   `benches/budget.sh` compares them with a budget;
+//! - `calls`: system calls per hundred requests, by strace, for the same budget;
 //! - `scale`: the same counts with 1 to 100,000 tenants and 1 to 5,000 connections; time with one worker and with two;
 //! - `turns NAME=BINARY …`: processor time per request of several builds of the proxy, in slices by turns and compared
 //!   slice by slice with the first; with `--slices`, `--requests` and a number;
@@ -32,6 +33,7 @@ mod binary;
 mod load;
 mod pass;
 mod requests;
+mod system_calls;
 mod target;
 mod turns;
 mod wire;
@@ -94,7 +96,9 @@ impl Options {
                 "--bench" => {}
                 "--tls" => options.tls = true,
                 "--nginx" => options.nginx = true,
-                "time" | "count" | "scale" | "memory" | "turns" => options.mode.clone_from(word),
+                "time" | "count" | "calls" | "scale" | "memory" | "turns" => {
+                    options.mode.clone_from(word)
+                }
                 build if build.contains('=') => {
                     let (name, path) = build.split_once('=').unwrap();
                     let path = std::fs::canonicalize(path).unwrap();
@@ -140,6 +144,7 @@ fn main() -> ExitCode {
     }
     let wrong = match options.mode.as_str() {
         "count" => count(&options),
+        "calls" => system_calls::run(&options),
         "scale" => scale(&options),
         "memory" => memory(&options),
         "turns" => turns::run(&options),

@@ -176,7 +176,8 @@ impl Target {
         self.folder.path().join(name)
     }
 
-    fn id(&self) -> Option<u32> {
+    /// Its process id.
+    pub(crate) fn id(&self) -> Option<u32> {
         self.child.as_ref().map(|running| running.0.id())
     }
 
