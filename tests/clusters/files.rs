@@ -142,14 +142,44 @@ async fn a_refusal_says_not_executed_unless_an_earlier_run_with_the_file_may_hav
     let refusal = copy.refusal();
     assert_eq!(refusal, Some("operation_not_allowed"), "{}", copy.text());
     assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
-    // The signature does not cover the path, so a copy may go to that of a read.
+    let copy = send_once(&program, &on_path_of_read(&executed)).await;
+    assert!(copy.refusal().is_some(), "{}", copy.text());
+    assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
+}
+
+/// A copy on the path of a read, which is refused: the signature does not cover the path.
+fn on_path_of_read(executed: &Request<Full<Bytes>>) -> Request<Full<Bytes>> {
     let mut on_read = executed.clone();
     *on_read.uri_mut() = QUERY.parse().unwrap();
     let headers = on_read.headers_mut();
     headers.insert("x-gatepay-on-behalf-of", "1".parse().unwrap());
-    let copy = send_once(&program, &on_read).await;
+    on_read
+}
+
+#[tokio::test]
+async fn a_copy_of_a_crashed_run_s_write_is_in_doubt_on_the_path_of_a_read_whoever_else_had_the_file()
+ {
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    until("the store has all stamps of this run", || {
+        folder.path("state/store-joined").exists()
+    })
+    .await;
+    let executed = refund();
+    assert_eq!(send(&program, &executed).await.refusal(), None);
+    program.signal("-KILL");
+    let _ended = program.end().await;
+    // Without it the file counts as put back, so that any run may have had it.
+    fs::remove_file(folder.path("state/store-contact")).unwrap();
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let before = gatepay.count();
+    let copy = send_once(&program, &on_path_of_read(&executed)).await;
     assert!(copy.refusal().is_some(), "{}", copy.text());
     assert_eq!(copy.outcome(), Some("unknown"), "{}", copy.text());
+    assert_eq!(gatepay.count(), before);
 }
 
 #[tokio::test]
@@ -167,6 +197,47 @@ async fn a_file_that_is_exchanged_while_it_is_in_use_admits_nothing_more() {
     let refusal = refused.refusal();
     assert_eq!(refusal, Some("store_unavailable"), "{}", refused.text());
     assert_eq!(gatepay.count(), before);
+    let said = program.admin("POST", "/-/suspend?tenant=acme").await;
+    assert_eq!(
+        said.status,
+        503,
+        "the next start does not have it: {}",
+        said.text()
+    );
+    let log = program.stop().await;
+    assert!(log.contains("restart this instance"), "{log}");
+    assert!(!log.contains("the store admits again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_say_not_executed_once_another_process_may_have_the_file() {
+    let gatepay = GatePay::now();
+    let folder = file_folder(&gatepay);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    until("the store has all stamps of this run", || {
+        folder.path("state/store-joined").exists()
+    })
+    .await;
+    program.stop().await;
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(refused.outcome(), Some("not-executed"));
+    let (file, away) = (
+        folder.path("store/gatepay.db"),
+        folder.path("store/away.db"),
+    );
+    fs::rename(&file, &away).unwrap();
+    // No sign of life has to notice it before.
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(refused.outcome(), Some("unknown"));
+    fs::rename(&away, &file).unwrap();
+    let refused = send_once(&program, &refused_here(now_ms() + HOUR_MS)).await;
+    assert_eq!(refused.outcome(), Some("unknown"), "it was away");
+    let refused = send_once(&program, &refund()).await;
+    let refusal = refused.refusal();
+    assert_eq!(refusal, Some("store_unavailable"), "{}", refused.text());
 }
 
 #[tokio::test]

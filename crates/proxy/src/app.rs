@@ -317,7 +317,7 @@ fn telemetry(
         seldom: LogThrottle::default(),
         replay: Arc::clone(&admission.replay),
         drain: Arc::clone(&lifecycle.drain),
-        elsewhere: admission.elsewhere,
+        elsewhere: admission.elsewhere.clone(),
         usage: usage.clone(),
         ratelimit_headers: settings.ratelimit_headers,
     })

@@ -33,6 +33,7 @@ use gatepay_core::StampWindow;
 use gatepay_store::admission::{AdmissionRow, HaltScope};
 use gatepay_store::instance::{ClusterView, HaltInForce, LOST_AFTER_MS, ResumeResult};
 use gatepay_store::queue::{AdmissionQueue, AdmissionRunner, JudgedRow};
+use gatepay_store::sqlite::file_place::FilePlace;
 use gatepay_tenancy::settings::StoreSettings;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -81,6 +82,8 @@ struct ClusterShared {
     key: OnceLock<FingerprintKey>,
     /// Whether the store is a file that was put back, and that no operator had accepted when this instance joined.
     is_put_back: AtomicBool,
+    /// Where the store's file lies, if the store is one. Set before this instance joins.
+    file_place: OnceLock<Arc<FilePlace>>,
     /// Whether the last sign of life was answered.
     is_heard: AtomicBool,
     /// Wakes the thread to give a sign of life at once.
@@ -209,6 +212,7 @@ impl Cluster {
             served_before: AtomicBool::new(false),
             key: OnceLock::new(),
             is_put_back: AtomicBool::new(false),
+            file_place: OnceLock::new(),
             is_heard: AtomicBool::new(false),
             hurry: Notify::new(),
             leaving: Notify::new(),
@@ -322,6 +326,11 @@ impl Cluster {
     /// Whether the store is a file that was put back. Known once this instance has joined.
     pub fn is_put_back(&self) -> bool {
         self.shared.is_put_back.load(Ordering::Acquire)
+    }
+
+    /// Where the store's file lies; `None` if the store is a server. Known once the thread runs.
+    pub fn file_place(&self) -> Option<&Arc<FilePlace>> {
+        self.shared.file_place.get()
     }
 
     /// Until when a request that arrives now waits for the store's answers: for `timeout_ms`.

@@ -7,6 +7,8 @@ mod found;
 mod notifications;
 pub mod statements;
 
+use std::sync::Arc;
+
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::error::StoreError;
 use crate::instance::{
@@ -15,6 +17,7 @@ use crate::instance::{
 use crate::postgres::PostgresStore;
 use crate::settings::{EngineSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
+use crate::sqlite::file_place::FilePlace;
 
 /// A store: PostgreSQL for any number of instances, or a SQLite file for one process.
 pub enum Store {
@@ -33,6 +36,14 @@ impl Store {
             }
             EngineSettings::Sqlite(settings) => Self::Sqlite(SqliteStore::open(settings, terms)?),
         })
+    }
+
+    /// Where the file of the store lies, if it is one.
+    pub fn file_place(&self) -> Option<Arc<FilePlace>> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(store) => Some(store.place()),
+        }
     }
 
     /// How many batches may be under way at once.

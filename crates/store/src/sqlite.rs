@@ -17,6 +17,7 @@ mod clock_tests;
 mod destinations;
 mod file;
 mod file_clock;
+pub mod file_place;
 mod notifications;
 mod spend_tables;
 #[cfg(test)]
@@ -42,10 +43,12 @@ use crate::instance::{
 };
 use crate::settings::{SqliteSettings, StoreTerms};
 use file::StoreFile;
+use file_place::FilePlace;
 
 /// A SQLite file. Calls run on tokio's blocking threads, one after another.
 pub struct SqliteStore {
     file: Arc<Mutex<StoreFile>>,
+    place: Arc<FilePlace>,
     contact_file: PathBuf,
     /// The last contact, which its file gets.
     contact: Arc<Mutex<Option<StoreContact>>>,
@@ -69,13 +72,20 @@ impl SqliteStore {
 
     /// Opens the file, or makes an empty one.
     pub fn open(settings: &SqliteSettings, terms: StoreTerms) -> Result<Self, StoreError> {
+        let file = StoreFile::open(&settings.path, terms)?;
         Ok(Self {
-            file: Arc::new(Mutex::new(StoreFile::open(&settings.path, terms)?)),
+            place: Arc::clone(file.place()),
+            file: Arc::new(Mutex::new(file)),
             contact_file: settings.contact_file.clone(),
             contact: Arc::default(),
             writing: Arc::default(),
             introduction: Mutex::new(None),
         })
+    }
+
+    /// Where the file lies, for those that have to know whether it still does.
+    pub fn place(&self) -> Arc<FilePlace> {
+        Arc::clone(&self.place)
     }
 
     /// Decides a batch in one transaction, on disk when this returns. Nothing is admitted before [`join`](Self::join).
@@ -137,7 +147,9 @@ impl SqliteStore {
         let Some(introduction) = introduction else {
             return Ok(());
         };
-        let contact = self.run(move |file| file.leave(introduction.id)).await?;
+        // Also of a file that was exchanged: the contact shows the next start what the other one lacks.
+        let file = Arc::clone(&self.file);
+        let contact = aside(move || file.lock().leave(introduction.id)).await?;
         self.write_contact(contact).await
     }
 
@@ -223,11 +235,20 @@ impl SqliteStore {
         .await
     }
 
+    /// Makes a call. What was read from a file that was exchanged meanwhile, or written to it, does not count: the next start
+    /// finds another one.
     async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let file = Arc::clone(&self.file);
-        aside(move || call(&mut file.lock())).await
+        let (file, place) = (Arc::clone(&self.file), Arc::clone(&self.place));
+        aside(move || {
+            let mut file = file.lock();
+            place.check()?;
+            let done = call(&mut file)?;
+            place.check()?;
+            Ok(done)
+        })
+        .await
     }
 }

@@ -21,7 +21,7 @@ use crate::process::drain::successor_patience;
 use crate::process::state_dir::PreviousRun;
 use crate::process::watermark::StampWatermark;
 use crate::process::yielding::OffloadThreads;
-use crate::record::telemetry::CopiesElsewhere;
+use crate::record::telemetry::{CopiesElsewhere, OtherProcesses};
 use crate::start_error::StartError;
 
 /// What decides whether a request goes ahead: memory, signature checks, limits and the single use of stamps.
@@ -192,22 +192,29 @@ fn copies_elsewhere(
     clock: &Clock,
     mark_ms: u64,
 ) -> Result<CopiesElsewhere, StartError> {
-    let (Some(store), Some(cluster)) = (&settings.store, cluster) else {
+    let Some(cluster) = cluster else {
         return Ok(CopiesElsewhere::None);
     };
-    let is_alone = store.sharing().is_none() && cluster.key().is_some();
-    if !is_alone || cluster.is_put_back() {
-        return Ok(CopiesElsewhere::Any);
-    }
     let noted = settings.state_dir.as_deref().map(store_use::lead);
     let noted_ms = noted.transpose().map_err(StartError::State)?.flatten();
     let lead_ms = noted_ms.unwrap_or(0).max(settings.window.future_ms);
     let latest_ms = clock.unix_ms().saturating_add(lead_ms);
-    let guarded_until = cluster.guarded_until();
-    Ok(CopiesElsewhere::of_earlier_runs(
-        (mark_ms, guarded_until),
-        latest_ms,
-    ))
+    let Some(place) = cluster.file_place() else {
+        // Other instances are there now, and what they admit is in doubt whenever it was.
+        return Ok(CopiesElsewhere::ByStore {
+            earlier_ms: mark_ms,
+            others: OtherProcesses::Any,
+        });
+    };
+    let others = if cluster.key().is_some() && !cluster.is_put_back() {
+        OtherProcesses::with_file((mark_ms, cluster.guarded_until()), place)
+    } else {
+        OtherProcesses::Any
+    };
+    Ok(CopiesElsewhere::ByStore {
+        earlier_ms: latest_ms.max(mark_ms),
+        others,
+    })
 }
 
 /// Whether no run served in this folder before.

@@ -48,6 +48,9 @@ pub(super) fn start(
         calls,
     } = unstarted;
     let store = Arc::new(connection.open_in_turn(patience)?);
+    if let Some(place) = store.file_place() {
+        let _opened_once = shared.file_place.set(place);
+    }
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let observed = Arc::clone(&shared);

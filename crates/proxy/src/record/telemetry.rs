@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gatepay_admission::replay::{EarlierCopy, Replay, StampFingerprint};
+use gatepay_store::sqlite::file_place::FilePlace;
 
 use crate::cluster::usage_tally::UsageTally;
 use crate::process::clock::Clock;
@@ -37,38 +38,58 @@ pub struct Telemetry {
 
 /// Which refused requests another process may have admitted a copy of, as far as the store was not asked. This process knows of
 /// its own copies by the [replay memory](Telemetry::replay).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum CopiesElsewhere {
     /// None: the replay memory is complete.
     None,
-    /// Those with stamps up to a time, in milliseconds since 1970, by an earlier run: the store is a file that no other process has
-    /// beside this one.
-    Until(u64),
-    /// All: instances share the store, or a run that is not known may have had the file.
+    /// Those that processes with the same store may have admitted.
+    ByStore {
+        /// Up to here, in milliseconds since 1970, are the stamps that an earlier run may have admitted.
+        earlier_ms: u64,
+        /// The processes beside this one.
+        others: OtherProcesses,
+    },
+}
+
+/// The processes that may admit requests with the store beside this one.
+#[derive(Debug, Clone)]
+pub enum OtherProcesses {
+    /// Some: instances share the store, or a run that is not known may have had the file.
     Any,
+    /// None, as long as the file lies where this process opened it.
+    NoneWithFile(Arc<FilePlace>),
 }
 
 impl CopiesElsewhere {
-    /// Those by earlier runs with a file that one process has at a time. A run with this folder admitted no stamp above its mark,
-    /// whatever its clock was. If the file is guarded beyond the mark, another run may have had it since; before its first mark the
-    /// folder knows of none. `latest_ms` is the latest stamp that can be admitted by now.
-    pub fn of_earlier_runs((mark_ms, guarded_until): (u64, u64), latest_ms: u64) -> Self {
+    /// Why another process may have admitted a copy.
+    pub fn of(&self, print: StampFingerprint) -> Option<EarlierCopy> {
+        let Self::ByStore { earlier_ms, others } = self else {
+            return None;
+        };
+        match others {
+            _ if print.stamp_ms() <= *earlier_ms => Some(EarlierCopy::BeforeTheStart),
+            // The run before may have admitted the nonce with an earlier timestamp.
+            OtherProcesses::NoneWithFile(_) if print.is_by_nonce() => {
+                Some(EarlierCopy::BeforeTheStart)
+            }
+            // Looked at now: another file may lie there since the last sign of life.
+            OtherProcesses::NoneWithFile(place) if place.is_kept() => None,
+            OtherProcesses::Any | OtherProcesses::NoneWithFile(_) => {
+                Some(EarlierCopy::OtherInstance)
+            }
+        }
+    }
+}
+
+impl OtherProcesses {
+    /// Those with a file that one process has at a time. A run with this folder admitted no stamp above its mark, whatever its
+    /// clock was. If the file is guarded beyond the mark, another run may have had it since; before its first mark the folder
+    /// knows of none.
+    pub fn with_file((mark_ms, guarded_until): (u64, u64), place: &Arc<FilePlace>) -> Self {
         if mark_ms == 0 || guarded_until > mark_ms {
             return Self::Any;
         }
-        Self::Until(latest_ms.max(mark_ms))
-    }
-
-    /// Why another process may have admitted a copy.
-    pub fn of(self, print: StampFingerprint) -> Option<EarlierCopy> {
-        match self {
-            // The run before may have admitted the nonce with an earlier timestamp.
-            Self::Until(until_ms) if print.is_by_nonce() || print.stamp_ms() <= until_ms => {
-                Some(EarlierCopy::BeforeTheStart)
-            }
-            Self::None | Self::Until(_) => None,
-            Self::Any => Some(EarlierCopy::OtherInstance),
-        }
+        Self::NoneWithFile(Arc::clone(place))
     }
 }
 
@@ -76,39 +97,87 @@ impl CopiesElsewhere {
 mod tests {
     use gatepay_admission::replay::Replay;
     use gatepay_core::Stamp;
+    use gatepay_store::settings::{SqliteSettings, StoreTerms};
+    use gatepay_store::sqlite::SqliteStore;
     use gatepay_tenancy::ReplayRule;
     use gatepay_tenancy::party::DEFAULT_WINDOW;
+    use tempfile::TempDir;
 
     use super::*;
 
+    /// The place of a store's file in this folder.
+    fn place_in(folder: &TempDir) -> Arc<FilePlace> {
+        let settings = SqliteSettings {
+            path: folder.path().join("gatepay.db"),
+            contact_file: folder.path().join("store-contact"),
+        };
+        let store = SqliteStore::open(&settings, StoreTerms::default()).unwrap();
+        store.place()
+    }
+
+    /// Whose copy a stamp is in doubt for.
+    fn doubt(others: &OtherProcesses, stamp_ms: &str, rule: ReplayRule) -> Option<EarlierCopy> {
+        let replay = Replay::new(DEFAULT_WINDOW, 10, [7; 16], 0);
+        let stamp = Stamp::parse(stamp_ms.as_bytes(), b"a-nonce").unwrap();
+        let elsewhere = CopiesElsewhere::ByStore {
+            earlier_ms: 1_767_225_600_000,
+            others: others.clone(),
+        };
+        elsewhere.of(replay.fingerprint("client", &stamp, rule))
+    }
+
+    /// The latest stamp of the run before, and the first after it.
+    const STAMPS: (&str, &str) = ("1767225600000", "1767225600001");
+
     #[test]
     fn a_stamp_after_all_of_the_run_before_is_in_doubt_only_by_its_nonce() {
-        let replay = Replay::new(DEFAULT_WINDOW, 10, [7; 16], 0);
-        let doubts = |elsewhere: CopiesElsewhere, stamp_ms: &str, rule| {
-            let stamp = Stamp::parse(stamp_ms.as_bytes(), b"a-nonce").unwrap();
-            elsewhere.of(replay.fingerprint("client", &stamp, rule))
-        };
-        let (last, later) = ("1767225600000", "1767225600001");
-        let until = CopiesElsewhere::Until(1_767_225_600_000);
+        let (last, later) = STAMPS;
+        let folder = tempfile::tempdir().unwrap();
+        let alone = OtherProcesses::NoneWithFile(place_in(&folder));
         let before = Some(EarlierCopy::BeforeTheStart);
-        assert_eq!(doubts(until, last, ReplayRule::Pair), before);
-        assert_eq!(doubts(until, later, ReplayRule::Pair), None);
-        assert_eq!(doubts(until, later, ReplayRule::Nonce), before);
-        let any = doubts(CopiesElsewhere::Any, later, ReplayRule::Pair);
-        assert_eq!(any, Some(EarlierCopy::OtherInstance));
-        let none = doubts(CopiesElsewhere::None, last, ReplayRule::Nonce);
-        assert_eq!(none, None);
+        assert_eq!(doubt(&alone, last, ReplayRule::Pair), before);
+        assert_eq!(doubt(&alone, later, ReplayRule::Pair), None);
+        assert_eq!(doubt(&alone, later, ReplayRule::Nonce), before);
+        let any = &OtherProcesses::Any;
+        let other = Some(EarlierCopy::OtherInstance);
+        assert_eq!(doubt(any, later, ReplayRule::Pair), other);
+        assert_eq!(doubt(any, later, ReplayRule::Nonce), other);
     }
 
     #[test]
-    fn earlier_runs_are_bounded_by_the_mark_that_the_folder_kept() {
-        let of = |mark_ms, guarded_until, latest_ms| {
-            CopiesElsewhere::of_earlier_runs((mark_ms, guarded_until), latest_ms)
+    fn a_stamp_of_the_run_before_is_known_as_such_where_others_may_have_the_store_too() {
+        let (last, _) = STAMPS;
+        let before = Some(EarlierCopy::BeforeTheStart);
+        let any = &OtherProcesses::Any;
+        assert_eq!(doubt(any, last, ReplayRule::Pair), before);
+        assert_eq!(doubt(any, last, ReplayRule::Nonce), before);
+    }
+
+    #[test]
+    fn every_stamp_is_in_doubt_from_the_exchange_of_the_file_on() {
+        let (_, later) = STAMPS;
+        let folder = tempfile::tempdir().unwrap();
+        let alone = OtherProcesses::NoneWithFile(place_in(&folder));
+        assert_eq!(doubt(&alone, later, ReplayRule::Pair), None);
+        let (file, away) = (folder.path().join("gatepay.db"), folder.path().join("away"));
+        std::fs::rename(&file, &away).unwrap();
+        let other = Some(EarlierCopy::OtherInstance);
+        assert_eq!(doubt(&alone, later, ReplayRule::Pair), other);
+        std::fs::rename(&away, &file).unwrap();
+        assert_eq!(doubt(&alone, later, ReplayRule::Pair), other, "put back");
+    }
+
+    #[test]
+    fn another_run_may_have_had_a_file_that_is_guarded_beyond_the_mark_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place_in(&folder);
+        let is_alone = |mark_ms, guarded_until| {
+            let others = OtherProcesses::with_file((mark_ms, guarded_until), &place);
+            matches!(others, OtherProcesses::NoneWithFile(_))
         };
-        assert_eq!(of(500, 100, 600), CopiesElsewhere::Until(600));
-        // The clock of the run before was ahead of this one's.
-        assert_eq!(of(900, 100, 600), CopiesElsewhere::Until(900));
-        assert_eq!(of(0, 0, 600), CopiesElsewhere::Any);
-        assert_eq!(of(500, 501, 600), CopiesElsewhere::Any);
+        assert!(is_alone(500, 100));
+        assert!(is_alone(500, 500));
+        assert!(!is_alone(500, 501));
+        assert!(!is_alone(0, 0));
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fs::{Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
 use super::clock::{self, LastSign, MachineClock};
+use super::file_place::FilePlace;
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
@@ -33,7 +34,7 @@ const PRAGMAS: &str =
 /// The only connection to a file.
 pub(super) struct StoreFile {
     connection: Connection,
-    place: FilePlace,
+    place: Arc<FilePlace>,
     terms: StoreTerms,
     /// The rules of caps, once they are read. No other process writes the file, and reading all rules of all tenants for each
     /// call would take longer than the call.
@@ -63,31 +64,6 @@ pub(super) fn is_private(path: &Path, file: &Metadata) -> Result<(), StoreError>
         )));
     }
     Ok(())
-}
-
-/// Where the open file lies. Another process locks the file that it finds under the path: if that is no longer this one, both
-/// would admit the same stamps.
-struct FilePlace {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl FilePlace {
-    fn of(path: &Path, file: &Metadata) -> Self {
-        Self {
-            path: path.to_owned(),
-            device: file.dev(),
-            inode: file.ino(),
-        }
-    }
-
-    /// Fails once the path leads to another file, or to none.
-    fn check(&self) -> Result<(), StoreError> {
-        let now = self.path.metadata();
-        let is_there = now.is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
-        is_there.then_some(()).ok_or(StoreError::Replaced)
-    }
 }
 
 /// The row of `cluster`.
@@ -123,7 +99,7 @@ impl StoreFile {
         }
         Ok(Self {
             connection,
-            place: FilePlace::of(path, &made),
+            place: Arc::new(FilePlace::of(path, &made)),
             terms,
             book: None,
             declared: LastDeclared::default(),
@@ -244,7 +220,6 @@ impl StoreFile {
     }
 
     pub(super) fn admit(&mut self, rows: &[AdmissionRow]) -> Result<AdmissionReply, StoreError> {
-        self.place.check()?;
         let now_ms = self.wall()?;
         let counted_ms = self.now()?;
         let future_ms = self.terms.future_ms;
@@ -284,7 +259,6 @@ impl StoreFile {
         introduction: &InstanceIntroduction,
         beat: &InstanceBeat,
     ) -> Result<StoreContact, StoreError> {
-        self.place.check()?;
         let now_ms = self.wall()?;
         let witness = self.witness(false);
         let future_ms = self.terms.future_ms;
@@ -472,6 +446,10 @@ impl StoreFile {
             brought_back: Vec::new(),
             replication: Replication::None,
         })
+    }
+
+    pub(super) fn place(&self) -> &Arc<FilePlace> {
+        &self.place
     }
 
     pub(super) fn connection(&self) -> &Connection {

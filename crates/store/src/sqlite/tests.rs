@@ -1,10 +1,12 @@
 use super::*;
 use crate::admission::{AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::START_MS;
+use crate::engine::Store;
 use crate::identity::StoreIdentity;
 use crate::model::{ModelServer, StoreModel};
 use crate::rows::money_row;
 use crate::sqlite::test_files::{self, introduction};
+use crate::stored_text::StoredText;
 use gatepay_core::Kind;
 use proptest::prelude::*;
 use std::fs;
@@ -412,4 +414,49 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(agrees(steps));
     }
+}
+
+#[tokio::test]
+async fn no_call_counts_once_the_file_was_exchanged_not_even_if_it_is_put_back() {
+    let files = Files::new();
+    let store = Store::Sqlite(files.ready().await);
+    let file = files.settings().path;
+    let away = file.with_extension("away");
+    let order = StoredText::parse("5").unwrap();
+    assert!(store.probe().await.is_ok());
+    fs::rename(&file, &away).unwrap();
+    for is_back in [false, true] {
+        if is_back {
+            fs::rename(&away, &file).unwrap();
+        }
+        // A probe that succeeds lets the log say that the store admits again.
+        assert!(is_replaced(store.probe().await), "{is_back}");
+        assert!(is_replaced(store.halt(&HaltScope::All, "ops").await));
+        assert!(is_replaced(store.cluster().await));
+        assert!(is_replaced(store.capped_calls_of(&order).await));
+    }
+}
+
+#[tokio::test]
+async fn the_start_after_an_exchange_knows_what_the_other_file_lacks() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    let file = files.settings().path;
+    let older = file.with_extension("older");
+    fs::copy(&file, &older).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    let admitted = row(1, Kind::Money, START_MS + 61_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    fs::rename(&older, &file).unwrap();
+    store.leave().await.unwrap();
+    drop(store);
+    let store = files.joined(START_MS + 62_000).await;
+    let copy = verdict(&store, &admitted).await;
+    assert_ne!(copy, AdmissionVerdict::Admitted);
+}
+
+fn is_replaced<T>(called: Result<T, StoreError>) -> bool {
+    matches!(called, Err(StoreError::Replaced))
 }
