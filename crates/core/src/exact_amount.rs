@@ -75,11 +75,41 @@ impl ExactAmount {
     /// Reads a JSON number, as written.
     pub fn parse_number(text: &str) -> Result<Self, AmountFault> {
         let amount = Self::parse(text)?;
-        let digits = text.bytes().filter(u8::is_ascii_digit);
-        if digits.skip_while(|digit| *digit == b'0').count() > NUMBER_DIGITS {
-            return Err(AmountFault::Rounded);
-        }
-        Ok(amount)
+        is_unrounded(text)
+            .then_some(amount)
+            .ok_or(AmountFault::Rounded)
+    }
+
+    /// Reads an amount of an answer of GatePay's. Java prints 10 as `1E+1` once surplus zeros are stripped, and 0.0000001 as `1E-7`.
+    pub fn parse_printed(text: &str) -> Result<Self, AmountFault> {
+        let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
+            return Self::parse(text);
+        };
+        Self::parse(mantissa)?;
+        let exponent: i8 = exponent.parse().map_err(|_| AmountFault::Malformed)?;
+        let (whole, places) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let zeros = "0".repeat(usize::from(exponent.unsigned_abs()));
+        let (whole, places) = if exponent < 0 {
+            let digits = format!("{zeros}{whole}");
+            let (whole, moved) = digits.split_at(whole.len());
+            (whole.to_owned(), format!("{moved}{places}"))
+        } else {
+            let digits = format!("{places}{zeros}");
+            let (moved, places) = digits.split_at(zeros.len());
+            (format!("{whole}{moved}"), places.to_owned())
+        };
+        let kept = |digits: &str| if digits.is_empty() { "0" } else { digits }.to_owned();
+        let whole = kept(whole.trim_start_matches('0'));
+        Self::parse(&format!("{whole}.{}", kept(places.trim_end_matches('0'))))
+    }
+
+    /// Like [`parse_printed`](Self::parse_printed), for a JSON number.
+    pub fn parse_printed_number(text: &str) -> Result<Self, AmountFault> {
+        let amount = Self::parse_printed(text)?;
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        is_unrounded(mantissa)
+            .then_some(amount)
+            .ok_or(AmountFault::Rounded)
     }
 
     /// The amount in units of the 18th place.
@@ -101,6 +131,12 @@ impl ExactAmount {
     pub fn times(self, times: u32) -> Option<Self> {
         Self::from_units(self.0.checked_mul(u128::from(times))?)
     }
+}
+
+/// Whether any parser keeps all digits of a JSON number.
+fn is_unrounded(number: &str) -> bool {
+    let digits = number.bytes().filter(u8::is_ascii_digit);
+    digits.skip_while(|digit| *digit == b'0').count() <= NUMBER_DIGITS
 }
 
 /// Plain digits without surplus zeros, which [`ExactAmount::parse`] reads.
@@ -135,6 +171,45 @@ impl fmt::Display for AmountFault {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_exponent_of_an_answer_moves_the_point_and_nothing_else() {
+        for (text, plain) in [
+            ("1E+1", "10"),
+            ("1e1", "10"),
+            ("1.50E+2", "150"),
+            ("1E+19", "10000000000000000000"),
+            ("12.34E1", "123.4"),
+            ("12.34E-1", "1.234"),
+            ("1E-7", "0.0000001"),
+            ("1.0E-18", "0.000000000000000001"),
+            ("0.5E1", "5"),
+            ("0E-8", "0"),
+            ("0E+100", "0"),
+            ("100E0", "100"),
+        ] {
+            let plain = ExactAmount::parse(plain);
+            assert!(plain.is_ok());
+            assert_eq!(ExactAmount::parse_printed(text), plain, "{text}");
+            assert_eq!(ExactAmount::parse_printed_number(text), plain, "{text}");
+        }
+        for (text, fault) in [
+            ("1E+20", AmountFault::TooLarge),
+            ("1E-19", AmountFault::TooPrecise),
+            ("-1E1", AmountFault::Negative),
+            ("1E", AmountFault::Malformed),
+            ("1E1E1", AmountFault::Malformed),
+            ("1E1.5", AmountFault::Malformed),
+            ("1E+1000", AmountFault::Malformed),
+            ("01E1", AmountFault::Malformed),
+            (".1E1", AmountFault::Malformed),
+            ("E1", AmountFault::Malformed),
+        ] {
+            assert_eq!(ExactAmount::parse_printed(text), Err(fault), "{text}");
+        }
+        let long = ExactAmount::parse_printed_number("1.234567890123456E+1");
+        assert_eq!(long, Err(AmountFault::Rounded));
+    }
 
     #[test]
     fn an_amount_is_read_exactly_or_not_at_all() {

@@ -583,6 +583,14 @@ mod tests {
             ),
             (r#"[{"currency":"USDT","amount":"1.5"}]"#, (other, true)),
             (
+                r#"[{"currency":"ETH","amount":2},{"currency":"USDT","amount":"15E-1"}]"#,
+                (found, true),
+            ),
+            (
+                r#"[{"currency":"ETH","amount":2},{"currency":"USDT","amount":"1.5E+3"}]"#,
+                (other, true),
+            ),
+            (
                 r#"[{"currency":"BTC","amount":"2"},{"currency":"USDT","amount":"1.5"}]"#,
                 (other, true),
             ),

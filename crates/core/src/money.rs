@@ -312,10 +312,20 @@ impl<'r, 'a> MoneyCall<'r, 'a> {
 struct DemandReader<'r, 'a> {
     row: &'static MoneyRow,
     reading: &'r BodyReading<'a>,
+    spelling: AmountSpelling,
     /// What the names say.
     names: OnceCell<MoneyNames>,
     /// The items of the row's list.
     items: OnceCell<Result<Vec<MoneyItem<'a>>, DemandFault>>,
+}
+
+/// How amounts may be spelled.
+#[derive(Clone, Copy)]
+enum AmountSpelling {
+    /// In a call: in no way that GatePay may read otherwise.
+    Asked,
+    /// In an answer: as GatePay prints them.
+    Printed,
 }
 
 /// An item of a list.
@@ -332,6 +342,7 @@ impl<'r, 'a> DemandReader<'r, 'a> {
         Self {
             row,
             reading,
+            spelling: AmountSpelling::Asked,
             names: OnceCell::new(),
             items: OnceCell::new(),
         }
@@ -458,7 +469,10 @@ impl<'r, 'a> DemandReader<'r, 'a> {
         let common = has_common.then(|| self.currency("currency")).transpose()?;
         let mut sums = Sums::new();
         for item in self.items(list)? {
-            let item = DemandReader::new(self.row, &item.reading);
+            let item = DemandReader {
+                spelling: self.spelling,
+                ..DemandReader::new(self.row, &item.reading)
+            };
             let currency = match &common {
                 None => item.currency("currency")?,
                 Some(common) if !item.reading.has("currency") => common.clone(),
@@ -602,10 +616,12 @@ impl<'r, 'a> DemandReader<'r, 'a> {
         };
         let is_number =
             |value: BodyValue<'_>| matches!(value, BodyValue::Body(_)) && value.number().is_some();
-        let amount = if self.reading.values(field).any(is_number) {
-            ExactAmount::parse_number(&text)
-        } else {
-            ExactAmount::parse(&text)
+        let is_number = self.reading.values(field).any(is_number);
+        let amount = match (self.spelling, is_number) {
+            (AmountSpelling::Asked, true) => ExactAmount::parse_number(&text),
+            (AmountSpelling::Asked, false) => ExactAmount::parse(&text),
+            (AmountSpelling::Printed, true) => ExactAmount::parse_printed_number(&text),
+            (AmountSpelling::Printed, false) => ExactAmount::parse_printed(&text),
         };
         let amount = amount.map_err(|fault| DemandFault::Amount(field, fault))?;
         Ok((amount != ExactAmount::ZERO).then_some(amount))

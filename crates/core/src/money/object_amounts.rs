@@ -3,8 +3,8 @@
 //! GatePay has one transaction under a key. If its amounts are not those of a call, they are no proof that this call made it.
 
 use super::{
-    AmountPlace, CurrencyCode, DemandKind, DemandReader, MoneyDirection, MoneyPart, MoneyRow,
-    PartCurrency, StatedAmount, TargetPlace,
+    AmountPlace, AmountSpelling, CurrencyCode, DemandKind, DemandReader, MoneyDirection, MoneyPart,
+    MoneyRow, PartCurrency, StatedAmount, TargetPlace,
 };
 use crate::body::BodyReading;
 use crate::exact_amount::ExactAmount;
@@ -36,7 +36,10 @@ impl ObjectAmounts {
     /// The amounts in an object of an answer; `None` if it states none, or one that cannot be read exactly.
     pub(crate) fn read(place: AnsweredAmounts, object: &str) -> Option<Self> {
         let reading = BodyReading::of_object(object)?;
-        let reader = DemandReader::new(&OBJECT, &reading);
+        let reader = DemandReader {
+            spelling: AmountSpelling::Printed,
+            ..DemandReader::new(&OBJECT, &reading)
+        };
         let sums = match place {
             AnsweredAmounts::Undocumented => return None,
             AnsweredAmounts::Stated { amount, currency } => {
@@ -131,7 +134,9 @@ mod tests {
             ),
             (REFUND, r#"{"requestAmount":1.50}"#, Some("1.5")),
             (REFUND, r#"{"requestAmount":0.1000000000000000001}"#, None),
-            (REFUND, r#"{"requestAmount":"1e1"}"#, None),
+            (REFUND, r#"{"requestAmount":"1e1"}"#, Some("10")),
+            (REFUND, r#"{"requestAmount":1E-7}"#, Some("0.0000001")),
+            (REFUND, r#"{"requestAmount":"1E+20"}"#, None),
             (REFUND, r#"{"requestAmount":"0"}"#, None),
             (
                 REFUND,
@@ -144,6 +149,11 @@ mod tests {
                 r#"{"withdraw_list":[{"currency":"USDT","amount":"1.5","fee":"1"},{"currency":"ETH","amount":1},
                     {"currency":"USDT","amount":"0.5"}]}"#,
                 Some("1 ETH, 2 USDT in all"),
+            ),
+            (
+                PAYOUT,
+                r#"{"withdraw_list":[{"currency":"USDT","amount":"1E+2"},{"currency":"USDT","amount":2e1}]}"#,
+                Some("120 USDT in all"),
             ),
             (PAYOUT, r#"{"withdraw_list":[]}"#, None),
             (PAYOUT, r#"{"withdraw_list":null}"#, None),

@@ -56,7 +56,7 @@ fn stated_amounts(part: &BodyReading<'_>, fields: &[(&str, &str)]) -> Option<Vec
             None => None,
             Some(currency) => Some(CurrencyCode::parse(&currency)?),
         };
-        let amount = ExactAmount::parse(&amount).ok()?;
+        let amount = ExactAmount::parse_printed(&amount).ok()?;
         amounts.push(StatedAmount { currency, amount });
     }
     Some(amounts)
