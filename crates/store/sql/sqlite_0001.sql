@@ -21,9 +21,12 @@ CREATE TABLE cluster (
     -- The longest guard of any run, in milliseconds.
     guard_ms INTEGER NOT NULL DEFAULT 0,
     -- Writes without a body are refused until then: an earlier run served reads while the store was away.
-    bodyless_until INTEGER NOT NULL DEFAULT 0
+    bodyless_until INTEGER NOT NULL DEFAULT 0,
+    -- The number of commits that were in the file without its log when the log began. What lies under the log has fewer only if it was
+    -- put there.
+    under_log INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0, 0, 0);
+INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0, 0, 0, 0);
 
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY,

@@ -18,6 +18,7 @@ mod destinations;
 mod file;
 mod file_clock;
 pub mod file_place;
+mod main_file;
 mod notifications;
 mod spend_tables;
 #[cfg(test)]
@@ -147,10 +148,12 @@ impl SqliteStore {
         let Some(introduction) = introduction else {
             return Ok(());
         };
-        // Also of a file that was exchanged: the contact shows the next start what the other one lacks.
         let file = Arc::clone(&self.file);
         let contact = aside(move || file.lock().leave(introduction.id)).await?;
-        self.write_contact(contact).await
+        match contact {
+            Some(contact) => self.write_contact(contact).await,
+            None => Ok(()),
+        }
     }
 
     /// The instance and the halts in the file.
@@ -241,12 +244,13 @@ impl SqliteStore {
         &self,
         call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (file, place) = (Arc::clone(&self.file), Arc::clone(&self.place));
+        let file = Arc::clone(&self.file);
         aside(move || {
             let mut file = file.lock();
-            place.check()?;
+            file.check()?;
             let done = call(&mut file)?;
-            place.check()?;
+            file.check()?;
+            let _later = file.shorten_log();
             Ok(done)
         })
         .await

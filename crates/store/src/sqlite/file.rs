@@ -5,11 +5,13 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use zeroize::Zeroizing;
 
 use super::clock::{self, LastSign, MachineClock};
 use super::file_place::FilePlace;
+use super::main_file::{self, FileStand, MainFile};
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
 use crate::caps::rule::{CapBreach, ShadowBreach};
@@ -29,12 +31,18 @@ const SCHEMAS: [&str; SQLITE_SCHEMA as usize] = [include_str!("../../sql/sqlite_
 const PROPOSED_MS: u64 = 86_400_000;
 const PRAGMAS: &str =
     "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-    PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF;";
+    PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF; PRAGMA wal_autocheckpoint = 0;";
+/// The number of pages in the log from which on it is taken into the file: that of SQLite's own rule.
+const LONG_LOG: i64 = 1_000;
 
 /// The only connection to a file.
 pub(super) struct StoreFile {
     connection: Connection,
     place: Arc<FilePlace>,
+    /// Dropped after the connection.
+    main: MainFile,
+    /// The last contact by a commit of this process.
+    newest: Option<StoreContact>,
     terms: StoreTerms,
     /// The rules of caps, once they are read. No other process writes the file, and reading all rules of all tenants for each
     /// call would take longer than the call.
@@ -84,12 +92,13 @@ impl StoreFile {
     pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
         // SQLite gives its other files the same permissions.
         let made = OpenOptions::new()
+            .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
             .open(path);
-        let made = made.and_then(|file| file.metadata());
-        let made = made.map_err(|source| StoreError::file(path, source))?;
+        let made = made.and_then(|file| Ok((file.metadata()?, file)));
+        let (made, main) = made.map_err(|source| StoreError::file(path, source))?;
         is_private(path, &made)?;
         let connection = Connection::open(path)?;
         connection.execute_batch(PRAGMAS)?;
@@ -97,9 +106,11 @@ impl StoreFile {
         if synchronous < 2 {
             return Err(StoreError::Unsafe(format!("synchronous = {synchronous}")));
         }
-        Ok(Self {
+        let mut opened = Self {
             connection,
             place: Arc::new(FilePlace::of(path, &made)),
+            main: MainFile::of(main),
+            newest: None,
             terms,
             book: None,
             declared: LastDeclared::default(),
@@ -107,7 +118,73 @@ impl StoreFile {
             last_sign: None,
             #[cfg(test)]
             now_ms: None,
-        })
+        };
+        opened.recognize(path)?;
+        opened.main.remember(&opened.connection)?;
+        Ok(opened)
+    }
+
+    /// Has a file count as put back whose log was written for another one.
+    fn recognize(&mut self, path: &Path) -> Result<(), StoreError> {
+        // The file is locked from here on: no other process takes its log into it.
+        if self.schema()? != SQLITE_SCHEMA {
+            return Ok(());
+        }
+        let known = "SELECT system_id, under_log FROM cluster";
+        let known = self.connection.query_row(known, [], |row| {
+            Ok(FileStand {
+                system_id: row.get(0)?,
+                position: row.get(1)?,
+            })
+        })?;
+        let found = main_file::without_log(path)?;
+        // A new file has its tables in the log at first.
+        if found.map_or(known.position == 0, |found| found.is_under(known)) {
+            return Ok(());
+        }
+        let now_ms = self.wall()?;
+        let own_guard_ms = self.terms.guard_ms();
+        let change = self.begin()?;
+        let guard = now_ms + state(&change)?.guard_ms.max(own_guard_ms);
+        change.execute(
+            "UPDATE cluster SET restored = 1, guarded_until = max(guarded_until, ?1)",
+            [to_sql(guard)],
+        )?;
+        approval_rows::void(&change, now_ms)?;
+        committed(change, now_ms)?;
+        Ok(())
+    }
+
+    /// Fails once the path has led elsewhere, or the file has something that this process did not write.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.place.check()?;
+        if self.main.is_kept() {
+            return Ok(());
+        }
+        self.place.leave();
+        Err(StoreError::Replaced)
+    }
+
+    /// Takes a long log into the file. If that fails, the log grows until it succeeds.
+    pub(super) fn shorten_log(&mut self) -> Result<(), StoreError> {
+        let look = "PRAGMA wal_checkpoint(NOOP)";
+        let pages: i64 = {
+            let mut look = self.connection.prepare_cached(look)?;
+            look.query_row([], |row| row.get(1))?
+        };
+        if pages < LONG_LOG {
+            return Ok(());
+        }
+        self.main.forget();
+        let take = "PRAGMA wal_checkpoint(RESTART)";
+        let is_busy: bool = self.connection.query_row(take, [], |row| row.get(0))?;
+        self.main.remember(&self.connection)?;
+        if !is_busy && self.schema()? == SQLITE_SCHEMA {
+            // The first commit of the new log. Without it the old one is still there, with all that it is about.
+            let note = "UPDATE cluster SET under_log = position";
+            self.connection.execute(note, [])?;
+        }
+        Ok(())
     }
 
     /// Loses the halts in force, as a file does that is put back.
@@ -244,7 +321,7 @@ impl StoreFile {
             shadows.extend(shadow);
             verdicts.push(verdict);
         }
-        committed(change, now_ms)?;
+        self.newest = Some(committed(change, now_ms)?);
         Ok(AdmissionReply {
             verdicts,
             now_ms,
@@ -294,6 +371,7 @@ impl StoreFile {
             ],
         )?;
         let contact = committed(change, now_ms)?;
+        self.newest = Some(contact);
         // A sign that did not advance the store's time leaves its reference to the next one, so that a step it saw is not lost.
         if has_ticked {
             self.note_sign(now_ms, steady);
@@ -329,12 +407,19 @@ impl StoreFile {
         Ok(lost.into_iter().map(|halt| halt.scope).collect())
     }
 
-    pub(super) fn leave(&mut self, id: i64) -> Result<StoreContact, StoreError> {
+    /// Ends the run. A file that was exchanged is left as it is, and so is the log under its path, which another process may have
+    /// by now: the last contact shows the next start what the other file lacks.
+    pub(super) fn leave(&mut self, id: i64) -> Result<Option<StoreContact>, StoreError> {
+        if self.check().is_err() {
+            let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            self.connection.set_db_config(keep, true)?;
+            return Ok(self.newest);
+        }
         let now_ms = self.wall()?;
         let change = self.begin()?;
         refuse_bodyless(&change, &state(&change)?, now_ms)?;
         change.execute("DELETE FROM instance WHERE id = ?1", [id])?;
-        committed(change, now_ms)
+        committed(change, now_ms).map(Some)
     }
 
     pub(super) fn halt(&mut self, scope: &str, by: &str) -> Result<i64, StoreError> {

@@ -48,8 +48,13 @@ impl FilePlace {
         if leads_here {
             return Ok(());
         }
-        self.was_left.store(true, Ordering::Release);
+        self.leave();
         Err(StoreError::Replaced)
+    }
+
+    /// Has the file count as exchanged.
+    pub(super) fn leave(&self) {
+        self.was_left.store(true, Ordering::Release);
     }
 }
 

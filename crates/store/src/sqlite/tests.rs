@@ -430,10 +430,10 @@ async fn no_call_counts_once_the_file_was_exchanged_not_even_if_it_is_put_back()
             fs::rename(&away, &file).unwrap();
         }
         // A probe that succeeds lets the log say that the store admits again.
-        assert!(is_replaced(store.probe().await), "{is_back}");
-        assert!(is_replaced(store.halt(&HaltScope::All, "ops").await));
-        assert!(is_replaced(store.cluster().await));
-        assert!(is_replaced(store.capped_calls_of(&order).await));
+        assert!(is_replaced(&store.probe().await), "{is_back}");
+        assert!(is_replaced(&store.halt(&HaltScope::All, "ops").await));
+        assert!(is_replaced(&store.cluster().await));
+        assert!(is_replaced(&store.capped_calls_of(&order).await));
     }
 }
 
@@ -457,6 +457,114 @@ async fn the_start_after_an_exchange_knows_what_the_other_file_lacks() {
     assert_ne!(copy, AdmissionVerdict::Admitted);
 }
 
-fn is_replaced<T>(called: Result<T, StoreError>) -> bool {
+fn is_replaced<T>(called: &Result<T, StoreError>) -> bool {
     matches!(called, Err(StoreError::Replaced))
+}
+
+/// Commits until the log was taken into the file and began anew. None of the commits records a stamp.
+async fn begin_another_log(store: &SqliteStore) {
+    let beat = InstanceBeat {
+        config_hash: "c".to_owned(),
+        journal_head: None,
+        halt_epoch: 0,
+        bodyless: false,
+        known_halts: Vec::new(),
+    };
+    let under_log = || -> i64 {
+        let under_log = "SELECT under_log FROM cluster";
+        let file = store.file.lock();
+        let under_log = file.connection().query_row(under_log, [], |row| row.get(0));
+        under_log.unwrap()
+    };
+    let before = under_log();
+    while under_log() == before {
+        store.beat(&beat).await.unwrap();
+    }
+    store.beat(&beat).await.unwrap();
+    store.upkeep().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    let at = |name: &str| files.folder.path().join(name);
+    let now_ms = START_MS + 61_000;
+    fs::copy(at("gatepay.db"), at("backup")).unwrap();
+    let store = files.joined(now_ms).await;
+    let admitted = row(1, Kind::Write, now_ms);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    begin_another_log(&store).await;
+    // What a crash leaves.
+    let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
+    for name in left {
+        fs::copy(at(name), at(&format!("{name}.left"))).unwrap();
+    }
+    drop(store);
+    for (file, is_restored) in [("gatepay.db.left", false), ("backup", true)] {
+        for name in left {
+            fs::copy(at(&format!("{name}.left")), at(name)).unwrap();
+        }
+        fs::copy(at(file), at("gatepay.db")).unwrap();
+        // A command that opens the file does not hide it.
+        drop(SqliteStore::open(&files.settings(), StoreTerms::default()).unwrap());
+        let store = files.joined(now_ms + 1_000).await;
+        assert_eq!(store.is_restored().await.unwrap(), is_restored, "{file}");
+        let copy = verdict(&store, &admitted).await;
+        assert_ne!(copy, AdmissionVerdict::Admitted, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_copied_over_the_open_one_is_noticed_now_and_at_the_next_start() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    let file = files.settings().path;
+    let backup = file.with_extension("backup");
+    fs::copy(&file, &backup).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    let admitted = row(1, Kind::Write, START_MS + 61_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    begin_another_log(&store).await;
+    assert!(store.cluster().await.is_ok());
+    fs::copy(&backup, &file).unwrap();
+    assert!(is_replaced(&store.cluster().await));
+    store.leave().await.unwrap();
+    drop(store);
+    let store = files.joined(START_MS + 62_000).await;
+    assert!(store.is_restored().await.unwrap());
+    assert_ne!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
+async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_next_one() {
+    let files = Files::new();
+    let store = files.ready().await;
+    store.leave().await.unwrap();
+    drop(store);
+    let file = files.settings().path;
+    let other = file.with_extension("other");
+    fs::copy(&file, &other).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    fs::rename(&other, &file).unwrap();
+    let next = files.joined(START_MS + 62_000).await;
+    next.file.lock().now_ms = Some(START_MS + 90_000);
+    let admitted = row(2, Kind::Write, START_MS + 90_000);
+    assert_eq!(verdict(&next, &admitted).await, AdmissionVerdict::Admitted);
+    let log = || fs::read(files.folder.path().join("gatepay.db-wal")).unwrap();
+    let before = log();
+    store.leave().await.unwrap();
+    drop(store);
+    assert!(log() == before);
+    drop(next);
+    let last = files.joined(START_MS + 91_000).await;
+    let copy = verdict(&last, &admitted).await;
+    assert!(
+        matches!(copy, AdmissionVerdict::Replayed { .. }),
+        "{copy:?}"
+    );
 }

@@ -1,0 +1,160 @@
+//! Main file: the file without its log.
+//!
+//! A commit goes to the log, which SQLite takes into the file from time to time. What lies under a log must be what it was written
+//! for: SQLite reads any file with the log that it finds beside it, and a copy that was put there lacks what was in the file
+//! between the copy and the log.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+
+use crate::error::StoreError;
+
+/// The open file, of which one page is compared with what this process wrote there.
+pub(super) struct MainFile {
+    /// Kept open until the connection is closed: closing any descriptor of a file gives up all locks of the process on it.
+    file: File,
+    /// `None` until the file has the page.
+    written: Option<WrittenPage>,
+}
+
+/// The page that each commit changes, as it was taken into the file last.
+struct WrittenPage {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+/// Which store a file is, and how many commits it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileStand {
+    pub(super) system_id: i64,
+    pub(super) position: i64,
+}
+
+impl FileStand {
+    /// Whether a log was written for this file that began when the file had what the log knows.
+    pub(super) fn is_under(self, log: Self) -> bool {
+        self.system_id == log.system_id && self.position >= log.position
+    }
+}
+
+impl MainFile {
+    pub(super) fn of(file: File) -> Self {
+        Self {
+            file,
+            written: None,
+        }
+    }
+
+    /// Remembers the page as it lies in the file now.
+    pub(super) fn remember(&mut self, connection: &Connection) -> Result<(), StoreError> {
+        let size: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'cluster'";
+        let root: Option<u32> = connection
+            .query_row(root, [], |row| row.get(0))
+            .optional()?;
+        self.written = root.and_then(|root| {
+            let offset = u64::from(root.saturating_sub(1)) * u64::from(size);
+            let bytes = self.read(offset, usize::try_from(size).ok()?)?;
+            Some(WrittenPage { offset, bytes })
+        });
+        Ok(())
+    }
+
+    /// Forgets it, before the log is taken into the file.
+    pub(super) fn forget(&mut self) {
+        self.written = None;
+    }
+
+    /// Whether the file has what was taken into it last. Another file may have been copied over it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.written.as_ref().is_none_or(|page| {
+            let now = self.read(page.offset, page.bytes.len());
+            now.is_some_and(|now| now == page.bytes)
+        })
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
+}
+
+/// What a file has without its log; `None` if it has no readable table. SQLite closes its descriptor only once no other connection
+/// of this process has a lock on the file.
+pub(super) fn without_log(path: &Path) -> Result<Option<FileStand>, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let file = Connection::open_with_flags(immutable(path), flags)?;
+    let stand = "SELECT system_id, position FROM cluster";
+    let stand = file.query_row(stand, [], |row| {
+        Ok(FileStand {
+            system_id: row.get(0)?,
+            position: row.get(1)?,
+        })
+    });
+    match stand {
+        Ok(stand) => Ok(Some(stand)),
+        // No table, or one that only the log makes whole.
+        Err(error) if is_unreadable(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The address by which SQLite opens a file as it lies there, without its log.
+fn immutable(path: &Path) -> String {
+    let mut address = if path.is_absolute() {
+        "file://"
+    } else {
+        "file:"
+    }
+    .to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                address.push(char::from(*byte));
+            }
+            _ => {
+                let _ = write!(address, "%{byte:02X}");
+            }
+        }
+    }
+    address + "?immutable=1"
+}
+
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    let code = error.sqlite_error_code();
+    matches!(code, Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_name_is_found_without_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.db", "a b?c#d%20&e=f.db", "größe.db"] {
+            let path = folder.path().join(name);
+            let file = Connection::open(&path).unwrap();
+            file.execute_batch("CREATE TABLE cluster AS SELECT 7 AS system_id, 5 AS position")
+                .unwrap();
+            file.execute_batch("PRAGMA journal_mode = WAL; UPDATE cluster SET position = 6")
+                .unwrap();
+            let stand = FileStand {
+                system_id: 7,
+                position: 5,
+            };
+            assert_eq!(without_log(&path).unwrap(), Some(stand), "{name}");
+        }
+        let path = folder.path().join("empty.db");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(without_log(&path).unwrap(), None);
+        assert!(without_log(&folder.path().join("missing.db")).is_err());
+    }
+}
