@@ -232,6 +232,11 @@ impl GroupChanges {
         let mut after = after.inspect(|_| group.after += 1).peekable();
         for (id, old) in before {
             group.before += 1;
+            // Shared parties have the same id, and comparing pointers reads neither of the two.
+            let is_shared = |(_, new): &(_, FactSource<'_>)| new.is_same_in_memory(old);
+            if after.next_if(is_shared).is_some() {
+                continue;
+            }
             while let Some((id, new)) = after.next_if(|(other, _)| *other < id) {
                 add(&mut group.added, id, new);
             }
