@@ -177,7 +177,8 @@ impl ReloadThread {
     }
 
     fn build(&mut self, confirm: Option<&str>) -> ReloadReport {
-        let next = match self.watch.next() {
+        let before = self.app.generation.load_full();
+        let next = match self.watch.next_after(&before.registry) {
             Ok(next) => next,
             Err(invalid) => {
                 // First, because invalid files are read once more for their problems, and there may be many.
@@ -187,7 +188,6 @@ impl ReloadThread {
             }
         };
         self.unbuilt = false;
-        let before = self.app.generation.load_full();
         let plan = planned(&before, &next);
         let confirmed = confirm == Some(plan.hash.as_str());
         if !plan.guard.is_empty() && self.app.settings.reload_guard && !confirmed {

@@ -42,6 +42,7 @@ use crate::syntax::table_reader::TableReader;
 
 mod folder;
 mod ownership;
+mod sorted;
 
 use folder::{FolderChanges, PartyFolder, ReadInputs, StatThreads, combined_stamp};
 use ownership::{KeyOwner, KeyOwners, UniqueKeys as _, visit_credential_keys};
@@ -283,6 +284,18 @@ impl ConfigWatch {
 
     /// The configuration that was read, unless files are invalid.
     pub fn next(&self) -> Result<NextConfiguration, InvalidFiles> {
+        self.next_with(Registry::index)
+    }
+
+    /// The same, sooner, by means of a registry that has most of the parties: the one in force.
+    pub fn next_after(&self, in_force: &Registry) -> Result<NextConfiguration, InvalidFiles> {
+        self.next_with(|tenants, operators| Registry::following(in_force, tenants, operators))
+    }
+
+    fn next_with(
+        &self,
+        registry: impl FnOnce(Vec<Arc<Tenant>>, Vec<Arc<Operator>>) -> Registry,
+    ) -> Result<NextConfiguration, InvalidFiles> {
         let mut wrong: BTreeSet<PathBuf> = self.tenants.invalid_files().collect();
         wrong.extend(self.operators.invalid_files());
         if let Some(said) = &self.proxy.parsed
@@ -299,7 +312,7 @@ impl ConfigWatch {
                 return Ok(NextConfiguration {
                     settings: Arc::clone(&said.settings),
                     restart: operations.into_iter().chain(trust).collect(),
-                    registry: Registry::index(self.tenants.parties(), self.operators.parties()),
+                    registry: registry(self.tenants.parties(), self.operators.parties()),
                 });
             }
         }
@@ -337,7 +350,7 @@ impl ConfigWatch {
 
     /// Adds the files whose links to approvers are wrong.
     fn unlinked(&self, terms: ApproverTerms<'_>, wrong: &mut BTreeSet<PathBuf>) {
-        for (file, by) in self.tenants.key_owners() {
+        for (file, by) in self.tenants.key_owners().filter(|(file, _)| file.has_links) {
             let mut holders = file.parties.iter().map(|it| it.admin_operators());
             if holders.any(|holders| terms.unknown(holders).is_some()) {
                 wrong.insert(by.path());
@@ -353,23 +366,17 @@ impl ConfigWatch {
 
     /// Adds the files that hold something only one may hold.
     ///
-    /// A hundred thousand tenants hold half a million things: their hashes are sorted, and only those are compared whose
-    /// hash is there twice.
+    /// A hundred thousand tenants hold half a million things: only those are compared whose hash is there twice.
     fn conflicts(&self, institution: &[DatedCredential], wrong: &mut BTreeSet<PathBuf>) {
-        let mut hashes = Vec::new();
-        visit_credential_keys(institution, |held| hashes.push(self.hasher.hash_one(held)));
-        let tenants = self
-            .tenants
-            .key_owners()
-            .flat_map(|(file, _)| &file.key_hashes);
-        let operators = self
-            .operators
-            .key_owners()
-            .flat_map(|(file, _)| &file.key_hashes);
-        hashes.extend(tenants.chain(operators));
-        hashes.sort_unstable();
-        let twice = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
-        let twice: HashSet<u64> = twice.map(|pair| pair[0]).collect();
+        let (tenants, operators) = (&self.tenants.held_keys, &self.operators.held_keys);
+        let mut twice: HashSet<u64> = tenants.repeated().chain(operators.repeated()).collect();
+        twice.extend(operators.common(tenants));
+        visit_credential_keys(institution, |held| {
+            let hash = self.hasher.hash_one(held);
+            if tenants.contains(hash) || operators.contains(hash) {
+                twice.insert(hash);
+            }
+        });
         if twice.is_empty() {
             return;
         }
@@ -382,15 +389,18 @@ impl ConfigWatch {
             // Twice is fine there: GatePay can change the secret and keep the id.
             holders.take(held, proxy_toml, false, &mut BTreeSet::new());
         });
-        let mut take = |held, by, shared| holders.take(held, by, shared, wrong);
-        let concerned = |held: &[u64]| held.iter().any(|hash| twice.contains(hash));
+        let mut take = |held, by, shared| {
+            if twice.contains(&self.hasher.hash_one(&held)) {
+                holders.take(held, by, shared, wrong);
+            }
+        };
         for (file, by) in self.tenants.key_owners() {
-            for tenant in file.parties.iter().filter(|_| concerned(&file.key_hashes)) {
+            for tenant in &file.parties {
                 tenant.visit_keys(|held, shared| take(held, by, shared));
             }
         }
         for (file, by) in self.operators.key_owners() {
-            for operator in file.parties.iter().filter(|_| concerned(&file.key_hashes)) {
+            for operator in &file.parties {
                 operator.visit_keys(|held, shared| take(held, by, shared));
             }
         }

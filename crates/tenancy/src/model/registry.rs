@@ -1,6 +1,5 @@
 //! All tenants and operators, found by client id.
 
-use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,6 +15,9 @@ use crate::model::restriction::Restrictions;
 use crate::model::settings::MetricsSettings;
 use crate::model::tenant::Tenant;
 
+/// If more than this part of the parties differ, a registry is indexed from nothing.
+const PATCHED_PART: usize = 8;
+
 /// All tenants and operators: immutable, built whole or not at all.
 #[derive(Default)]
 pub struct Registry {
@@ -30,6 +32,7 @@ pub struct Registry {
 
 /// A credential: its owner, the owner's position, and the credential's index. The party and its credentials are
 /// stored again, though the position leads to them: a request then misses the cache once instead of three times.
+#[derive(Clone)]
 struct CredentialEntry {
     party: SharedParty,
     credentials: Arc<[DatedCredential]>,
@@ -37,7 +40,19 @@ struct CredentialEntry {
     credential: u32,
 }
 
+/// The differences between a registry and the one before it. The parties of both are sorted by id, so those that both
+/// share come in the same order.
+struct PartyMoves {
+    /// The positions before of parties that are not shared, ascending.
+    left: Vec<usize>,
+    /// The present positions of parties that are not shared, ascending.
+    came: Vec<usize>,
+    /// The present position of each party that is shared, by its position before.
+    present: Vec<u32>,
+}
+
 /// A [`PartyRef`] with shared ownership.
+#[derive(Clone)]
 enum SharedParty {
     Tenant(Arc<Tenant>),
     Operator(Arc<Operator>),
@@ -66,8 +81,41 @@ pub enum PartyRef<'a> {
 }
 
 impl CredentialEntry {
+    fn new(party: PartyRef<'_>, position: usize, credential: usize) -> Self {
+        Self {
+            party: SharedParty::of(party),
+            credentials: Arc::clone(&party.party().credentials),
+            position: place(position),
+            credential: place(credential),
+        }
+    }
+
     fn dated(&self) -> &DatedCredential {
         &self.credentials[self.credential as usize]
+    }
+}
+
+impl PartyMoves {
+    fn between(before: &Registry, now: &Registry) -> Self {
+        const GONE: u32 = u32::MAX;
+        let (mut present, mut came) = (vec![GONE; before.len()], Vec::new());
+        for (position, origin) in now.positions_in(before).into_iter().enumerate() {
+            match origin {
+                Some(origin) => present[origin] = place(position),
+                None => came.push(position),
+            }
+        }
+        let left = (0..before.len()).filter(|origin| present[*origin] == GONE);
+        Self {
+            left: left.collect(),
+            came,
+            present,
+        }
+    }
+
+    /// Whether a shared party has another position than before.
+    fn shift(&self) -> bool {
+        self.left != self.came
     }
 }
 
@@ -204,9 +252,11 @@ impl Registry {
     /// The parties with metric series of their own, by position: pinned ones, then tenants and operators by id, up to `max_tenants`. It
     /// follows from configuration alone, so that no traffic can make a series.
     pub fn own_series(&self, metrics: &MetricsSettings) -> Vec<bool> {
-        let pinned: HashSet<&str> = metrics.pinned.iter().map(PartyId::as_str).collect();
-        let is_pinned = |party: PartyRef<'_>| pinned.contains(party.party().id.as_str());
-        let mut own: Vec<bool> = self.parties().map(is_pinned).collect();
+        let mut own = vec![false; self.len()];
+        let pinned = metrics.pinned.iter();
+        for position in pinned.filter_map(|id| self.position(id.as_str())) {
+            own[position] = true;
+        }
         let named = own.iter().filter(|own| **own).count();
         let left = metrics.max_tenants.saturating_sub(named);
         for own in own.iter_mut().filter(|own| !**own).take(left) {
@@ -229,15 +279,9 @@ impl Registry {
             .parties()
             .map(|party| party.party().credentials.len());
         let mut by_client_id = HashTable::with_capacity(credentials.sum());
-        let place = |index| u32::try_from(index).expect("there are fewer than four billion");
         for (position, party) in registry.parties().enumerate() {
             for (credential, dated) in party.party().credentials.iter().enumerate() {
-                let entry = CredentialEntry {
-                    party: SharedParty::of(party),
-                    credentials: Arc::clone(&party.party().credentials),
-                    position: place(position),
-                    credential: place(credential),
-                };
+                let entry = CredentialEntry::new(party, position, credential);
                 let hash = hash_of(dated.credential.client_id.as_str());
                 // The capacity is exact, so no entry is rehashed.
                 by_client_id.insert_unique(hash, entry, |_| hash);
@@ -253,6 +297,107 @@ impl Registry {
         registry
     }
 
+    /// As [`index`](Self::index), of parties that are sorted by id and mostly those of a registry before: its tables are
+    /// copied, and only the entries of the other parties are looked up. With a hundred thousand parties that takes a
+    /// third of the time.
+    pub(crate) fn following(
+        before: &Self,
+        tenants: Vec<Arc<Tenant>>,
+        operators: Vec<Arc<Operator>>,
+    ) -> Self {
+        let mut registry = Self {
+            tenants,
+            operators,
+            hasher: before.hasher.clone(),
+            ..Self::default()
+        };
+        let moves = PartyMoves::between(before, &registry);
+        if moves.left.len() + moves.came.len() > before.len() / PATCHED_PART {
+            return Self::index(registry.tenants, registry.operators);
+        }
+        let by_client_id = registry.patched_client_ids(before, &moves);
+        let by_account = registry.patched_accounts(before, &moves);
+        let (Some(by_client_id), Some(by_account)) = (by_client_id, by_account) else {
+            return Self::index(registry.tenants, registry.operators);
+        };
+        registry.by_client_id = by_client_id;
+        registry.by_account = by_account;
+        registry
+    }
+
+    /// `None` if an entry that has to go is not found: no entry may stay without its party.
+    fn patched_client_ids(
+        &self,
+        before: &Self,
+        moves: &PartyMoves,
+    ) -> Option<HashTable<CredentialEntry>> {
+        let hash_of = |text: &str| self.hasher.hash_one(text);
+        let mut by_client_id = before.by_client_id.clone();
+        for position in moves.left.iter().copied() {
+            for (index, dated) in before.at(position).party().credentials.iter().enumerate() {
+                let hash = hash_of(dated.credential.client_id.as_str());
+                let is_it = |entry: &CredentialEntry| {
+                    (entry.position, entry.credential) == (place(position), place(index))
+                };
+                by_client_id.find_entry(hash, is_it).ok()?.remove();
+            }
+        }
+        if moves.shift() {
+            for entry in &mut by_client_id {
+                entry.position = moves.present[entry.position as usize];
+            }
+        }
+        for position in moves.came.iter().copied() {
+            let party = self.at(position);
+            for (index, dated) in party.party().credentials.iter().enumerate() {
+                let hash = hash_of(dated.credential.client_id.as_str());
+                let entry = CredentialEntry::new(party, position, index);
+                by_client_id.insert_unique(hash, entry, |entry| {
+                    hash_of(entry.dated().credential.client_id.as_str())
+                });
+            }
+        }
+        Some(by_client_id)
+    }
+
+    /// `None` as in [`patched_client_ids`](Self::patched_client_ids).
+    fn patched_accounts(&self, before: &Self, moves: &PartyMoves) -> Option<HashTable<u32>> {
+        let hash_of = |tenant: &Tenant| self.hasher.hash_one(tenant.sub_account.as_str());
+        let mut by_account = before.by_account.clone();
+        let left = moves.left.iter().copied();
+        for position in left.take_while(|position| *position < before.tenants.len()) {
+            let hash = hash_of(&before.tenants[position]);
+            let entry = by_account.find_entry(hash, |other| *other == place(position));
+            entry.ok()?.remove();
+        }
+        if moves.shift() {
+            for position in &mut by_account {
+                *position = moves.present[*position as usize];
+            }
+        }
+        let came = moves.came.iter().copied();
+        for position in came.take_while(|position| *position < self.tenants.len()) {
+            let hash = hash_of(&self.tenants[position]);
+            by_account.insert_unique(hash, place(position), |other| {
+                hash_of(&self.tenants[*other as usize])
+            });
+        }
+        Some(by_account)
+    }
+
+    /// For each party, by position: its position in a registry before, if it is the same one in memory there.
+    pub fn positions_in(&self, before: &Self) -> Vec<Option<usize>> {
+        let mut positions = Vec::with_capacity(self.len());
+        positions.extend(shared_positions(&before.tenants, &self.tenants));
+        let operators = shared_positions(&before.operators, &self.operators);
+        positions.extend(operators.map(|at| Some(before.tenants.len() + at?)));
+        positions
+    }
+
+    fn len(&self) -> usize {
+        self.tenants.len() + self.operators.len()
+    }
+
     /// The same registry with fewer rights: the tenants and the operators that these restrictions name lose the rights
     /// that these take away. `None` if no party has more than they leave.
     pub(crate) fn restricted<'a>(
@@ -265,7 +410,8 @@ impl Registry {
         if tenants.is_none() && operators.is_none() {
             return None;
         }
-        Some(Self::index(
+        Some(Self::following(
+            self,
             tenants.unwrap_or_else(|| self.tenants.clone()),
             operators.unwrap_or_else(|| self.operators.clone()),
         ))
@@ -343,6 +489,31 @@ impl Registry {
     }
 }
 
+/// For each party: its place in a list before, if it is the same one in memory there. Both lists are sorted by id.
+fn shared_positions<T: AsRef<Party>>(
+    before: &[Arc<T>],
+    now: &[Arc<T>],
+) -> impl Iterator<Item = Option<usize>> {
+    let is_earlier = |one: &Arc<T>, other: &Arc<T>| T::as_ref(one).id < T::as_ref(other).id;
+    let mut at = 0;
+    now.iter().map(move |party| {
+        let is_shared = |at: usize| before.get(at).is_some_and(|old| Arc::ptr_eq(old, party));
+        // Nearly always, and without a look at the party.
+        if !is_shared(at) {
+            let rest = &before[at..];
+            at += rest.iter().take_while(|old| is_earlier(old, party)).count();
+        }
+        is_shared(at).then(|| {
+            at += 1;
+            at - 1
+        })
+    })
+}
+
+fn place(index: usize) -> u32 {
+    u32::try_from(index).expect("there are fewer than four billion")
+}
+
 /// These parties with the restrictions that name them; `None` if none of them has more rights than the restrictions leave.
 fn fewer_rights<'a, T: AsRef<Party>>(
     parties: &[Arc<T>],
@@ -363,4 +534,124 @@ fn fewer_rights<'a, T: AsRef<Party>>(
         }
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tenant::SubAccount;
+    use gatepay_core::{Catalogue, ClientId, Credential, SecretKey};
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use zeroize::Zeroizing;
+
+    /// Enough that a registry follows another one that differs in a few.
+    const PARTIES: u8 = 40;
+    const ACCOUNTS: u8 = 12;
+
+    /// What a party is in one version: `None` if it is absent.
+    type Version = Option<(u8, u8)>;
+
+    /// Versions of some parties: their sub-account, and which of three credentials they have.
+    fn changes(most: usize) -> impl Strategy<Value = BTreeMap<u8, Version>> {
+        let version = prop::option::weighted(0.8, (0..ACCOUNTS, 1..8_u8));
+        btree_map(0..PARTIES * 2, version, 0..most)
+    }
+
+    fn credentials(number: u8, which: u8) -> Vec<DatedCredential> {
+        let secret = SecretKey::new(Zeroizing::new("made-up".to_owned())).unwrap();
+        let indexes = (0..3_u8).filter(|index| which & (1 << index) != 0);
+        let client_ids = indexes.map(|index| format!("client-{number}-{index}"));
+        let client_ids = client_ids.map(|id| ClientId::parse(&id).unwrap());
+        let dated = client_ids.map(|id| DatedCredential::undated(Credential::new(id, &secret)));
+        dated.collect()
+    }
+
+    #[derive(Default)]
+    struct World {
+        tenants: BTreeMap<PartyId, Arc<Tenant>>,
+        operators: BTreeMap<PartyId, Arc<Operator>>,
+    }
+
+    impl World {
+        /// The parties from [`PARTIES`] on are operators.
+        fn change(&mut self, number: u8, version: Version) {
+            let id = PartyId::parse(&format!("p{number:02}")).unwrap();
+            let catalogue = Catalogue::standard();
+            match version {
+                None => {
+                    self.tenants.remove(&id);
+                    self.operators.remove(&id);
+                }
+                Some((account, which)) if number < PARTIES => {
+                    let account = SubAccount::parse(&format!("10{account}")).unwrap();
+                    let tenant =
+                        Tenant::new(id.clone(), account, &catalogue, credentials(number, which));
+                    self.tenants.insert(id, tenant.into());
+                }
+                Some((_, which)) => {
+                    let operator =
+                        Operator::new(id.clone(), &catalogue, credentials(number, which));
+                    self.operators.insert(id, operator.into());
+                }
+            }
+        }
+
+        fn parties(&self) -> (Vec<Arc<Tenant>>, Vec<Arc<Operator>>) {
+            (
+                self.tenants.values().cloned().collect(),
+                self.operators.values().cloned().collect(),
+            )
+        }
+    }
+
+    /// All that a registry answers.
+    fn answers(registry: &Registry) -> Vec<String> {
+        let pointer = |party: PartyRef<'_>| format!("{:p}", party.party());
+        let mut all: Vec<_> = registry.parties().map(pointer).collect();
+        for number in 0..PARTIES * 2 {
+            all.push(format!("{:?}", registry.position(&format!("p{number:02}"))));
+            for index in 0..3 {
+                let found = registry.find(&format!("client-{number}-{index}"));
+                let found = found.map(|found| {
+                    let at = (found.position, found.credential_index);
+                    format!("{at:?} {} {:p}", pointer(found.owner), found.credential)
+                });
+                all.push(found.unwrap_or_default());
+            }
+        }
+        for account in 0..ACCOUNTS {
+            let account = format!("10{account}");
+            let tenants = registry.tenants_of(&account);
+            let mut ids: Vec<_> = tenants.map(|it| it.party.id.as_str()).collect();
+            ids.sort_unstable();
+            all.push(ids.join(" "));
+        }
+        all.push(format!("{}", registry.by_client_id.len()));
+        all.push(format!("{}", registry.by_account.len()));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn a_registry_that_follows_others_answers_as_one_that_is_built_from_nothing(
+            first in changes(120), rounds in vec(changes(8), 1..8)
+        ) {
+            let mut world = World::default();
+            for number in 0..PARTIES * 2 {
+                world.change(number, Some((number % ACCOUNTS, 1)));
+            }
+            let mut in_force = Registry::default();
+            for round in [first].into_iter().chain(rounds) {
+                for (number, version) in round {
+                    world.change(number, version);
+                }
+                let (tenants, operators) = world.parties();
+                let from_nothing = Registry::index(tenants.clone(), operators.clone());
+                in_force = Registry::following(&in_force, tenants, operators);
+                prop_assert_eq!(answers(&in_force), answers(&from_nothing));
+            }
+        }
+    }
 }

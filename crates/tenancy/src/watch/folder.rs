@@ -4,10 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::RandomState;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ownership::{self, KeyOwner, UniqueKeys};
+use super::ownership::{HeldKeys, KeyHashes, KeyOwner, UniqueKeys};
+use super::sorted::insert_sorted;
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
 use crate::disk::party_files::{folder_of, in_folder, party_names};
 use crate::files::restrictions;
@@ -31,6 +33,9 @@ pub(super) struct PartyFolder<T> {
     pub(super) listed: bool,
     /// Sorted by name.
     files: Vec<PartyFile<T>>,
+    /// Those of all files, sorted by id. While files are wrong, an id may be there several times.
+    parties: Vec<Arc<T>>,
+    pub(super) held_keys: HeldKeys,
 }
 
 /// One of them, with the secrets it names. There may be a hundred thousand: nothing is written out twice.
@@ -47,10 +52,10 @@ pub(super) struct PartyFile<T> {
     /// The parties that the configuration in force has from this file, if the file was read again since; `None` if they
     /// are those in `parties`.
     owned_before: Option<Box<[PartyId]>>,
-    /// A hash of each of their unique keys, since some take long to compute.
-    pub(super) key_hashes: Box<[u64]>,
     /// Whether nothing is wrong with it by itself.
     is_valid: bool,
+    /// Whether one of its parties has links that each reload checks: few have any.
+    pub(super) has_links: bool,
 }
 
 /// The changes of a folder since it was read.
@@ -108,6 +113,8 @@ impl<T: UniqueKeys> PartyFolder<T> {
             path: path.map(Path::to_owned),
             listed: path.is_none(),
             files: Vec::new(),
+            parties: Vec::new(),
+            held_keys: HeldKeys::default(),
         }
     }
 
@@ -207,7 +214,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
         };
         let is_listed = |listed: &bool| party_names(folder).is_ok() == *listed;
         let is_settled = |(name, stamp): &&(Box<OsStr>, Option<FileStamp>)| {
-            let known = self.files.binary_search_by(|file| file.name.cmp(name));
+            let known = self.place_of(name);
             let secrets = known.map_or(&[][..], |at| &self.files[at].secrets);
             present_stamp(folder, name, secrets) == stamp.unwrap_or(FileStamp::NOTHING)
         };
@@ -240,16 +247,61 @@ impl<T: UniqueKeys> PartyFolder<T> {
                 ..PartyFile::read(folder, name, word, by, &read)
             }
         });
-        let differs = |file: &PartyFile<T>| {
-            let files = &differ.files;
-            files
-                .binary_search_by(|(name, _)| name.cmp(&file.name))
-                .is_ok()
-        };
-        self.files.retain(|file| !differs(file));
-        self.files.extend(files);
-        // Two sorted runs: no more than a walk along the two.
-        self.files.sort_by(|one, other| one.name.cmp(&other.name));
+        let came = parties_of(&files);
+        let gone = differ.files.iter().filter(|(_, look)| look.is_none());
+        let left = self.exchange_files(files, gone.map(|(name, _)| &**name));
+        let left = parties_of(&left);
+        self.held_keys.exchange(
+            KeyHashes::of(&left, by.hasher),
+            KeyHashes::of(&came, by.hasher),
+        );
+        self.exchange_parties(&left, came);
+    }
+
+    /// Puts in files that were read, takes out those by these names, and returns the ones that were there before.
+    fn exchange_files<'n>(
+        &mut self,
+        came: Vec<PartyFile<T>>,
+        gone: impl Iterator<Item = &'n OsStr>,
+    ) -> Vec<PartyFile<T>> {
+        if self.files.is_empty() {
+            // The first reading: nothing is moved.
+            insert_sorted(&mut self.files, came, |one, other| {
+                one.name.cmp(&other.name)
+            });
+            return Vec::new();
+        }
+        let (mut left, mut new) = (Vec::new(), Vec::new());
+        for file in came {
+            match self.place_of(&file.name) {
+                Ok(at) => left.push(mem::replace(&mut self.files[at], file)),
+                Err(_) => new.push(file),
+            }
+        }
+        let gone: BTreeSet<usize> = gone.filter_map(|name| self.place_of(name).ok()).collect();
+        if !gone.is_empty() {
+            let mut places = 0..;
+            let is_gone = |_: &mut _| places.next().is_some_and(|at| gone.contains(&at));
+            left.extend(self.files.extract_if(.., is_gone));
+        }
+        insert_sorted(&mut self.files, new, |one, other| one.name.cmp(&other.name));
+        left
+    }
+
+    fn exchange_parties(&mut self, left: &[Arc<T>], came: Vec<Arc<T>>) {
+        if !left.is_empty() {
+            let left: HashSet<*const T> = left.iter().map(Arc::as_ptr).collect();
+            self.parties
+                .retain(|party| !left.contains(&Arc::as_ptr(party)));
+        }
+        insert_sorted(&mut self.parties, came, |one, other| {
+            let [one, other] = [one, other].map(PartyFile::id);
+            one.cmp(other)
+        });
+    }
+
+    fn place_of(&self, name: &OsStr) -> Result<usize, usize> {
+        self.files.binary_search_by(|file| (*file.name).cmp(name))
     }
 
     pub(super) fn key_owners(&self) -> impl Iterator<Item = (&PartyFile<T>, KeyOwner<'_>)> {
@@ -261,18 +313,19 @@ impl<T: UniqueKeys> PartyFolder<T> {
         })
     }
 
+    /// The parties of all files, sorted by id.
     pub(super) fn parties(&self) -> Vec<Arc<T>> {
-        let count = self.files.iter().map(|file| file.parties.len()).sum();
-        let mut parties = Vec::with_capacity(count);
-        for file in &self.files {
-            parties.extend(file.parties.iter().cloned());
-        }
-        parties
+        self.parties.clone()
     }
 
     /// The parties of the files as they are read now are in force.
     pub(super) fn now_in_force(&mut self) {
-        for file in &mut self.files {
+        // A look at each is enough: writing to all takes longer.
+        for file in self
+            .files
+            .iter_mut()
+            .filter(|file| file.owned_before.is_some())
+        {
             file.owned_before = None;
         }
     }
@@ -320,6 +373,15 @@ impl<T: UniqueKeys> PartyFolder<T> {
             }
         }
     }
+}
+
+fn parties_of<T>(files: &[PartyFile<T>]) -> Vec<Arc<T>> {
+    let count = files.iter().map(|file| file.parties.len()).sum();
+    let mut parties = Vec::with_capacity(count);
+    for file in files {
+        parties.extend(file.parties.iter().cloned());
+    }
+    parties
 }
 
 impl<T: UniqueKeys> PartyFile<T> {
@@ -373,7 +435,7 @@ impl<T: UniqueKeys> PartyFile<T> {
             name: name.into(),
             stamp: look.and(seen.iter().map(|secret| secret.stamp)),
             secrets: seen.iter().map(beside).collect(),
-            key_hashes: ownership::key_hashes(&parties, by.hasher),
+            has_links: parties.iter().any(|party| party.has_links()),
             parties: parties.into(),
             restrictions: stated.into(),
             owned_before: None,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::thread;
 
 use gatepay_tenancy::watch::NextConfiguration;
-use gatepay_tenancy::{ConfigWatch, Registry, Standing};
+use gatepay_tenancy::{ConfigSnapshot, ConfigWatch, Plan, Registry, Standing};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use crate::registry::ids;
 use crate::support::{Folder, folder, lines, operator, tenant};
@@ -374,4 +376,74 @@ fn the_first_load_reports_every_problem_at_once() {
     let said = ConfigWatch::open(&folder.path("proxy.toml"), &folder.env()).err();
     assert_eq!(lines(&said.unwrap()), folder.problems());
     assert!(ConfigWatch::open(Path::new("nowhere.toml"), &folder.env()).is_err());
+}
+
+/// A file's content by one of its versions, or none. Versions are tenants of their own, two in one file, one that another
+/// file has too, and no TOML.
+fn version(number: u8, version: u8) -> Option<String> {
+    let own = |number: u8, more: &str| tenant(&format!("shop-{number}"), more);
+    let other = number + 20;
+    Some(match version {
+        0 => return None,
+        1 => own(number, ""),
+        2 => own(number, "weight = 2"),
+        3 => own(number, "standing = 'suspended'"),
+        4 => format!(
+            "[[tenant]]\n{}[[tenant]]\n{}",
+            own(number, ""),
+            own(other, "weight = 3")
+        ),
+        5 => own(other, ""),
+        6 => own(number ^ 1, ""),
+        _ => own(number, "no ="),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_is_built_step_by_step_is_what_is_loaded_from_nothing(
+        rounds in vec(vec((0..12_u8, 0..8_u8), 1..4), 1..8)
+    ) {
+        let mut folder = folder();
+        for number in 0..40 {
+            folder = folder.secret(&format!("shop-{number}"), &format!("made-up-{number}"));
+        }
+        for number in 0..12 {
+            folder = folder.file(&format!("tenants.d/f{number:02}.toml"), version(number, 1).unwrap());
+        }
+        let (mut watch, mut in_force) = open(&folder);
+        for round in rounds {
+            for (number, to) in round {
+                let name = format!("tenants.d/f{number:02}.toml");
+                match version(number, to) {
+                    None => _ = fs::remove_file(folder.path(&name)),
+                    Some(text) => {
+                        // Another file in its place, so that the same text is another stamp.
+                        folder = folder.file("next", text);
+                        fs::rename(folder.path("next"), folder.path(&name)).unwrap();
+                    }
+                }
+            }
+            let changed = watch.changed_files();
+            watch.read(&changed, &folder.env());
+            let loaded = folder.load();
+            let next = watch.next_after(&in_force);
+            prop_assert_eq!(next.is_ok(), loaded.is_ok());
+            let (Ok(next), Ok(loaded)) = (next, loaded) else { continue };
+            let after = ConfigSnapshot { registry: &next.registry, ..ConfigSnapshot::of(&loaded) };
+            let plan = Plan::between(ConfigSnapshot::of(&loaded), after);
+            prop_assert!(!plan.changes, "{plan}");
+            for number in 0..40 {
+                let client_id = format!("client-shop-{number}");
+                let [one, other] = [&next.registry, &loaded.registry].map(|it| {
+                    it.find(&client_id).map(|found| (found.position, found.owner.party().id.clone()))
+                });
+                prop_assert_eq!(one, other);
+            }
+            in_force = next.registry;
+            watch.now_in_force();
+        }
+    }
 }
