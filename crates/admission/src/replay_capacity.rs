@@ -1,7 +1,7 @@
 //! Replay capacity: how many stamps the replay memory may have to hold, from the rates that are configured.
 
 use gatepay_tenancy::settings::{QuotaSettings, Settings};
-use gatepay_tenancy::{Party, PartyRef, Rate, Registry, ReplayRule};
+use gatepay_tenancy::{PartyRef, Rate, Registry, ReplayRule};
 
 /// The largest number of entries in the replay memory: one for each stamp that all parties may have admitted, or that
 /// the institution may send, the lesser of the two, while a stamp is fresh. A stamp takes one more if its nonce is
@@ -13,14 +13,17 @@ pub fn replay_capacity(settings: &Settings, quota: &QuotaSettings, registry: &Re
     let most =
         |rate: Rate| u64::from(rate.per_second.get()) * seconds + u64::from(rate.burst.get());
     let institution = most(quota.rate);
-    let stamps = |of: &dyn Fn(&Party) -> bool| {
-        let parties = registry
-            .parties()
-            .map(PartyRef::party)
-            .filter(|party| of(party));
-        let parties = parties.map(|party| most(party.limits.all));
-        parties.fold(0_u64, u64::saturating_add).min(institution)
-    };
-    let nonces = stamps(&|party| party.replay == ReplayRule::Nonce);
-    usize::try_from(stamps(&|_| true).saturating_add(nonces)).unwrap_or(usize::MAX)
+    // One walk for both: it takes long if there are many parties.
+    let (mut stamps, mut nonces) = (0_u64, 0_u64);
+    for party in registry.parties().map(PartyRef::party) {
+        let most = most(party.limits.all);
+        stamps = stamps.saturating_add(most);
+        if party.replay == ReplayRule::Nonce {
+            nonces = nonces.saturating_add(most);
+        }
+    }
+    let most = stamps
+        .min(institution)
+        .saturating_add(nonces.min(institution));
+    usize::try_from(most).unwrap_or(usize::MAX)
 }

@@ -43,6 +43,7 @@ pub struct Generation {
 }
 
 /// The state of a party: in one table, so that a request looks its position up in one place.
+#[derive(Clone)]
 struct PartyState {
     limits: Arc<TenantLimits>,
     uses: CredentialUsages,
@@ -72,8 +73,8 @@ impl Generation {
         Self::new(None, catalogue, registry, institution, content, inputs)
     }
 
-    /// Builds a generation. A party of the generation before keeps its `TenantLimits`, under its present limits, and
-    /// the usage of its credentials: so nothing may fail any more.
+    /// Builds a generation. A party of the generation before, which is the latest one, keeps its `TenantLimits`, under its
+    /// present limits, and the usage of its credentials: so nothing may fail any more.
     pub fn new(
         before: Option<&Self>,
         catalogue: Arc<Catalogue>,
@@ -83,12 +84,28 @@ impl Generation {
         inputs: GenerationInputs<'_>,
     ) -> Self {
         let own = registry.own_series(&inputs.settings.metrics);
-        let tenant_limits = inputs.tenant_limits.arrange(&registry, &own, inputs.series);
-        let party_states = registry.parties().zip(tenant_limits).map(|(who, limits)| {
+        let kept = match before {
+            Some(before) => before.states_kept_by(&registry, &own, inputs),
+            None => vec![None; own.len()],
+        };
+        let others = registry.parties().zip(&own).zip(&kept);
+        let others = others.filter(|(_, kept)| kept.is_none());
+        let tenant_limits = inputs.tenant_limits.arrange(
+            others.map(|((who, own), _)| (who, *own)),
+            before.map_or(0, |before| before.party_states.len()),
+            inputs.series,
+        );
+        let mut tenant_limits = tenant_limits.into_iter();
+        let party_states = registry.parties().zip(kept).map(|(who, kept)| {
+            if let Some(state) = kept {
+                return state.clone();
+            }
             let party = who.party();
             let same = |dated: &_| before.and_then(|before| before.same_use(party, dated));
-            let uses = CredentialUsages::of(party, same);
-            PartyState { limits, uses }
+            PartyState {
+                limits: tenant_limits.next().expect("each of the others has some"),
+                uses: CredentialUsages::of(party, same),
+            }
         });
         Self {
             party_states: party_states.collect(),
@@ -98,6 +115,23 @@ impl Generation {
             caps,
             written,
         }
+    }
+
+    /// The states that the parties of the next registry keep as they are, by position: of parties that both registries
+    /// share, and that have series of their own in both or in none.
+    fn states_kept_by(
+        &self,
+        next: &Registry,
+        own: &[bool],
+        inputs: GenerationInputs<'_>,
+    ) -> Vec<Option<&PartyState>> {
+        let own_before = self.registry.own_series(&inputs.settings.metrics);
+        let origins = next.positions_in(&self.registry).into_iter().zip(own);
+        let kept = origins.map(|(origin, own)| {
+            let origin = origin.filter(|origin| own_before[*origin] == *own);
+            origin.map(|origin| &self.party_states[origin])
+        });
+        kept.collect()
     }
 
     /// The usage of this credential of this party, if both are the same here.
@@ -188,6 +222,10 @@ mod tests {
     use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};
     use zeroize::Zeroizing;
 
+    use gatepay_tenancy::ConfigWatch;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
     use std::time::Duration;
 
     const START: u64 = 1_767_225_600_000;
@@ -383,5 +421,86 @@ mod tests {
         // The tenant's only credential, once the other is gone.
         let last = world.after(Some(&next), signing(&[("b", &[("b-2", "2")])]));
         assert_eq!(used(&last, "b-2"), (2, Some(1_000)));
+    }
+
+    /// Writes a tenant's two files.
+    fn write_tenant(folder: &Path, id: &str, burst: u32) {
+        let secret = folder.join(format!("{id}.key"));
+        fs::write(&secret, format!("fake-{id}")).unwrap();
+        fs::set_permissions(secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let table = format!(
+            "id = '{id}'\nsub_account = '{id}'\nlimits = {{ requests_per_second = 1, burst = {burst} }}\n\
+             credential = [{{ client_id = '{id}', secret = {{ file = '../{id}.key' }} }}]\n"
+        );
+        fs::write(folder.join(format!("tenants.d/{id}.toml")), table).unwrap();
+    }
+
+    #[test]
+    fn tenants_of_unchanged_files_keep_their_state_and_have_series_by_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("tenants.d")).unwrap();
+        for id in ["b", "c", "d", "e"] {
+            write_tenant(path, id, 3);
+        }
+        let proxy = "[[institution.credential]]\nclient_id = 'i'\nsecret = { env = 'I' }\n";
+        fs::write(path.join("proxy.toml"), proxy).unwrap();
+        let env = |_: &str| Some("fake-institution".to_owned());
+        let opened = ConfigWatch::open(&path.join("proxy.toml"), &env);
+        let (mut watch, configuration) = opened.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let world = World::new();
+        let has_series = |id: &str| {
+            let text = String::from_utf8(world.metrics.render()).unwrap();
+            text.contains(&format!("tenant=\"{id}\""))
+        };
+        let mut generation = world.after(None, configuration.registry);
+        let used = |generation: &Generation, id: &str| {
+            let found = generation.registry.find(id).unwrap();
+            let used = generation.used(found.position, found.credential_index);
+            used.note(1_000);
+            used.count()
+        };
+        for id in ["b", "c", "d", "e"] {
+            assert_eq!(
+                (used(&generation, id), world.drain(&generation, id)),
+                (1, 3)
+            );
+        }
+        let mut follow = |generation: &mut Generation| {
+            let changed = watch.changed_files();
+            assert!(!changed.is_empty());
+            watch.read(&changed, &env);
+            let registry = watch
+                .next_after(&generation.registry)
+                .ok()
+                .unwrap()
+                .registry;
+            watch.now_in_force();
+            let next = world.after(Some(generation), registry);
+            next.end_series_of(generation, world.inputs());
+            *generation = next;
+        };
+        write_tenant(path, "a", 3);
+        write_tenant(path, "d", 7);
+        follow(&mut generation);
+        assert_eq!(["a", "b", "c"].map(has_series), [true, true, false]);
+        assert_eq!(["b", "c", "d", "e"].map(|id| used(&generation, id)), [2; 4]);
+        assert_eq!(
+            ["a", "b", "c", "e"].map(|id| world.drain(&generation, id)),
+            [3, 0, 0, 0]
+        );
+        world.clock.advance(Duration::from_secs(7));
+        let left = ["b", "d"].map(|id| world.drain(&generation, id));
+        assert_eq!(left, [3, 7], "by their present limits");
+        // One that comes back finds its bucket as it left it.
+        fs::remove_file(path.join("tenants.d/b.toml")).unwrap();
+        follow(&mut generation);
+        assert_eq!(["a", "b", "c"].map(has_series), [true, false, true]);
+        world.clock.advance(Duration::from_secs(1));
+        write_tenant(path, "b", 3);
+        follow(&mut generation);
+        assert_eq!(["a", "b", "c"].map(has_series), [true, true, false]);
+        assert_eq!(world.drain(&generation, "b"), 1);
+        assert_eq!(["c", "d", "e"].map(|id| used(&generation, id)), [3; 3]);
     }
 }

@@ -42,6 +42,7 @@ const QUIET_MS: u64 = 60 * 60 * 1_000;
 const LATELY_MS: u64 = 15 * 60 * 1_000;
 
 /// The usage of all credentials of one party, by their places.
+#[derive(Clone)]
 pub enum CredentialUsages {
     /// Most parties have one credential: its usage is found without one more memory read.
     One(Arc<CredentialUsage>),

@@ -15,7 +15,7 @@ use gatepay_admission::pushback_throttle::PushbackThrottle;
 use gatepay_admission::quota::QuotaShare;
 use gatepay_admission::seats::SeatLimit;
 use gatepay_core::Kind;
-use gatepay_tenancy::{PartyId, PartyLimits, Rate, Registry};
+use gatepay_tenancy::{PartyId, PartyLimits, PartyRef, Rate};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
 
@@ -582,29 +582,32 @@ impl TenantLimitsMap {
         }
     }
 
-    /// The limits of a registry's parties, in the registry's order: existing limits are adjusted, missing ones are
-    /// created. Call this when nothing can fail any more: it changes the limits of requests under way.
+    /// The limits of parties, in the same order: existing limits are adjusted, missing ones are created. Each party comes
+    /// with whether it has series of its own. Call this when nothing can fail any more: it changes the limits of requests
+    /// under way.
     ///
     /// The limits of a removed party are kept until they are at rest: a party that is removed and added again finds its
-    /// buckets as it left them.
-    pub fn arrange(
+    /// buckets as it left them. `in_force` is the number of parties in the generation in force, which hold their limits.
+    pub fn arrange<'a>(
         &self,
-        registry: &Registry,
-        own: &[bool],
+        parties: impl Iterator<Item = (PartyRef<'a>, bool)>,
+        in_force: usize,
         series: &TenantSeries,
     ) -> Vec<Arc<TenantLimits>> {
         let mut by_party = self.by_party.lock();
         let now = self.quota.now();
-        by_party.retain(|_, party_limits| {
-            Arc::strong_count(party_limits) > 1 || !party_limits.is_at_rest(now)
-        });
+        // Without others there is nothing to forget, and a look at each takes long.
+        if by_party.len() > in_force {
+            by_party.retain(|_, party_limits| {
+                Arc::strong_count(party_limits) > 1 || !party_limits.is_at_rest(now)
+            });
+        }
         let other = series.of(None);
-        let everybody = registry.tenants().len() + registry.operators().len();
-        let mut arranged = Vec::with_capacity(everybody);
-        for (position, who) in registry.parties().enumerate() {
+        let mut arranged = Vec::with_capacity(parties.size_hint().0);
+        for (who, own) in parties {
             let (party, weight) = (who.party(), who.weight());
             // Configuration decides which tenants have series of their own, never traffic.
-            let meters = if own[position] {
+            let meters = if own {
                 series.of(Some(party.id.as_str()))
             } else {
                 Arc::clone(&other)
