@@ -19,7 +19,7 @@ use crate::model::party::PartyId;
 use crate::model::restriction::Restrictions;
 use crate::model::settings::SecretText;
 use crate::syntax::table_reader::TableReader;
-use crate::threads::on_threads;
+use crate::threads::{on_threads, on_threads_beside};
 
 /// Fewer files than this are read by one thread: that takes a second, and each thread's heap keeps some memory.
 const READ_BY_A_THREAD: usize = 20_000;
@@ -65,23 +65,6 @@ pub(super) struct FolderChanges {
     listed: Option<bool>,
     /// Sorted by name; each with its present stamp, unless it is gone.
     files: Vec<(Box<OsStr>, Option<FileStamp>)>,
-}
-
-/// A name, with the parties read from it and whether the file exists.
-struct NamePair<'a, T> {
-    name: &'a OsStr,
-    known: Option<&'a PartyFile<T>>,
-    exists: bool,
-}
-
-impl<'a, T> NamePair<'a, T> {
-    fn gone(known: &'a PartyFile<T>) -> Self {
-        Self {
-            name: &known.name,
-            known: Some(known),
-            exists: false,
-        }
-    }
 }
 
 /// On how many threads files are looked at.
@@ -152,51 +135,43 @@ impl<T: UniqueKeys> PartyFolder<T> {
         let Some(folder) = self.path.as_deref() else {
             return FolderChanges::default();
         };
-        let Ok(names) = party_names(folder) else {
-            return self.changes_of_known_files(folder);
+        let least = match threads {
+            StatThreads::One => usize::MAX,
+            StatThreads::AsManyAsPay => SEEN_BY_A_THREAD,
+        };
+        let look = |known: &PartyFile<T>| present_stamp(folder, &known.name, &known.secrets);
+        let (names, stamps) = on_threads_beside(&self.files, least, look, || party_names(folder));
+        let Ok(names) = names else {
+            return self.changes_of_known_files(&stamps);
         };
         // Both are sorted: one walk along the two.
-        let mut known = self.files.iter().peekable();
-        let mut pairs = Vec::with_capacity(names.len());
-        for name in &names {
-            while let Some(file) = known.next_if(|known| *known.name < **name) {
-                pairs.push(NamePair::gone(file));
+        let mut known = self.files.iter().zip(stamps).peekable();
+        let mut files = Vec::new();
+        let gone = |(known, _): (&PartyFile<T>, _)| (known.name.clone(), None);
+        for name in names {
+            while let Some(known) = known.next_if(|(known, _)| *known.name < *name) {
+                files.push(gone(known));
             }
-            pairs.push(NamePair {
-                name,
-                known: known.next_if(|known| *known.name == **name),
-                exists: true,
-            });
+            match known.next_if(|(known, _)| *known.name == *name) {
+                Some((known, stamp)) if known.stamp == stamp => {}
+                Some((known, stamp)) => files.push((known.name.clone(), Some(stamp))),
+                None => {
+                    let stamp = present_stamp(folder, &name, &[]);
+                    files.push((name.into(), Some(stamp)));
+                }
+            }
         }
-        pairs.extend(known.map(NamePair::gone));
-        let look = |pair: &NamePair<'_, T>| {
-            let secrets = pair.known.map(|known| &*known.secrets);
-            pair.exists
-                .then(|| present_stamp(folder, pair.name, secrets.unwrap_or_default()))
-        };
-        let looks = match threads {
-            StatThreads::One => pairs.iter().map(look).collect(),
-            StatThreads::AsManyAsPay => on_threads(&pairs, SEEN_BY_A_THREAD, look),
-        };
-        let differ = pairs
-            .iter()
-            .zip(looks)
-            .filter(|(pair, look)| *look != pair.known.map(|known| known.stamp));
+        files.extend(known.map(gone));
         FolderChanges {
             listed: (!self.listed).then_some(true),
-            files: differ
-                .map(|(pair, look)| (pair.name.into(), look))
-                .collect(),
+            files,
         }
     }
 
     /// The changes of a folder that cannot be listed. It has not lost its files, so a file that cannot be found is no
     /// change, but a file that can be read may suspend its party.
-    fn changes_of_known_files(&self, folder: &Path) -> FolderChanges {
-        let present = self.files.iter().map(|known| {
-            let stamp = present_stamp(folder, &known.name, &known.secrets);
-            (known, stamp)
-        });
+    fn changes_of_known_files(&self, stamps: &[FileStamp]) -> FolderChanges {
+        let present = self.files.iter().zip(stamps.iter().copied());
         let changed =
             present.filter(|(known, stamp)| *stamp != FileStamp::NOTHING && *stamp != known.stamp);
         FolderChanges {
