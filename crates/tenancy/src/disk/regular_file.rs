@@ -40,11 +40,15 @@ impl RegularFile {
         Ok(Self { file, metadata })
     }
 
+    /// The length that its metadata gave; `None` for a file of procfs, which may have any.
+    pub(crate) fn length(&self) -> Option<u64> {
+        Some(self.metadata.len()).filter(|length| *length > 0)
+    }
+
     /// Reads the file, at most `most` bytes, and stops at the length that its metadata gave:
     /// had it grown since, it would look different.
     pub(crate) fn read(self, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-        // Files of procfs have no length.
-        let length = Some(self.metadata.len()).filter(|length| *length > 0);
+        let length = self.length();
         let most = length.map_or(most, |length| length.min(most));
         bytes.reserve_exact(usize::try_from(length.unwrap_or(0).min(most)).unwrap_or(0));
         self.file.take(most).read_to_end(bytes).map(|_| ())

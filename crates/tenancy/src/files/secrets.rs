@@ -34,6 +34,8 @@ pub(crate) struct SecretSources<'a> {
 
 /// The largest secret file. Issued secrets have some dozens of characters; a larger file is another one.
 const LARGEST: usize = 4096;
+/// With less left, the standard library reads the end of a file into a buffer of its own, which is not erased.
+const ROOM_TO_SPARE: usize = 64;
 const INLINE: &str = "inline secrets are not allowed; use { file = \"…\" } or { env = \"…\" }";
 /// Read, write and execute for others.
 const OTHERS: u32 = 0o007;
@@ -109,8 +111,13 @@ fn read_file(path: &Path, sources: SecretSources<'_>) -> Result<SecretKey, Value
     if file.metadata.permissions().mode() & OTHERS != 0 {
         return Err("secret file is world-accessible; run chmod o= FILE".into());
     }
-    // One allocation: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
+    // One allocation: a buffer that grows leaves copies behind. It is no larger than needed, since all of it is erased: of
+    // a hundred thousand secrets that takes longer than to read them. A file of procfs has no length.
+    let room = match file.length() {
+        None => LARGEST + 1,
+        Some(length) => usize::try_from(length).unwrap_or(LARGEST).min(LARGEST) + 1,
+    };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room + ROOM_TO_SPARE));
     let most = u64::try_from(LARGEST + 1).expect("a small constant");
     file.read(most, &mut bytes).map_err(io_fault)?;
     if bytes.len() > LARGEST {
