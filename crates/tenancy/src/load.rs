@@ -308,6 +308,7 @@ impl<'a> ConfigReading<'a> {
             };
             let sources = self.sources(path);
             if let Some(pieces) = document::pieces(path, &text, word) {
+                drop(text);
                 let mut before = 0;
                 for piece in pieces {
                     let root = self.fine(path, piece.parse()).unwrap_or_default();

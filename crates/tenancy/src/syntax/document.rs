@@ -129,12 +129,19 @@ fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// A part of a TOML file that is a list of tables: some of these tables.
-pub(crate) struct FilePiece<'t> {
+/// A part of a TOML file that is a list of tables: some of these tables. It has its own text, so that the memory of a long
+/// file is given back piece by piece while that of its tenants grows.
+pub(crate) struct FilePiece {
+    text: Box<str>,
+    /// How many lines of the file come before the piece.
+    lines_before: usize,
+}
+
+/// Where a piece may begin and end.
+struct PieceSpan<'t> {
     text: &'t str,
     /// The text and the header behind it: no header of the list may follow a list in brackets.
     with_next_header: &'t str,
-    /// How many lines of the file come before the piece.
     lines_before: usize,
 }
 
@@ -143,17 +150,17 @@ pub(crate) struct FilePiece<'t> {
 /// file, and for one that has a fault.
 ///
 /// A tenant's tree takes six KB, which a hundred thousand of them never take at once.
-pub(crate) fn pieces<'t>(path: &Path, text: &'t str, word: &str) -> Option<Vec<FilePiece<'t>>> {
+pub(crate) fn pieces(path: &Path, text: &str, word: &str) -> Option<Vec<FilePiece>> {
     if is_json(path) || text.len() <= PIECE {
         return None;
     }
     let (text, header) = (without_mark(text), format!("\n[[{word}]]"));
-    let (mut pieces, mut begin, mut lines_before) = (Vec::new(), 0, 0);
+    let (mut spans, mut begin, mut lines_before) = (Vec::new(), 0, 0);
     while begin < text.len() {
         let least = text.floor_char_boundary(begin + PIECE);
         let next = text[least..].find(&header).map(|at| least + at + 1);
         let end = next.unwrap_or(text.len());
-        pieces.push(FilePiece {
+        spans.push(PieceSpan {
             text: &text[begin..end],
             with_next_header: &text[begin..next.map_or(end, |at| at + header.len() - 1)],
             lines_before,
@@ -161,11 +168,15 @@ pub(crate) fn pieces<'t>(path: &Path, text: &'t str, word: &str) -> Option<Vec<F
         lines_before += text[begin..end].matches('\n').count();
         begin = end;
     }
-    let are_lists = on_threads(&pieces, PIECES_OF_A_THREAD, |piece| piece.is_list(word));
-    (pieces.len() > 1 && !are_lists.contains(&false)).then_some(pieces)
+    let are_lists = on_threads(&spans, PIECES_OF_A_THREAD, |span| span.is_list(word));
+    let piece = |span: &PieceSpan<'_>| FilePiece {
+        text: span.text.into(),
+        lines_before: span.lines_before,
+    };
+    (spans.len() > 1 && !are_lists.contains(&false)).then(|| spans.iter().map(piece).collect())
 }
 
-impl FilePiece<'_> {
+impl PieceSpan<'_> {
     /// Whether the piece has tables under this key, and nothing else. A header within a text of several lines is none: it
     /// would end a piece in the middle of the text.
     fn is_list(&self, word: &str) -> bool {
@@ -173,10 +184,12 @@ impl FilePiece<'_> {
         let is_only_key = root.get_ref().keys().all(|key| key.get_ref() == word);
         errors.is_empty() && is_only_key
     }
+}
 
+impl FilePiece {
     /// Parses the piece.
     pub(crate) fn parse(&self) -> Result<ConfigTable, Vec<SyntaxFault>> {
-        from_toml_behind(self.text, self.lines_before)
+        from_toml_behind(&self.text, self.lines_before)
     }
 }
 
@@ -435,7 +448,7 @@ mod tests {
         (0..2_000).map(tenant).collect()
     }
 
-    fn pieces_of<'t>(text: &'t str, word: &str) -> Option<Vec<FilePiece<'t>>> {
+    fn pieces_of(text: &str, word: &str) -> Option<Vec<FilePiece>> {
         pieces(Path::new("all.toml"), text, word)
     }
 

@@ -402,14 +402,16 @@ impl<T: UniqueKeys> PartyFile<T> {
         });
         let fine = reading.problems.is_empty();
         let (look, seen) = reads.into_seen();
-        let beside = |secret: &StampedFile| match secret.path.strip_prefix(folder_of(&path)) {
+        let stamp = look.and(seen.iter().map(|secret| secret.stamp));
+        let beside = |secret: StampedFile| match secret.path.strip_prefix(folder_of(&path)) {
             Ok(name) => name.into(),
-            Err(_) => secret.path.clone(),
+            Err(_) => secret.path,
         };
         Self {
             name: name.into(),
-            stamp: look.and(seen.iter().map(|secret| secret.stamp)),
-            secrets: seen.iter().map(beside).collect(),
+            stamp,
+            // Each path is freed once it is made: one file may have a hundred thousand.
+            secrets: seen.into_iter().map(beside).collect(),
             has_links: parties.iter().any(|party| party.has_links()),
             parties: parties.into(),
             restrictions: stated.into(),
