@@ -2,7 +2,8 @@
 //!
 //! A dedicated thread polls the files, reads those that differ, builds the generation, and swaps the one pointer. The
 //! thread also drops the previous generation, so no request pays for any of these steps. The thread polls every
-//! `poll_ms`, less often if polling would take more than a fiftieth of a core, and at once on request.
+//! `poll_ms`, less often if polling would take more than a fiftieth of a core, and at once on request. In between it looks
+//! at the files that file events name. Whatever these say, a generation is built only after a look at all files.
 //!
 //! Restrictions do not wait for the whole. While the files have an error, or a change waits for confirmation, the
 //! current generation continues with the parties suspended that the files suspend, with the credentials ended that the
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatepay_admission::replay_capacity::replay_capacity;
 use gatepay_tenancy::watch::{ChangedFiles, NextConfiguration};
@@ -86,6 +87,60 @@ pub fn follow(
     thread.spawn(move || follower.run(&asked))
 }
 
+/// When the files are looked at next.
+struct LookSchedule {
+    /// The shortest time between two looks.
+    interval: Duration,
+    /// The time between two looks at all files, so that they take no more than their share.
+    pause: Duration,
+    /// The time between two looks at the files that were hinted at, likewise.
+    hints_pause: Duration,
+    /// When all files are looked at next.
+    due: Instant,
+    /// From when on a hint may advance that: as often again as it comes by itself.
+    may_advance: Instant,
+}
+
+impl LookSchedule {
+    fn every(interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            interval,
+            pause: interval,
+            hints_pause: interval,
+            due: now + interval,
+            may_advance: now,
+        }
+    }
+
+    /// How long until the next look at any file.
+    fn wait(&self, now: Instant) -> Duration {
+        self.hints_pause
+            .min(self.due.saturating_duration_since(now))
+    }
+
+    /// Whether all files are looked at now; `advance` if any of them may have changed.
+    fn is_due(&mut self, now: Instant, advance: bool) -> bool {
+        if self.due <= now {
+            return true;
+        }
+        if !advance || now < self.may_advance {
+            return false;
+        }
+        self.may_advance = now + self.pause;
+        true
+    }
+
+    fn all_seen(&mut self, now: Instant, cost: Duration) {
+        self.pause = self.interval.max(cost.saturating_mul(SHARE));
+        self.due = now + self.pause;
+    }
+
+    fn hints_taken(&mut self, cost: Duration) {
+        self.hints_pause = self.interval.max(cost.saturating_mul(SHARE));
+    }
+}
+
 struct ReloadThread {
     app: Arc<App>,
     watch: ConfigWatch,
@@ -102,6 +157,7 @@ struct ReloadThread {
 impl ReloadThread {
     fn run(&mut self, asked: &Receiver<ReloadRequest>) {
         yield_to_requests();
+        self.watch.take_hints();
         // Computed only once the process serves: for a hundred thousand tenants the hash takes a quarter of a second.
         self.hash = ConfigHash::of(self.app.generation.load().side());
         let hash = self.show_hash();
@@ -111,14 +167,14 @@ impl ReloadThread {
         // A change takes effect within the poll interval. So polls come earlier by the settle time, and by a reserve
         // for reading and building, which run at a lower priority than requests.
         let interval = poll.saturating_sub(settle + poll / 10);
-        let mut pause = interval;
+        let mut looks = LookSchedule::every(interval);
         loop {
             self.app
                 .metrics
                 .reloads
                 .poll_seconds
-                .set((pause + settle).as_secs_f64());
-            match asked.recv_timeout(pause) {
+                .set((looks.pause + settle).as_secs_f64());
+            match asked.recv_timeout(looks.wait(Instant::now())) {
                 Ok(ReloadRequest::Now { confirm, reply }) => {
                     systemd::tell(ServiceStage::Reloading);
                     let answer = self.reload(confirm.as_deref());
@@ -128,11 +184,9 @@ impl ReloadThread {
                 }
                 Ok(ReloadRequest::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    let began = cpu_time();
-                    let changed = self.watch.changed_files_on_this_thread();
-                    let cost = cpu_time().saturating_sub(began);
-                    pause = interval.max(cost.saturating_mul(SHARE));
-                    if (!changed.is_empty() || self.unbuilt) && self.read(changed, settle) {
+                    if let Some(changed) = self.look(&mut looks)
+                        && self.read(changed, settle)
+                    {
                         self.build(None);
                     }
                 }
@@ -141,8 +195,32 @@ impl ReloadThread {
         }
     }
 
+    /// Looks at all files if their time has come or any may have changed, and otherwise at those that were hinted at.
+    /// Returns what has to be read, which may be nothing if files that were read before wait to be built; `None` if there
+    /// is nothing to do.
+    fn look(&mut self, looks: &mut LookSchedule) -> Option<ChangedFiles> {
+        let began = cpu_time();
+        // Also before a look at all files: it shows whatever the hints up to now are about.
+        let hinted = self.watch.hinted_files();
+        let cost = || cpu_time().saturating_sub(began);
+        if !looks.is_due(Instant::now(), hinted.everywhere) {
+            looks.hints_taken(cost());
+            // Without a look at all files nothing is known of the others: what was read before is not built yet.
+            return (!hinted.changed.is_empty()).then_some(hinted.changed);
+        }
+        let changed = self.watch.changed_files_on_this_thread();
+        looks.all_seen(Instant::now(), cost());
+        (!changed.is_empty() || self.unbuilt).then_some(changed)
+    }
+
     fn reload(&mut self, confirm: Option<&str>) -> ReloadReport {
-        let changed = self.watch.changed_files();
+        // After the files that were hinted at are read, all are looked at.
+        let hinted = self.watch.hinted_files();
+        let changed = if hinted.everywhere || hinted.changed.is_empty() {
+            self.watch.changed_files()
+        } else {
+            hinted.changed
+        };
         if self.read(changed, SETTLE_WHEN_ASKED) {
             self.build(confirm)
         } else {
@@ -536,4 +614,38 @@ fn yield_to_requests() {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_look_at_all_files_has_its_share_and_a_hint_advances_it_as_often_again_at_most() {
+        let mut looks = LookSchedule::every(SECOND);
+        let mut now = looks.due;
+        assert!(looks.is_due(now, false));
+        looks.all_seen(now, SECOND);
+        let pause = SECOND * SHARE;
+        assert_eq!((looks.pause, looks.due), (pause, now + pause));
+        assert_eq!(looks.wait(now), SECOND, "hints are taken in between");
+        looks.hints_taken(SECOND / 10);
+        assert_eq!(looks.wait(now), SECOND / 10 * SHARE);
+        now += SECOND;
+        assert!(!looks.is_due(now, false));
+        assert!(looks.is_due(now, true));
+        looks.all_seen(now, SECOND);
+        let (advanced, mut count) = (now, 0);
+        while count < 2 {
+            now += SECOND;
+            if looks.is_due(now, true) {
+                looks.all_seen(now, SECOND);
+                count += 1;
+            }
+        }
+        assert!(now >= advanced + pause, "one was due, and one advanced");
+        assert_eq!(looks.wait(looks.due), Duration::ZERO);
+    }
 }

@@ -10,6 +10,8 @@
 //! the change time of an inode cannot be set back. So at the end of the last reading all files had the text that was
 //! read.
 //!
+//! File events are hints: they make changes be seen sooner, and nothing rests on them.
+//!
 //! The caller decides how often: [`ConfigWatch::changed_files`] takes the stamps, [`ConfigWatch::settled`] takes those of
 //! the changed files again, [`ConfigWatch::read`] reads the settled files, and [`ConfigWatch::next`] builds.
 
@@ -19,11 +21,13 @@ use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gatepay_core::{Catalogue, StampWindow};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
+use crate::disk::party_files::folder_of;
 use crate::files::admin_operators::ApproverTerms;
 use crate::files::party_file::PartyBounds;
 use crate::files::secrets::{Environment, SecretSources};
@@ -40,10 +44,12 @@ use crate::model::tenant::Tenant;
 use crate::syntax::problem::Problem;
 use crate::syntax::table_reader::TableReader;
 
+mod file_events;
 mod folder;
 mod ownership;
 mod sorted;
 
+use file_events::FileEvents;
 use folder::{FolderChanges, PartyFolder, ReadInputs, StatThreads, combined_stamp};
 use ownership::{KeyOwner, KeyOwners, UniqueKeys as _, visit_credential_keys};
 
@@ -69,6 +75,8 @@ pub struct ConfigWatch {
     secret_text: SecretText,
     /// Unique keys are compared by hashes that cannot be predicted.
     hasher: RandomState,
+    /// Says where to look first, if there is any.
+    events: Option<FileEvents>,
 }
 
 /// `proxy.toml`, with its secrets.
@@ -94,6 +102,24 @@ pub struct ChangedFiles {
     others: BTreeMap<Box<Path>, FileStamp>,
     tenants: FolderChanges,
     operators: FolderChanges,
+}
+
+/// What file events led to.
+#[derive(Debug)]
+pub struct HintedFiles {
+    /// The files that were hinted at and have changed.
+    pub changed: ChangedFiles,
+    /// Whether any other file may have changed, so that a look at all of them is due.
+    pub everywhere: bool,
+}
+
+/// How many files were looked at, and how many were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchWork {
+    /// Looks at a file.
+    pub looked_at: u64,
+    /// Readings of a file.
+    pub read: u64,
 }
 
 /// The next configuration.
@@ -164,6 +190,7 @@ impl ConfigWatch {
             upstream_ca: settings.upstream.ca.as_deref().map(UpstreamCa::at),
             proxy,
             hasher: RandomState::new(),
+            events: None,
         };
         let everything = ChangedFiles {
             tenants: watch.tenants.unread(),
@@ -185,6 +212,36 @@ impl ConfigWatch {
         Ok(still.then_some((watch, configuration)))
     }
 
+    /// From now on file events are hints where to look first.
+    pub fn take_hints(&mut self) {
+        let Some(mut events) = FileEvents::new() else {
+            return;
+        };
+        let trust = self.upstream_ca.iter().map(|trust| &trust.file);
+        let others = self.certificates.iter().chain(trust);
+        let others = others.chain(&self.proxy.secrets).map(|it| &*it.path);
+        let files = [&*self.proxy_toml].into_iter().chain(others);
+        events.watch(files.map(|file| folder_of(file).to_owned()));
+        events.watch(self.tenants.event_folders());
+        events.watch(self.operators.event_folders());
+        self.events = Some(events);
+    }
+
+    /// Looks at the files that were hinted at since the last call, and at those beside the files of tenants and operators.
+    /// The others may have changed as well.
+    pub fn hinted_files(&mut self) -> HintedFiles {
+        let hints = self.events.as_mut().map(FileEvents::take);
+        let hints = hints.unwrap_or_default();
+        HintedFiles {
+            changed: ChangedFiles {
+                tenants: self.tenants.hinted_changes(&hints.files),
+                operators: self.operators.hinted_changes(&hints.files),
+                ..self.changed_others()
+            },
+            everywhere: hints.everywhere,
+        }
+    }
+
     /// Looks at every file; reads none.
     pub fn changed_files(&self) -> ChangedFiles {
         self.changed_files_on(StatThreads::AsManyAsPay)
@@ -196,6 +253,15 @@ impl ConfigWatch {
     }
 
     fn changed_files_on(&self, threads: StatThreads) -> ChangedFiles {
+        ChangedFiles {
+            tenants: self.tenants.changes(threads),
+            operators: self.operators.changes(threads),
+            ..self.changed_others()
+        }
+    }
+
+    /// Of the files that are not those of tenants and operators.
+    fn changed_others(&self) -> ChangedFiles {
         let ProxyFile { stamp: look, .. } = self.proxy;
         let now = self.proxy.now(&self.proxy_toml);
         let trust = self.upstream_ca.iter().map(|trust| &trust.file);
@@ -207,8 +273,7 @@ impl ConfigWatch {
                 .filter(|(seen, now)| seen.stamp != *now)
                 .map(|(seen, now)| (seen.path.clone(), now))
                 .collect(),
-            tenants: self.tenants.changes(threads),
-            operators: self.operators.changes(threads),
+            ..ChangedFiles::default()
         }
     }
 
@@ -280,6 +345,13 @@ impl ConfigWatch {
             self.operators
                 .read(&changed.operators, "operator", by, operators);
         }
+        if changed.proxy.is_some() && self.events.is_some() {
+            // Its folders and secrets may be others.
+            self.take_hints();
+        } else if let Some(events) = &mut self.events {
+            events.watch(self.tenants.changed_event_folders(&changed.tenants));
+            events.watch(self.operators.changed_event_folders(&changed.operators));
+        }
     }
 
     /// The configuration that was read, unless files are invalid.
@@ -334,6 +406,20 @@ impl ConfigWatch {
             self.operators.forget(files);
         }
         problems
+    }
+
+    /// How many files of tenants and operators were looked at since the start, each with its secrets, and how many were
+    /// read.
+    pub fn work(&self) -> WatchWork {
+        let (tenants, operators) = (&self.tenants.work, &self.operators.work);
+        let looks = [&tenants.looked_at, &operators.looked_at];
+        WatchWork {
+            looked_at: looks
+                .map(|looks| looks.load(Ordering::Relaxed))
+                .iter()
+                .sum(),
+            read: tenants.read + operators.read,
+        }
     }
 
     /// Records that the configuration which [`next`](Self::next) last returned is in force.

@@ -22,13 +22,18 @@ pub(crate) fn party_names(path: &Path) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        if !is_hidden(&name) && is_party_name(&name) {
+        if is_read(&name) {
             names.push(name);
         }
     }
     // As bytes: paths are compared part by part, which takes long for a hundred thousand.
     names.sort_unstable();
     Ok(names)
+}
+
+/// Whether a file of this name in the folder is one of tenants or operators.
+pub(crate) fn is_read(name: &OsStr) -> bool {
+    !is_hidden(name) && is_party_name(name)
 }
 
 fn is_hidden(name: &OsStr) -> bool {

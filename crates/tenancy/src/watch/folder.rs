@@ -1,17 +1,18 @@
 //! The files of tenants or operators: their changes, and the parties that were read from them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::RandomState;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ownership::{HeldKeys, KeyHashes, KeyOwner, UniqueKeys};
 use super::sorted::insert_sorted;
 use crate::disk::file_stamp::{FileStamp, FilesRead, StampedFile};
-use crate::disk::party_files::{folder_of, in_folder, party_names};
+use crate::disk::party_files::{folder_of, in_folder, is_read, party_names};
 use crate::files::restrictions;
 use crate::files::secrets::{Environment, SecretSources};
 use crate::load::ConfigReading;
@@ -36,6 +37,21 @@ pub(super) struct PartyFolder<T> {
     /// Those of all files, sorted by id. While files are wrong, an id may be there several times.
     parties: Vec<Arc<T>>,
     pub(super) held_keys: HeldKeys,
+    pub(super) work: FolderWork,
+}
+
+/// How many files were looked at and read, ever.
+#[derive(Default)]
+pub(super) struct FolderWork {
+    pub(super) looked_at: AtomicU64,
+    pub(super) read: u64,
+}
+
+impl FolderWork {
+    fn look_at(&self, files: usize) {
+        let files = u64::try_from(files).unwrap_or(u64::MAX);
+        self.looked_at.fetch_add(files, Ordering::Relaxed);
+    }
 }
 
 /// One of them, with the secrets it names. There may be a hundred thousand: nothing is written out twice.
@@ -98,6 +114,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
             files: Vec::new(),
             parties: Vec::new(),
             held_keys: HeldKeys::default(),
+            work: FolderWork::default(),
         }
     }
 
@@ -141,6 +158,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
         };
         let look = |known: &PartyFile<T>| present_stamp(folder, &known.name, &known.secrets);
         let (names, stamps) = on_threads_beside(&self.files, least, look, || party_names(folder));
+        self.work.look_at(self.files.len());
         let Ok(names) = names else {
             return self.changes_of_known_files(&stamps);
         };
@@ -156,6 +174,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
                 Some((known, stamp)) if known.stamp == stamp => {}
                 Some((known, stamp)) => files.push((known.name.clone(), Some(stamp))),
                 None => {
+                    self.work.look_at(1);
                     let stamp = present_stamp(folder, &name, &[]);
                     files.push((name.into(), Some(stamp)));
                 }
@@ -165,6 +184,119 @@ impl<T: UniqueKeys> PartyFolder<T> {
         FolderChanges {
             listed: (!self.listed).then_some(true),
             files,
+        }
+    }
+
+    /// The changes of files that hints name: by their own names, or by those of their secrets.
+    pub(super) fn hinted_changes(&self, hinted: &BTreeSet<PathBuf>) -> FolderChanges {
+        let Some(folder) = self.path.as_deref() else {
+            return FolderChanges::default();
+        };
+        let mut changed = BTreeMap::new();
+        let mut gone = Vec::new();
+        let names = self.names_of(folder, hinted);
+        self.work.look_at(names.len());
+        for name in names {
+            let known = self.place_of(&name).ok().map(|at| &self.files[at]);
+            let secrets = known.map(|known| &*known.secrets);
+            let stamp = present_stamp(folder, &name, secrets.unwrap_or_default());
+            if stamp == FileStamp::NOTHING {
+                gone.push(name);
+            } else if known.is_none_or(|known| known.stamp != stamp) {
+                changed.insert(name, Some(stamp));
+            }
+        }
+        // A file that cannot be looked at is gone only if the folder can be listed without it.
+        if !gone.is_empty()
+            && let Ok(names) = party_names(folder)
+        {
+            for name in gone {
+                let stamp = self.place_of(&name).ok().map(|at| self.files[at].stamp);
+                let exists = names.binary_search_by(|other| (**other).cmp(&name)).is_ok();
+                let look = exists.then_some(FileStamp::NOTHING);
+                if look != stamp {
+                    changed.insert(name, look);
+                }
+            }
+        }
+        FolderChanges {
+            listed: None,
+            files: changed.into_iter().collect(),
+        }
+    }
+
+    /// The names of the files that are meant by these paths, sorted.
+    fn names_of(&self, folder: &Path, hinted: &BTreeSet<PathBuf>) -> BTreeSet<Box<OsStr>> {
+        let mut names = BTreeSet::new();
+        let mut secrets = HashSet::new();
+        let base = self.base(folder);
+        for path in hinted {
+            let name = path.strip_prefix(folder).map(Path::as_os_str);
+            match name {
+                Ok(name) if name.is_empty() => {
+                    // Perhaps the folder is the file itself.
+                    if fs::metadata(folder).is_ok_and(|it| it.is_file()) {
+                        names.insert(Box::from(name));
+                    }
+                }
+                Ok(name) if is_read(name) && path.parent() == Some(folder) => {
+                    names.insert(Box::from(name));
+                }
+                _ => _ = secrets.insert(path.strip_prefix(base).unwrap_or(path).as_os_str()),
+            }
+        }
+        if !secrets.is_empty() {
+            let is_meant = |secret: &Box<Path>| secrets.contains(secret.as_os_str());
+            let files = self.files.iter();
+            let files = files.filter(|file| file.secrets.iter().any(is_meant));
+            names.extend(files.map(|file| file.name.clone()));
+        }
+        names
+    }
+
+    /// The folders of which events are hints: the one of the files, and those of their secrets.
+    pub(super) fn event_folders(&self) -> Vec<PathBuf> {
+        self.event_folders_of(self.files.iter())
+    }
+
+    /// The same after a change, with the folders of the changed files' secrets.
+    pub(super) fn changed_event_folders(&self, changes: &FolderChanges) -> Vec<PathBuf> {
+        let files = changes.files.iter();
+        let files = files.filter_map(|(name, _)| Some(&self.files[self.place_of(name).ok()?]));
+        self.event_folders_of(files)
+    }
+
+    fn event_folders_of<'f>(
+        &'f self,
+        files: impl Iterator<Item = &'f PartyFile<T>>,
+    ) -> Vec<PathBuf> {
+        let Some(folder) = self.path.as_deref() else {
+            return Vec::new();
+        };
+        // If the folder is the one file, only the folder above it can be watched.
+        let mut folders = vec![folder.to_owned(), folder_of(folder).to_owned()];
+        // A hundred thousand secrets are in few folders, and neighbors mostly in the same one.
+        let mut secret_folders = BTreeSet::new();
+        let mut last = None;
+        for secret in files.flat_map(|file| &file.secrets) {
+            let secret_folder = folder_of(secret).as_os_str();
+            if last != Some(secret_folder) {
+                last = Some(secret_folder);
+                secret_folders.insert(secret_folder);
+            }
+        }
+        let base = self.base(folder);
+        for secret_folder in secret_folders {
+            folders.push(in_folder(base, secret_folder));
+        }
+        folders
+    }
+
+    /// The folder that the paths of secrets are relative to.
+    fn base<'p>(&self, folder: &'p Path) -> &'p Path {
+        match self.files.first() {
+            Some(file) if file.name.is_empty() => folder_of(folder),
+            _ => folder,
         }
     }
 
@@ -187,6 +319,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
         let Some(folder) = self.path.as_deref() else {
             return FolderChanges::default();
         };
+        self.work.look_at(changes.files.len());
         let is_listed = |listed: &bool| party_names(folder).is_ok() == *listed;
         let is_settled = |(name, stamp): &&(Box<OsStr>, Option<FileStamp>)| {
             let known = self.place_of(name);
@@ -213,6 +346,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
         };
         let here = differ.files.iter().filter(|(_, look)| look.is_some());
         let here: Vec<&OsStr> = here.map(|(name, _)| &**name).collect();
+        self.work.read += u64::try_from(here.len()).unwrap_or(u64::MAX);
         let known = &self.files;
         let files = on_threads(&here, READ_BY_A_THREAD, |name| {
             let before = known.binary_search_by(|file| (*file.name).cmp(name));

@@ -378,6 +378,181 @@ fn the_first_load_reports_every_problem_at_once() {
     assert!(ConfigWatch::open(Path::new("nowhere.toml"), &folder.env()).is_err());
 }
 
+/// A watch of a folder with file events as hints.
+fn open_hinted(folder: &Folder) -> (ConfigWatch, Registry) {
+    let (mut watch, registry) = open(folder);
+    watch.take_hints();
+    (watch, registry)
+}
+
+/// Looks where hints lead, which must be all there is to see, and reads it.
+#[cfg(target_os = "linux")]
+fn read_hinted(watch: &mut ConfigWatch, folder: &Folder, files: usize) {
+    let hinted = watch.hinted_files();
+    assert!(!hinted.everywhere);
+    assert_eq!(hinted.changed.len(), files, "{:?}", hinted.changed);
+    assert_eq!(hinted.changed, watch.changed_files());
+    watch.read(&hinted.changed, &folder.env());
+    assert!(watch.changed_files().is_empty());
+    assert!(watch.hinted_files().changed.is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn file_events_lead_to_each_changed_file_and_to_the_files_that_name_a_changed_secret() {
+    let folder = folder()
+        .tenant("acme", "")
+        .tenant("globex", "")
+        .tenant("zeta", "")
+        .operator("desk", "")
+        .proxy("operators = 'operators.d'");
+    let (mut watch, _) = open_hinted(&folder);
+    assert!(watch.hinted_files().changed.is_empty());
+
+    let folder = folder.tenant("acme", "weight = 2");
+    read_hinted(&mut watch, &folder, 1);
+    let folder = folder
+        .secret("acme", "made-up-another")
+        .secret("desk", "made-up-more");
+    read_hinted(&mut watch, &folder, 2);
+    let path = folder.path("secrets/globex.key");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+    read_hinted(&mut watch, &folder, 1);
+    // One that is new, by an editor's way, with a secret in a folder of its own.
+    let new = tenant("both", "").replace("../secrets/", "../secrets/of/both/");
+    let folder = folder
+        .secret("of/both/both", "made-up-both")
+        .file("tenants.d/.both.swp", new);
+    let [from, to] = ["tenants.d/.both.swp", "tenants.d/both.toml"].map(|name| folder.path(name));
+    fs::rename(from, to).unwrap();
+    read_hinted(&mut watch, &folder, 1);
+    let folder = folder.secret("of/both/both", "made-up-both-again");
+    read_hinted(&mut watch, &folder, 1);
+    fs::remove_file(folder.path("tenants.d/zeta.toml")).unwrap();
+    fs::remove_file(folder.path("secrets/acme.key")).unwrap();
+    read_hinted(&mut watch, &folder, 2);
+    let folder = folder.proxy("operators = 'operators.d'\npoll_ms = 3000");
+    read_hinted(&mut watch, &folder, 1);
+    // Files that are none of the configuration's.
+    let folder = folder
+        .file("tenants.d/notes.txt", "")
+        .file("secrets/other.key", "");
+    read_hinted(&mut watch, &folder, 0);
+    drop(folder);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn one_file_with_all_tenants_is_hinted_at_by_its_name_and_by_each_secret() {
+    let folder = folder()
+        .file("all.toml", "")
+        .secret("acme", "made-up-acme-secret");
+    let text = tenant("acme", "").replace("../secrets", "secrets");
+    let folder = folder.file("all.toml", &text).proxy("tenants = 'all.toml'");
+    let (mut watch, _) = open_hinted(&folder);
+    let folder = folder.secret("acme", "made-up-another");
+    read_hinted(&mut watch, &folder, 1);
+    let folder = folder.file("all.toml", text + "weight = 3\n");
+    read_hinted(&mut watch, &folder, 1);
+    drop(folder);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_turned_link_of_kubernetes_and_a_folder_in_anothers_place_hint_at_everything() {
+    let folder = folder()
+        .file("tenants.d/..1/acme.toml", tenant("acme", ""))
+        .file("tenants.d/..2/acme.toml", tenant("acme", ""))
+        .file("next.d/acme.toml", tenant("acme", ""))
+        .secret("acme", "made-up-a");
+    let link = |from: &str, to: &str| symlink(from, folder.path(to)).unwrap();
+    let rename = |from: &str, to: &str| fs::rename(folder.path(from), folder.path(to)).unwrap();
+    link("..1", "tenants.d/..data");
+    link("..data/acme.toml", "tenants.d/acme.toml");
+    let (mut watch, _) = open_hinted(&folder);
+    link("..2", "tenants.d/..data_tmp");
+    rename("tenants.d/..data_tmp", "tenants.d/..data");
+    assert!(watch.hinted_files().everywhere);
+    assert_eq!(again_ids(&mut watch, &folder), ["acme"]);
+    assert!(!watch.hinted_files().everywhere);
+
+    rename("tenants.d", "last.d");
+    rename("next.d", "tenants.d");
+    assert!(watch.hinted_files().everywhere);
+    assert_eq!(again_ids(&mut watch, &folder), ["acme"]);
+    let open = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(folder.path("tenants.d"), open(0o750)).unwrap();
+    let hinted = watch.hinted_files();
+    assert!(
+        hinted.everywhere && hinted.changed.is_empty(),
+        "a folder is no file"
+    );
+    // Events now come from the folder that is there.
+    let folder = folder.tenant("acme", "weight = 2");
+    read_hinted(&mut watch, &folder, 1);
+    rename_secrets(&folder);
+    assert!(watch.hinted_files().everywhere);
+    let _ = again(&mut watch, &folder).unwrap();
+    let folder = folder.secret("acme", "made-up-c");
+    read_hinted(&mut watch, &folder, 1);
+    drop(folder);
+}
+
+/// Puts a copy of the folder of secrets in its place.
+#[cfg(target_os = "linux")]
+fn rename_secrets(folder: &Folder) {
+    fs::create_dir(folder.path("new")).unwrap();
+    for name in ["acme", "institution"] {
+        let name = format!("{name}.key");
+        let from = folder.path("secrets").join(&name);
+        fs::copy(from, folder.path("new").join(&name)).unwrap();
+    }
+    fs::rename(folder.path("secrets"), folder.path("old")).unwrap();
+    fs::rename(folder.path("new"), folder.path("secrets")).unwrap();
+}
+
+#[test]
+fn a_change_without_an_event_is_seen_by_the_look_at_all_files() {
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("acme.toml");
+    fs::write(&target, tenant("acme", "")).unwrap();
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    symlink(&target, folder.path("tenants.d/acme.toml")).unwrap();
+    let (mut watch, _) = open_hinted(&folder);
+    fs::write(&target, tenant("acme", "weight = 2")).unwrap();
+    let hinted = watch.hinted_files();
+    assert!(hinted.changed.is_empty() && !hinted.everywhere);
+    assert_eq!(watch.changed_files().len(), 1);
+}
+
+#[test]
+fn a_change_of_one_file_takes_one_look_at_all_files_and_one_reading() {
+    let folder = (0..100).fold(folder(), |folder, number| {
+        folder.tenant(&format!("shop-{number}"), "")
+    });
+    let (mut watch, registry) = open_hinted(&folder);
+    let folder = folder.tenant("shop-7", "weight = 2");
+    let before = watch.work();
+    let hinted = watch.hinted_files();
+    let changed = match hinted.changed.is_empty() {
+        // Without file events.
+        true => watch.changed_files(),
+        false => hinted.changed,
+    };
+    let settled = watch.settled(&changed);
+    watch.read(&settled, &folder.env());
+    assert!(watch.changed_files().is_empty());
+    let next = watch.next_after(&registry).ok().unwrap();
+    assert_eq!(next.registry.tenants().len(), 100);
+    let after = watch.work();
+    assert_eq!(after.read - before.read, 1);
+    let looks = after.looked_at - before.looked_at;
+    // One where the hint leads, another to see whether it has settled, and then all.
+    let expected = if cfg!(target_os = "linux") { 102 } else { 201 };
+    assert_eq!(looks, expected);
+}
+
 /// A file's content by one of its versions, or none. Versions are tenants of their own, two in one file, one that another
 /// file has too, and no TOML.
 fn version(number: u8, version: u8) -> Option<String> {
@@ -413,7 +588,7 @@ proptest! {
         for number in 0..12 {
             folder = folder.file(&format!("tenants.d/f{number:02}.toml"), version(number, 1).unwrap());
         }
-        let (mut watch, mut in_force) = open(&folder);
+        let (mut watch, mut in_force) = open_hinted(&folder);
         for round in rounds {
             for (number, to) in round {
                 let name = format!("tenants.d/f{number:02}.toml");
@@ -426,7 +601,12 @@ proptest! {
                     }
                 }
             }
+            let hinted = watch.hinted_files();
+            prop_assert!(!hinted.everywhere);
             let changed = watch.changed_files();
+            if cfg!(target_os = "linux") {
+                prop_assert_eq!(&hinted.changed, &changed);
+            }
             watch.read(&changed, &folder.env());
             let loaded = folder.load();
             let next = watch.next_after(&in_force);
