@@ -93,7 +93,8 @@ impl Shared {
         let registry = registry.expect("tenants that differ");
         let tenant_limits = TenantLimitsMap::new(Arc::new(quota));
         let own = registry.own_series(&MetricsSettings::default());
-        let tenant_limits = tenant_limits.arrange(&registry, &own, &metrics.tenants);
+        let parties = registry.parties().zip(own);
+        let tenant_limits = tenant_limits.arrange(parties, 0, &metrics.tenants);
         let replay = Replay::new(DEFAULT_WINDOW, 10_000_000, [7; 16], 0);
         // Every tenant is active first.
         for limits in &tenant_limits {
