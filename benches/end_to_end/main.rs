@@ -97,7 +97,7 @@ impl Options {
                 "--tls" => options.tls = true,
                 "--nginx" => options.nginx = true,
                 "time" | "count" | "calls" | "scale" | "memory" | "turns" => {
-                    options.mode.clone_from(word)
+                    options.mode.clone_from(word);
                 }
                 build if build.contains('=') => {
                     let (name, path) = build.split_once('=').unwrap();
