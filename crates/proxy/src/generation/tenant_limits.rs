@@ -603,7 +603,14 @@ impl TenantLimitsMap {
             });
         }
         let other = series.of(None);
-        let mut arranged = Vec::with_capacity(parties.size_hint().0);
+        let mut arranged = Vec::new();
+        if by_party.is_empty()
+            && let Some(all) = parties.size_hint().1
+        {
+            // All at a start: lists that grow leave memory behind that nothing else fits into.
+            by_party.reserve(all);
+            arranged.reserve_exact(all);
+        }
         for (who, own) in parties {
             let (party, weight) = (who.party(), who.weight());
             // Configuration decides which tenants have series of their own, never traffic.

@@ -11,6 +11,8 @@ use crate::threads::on_threads;
 
 /// Fewer parties than this are hashed by one thread: that takes some ten milliseconds.
 const HASHED_BY_A_THREAD: usize = 5_000;
+/// So many parties are listed at once: a list of a hundred thousand takes seven MB, on top of what a start takes.
+const HASHED_TOGETHER: usize = 20_000;
 
 /// The same for the same configuration in any process. It is a sum over parts, so that a change among a hundred thousand
 /// tenants costs only that change; it tells versions apart, and is no proof of integrity.
@@ -24,16 +26,27 @@ impl ConfigHash {
         hash.note("settings", "", None, Some(side.written));
         let institution = facts::of_institution(side.institution);
         hash.note("institution", "", None, Some(&institution));
-        let mut all = |section, of: Vec<(&str, FactSource<'_>)>| {
-            let parts = on_threads(&of, HASHED_BY_A_THREAD, |(id, known)| {
+        hash.add_all("operations", side.operations());
+        hash.add_all("tenants", side.tenants());
+        hash.add_all("operators", side.operators());
+        hash
+    }
+
+    fn add_all<'a>(
+        &mut self,
+        section: &str,
+        mut of: impl Iterator<Item = (&'a str, FactSource<'a>)>,
+    ) {
+        loop {
+            let batch: Vec<_> = of.by_ref().take(HASHED_TOGETHER).collect();
+            let parts = on_threads(&batch, HASHED_BY_A_THREAD, |(id, known)| {
                 part(section, id, &known.facts())
             });
-            hash.0 = parts.into_iter().fold(hash.0, u128::wrapping_add);
-        };
-        all("operations", side.operations().collect());
-        all("tenants", side.tenants().collect());
-        all("operators", side.operators().collect());
-        hash
+            self.0 = parts.into_iter().fold(self.0, u128::wrapping_add);
+            if batch.len() < HASHED_TOGETHER {
+                return;
+            }
+        }
     }
 
     /// Exchanges one part for another.

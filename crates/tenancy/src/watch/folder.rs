@@ -246,9 +246,10 @@ impl<T: UniqueKeys> PartyFolder<T> {
             }
         }
         if !secrets.is_empty() {
-            let is_meant = |secret: &Box<Path>| secrets.contains(secret.as_os_str());
-            let files = self.files.iter();
-            let files = files.filter(|file| file.secrets.iter().any(is_meant));
+            let files = self.files.iter().filter(|file| {
+                let mut named = file.secrets.iter();
+                named.any(|secret| secrets.contains(secret.as_os_str()))
+            });
             names.extend(files.map(|file| file.name.clone()));
         }
         names

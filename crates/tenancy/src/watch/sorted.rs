@@ -44,7 +44,13 @@ impl SortedHashes {
                 left.next_if_eq(hash).is_none()
             });
         }
-        insert_sorted(&mut self.0, came, u64::cmp);
+        if self.0.is_empty() {
+            // All at a start: a stable sort would take as much memory again.
+            self.0 = came;
+            self.0.sort_unstable();
+        } else {
+            insert_sorted(&mut self.0, came, u64::cmp);
+        }
     }
 
     pub(super) fn contains(&self, hash: u64) -> bool {

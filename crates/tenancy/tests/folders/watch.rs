@@ -535,10 +535,11 @@ fn a_change_of_one_file_takes_one_look_at_all_files_and_one_reading() {
     let folder = folder.tenant("shop-7", "weight = 2");
     let before = watch.work();
     let hinted = watch.hinted_files();
-    let changed = match hinted.changed.is_empty() {
-        // Without file events.
-        true => watch.changed_files(),
-        false => hinted.changed,
+    // Without file events no file is hinted at.
+    let changed = if hinted.changed.is_empty() {
+        watch.changed_files()
+    } else {
+        hinted.changed
     };
     let settled = watch.settled(&changed);
     watch.read(&settled, &folder.env());
@@ -551,6 +552,89 @@ fn a_change_of_one_file_takes_one_look_at_all_files_and_one_reading() {
     // One where the hint leads, another to see whether it has settled, and then all.
     let expected = if cfg!(target_os = "linux") { 102 } else { 201 };
     assert_eq!(looks, expected);
+}
+
+#[test]
+fn a_changed_file_that_holds_what_an_unchanged_file_holds_is_a_problem() {
+    let acme = tenant("acme", "");
+    let shared = format!("{acme}shared_sub_account = true\n");
+    let globex = tenant("globex", "");
+    let account = globex.replace("account-globex", "account-acme");
+    for (is_fine, unchanged, name, changed) in [
+        (true, &acme, "tenants.d/globex.toml", globex.clone()),
+        (
+            false,
+            &acme,
+            "tenants.d/globex.toml",
+            globex.replace("client-globex", "client-acme"),
+        ),
+        (
+            false,
+            &acme,
+            "tenants.d/globex.toml",
+            globex.replace("globex.key", "acme.key"),
+        ),
+        (
+            false,
+            &acme,
+            "tenants.d/globex.toml",
+            globex.replace("client-globex", "institution"),
+        ),
+        (
+            false,
+            &acme,
+            "tenants.d/globex.toml",
+            globex.replace("globex.key", "institution.key"),
+        ),
+        (false, &acme, "tenants.d/globex.toml", account.clone()),
+        (false, &shared, "tenants.d/globex.toml", account.clone()),
+        (
+            true,
+            &shared,
+            "tenants.d/globex.toml",
+            format!("{account}shared_sub_account = true\n"),
+        ),
+        (false, &acme, "operators.d/desk.toml", operator("acme", "")),
+        (
+            false,
+            &acme,
+            "operators.d/desk.toml",
+            operator("desk", "").replace("client-desk", "client-acme"),
+        ),
+        (
+            false,
+            &acme,
+            "operators.d/desk.toml",
+            operator("desk", "").replace("desk.key", "acme.key"),
+        ),
+        (
+            true,
+            &acme,
+            "operators.d/desk.toml",
+            operator("desk", "weight = 1").replace("weight = 1", ""),
+        ),
+    ] {
+        let folder = folder()
+            .proxy("operators = 'operators.d'")
+            .tenant("globex", "")
+            .operator("desk", "")
+            .secret("acme", "made-up-acme-secret")
+            .file("tenants.d/acme.toml", unchanged);
+        let (mut watch, in_force) = open(&folder);
+        let folder = folder.file("next", &changed);
+        fs::rename(folder.path("next"), folder.path(name)).unwrap();
+        watch.read(&watch.changed_files(), &folder.env());
+        let next = watch.next_after(&in_force);
+        assert_eq!(next.is_ok(), is_fine, "{changed}");
+        let problems = next
+            .err()
+            .map(|invalid| watch.problems(&invalid, &folder.env()));
+        assert_eq!(
+            lines(&problems.unwrap_or_default()),
+            folder.problems(),
+            "{changed}"
+        );
+    }
 }
 
 /// A file's content by one of its versions, or none. Versions are tenants of their own, two in one file, one that another
