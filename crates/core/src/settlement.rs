@@ -194,10 +194,17 @@ mod tests {
         });
         let expected = [(None, "10.5".into()), (Some("BTC".into()), "7".into())];
         assert_eq!(amounts.collect::<Vec<(Option<String>, String)>>(), expected);
-        let odd = failed(&refund(
-            json!({ "prepayId": "P", "refundRequestId": "R", "refundAmount": "1e1" }),
-        ));
-        assert_eq!(odd.unwrap().amounts, None);
+        let of_amount = |amount: &str| {
+            let info = json!({ "prepayId": "P", "refundRequestId": "R", "refundAmount": amount });
+            let amounts = failed(&refund(info)).unwrap().amounts?;
+            Some(amounts.iter().map(|it| it.amount.to_string()).collect())
+        };
+        assert_eq!(
+            of_amount("1E+1"),
+            Some(vec!["10".to_owned()]),
+            "as Java prints it"
+        );
+        assert_eq!(of_amount("1,5"), None);
         let nameless = refund(json!({ "prepayId": "P" }));
         assert!(
             keys(&nameless).contains(&"refundRequestId=P".to_owned()),

@@ -247,7 +247,7 @@ mod tests {
         let amounts: Vec<String> = amounts.map(|it| it.amount.to_string()).collect();
         assert_eq!(amounts, ["5"]);
         refund["bizStatus"] = "REFUND_REJECTED".into();
-        refund["data"]["refundInfo"]["refundAmount"] = "5e0".into();
+        refund["data"]["refundInfo"]["refundAmount"] = "5,0".into();
         assert_eq!(words_of(&refund), [], "an amount that is not exact");
         for info in [
             json!({ "prepayId": "P1" }),
