@@ -2,6 +2,8 @@
 //! uses little of the machine, and waiting until a request is due delays no GatePay answer.
 
 use std::collections::VecDeque;
+use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
+use crate::http2::Http2;
 use crate::requests::{DIGITS, Requests, answer};
 use crate::target::Certificate;
 use crate::wire::Wire;
@@ -35,10 +38,28 @@ pub(crate) struct Load {
     free: VecDeque<usize>,
 }
 
+/// How callers connect to a target.
+#[derive(Clone, Copy)]
+pub(crate) enum Callers<'a> {
+    Plain,
+    /// HTTP/1.1 over TLS, with the authority that they trust.
+    Tls(&'a Path),
+    /// HTTP/2 over TLS, with this number of requests in flight on a connection at most.
+    Http2(&'a Path, usize),
+}
+
 struct Caller {
     wire: Wire,
-    /// The request in flight, and when it was due.
-    waits: Option<(usize, Duration)>,
+    http2: Option<Http2>,
+    /// The requests in flight. With HTTP/1.1 there is one at most.
+    waits: Vec<Waiting>,
+}
+
+struct Waiting {
+    /// The request's stream on an HTTP/2 connection.
+    stream: u32,
+    number: usize,
+    due: Duration,
 }
 
 /// How many requests are sent, and when.
@@ -90,8 +111,19 @@ impl Load {
     }
 
     /// Opens connections to a target.
-    pub(crate) fn connect(&mut self, address: SocketAddr, count: usize, ca: Option<&Path>) {
-        let client = ca.map(|ca| config::client(Some(ca)).unwrap());
+    pub(crate) fn connect(&mut self, address: SocketAddr, count: usize, callers: Callers<'_>) {
+        let (ca, streams) = match callers {
+            Callers::Plain => (None, None),
+            Callers::Tls(ca) => (Some(ca), None),
+            Callers::Http2(ca, streams) => (Some(ca), Some(streams)),
+        };
+        let client = ca.map(|ca| {
+            let mut client = (*config::client(Some(ca)).unwrap()).clone();
+            if streams.is_some() {
+                client.alpn_protocols = vec![b"h2".to_vec()];
+            }
+            Arc::new(client)
+        });
         for _ in 0..count {
             let mut tcp = std::net::TcpStream::connect(address).unwrap();
             tcp.set_nodelay(true).unwrap();
@@ -111,9 +143,16 @@ impl Load {
             registry
                 .register(&mut wire.tcp, token, Interest::READABLE)
                 .unwrap();
+            let http2 = streams.map(|_| Http2::begin(&mut wire));
             // The new connection's turn is next.
-            self.free.push_front(self.callers.len());
-            self.callers.push(Caller { wire, waits: None });
+            for _ in 0..streams.unwrap_or(1) {
+                self.free.push_front(self.callers.len());
+            }
+            self.callers.push(Caller {
+                wire,
+                http2,
+                waits: Vec::new(),
+            });
             // Without a target this connection leads to GatePay itself, whose accept backlog is limited.
             self.accept();
         }
@@ -121,7 +160,7 @@ impl Load {
 
     /// Keeps this number of connections in use, and leaves all others idle.
     pub(crate) fn rest(&mut self, busy: usize) {
-        self.free.truncate(busy);
+        self.free.retain(|at| *at < busy);
     }
 
     /// Sends each request once, until all are answered or the time is over.
@@ -143,13 +182,11 @@ impl Load {
                 let Some(at) = self.free.pop_front() else {
                     break;
                 };
-                let caller = &mut self.callers[at];
-                caller.waits = Some((next, plan.rate.map_or(now, |_| due(next))));
-                if caller.wire.send(requests.text(next)).is_err() {
-                    seen.wrong += 1;
-                    caller.waits = None;
-                } else {
+                let due = plan.rate.map_or(now, |_| due(next));
+                if self.callers[at].ask(requests, next, due).is_ok() {
                     flying += 1;
+                } else {
+                    seen.wrong += 1;
                 }
                 next += 1;
             }
@@ -170,29 +207,26 @@ impl Load {
                     LISTENER => self.accept(),
                     Token(at) if at % 2 == 1 => self.serve(at / 2),
                     Token(at) => {
+                        let mut freed = 0;
                         let caller = &mut self.callers[at / 2];
-                        let open = caller.wire.fill().unwrap_or(false);
-                        if let Some((number, due)) = caller.waits
-                            && (!open || whole(&caller.wire.inbox).is_some())
-                        {
-                            caller.waits = None;
+                        let open = caller.hear(|waiting, body| {
                             flying -= 1;
-                            if requests.fits(number, &caller.wire.inbox) {
+                            freed += 1;
+                            if body.is_some_and(|body| body == requests.answer(waiting.number)) {
                                 seen.good += 1;
-                                let took = begun.elapsed().saturating_sub(due);
+                                let took = begun.elapsed().saturating_sub(waiting.due);
                                 seen.latencies.push(u64::try_from(took.as_nanos()).unwrap());
                             } else {
                                 if seen.wrong == 0 {
                                     // The first wrong answer is enough.
-                                    let text = String::from_utf8_lossy(&caller.wire.inbox);
-                                    println!("wrong, of request {number}: {text:?}, open {open}");
+                                    let text = body.map(String::from_utf8_lossy);
+                                    println!("wrong, of request {}: {text:?}", waiting.number);
                                 }
                                 seen.wrong += 1;
                             }
-                            caller.wire.inbox.clear();
-                            if open {
-                                self.free.push_back(at / 2);
-                            }
+                        });
+                        if open {
+                            self.free.extend(iter::repeat_n(at / 2, freed));
                         }
                     }
                 }
@@ -253,8 +287,56 @@ impl Load {
     }
 }
 
+impl Caller {
+    fn ask(&mut self, requests: &Requests, number: usize, due: Duration) -> io::Result<()> {
+        let text = requests.text(number);
+        let stream = match &mut self.http2 {
+            None => self.wire.send(text).map(|()| 0)?,
+            Some(http2) => http2.send(text, &mut self.wire)?,
+        };
+        self.waits.push(Waiting {
+            stream,
+            number,
+            due,
+        });
+        Ok(())
+    }
+
+    /// Reads what has arrived. `over` is told of each request that is over, and of the body of its answer if that is
+    /// well-formed and its status 200. Returns whether more can arrive.
+    fn hear(&mut self, mut over: impl FnMut(Waiting, Option<&[u8]>)) -> bool {
+        let mut open = self.wire.fill().unwrap_or(false);
+        if let Some(http2) = &mut self.http2 {
+            let read = http2.read(&mut self.wire, |stream, body| {
+                let waits = |waiting: &Waiting| waiting.stream == stream;
+                if let Some(at) = self.waits.iter().position(waits) {
+                    over(self.waits.swap_remove(at), body);
+                }
+            });
+            open &= read.is_ok();
+        } else if let Some(end) = whole(&self.wire.inbox)
+            && let Some(waiting) = self.waits.pop()
+        {
+            over(waiting, body(&self.wire.inbox, end));
+            self.wire.inbox.clear();
+        }
+        if !open {
+            for waiting in self.waits.drain(..) {
+                over(waiting, None);
+            }
+        }
+        open
+    }
+}
+
+/// The body of a good answer whose head and whole end there.
+fn body(text: &[u8], (head, all): (usize, usize)) -> Option<&[u8]> {
+    let good = text.starts_with(b"HTTP/1.1 200 ") && all == text.len();
+    good.then(|| &text[head..])
+}
+
 /// The length of a message's head, and of the whole message, once all of it has arrived.
-pub(crate) fn whole(text: &[u8]) -> Option<(usize, usize)> {
+fn whole(text: &[u8]) -> Option<(usize, usize)> {
     let head = memmem::find(text, b"\r\n\r\n")? + 4;
     let length = field(&text[..head], b"content-length");
     let length = length.map_or(0, |digits| str::from_utf8(digits).unwrap().parse().unwrap());

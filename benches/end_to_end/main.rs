@@ -4,6 +4,8 @@
 //! `cargo bench --bench end_to_end` measures time: throughput as a ratio to a bare hyper pass-through, processor time
 //! per request, and latency at a fixed rate, from the moment a request was due. Options behind `--`:
 //!
+//! - `--http2`: callers speak HTTP/2 over TLS to every target, with `--streams` requests in flight on a connection; GatePay
+//!   stays plain unless `--tls` is there, too. nginx is among the targets;
 //! - `--tls`: TLS on both sides of every target, with nginx among the targets (`--nginx` adds nginx without TLS);
 //! - `--rounds`, `--seconds`, `--connections`, `--idle`, `--rate`, `--tenants` and a number;
 //! - `count`: instructions and allocations per request, by callgrind, and so the same on a busy machine;
@@ -12,6 +14,7 @@
 //! - `scale`: the same counts with 1 to 100,000 tenants and 1 to 5,000 connections; time with one worker and with two;
 //! - `turns NAME=BINARY …`: processor time per request of several builds of the proxy, in slices by turns and compared
 //!   slice by slice with the first; with `--slices`, `--requests` and a number;
+//! - `--handshakes`: TLS handshakes, full and resumed, each with a connection of its own, beside nginx;
 //! - `memory`: resident memory after a run, and its bound.
 //!
 //! `GATEPAY_PROXY` names a binary other than the one built with this benchmark.
@@ -30,6 +33,8 @@
     reason = "it is started beside other programs here, and in their way"
 )]
 mod binary;
+mod handshakes;
+mod http2;
 mod load;
 mod pass;
 mod requests;
@@ -46,8 +51,8 @@ use std::time::Duration;
 
 use gatepay_proxy::callers::open_files;
 use gatepay_proxy::memory_bound;
-use load::{Load, Plan, Seen};
-use requests::Requests;
+use load::{Callers, Load, Plan, Seen};
+use requests::{Requests, Version};
 use target::{Certificate, Kind, Setup, Target};
 
 /// The proxy's allocator, for the pass-through as well.
@@ -64,6 +69,7 @@ const COUNTED: usize = 4_000;
 struct Options {
     numbers: HashMap<&'static str, usize>,
     tls: bool,
+    http2: bool,
     nginx: bool,
     mode: String,
     /// Name and path of each build that takes turns.
@@ -77,6 +83,7 @@ impl Options {
             ("--seconds", 4),
             ("--connections", 64),
             ("--idle", 0),
+            ("--streams", 1),
             ("--rate", 2_000),
             ("--tenants", 1_000),
             ("--slices", 60),
@@ -85,6 +92,7 @@ impl Options {
         let mut options = Self {
             numbers: names.into(),
             tls: false,
+            http2: false,
             nginx: false,
             mode: "time".to_owned(),
             builds: Vec::new(),
@@ -95,7 +103,9 @@ impl Options {
                 // Cargo adds this argument.
                 "--bench" => {}
                 "--tls" => options.tls = true,
+                "--http2" => options.http2 = true,
                 "--nginx" => options.nginx = true,
+                "--handshakes" => "handshakes".clone_into(&mut options.mode),
                 "time" | "count" | "calls" | "scale" | "memory" | "turns" => {
                     options.mode.clone_from(word);
                 }
@@ -111,6 +121,7 @@ impl Options {
                 }
             }
         }
+        assert!(options.http2 || options.of("--streams") == 1);
         options
     }
 
@@ -148,6 +159,7 @@ fn main() -> ExitCode {
         "scale" => scale(&options),
         "memory" => memory(&options),
         "turns" => turns::run(&options),
+        "handshakes" => handshakes::run(&options),
         _ => time(&options),
     };
     if wrong == 0 {
@@ -163,6 +175,7 @@ struct Bench {
     load: Load,
     tenants: usize,
     signs: bool,
+    version: Version,
     in_flight: usize,
     wrong: usize,
 }
@@ -181,12 +194,17 @@ impl Bench {
         program: Option<&Path>,
     ) -> Self {
         // One thread drives both ends, so it cannot wait for its own TLS handshake: a direct connection stays plain.
-        let tls = options.tls && kind != Kind::Direct;
-        let certificate = tls.then(Certificate::new);
-        let load = Load::new(certificate.as_ref());
+        let (tls, http2) = match kind {
+            Kind::Direct => (false, false),
+            _ => (options.tls, options.http2),
+        };
+        let certificate = (tls || http2).then(Certificate::new);
+        let gatepay_tls = certificate.as_ref().filter(|_| tls);
+        let load = Load::new(gatepay_tls);
         let setup = Setup {
             gatepay: load.gatepay(),
             tls: certificate.as_ref(),
+            gatepay_tls,
             tenants: options.of("--tenants"),
             workers,
             core: (workers == 1 && cores() > 1).then_some(0),
@@ -195,13 +213,23 @@ impl Bench {
         };
         let target = Target::start(kind, setup);
         let (busy, idle) = (options.of("--connections"), options.of("--idle"));
-        let ca = certificate.as_ref().map(|certificate| &*certificate.chain);
+        let streams = options.of("--streams");
+        let callers = match &certificate {
+            None => Callers::Plain,
+            Some(of) if http2 => Callers::Http2(&of.chain, streams),
+            Some(of) => Callers::Tls(&of.chain),
+        };
         let mut bench = Self {
             target,
             load,
             tenants: setup.tenants,
             signs: kind == Kind::Proxy,
-            in_flight: busy.min(64),
+            version: if http2 {
+                Version::Http2
+            } else {
+                Version::Http1
+            },
+            in_flight: busy.min(64) * streams,
             wrong: 0,
         };
         // Connections open in small groups and are used at once. The accept backlog is limited, and the proxy closes a
@@ -209,19 +237,19 @@ impl Bench {
         let mut left = busy + idle;
         while left > 0 {
             let some = left.min(64);
-            bench.load.connect(bench.target.address, some, ca);
-            bench.run(some, None, Duration::from_mins(5));
+            bench.load.connect(bench.target.address, some, callers);
+            bench.run(some * streams, None, Duration::from_mins(5));
             left -= some;
         }
         bench.load.rest(busy);
         // From here on the full number may be in flight at the same time.
-        bench.in_flight = if counted { busy.min(64) } else { busy };
+        bench.in_flight = if counted { busy.min(64) } else { busy } * streams;
         bench.run(2_000, None, Duration::from_mins(1));
         bench
     }
 
     fn run(&mut self, count: usize, rate: Option<u32>, time: Duration) -> Seen {
-        let requests = Requests::sign(count, self.tenants, self.signs);
+        let requests = Requests::sign(count, self.tenants, self.signs, self.version);
         let plan = Plan {
             in_flight: self.in_flight,
             rate,
@@ -272,8 +300,12 @@ fn round(kind: Kind, options: &Options, workers: usize) -> (Round, usize) {
 /// Throughput, processor time and latency of all targets, in turn.
 fn time(options: &Options) -> usize {
     let mut kinds = vec![Kind::Direct, Kind::Pass, Kind::Proxy];
-    if options.tls || options.nginx {
+    if options.tls || options.http2 || options.nginx {
         kinds.insert(2, Kind::Nginx);
+    }
+    if options.http2 {
+        // Both ends of the load speak HTTP/1.1 to each other.
+        kinds.remove(0);
     }
     let mut rounds: Vec<(Vec<Round>, usize)> = kinds.iter().map(|_| (Vec::new(), 0)).collect();
     for _ in 0..options.of("--rounds") {
@@ -292,14 +324,16 @@ fn time(options: &Options) -> usize {
         "seconds",
         "connections",
         "idle",
+        "streams",
         "rate",
         "tenants",
     ];
     let said = names.map(|name| format!("{} {name}", options.of(&format!("--{name}"))));
-    let tls = if options.tls {
-        "TLS 1.3 on both sides"
-    } else {
-        "plain"
+    let tls = match (options.http2, options.tls) {
+        (false, false) => "plain",
+        (false, true) => "TLS 1.3 on both sides",
+        (true, false) => "HTTP/2 over TLS 1.3 from callers, plain HTTP/1.1 to GatePay",
+        (true, true) => "HTTP/2 from callers, HTTP/1.1 to GatePay, TLS 1.3 on both sides",
     };
     println!("{}, {tls}; medians\n", said.join(", "));
     println!(

@@ -6,8 +6,10 @@ use gatepay_core::{ClientId, Credential, SecretKey, sign};
 use gatepay_proxy::process::clock::Clock;
 use zeroize::Zeroizing;
 
-use crate::load::whole;
+use crate::http2;
 
+const HOST: &str = "pay.example";
+const PATH: &str = "/v1/pay/order/query";
 /// Digits of an order number.
 pub(crate) const DIGITS: usize = 14;
 /// Length of an answer's body, in bytes.
@@ -26,6 +28,13 @@ pub(crate) fn answer(account: &[u8], order: &[u8]) -> Vec<u8> {
     text
 }
 
+/// The version of HTTP that requests are written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
 /// Signed requests, each valid once.
 pub(crate) struct Requests {
     text: Vec<u8>,
@@ -37,7 +46,7 @@ pub(crate) struct Requests {
 
 impl Requests {
     /// Signs requests by this number of tenants in turn.
-    pub(crate) fn sign(count: usize, tenants: usize, signs: bool) -> Self {
+    pub(crate) fn sign(count: usize, tenants: usize, signs: bool, version: Version) -> Self {
         let clock = Clock::system();
         let credentials: Vec<_> = (0..tenants).map(credential).collect();
         let mut all = Self {
@@ -51,17 +60,20 @@ impl Requests {
                 "{{\"merchantTradeNo\":\"{}\",\"note\":\"as long as such a body usually is, so that it is hashed in two blocks and a bit\"}}",
                 order(number)
             );
+            let length = body.len().to_string();
             let credential = &credentials[all.tenant(number)];
-            let fields = sign::headers(credential, &clock.stamp().as_stamp(), body.as_bytes());
-            let _ = write!(
-                all.text,
-                "POST /v1/pay/order/query HTTP/1.1\r\nHost: pay.example\r\nContent-Type: application/json\r\nContent-Length: {}\r\nUser-Agent: made-up-client/1.0\r\nAccept: */*\r\n",
-                body.len()
-            );
-            for (name, value) in fields {
-                let _ = write!(all.text, "{name}: {value}\r\n");
+            let signed = sign::headers(credential, &clock.stamp().as_stamp(), body.as_bytes());
+            let mut fields = vec![
+                ("Content-Type", "application/json"),
+                ("Content-Length", &length),
+                ("User-Agent", "made-up-client/1.0"),
+                ("Accept", "*/*"),
+            ];
+            fields.extend(signed.iter().map(|(name, value)| (*name, &**value)));
+            match version {
+                Version::Http1 => http1(&mut all.text, &fields, &body),
+                Version::Http2 => http2::request(&mut all.text, HOST, PATH, &fields, &body),
             }
-            let _ = write!(all.text, "\r\n{body}");
             all.ends.push(all.text.len());
         }
         all
@@ -81,18 +93,24 @@ impl Requests {
         number.wrapping_mul(7_919) % self.tenants
     }
 
-    /// Whether the text is the answer to this request, byte for byte.
-    pub(crate) fn fits(&self, number: usize, text: &[u8]) -> bool {
+    /// The body of the answer to this request.
+    pub(crate) fn answer(&self, number: usize) -> Vec<u8> {
         let account = if self.signs {
             account(self.tenant(number))
         } else {
             "nobody".to_owned()
         };
-        let expected = answer(account.as_bytes(), order(number).as_bytes());
-        text.starts_with(b"HTTP/1.1 200 ")
-            && whole(text)
-                .is_some_and(|(head, all)| text[head..all] == expected && all == text.len())
+        answer(account.as_bytes(), order(number).as_bytes())
     }
+}
+
+/// Adds a request as HTTP/1.1 has it.
+fn http1(text: &mut Vec<u8>, fields: &[(&str, &str)], body: &str) {
+    let _ = write!(text, "POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\n");
+    for (name, value) in fields {
+        let _ = write!(text, "{name}: {value}\r\n");
+    }
+    let _ = write!(text, "\r\n{body}");
 }
 
 fn order(number: usize) -> String {

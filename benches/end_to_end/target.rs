@@ -34,8 +34,10 @@ pub(crate) enum Kind {
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) gatepay: SocketAddr,
-    /// The certificate for TLS on both sides of the target, if any.
+    /// The certificate of the target's listener, if callers use TLS. They choose HTTP/1.1 or HTTP/2 then.
     pub(crate) tls: Option<&'a Certificate>,
+    /// GatePay's certificate, if it is reached over TLS.
+    pub(crate) gatepay_tls: Option<&'a Certificate>,
     pub(crate) tenants: usize,
     pub(crate) workers: usize,
     /// The core reserved for the target.
@@ -90,7 +92,9 @@ impl Target {
         match kind {
             Kind::Direct => {}
             Kind::Pass => {
-                let mut arguments = vec!["pass".to_owned(), setup.gatepay.to_string()];
+                let scheme = setup.gatepay_tls.map_or("http", |_| "https");
+                let mut arguments =
+                    vec!["pass".to_owned(), format!("{scheme}://{}", setup.gatepay)];
                 if let Some(Certificate { chain, key, .. }) = setup.tls {
                     arguments.extend([chain, key].map(|path| path.display().to_string()));
                 }
@@ -277,6 +281,9 @@ fn proxy(folder: &Path, setup: Setup<'_>) {
     if let Some(Certificate { chain, key, .. }) = setup.tls {
         let (chain, key) = (chain.display(), key.display());
         listen = format!("tls = {{ certificate = '{chain}', key = '{key}' }}");
+    }
+    if let Some(Certificate { chain, .. }) = setup.gatepay_tls {
+        let chain = chain.display();
         upstream = format!(
             "url = 'https://localhost:{}'\nca = '{chain}'",
             gatepay.port()
@@ -328,15 +335,24 @@ limits = {{ requests_per_second = 1_000_000, in_flight = 10_000 }}
     write(&folder.join("tenants.toml"), &tenants);
 }
 
+/// nginx's answer to a path that is not passed on, about as long as the proxy's.
+const NOTHING: &str =
+    "{\"status\":\"FAIL\",\"code\":\"404404\",\"errorMessage\":\"there is nothing at this path\"}";
+
 fn nginx(setup: Setup<'_>, address: SocketAddr) -> String {
     let gatepay = setup.gatepay;
-    let (mut scheme, mut listen, mut tls) = ("http", String::new(), String::new());
+    let (mut scheme, mut listen, mut tls) = ("http", "", String::new());
     if let Some(Certificate { chain, key, .. }) = setup.tls {
         let (chain, key) = (chain.display(), key.display());
-        (scheme, listen) = ("https", " ssl".to_owned());
-        tls = format!(
-            "ssl_certificate {chain}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;
-             proxy_ssl_trusted_certificate {chain}; proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_protocols TLSv1.3;"
+        listen = " ssl http2";
+        tls = format!("ssl_certificate {chain}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;");
+    }
+    if let Some(Certificate { chain, .. }) = setup.gatepay_tls {
+        let chain = chain.display();
+        scheme = "https";
+        let _ = write!(
+            tls,
+            "proxy_ssl_trusted_certificate {chain}; proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_protocols TLSv1.3;"
         );
     }
     format!(
@@ -348,6 +364,7 @@ fn nginx(setup: Setup<'_>, address: SocketAddr) -> String {
              upstream gatepay {{ server {gatepay}; keepalive 512; keepalive_requests 1000000000; }}
              server {{
                  listen {address}{listen}; {tls}
+                 location = /v1/nothing {{ default_type application/json; return 404 '{NOTHING}'; }}
                  location / {{ proxy_pass {scheme}://gatepay; proxy_http_version 1.1; proxy_set_header Connection ''; }}
              }}
          }}"

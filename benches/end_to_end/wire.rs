@@ -8,7 +8,7 @@ use rustls::Connection;
 /// A non-blocking connection.
 pub(crate) struct Wire {
     pub(crate) tcp: TcpStream,
-    tls: Option<Connection>,
+    pub(crate) tls: Option<Connection>,
     pub(crate) inbox: Vec<u8>,
 }
 
