@@ -139,7 +139,9 @@ impl Http2Connection {
             return respond.send_reset(Reason::REFUSED_STREAM);
         };
         let (caller, active) = (Arc::clone(&self.caller), active.with_slot(request_slot));
-        tokio::spawn(stream::serve(caller, active, entry, request, respond));
+        let serving = stream::serve(caller, active, entry, request, respond);
+        // In a box, because tokio moves a task's future several times, and this one has some 4 KB.
+        tokio::spawn(Box::pin(serving));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Transport of a connection from a tenant: TLS or plain TCP, and detection of the HTTP version.
 
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// not taken are queued one by one, and each keeps the whole buffer that it was read into.
 const TURN: usize = 16 * 1024;
 
-/// Answers up to this many bytes are copied and written in one piece.
+/// Pieces of HTTP/2 up to this many bytes are copied and written together.
 const TOGETHER: usize = 2 * 1024;
 
 /// A connection whose HTTP version is known from its first bytes.
@@ -35,6 +36,11 @@ pub struct InboundStream {
     left: Range<usize>,
     /// The frame counter of an HTTP/2 connection.
     frames: Option<FrameCounter>,
+    /// Bytes of HTTP/2 that wait for more bytes or for the flush, at most [`TOGETHER`].
+    ///
+    /// A stream that takes lists of pieces would be handed every answer of 256 bytes or more by itself. One that takes
+    /// none is handed the short answers of all requests together, but a longer one in two parts, which are joined here.
+    held: Vec<u8>,
     /// How many bytes were read since other tasks last had their turn.
     in_turn: usize,
     /// How many bytes of HTTP/2 were written since the last yield. Without it the library would fill the send buffer in
@@ -80,6 +86,7 @@ impl InboundStream {
                 seen,
                 left: 0..length,
                 frames: http2.then(FrameCounter::begin),
+                held: Vec::new(),
                 in_turn: 0,
                 since_yield: SinceYield::default(),
                 whole: true,
@@ -174,12 +181,8 @@ impl AsyncRead for InboundStream {
     }
 }
 
-impl AsyncWrite for InboundStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+impl InboundStream {
+    fn poll_write_now(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.gives_way(cx) {
             return Poll::Pending;
         }
@@ -188,35 +191,67 @@ impl AsyncWrite for InboundStream {
         written
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+    /// Writes the held bytes and then some of `buf`, in one piece if possible. Returns how many bytes of `buf` it were.
+    fn poll_write_behind_held(
+        &mut self,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.gives_way(cx) {
-            return Poll::Pending;
-        }
-        let whole: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let written = if whole <= TOGETHER {
-            // The usual answer: copying it costs less than the kernel's work for a list of one head and one body.
-            let (mut together, mut length) = ([0; TOGETHER], 0);
-            for buf in bufs {
-                together[length..length + buf.len()].copy_from_slice(buf);
-                length += buf.len();
+        while !self.held.is_empty() {
+            if self.gives_way(cx) {
+                return Poll::Pending;
             }
-            Pin::new(&mut self.stream).poll_write(cx, &together[..length])
-        } else {
-            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-        };
-        self.wrote(&written);
-        written
+            let both = [&*self.held, buf].map(io::IoSlice::new);
+            let written = Pin::new(&mut self.stream).poll_write_vectored(cx, &both);
+            self.wrote(&written);
+            let written = ready!(written)?;
+            let of_held = written.min(self.held.len());
+            self.held.drain(..of_held);
+            if written == 0 || written > of_held {
+                return Poll::Ready(Ok(written - of_held));
+            }
+        }
+        self.poll_write_now(cx, buf)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    /// Writes the held bytes, and frees their buffer.
+    fn poll_write_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let held = mem::take(&mut self.held);
+            let written = self.poll_write_now(cx, &held);
+            self.held = held;
+            let written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.held.drain(..written);
+        }
+        self.held = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for InboundStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.frames.is_none() {
+            return self.poll_write_now(cx, buf);
+        }
+        if self.held.len() + buf.len() > TOGETHER {
+            return self.poll_write_behind_held(cx, buf);
+        }
+        if self.held.capacity() == 0 {
+            self.held.reserve_exact(TOGETHER);
+        }
+        self.held.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_held(cx))?;
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         match flushed {
             Poll::Pending => self.activity.blocked(),
@@ -229,6 +264,7 @@ impl AsyncWrite for InboundStream {
         if self.activity.is_aborted() {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_write_held(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -269,13 +305,6 @@ impl AsyncWrite for CallerStream {
         }
     }
 
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
@@ -295,6 +324,8 @@ impl AsyncWrite for CallerStream {
 mod tests {
     use std::future::poll_fn;
 
+    use std::io::Read as _;
+
     use socket2::SockRef;
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
@@ -306,13 +337,19 @@ mod tests {
     /// A connection that begins with these bytes and on which nothing is read, with room for several times
     /// [`YIELD_AFTER`] bytes.
     async fn unread(first: &[u8]) -> (InboundStream, TcpStream) {
+        connection(first, 1 << 20).await
+    }
+
+    async fn connection(first: &[u8], send_buffer: usize) -> (InboundStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
         peer.write_all(first).await.unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
-        SockRef::from(&tcp).set_send_buffer_size(1 << 20).unwrap();
+        SockRef::from(&tcp)
+            .set_send_buffer_size(send_buffer)
+            .unwrap();
         let minute = Duration::from_mins(1);
         let activity = ConnectionActivity::new(ActivityLimits {
             head: minute,
@@ -347,5 +384,47 @@ mod tests {
         // An HTTP/1 answer is handed over in pieces of that length, so each write may fill the send buffer.
         let (mut http1, _peer) = unread(b"GET / HTTP/1.1\r\n\r\n").await;
         assert!(written_in_a_turn(&mut http1).await > 2 * YIELD_AFTER);
+    }
+
+    #[tokio::test]
+    async fn short_pieces_of_http_2_are_written_together_at_the_flush() {
+        let (mut http2, peer) = unread(PREFACE).await;
+        let mut peer = peer.into_std().unwrap();
+        let mut came = [0; TOGETHER];
+        for piece in [&[1; 900][..], &[2; 1_000]] {
+            http2.write_all(piece).await.unwrap();
+            let nothing = peer.read(&mut came).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        }
+        http2.flush().await.unwrap();
+        assert_eq!(peer.read(&mut came).unwrap(), 1_900);
+        assert_eq!(came[..1_900], [[1; 900].as_slice(), &[2; 1_000]].concat());
+        assert_eq!(http2.held.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn pieces_of_http_2_of_any_length_arrive_in_their_order() {
+        // Less room than a long piece takes, so that some writes are partial.
+        let (mut http2, mut peer) = connection(PREFACE, 4 * 1024).await;
+        let lengths = [1, TOGETHER - 1, 1, TOGETHER, TOGETHER + 1, 700, 1_500];
+        let lengths = lengths.into_iter().cycle().take(700).chain([1 << 20, 3]);
+        let pieces: Vec<Vec<u8>> = lengths
+            .zip((0..=u8::MAX).cycle())
+            .map(|(length, byte)| vec![byte; length])
+            .collect();
+        let write = async {
+            for (number, piece) in pieces.iter().enumerate() {
+                http2.write_all(piece).await.unwrap();
+                if number % 3 == 0 {
+                    http2.flush().await.unwrap();
+                }
+            }
+            http2.shutdown().await.unwrap();
+        };
+        let mut came = Vec::new();
+        let read = peer.read_to_end(&mut came);
+        let (read, ()) = tokio::join!(read, write);
+        read.unwrap();
+        assert!(came == pieces.concat());
     }
 }
