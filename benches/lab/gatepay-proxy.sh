@@ -20,6 +20,8 @@ def secret(name, text):
         file.write(text)
 
 secret("institution", env["INSTITUTION_SECRET"])
+secret("audit", "a1" * 32)
+everything = "EVERYTHING" in env
 rate = int(env["RATE_LIMIT"])
 with open(f"{folder}/tenants.toml", "w") as file:
     for number, tenant in enumerate(lab["tenants"]):
@@ -34,6 +36,12 @@ secret = {{ file = "secrets/t{number}" }}
 requests_per_second = {rate}
 burst = {rate}
 in_flight = 1000
+""")
+        if everything:
+            file.write("""[[tenant.cap]]
+calls = ["payouts"]
+currency = "USDT"
+per_day = "1000000"
 """)
 
 upstream = env["UPSTREAM"]
@@ -59,6 +67,25 @@ burst = 1000000
 client_id = "{env["INSTITUTION_ID"]}"
 secret = {{ file = "secrets/institution" }}
 """)
+    if everything:
+        file.write(f"""[audit]
+dir = "audit"
+key = {{ file = "secrets/audit" }}
+[store]
+path = "store.db"
+[notifications]
+listen = "127.0.0.1:{int(env["PORT"]) + 500}"
+public_url = "https://notify.example.com/gatepay"
+path = "/gatepay"
+""")
 PYTHON
+[[ -z ${EVERYTHING:-} ]] || "$binary" store migrate --config "$folder/proxy.toml"
 "$binary" state init --never-served --config "$folder/proxy.toml"
+if [[ -n ${EVERYTHING:-} ]]; then
+    # The first process of a store waits until no request from before it can be fresh; one that follows it in order does not.
+    sed "s/:$PORT\"/:0\"/" "$folder/proxy.toml" > "$folder/first.toml"
+    "$binary" serve --config "$folder/first.toml" > "$folder/access.log" &
+    sleep 11.5
+    kill "$!" && sleep 0.1 && kill "$!" && wait "$!"
+fi
 exec "$binary" serve --config "$folder/proxy.toml" > "$folder/access.log"
