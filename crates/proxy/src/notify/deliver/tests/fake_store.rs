@@ -229,11 +229,15 @@ impl FakeEndpoint {
 
     /// The heads of due lines, the longest due first.
     fn due(&self, now_ms: u64) -> Vec<&FakeEvent> {
-        let waiting = self.events.iter();
-        let waiting = waiting.filter(|event| event.state == EventState::Waiting);
-        let mut lines = BTreeSet::new();
-        let heads = waiting.filter(|event| lines.insert(event.due.line));
-        let mut due: Vec<_> = heads.filter(|event| event.next_ms <= now_ms).collect();
+        let (mut lines, mut due) = (BTreeSet::new(), Vec::new());
+        // Days of many events are simulated without optimization, where a chain of iterators takes three times as long.
+        for event in &self.events {
+            let is_head =
+                matches!(event.state, EventState::Waiting) && lines.insert(event.due.line);
+            if is_head && event.next_ms <= now_ms {
+                due.push(event);
+            }
+        }
         due.sort_by_key(|event| event.next_ms);
         due
     }
