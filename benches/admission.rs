@@ -4,7 +4,7 @@
 //! The program does the same work each time and prints nothing that varies. `benches/admission.sh` counts its
 //! instructions and checks them against the promised limits.
 //!
-//! `cargo bench -p gatepay-proxy --bench admission -- threads` shows what threads that share everything cost each other: one to
+//! `cargo bench -p gatepay-proxy --bench admission -- threads` measures how threads that share everything slow each other: one to
 //! sixteen threads do nothing but admit. It prints the processor time of an admission, and how many of a million had to sleep
 //! until another thread gave a lock back.
 
@@ -51,7 +51,7 @@ fn main() {
     }
 }
 
-/// What requests share: `tenants`, each of them active, under a quota of `per_second` with a burst of the same number.
+/// The state that requests share: `tenants`, each of them active, under a quota of `per_second` with a burst of the same number.
 struct Shared {
     clock: Clock,
     limits: Vec<Arc<TenantLimits>>,

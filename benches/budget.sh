@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 INSTRUCTIONS=75500
 ALLOCATIONS=2
-# Of a hundred requests: a read and a write on either side of each, and what many share.
+# Of a hundred requests: a read and a write on either side of each, and the calls that many share.
 SYSTEM_CALLS=460
 
 export CARGO_TERM_COLOR=never

@@ -302,7 +302,7 @@ impl Caller {
         Ok(())
     }
 
-    /// Reads what has arrived. `over` is told of each request that is over, and of the body of its answer if that is
+    /// Reads the bytes that have arrived. `over` is told of each request that is over, and of the body of its answer if that is
     /// well-formed and its status 200. Returns whether more can arrive.
     fn hear(&mut self, mut over: impl FnMut(Waiting, Option<&[u8]>)) -> bool {
         let mut open = self.wire.fill().unwrap_or(false);

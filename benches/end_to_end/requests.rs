@@ -1,4 +1,4 @@
-//! Requests: what the callers ask, signed before the clock starts, and what GatePay answers.
+//! Requests: those of the callers, signed before the clock starts, and GatePay's answers.
 
 use std::io::Write as _;
 

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::{Bench, Kind, Options};
 
-/// Enough that what the program does once in a while hardly counts.
+/// Enough that the program's periodic work hardly counts.
 const REQUESTS: usize = 20_000;
 
 /// Prints the system calls of a hundred requests, the frequent ones first. Returns the number of wrong answers.

@@ -3,7 +3,7 @@
 //! A dedicated thread polls the files, reads those that differ, builds the generation, and swaps the one pointer. The
 //! thread also drops the previous generation, so no request pays for any of these steps. The thread polls every
 //! `poll_ms`, less often if polling would take more than a fiftieth of a core, and at once on request. In between it looks
-//! at the files that file events name. Whatever these say, a generation is built only after a look at all files.
+//! at the files that file events name. In any case a generation is built only after a look at all files.
 //!
 //! Restrictions do not wait for the whole. While the files have an error, or a change waits for confirmation, the
 //! current generation continues with the parties suspended that the files suspend, with the credentials ended that the
@@ -196,16 +196,16 @@ impl ReloadThread {
     }
 
     /// Looks at all files if their time has come or any may have changed, and otherwise at those that were hinted at.
-    /// Returns what has to be read, which may be nothing if files that were read before wait to be built; `None` if there
+    /// Returns the files that have to be read, none if files that were read before wait to be built; `None` if there
     /// is nothing to do.
     fn look(&mut self, looks: &mut LookSchedule) -> Option<ChangedFiles> {
         let began = cpu_time();
-        // Also before a look at all files: it shows whatever the hints up to now are about.
+        // Also before a look at all files: that look finds every change up to now that a hint names.
         let hinted = self.watch.hinted_files();
         let cost = || cpu_time().saturating_sub(began);
         if !looks.is_due(Instant::now(), hinted.everywhere) {
             looks.hints_taken(cost());
-            // Without a look at all files nothing is known of the others: what was read before is not built yet.
+            // Without a look at all files nothing is known of the others: files that were read before are not built yet.
             return (!hinted.changed.is_empty()).then_some(hinted.changed);
         }
         let changed = self.watch.changed_files_on_this_thread();

@@ -22,7 +22,7 @@ CREATE TABLE cluster (
     guard_ms INTEGER NOT NULL DEFAULT 0,
     -- Writes without a body are refused until then: an earlier run served reads while the store was away.
     bodyless_until INTEGER NOT NULL DEFAULT 0,
-    -- The number of commits that were in the file without its log when the log began. What lies under the log has fewer only if it was
+    -- The number of commits that were in the file without its log when the log began. A file under the log has fewer only if it was
     -- put there.
     under_log INTEGER NOT NULL DEFAULT 0
 ) STRICT;

@@ -238,8 +238,7 @@ impl SqliteStore {
         .await
     }
 
-    /// Makes a call. What was read from a file that was exchanged meanwhile, or written to it, does not count: the next start
-    /// finds another one.
+    /// Makes a call. It fails if the file was exchanged meanwhile: the next start finds another one.
     async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,

@@ -104,7 +104,7 @@ pub struct ChangedFiles {
     operators: FolderChanges,
 }
 
-/// What file events led to.
+/// The files found by file events.
 #[derive(Debug)]
 pub struct HintedFiles {
     /// The files that were hinted at and have changed.

@@ -200,7 +200,7 @@ fn copies_elsewhere(
     let lead_ms = noted_ms.unwrap_or(0).max(settings.window.future_ms);
     let latest_ms = clock.unix_ms().saturating_add(lead_ms);
     let Some(place) = cluster.file_place() else {
-        // Other instances are there now, and what they admit is in doubt whenever it was.
+        // Other instances admit requests now: stamps of any time are in doubt.
         return Ok(CopiesElsewhere::ByStore {
             earlier_ms: mark_ms,
             others: OtherProcesses::Any,

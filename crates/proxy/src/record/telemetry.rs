@@ -82,8 +82,8 @@ impl CopiesElsewhere {
 }
 
 impl OtherProcesses {
-    /// Those with a file that one process has at a time. A run with this folder admitted no stamp above its mark, whatever its
-    /// clock was. If the file is guarded beyond the mark, another run may have had it since; before its first mark the folder
+    /// Those with a file that one process has at a time. A run with this folder admitted no stamp above its mark, however its
+    /// clock was set. If the file is guarded beyond the mark, another run may have had it since; before its first mark the folder
     /// knows of none.
     pub fn with_file((mark_ms, guarded_until): (u64, u64), place: &Arc<FilePlace>) -> Self {
         if mark_ms == 0 || guarded_until > mark_ms {
@@ -115,7 +115,7 @@ mod tests {
         store.place()
     }
 
-    /// Whose copy a stamp is in doubt for.
+    /// The copy for which a stamp is in doubt.
     fn doubt(others: &OtherProcesses, stamp_ms: &str, rule: ReplayRule) -> Option<EarlierCopy> {
         let replay = Replay::new(DEFAULT_WINDOW, 10, [7; 16], 0);
         let stamp = Stamp::parse(stamp_ms.as_bytes(), b"a-nonce").unwrap();

@@ -46,7 +46,7 @@ pub(crate) fn read(proxy: &mut TableReader<'_>) -> Catalogue {
     };
     let own: Vec<_> = OwnOperation::ALL.into_iter().filter(is_served).collect();
     if tables.is_empty() && own.is_empty() {
-        // To judge these rows once more is a third of what a start computes.
+        // To judge these rows once more is a third of a start's computing.
         return standard;
     }
     let mut rows = standard.rows().to_vec();

@@ -550,7 +550,7 @@ mod tests {
     const PARTIES: u8 = 40;
     const ACCOUNTS: u8 = 12;
 
-    /// What a party is in one version: `None` if it is absent.
+    /// A party in one version: `None` if it is absent.
     type Version = Option<(u8, u8)>;
 
     /// Versions of some parties: their sub-account, and which of three credentials they have.

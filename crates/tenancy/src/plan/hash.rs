@@ -11,7 +11,7 @@ use crate::threads::on_threads;
 
 /// Fewer parties than this are hashed by one thread: that takes some ten milliseconds.
 const HASHED_BY_A_THREAD: usize = 5_000;
-/// So many parties are listed at once: a list of a hundred thousand takes seven MB, on top of what a start takes.
+/// So many parties are listed at once: a list of a hundred thousand takes seven MB, on top of a start's other memory.
 const HASHED_TOGETHER: usize = 20_000;
 
 /// The same for the same configuration in any process. It is a sum over parts, so that a change among a hundred thousand

@@ -1,7 +1,7 @@
 //! File events: the names that changed in the folders of the configuration, as hints where to look first.
 //!
 //! Events are no proof. A file system may send none, a watch may be refused, a link may lead to a folder that is not
-//! watched. So a hint only makes a file be looked at before its turn, and whatever no hint names is found by the next look
+//! watched. So a hint only makes a file be looked at before its turn, and a change that no hint names is found by the next look
 //! at all files.
 
 use std::collections::{BTreeSet, HashMap};

@@ -87,7 +87,7 @@ const HASHED_BY_A_THREAD: usize = 5_120;
 pub(super) struct KeyHashes {
     /// Of keys with one owner.
     own: Vec<u64>,
-    /// Of keys that may be shared among those who say so.
+    /// Of keys that may be shared among the parties that say so.
     shared: Vec<u64>,
 }
 
