@@ -18,6 +18,14 @@ fn file_folder(gatepay: &GatePay) -> Folder {
     folder
 }
 
+/// Waits until a start relies on the store for all stamps of the present run.
+async fn until_joined(folder: &Folder) {
+    until("the store has all stamps of this run", || {
+        folder.path("state/store-joined").exists()
+    })
+    .await;
+}
+
 fn store_command(folder: &Folder, command: &str) -> (String, Option<i32>) {
     let config = folder.name("proxy.toml");
     printed(&run(&["store", command, "--config", &config]))
@@ -101,11 +109,7 @@ async fn a_refusal_says_not_executed_unless_an_earlier_run_with_the_file_may_hav
         Some("unknown"),
         "this folder knows of no run before"
     );
-    // From here on a start relies on the store for the stamps of the run before.
-    until("the store has all stamps of this run", || {
-        folder.path("state/store-joined").exists()
-    })
-    .await;
+    until_joined(&folder).await;
     let early_ms = now_ms();
     program.stop().await;
     let program = Program::serve(&folder).await;
@@ -163,10 +167,7 @@ async fn a_copy_of_a_crashed_run_s_write_is_in_doubt_on_the_path_of_a_read_whoev
     let folder = file_folder(&gatepay);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
-    until("the store has all stamps of this run", || {
-        folder.path("state/store-joined").exists()
-    })
-    .await;
+    until_joined(&folder).await;
     let executed = refund();
     assert_eq!(send(&program, &executed).await.refusal(), None);
     program.signal("-KILL");
@@ -215,10 +216,7 @@ async fn a_refusal_does_not_say_not_executed_once_another_process_may_have_the_f
     let folder = file_folder(&gatepay);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
-    until("the store has all stamps of this run", || {
-        folder.path("state/store-joined").exists()
-    })
-    .await;
+    until_joined(&folder).await;
     program.stop().await;
     let program = Program::serve(&folder).await;
     program.until_ready().await;

@@ -165,7 +165,7 @@ impl PgServer {
 
     /// Whether the server has written beside its process id that it takes connections, as `pg_ctl` looks for it.
     fn says_ready(&self) -> bool {
-        let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let state = fs::read_to_string(self.state_file()).unwrap_or_default();
         let mut lines = state.lines();
         let own = self.process.as_ref().map(|it| it.id().to_string());
         let is_own = lines.next() == own.as_deref();
@@ -177,7 +177,7 @@ impl PgServer {
         let began = Instant::now();
         // The shared memory of a killed server is free only after its last process has gone.
         while began.elapsed() < Duration::from_mins(1) {
-            let _ = fs::remove_file(self.data().join("postmaster.pid"));
+            let _ = fs::remove_file(self.state_file());
             self.spawn();
             if self.is_up() {
                 return;
@@ -198,7 +198,7 @@ impl PgServer {
 
     /// Removes the System V segment that a killed server left behind.
     fn free_shared_memory(&self) {
-        let state = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let state = fs::read_to_string(self.state_file()).unwrap_or_default();
         let segment = state
             .lines()
             .nth(6)
@@ -326,6 +326,11 @@ impl PgServer {
     /// The server's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Where the server writes its process id, its shared memory and its status.
+    fn state_file(&self) -> PathBuf {
+        self.data().join("postmaster.pid")
     }
 
     /// Copies the data directory of a stopped server aside.
@@ -483,7 +488,7 @@ fn tool(name: &str) -> Option<PathBuf> {
     candidates.find(|path| path.is_file())
 }
 
-/// The client beside the server: what Debian has in `PATH` is a script around it, which takes ten times as long.
+/// The client beside the server. The one in Debian's `PATH` is a script around it, and takes ten times as long.
 fn psql() -> PathBuf {
     let beside = tool("initdb").map(|initdb| initdb.with_file_name("psql"));
     beside

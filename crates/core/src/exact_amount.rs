@@ -75,9 +75,7 @@ impl ExactAmount {
     /// Reads a JSON number, as written.
     pub fn parse_number(text: &str) -> Result<Self, AmountFault> {
         let amount = Self::parse(text)?;
-        is_unrounded(text)
-            .then_some(amount)
-            .ok_or(AmountFault::Rounded)
+        amount.unless_rounded(text)
     }
 
     /// Reads an amount of an answer of GatePay's. Java prints 10 as `1E+1` once surplus zeros are stripped, and 0.0000001 as `1E-7`.
@@ -106,9 +104,15 @@ impl ExactAmount {
     /// Like [`parse_printed`](Self::parse_printed), for a JSON number.
     pub fn parse_printed_number(text: &str) -> Result<Self, AmountFault> {
         let amount = Self::parse_printed(text)?;
-        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
-        is_unrounded(mantissa)
-            .then_some(amount)
+        amount.unless_rounded(text.split(['e', 'E']).next().unwrap_or_default())
+    }
+
+    /// The amount, if any parser keeps all digits of the JSON number that it was read from.
+    fn unless_rounded(self, number: &str) -> Result<Self, AmountFault> {
+        let digits = number.bytes().filter(u8::is_ascii_digit);
+        let count = digits.skip_while(|digit| *digit == b'0').count();
+        (count <= NUMBER_DIGITS)
+            .then_some(self)
             .ok_or(AmountFault::Rounded)
     }
 
@@ -131,12 +135,6 @@ impl ExactAmount {
     pub fn times(self, times: u32) -> Option<Self> {
         Self::from_units(self.0.checked_mul(u128::from(times))?)
     }
-}
-
-/// Whether any parser keeps all digits of a JSON number.
-fn is_unrounded(number: &str) -> bool {
-    let digits = number.bytes().filter(u8::is_ascii_digit);
-    digits.skip_while(|digit| *digit == b'0').count() <= NUMBER_DIGITS
 }
 
 /// Plain digits without surplus zeros, which [`ExactAmount::parse`] reads.

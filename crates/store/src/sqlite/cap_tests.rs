@@ -14,13 +14,13 @@ use crate::caps::rule::{CapDeclaration, CapMeasure};
 use crate::caps::spend::SpendDemand;
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
-use crate::instance::InstanceBeat;
+
 use crate::operator_steps;
 use crate::refund_steps;
 use crate::rows::{money_row, payout, units_of};
 use crate::settings::StoreTerms;
 use crate::sqlite::SqliteStore;
-use crate::sqlite::test_files::{introduction, migrated, settings};
+use crate::sqlite::test_files::{self, introduction, migrated, settings};
 
 fn trial(runtime: &tokio::runtime::Runtime, steps: &[CapStep]) {
     on_a_file(runtime, |engine| run(engine, steps));
@@ -34,13 +34,7 @@ fn on_a_file(runtime: &tokio::runtime::Runtime, trial: impl FnOnce(CapEngine<'_>
     set_clock(START_MS);
     runtime.block_on(store.join(&introduction())).unwrap();
     let stores = [Store::Sqlite(store)];
-    let sign = InstanceBeat {
-        config_hash: "c".to_owned(),
-        journal_head: None,
-        halt_epoch: 0,
-        bodyless: false,
-        known_halts: Vec::new(),
-    };
+    let sign = test_files::beat();
     let beat = |place: usize| {
         runtime.block_on(stores[place].beat(&sign)).unwrap();
     };

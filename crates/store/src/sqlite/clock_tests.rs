@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::{START_MS, beside, rule};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
-use crate::instance::InstanceBeat;
+
 use crate::notifications::listing::RetentionTerms;
 use crate::rows::{money_row, payout, units_of};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
-use crate::sqlite::test_files::{introduction, migrated};
+use crate::sqlite::test_files::{self, introduction, migrated};
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -65,14 +65,7 @@ impl Stepped {
     }
 
     async fn beat(&self) -> crate::store_clock::StoreTime {
-        let beat = InstanceBeat {
-            config_hash: "c".to_owned(),
-            journal_head: None,
-            halt_epoch: 0,
-            bodyless: false,
-            known_halts: Vec::new(),
-        };
-        self.store.beat(&beat).await.unwrap().time
+        self.store.beat(&test_files::beat()).await.unwrap().time
     }
 
     async fn keep_house(&self) {

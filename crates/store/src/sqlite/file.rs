@@ -124,19 +124,13 @@ impl StoreFile {
         Ok(opened)
     }
 
-    /// Has a file count as put back whose log was written for another one.
+    /// Has a file count as put back if its log was written for another one.
     fn recognize(&mut self, path: &Path) -> Result<(), StoreError> {
         // The file is locked from here on: no other process takes its log into it.
         if self.schema()? != SQLITE_SCHEMA {
             return Ok(());
         }
-        let known = "SELECT system_id, under_log FROM cluster";
-        let known = self.connection.query_row(known, [], |row| {
-            Ok(FileStand {
-                system_id: row.get(0)?,
-                position: row.get(1)?,
-            })
-        })?;
+        let known = FileStand::read(&self.connection, "under_log")?;
         let found = main_file::without_log(path)?;
         // A new file has its tables in the log at first.
         if found.map_or(known.position == 0, |found| found.is_under(known)) {
@@ -408,7 +402,7 @@ impl StoreFile {
     }
 
     /// Ends the run. A file that was exchanged is left as it is, and so is the log under its path, which another process may have
-    /// by now: the last contact shows the next start what the other file lacks.
+    /// by now: by the last contact the next start sees that the other file lacks commits.
     pub(super) fn leave(&mut self, id: i64) -> Result<Option<StoreContact>, StoreError> {
         if self.check().is_err() {
             let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;

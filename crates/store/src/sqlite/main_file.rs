@@ -1,8 +1,8 @@
 //! Main file: the file without its log.
 //!
-//! A commit goes to the log, which SQLite takes into the file from time to time. What lies under a log must be what it was written
-//! for: SQLite reads any file with the log that it finds beside it, and a copy that was put there lacks what was in the file
-//! between the copy and the log.
+//! A commit goes to the log, which SQLite takes into the file from time to time. A log belongs to one file. But SQLite reads any
+//! file with the log that it finds beside it, and a copy that was put there lacks the commits that the file got between the copy
+//! and the log.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::error::StoreError;
 
-/// The open file, of which one page is compared with what this process wrote there.
+/// The open file, of which one page is compared with the page that this process wrote there.
 pub(super) struct MainFile {
     /// Kept open until the connection is closed: closing any descriptor of a file gives up all locks of the process on it.
     file: File,
@@ -36,7 +36,18 @@ pub(super) struct FileStand {
 }
 
 impl FileStand {
-    /// Whether a log was written for this file that began when the file had what the log knows.
+    /// The stand in the row of `cluster`, by this column.
+    pub(super) fn read(connection: &Connection, position: &str) -> rusqlite::Result<Self> {
+        let stand = format!("SELECT system_id, {position} FROM cluster");
+        connection.query_row(&stand, [], |row| {
+            Ok(Self {
+                system_id: row.get(0)?,
+                position: row.get(1)?,
+            })
+        })
+    }
+
+    /// Whether a log was written for this file. `log` is the stand that the log gives to its file.
     pub(super) fn is_under(self, log: Self) -> bool {
         self.system_id == log.system_id && self.position >= log.position
     }
@@ -70,7 +81,7 @@ impl MainFile {
         self.written = None;
     }
 
-    /// Whether the file has what was taken into it last. Another file may have been copied over it.
+    /// Whether the file has the page that was taken into it last. Another file may have been copied over it.
     pub(super) fn is_kept(&self) -> bool {
         self.written.as_ref().is_none_or(|page| {
             let now = self.read(page.offset, page.bytes.len());
@@ -85,19 +96,12 @@ impl MainFile {
     }
 }
 
-/// What a file has without its log; `None` if it has no readable table. SQLite closes its descriptor only once no other connection
+/// The stand of a file without its log; `None` if it has no readable table. SQLite closes its descriptor only once no other connection
 /// of this process has a lock on the file.
 pub(super) fn without_log(path: &Path) -> Result<Option<FileStand>, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let file = Connection::open_with_flags(immutable(path), flags)?;
-    let stand = "SELECT system_id, position FROM cluster";
-    let stand = file.query_row(stand, [], |row| {
-        Ok(FileStand {
-            system_id: row.get(0)?,
-            position: row.get(1)?,
-        })
-    });
-    match stand {
+    match FileStand::read(&file, "position") {
         Ok(stand) => Ok(Some(stand)),
         // No table, or one that only the log makes whole.
         Err(error) if is_unreadable(&error) => Ok(None),

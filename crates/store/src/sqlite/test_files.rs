@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use crate::instance::InstanceIntroduction;
+use crate::instance::{InstanceBeat, InstanceIntroduction};
 use crate::settings::{SqliteSettings, StoreTerms};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::file::StoreFile;
@@ -24,6 +24,17 @@ pub(super) async fn migrated(folder: &TempDir) -> (SqliteStore, Arc<Mutex<StoreF
     store.migrate().await.unwrap();
     let file = Arc::clone(&store.file);
     (store, file)
+}
+
+/// A sign of life that knows of no halts.
+pub(super) fn beat() -> InstanceBeat {
+    InstanceBeat {
+        config_hash: "c".to_owned(),
+        journal_head: None,
+        halt_epoch: 0,
+        bodyless: false,
+        known_halts: Vec::new(),
+    }
 }
 
 /// The only instance of a file.

@@ -49,6 +49,11 @@ impl Files {
         store
     }
 
+    /// The same, after an orderly end.
+    async fn ended(&self) {
+        leave(self.ready().await).await;
+    }
+
     fn save(&self) {
         for end in ["db", "db-wal"] {
             let from = self.folder.path().join(format!("gatepay.{end}"));
@@ -77,6 +82,12 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
     }
 }
 
+/// Ends the store's process in order.
+async fn leave(store: SqliteStore) {
+    store.leave().await.unwrap();
+    drop(store);
+}
+
 async fn verdict(store: &SqliteStore, row: &AdmissionRow) -> AdmissionVerdict {
     let mut batch = AdmissionBatch::default();
     batch.push(row.clone()).unwrap();
@@ -95,8 +106,7 @@ async fn the_first_run_is_guarded_and_an_orderly_restart_is_not() {
     store.file.lock().now_ms = Some(START_MS + 20_000);
     let late = row(2, Kind::Money, START_MS + 20_000);
     assert_eq!(verdict(&store, &late).await, AdmissionVerdict::Admitted);
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
 
     let store = files.joined(START_MS + 21_000).await;
     let admitted_ms = START_MS + 20_000;
@@ -157,8 +167,7 @@ async fn is_recognized(files: &Files, lost: &AdmissionRow) {
         AdmissionVerdict::Admitted
     );
     // A restart changes nothing.
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
     let store = files.joined(later).await;
     assert_eq!(
         verdict(&store, &row(9, Kind::Money, later)).await,
@@ -179,9 +188,7 @@ async fn is_recognized(files: &Files, lost: &AdmissionRow) {
 #[tokio::test]
 async fn a_copy_of_an_earlier_run_is_recognized() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     files.save();
     let store = files.joined(START_MS + 60_000).await;
     a_restore_after_an_admission_is_recognized(&files, store).await;
@@ -199,8 +206,7 @@ async fn a_copy_of_the_same_run_is_recognized() {
 async fn a_restore_after_an_admission_is_recognized(files: &Files, store: SqliteStore) {
     let lost = row(1, Kind::Money, START_MS + 60_000);
     assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
     files.restore();
     is_recognized(files, &lost).await;
 }
@@ -224,9 +230,7 @@ async fn joins_that_could_not_write_the_contact_file_do_not_make_the_file_look_p
 async fn a_file_without_its_contact_file_and_a_contact_file_without_its_file_are_recognized() {
     for lost in ["store.contact", "gatepay.db"] {
         let files = Files::new();
-        let store = files.ready().await;
-        store.leave().await.unwrap();
-        drop(store);
+        files.ended().await;
         fs::remove_file(files.folder.path().join(lost)).unwrap();
         let store = files.joined(START_MS + 60_000).await;
         assert!(store.is_restored().await.unwrap(), "{lost}");
@@ -236,9 +240,7 @@ async fn a_file_without_its_contact_file_and_a_contact_file_without_its_file_are
 #[tokio::test]
 async fn a_start_that_ended_between_its_two_writes_is_no_restore() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     let contact = fs::read(files.settings().contact_file).unwrap();
     drop(files.joined(START_MS + 60_000).await);
     fs::write(files.settings().contact_file, contact).unwrap();
@@ -276,11 +278,8 @@ async fn halts_that_the_file_has_lost_are_brought_back_unless_they_ended() {
     let files = Files::new();
     let store = files.ready().await;
     let beat = |known_halts| InstanceBeat {
-        config_hash: String::new(),
-        journal_head: None,
-        halt_epoch: 0,
-        bodyless: false,
         known_halts,
+        ..test_files::beat()
     };
     for money in [true, false] {
         store.halt(&scope(!money), "alice").await.unwrap();
@@ -357,13 +356,7 @@ async fn agrees(steps: Vec<Step>) {
     };
     let (_, contact) = model.beat(&server, None, 1, false);
     let contact = Some(contact);
-    let mut beat = InstanceBeat {
-        config_hash: String::new(),
-        journal_head: None,
-        halt_epoch: 0,
-        bodyless: false,
-        known_halts: Vec::new(),
-    };
+    let mut beat = test_files::beat();
     let mut seen = [0, 0];
     for step in steps {
         store.file.lock().now_ms = Some(server.now_ms);
@@ -440,9 +433,7 @@ async fn no_call_counts_once_the_file_was_exchanged_not_even_if_it_is_put_back()
 #[tokio::test]
 async fn the_start_after_an_exchange_knows_what_the_other_file_lacks() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     let file = files.settings().path;
     let older = file.with_extension("older");
     fs::copy(&file, &older).unwrap();
@@ -450,8 +441,7 @@ async fn the_start_after_an_exchange_knows_what_the_other_file_lacks() {
     let admitted = row(1, Kind::Money, START_MS + 61_000);
     assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
     fs::rename(&older, &file).unwrap();
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
     let store = files.joined(START_MS + 62_000).await;
     let copy = verdict(&store, &admitted).await;
     assert_ne!(copy, AdmissionVerdict::Admitted);
@@ -463,13 +453,7 @@ fn is_replaced<T>(called: &Result<T, StoreError>) -> bool {
 
 /// Commits until the log was taken into the file and began anew. None of the commits records a stamp.
 async fn begin_another_log(store: &SqliteStore) {
-    let beat = InstanceBeat {
-        config_hash: "c".to_owned(),
-        journal_head: None,
-        halt_epoch: 0,
-        bodyless: false,
-        known_halts: Vec::new(),
-    };
+    let beat = test_files::beat();
     let under_log = || -> i64 {
         let under_log = "SELECT under_log FROM cluster";
         let file = store.file.lock();
@@ -487,9 +471,7 @@ async fn begin_another_log(store: &SqliteStore) {
 #[tokio::test]
 async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     let at = |name: &str| files.folder.path().join(name);
     let now_ms = START_MS + 61_000;
     fs::copy(at("gatepay.db"), at("backup")).unwrap();
@@ -497,7 +479,7 @@ async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
     let admitted = row(1, Kind::Write, now_ms);
     assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
     begin_another_log(&store).await;
-    // What a crash leaves.
+    // The files that a crash leaves.
     let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
     for name in left {
         fs::copy(at(name), at(&format!("{name}.left"))).unwrap();
@@ -520,9 +502,7 @@ async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
 #[tokio::test]
 async fn a_file_that_is_copied_over_the_open_one_is_noticed_now_and_at_the_next_start() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     let file = files.settings().path;
     let backup = file.with_extension("backup");
     fs::copy(&file, &backup).unwrap();
@@ -533,8 +513,7 @@ async fn a_file_that_is_copied_over_the_open_one_is_noticed_now_and_at_the_next_
     assert!(store.cluster().await.is_ok());
     fs::copy(&backup, &file).unwrap();
     assert!(is_replaced(&store.cluster().await));
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
     let store = files.joined(START_MS + 62_000).await;
     assert!(store.is_restored().await.unwrap());
     assert_ne!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
@@ -543,9 +522,7 @@ async fn a_file_that_is_copied_over_the_open_one_is_noticed_now_and_at_the_next_
 #[tokio::test]
 async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_next_one() {
     let files = Files::new();
-    let store = files.ready().await;
-    store.leave().await.unwrap();
-    drop(store);
+    files.ended().await;
     let file = files.settings().path;
     let other = file.with_extension("other");
     fs::copy(&file, &other).unwrap();
@@ -557,8 +534,7 @@ async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_n
     assert_eq!(verdict(&next, &admitted).await, AdmissionVerdict::Admitted);
     let log = || fs::read(files.folder.path().join("gatepay.db-wal")).unwrap();
     let before = log();
-    store.leave().await.unwrap();
-    drop(store);
+    leave(store).await;
     assert!(log() == before);
     drop(next);
     let last = files.joined(START_MS + 91_000).await;

@@ -348,10 +348,10 @@ impl<T: UniqueKeys> PartyFolder<T> {
         let here = differ.files.iter().filter(|(_, look)| look.is_some());
         let here: Vec<&OsStr> = here.map(|(name, _)| &**name).collect();
         self.work.read += u64::try_from(here.len()).unwrap_or(u64::MAX);
-        let known = &self.files;
+        let known = &*self;
         let files = on_threads(&here, READ_BY_A_THREAD, |name| {
-            let before = known.binary_search_by(|file| (*file.name).cmp(name));
-            let owned = before.map(|at| known[at].owned().cloned().collect());
+            let before = known.place_of(name);
+            let owned = before.map(|at| known.files[at].owned().cloned().collect());
             PartyFile {
                 owned_before: Some(owned.unwrap_or_default()),
                 ..PartyFile::read(folder, name, word, by, &read)
