@@ -1,8 +1,10 @@
 //! A request before it is signed and sent.
 
 use bytes::Bytes;
+use gatepay_admission::replay::{Replay, StampFingerprint};
 use gatepay_core::{Stamp, header, sign};
 use gatepay_proxy::process::clock::Clock;
+use gatepay_tenancy::ReplayRule;
 use http::{Method, Request};
 use http_body_util::Full;
 
@@ -123,6 +125,14 @@ impl Call {
         lines.retain(|(name, _)| !self.less.contains(name));
         lines.extend(self.more.iter().cloned());
         lines
+    }
+
+    /// What the replay memory keeps of the call. The call has a timestamp and a nonce of its own.
+    pub(crate) fn fingerprint(&self, replay: &Replay) -> StampFingerprint {
+        let [timestamp, nonce] = [&self.timestamp, &self.nonce]
+            .map(|text| text.as_deref().expect("it is set").as_bytes());
+        let stamp = Stamp::parse(timestamp, nonce).expect("a stamp that clients sign");
+        replay.fingerprint(self.shop.client_id, &stamp, ReplayRule::Pair)
     }
 
     /// The request in the form that a client library takes.
