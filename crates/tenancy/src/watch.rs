@@ -66,17 +66,22 @@ pub struct ConfigWatch {
     certificates: Vec<StampedFile>,
     /// The authorities that vouch for GatePay, likewise, and their digest at the start.
     upstream_ca: Option<UpstreamCa>,
-    /// The catalogue that parties are read by: that of the start, since rows of the catalogue are known by their position.
+    start: StartTerms,
+    /// Unique keys are compared by hashes that cannot be predicted.
+    hasher: RandomState,
+    /// Says where to look first, if there is any.
+    events: Option<FileEvents>,
+}
+
+/// What files of parties are read by: keys of `proxy.toml` as they were at the start.
+struct StartTerms {
+    /// Rows of the catalogue are known by their position.
     catalogue: Catalogue,
     window: StampWindow,
     endpoints: EndpointBounds,
     /// Whether the process has a store, which it has from its start or not at all.
     has_store: bool,
     secret_text: SecretText,
-    /// Unique keys are compared by hashes that cannot be predicted.
-    hasher: RandomState,
-    /// Says where to look first, if there is any.
-    events: Option<FileEvents>,
 }
 
 /// `proxy.toml`, with its secrets.
@@ -178,14 +183,7 @@ impl ConfigWatch {
             proxy_toml: proxy_toml.to_owned(),
             tenants: PartyFolder::at(Some(&said.settings.tenants)),
             operators: PartyFolder::at(said.settings.operators.as_deref()),
-            catalogue: catalogue.clone(),
-            window: settings.window,
-            has_store: settings.store.is_some(),
-            endpoints: settings
-                .notifications
-                .as_ref()
-                .map_or_else(EndpointBounds::default, |it| it.endpoints.clone()),
-            secret_text: settings.secret_text,
+            start: StartTerms::of(&settings, &catalogue),
             certificates: certificates(&settings),
             upstream_ca: settings.upstream.ca.as_deref().map(UpstreamCa::at),
             proxy,
@@ -315,19 +313,12 @@ impl ConfigWatch {
         {
             trust.read();
         }
-        let terms = PartyBounds {
-            has_store: self.has_store,
-            // Checked with the settings of the moment, once all files are read.
-            approvers: None,
-            catalogue: &self.catalogue,
-            window: self.window,
-            endpoints: &self.endpoints,
-        };
+        let terms = self.start.bounds();
         let by = ReadInputs {
             proxy_toml: &self.proxy_toml,
             env,
             hasher: &self.hasher,
-            secret_text: self.secret_text,
+            secret_text: self.start.secret_text,
         };
         // Keys that must be unique are compared over all files, by their hashes.
         let tenants = |table: TableReader<'_>, sources: SecretSources<'_>| {
@@ -377,7 +368,7 @@ impl ConfigWatch {
             self.conflicts(&said.settings.institution.credentials, &mut wrong);
             self.unlinked(ApproverTerms::of(&said.settings), &mut wrong);
             if wrong.is_empty() {
-                let operations = said.catalogue.rows() != self.catalogue.rows();
+                let operations = said.catalogue.rows() != self.start.catalogue.rows();
                 let operations = operations.then_some("operation");
                 let trust = self.upstream_ca.as_ref().filter(|trust| trust.differs());
                 let trust = trust.map(|_| "upstream.ca");
@@ -391,19 +382,52 @@ impl ConfigWatch {
         Err(InvalidFiles(wrong))
     }
 
-    /// Reads invalid files again for their problems. If there is no problem, the fault was transient, and the files have
-    /// to be read again.
+    /// Reads invalid files again for their problems: by `proxy.toml` as it is, and by the keys of the start that parties are
+    /// read by. If there is no problem, the fault was transient, and the files have to be read again.
     pub fn problems(
         &mut self,
         InvalidFiles(files): &InvalidFiles,
         env: &Environment<'_>,
     ) -> Vec<Problem> {
-        let problems = load::problems(&self.proxy_toml, files, env);
+        let mut problems = load::problems(&self.proxy_toml, files, env);
+        if self.proxy.parsed.is_some() {
+            let known: HashSet<_> = problems.iter().map(|it| it.file.clone()).collect();
+            let others = self.problems_by_the_start(files, env).into_iter();
+            problems.extend(others.filter(|problem| !known.contains(&problem.file)));
+            problems.sort();
+        }
         if problems.is_empty() {
             // A file was missing for a moment, or there were no descriptors to open it.
             self.proxy.stamp = FileStamp::NOTHING;
             self.tenants.forget(files);
             self.operators.forget(files);
+        }
+        problems
+    }
+
+    /// The problems that these files have by the start's keys of `proxy.toml`.
+    fn problems_by_the_start(
+        &self,
+        files: &BTreeSet<PathBuf>,
+        env: &Environment<'_>,
+    ) -> Vec<Problem> {
+        let reads = FilesRead::default();
+        let reading = ConfigReading::new(&self.proxy_toml, env, &reads);
+        reading.secret_text.set(self.start.secret_text);
+        let (terms, mut claims) = (self.start.bounds(), UniqueClaims::uncompared());
+        let among = |invalid: &PathBuf| files.contains(invalid);
+        let tenants: Vec<_> = self.tenants.invalid_files().filter(among).collect();
+        reading.parties(&tenants, "tenant", |table, sources| {
+            tenant_file::read(table, terms, sources, &mut claims)
+        });
+        let operators: Vec<_> = self.operators.invalid_files().filter(among).collect();
+        reading.parties(&operators, "operator", |table, sources| {
+            operator_file::read(table, terms, sources, &mut claims)
+        });
+        let mut problems = reading.problems.sorted();
+        for problem in &mut problems {
+            problem.text +=
+                "; the present proxy.toml, which takes effect after a restart, allows it";
         }
         problems
     }
@@ -489,6 +513,31 @@ impl ConfigWatch {
             for operator in &file.parties {
                 operator.visit_keys(|held, shared| take(held, by, shared));
             }
+        }
+    }
+}
+
+impl StartTerms {
+    fn of(settings: &Settings, catalogue: &Catalogue) -> Self {
+        let notifications = settings.notifications.as_ref();
+        let endpoints = notifications.map(|settings| settings.endpoints.clone());
+        Self {
+            catalogue: catalogue.clone(),
+            window: settings.window,
+            endpoints: endpoints.unwrap_or_default(),
+            has_store: settings.store.is_some(),
+            secret_text: settings.secret_text,
+        }
+    }
+
+    fn bounds(&self) -> PartyBounds<'_> {
+        PartyBounds {
+            has_store: self.has_store,
+            // Checked with the settings of the moment, once all files are read.
+            approvers: None,
+            catalogue: &self.catalogue,
+            window: self.window,
+            endpoints: &self.endpoints,
         }
     }
 }

@@ -356,6 +356,67 @@ fn a_fault_in_proxy_toml_is_one_problem_and_changes_nothing_else() {
 }
 
 #[test]
+fn a_file_that_only_a_restart_can_read_is_a_problem_and_not_one_that_passes() {
+    let caps = "cap = [{ calls = ['payouts'], currency = 'USDT', per_day = '10' }]";
+    let operation = "[[operation]]\nname = 'create_voucher'\nscope = 'tenant'\nmodule = 'giftcard'\nkind = 'money'\n\
+                     method = 'POST'\nmerchant_path = '/v1/pay/voucher'\ninstitution_method = 'POST'\n\
+                     institution_path = '/payment/open/institution/v1/pay/voucher'";
+    for (proxy, file, secret, key) in [
+        (
+            "secret_text = 'any'",
+            "",
+            "made-up-s\u{e9}cret",
+            "credential[0].secret.file",
+        ),
+        (
+            "timestamp = { past_ms = 600000 }",
+            "timestamp = { past_ms = 500000 }",
+            "made-up",
+            "timestamp.past_ms",
+        ),
+        (
+            "state_dir = 'state'\nstore = { path = 'state/gatepay.db' }",
+            caps,
+            "made-up",
+            "cap",
+        ),
+        (
+            operation,
+            "operations = { allow = ['create_voucher'] }",
+            "made-up",
+            "operations",
+        ),
+    ] {
+        let folder = folder().tenant("acme", "").tenant("zeta", "");
+        let (mut watch, _) = open(&folder);
+        let folder = folder
+            .proxy(proxy)
+            .tenant("acme", file)
+            .secret("acme", secret);
+        assert_eq!(folder.problems(), [""; 0], "it could be started on");
+        let problems = again(&mut watch, &folder).err().unwrap();
+        let [problem] = &problems[..] else {
+            panic!("{problems:?}")
+        };
+        assert!(problem.starts_with("tenants.d/acme.toml:"), "{problem}");
+        assert!(
+            problem.contains(key) && problem.contains("after a restart"),
+            "{problem}"
+        );
+        assert!(
+            watch.changed_files().is_empty(),
+            "nothing is to be read again"
+        );
+        // With a fault that is one in any case, that is said.
+        let folder = folder.tenant("zeta", "no = 1");
+        let problems = again(&mut watch, &folder).err().unwrap();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let folder = folder.tenant("zeta", "").tenant("acme", "");
+        assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+    }
+}
+
+#[test]
 fn a_changed_upstream_ca_needs_a_restart_and_a_rewritten_equal_one_does_not() {
     let mut folder = folder()
         .file("ca.pem", "one")
