@@ -34,6 +34,9 @@ pub(super) struct PartyFolder<T> {
     pub(super) listed: bool,
     /// Sorted by name.
     files: Vec<PartyFile<T>>,
+    /// The parties that the configuration in force has from files that are gone since, by the names of these: one may come
+    /// back before the change is in force.
+    owned_by_gone: BTreeMap<Box<OsStr>, Box<[PartyId]>>,
     /// Those of all files, sorted by id. While files are wrong, an id may be there several times.
     parties: Vec<Arc<T>>,
     pub(super) held_keys: HeldKeys,
@@ -112,6 +115,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
             path: path.map(Path::to_owned),
             listed: path.is_none(),
             files: Vec::new(),
+            owned_by_gone: BTreeMap::new(),
             parties: Vec::new(),
             held_keys: HeldKeys::default(),
             work: FolderWork::default(),
@@ -350,14 +354,19 @@ impl<T: UniqueKeys> PartyFolder<T> {
         self.work.read += u64::try_from(here.len()).unwrap_or(u64::MAX);
         let known = &*self;
         let files = on_threads(&here, READ_BY_A_THREAD, |name| {
-            let before = known.place_of(name);
-            let owned = before.map(|at| known.files[at].owned().cloned().collect());
+            let owned = match known.place_of(name) {
+                Ok(at) => Some(known.files[at].owned().cloned().collect()),
+                Err(_) => known.owned_by_gone.get(*name).cloned(),
+            };
             PartyFile {
                 owned_before: Some(owned.unwrap_or_default()),
                 ..PartyFile::read(folder, name, word, by, &read)
             }
         });
         let came = parties_of(&files);
+        for file in &files {
+            self.owned_by_gone.remove(&file.name);
+        }
         let gone = differ.files.iter().filter(|(_, look)| look.is_none());
         let left = self.exchange_files(files, gone.map(|(name, _)| &**name));
         let left = parties_of(&left);
@@ -392,7 +401,12 @@ impl<T: UniqueKeys> PartyFolder<T> {
         if !gone.is_empty() {
             let mut places = 0..;
             let is_gone = |_: &mut _| places.next().is_some_and(|at| gone.contains(&at));
-            left.extend(self.files.extract_if(.., is_gone));
+            let gone: Vec<_> = self.files.extract_if(.., is_gone).collect();
+            for file in gone.iter().filter(|file| file.owned().next().is_some()) {
+                let owned = file.owned().cloned().collect();
+                self.owned_by_gone.insert(file.name.clone(), owned);
+            }
+            left.extend(gone);
         }
         insert_sorted(&mut self.files, new, |one, other| one.name.cmp(&other.name));
         left
@@ -430,6 +444,7 @@ impl<T: UniqueKeys> PartyFolder<T> {
 
     /// The parties of the files as they are read now are in force.
     pub(super) fn now_in_force(&mut self) {
+        self.owned_by_gone.clear();
         // A look at each is enough: writing to all takes longer.
         for file in self
             .files

@@ -205,6 +205,40 @@ fn a_file_that_has_settled_is_read_while_another_keeps_changing() {
 }
 
 #[test]
+fn a_file_that_went_and_came_back_is_still_the_own_file_of_its_party() {
+    // A copy with the id still to be edited.
+    let copy = tenant("acme", "standing = 'suspended'").replace("-acme", "-other");
+    let folder = folder().tenant("acme", "").tenant("zeta", "");
+    let (mut watch, registry) = open(&folder);
+    let folder = folder
+        .file("tenants.d/copy.toml", copy)
+        .secret("other", "made-up-other");
+    assert!(again(&mut watch, &folder).is_err());
+    assert!(watch.restricted(&registry).is_none(), "its own file says");
+    // As git writes a file: first it is gone.
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    watch.read(&watch.changed_files(), &folder.env());
+    let folder = folder.tenant("acme", "weight = 2");
+    assert!(again(&mut watch, &folder).is_err());
+    assert!(
+        watch.restricted(&registry).is_none(),
+        "its own file is back"
+    );
+    let folder = folder.tenant("acme", "standing = 'read_only'");
+    assert!(again(&mut watch, &folder).is_err());
+    let restricted = watch.restricted(&registry).unwrap();
+    assert_eq!(restricted.tenants()[0].party.standing, Standing::ReadOnly);
+    // Once other files are in force, it is a file like any other.
+    fs::remove_file(folder.path("tenants.d/copy.toml")).unwrap();
+    fs::remove_file(folder.path("tenants.d/acme.toml")).unwrap();
+    let without = again(&mut watch, &folder).unwrap().registry;
+    watch.now_in_force();
+    assert_eq!(ids(&without), ["zeta"]);
+    let folder = folder.tenant("acme", "");
+    assert_eq!(again_ids(&mut watch, &folder), ["acme", "zeta"]);
+}
+
+#[test]
 fn a_file_is_read_although_its_folder_can_no_longer_be_listed() {
     let folder = folder().tenant("acme", "").tenant("zeta", "");
     let (mut watch, registry) = open(&folder);
