@@ -299,6 +299,28 @@ async fn an_operator_that_holds_the_callers_secret_approves_none_of_its_calls() 
 }
 
 #[tokio::test]
+async fn an_operator_that_got_another_name_in_proxy_toml_approves_nothing_by_its_old_one() {
+    let gatepay = gatepay();
+    let file = format!(
+        "admin_operators = ['bob']\n{}",
+        caps("approve_above = '10'")
+    );
+    let folder = folder_of_file(&gatepay, &file);
+    with_operators(&folder);
+    let program = Program::serve(&folder).await;
+    program.until_ready().await;
+    let id = id_of(&send(&program, &payout("B1", "20")).await);
+    // The tenants' links are live, and the operators' names are those of the start.
+    folder.edit("proxy.toml", "name = 'bob'", "name = 'robert'");
+    folder.tenant(&acme(), &file.replace("bob", "robert"));
+    let (status, said) = says(&program, "alice", ("POST", "/-/reload")).await;
+    assert_eq!(status, 200, "{said}");
+    let (status, said) = approves(&program, "bob", &id).await;
+    assert_eq!(status, 403, "{said}");
+    assert_eq!(approves(&program, "alice", &id).await.0, 200);
+}
+
+#[tokio::test]
 async fn fewer_approvers_hold_only_after_raise_after_and_more_at_once() {
     let gatepay = gatepay();
     let (folder, program) = serving_with_operators(&gatepay, "approve_above = '10'").await;

@@ -454,6 +454,9 @@ impl ReloadThread {
             .replay
             .resize(replay_capacity(&app.settings, quota, &next.registry));
         app.admission.quota.adjust(quota);
+        let operators = next.settings.admin.operators.iter();
+        let operators = operators.map(|operator| operator.name.clone());
+        app.lifecycle.reload.now_names(operators);
         let generation = Arc::new(Generation::new(
             Some(before),
             Arc::clone(&before.catalogue),

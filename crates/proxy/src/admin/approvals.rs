@@ -15,6 +15,7 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use crate::admin::approver_count::named_operator;
 use crate::admin::query_fields::query_fields;
 use crate::admin::reply::{AdminFailure, AdminResponse, json};
 use crate::admin::suspend::{AdminActor, DISK, finished, unknown_party};
@@ -172,6 +173,8 @@ impl ApprovalDecision {
         let body_sha256 = approval.of.body_sha256;
         if decision == Decision::Approve {
             is_independent(app, &approval, &actor.name)?;
+            // Names are noted before links are in force: these may be those of another proxy.toml by now.
+            may_approve(app, &actor)?;
         }
         let Approval { of, .. } = approval;
         let act = ApprovalAct {
@@ -345,8 +348,7 @@ pub(super) fn holds(party: PartyRef<'_>, name: &str) -> Result<bool, AdminFailur
 
 /// Refuses the order of an operator that may not approve.
 pub(super) fn may_approve(app: &App, actor: &AdminActor) -> Result<(), AdminFailure> {
-    let mut operators = app.settings.admin.operators.iter();
-    if operators.any(|operator| operator.name == actor.name && operator.approves) {
+    if named_operator(app, &actor.name).is_some_and(|operator| operator.approves) {
         return Ok(());
     }
     Err(AdminFailure(

@@ -3,6 +3,7 @@
 
 use gatepay_store::admission::HaltScope;
 use gatepay_tenancy::PartyId;
+use gatepay_tenancy::settings::AdminOperator;
 use http::StatusCode;
 
 use crate::admin::reply::AdminFailure;
@@ -25,6 +26,13 @@ pub(super) async fn approvers(app: &App) -> Result<u32, AdminFailure> {
     Ok(configured.max(in_force))
 }
 
+/// The operator of the admin address by this name, if there is one that `proxy.toml` still names.
+pub(super) fn named_operator<'a>(app: &'a App, name: &PartyId) -> Option<&'a AdminOperator> {
+    let mut operators = app.settings.admin.operators.iter();
+    let named = operators.find(|operator| operator.name == *name);
+    named.filter(|_| app.lifecycle.reload.still_names(name))
+}
+
 /// Notes an operator's order to end the halt of a scope that was seen with this epoch, in the store if the halt is there. Returns
 /// the other operator that has ordered the same within a day.
 pub(super) async fn other_approver(
@@ -33,8 +41,7 @@ pub(super) async fn other_approver(
     is_shared: bool,
     by: &PartyId,
 ) -> Result<Option<String>, AdminFailure> {
-    let mut operators = app.settings.admin.operators.iter();
-    if !operators.any(|operator| operator.name == *by) {
+    if named_operator(app, by).is_none() {
         return Err(AdminFailure(
             StatusCode::FORBIDDEN,
             "caps.approvals is 2: two operators end a halt or a suspension, each with the token of an [[admin.operator]]\n".into(),

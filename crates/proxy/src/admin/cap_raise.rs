@@ -87,6 +87,8 @@ impl RaiseOrder {
         let signers: Vec<String> = signers.iter().map(|it| it.as_str().to_owned()).collect();
         let registry = &app.generation.load().registry;
         is_independent(registry, &waiting.scope, (&actor.name, &signers))?;
+        // Names are noted before links are in force: these may be those of another proxy.toml by now.
+        may_approve(app, actor)?;
         let act = ApprovalAct {
             action: ApprovalAction::Approve,
             approval: digest.to_string(),

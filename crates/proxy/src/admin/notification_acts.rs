@@ -15,7 +15,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::admin::approver_count::approvers;
+use crate::admin::approver_count::{approvers, named_operator};
 use crate::admin::notification_endpoints::{of_tenant, shown};
 use crate::admin::notification_order::{NotificationOrder, conflict};
 use crate::admin::notification_view::{bad, event, event_id, is_of_former, relay, tenant};
@@ -144,8 +144,7 @@ async fn read_assignment(
     };
     let (id, owner) = (event_id(&id)?, tenant(relay, &owner)?);
     let needed = approvers(app).await?;
-    let mut operators = app.settings.admin.operators.iter();
-    if needed > 1 && !operators.any(|operator| operator.name == actor.name) {
+    if needed > 1 && named_operator(app, &actor.name).is_none() {
         return Err(AdminFailure(
             StatusCode::FORBIDDEN,
             "caps.approvals is 2: two operators assign, each with the token of an [[admin.operator]]\n".into(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use gatepay_tenancy::settings::Settings;
-use gatepay_tenancy::{ConfigFacts, Plan, facts};
+use gatepay_tenancy::{ConfigFacts, PartyId, Plan, facts};
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -16,6 +16,8 @@ pub struct ReloadControl {
     state: Mutex<ReloadState>,
     /// The settings of `proxy.toml` in force, including defaults that the file does not set.
     settings: Mutex<ConfigFacts>,
+    /// The names of the `[[admin.operator]]` in `proxy.toml`, once it was read again.
+    operators: Mutex<Option<Vec<PartyId>>>,
 }
 
 /// A request to the thread that reloads.
@@ -130,6 +132,20 @@ impl ReloadControl {
     /// Locks the settings in force for a change.
     pub(crate) fn lock_settings(&self) -> MutexGuard<'_, ConfigFacts> {
         self.settings.lock()
+    }
+
+    /// Notes the operators that `proxy.toml` names now. Call this before parties go into force that name them.
+    pub(crate) fn now_names(&self, operators: impl Iterator<Item = PartyId>) {
+        *self.operators.lock() = Some(operators.collect());
+    }
+
+    /// Whether `proxy.toml` names this operator of the process's start still. The links of parties are those of its
+    /// present names: of an operator that it names otherwise nobody knows what it holds.
+    pub fn still_names(&self, operator: &PartyId) -> bool {
+        let operators = self.operators.lock();
+        operators
+            .as_ref()
+            .is_none_or(|names| names.contains(operator))
     }
 
     /// How the files compare with the configuration in force.
