@@ -377,6 +377,9 @@ impl ReloadThread {
         // An error without a problem was transient, and the next poll retries the build.
         self.unbuilt = problems.is_empty();
         if self.unbuilt {
+            tracing::warn!(
+                "a fault in the files was gone when it was looked for; they are read again"
+            );
             return ReloadReport::unsettled();
         }
         for problem in problems.iter().take(PROBLEMS) {
