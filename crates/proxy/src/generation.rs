@@ -219,10 +219,13 @@ mod tests {
     use gatepay_admission::limit_name::LimitSet;
     use gatepay_core::{ClientId, Credential, Kind, SecretKey};
     use gatepay_tenancy::settings::UpstreamUrl;
-    use gatepay_tenancy::{DatedCredential, Operator, Rate, SubAccount, Tenant};
+    use gatepay_tenancy::{DatedCredential, Operator, Rate, Standing, SubAccount, Tenant};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use zeroize::Zeroizing;
 
     use gatepay_tenancy::ConfigWatch;
+    use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
@@ -502,5 +505,250 @@ mod tests {
         assert_eq!(["a", "b", "c"].map(has_series), [true, true, false]);
         assert_eq!(world.drain(&generation, "b"), 1);
         assert_eq!(["c", "d", "e"].map(|id| used(&generation, id)), [3; 3]);
+    }
+
+    /// Enough that a registry is patched when a few tenants change.
+    const TENANTS: u8 = 48;
+    const BURST: u32 = 5;
+
+    /// A tenant's file.
+    #[derive(Clone, PartialEq)]
+    struct Table {
+        client_id: u8,
+        secret: String,
+        in_flight: u32,
+        weight: u32,
+        suspended: bool,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Edit {
+        Remove,
+        Restore,
+        Limit(u32),
+        Weigh(u32),
+        Suspend,
+        Resume,
+        Rotate(u8),
+        SwapCredentials(u8),
+        RemoveMany(u8),
+        /// A file beside the others that is no tenant: the rest waits until it is gone.
+        Break,
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        prop_oneof![
+            3 => Just(Edit::Remove),
+            4 => Just(Edit::Restore),
+            2 => (1..9_u32).prop_map(Edit::Limit),
+            2 => (1..9_u32).prop_map(Edit::Weigh),
+            2 => Just(Edit::Suspend),
+            2 => Just(Edit::Resume),
+            3 => any::<u8>().prop_map(Edit::Rotate),
+            4 => (0..TENANTS).prop_map(Edit::SwapCredentials),
+            1 => any::<u8>().prop_map(Edit::RemoveMany),
+            1 => Just(Edit::Break),
+        ]
+    }
+
+    impl Table {
+        fn of(number: u8) -> Self {
+            Self {
+                client_id: number,
+                secret: format!("fake-{number}"),
+                in_flight: 3,
+                weight: 1,
+                suspended: false,
+            }
+        }
+
+        fn write(&self, folder: &Path, number: u8) {
+            let secret = folder.join(format!("{number}.key"));
+            put(&secret, &self.secret);
+            let standing = if self.suspended {
+                "suspended"
+            } else {
+                "active"
+            };
+            let Self {
+                client_id,
+                in_flight,
+                weight,
+                ..
+            } = self;
+            let table = format!(
+                "id = 't{number:02}'\nsub_account = '{number}'\nweight = {weight}\nstanding = '{standing}'\n\
+                 limits = {{ requests_per_second = 1, burst = {BURST}, in_flight = {in_flight} }}\n\
+                 credential = [{{ client_id = 'c{client_id}', secret = {{ file = '../{number}.key' }} }}]\n"
+            );
+            put(&folder.join(format!("tenants.d/{number:02}.toml")), &table);
+        }
+    }
+
+    /// Puts another file in the place of the one that is there.
+    fn put(path: &Path, text: &str) {
+        let next = path.with_extension("next");
+        fs::write(&next, text).unwrap();
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(next, path).unwrap();
+    }
+
+    fn change(tables: &mut BTreeMap<u8, Table>, edit: Edit, number: u8) {
+        if let Edit::RemoveMany(from) = edit {
+            tables.retain(|number, _| number.wrapping_add(from) % 4 != 0);
+        }
+        if matches!(edit, Edit::Restore) {
+            let holds = |table: &Table| {
+                table.client_id == number || table.secret == Table::of(number).secret
+            };
+            if !tables.values().any(holds) {
+                tables.entry(number).or_insert_with(|| Table::of(number));
+            }
+        }
+        let Some(mut table) = tables.remove(&number) else {
+            return;
+        };
+        match edit {
+            Edit::Remove => return,
+            Edit::Limit(in_flight) => table.in_flight = in_flight,
+            Edit::Weigh(weight) => table.weight = weight,
+            Edit::Suspend => table.suspended = true,
+            Edit::Resume => table.suspended = false,
+            Edit::Rotate(version) => table.secret = format!("fake-{number}-{version}"),
+            Edit::SwapCredentials(other) => {
+                if let Some(other) = tables.get_mut(&other) {
+                    std::mem::swap(&mut other.client_id, &mut table.client_id);
+                    std::mem::swap(&mut other.secret, &mut table.secret);
+                }
+            }
+            Edit::Restore | Edit::RemoveMany(_) | Edit::Break => {}
+        }
+        tables.insert(number, table);
+    }
+
+    /// What is known of a party that calls.
+    #[derive(Default, Clone, PartialEq, Debug)]
+    struct Known {
+        tokens: u32,
+        seats: u32,
+        uses: u64,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        #[test]
+        fn parties_keep_what_they_have_spent_through_any_changes_of_their_files(
+            rounds in vec((vec((edit(), 0..TENANTS), 1..5), vec(0..TENANTS, 0..12)), 24)
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path();
+            fs::create_dir(path.join("tenants.d")).unwrap();
+            let mut tables: BTreeMap<u8, Table> =
+                (0..TENANTS).map(|number| (number, Table::of(number))).collect();
+            for (number, table) in &tables {
+                table.write(path, *number);
+            }
+            let proxy = "[[institution.credential]]\nclient_id = 'i'\nsecret = { env = 'I' }\n";
+            fs::write(path.join("proxy.toml"), proxy).unwrap();
+            let env = |_: &str| Some("fake-institution".to_owned());
+            let opened = ConfigWatch::open(&path.join("proxy.toml"), &env);
+            let (mut watch, configuration) = opened.unwrap_or_else(|problems| panic!("{problems:?}"));
+            let world = World::new();
+            let mut generation = world.after(None, configuration.registry);
+            let mut in_force = tables.clone();
+            let mut known: BTreeMap<u8, Known> = BTreeMap::new();
+            let mut shadow = LimitSet::default();
+            for (edits, calls) in rounds {
+                let before = tables.clone();
+                let mut is_broken = false;
+                for (edit, number) in edits {
+                    is_broken |= matches!(edit, Edit::Break);
+                    change(&mut tables, edit, number);
+                }
+                for number in before.keys().filter(|number| !tables.contains_key(number)) {
+                    fs::remove_file(path.join(format!("tenants.d/{number:02}.toml"))).unwrap();
+                }
+                for (number, table) in &tables {
+                    if before.get(number) != Some(table) {
+                        table.write(path, *number);
+                    }
+                }
+                let wrong = path.join("tenants.d/wrong.toml");
+                if is_broken {
+                    put(&wrong, "no = 1");
+                } else if wrong.exists() {
+                    fs::remove_file(wrong).unwrap();
+                }
+                watch.read(&watch.changed_files(), &env);
+                let next = if let Ok(next) = watch.next_after(&generation.registry) {
+                    prop_assert!(!is_broken);
+                    for (number, known) in &mut known {
+                        let signs = |table: &Table| (table.client_id, table.secret.clone());
+                        let [old, new] = [&in_force, &tables].map(|it| it.get(number).map(signs));
+                        if old != new {
+                            known.uses = 0;
+                        }
+                    }
+                    in_force = tables.clone();
+                    watch.now_in_force();
+                    Some(next.registry)
+                } else {
+                    prop_assert!(is_broken);
+                    for (number, table) in &mut in_force {
+                        // Only the party's own file, and only less.
+                        table.suspended |= tables.get(number).is_some_and(|it| it.suspended);
+                    }
+                    watch.restricted(&generation.registry)
+                };
+                if let Some(registry) = next {
+                    let next = world.after(Some(&generation), registry);
+                    next.end_series_of(&generation, world.inputs());
+                    generation = next;
+                }
+                for number in calls {
+                    let Some(table) = in_force.get(&number) else { continue };
+                    let limits = generation.tenant_limits(position(&generation, number));
+                    let known = known.entry(number).or_default();
+                    let taken = limits.take(Kind::Read, world.clock.elapsed(), &mut shadow).is_ok();
+                    prop_assert_eq!(taken, known.tokens < BURST);
+                    known.tokens += u32::from(taken);
+                    let seated = limits.take_seat(&mut shadow).is_ok();
+                    prop_assert_eq!(seated, known.seats < table.in_flight);
+                    known.seats += u32::from(seated);
+                    let found = generation.registry.find(&format!("c{}", table.client_id)).unwrap();
+                    generation.used(found.position, found.credential_index).note(1_000);
+                    known.uses += 1;
+                }
+                prop_assert_eq!(generation.all_tenant_limits().count(), in_force.len());
+                let text = String::from_utf8(world.metrics.render()).unwrap();
+                for (place, (number, table)) in in_force.iter().enumerate() {
+                    let at = position(&generation, *number);
+                    prop_assert_eq!(at, place);
+                    let party = generation.registry.at(at).party();
+                    prop_assert_eq!(party.standing == Standing::Suspended, table.suspended);
+                    let found = generation.registry.find(&format!("c{}", table.client_id)).unwrap();
+                    prop_assert_eq!(found.position, at);
+                    let secret = SecretKey::new(Zeroizing::new(table.secret.clone())).unwrap();
+                    let client_id = found.credential.credential.client_id.clone();
+                    let signs = Credential::new(client_id, &secret);
+                    prop_assert!(found.credential.credential.key.same_secret(&signs.key));
+                    let known = known.get(number).cloned().unwrap_or_default();
+                    let view = generation.tenant_limits(at).view(world.clock.elapsed());
+                    let shown = (BURST - view.left, view.in_flight, view.in_flight_limit, view.weight);
+                    prop_assert_eq!(shown, (known.tokens, known.seats, table.in_flight, table.weight), "t{:02}", number);
+                    prop_assert_eq!(generation.used(at, 0).count(), known.uses, "t{:02}", number);
+                    let has_series = text.contains(&format!("tenant=\"t{number:02}\""));
+                    prop_assert_eq!(has_series, place < 2);
+                }
+            }
+        }
+    }
+
+    fn position(generation: &Generation, number: u8) -> usize {
+        generation
+            .registry
+            .position(&format!("t{number:02}"))
+            .unwrap()
     }
 }

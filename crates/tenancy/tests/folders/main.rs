@@ -22,6 +22,8 @@ mod plan;
 mod problems;
 /// The registry finds tenants in any layout of their files.
 mod registry;
+/// A program that follows changes of its files is as one that starts on them.
+mod reloads;
 /// A problem never contains a byte of a value.
 mod secrecy;
 /// The permitted and the forbidden places of secrets.
