@@ -359,18 +359,25 @@ async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
     let program = Program::serve(&folder).await;
     let file = folder.path("tenants.d/globex.toml");
     let text = fs::read_to_string(&file).unwrap();
+    let next = folder.path("tenants.d/globex.next");
     let running = Arc::new(());
     let stop = Arc::downgrade(&running);
     let writer = tokio::task::spawn_blocking(move || {
         let mut writes = 0_u32;
         while stop.strong_count() > 0 {
             writes += 1;
-            fs::write(&file, format!("{text}\n# {writes}\n")).unwrap();
+            // Whole at any time: it has no fault.
+            fs::write(&next, format!("{text}\n# {writes}\n")).unwrap();
+            fs::rename(&next, &file).unwrap();
         }
         writes
     });
     until("the proxy sees the writer", || {
         program.stderr().contains("files keep changing")
+    })
+    .await;
+    until_so("it says that it does not follow", async || {
+        program.metric("reload_in_step").await == "0"
     })
     .await;
     folder.tenant(&acme(), "standing = 'suspended'");
@@ -391,6 +398,7 @@ async fn a_tenant_is_suspended_while_another_file_keeps_changing() {
     })
     .await;
     assert_eq!(status(&program, &globex()).await, 200);
+    assert_eq!(program.metric("reload_in_step").await, "1");
 }
 
 #[tokio::test]

@@ -247,11 +247,23 @@ impl ReloadThread {
                 self.restrict_ahead();
             }
         }
+        if changed.is_empty() {
+            return true;
+        }
         tracing::warn!(
             files = changed.len(),
             "files keep changing; they are read again"
         );
+        self.is_out_of_step();
         false
+    }
+
+    /// Shows that the files differ from what is in force, until they are built.
+    fn is_out_of_step(&mut self) {
+        // They may end as they were before, which is no change.
+        self.unbuilt = true;
+        self.app.metrics.reloads.in_step.set(0);
+        self.app.lifecycle.reload.lock_state().in_step = false;
     }
 
     fn build(&mut self, confirm: Option<&str>) -> ReloadReport {
@@ -380,6 +392,7 @@ impl ReloadThread {
             tracing::warn!(
                 "a fault in the files was gone when it was looked for; they are read again"
             );
+            self.is_out_of_step();
             return ReloadReport::unsettled();
         }
         for problem in problems.iter().take(PROBLEMS) {

@@ -52,7 +52,7 @@ impl ReloadMeters {
         );
         let in_step = make.gauge(
             "reload_in_step",
-            "1 while the configuration on disk is applied, 0 while it has errors or waits to be confirmed.",
+            "1 while the configuration on disk is applied, 0 while it has errors, waits to be confirmed or keeps changing.",
         );
         in_step.set(1);
         Self {
