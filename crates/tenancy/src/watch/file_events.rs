@@ -29,7 +29,7 @@ pub(super) struct FileEvents {
     source: source::EventSource,
     /// The paths by which each folder was named: two may lead to the same folder.
     paths: HashMap<i32, Vec<Box<Path>>>,
-    /// The watch of each path.
+    /// The last watch of each path.
     watches: HashMap<Box<Path>, i32>,
 }
 
@@ -57,7 +57,12 @@ impl FileEvents {
     fn watch_folder(&mut self, folder: &Path) {
         let known = self.watches.get(folder).copied();
         if known.is_none() && self.watches.len() >= MOST_FOLDERS {
-            return;
+            // Folders that are gone make room first.
+            let Self { watches, paths, .. } = self;
+            watches.retain(|_, watch| paths.contains_key(watch));
+            if watches.len() >= MOST_FOLDERS {
+                return;
+            }
         }
         let at = if folder.as_os_str().is_empty() {
             Path::new(".")
@@ -67,7 +72,7 @@ impl FileEvents {
         let Some(watch) = self.source.add(at) else {
             return;
         };
-        if known == Some(watch) {
+        if known == Some(watch) && self.paths.contains_key(&watch) {
             return;
         }
         if let Some(known) = known
@@ -93,9 +98,8 @@ impl FileEvents {
                 return;
             };
             if event.is_end {
-                for folder in paths.remove(&event.watch).unwrap_or_default() {
-                    watches.remove(&folder);
-                }
+                // The folders' paths stay known: one may be made anew.
+                paths.remove(&event.watch);
                 hints.everywhere = true;
                 return;
             }

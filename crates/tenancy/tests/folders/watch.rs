@@ -593,6 +593,24 @@ fn a_turned_link_of_kubernetes_and_a_folder_in_anothers_place_hint_at_everything
     drop(folder);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_is_made_anew_hints_at_everything() {
+    let folder = folder().tenant("acme", "");
+    let (mut watch, _) = open_hinted(&folder);
+    fs::rename(folder.path("tenants.d"), folder.path("old.d")).unwrap();
+    fs::remove_dir_all(folder.path("old.d")).unwrap();
+    assert!(watch.hinted_files().everywhere);
+    assert!(again(&mut watch, &folder).is_err());
+    assert!(!watch.hinted_files().everywhere);
+    let folder = folder.tenant("acme", "weight = 2");
+    assert!(watch.hinted_files().everywhere);
+    assert_eq!(again_ids(&mut watch, &folder), ["acme"]);
+    let folder = folder.tenant("acme", "weight = 3");
+    read_hinted(&mut watch, &folder, 1);
+    drop(folder);
+}
+
 /// Puts a copy of the folder of secrets in its place.
 #[cfg(target_os = "linux")]
 fn rename_secrets(folder: &Folder) {
