@@ -24,9 +24,13 @@ CREATE TABLE cluster (
     bodyless_until INTEGER NOT NULL DEFAULT 0,
     -- The number of commits that were in the file without its log when the log began. A file under the log has fewer only if it was
     -- put there.
-    under_log INTEGER NOT NULL DEFAULT 0
+    under_log INTEGER NOT NULL DEFAULT 0,
+    -- The number of commits before the start of the run.
+    before_run INTEGER NOT NULL DEFAULT 0,
+    -- Whether a run has begun and not ended in order.
+    is_running INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0, 0, 0, 0);
+INSERT INTO cluster VALUES (1, random(), random(), 0, 0, randomblob(16), 60000, 0, 0, 0, 0, 0, 0, 0, 0);
 
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY,

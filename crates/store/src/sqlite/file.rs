@@ -86,6 +86,18 @@ struct FileState {
     guard_ms: u64,
     bodyless: bool,
     bodyless_until: u64,
+    before_run: i64,
+    is_running: bool,
+}
+
+/// What a start finds by the contact file.
+struct FoundFile {
+    /// The process before ended at its start, before it wrote the contact file and so before it admitted anything.
+    was_started: bool,
+    /// The run before ended in order, with all its commits. After a crash the last ones may be missing, or be another copy's.
+    whole: bool,
+    /// The file was put back.
+    restored: bool,
 }
 
 impl StoreFile {
@@ -235,16 +247,11 @@ impl StoreFile {
         let change = self.begin()?;
         let file = state(&change)?;
         let guard_ms = file.guard_ms.max(own_guard_ms);
-        let known = contact.filter(|it| it.identity == file.identity());
-        // The process ended at its start, before it wrote the contact file and so before it admitted anything.
-        let started = contact.is_some_and(|it| file.was_only_started_since(&it));
-        // A crash leaves a commit after the last contact; it may also be another copy's.
-        let whole = started || known.is_some_and(|it| it.position == file.position);
-        let restored = match known {
-            _ if started => false,
-            Some(contact) => file.position < contact.position,
-            None => file.position > 0 || contact.is_some(),
-        };
+        let FoundFile {
+            was_started,
+            whole,
+            restored,
+        } = file.compared_with(contact.as_ref());
         let slice_ms = slice_ms(introduction.past_ms, guard_ms);
         let wider = slice_ms > file.slice_ms;
         if wider {
@@ -258,6 +265,11 @@ impl StoreFile {
             now_ms + guard_ms
         };
         let (steady, _) = clock::tick(&change, to_sql(now_ms), witness)?;
+        if was_started {
+            // As if the start before had not been: the contact file does not know its run.
+            let undo = "UPDATE cluster SET run = previous_run, position = before_run";
+            change.execute(undo, [])?;
+        }
         begin_run(&change, (guard, restored), guard_ms, steady.unsigned_abs())?;
         refuse_bodyless(&change, &file, now_ms)?;
         change.execute("DELETE FROM instance", [])?;
@@ -413,6 +425,7 @@ impl StoreFile {
         let change = self.begin()?;
         refuse_bodyless(&change, &state(&change)?, now_ms)?;
         change.execute("DELETE FROM instance WHERE id = ?1", [id])?;
+        change.execute("UPDATE cluster SET is_running = 0", [])?;
         committed(change, now_ms).map(Some)
     }
 
@@ -487,7 +500,8 @@ impl StoreFile {
         let change = self.begin()?;
         let guard = now_ms + state(&change)?.guard_ms.max(guard_ms);
         change.execute(
-            "UPDATE cluster SET previous_run = run, run = random(), restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
+            "UPDATE cluster SET previous_run = run, run = random(), before_run = position, is_running = 0,
+            restored = 0, guarded_until = max(guarded_until, ?1), guard_ms = ?2",
             [to_sql(guard), to_sql(guard_ms)],
         )?;
         clock::accept(&change, to_sql(now_ms))?;
@@ -572,12 +586,34 @@ impl FileState {
         }
     }
 
-    fn was_only_started_since(&self, contact: &StoreContact) -> bool {
+    fn compared_with(&self, contact: Option<&StoreContact>) -> FoundFile {
+        let known = contact.filter(|it| it.identity == self.identity());
+        let was_started = self.was_only_started_since(contact);
+        FoundFile {
+            was_started,
+            whole: if was_started {
+                contact.is_some_and(|it| it.position == self.before_run)
+            } else {
+                known.is_some_and(|it| it.position == self.position) && !self.is_running
+            },
+            restored: match known {
+                _ if was_started => false,
+                Some(contact) => self.position < contact.position,
+                None => self.position > 0 || contact.is_some(),
+            },
+        }
+    }
+
+    /// Whether the only commit after all that this contact knows of, or after none, is that of a start.
+    fn was_only_started_since(&self, contact: Option<&StoreContact>) -> bool {
         let before = StoreIdentity {
             system_id: self.system_id,
             timeline: self.previous_run,
         };
-        contact.identity == before && contact.position + 1 == self.position
+        let known = contact.map_or(self.before_run == 0, |it| {
+            it.identity == before && it.position <= self.before_run
+        });
+        known && self.position == self.before_run + 1
     }
 
     fn rules(&self, now_ms: u64, future_ms: u64) -> StampRules {
@@ -594,7 +630,7 @@ impl FileState {
 
 fn state(connection: &Connection) -> Result<FileState, StoreError> {
     let statement = "SELECT system_id, run, previous_run, position, slice_ms, guarded_until, restored, guard_ms,
-        EXISTS (SELECT 1 FROM instance WHERE bodyless), bodyless_until FROM cluster";
+        EXISTS (SELECT 1 FROM instance WHERE bodyless), bodyless_until, before_run, is_running FROM cluster";
     let state = connection.query_row(statement, [], |row| {
         Ok(FileState {
             system_id: row.get(0)?,
@@ -607,6 +643,8 @@ fn state(connection: &Connection) -> Result<FileState, StoreError> {
             guard_ms: row.get::<_, i64>(7)?.unsigned_abs(),
             bodyless: row.get(8)?,
             bodyless_until: row.get::<_, i64>(9)?.unsigned_abs(),
+            before_run: row.get(10)?,
+            is_running: row.get(11)?,
         })
     })?;
     Ok(state)
@@ -620,8 +658,8 @@ fn begin_run(
     now_ms: u64,
 ) -> Result<(), StoreError> {
     change.execute(
-        "UPDATE cluster SET previous_run = run, run = random(), guarded_until = max(guarded_until, ?1),
-        restored = max(restored, ?2), guard_ms = ?3",
+        "UPDATE cluster SET previous_run = run, run = random(), before_run = position, is_running = 1,
+        guarded_until = max(guarded_until, ?1), restored = max(restored, ?2), guard_ms = ?3",
         params![to_sql(guard), restored, to_sql(guard_ms)],
     )?;
     if guard > 0 || restored {

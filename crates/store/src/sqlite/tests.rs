@@ -544,3 +544,66 @@ async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_n
         "{copy:?}"
     );
 }
+
+#[tokio::test]
+async fn a_crash_that_lost_the_commits_after_the_last_contact_is_guarded() {
+    let files = Files::new();
+    let store = files.ready().await;
+    let at = |name: &str| files.folder.path().join(name);
+    store.beat(&test_files::beat()).await.unwrap();
+    store.upkeep().await.unwrap();
+    let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
+    for name in left {
+        fs::copy(at(name), at(&format!("{name}.left"))).unwrap();
+    }
+    let lost = row(1, Kind::Write, START_MS + 60_000);
+    assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
+    drop(store);
+    for name in left {
+        fs::copy(at(&format!("{name}.left")), at(name)).unwrap();
+    }
+    let store = files.joined(START_MS + 61_000).await;
+    let copy = verdict(&store, &lost).await;
+    assert!(matches!(copy, AdmissionVerdict::Guarded { .. }), "{copy:?}");
+}
+
+#[tokio::test]
+async fn starts_after_a_crash_that_end_before_they_write_the_contact_file_are_no_restore() {
+    let files = Files::new();
+    let store = files.ready().await;
+    let contact = fs::read(files.settings().contact_file).unwrap();
+    let admitted = row(1, Kind::Money, START_MS + 60_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    drop(store);
+    for start in 1..4 {
+        let store = files.joined(START_MS + 60_000 + start).await;
+        assert!(!store.is_restored().await.unwrap(), "start {start}");
+        let guarded_until = store.cluster().await.unwrap().guarded_until;
+        assert!(guarded_until > START_MS + 70_000, "start {start}");
+        drop(store);
+        fs::write(files.settings().contact_file, &contact).unwrap();
+    }
+    let store = files.joined(START_MS + 80_000).await;
+    let copy = verdict(&store, &admitted).await;
+    assert!(
+        matches!(copy, AdmissionVerdict::Replayed { .. }),
+        "{copy:?}"
+    );
+}
+
+#[tokio::test]
+async fn first_starts_that_end_before_they_write_the_contact_file_are_no_restore() {
+    let files = Files::new();
+    for start in 0..3 {
+        let store = files.joined(START_MS + start).await;
+        assert!(!store.is_restored().await.unwrap(), "start {start}");
+        drop(store);
+        fs::remove_file(files.settings().contact_file).unwrap();
+    }
+    let store = files.joined(START_MS + 3).await;
+    let early = verdict(&store, &row(1, Kind::Money, START_MS)).await;
+    assert!(
+        matches!(early, AdmissionVerdict::Guarded { .. }),
+        "{early:?}"
+    );
+}
