@@ -18,6 +18,7 @@ mod destinations;
 mod file;
 mod file_clock;
 pub mod file_place;
+mod log_file;
 mod main_file;
 mod notifications;
 mod spend_tables;

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::clock::{self, LastSign, MachineClock};
 use super::file_place::FilePlace;
+use super::log_file::{self, LogFile};
 use super::main_file::{self, FileStand, MainFile};
 use super::{SQLITE_SCHEMA, approval_rows, spend_tables, usage_tables};
 use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope};
@@ -41,6 +42,11 @@ pub(super) struct StoreFile {
     place: Arc<FilePlace>,
     /// Dropped after the connection.
     main: MainFile,
+    log: LogFile,
+    /// Whether the log is left where it is when the connection is closed.
+    keeps_log: bool,
+    /// The number of commits in the file without its log, until the log says it.
+    unnoted: Option<i64>,
     /// The last contact by a commit of this process.
     newest: Option<StoreContact>,
     terms: StoreTerms,
@@ -74,6 +80,16 @@ pub(super) fn is_private(path: &Path, file: &Metadata) -> Result<(), StoreError>
     Ok(())
 }
 
+/// The file that a log was written for.
+enum LogOwner {
+    /// The one that it lies beside.
+    ThisFile,
+    /// Another one: an earlier or a later copy of this file, or one of another store.
+    OtherFile,
+    /// Another one, or this one if a power cut has damaged it.
+    Unclear,
+}
+
 /// The row of `cluster`.
 struct FileState {
     system_id: i64,
@@ -102,6 +118,29 @@ struct FoundFile {
 
 impl StoreFile {
     pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
+        let mut opened = Self::with_any_log(path, terms)?;
+        match opened.owner_of_log(path)? {
+            LogOwner::ThisFile => {}
+            LogOwner::OtherFile => {
+                opened.keeps_log = true;
+                drop(opened);
+                log_file::set_aside(path).map_err(|source| StoreError::file(path, source))?;
+                opened = Self::with_any_log(path, terms)?;
+                opened.count_as_put_back()?;
+            }
+            LogOwner::Unclear => opened.count_as_put_back()?,
+        }
+        if opened.schema()? == SQLITE_SCHEMA && opened.pages_of_log()? <= 0 {
+            let _later = opened.note_whole_file();
+        }
+        opened.main.remember(&opened.connection)?;
+        opened.remember_log()?;
+        Ok(opened)
+    }
+
+    /// Opens a file with the log that lies beside it.
+    fn with_any_log(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
+        log_file::is_no_orphan(path)?;
         // SQLite gives its other files the same permissions.
         let made = OpenOptions::new()
             .read(true)
@@ -118,10 +157,15 @@ impl StoreFile {
         if synchronous < 2 {
             return Err(StoreError::Unsafe(format!("synchronous = {synchronous}")));
         }
-        let mut opened = Self {
+        let page_size = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let log = LogFile::of(path, page_size).map_err(|source| StoreError::file(path, source))?;
+        Ok(Self {
             connection,
             place: Arc::new(FilePlace::of(path, &made)),
             main: MainFile::of(main),
+            log,
+            keeps_log: false,
+            unnoted: None,
             newest: None,
             terms,
             book: None,
@@ -130,22 +174,40 @@ impl StoreFile {
             last_sign: None,
             #[cfg(test)]
             now_ms: None,
-        };
-        opened.recognize(path)?;
-        opened.main.remember(&opened.connection)?;
-        Ok(opened)
+        })
     }
 
-    /// Has a file count as put back if its log was written for another one.
-    fn recognize(&mut self, path: &Path) -> Result<(), StoreError> {
+    /// The file that the log beside this one was written for.
+    fn owner_of_log(&self, path: &Path) -> Result<LogOwner, StoreError> {
         // The file is locked from here on: no other process takes its log into it.
         if self.schema()? != SQLITE_SCHEMA {
-            return Ok(());
+            return Ok(LogOwner::ThisFile);
         }
-        let known = FileStand::read(&self.connection, "under_log")?;
-        let found = main_file::without_log(path)?;
-        // A new file has its tables in the log at first.
-        if found.map_or(known.position == 0, |found| found.is_under(known)) {
+        let first = FileStand::read(&self.connection, "under_log")?;
+        let last = FileStand::read(&self.connection, "position")?;
+        let Some(found) = main_file::without_log(path)? else {
+            // A new file has its tables in the log at first.
+            let is_new = first.position == 0;
+            return Ok(if is_new {
+                LogOwner::ThisFile
+            } else {
+                LogOwner::Unclear
+            });
+        };
+        if first.is_under(found) && found.is_under(last) {
+            return Ok(LogOwner::ThisFile);
+        }
+        // A power cut while the log was taken into the file leaves one that only the log makes whole.
+        Ok(if main_file::is_sound_without_log(path)? {
+            LogOwner::OtherFile
+        } else {
+            LogOwner::Unclear
+        })
+    }
+
+    /// Has money refused until an operator accepts the file.
+    fn count_as_put_back(&mut self) -> Result<(), StoreError> {
+        if self.schema()? != SQLITE_SCHEMA {
             return Ok(());
         }
         let now_ms = self.wall()?;
@@ -161,34 +223,61 @@ impl StoreFile {
         Ok(())
     }
 
-    /// Fails once the path has led elsewhere, or the file has something that this process did not write.
+    /// Fails once the path has led elsewhere, or the file or its log has something that this process did not write.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.place.check()?;
-        if self.main.is_kept() {
+        if self.main.is_kept() && self.log.is_kept() {
             return Ok(());
         }
-        self.place.leave();
+        self.place.give_up();
         Err(StoreError::Replaced)
     }
 
     /// Takes a long log into the file. If that fails, the log grows until it succeeds.
     pub(super) fn shorten_log(&mut self) -> Result<(), StoreError> {
-        let look = "PRAGMA wal_checkpoint(NOOP)";
-        let pages: i64 = {
-            let mut look = self.connection.prepare_cached(look)?;
-            look.query_row([], |row| row.get(1))?
-        };
-        if pages < LONG_LOG {
+        self.note_log()?;
+        if self.remember_log()? < LONG_LOG {
             return Ok(());
         }
         self.main.forget();
+        self.log.forget();
         let take = "PRAGMA wal_checkpoint(RESTART)";
         let is_busy: bool = self.connection.query_row(take, [], |row| row.get(0))?;
         self.main.remember(&self.connection)?;
         if !is_busy && self.schema()? == SQLITE_SCHEMA {
-            // The first commit of the new log. Without it the old one is still there, with all that it is about.
-            let note = "UPDATE cluster SET under_log = position";
-            self.connection.execute(note, [])?;
+            self.note_whole_file()?;
+            self.remember_log()?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the end of the log. Returns its number of pages.
+    fn remember_log(&mut self) -> Result<i64, StoreError> {
+        let pages = self.pages_of_log()?;
+        let remembered = self.log.remember(pages);
+        remembered.map_err(|error| StoreError::Unexpected(format!("the log: {error}")))?;
+        Ok(pages)
+    }
+
+    /// The number of pages in the log.
+    fn pages_of_log(&self) -> Result<i64, StoreError> {
+        let look = "PRAGMA wal_checkpoint(NOOP)";
+        let mut look = self.connection.prepare_cached(look)?;
+        Ok(look.query_row([], |row| row.get(1))?)
+    }
+
+    /// Begins a log for the file as it is. Until then the old log is still there, with all that it is about, or there is none.
+    fn note_whole_file(&mut self) -> Result<(), StoreError> {
+        self.unnoted = Some(FileStand::read(&self.connection, "position")?.position);
+        self.note_log()
+    }
+
+    /// Has the log say which commits are in the file without it.
+    fn note_log(&mut self) -> Result<(), StoreError> {
+        if let Some(position) = self.unnoted {
+            let note = "UPDATE cluster SET under_log = ?1 WHERE under_log <> ?1";
+            self.connection.execute(note, [position])?;
+            self.unnoted = None;
         }
         Ok(())
     }
@@ -413,12 +502,9 @@ impl StoreFile {
         Ok(lost.into_iter().map(|halt| halt.scope).collect())
     }
 
-    /// Ends the run. A file that was exchanged is left as it is, and so is the log under its path, which another process may have
-    /// by now: by the last contact the next start sees that the other file lacks commits.
+    /// Ends the run. If the file was exchanged, the next start sees by the last contact that the other file lacks commits.
     pub(super) fn leave(&mut self, id: i64) -> Result<Option<StoreContact>, StoreError> {
         if self.check().is_err() {
-            let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-            self.connection.set_db_config(keep, true)?;
             return Ok(self.newest);
         }
         let now_ms = self.wall()?;
@@ -575,6 +661,19 @@ impl StoreFile {
     /// Has the rules read anew, since this process has written others.
     pub(super) fn forget_rules(&mut self) {
         self.book = None;
+    }
+}
+
+impl Drop for StoreFile {
+    /// Closing the connection takes the log into the file and removes what lies under the log's path. If the file was exchanged, that is
+    /// another process' log by now, and if the log was changed, it would damage the file. A log that was only removed is still whole.
+    fn drop(&mut self) {
+        let is_ours = self.place.is_always_here().unwrap_or(false);
+        let is_whole = is_ours && self.main.is_kept() && self.log.has_its_end();
+        if self.keeps_log || !is_whole {
+            let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _set = self.connection.set_db_config(keep, true);
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub struct FilePlace {
     /// Set once the path led to another file, or to none. It stays set if the file is put back: another process may have used
     /// the other one meanwhile.
     was_left: AtomicBool,
+    /// Set once the file or its log was found to be changed by something else than this process.
+    is_given_up: AtomicBool,
 }
 
 impl FilePlace {
@@ -27,6 +29,7 @@ impl FilePlace {
             device: file.dev(),
             inode: file.ino(),
             was_left: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -35,26 +38,34 @@ impl FilePlace {
         self.check().is_ok()
     }
 
-    /// Fails once the path has led to another file, or to none.
+    /// Fails once the path has led to another file, or to none, or the file was [given up](Self::give_up).
     pub(super) fn check(&self) -> Result<(), StoreError> {
+        let is_given_up = self.is_given_up.load(Ordering::Acquire);
+        if self.is_always_here()? && !is_given_up {
+            return Ok(());
+        }
+        Err(StoreError::Replaced)
+    }
+
+    /// Whether the path has led to the open file each time that it was looked at.
+    pub(super) fn is_always_here(&self) -> Result<bool, StoreError> {
         if self.was_left.load(Ordering::Acquire) {
-            return Err(StoreError::Replaced);
+            return Ok(false);
         }
         let leads_here = match self.path.metadata() {
             Ok(now) => (now.dev(), now.ino()) == (self.device, self.inode),
             Err(error) if is_missing(error.kind()) => false,
             Err(error) => return Err(StoreError::file(&self.path, error)),
         };
-        if leads_here {
-            return Ok(());
+        if !leads_here {
+            self.was_left.store(true, Ordering::Release);
         }
-        self.leave();
-        Err(StoreError::Replaced)
+        Ok(leads_here)
     }
 
     /// Has the file count as exchanged.
-    pub(super) fn leave(&self) {
-        self.was_left.store(true, Ordering::Release);
+    pub(super) fn give_up(&self) {
+        self.is_given_up.store(true, Ordering::Release);
     }
 }
 

@@ -47,9 +47,9 @@ impl FileStand {
         })
     }
 
-    /// Whether a log was written for this file. `log` is the stand that the log gives to its file.
-    pub(super) fn is_under(self, log: Self) -> bool {
-        self.system_id == log.system_id && self.position >= log.position
+    /// Whether another stand is the same store's, and this one or a later one.
+    pub(super) fn is_under(self, other: Self) -> bool {
+        self.system_id == other.system_id && self.position <= other.position
     }
 }
 
@@ -99,14 +99,28 @@ impl MainFile {
 /// The stand of a file without its log; `None` if it has no readable table. SQLite closes its descriptor only once no other connection
 /// of this process has a lock on the file.
 pub(super) fn without_log(path: &Path) -> Result<Option<FileStand>, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-    let file = Connection::open_with_flags(immutable(path), flags)?;
-    match FileStand::read(&file, "position") {
+    match FileStand::read(&open_without_log(path)?, "position") {
         Ok(stand) => Ok(Some(stand)),
         // No table, or one that only the log makes whole.
         Err(error) if is_unreadable(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a file is a whole one without its log.
+pub(super) fn is_sound_without_log(path: &Path) -> Result<bool, StoreError> {
+    let file = open_without_log(path)?;
+    let found = file.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match found {
+        Ok(found) => Ok(found == "ok"),
+        Err(error) if is_unreadable(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_without_log(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(immutable(path), flags)
 }
 
 /// The address by which SQLite opens a file as it lies there, without its log.

@@ -546,6 +546,32 @@ async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_n
 }
 
 #[tokio::test]
+async fn a_backup_of_an_earlier_run_under_the_log_of_a_later_one_counts_as_put_back() {
+    let files = Files::new();
+    files.ended().await;
+    let at = |name: &str| files.folder.path().join(name);
+    fs::copy(at("gatepay.db"), at("backup")).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    let admitted = row(1, Kind::Write, START_MS + 61_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    leave(store).await;
+    let store = files.joined(START_MS + 62_000).await;
+    store.beat(&test_files::beat()).await.unwrap();
+    store.upkeep().await.unwrap();
+    // The log that a crash leaves.
+    fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
+    let contact = fs::read(at("store.contact")).unwrap();
+    drop(store);
+    fs::write(at("store.contact"), contact).unwrap();
+    fs::copy(at("log"), at("gatepay.db-wal")).unwrap();
+    fs::copy(at("backup"), at("gatepay.db")).unwrap();
+    let store = files.joined(START_MS + 63_000).await;
+    assert!(store.is_restored().await.unwrap());
+    let copy = verdict(&store, &admitted).await;
+    assert_ne!(copy, AdmissionVerdict::Admitted);
+}
+
+#[tokio::test]
 async fn a_crash_that_lost_the_commits_after_the_last_contact_is_guarded() {
     let files = Files::new();
     let store = files.ready().await;
@@ -605,5 +631,149 @@ async fn first_starts_that_end_before_they_write_the_contact_file_are_no_restore
     assert!(
         matches!(early, AdmissionVerdict::Guarded { .. }),
         "{early:?}"
+    );
+}
+
+type Damage = fn(&Path, &[u8]);
+
+#[tokio::test]
+async fn a_log_that_is_copied_over_cut_or_removed_is_noticed_and_damages_no_file() {
+    let damages: [(&str, bool, Damage); 4] = [
+        ("an earlier copy", true, |log, copy| {
+            fs::write(log, copy).unwrap();
+        }),
+        ("cut", true, |log, _| fs::write(log, "").unwrap()),
+        ("removed", false, |log, _| fs::remove_file(log).unwrap()),
+        ("exchanged", false, |log, copy| {
+            fs::remove_file(log).unwrap();
+            fs::write(log, copy).unwrap();
+        }),
+    ];
+    for (what, is_lost, damage) in damages {
+        let files = Files::new();
+        files.ended().await;
+        let log = files.folder.path().join("gatepay.db-wal");
+        let store = files.joined(START_MS + 61_000).await;
+        let copy = fs::read(&log).unwrap();
+        let admitted = row(1, Kind::Write, START_MS + 61_000);
+        assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+        store.beat(&test_files::beat()).await.unwrap();
+        store.upkeep().await.unwrap();
+        damage(&log, &copy);
+        assert!(is_replaced(&store.cluster().await), "{what}");
+        leave(store).await;
+        let store = files.joined(START_MS + 62_000).await;
+        assert_eq!(store.is_restored().await.unwrap(), is_lost, "{what}");
+        let copy = verdict(&store, &admitted).await;
+        if is_lost {
+            assert!(matches!(copy, AdmissionVerdict::Guarded { .. }), "{what}");
+        } else {
+            assert!(matches!(copy, AdmissionVerdict::Replayed { .. }), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_never_joined_takes_no_log_into_a_file_that_was_copied_over_its_own() {
+    let files = Files::new();
+    files.ended().await;
+    let file = files.settings().path;
+    let older = fs::read(&file).unwrap();
+    leave(files.joined(START_MS + 61_000).await).await;
+    let store = files.open(START_MS + 62_000).await;
+    store.halt(&HaltScope::Money, "ops").await.unwrap();
+    fs::write(&file, &older).unwrap();
+    leave(store).await;
+    assert!(fs::read(&file).unwrap() == older);
+    let store = files.joined(START_MS + 63_000).await;
+    assert!(store.is_restored().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_backup_under_the_log_of_a_later_file_is_used_without_it_and_can_be_distrusted() {
+    let files = Files::new();
+    files.ended().await;
+    let at = |name: &str| files.folder.path().join(name);
+    fs::copy(at("gatepay.db"), at("backup")).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    let mut number = 0_u32;
+    // More pages than the backup and the log have together.
+    while fs::metadata(at("gatepay.db")).unwrap().len() < 1_000_000 {
+        let mut batch = AdmissionBatch::default();
+        for _ in 0..200 {
+            let mut row = row(0, Kind::Write, START_MS + 61_000);
+            row.stamp[..4].copy_from_slice(&number.to_le_bytes());
+            row.intents = Vec::new();
+            number += 1;
+            batch.push(row).unwrap();
+        }
+        store.admit(&batch).await.unwrap();
+    }
+    begin_another_log(&store).await;
+    fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
+    drop(store);
+    fs::copy(at("backup"), at("gatepay.db")).unwrap();
+    fs::copy(at("log"), at("gatepay.db-wal")).unwrap();
+    let is_restored = async || {
+        let store = files.open(START_MS + 62_000).await;
+        store.is_restored().await.unwrap()
+    };
+    assert!(is_restored().await);
+    files
+        .open(START_MS + 62_000)
+        .await
+        .distrust()
+        .await
+        .unwrap();
+    assert!(!is_restored().await);
+    let file = rusqlite::Connection::open(at("gatepay.db")).unwrap();
+    let check = file.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+    assert_eq!(check.unwrap(), "ok");
+    assert!(fs::read(at("gatepay.db-wal.aside-1")).unwrap() == fs::read(at("log")).unwrap());
+}
+
+#[tokio::test]
+async fn an_earlier_log_beside_the_file_is_set_aside() {
+    let files = Files::new();
+    files.ended().await;
+    let at = |name: &str| files.folder.path().join(name);
+    let store = files.joined(START_MS + 61_000).await;
+    fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
+    begin_another_log(&store).await;
+    leave(store).await;
+    fs::copy(at("log"), at("gatepay.db-wal")).unwrap();
+    let store = files.joined(START_MS + 62_000).await;
+    assert!(store.is_restored().await.unwrap());
+    assert!(at("gatepay.db-wal.aside-1").exists());
+}
+
+#[tokio::test]
+async fn a_log_whose_file_is_away_is_kept() {
+    let files = Files::new();
+    let store = files.ready().await;
+    let admitted = row(1, Kind::Money, START_MS + 60_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    let at = |name: &str| files.folder.path().join(name);
+    fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
+    fs::copy(at("gatepay.db"), at("away")).unwrap();
+    drop(store);
+    fs::copy(at("log"), at("gatepay.db-wal")).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            fs::write(at("gatepay.db"), "").unwrap();
+        } else {
+            fs::remove_file(at("gatepay.db")).unwrap();
+        }
+        let opened = SqliteStore::open(&files.settings(), StoreTerms::default());
+        let refused = opened.is_err_and(|error| error.to_string().contains("put the file back"));
+        assert!(refused && at("gatepay.db").exists() == is_there);
+    }
+    fs::rename(at("away"), at("gatepay.db")).unwrap();
+    let store = files.joined(START_MS + 61_000).await;
+    assert!(!store.is_restored().await.unwrap());
+    let copy = verdict(&store, &admitted).await;
+    assert!(
+        matches!(copy, AdmissionVerdict::Replayed { .. }),
+        "{copy:?}"
     );
 }
