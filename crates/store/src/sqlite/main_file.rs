@@ -99,7 +99,10 @@ impl MainFile {
 /// The stand of a file without its log; `None` if it has no readable table. SQLite closes its descriptor only once no other connection
 /// of this process has a lock on the file.
 pub(super) fn without_log(path: &Path) -> Result<Option<FileStand>, StoreError> {
-    match FileStand::read(&open_without_log(path)?, "position") {
+    let file = open_without_log(path)?;
+    // A file into which a log is taken says its new length before it has that. SQLite refuses it otherwise.
+    file.pragma_update(None, "writable_schema", true)?;
+    match FileStand::read(&file, "position") {
         Ok(stand) => Ok(Some(stand)),
         // No table, or one that only the log makes whole.
         Err(error) if is_unreadable(&error) => Ok(None),

@@ -777,3 +777,34 @@ async fn a_log_whose_file_is_away_is_kept() {
         "{copy:?}"
     );
 }
+
+#[tokio::test]
+async fn a_process_that_ends_while_it_takes_the_log_into_a_growing_file_is_no_restore() {
+    let files = Files::new();
+    files.ended().await;
+    let at = |name: &str| files.folder.path().join(name);
+    leave(files.joined(START_MS + 61_000).await).await;
+    let length = fs::metadata(at("gatepay.db")).unwrap().len();
+    let store = files.joined(START_MS + 62_000).await;
+    let admitted = row(1, Kind::Money, START_MS + 62_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    for number in 2..200 {
+        let more = row(number, Kind::Write, START_MS + 62_000);
+        assert_eq!(verdict(&store, &more).await, AdmissionVerdict::Admitted);
+    }
+    fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
+    drop(store);
+    // The pages that were there are written, and none behind them.
+    let file = fs::File::options().write(true).open(at("gatepay.db"));
+    let file = file.unwrap();
+    assert!(file.metadata().unwrap().len() > length);
+    file.set_len(length).unwrap();
+    fs::rename(at("log"), at("gatepay.db-wal")).unwrap();
+    let store = files.joined(START_MS + 63_000).await;
+    assert!(!store.is_restored().await.unwrap());
+    let copy = verdict(&store, &admitted).await;
+    assert!(
+        matches!(copy, AdmissionVerdict::Replayed { .. }),
+        "{copy:?}"
+    );
+}
