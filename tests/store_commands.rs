@@ -72,6 +72,12 @@ fn migrate(folder: &Folder) -> (String, Option<i32>) {
     said(folder, &[&["migrate"], &owner[..], &serve].concat())
 }
 
+/// Like `migrate`, which must succeed.
+fn migrated(folder: &Folder) {
+    let (text, code) = migrate(folder);
+    assert_eq!(code, Some(0), "{text}");
+}
+
 /// `serve`, which must not start: the last line of its log, and its exit code.
 fn refused(folder: &Folder) -> (String, Option<i32>) {
     let (text, code) = printed(&folder.run("serve"));
@@ -160,7 +166,7 @@ fn a_mistake_is_told_in_one_line_with_its_cure() {
     }
     let server = with_roles();
     server.sql(&format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'"));
-    assert_eq!(migrate(&of(&server, "gatepay_serve", "")).1, Some(0));
+    migrated(&of(&server, "gatepay_serve", ""));
     // One port is open without an answer; the other is closed.
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = open.local_addr().unwrap().port();
@@ -293,7 +299,7 @@ fn a_certificate_that_is_not_trusted_is_told_with_its_cure() {
         folder
     };
     let trusting = at("localhost", &right.cert.pem());
-    assert_eq!(migrate(&trusting).1, Some(0));
+    migrated(&trusting);
     let (text, code) = said(&trusting, &["check"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("fine: the connection is encrypted"), "{text}");
@@ -320,7 +326,7 @@ fn a_server_that_may_lose_commits_is_refused_with_the_setting() {
     }
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
-    assert_eq!(migrate(&folder).1, Some(0));
+    migrated(&folder);
     for (change, back, setting) in [
         (
             "ALTER SYSTEM SET fsync = off",
@@ -360,7 +366,7 @@ fn an_engine_whose_storage_keeps_the_log_may_show_fsync_as_off() {
     let server = with_roles();
     let guarded = of(&server, "gatepay_serve", "");
     let lossless = of(&server, "gatepay_serve", ", failover = 'lossless'");
-    assert_eq!(migrate(&guarded).1, Some(0));
+    migrated(&guarded);
     for change in [
         "ALTER SYSTEM SET fsync = off",
         "ALTER SYSTEM SET full_page_writes = off",
@@ -389,7 +395,7 @@ fn a_schema_of_another_version_is_refused_with_the_command_that_helps() {
     }
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
-    assert_eq!(migrate(&folder).1, Some(0));
+    migrated(&folder);
     let newer = |by| {
         let number = NEWEST_SCHEMA + by;
         server.sql(&format!(
@@ -419,7 +425,7 @@ async fn an_asynchronous_standby_is_warned_about_by_check_and_at_the_start() {
     }
     let server = with_roles();
     let guarded = of(&server, "gatepay_serve", "");
-    assert_eq!(migrate(&guarded).1, Some(0));
+    migrated(&guarded);
     let standby = server.standby(StandbyMode::Asynchronous);
     let (text, code) = said(&guarded, &["check"]);
     assert_eq!(code, Some(0), "{text}");
@@ -446,7 +452,7 @@ async fn an_engine_that_hides_its_identity_needs_lossless() {
     }
     let server = with_roles();
     let guarded = of(&server, "gatepay_serve", "");
-    assert_eq!(migrate(&guarded).1, Some(0));
+    migrated(&guarded);
     // As some managed engines do.
     server.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
     let wrong = "permission denied for function pg_control_system";
@@ -472,7 +478,7 @@ async fn distrust_makes_all_instances_refuse_what_may_have_been_admitted() {
     }
     let server = with_roles();
     let folder = of(&server, "gatepay_serve", ", max_skew_ms = 4_000");
-    assert_eq!(migrate(&folder).1, Some(0));
+    migrated(&folder);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     // All of it within the five seconds of a guard, unless the machine stalls.
@@ -605,7 +611,7 @@ async fn the_cluster_and_the_status_show_instances_and_their_configurations() {
     }
     let server = with_roles();
     let folders = [0, 1].map(|_| of(&server, "gatepay_serve", ""));
-    assert_eq!(migrate(&folders[0]).1, Some(0));
+    migrated(&folders[0]);
     let one = Program::serve(&folders[0]).await;
     let other = Program::serve(&folders[1]).await;
     let sees = async |instances: usize, configurations: usize| {
@@ -707,7 +713,7 @@ async fn an_instance_whose_store_is_away_starts_and_says_so_until_the_store_is_b
     }
     let mut server = with_roles();
     let folder = of(&server, "gatepay_serve", "");
-    assert_eq!(migrate(&folder).1, Some(0));
+    migrated(&folder);
     server.kill();
     let program = Program::serve(&folder).await;
     let ready = program.admin("GET", "/ready").await;
