@@ -106,6 +106,10 @@ async fn check_postgres(
 
 async fn check_sqlite(store: &SqliteStore) -> StoreCheck {
     let mut check = StoreCheck::default();
+    if let Err(error) = store.check_pages().await {
+        check.problem(error.to_string());
+        return check;
+    }
     match store.is_restored().await {
         Ok(false) => check.fine("the file is readable".to_owned()),
         Ok(true) => check

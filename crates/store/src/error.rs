@@ -69,6 +69,11 @@ pub enum StoreError {
         "the database is another than the one that this instance joined: restart this instance"
     )]
     Replaced,
+    /// Pages of the store's file do not fit together: by a faulty disk, or by a copy that was made while it was written.
+    #[error(
+        "the file is damaged ({0}): put a backup in its place, or move it away and run `gatepay-proxy store migrate`"
+    )]
+    Damaged(String),
     /// A file of the store cannot be read or written.
     #[error("{path}: {source}")]
     File {
@@ -96,7 +101,8 @@ impl StoreError {
             | Self::Denied(_)
             | Self::NotMigrated
             | Self::Schema { .. }
-            | Self::Unsafe(_) => true,
+            | Self::Unsafe(_)
+            | Self::Damaged(_) => true,
             // The rights of the program's user, its password, or the database.
             Self::Refused { code, .. } => {
                 matches!(&**code, "28000" | "28P01" | "3D000" | "42501" | "42883")

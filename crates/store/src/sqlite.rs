@@ -208,6 +208,11 @@ impl SqliteStore {
         self.run(|file| file.schema()).await
     }
 
+    /// Fails with [`StoreError::Damaged`] if pages of the file do not fit together. It reads the whole file.
+    pub async fn check_pages(&self) -> Result<(), StoreError> {
+        self.run(|file| file.check_pages()).await
+    }
+
     /// Whether the file was put back, and no operator has accepted it.
     pub async fn is_restored(&self) -> Result<bool, StoreError> {
         self.run(|file| file.is_restored()).await

@@ -579,8 +579,18 @@ impl StoreFile {
         Ok(other)
     }
 
+    /// Fails if pages of the file do not fit together. It reads the whole file.
+    pub(super) fn check_pages(&self) -> Result<(), StoreError> {
+        match main_file::fault(&self.connection)? {
+            None => Ok(()),
+            Some(fault) => Err(StoreError::Damaged(fault)),
+        }
+    }
+
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
         self.check_schema()?;
+        // Whoever accepts a file that was put back wants to know that it is a whole one.
+        self.check_pages()?;
         let now_ms = self.wall()?;
         let guard_ms = self.terms.guard_ms();
         let change = self.begin()?;

@@ -112,11 +112,15 @@ pub(super) fn without_log(path: &Path) -> Result<Option<FileStand>, StoreError> 
 
 /// Whether a file is a whole one without its log.
 pub(super) fn is_sound_without_log(path: &Path) -> Result<bool, StoreError> {
-    let file = open_without_log(path)?;
+    Ok(fault(&open_without_log(path)?)?.is_none())
+}
+
+/// The first fault of a file's pages, if there is one. All of them are read.
+pub(super) fn fault(file: &Connection) -> Result<Option<String>, StoreError> {
     let found = file.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     match found {
-        Ok(found) => Ok(found == "ok"),
-        Err(error) if is_unreadable(&error) => Ok(false),
+        Ok(found) => Ok((found != "ok").then(|| found.replace('\n', ": "))),
+        Err(error) if is_unreadable(&error) => Ok(Some(error.to_string())),
         Err(error) => Err(error.into()),
     }
 }

@@ -808,3 +808,37 @@ async fn a_process_that_ends_while_it_takes_the_log_into_a_growing_file_is_no_re
         "{copy:?}"
     );
 }
+
+#[tokio::test]
+async fn a_file_with_a_damaged_page_is_told_by_the_check_and_not_accepted() {
+    let files = Files::new();
+    files.ended().await;
+    let path = files.settings().path;
+    let whole = fs::read(&path).unwrap();
+    let table = |name: &str| -> usize {
+        let file = rusqlite::Connection::open(&path).unwrap();
+        let root = "SELECT (rootpage - 1) * page_size FROM sqlite_schema, pragma_page_size WHERE name = ?1";
+        let offset: i64 = file.query_row(root, [name], |row| row.get(0)).unwrap();
+        offset.try_into().unwrap()
+    };
+    let damages = ["stamp", "spend", "owner", "halt"].map(|name| (name, table(name)));
+    for (name, offset) in damages {
+        let mut damaged = whole.clone();
+        damaged[offset..offset + 8].fill(0x5a);
+        fs::write(&path, damaged).unwrap();
+        let store = files.open(START_MS + 62_000).await;
+        let distrusted = store.distrust().await;
+        assert!(
+            matches!(distrusted, Err(StoreError::Damaged(_))),
+            "{name}: {distrusted:?}"
+        );
+        drop(store);
+    }
+    fs::write(&path, whole).unwrap();
+    files
+        .open(START_MS + 62_000)
+        .await
+        .distrust()
+        .await
+        .unwrap();
+}
