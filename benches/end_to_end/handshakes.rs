@@ -82,6 +82,7 @@ fn round(kind: Kind, options: &Options, measured: &mut [Measured; 2]) {
             gatepay: gatepay.local_addr().unwrap(),
             tls: Some(&certificate),
             gatepay_tls: None,
+            everything: false,
             tenants: options.of("--tenants"),
             workers: 1,
             core: (cores() > 1).then_some(0),

@@ -15,7 +15,9 @@
 //! - `turns NAME=BINARY …`: processor time per request of several builds of the proxy, in slices by turns and compared
 //!   slice by slice with the first; with `--slices`, `--requests` and a number;
 //! - `--handshakes`: TLS handshakes, full and resumed, each with a connection of its own, beside nginx;
-//! - `memory`: resident memory after a run, and its bound.
+//! - `memory`: resident memory after a run, and its bound;
+//! - `train`: loads a build that counts what of it runs in every way above, with money calls and all that is off by default, too,
+//!   for `config/build.sh`. Nothing is measured.
 //!
 //! `GATEPAY_PROXY` names a binary other than the one built with this benchmark.
 
@@ -33,6 +35,8 @@
     reason = "it is started beside other programs here, and in their way"
 )]
 mod binary;
+#[path = "../support/ending.rs"]
+mod ending;
 mod handshakes;
 mod http2;
 mod load;
@@ -40,6 +44,7 @@ mod pass;
 mod requests;
 mod system_calls;
 mod target;
+mod training;
 mod turns;
 mod wire;
 
@@ -52,7 +57,7 @@ use std::time::Duration;
 use gatepay_proxy::callers::open_files;
 use gatepay_proxy::memory_bound;
 use load::{Callers, Load, Plan, Seen};
-use requests::{Requests, Version};
+use requests::{Call, Requests, Version};
 use target::{Certificate, Kind, Setup, Target};
 
 /// The proxy's allocator, for the pass-through as well.
@@ -71,6 +76,8 @@ struct Options {
     tls: bool,
     http2: bool,
     nginx: bool,
+    /// What callers ask for. For payouts the proxy has all that is off by default: a journal, a store, caps, notifications.
+    call: Call,
     mode: String,
     /// Name and path of each build that takes turns.
     builds: Vec<(String, PathBuf)>,
@@ -94,6 +101,7 @@ impl Options {
             tls: false,
             http2: false,
             nginx: false,
+            call: Call::Query,
             mode: "time".to_owned(),
             builds: Vec::new(),
         };
@@ -106,7 +114,7 @@ impl Options {
                 "--http2" => options.http2 = true,
                 "--nginx" => options.nginx = true,
                 "--handshakes" => "handshakes".clone_into(&mut options.mode),
-                "time" | "count" | "calls" | "scale" | "memory" | "turns" => {
+                "time" | "count" | "calls" | "scale" | "memory" | "train" | "turns" => {
                     options.mode.clone_from(word);
                 }
                 build if build.contains('=') => {
@@ -158,6 +166,7 @@ fn main() -> ExitCode {
         "calls" => system_calls::run(&options),
         "scale" => scale(&options),
         "memory" => memory(&options),
+        "train" => training::run(&options),
         "turns" => turns::run(&options),
         "handshakes" => handshakes::run(&options),
         _ => time(&options),
@@ -172,10 +181,13 @@ fn main() -> ExitCode {
 /// A target between the two ends of a load. Its connections are open, and each was used once.
 struct Bench {
     target: Target,
+    /// The certificate's files, which the target reads again at a reload.
+    certificate: Option<Certificate>,
     load: Load,
     tenants: usize,
     signs: bool,
     version: Version,
+    call: Call,
     in_flight: usize,
     wrong: usize,
 }
@@ -206,6 +218,7 @@ impl Bench {
             tls: certificate.as_ref(),
             gatepay_tls,
             tenants: options.of("--tenants"),
+            everything: options.call == Call::Payout,
             workers,
             core: (workers == 1 && cores() > 1).then_some(0),
             counted,
@@ -221,6 +234,7 @@ impl Bench {
         };
         let mut bench = Self {
             target,
+            certificate: None,
             load,
             tenants: setup.tenants,
             signs: kind == Kind::Proxy,
@@ -229,6 +243,7 @@ impl Bench {
             } else {
                 Version::Http1
             },
+            call: options.call,
             in_flight: busy.min(64) * streams,
             wrong: 0,
         };
@@ -245,11 +260,12 @@ impl Bench {
         // From here on the full number may be in flight at the same time.
         bench.in_flight = if counted { busy.min(64) } else { busy } * streams;
         bench.run(2_000, None, Duration::from_mins(1));
+        bench.certificate = certificate;
         bench
     }
 
     fn run(&mut self, count: usize, rate: Option<u32>, time: Duration) -> Seen {
-        let requests = Requests::sign(count, self.tenants, self.signs, self.version);
+        let requests = Requests::sign(count, self.tenants, self.signs, (self.version, self.call));
         let plan = Plan {
             in_flight: self.in_flight,
             rate,

@@ -3,13 +3,14 @@
 use std::io::Write as _;
 
 use gatepay_core::{ClientId, Credential, SecretKey, sign};
-use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::process::clock::{self, Clock};
 use zeroize::Zeroizing;
 
 use crate::http2;
 
 const HOST: &str = "pay.example";
-const PATH: &str = "/v1/pay/order/query";
+const QUERY: &str = "/v1/pay/order/query";
+const PAYOUT: &str = "/v1/pay/withdraw";
 /// Digits of an order number.
 pub(crate) const DIGITS: usize = 14;
 /// Length of an answer's body, in bytes.
@@ -35,6 +36,15 @@ pub(crate) enum Version {
     Http2,
 }
 
+/// What callers ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// An order: a read.
+    Query,
+    /// A payout to one address: a money call.
+    Payout,
+}
+
 /// Signed requests, each valid once.
 pub(crate) struct Requests {
     text: Vec<u8>,
@@ -46,7 +56,12 @@ pub(crate) struct Requests {
 
 impl Requests {
     /// Signs requests by this number of tenants in turn.
-    pub(crate) fn sign(count: usize, tenants: usize, signs: bool, version: Version) -> Self {
+    pub(crate) fn sign(
+        count: usize,
+        tenants: usize,
+        signs: bool,
+        (version, call): (Version, Call),
+    ) -> Self {
         let clock = Clock::system();
         let credentials: Vec<_> = (0..tenants).map(credential).collect();
         let mut all = Self {
@@ -56,10 +71,22 @@ impl Requests {
             signs,
         };
         for number in 0..count {
-            let body = format!(
-                "{{\"merchantTradeNo\":\"{}\",\"note\":\"as long as such a body usually is, so that it is hashed in two blocks and a bit\"}}",
-                order(number)
-            );
+            let order = order(number);
+            let (path, body) = match call {
+                Call::Query => (
+                    QUERY,
+                    format!(
+                        "{{\"merchantTradeNo\":\"{order}\",\"note\":\"as long as such a body usually is, so that it is hashed in two blocks and a bit\"}}"
+                    ),
+                ),
+                Call::Payout => (
+                    PAYOUT,
+                    format!(
+                        "{{\"batch_id\":\"{0}\",\"merchantTradeNo\":\"{order}\",\"withdraw_list\":[{{\"merchant_withdraw_id\":\"W{0}\",\"currency\":\"USDT\",\"amount\":\"0.02\",\"chain\":\"TRX\",\"address\":\"T1\"}}]}}",
+                        hex::encode(clock::random::<8>())
+                    ),
+                ),
+            };
             let length = body.len().to_string();
             let credential = &credentials[all.tenant(number)];
             let signed = sign::headers(credential, &clock.stamp().as_stamp(), body.as_bytes());
@@ -71,8 +98,8 @@ impl Requests {
             ];
             fields.extend(signed.iter().map(|(name, value)| (*name, &**value)));
             match version {
-                Version::Http1 => http1(&mut all.text, &fields, &body),
-                Version::Http2 => http2::request(&mut all.text, HOST, PATH, &fields, &body),
+                Version::Http1 => http1(&mut all.text, path, &fields, &body),
+                Version::Http2 => http2::request(&mut all.text, HOST, path, &fields, &body),
             }
             all.ends.push(all.text.len());
         }
@@ -105,8 +132,8 @@ impl Requests {
 }
 
 /// Adds a request as HTTP/1.1 has it.
-fn http1(text: &mut Vec<u8>, fields: &[(&str, &str)], body: &str) {
-    let _ = write!(text, "POST {PATH} HTTP/1.1\r\nHost: {HOST}\r\n");
+fn http1(text: &mut Vec<u8>, path: &str, fields: &[(&str, &str)], body: &str) {
+    let _ = write!(text, "POST {path} HTTP/1.1\r\nHost: {HOST}\r\n");
     for (name, value) in fields {
         let _ = write!(text, "{name}: {value}\r\n");
     }

@@ -39,6 +39,8 @@ pub(crate) struct Setup<'a> {
     /// GatePay's certificate, if it is reached over TLS.
     pub(crate) gatepay_tls: Option<&'a Certificate>,
     pub(crate) tenants: usize,
+    /// Whether the proxy has all that is off by default.
+    pub(crate) everything: bool,
     pub(crate) workers: usize,
     /// The core reserved for the target.
     pub(crate) core: Option<usize>,
@@ -121,6 +123,12 @@ impl Target {
             Kind::Proxy => {
                 proxy(target.folder.path(), setup);
                 let program = setup.program.map_or_else(binary::path, Path::to_owned);
+                if setup.everything {
+                    let mut migrate = Command::new(&program);
+                    migrate.args(["store", "migrate"]);
+                    let made = migrate.current_dir(target.folder.path()).output().unwrap();
+                    assert!(made.status.success(), "{made:?}");
+                }
                 target.spawn(setup, &program, &["serve".to_owned()]);
                 let serving = |text: &str| {
                     let line = binary::serving(text)?;
@@ -129,6 +137,10 @@ impl Target {
                 let [address, admin] = target.says("err", serving);
                 target.address = address.unwrap();
                 target.admin = admin;
+                // With a new store it refuses all stamps that may be from before it.
+                while !target.admin("GET", "/ready").starts_with("HTTP/1.1 200 ") {
+                    thread::sleep(Duration::from_millis(50));
+                }
             }
         }
         target
@@ -222,13 +234,34 @@ impl Target {
 
     /// The proxy's metrics, as Prometheus scrapes them.
     pub(crate) fn metrics(&self) -> String {
+        self.admin("GET", "/metrics")
+    }
+
+    /// The answer to a request to the proxy's admin address.
+    fn admin(&self, method: &str, path: &str) -> String {
         use std::io::{Read as _, Write as _};
-        let mut tcp = TcpStream::connect(self.admin.unwrap()).unwrap();
-        tcp.write_all(b"GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
-            .unwrap();
+        let address = self.admin.unwrap();
+        let mut tcp = TcpStream::connect(address).unwrap();
+        write!(
+            tcp,
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
         let mut text = String::new();
         tcp.read_to_string(&mut text).unwrap();
         text
+    }
+
+    /// Has the proxy read its files again, after the secret of a tenant has changed.
+    pub(crate) fn reload(&self) {
+        write(&self.path("secrets/0"), "made-up-other-secret");
+        let reloaded = self.admin("POST", "/-/reload");
+        assert!(reloaded.starts_with("HTTP/1.1 200 "), "{reloaded}");
+    }
+
+    /// Ends the target in order.
+    pub(crate) fn end(mut self) {
+        self.child.take().unwrap().end();
     }
 
     /// The output of `check` for the target's configuration.
@@ -277,6 +310,11 @@ fn proxy(folder: &Path, setup: Setup<'_>) {
     let Setup {
         gatepay, workers, ..
     } = setup;
+    let (everything, cap) = if setup.everything {
+        (EVERYTHING, CAP)
+    } else {
+        ("", "")
+    };
     let (mut listen, mut upstream) = (String::new(), format!("url = 'http://{gatepay}'"));
     if let Some(Certificate { chain, key, .. }) = setup.tls {
         let (chain, key) = (chain.display(), key.display());
@@ -295,6 +333,7 @@ fn proxy(folder: &Path, setup: Setup<'_>) {
         &folder.join("secrets/institution"),
         "made-up-institution-secret",
     );
+    write(&folder.join("secrets/audit"), &"a1".repeat(32));
     write(
         &folder.join("proxy.toml"),
         &format!(
@@ -315,7 +354,7 @@ requests_per_second = 1_000_000
 [[institution.credential]]
 client_id = 'made-up-institution'
 secret = {{ file = 'secrets/institution' }}
-"
+{everything}"
         ),
     );
     let mut tenants = String::new();
@@ -329,11 +368,27 @@ id = 't{number}'
 sub_account = '{account}'
 credential = [{{ client_id = '{client}', secret = {{ file = 'secrets/{number}' }} }}]
 limits = {{ requests_per_second = 1_000_000, in_flight = 10_000 }}
-"
+{cap}"
         );
     }
     write(&folder.join("tenants.toml"), &tenants);
 }
+
+/// All that is off by default.
+const EVERYTHING: &str = "[timestamp]
+future_ms = 300
+[audit]
+dir = 'audit'
+key = { file = 'secrets/audit' }
+[store]
+path = 'store.db'
+[notifications]
+listen = '127.0.0.1:0'
+public_url = 'https://notify.example.com/gatepay'
+path = '/gatepay'
+";
+const CAP: &str = "cap = [{ calls = ['payouts'], currency = 'USDT', per_day = '1000000' }]
+";
 
 /// nginx's answer to a path that is not passed on, about as long as the proxy's.
 const NOTHING: &str =

@@ -21,6 +21,8 @@
 mod binary;
 mod callers;
 mod disk;
+#[path = "../support/ending.rs"]
+mod ending;
 mod http;
 mod program;
 mod upstream;

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -75,12 +75,8 @@ impl Program {
     }
 
     /// Ends the program in order.
-    pub(super) fn end(mut self) {
-        let id = self.running.0.id().to_string();
-        let killed = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(killed.unwrap().success());
-        let status = self.running.0.wait().unwrap();
-        assert!(status.success(), "{status}");
+    pub(super) fn end(self) {
+        self.running.end();
     }
 }
 
