@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds target/debian/gatepay-proxy_*.deb out of the `dist` build of the program. Needs
+# Builds target/debian/gatepay-proxy_*.deb out of the program that config/build.sh builds. Needs
 # cargo-deb and dpkg-dev. Its arguments go to cargo-deb: --deb-revision 2.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-# To try the scripts with a program that is built already: PACKAGE_PROFILE=release. PACKAGE_CARGO may be `cargo auditable`.
+# To try the scripts with a program that is built already: PACKAGE_PROFILE=release.
 profile=${PACKAGE_PROFILE:-dist}
-${PACKAGE_CARGO:-cargo} build --profile "$profile" --locked --quiet --package gatepay-proxy
+if [[ $profile == dist ]]; then config/build.sh; else cargo build --profile "$profile" --locked --quiet --package gatepay-proxy; fi
 [[ $profile != dev ]] || profile=debug
 
 # What packages have beside the program is made by the program itself.

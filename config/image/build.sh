@@ -3,7 +3,7 @@
 # `skopeo` and registries' clients read. In it are the program, the C library, the authorities' certificates and nothing else: no
 # shell, no package manager. It runs as user 10001, and needs no writable root.
 #
-# `config/image/build.sh rootfs FOLDER` makes only the folder of files, for a Dockerfile. The same source gives the same image,
+# `config/image/build.sh rootfs FOLDER` makes only the folder of files, for a Dockerfile. The same program gives the same image,
 # byte for byte, as long as Debian's packages are the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -51,7 +51,7 @@ if [[ ${1:-} == rootfs ]]; then
     exit
 fi
 
-${PACKAGE_CARGO:-cargo} build --profile "$profile" --locked --quiet --package gatepay-proxy
+if [[ $profile == dist ]]; then config/build.sh; else cargo build --profile "$profile" --locked --quiet --package gatepay-proxy; fi
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git show -s --format=%ct HEAD 2>/dev/null || echo 0)}
