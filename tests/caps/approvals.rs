@@ -264,15 +264,21 @@ async fn of_two_racing_repeats_at_two_instances_one_passes() {
     assert_eq!(gatepay.count(), sent + 4);
 }
 
-#[tokio::test]
-async fn an_operator_that_holds_the_callers_secret_approves_none_of_its_calls() {
-    let gatepay = gatepay();
+/// A folder with operators, and the text of acme's file: bob holds acme's secret.
+fn of_a_secret_that_bob_holds(gatepay: &GatePay) -> (Folder, String) {
     let file = format!(
         "admin_operators = ['bob']\n{}",
         caps("approve_above = '10'")
     );
-    let folder = folder_of_file(&gatepay, &file);
+    let folder = folder_of_file(gatepay, &file);
     with_operators(&folder);
+    (folder, file)
+}
+
+#[tokio::test]
+async fn an_operator_that_holds_the_callers_secret_approves_none_of_its_calls() {
+    let gatepay = gatepay();
+    let (folder, file) = of_a_secret_that_bob_holds(&gatepay);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     let id = id_of(&send(&program, &payout("B1", "20")).await);
@@ -301,12 +307,7 @@ async fn an_operator_that_holds_the_callers_secret_approves_none_of_its_calls() 
 #[tokio::test]
 async fn an_operator_that_got_another_name_in_proxy_toml_approves_nothing_by_its_old_one() {
     let gatepay = gatepay();
-    let file = format!(
-        "admin_operators = ['bob']\n{}",
-        caps("approve_above = '10'")
-    );
-    let folder = folder_of_file(&gatepay, &file);
-    with_operators(&folder);
+    let (folder, file) = of_a_secret_that_bob_holds(&gatepay);
     let program = Program::serve(&folder).await;
     program.until_ready().await;
     let id = id_of(&send(&program, &payout("B1", "20")).await);

@@ -224,7 +224,8 @@ mod tests {
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
-    use gatepay_tenancy::ConfigWatch;
+    use crate::reload::EnvironmentLookup;
+    use gatepay_tenancy::{ConfigWatch, Configuration};
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
@@ -438,6 +439,14 @@ mod tests {
         fs::write(folder.join(format!("tenants.d/{id}.toml")), table).unwrap();
     }
 
+    /// Writes `proxy.toml` beside the tenants' folder, and reads all files.
+    fn watched(folder: &Path, env: EnvironmentLookup) -> (ConfigWatch, Configuration) {
+        let proxy = "[[institution.credential]]\nclient_id = 'i'\nsecret = { env = 'I' }\n";
+        fs::write(folder.join("proxy.toml"), proxy).unwrap();
+        let opened = ConfigWatch::open(&folder.join("proxy.toml"), &env);
+        opened.unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
     #[test]
     fn tenants_of_unchanged_files_keep_their_state_and_have_series_by_their_place() {
         let folder = tempfile::tempdir().unwrap();
@@ -446,11 +455,8 @@ mod tests {
         for id in ["b", "c", "d", "e"] {
             write_tenant(path, id, 3);
         }
-        let proxy = "[[institution.credential]]\nclient_id = 'i'\nsecret = { env = 'I' }\n";
-        fs::write(path.join("proxy.toml"), proxy).unwrap();
         let env = |_: &str| Some("fake-institution".to_owned());
-        let opened = ConfigWatch::open(&path.join("proxy.toml"), &env);
-        let (mut watch, configuration) = opened.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let (mut watch, configuration) = watched(path, env);
         let world = World::new();
         let has_series = |id: &str| {
             let text = String::from_utf8(world.metrics.render()).unwrap();
@@ -626,7 +632,7 @@ mod tests {
         tables.insert(number, table);
     }
 
-    /// What is known of a party that calls.
+    /// The spent limits of a party that calls.
     #[derive(Default, Clone, PartialEq, Debug)]
     struct Known {
         tokens: u32,
@@ -649,11 +655,8 @@ mod tests {
             for (number, table) in &tables {
                 table.write(path, *number);
             }
-            let proxy = "[[institution.credential]]\nclient_id = 'i'\nsecret = { env = 'I' }\n";
-            fs::write(path.join("proxy.toml"), proxy).unwrap();
             let env = |_: &str| Some("fake-institution".to_owned());
-            let opened = ConfigWatch::open(&path.join("proxy.toml"), &env);
-            let (mut watch, configuration) = opened.unwrap_or_else(|problems| panic!("{problems:?}"));
+            let (mut watch, configuration) = watched(path, env);
             let world = World::new();
             let mut generation = world.after(None, configuration.registry);
             let mut in_force = tables.clone();

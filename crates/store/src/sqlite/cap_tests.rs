@@ -14,7 +14,6 @@ use crate::caps::rule::{CapDeclaration, CapMeasure};
 use crate::caps::spend::SpendDemand;
 use crate::destination_steps::{self, reload_step};
 use crate::engine::Store;
-
 use crate::operator_steps;
 use crate::refund_steps;
 use crate::rows::{money_row, payout, units_of};

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use crate::admission::{AdmissionBatch, AdmissionRow, AdmissionVerdict};
 use crate::cap_steps::{START_MS, beside, rule};
 use crate::caps::rule::{CapDeclaration, CapMeasure};
-
 use crate::notifications::listing::RetentionTerms;
 use crate::rows::{money_row, payout, units_of};
 use crate::sqlite::SqliteStore;

@@ -106,7 +106,7 @@ struct FileState {
     is_running: bool,
 }
 
-/// What a start finds by the contact file.
+/// The findings of a start by the contact file.
 struct FoundFile {
     /// The process before ended at its start, before it wrote the contact file and so before it admitted anything.
     was_started: bool,
@@ -589,7 +589,7 @@ impl StoreFile {
 
     pub(super) fn distrust(&mut self) -> Result<(u64, StoreContact), StoreError> {
         self.check_schema()?;
-        // Whoever accepts a file that was put back wants to know that it is a whole one.
+        // An operator who accepts a file that was put back relies on its being whole.
         self.check_pages()?;
         let now_ms = self.wall()?;
         let guard_ms = self.terms.guard_ms();
@@ -675,7 +675,7 @@ impl StoreFile {
 }
 
 impl Drop for StoreFile {
-    /// Closing the connection takes the log into the file and removes what lies under the log's path. If the file was exchanged, that is
+    /// Closing the connection takes the log into the file and removes the file under the log's path. If the file was exchanged, that is
     /// another process' log by now, and if the log was changed, it would damage the file. A log that was only removed is still whole.
     fn drop(&mut self) {
         let is_ours = self.place.is_always_here().unwrap_or(false);

@@ -13,8 +13,7 @@ use crate::error::StoreError;
 #[derive(Debug)]
 pub struct FilePlace {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    file: FileId,
     /// Set once the path led to another file, or to none. It stays set if the file is put back: another process may have used
     /// the other one meanwhile.
     was_left: AtomicBool,
@@ -22,12 +21,27 @@ pub struct FilePlace {
     is_given_up: AtomicBool,
 }
 
+/// The identity of a file on this machine, under any path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub(super) fn of(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+        }
+    }
+}
+
 impl FilePlace {
     pub(super) fn of(path: &Path, file: &Metadata) -> Self {
         Self {
             path: path.to_owned(),
-            device: file.dev(),
-            inode: file.ino(),
+            file: FileId::of(file),
             was_left: AtomicBool::new(false),
             is_given_up: AtomicBool::new(false),
         }
@@ -53,7 +67,7 @@ impl FilePlace {
             return Ok(false);
         }
         let leads_here = match self.path.metadata() {
-            Ok(now) => (now.dev(), now.ino()) == (self.device, self.inode),
+            Ok(now) => FileId::of(&now) == self.file,
             Err(error) if is_missing(error.kind()) => false,
             Err(error) => return Err(StoreError::file(&self.path, error)),
         };

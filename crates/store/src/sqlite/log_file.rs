@@ -1,20 +1,21 @@
 //! Log file: the commits that are not in the main file yet, beside it (`-wal`).
 //!
-//! SQLite goes on with the log that it has open, whatever is copied over it or lies under its path. It would take into the main file
-//! what it finds there, and commits to a log that was removed are lost with the process.
+//! SQLite goes on with the log that it has open, also if another is copied over it or lies under its path. It would take into the main file
+//! the pages that it finds there, and commits to a log that was removed are lost with the process.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use super::file_place::FileId;
 use crate::error::StoreError;
 
 /// The head of the log, and that of each page in it.
 const HEAD: u64 = 32;
 const PAGE_HEAD: usize = 24;
 
-/// The open log, of which the end is compared with what this process wrote there.
+/// The open log, of which the end is compared with the end that this process wrote.
 pub(super) struct LogFile {
     path: PathBuf,
     page_size: u32,
@@ -24,8 +25,7 @@ pub(super) struct LogFile {
 
 struct OpenLog {
     file: File,
-    /// Its device and its number there.
-    place: (u64, u64),
+    id: FileId,
     /// `None` while it is empty or begins anew.
     end: Option<LogEnd>,
 }
@@ -72,7 +72,7 @@ impl LogFile {
     pub(super) fn is_kept(&self) -> bool {
         self.open.as_ref().is_none_or(|log| {
             let there = self.path.metadata();
-            there.is_ok_and(|it| place(&it) == log.place) && self.has_its_end()
+            there.is_ok_and(|it| FileId::of(&it) == log.id) && self.has_its_end()
         })
     }
 
@@ -86,7 +86,7 @@ impl OpenLog {
     fn at(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         Ok(Self {
-            place: place(&file.metadata()?),
+            id: FileId::of(&file.metadata()?),
             file,
             end: None,
         })
@@ -120,7 +120,7 @@ pub(super) fn is_no_orphan(path: &Path) -> Result<(), StoreError> {
     )))
 }
 
-/// Renames the log of a main file, which nobody has open, so that SQLite does not find it. Logs that were set aside before stay.
+/// Renames the log of a main file, which no process has open, so that SQLite does not find it. Logs that were set aside before stay.
 pub(super) fn set_aside(path: &Path) -> io::Result<()> {
     let mut number = 1;
     let aside = loop {
@@ -135,13 +135,9 @@ pub(super) fn set_aside(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The path of a file of SQLite's. It follows a link to the main file, and has its other files beside what that leads to.
+/// The path of a file of SQLite's. It follows a link to the main file, and has its other files beside the file that the link leads to.
 fn beside(path: &Path, end: &str) -> io::Result<PathBuf> {
     let mut path = fs::canonicalize(path)?.into_os_string();
     path.push(end);
     Ok(path.into())
-}
-
-fn place(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }

@@ -49,7 +49,12 @@ impl Files {
         store
     }
 
-    /// The same, after an orderly end.
+    /// The file of this name.
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The same as `ready`, after an orderly end.
     async fn ended(&self) {
         leave(self.ready().await).await;
     }
@@ -86,6 +91,17 @@ fn row(number: u8, kind: Kind, stamp_ms: u64) -> AdmissionRow {
 async fn leave(store: SqliteStore) {
     store.leave().await.unwrap();
     drop(store);
+}
+
+/// The start at this time finds the file that the last run left: it knows this row.
+async fn is_no_restore(files: &Files, admitted: &AdmissionRow, now_ms: u64) {
+    let store = files.joined(now_ms).await;
+    assert!(!store.is_restored().await.unwrap());
+    let copy = verdict(&store, admitted).await;
+    assert!(
+        matches!(copy, AdmissionVerdict::Replayed { .. }),
+        "{copy:?}"
+    );
 }
 
 async fn verdict(store: &SqliteStore, row: &AdmissionRow) -> AdmissionVerdict {
@@ -472,7 +488,7 @@ async fn begin_another_log(store: &SqliteStore) {
 async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
     let files = Files::new();
     files.ended().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     let now_ms = START_MS + 61_000;
     fs::copy(at("gatepay.db"), at("backup")).unwrap();
     let store = files.joined(now_ms).await;
@@ -549,7 +565,7 @@ async fn a_process_whose_file_was_exchanged_writes_nothing_into_the_log_of_the_n
 async fn a_backup_of_an_earlier_run_under_the_log_of_a_later_one_counts_as_put_back() {
     let files = Files::new();
     files.ended().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     fs::copy(at("gatepay.db"), at("backup")).unwrap();
     let store = files.joined(START_MS + 61_000).await;
     let admitted = row(1, Kind::Write, START_MS + 61_000);
@@ -575,7 +591,7 @@ async fn a_backup_of_an_earlier_run_under_the_log_of_a_later_one_counts_as_put_b
 async fn a_crash_that_lost_the_commits_after_the_last_contact_is_guarded() {
     let files = Files::new();
     let store = files.ready().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     store.beat(&test_files::beat()).await.unwrap();
     store.upkeep().await.unwrap();
     let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
@@ -693,7 +709,7 @@ async fn a_process_that_never_joined_takes_no_log_into_a_file_that_was_copied_ov
 async fn a_backup_under_the_log_of_a_later_file_is_used_without_it_and_can_be_distrusted() {
     let files = Files::new();
     files.ended().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     fs::copy(at("gatepay.db"), at("backup")).unwrap();
     let store = files.joined(START_MS + 61_000).await;
     let mut number = 0_u32;
@@ -736,7 +752,7 @@ async fn a_backup_under_the_log_of_a_later_file_is_used_without_it_and_can_be_di
 async fn an_earlier_log_beside_the_file_is_set_aside() {
     let files = Files::new();
     files.ended().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     let store = files.joined(START_MS + 61_000).await;
     fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
     begin_another_log(&store).await;
@@ -753,7 +769,7 @@ async fn a_log_whose_file_is_away_is_kept() {
     let store = files.ready().await;
     let admitted = row(1, Kind::Money, START_MS + 60_000);
     assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
     fs::copy(at("gatepay.db"), at("away")).unwrap();
     drop(store);
@@ -769,20 +785,14 @@ async fn a_log_whose_file_is_away_is_kept() {
         assert!(refused && at("gatepay.db").exists() == is_there);
     }
     fs::rename(at("away"), at("gatepay.db")).unwrap();
-    let store = files.joined(START_MS + 61_000).await;
-    assert!(!store.is_restored().await.unwrap());
-    let copy = verdict(&store, &admitted).await;
-    assert!(
-        matches!(copy, AdmissionVerdict::Replayed { .. }),
-        "{copy:?}"
-    );
+    is_no_restore(&files, &admitted, START_MS + 61_000).await;
 }
 
 #[tokio::test]
 async fn a_process_that_ends_while_it_takes_the_log_into_a_growing_file_is_no_restore() {
     let files = Files::new();
     files.ended().await;
-    let at = |name: &str| files.folder.path().join(name);
+    let at = |name: &str| files.at(name);
     leave(files.joined(START_MS + 61_000).await).await;
     let length = fs::metadata(at("gatepay.db")).unwrap().len();
     let store = files.joined(START_MS + 62_000).await;
@@ -800,13 +810,7 @@ async fn a_process_that_ends_while_it_takes_the_log_into_a_growing_file_is_no_re
     assert!(file.metadata().unwrap().len() > length);
     file.set_len(length).unwrap();
     fs::rename(at("log"), at("gatepay.db-wal")).unwrap();
-    let store = files.joined(START_MS + 63_000).await;
-    assert!(!store.is_restored().await.unwrap());
-    let copy = verdict(&store, &admitted).await;
-    assert!(
-        matches!(copy, AdmissionVerdict::Replayed { .. }),
-        "{copy:?}"
-    );
+    is_no_restore(&files, &admitted, START_MS + 63_000).await;
 }
 
 #[tokio::test]
