@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds the program as packages and images have it: target/dist/gatepay-proxy, laid out by counts of its own work (PGO).
 #
-# A first build counts what of it runs while a benchmark loads it (`end_to_end -- train`); the second, the `dist` profile, is laid
-# out by these counts. It takes a tenth less processor time per request than `cargo build --profile dist` alone, which is what this
-# builds, with a warning, where rustup cannot add its llvm-tools.
+# A first build counts how often its code runs while a benchmark loads it (`end_to_end -- train`); the second, the `dist` profile, is laid
+# out by these counts. It takes a tenth less processor time per request than `cargo build --profile dist` alone. Where
+# rustup cannot add its llvm-tools, this warns and builds the program in that way.
 #
 # PROGRAM_PROFILE=FILE takes the counts from a file, such as the one that is kept as target/training/gatepay-proxy.profdata: the same
 # source, compiler and counts give the same program. PACKAGE_CARGO may be `cargo auditable`.
@@ -19,7 +19,7 @@ build() { "$@" --profile dist --locked --quiet --package gatepay-proxy --target 
 
 # Loads a program that counts, if there is none newer than the counts.
 count() {
-    # Crates are counted one by one: what they are together is laid out in the second build.
+    # Crates are counted one by one: only the second build optimizes them together.
     RUSTFLAGS="${RUSTFLAGS:-} -Cprofile-generate -Clto=off -Clinker-plugin-lto=no -Cembed-bitcode=no" \
         CARGO_TARGET_DIR=$training build cargo build
     local counting=$training/$host/dist/gatepay-proxy

@@ -16,7 +16,7 @@
 //!   slice by slice with the first; with `--slices`, `--requests` and a number;
 //! - `--handshakes`: TLS handshakes, full and resumed, each with a connection of its own, beside nginx;
 //! - `memory`: resident memory after a run, and its bound;
-//! - `train`: loads a build that counts what of it runs in every way above, with money calls and all that is off by default, too,
+//! - `train`: loads a build that counts how often its code runs in every way above, and with payouts and the features that are off by default,
 //!   for `config/build.sh`. Nothing is measured.
 //!
 //! `GATEPAY_PROXY` names a binary other than the one built with this benchmark.
@@ -76,7 +76,7 @@ struct Options {
     tls: bool,
     http2: bool,
     nginx: bool,
-    /// What callers ask for. For payouts the proxy has all that is off by default: a journal, a store, caps, notifications.
+    /// The operation called. For payouts the proxy has the features that are off by default: journal, store, caps, notifications.
     call: Call,
     mode: String,
     /// Name and path of each build that takes turns.

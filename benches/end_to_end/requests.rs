@@ -36,7 +36,7 @@ pub(crate) enum Version {
     Http2,
 }
 
-/// What callers ask for.
+/// The operation called.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     /// An order: a read.

@@ -1,7 +1,7 @@
-//! Training: loads a build of the proxy that counts what of it runs, and ends it in order, upon which it writes its counts.
+//! Training: loads a build of the proxy that counts how often its code runs, and ends it in order: then it writes its counts.
 //!
-//! What no way below runs is laid out as code that hardly ever runs. So there is one for each kind of caller, and one with what is
-//! off by default.
+//! Code that no run below reaches is laid out as rarely used. So there is a run for each kind of caller, and one with the features that
+//! are off by default.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::requests::Call;
 use crate::target::Kind;
 use crate::{Bench, Options};
 
-/// How many requests are sent in each way: a hundred times what makes the counts differ by less than a hundredth.
+/// The number of requests in each run.
 const REQUESTS: usize = 20_000;
 
 /// Returns the number of wrong answers.

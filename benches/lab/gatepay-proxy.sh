@@ -1,7 +1,7 @@
 #!/bin/bash
 # kind: resign   title: gatepay-proxy
 # Target of a side-by-side lab: writes a configuration for the given tenants and runs `serve` with it.
-# GATEPAY_PROXY names the binary. The default is what config/build.sh builds in this checkout.
+# GATEPAY_PROXY names the binary. The default is the program that config/build.sh builds in this checkout.
 . "${LAB:?}/env.sh"
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 binary=${GATEPAY_PROXY:-$here/../../target/dist/gatepay-proxy}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs testssl.sh against the listener of the binary at GATEPAY_PROXY (default: what config/build.sh builds in this checkout),
+# Runs testssl.sh against the listener of the binary at GATEPAY_PROXY (default: the build of config/build.sh in this checkout),
 # with a certificate from a test authority that names a CRL. Fails if a finding is worse than LOW. All traffic stays on
 # loopback.
 set -euo pipefail

@@ -127,7 +127,7 @@ impl Call {
         lines
     }
 
-    /// What the replay memory keeps of the call. The call has a timestamp and a nonce of its own.
+    /// The call's fingerprint in the replay memory. The call has a timestamp and a nonce of its own.
     pub(crate) fn fingerprint(&self, replay: &Replay) -> StampFingerprint {
         let [timestamp, nonce] = [&self.timestamp, &self.nonce]
             .map(|text| text.as_deref().expect("it is set").as_bytes());

@@ -258,7 +258,7 @@ impl ReloadThread {
         false
     }
 
-    /// Shows that the files differ from what is in force, until they are built.
+    /// Shows that the files differ from the configuration in force, until they are built.
     fn is_out_of_step(&mut self) {
         // They may end as they were before, which is no change.
         self.unbuilt = true;

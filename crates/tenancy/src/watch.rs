@@ -73,7 +73,7 @@ pub struct ConfigWatch {
     events: Option<FileEvents>,
 }
 
-/// What files of parties are read by: keys of `proxy.toml` as they were at the start.
+/// The terms by which files of parties are read: keys of `proxy.toml` as they were at the start.
 struct StartTerms {
     /// Rows of the catalogue are known by their position.
     catalogue: Catalogue,

@@ -140,7 +140,7 @@ impl ReloadControl {
     }
 
     /// Whether `proxy.toml` names this operator of the process's start still. The links of parties are those of its
-    /// present names: of an operator that it names otherwise nobody knows what it holds.
+    /// present names: the secrets of an operator with another name now are not known.
     pub fn still_names(&self, operator: &PartyId) -> bool {
         let operators = self.operators.lock();
         operators
