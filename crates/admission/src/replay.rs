@@ -4,6 +4,8 @@
 //! this memory stops the second use. It is exact: a stamp is refused if and only if it was recorded, or lies at or
 //! below the horizon. Forgetting moves the horizon first, so a forgotten stamp cannot come back.
 
+mod stamp_table;
+
 use std::fmt;
 use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,6 +17,8 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest as _, Sha256};
 use siphasher::sip128::{Hash128, Hasher128 as _, SipHasher24};
+
+use stamp_table::{StampEntry, StampTable};
 
 /// The stamps that were admitted and when, across all paths of all tenants.
 ///
@@ -146,14 +150,7 @@ struct CopiesUnderWay {
 #[derive(Default)]
 struct ReplaySlot {
     slice: u64,
-    seen: HashTable<ReplayEntry>,
-}
-
-#[derive(Clone, Copy)]
-struct ReplayEntry {
-    print: StampHash,
-    /// When it was admitted, in milliseconds from the start of its slice: the stamp may lie either side of that.
-    admitted: i32,
+    seen: StampTable,
 }
 
 /// The number of shards: enough that cores rarely contend for a lock.
@@ -162,8 +159,8 @@ const SHARDS: u64 = 64;
 const MAGIC: &[u8] = b"gatepay-proxy replay memory 1\n";
 /// The size of an entry in a hand-over, in bytes.
 const ENTRY_BYTES: usize = 28;
-/// The largest size of an entry in a table that has more than a few, in bytes: its slots are 25 bytes each and at worst
-/// 7/16 of them are used, just after the table has grown.
+/// The largest size of an entry in a table that has more than a few, in bytes: a line of 64 bytes has room for three, and
+/// at worst 3/8 of the room is used, just after the table has grown.
 const BYTES_PER_ENTRY: usize = 58;
 /// The size of a table beside its entries, in bytes: the table itself, and its least allocation.
 const BYTES_PER_TABLE: usize = 160;
@@ -273,7 +270,7 @@ impl Replay {
         let admitted = i32::try_from(admitted).unwrap_or(i32::MAX);
         for print in prints.into_iter().flatten() {
             // Both entries go into one slot: room for the first is room for the second.
-            if !self.insert(&mut shard, slice, ReplayEntry { print, admitted }) {
+            if !self.insert(&mut shard, slice, StampEntry { print, admitted }) {
                 return Err(UnusableStamp::Forgotten {
                     horizon_ms: self.horizon(),
                 });
@@ -320,7 +317,7 @@ impl Replay {
         for shard in &self.shards {
             // A record that was under way when the memory closed is complete once its shard can be locked.
             for slot in &shard.lock().slots {
-                entries.extend(slot.seen.iter().map(|entry| (slot.slice, *entry)));
+                entries.extend(slot.seen.entries().map(|entry| (slot.slice, entry)));
             }
         }
         // The oldest first, so that the next memory forgets in order if its window is narrower.
@@ -369,7 +366,7 @@ impl Replay {
             let low = u64::from_le_bytes(*take(&mut rest)?);
             let admitted = i32::from_le_bytes(*take(&mut rest)?);
             let print = StampHash { high, low };
-            let entry = ReplayEntry { print, admitted };
+            let entry = StampEntry { print, admitted };
             // The horizon covers an entry that no longer fits the window, as if it had been forgotten here.
             if !memory.insert(&mut memory.shard(print), slice, entry) {
                 memory.raise_horizon(end_of(slice));
@@ -379,7 +376,7 @@ impl Replay {
     }
 
     /// Puts an entry into its slice, and forgets the older slice in that slot; false if the slot holds a newer slice.
-    fn insert(&self, shard: &mut ReplayShard, slice: u64, entry: ReplayEntry) -> bool {
+    fn insert(&self, shard: &mut ReplayShard, slice: u64, entry: StampEntry) -> bool {
         let slot = shard.slot(slice);
         if slot.slice > slice {
             return false;
@@ -388,8 +385,7 @@ impl Replay {
             self.forget_slot(slot);
             slot.slice = slice;
         }
-        slot.seen
-            .insert_unique(entry.print.high, entry, |entry| entry.print.high);
+        slot.seen.insert(entry);
         self.entries.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -402,7 +398,7 @@ impl Replay {
         for shard in &self.shards {
             let mut shard = shard.lock();
             for slot in &mut shard.slots {
-                if slot.slice < oldest && !slot.seen.is_empty() {
+                if slot.slice < oldest && slot.seen.len() > 0 {
                     self.forget_slot(slot);
                 }
             }
@@ -427,7 +423,7 @@ impl Replay {
 
     /// The memory that the entries and their tables take now, in bytes.
     pub fn allocated(&self) -> usize {
-        let slot = |slot: &ReplaySlot| size_of::<ReplaySlot>() + slot.seen.allocation_size();
+        let slot = |slot: &ReplaySlot| size_of::<ReplaySlot>() + slot.seen.allocated();
         let shard = |shard: &Mutex<ReplayShard>| shard.lock().slots.iter().map(slot).sum::<usize>();
         self.shards.iter().map(shard).sum()
     }
@@ -467,12 +463,12 @@ impl Replay {
 
     /// Empties a slot. The horizon covers it before its entries go.
     fn forget_slot(&self, slot: &mut ReplaySlot) {
-        if slot.seen.is_empty() {
+        if slot.seen.len() == 0 {
             return;
         }
         self.raise_horizon(end_of(slot.slice));
         self.entries.fetch_sub(slot.seen.len(), Ordering::Relaxed);
-        slot.seen = HashTable::new();
+        slot.seen = StampTable::default();
     }
 }
 
@@ -579,8 +575,8 @@ impl ReplayShard {
 
 impl ReplaySlot {
     fn admitted(&self, print: StampHash) -> Option<u64> {
-        let entry = self.seen.find(print.high, |entry| entry.print == print)?;
-        Some((self.slice * SLICE_MS).saturating_add_signed(i64::from(entry.admitted)))
+        let admitted = self.seen.admitted(print)?;
+        Some((self.slice * SLICE_MS).saturating_add_signed(i64::from(admitted)))
     }
 }
 
