@@ -14,6 +14,7 @@ use gatepay_core::Kind;
 use gatepay_core::operation::ApiModule;
 use gatepay_store::admission::HaltScope;
 use gatepay_store::instance::{ClusterView, HaltInForce};
+use gatepay_tenancy::PartyId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::cluster::fingerprint::FingerprintKey;
@@ -57,8 +58,8 @@ pub struct HaltableCall<'a> {
     pub kind: Kind,
     /// Its operation's module, or that of payouts for a refund that may pay out.
     pub module: ApiModule,
-    /// The party that makes it.
-    pub party: &'a str,
+    /// The party that makes it. Few calls meet a halt, so few read the id, which lies in a far cache line.
+    pub party: &'a PartyId,
 }
 
 /// The halts that one call has to pass before a byte of it is sent.
@@ -229,7 +230,7 @@ impl LatestView {
 impl HaltableCall<'_> {
     /// Whether a halt of this scope covers the call.
     pub(super) fn is_covered_by(&self, scope: &HaltScope) -> bool {
-        scope.covers(self.kind, self.module.as_str(), self.party)
+        scope.covers(self.kind, self.module.as_str(), self.party.as_str())
     }
 }
 
@@ -318,6 +319,7 @@ mod tests {
         clock: Clock,
         latest: LatestView,
         catalogue: Catalogue,
+        party: PartyId,
         seats: SeatLimit,
     }
 
@@ -331,6 +333,7 @@ mod tests {
                 latest: LatestView::new(clock.clone(), meters),
                 clock,
                 catalogue,
+                party: PartyId::parse("acme").unwrap(),
                 seats: SeatLimit::new(NonZeroU32::MIN),
             }
         }
@@ -363,12 +366,12 @@ mod tests {
         }
 
         /// A call of acme's.
-        fn call(&self, name: &str) -> HaltableCall<'static> {
+        fn call(&self, name: &str) -> HaltableCall<'_> {
             let row = self.catalogue.named(name).unwrap();
             HaltableCall {
                 kind: row.kind,
                 module: row.module,
-                party: "acme",
+                party: &self.party,
             }
         }
 

@@ -263,7 +263,7 @@ impl LocalHaltCheck<'_> {
             return Err(StopBeforeSending::Halted);
         }
         let suspended = suspended_in(left).map_err(not_known)?;
-        if suspended.contains_key(self.call.party) {
+        if suspended.contains_key(self.call.party.as_str()) {
             return Err(StopBeforeSending::Suspended);
         }
         Ok(send())
@@ -294,6 +294,10 @@ mod tests {
         }
     }
 
+    fn acme() -> PartyId {
+        PartyId::parse("acme").unwrap()
+    }
+
     fn scopes(halts: &[HaltInForce]) -> Vec<String> {
         halts.iter().map(|it| it.scope.to_string()).collect()
     }
@@ -304,7 +308,7 @@ mod tests {
         let call = HaltableCall {
             kind: row.kind,
             module: row.module,
-            party: "acme",
+            party: &acme(),
         };
         halts.check(call, &open_seats()).pass(|| ()).is_ok()
     }
@@ -421,7 +425,7 @@ mod tests {
         let call = HaltableCall {
             kind: row.kind,
             module: row.module,
-            party: "acme",
+            party: &acme(),
         };
         let check = halts.check(call, &seats);
         assert_eq!(check.pass(|| ()), Ok(()));
@@ -440,7 +444,7 @@ mod tests {
         let call = HaltableCall {
             kind: row.kind,
             module: row.module,
-            party: "acme",
+            party: &acme(),
         };
         let state = StateDir::open(folder.path()).unwrap();
         let (sent, suspensions) = (&AtomicBool::new(false), &state.suspensions());

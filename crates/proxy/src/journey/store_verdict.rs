@@ -331,11 +331,10 @@ pub fn send_check<'a>(
     admitted: &'a Admitted,
 ) -> SendCheck<'a> {
     let limits = admitted.tenant_limits();
-    let party = limits.breaker.id().as_str();
     let call = HaltableCall {
         kind: admitted.kind(),
         module: admitted.halted_module(),
-        party,
+        party: limits.breaker.id(),
     };
     match cluster {
         None => SendCheck::Local(local.check(call, limits.seats())),

@@ -89,7 +89,7 @@ async fn answer(worker: &Worker, asked: &AccountInquiry) -> Option<OwnerAnswer> 
     let read = HaltableCall {
         kind: row.kind,
         module: row.module,
-        party: &asked.tenant,
+        party: &tenants[of_tenant].party.id,
     };
     let seats = generation.tenant_limits(of_tenant).seats();
     let attempts = InquiryAttempts {
