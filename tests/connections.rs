@@ -1,3 +1,4 @@
+use crate::support::abuse::{END_HEADERS, END_STREAM, HEADERS, PREFACE, frame, head};
 use crate::support::*;
 use std::time::Duration;
 
@@ -113,6 +114,74 @@ async fn http_2_by_prior_knowledge_carries_many_calls_at_once() {
     assert_eq!(answer.refused(), (401, "stale_timestamp"));
     assert_eq!(gatepay.executed(), 20);
     assert_eq!(proxy.stop().await.len(), 21);
+}
+
+#[tokio::test]
+async fn over_http_2_an_answer_like_the_one_before_adds_nothing_to_the_table_of_its_connection() {
+    let gatepay = GatePay::start();
+    let proxy = Proxy::before(&gatepay).start();
+    let mut caller = proxy.raw().await;
+    let preface = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    caller.write(preface).await;
+    let mut heads = Vec::new();
+    // The proxy's own answers, whose date is that of the test's clock.
+    for stream in [1, 3] {
+        let lines = acme().get("/v1/nowhere").lines(&proxy.clock);
+        let head = head(&http2_fields("GET", "/v1/nowhere", &lines));
+        let asks = frame(HEADERS, END_HEADERS | END_STREAM, stream, &head);
+        caller.write(asks).await;
+        heads.push(loop {
+            if let (HEADERS, _, _, block) = caller.frame().await {
+                break hpack_forms(&block);
+            }
+        });
+    }
+    let [first, second] = heads.try_into().unwrap();
+    assert!(first.contains(&HpackForm::Added), "{first:?}");
+    assert_eq!(first.len(), second.len());
+    assert!(!second.contains(&HpackForm::Added), "{second:?}");
+}
+
+/// How a field of a head is written (RFC 7541, 6).
+#[derive(Debug, PartialEq)]
+enum HpackForm {
+    /// By its number in the table.
+    Indexed,
+    /// As a literal that is added to the table.
+    Added,
+    /// As a literal that is not.
+    Literal,
+}
+
+/// The forms of a head's fields. None has a string of 127 bytes or more.
+fn hpack_forms(mut block: &[u8]) -> Vec<HpackForm> {
+    let string = |block: &mut &[u8]| {
+        let length = usize::from(block[0] & 0x7f);
+        assert!(length < 0x7f);
+        *block = &block[1 + length..];
+    };
+    let mut forms = Vec::new();
+    while let [first, rest @ ..] = block {
+        block = rest;
+        let (form, prefix) = match first {
+            0x80.. => (HpackForm::Indexed, 0x7f),
+            0x40.. => (HpackForm::Added, 0x3f),
+            0x20.. => continue,
+            _ => (HpackForm::Literal, 0x0f),
+        };
+        let index = first & prefix;
+        if form != HpackForm::Indexed {
+            if index == prefix {
+                block = &block[1..];
+            }
+            if index == 0 {
+                string(&mut block);
+            }
+            string(&mut block);
+        }
+        forms.push(form);
+    }
+    forms
 }
 
 #[tokio::test]

@@ -161,6 +161,10 @@ fn gone(_: h2::Error) -> StreamStopped {
 fn response(reply: &Reply, clock: &Clock) -> Response<()> {
     let mut response = reply.head().with(());
     let lines = response.headers_mut();
+    if let Some(id) = lines.get_mut(headers::REQUEST_ID) {
+        // Kept out of the table that compresses later heads: none repeats it, and it would displace what they do repeat.
+        id.set_sensitive(true);
+    }
     if let Some(length @ 1..) = reply.length() {
         lines.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
