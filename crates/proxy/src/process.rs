@@ -6,6 +6,7 @@ pub(crate) mod file_access;
 pub mod files;
 pub mod heartbeat;
 pub mod host;
+pub mod page_size;
 pub mod panic_hook;
 pub(crate) mod predecessor;
 pub mod send_lock;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gatepay_proxy::process::clock::Clock;
+use gatepay_proxy::process::page_size::SmallPages;
 use gatepay_proxy::process::systemd::{self, ServiceStage};
 use gatepay_proxy::record::log_level::LogLevel;
 use gatepay_proxy::server::{Server, ServerExit};
@@ -48,6 +49,7 @@ impl ServeCommand {
             Ok(signals) => signals,
             Err(error) => return fail(format_args!("cannot start: signals: {error}")),
         };
+        let starting = SmallPages::begin();
         let (watch, configuration) = match ConfigWatch::open(self.config.path(), &environment) {
             Ok(opened) => opened,
             Err(problems) => {
@@ -73,6 +75,7 @@ impl ServeCommand {
                 return fail(format_args!("cannot start: {fault}"));
             }
         };
+        drop(starting);
         server.control_log(level.clone());
         act_until_asked_to_end(&server, &level, &mut signals);
         drain(server, signals, &log)
