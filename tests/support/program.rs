@@ -1,5 +1,6 @@
 //! The real binary: its configuration folder, its output and its exit.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
@@ -40,9 +41,14 @@ pub(crate) fn printed(output: &Output) -> (String, Option<i32>) {
     (text, output.status.code())
 }
 
+/// The program's binary: of this build, or the one that `GATEPAY_PROXY` names.
+pub(crate) fn binary() -> OsString {
+    std::env::var_os("GATEPAY_PROXY").unwrap_or_else(|| env!("CARGO_BIN_EXE_gatepay-proxy").into())
+}
+
 /// The program, with none of its variables set.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gatepay-proxy"));
+    let mut command = Command::new(binary());
     command
         .env_remove("GATEPAY_LOG")
         .env_remove("GATEPAY_PROXY_CONFIG")
@@ -255,7 +261,7 @@ impl Launcher {
         let mut child = Command::new("sh")
             .args(["-c", PUT])
             .arg(&lines)
-            .arg(env!("CARGO_BIN_EXE_gatepay-proxy"))
+            .arg(binary())
             .args(["serve", "--config", &folder.name("proxy.toml")])
             .env("GATEPAY_LOG", "info")
             .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
@@ -366,10 +372,7 @@ impl Program {
     /// Like `serve`, started through these words: `prlimit`, for example.
     pub(crate) async fn serve_under(folder: &Folder, words: &[&str]) -> Self {
         let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .arg(env!("CARGO_BIN_EXE_gatepay-proxy"))
-            .stdin(Stdio::null());
+        command.args(&words[1..]).arg(binary()).stdin(Stdio::null());
         Self::start(command, folder, "info").await
     }
 
