@@ -569,6 +569,53 @@ async fn keys_that_take_effect_after_a_restart_are_listed() {
 }
 
 #[tokio::test]
+async fn a_file_in_force_that_the_next_start_would_refuse_is_told() {
+    const NEW_READ: &str = "[[operation]]
+name = 'new_read'
+module = 'payment'
+kind = 'read'
+method = 'GET'
+merchant_path = '/v9/new'
+institution_path = '/payment/open/institution/v9/new'
+";
+    let gatepay = GatePay::now();
+    let folder = folder(&gatepay, NEVER);
+    let proxy_toml = fs::read_to_string(folder.path("proxy.toml")).unwrap();
+    folder.file("proxy.toml", &format!("{proxy_toml}\n{NEW_READ}"));
+    let program = Program::serve(&folder).await;
+    let told = async || {
+        let state = program.admin("GET", "/-/reload").await.json();
+        (state["in_step"].clone(), state["next_start"].clone())
+    };
+    assert_eq!(told().await, (json!(true), json!([])));
+
+    // The key that names the operation goes, and then a tenant's file names it.
+    folder.file("proxy.toml", &proxy_toml);
+    let (_, said) = program.reload("").await;
+    assert_eq!(said["next_start"], Value::Null, "{said}");
+    folder.tenant(
+        &initech(),
+        "shared_sub_account = true\noperations = { allow = ['new_read'] }",
+    );
+    let (code, said) = program.reload("").await;
+    assert_eq!((code, &said["result"]), (200, &json!("applied")), "{said}");
+    let problem = said["next_start"][0].as_str().unwrap();
+    assert!(
+        problem.contains("initech.toml") && problem.contains("operations.allow"),
+        "{problem}"
+    );
+    assert_eq!(told().await, (json!(true), json!([problem])));
+    until("it is said", || {
+        program.stderr().contains("the next start would refuse it")
+    })
+    .await;
+
+    folder.tenant(&initech(), SHARED);
+    assert_eq!(program.reload("").await.0, 200);
+    assert_eq!(told().await, (json!(true), json!([])));
+}
+
+#[tokio::test]
 async fn with_a_token_only_its_holder_may_reload_and_read_the_status() {
     let gatepay = GatePay::now();
     let folder = folder(&gatepay, NEVER);

@@ -11,6 +11,7 @@
 //! them.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
@@ -300,7 +301,7 @@ impl ReloadThread {
                 }]);
             }
         };
-        self.apply(&before, next, &plan, renewal);
+        let next_start = self.apply(&before, next, &plan, renewal);
         ReloadReport {
             result: if plan.changes || renewal == CertificateRenewal::Renewed {
                 ReloadResult::Applied
@@ -309,6 +310,7 @@ impl ReloadThread {
             },
             plan: Some(plan),
             problems: Vec::new(),
+            next_start,
         }
     }
 
@@ -422,6 +424,7 @@ impl ReloadThread {
             result: ReloadResult::Failed,
             plan: None,
             problems,
+            next_start: Vec::new(),
         }
     }
 
@@ -450,16 +453,18 @@ impl ReloadThread {
             result: ReloadResult::Waiting,
             plan: Some(plan),
             problems: Vec::new(),
+            next_start: Vec::new(),
         }
     }
 
+    /// Puts a configuration in force. Returns the problems for which the next start would refuse it.
     fn apply(
         &mut self,
         before: &Arc<Generation>,
         next: NextConfiguration,
         plan: &Plan,
         renewal: CertificateRenewal,
-    ) {
+    ) -> Vec<String> {
         let app = &self.app;
         let inputs = self.inputs();
         let restart = self.waiting_for_a_restart(&next);
@@ -508,6 +513,30 @@ impl ReloadThread {
         self.show_applied(restart, hash, now_ms);
         self.watch.now_in_force();
         self.leftover.push(Arc::clone(before));
+        self.look_at_the_next_start()
+    }
+
+    /// Looks whether the next start would refuse the files that are now in force, because keys of `proxy.toml` that wait for
+    /// it change how they are read. They are in force all the same: a secret that was replaced must not wait for a restart.
+    fn look_at_the_next_start(&self) -> Vec<String> {
+        let problems = self.watch.problems_of_the_next_start(&self.env);
+        let problems: Vec<_> = problems
+            .iter()
+            .map(Problem::to_string)
+            .take(PROBLEMS)
+            .collect();
+        let mut state = self.app.lifecycle.reload.lock_state();
+        if problems != state.next_start {
+            state.next_start.clone_from(&problems);
+            drop(state);
+            for problem in &problems {
+                tracing::error!(
+                    problem,
+                    "in force, but the next start would refuse it: `gatepay-proxy check` prints all"
+                );
+            }
+        }
+        problems
     }
 
     /// Shows the hash of the configuration in force, in the metrics and to the other instances, and returns it.
@@ -550,6 +579,7 @@ impl ReloadThread {
             suspended_ahead: BTreeSet::new(),
             credentials_ended_ahead: BTreeSet::new(),
             restart,
+            next_start: mem::take(&mut state.next_start),
             hash: Some(hash),
         };
     }

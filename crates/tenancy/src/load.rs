@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -90,14 +89,12 @@ pub fn load_readable(
 /// other: a reload reports them, without reading all other files again.
 pub(crate) fn problems(
     proxy_toml: &Path,
-    files: &BTreeSet<PathBuf>,
+    among: impl Fn(&Path) -> bool,
     env: &Environment<'_>,
 ) -> Vec<Problem> {
     let reads = FilesRead::default();
     let reading = ConfigReading::new(proxy_toml, env, &reads);
-    let _ = reading.proxy(proxy_toml, &mut UniqueClaims::default(), |path| {
-        files.contains(path)
-    });
+    let _ = reading.proxy(proxy_toml, &mut UniqueClaims::default(), among);
     reading.problems.sorted()
 }
 

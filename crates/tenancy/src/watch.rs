@@ -389,7 +389,7 @@ impl ConfigWatch {
         InvalidFiles(files): &InvalidFiles,
         env: &Environment<'_>,
     ) -> Vec<Problem> {
-        let mut problems = load::problems(&self.proxy_toml, files, env);
+        let mut problems = load::problems(&self.proxy_toml, |file| files.contains(file), env);
         if self.proxy.parsed.is_some() {
             let known: HashSet<_> = problems.iter().map(|it| it.file.clone()).collect();
             let others = self.problems_by_the_start(files, env).into_iter();
@@ -430,6 +430,17 @@ impl ConfigWatch {
                 "; the present proxy.toml, which takes effect after a restart, allows it";
         }
         problems
+    }
+
+    /// The problems that the next start would find in the files that were read, though by the keys of this one they can be
+    /// used. Reads all files again if those keys are others by now.
+    pub fn problems_of_the_next_start(&self, env: &Environment<'_>) -> Vec<Problem> {
+        let next = self.proxy.parsed.as_ref();
+        let next = next.map(|said| StartTerms::of(&said.settings, &said.catalogue));
+        if next.is_none_or(|next| next == self.start) {
+            return Vec::new();
+        }
+        load::problems(&self.proxy_toml, |_| true, env)
     }
 
     /// How many files of tenants and operators were looked at since the start, each with its secrets, and how many were
@@ -514,6 +525,23 @@ impl ConfigWatch {
                 operator.visit_keys(|held, shared| take(held, by, shared));
             }
         }
+    }
+}
+
+impl PartialEq for StartTerms {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            catalogue,
+            window,
+            endpoints,
+            has_store,
+            secret_text,
+        } = self;
+        catalogue.rows() == other.catalogue.rows()
+            && *window == other.window
+            && *endpoints == other.endpoints
+            && *has_store == other.has_store
+            && *secret_text == other.secret_text
     }
 }
 

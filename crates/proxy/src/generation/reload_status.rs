@@ -60,6 +60,9 @@ pub struct ReloadReport {
     /// The problems of the configuration, each with file, line and key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The problems for which the next start would refuse the files, though they are in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub next_start: Vec<String>,
 }
 
 /// How the files compare with the configuration in force.
@@ -79,6 +82,9 @@ pub struct ReloadState {
     pub credentials_ended_ahead: BTreeSet<String>,
     /// Keys of `proxy.toml` that wait for the next start.
     pub restart: BTreeSet<String>,
+    /// The problems for which the next start would refuse the files, which are in force: those keys change how the files are
+    /// read.
+    pub next_start: Vec<String>,
     /// The hash of the configuration in force: the same for the same configuration, in any process. `null` until it is
     /// known.
     pub hash: Option<String>,
@@ -182,6 +188,7 @@ impl ReloadReport {
             result: ReloadResult::Unsettled,
             plan: None,
             problems: Vec::new(),
+            next_start: Vec::new(),
         }
     }
 }
