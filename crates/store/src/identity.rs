@@ -9,10 +9,11 @@
 //! - a start of the server that no instance with a recent memory of it has confirmed: nothing is known.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::OFlags;
 
@@ -42,6 +43,24 @@ pub struct StoreContact {
     pub sign_of_life: Option<(i64, i64)>,
 }
 
+/// The last contact, as its file has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptContact {
+    /// The contact.
+    pub contact: StoreContact,
+    /// Whether the file is not the one that was written: the folder was copied, or put back. What it says was true once, and
+    /// other contacts may have followed.
+    pub is_copy: bool,
+}
+
+/// What a copy of a file does not share with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileOrigin {
+    inode: u64,
+    /// The time of birth, in nanoseconds since 1970; 0 where the file system does not tell it.
+    born: u128,
+}
+
 /// The first line of a contact file; it names the format.
 const FORMAT: &str = "gatepay-proxy store contact 1";
 
@@ -66,8 +85,8 @@ impl StoreContact {
         }
     }
 
-    /// The contact as a text of a few lines.
-    pub fn to_text(&self) -> String {
+    /// The contact as a text of a few lines, for a file with this origin.
+    fn to_text(self, origin: Option<FileOrigin>) -> String {
         let Self {
             identity,
             position,
@@ -85,12 +104,16 @@ impl StoreContact {
         if let Some((id, at)) = sign_of_life {
             let _ = writeln!(text, "instance {id} {at}");
         }
+        if let Some(FileOrigin { inode, born }) = origin {
+            let _ = writeln!(text, "file {inode} {born}");
+        }
         text.push_str("end\n");
         text
     }
 
-    /// The contact that [`to_text`](Self::to_text) wrote; `None` if the text is damaged or of another format.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// The contact that [`to_text`](Self::to_text) wrote, and the origin of its file; `None` if the text is damaged or of another
+    /// format.
+    fn parse(text: &str) -> Option<(Self, Option<FileOrigin>)> {
         let mut lines = text.lines();
         if lines.next()? != FORMAT {
             return None;
@@ -120,17 +143,34 @@ impl StoreContact {
             contact.sign_of_life = Some((id.parse().ok()?, at.parse().ok()?));
             line = lines.next()?;
         }
-        (line == "end" && lines.next().is_none()).then_some(contact)
+        let mut origin = None;
+        if let Some(file) = line.strip_prefix("file ") {
+            let (inode, born) = file.split_once(' ')?;
+            origin = Some(FileOrigin {
+                inode: inode.parse().ok()?,
+                born: born.parse().ok()?,
+            });
+            line = lines.next()?;
+        }
+        (line == "end" && lines.next().is_none()).then_some((contact, origin))
     }
 
     /// The contact in a file; `None` if there is no such file or it is damaged, which counts as no memory at all. A link is
     /// an error.
-    pub fn read(path: &Path) -> io::Result<Option<Self>> {
+    pub fn read(path: &Path) -> io::Result<Option<KeptContact>> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(NO_LINK);
-        let text = options.open(path).and_then(io::read_to_string);
-        match text {
-            Ok(text) => Ok(Self::parse(&text)),
+        let read = options.open(path).and_then(|mut file| {
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok((text, FileOrigin::of(&file.metadata()?)))
+        });
+        match read {
+            Ok((text, found)) => Ok(Self::parse(&text).map(|(contact, origin)| KeptContact {
+                contact,
+                // Earlier versions did not note it.
+                is_copy: origin.is_some_and(|origin| !origin.is_that_of(found)),
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
             Err(error) => Err(error),
@@ -145,10 +185,29 @@ impl StoreContact {
         let mut file = tempfile::Builder::new()
             .prefix(".store-contact-")
             .tempfile_in(folder)?;
-        file.write_all(self.to_text().as_bytes())?;
+        // The file keeps both under its name.
+        let origin = FileOrigin::of(&file.as_file().metadata()?);
+        file.write_all(self.to_text(Some(origin)).as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         fs::File::open(folder)?.sync_all()
+    }
+}
+
+impl FileOrigin {
+    fn of(file: &Metadata) -> Self {
+        let born = file.created().ok();
+        let born = born.and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        Self {
+            inode: file.ino(),
+            born: born.map_or(0, |born| born.as_nanos()),
+        }
+    }
+
+    /// Whether both are of one file. A kernel may tell the birth that an older one did not.
+    fn is_that_of(self, other: Self) -> bool {
+        let is_told = self.born != 0 && other.born != 0;
+        self.inode == other.inode && (self.born == other.born || !is_told)
     }
 }
 
@@ -165,7 +224,7 @@ fn fingerprint(digits: &str) -> Option<Fingerprint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     fn contact() -> StoreContact {
         StoreContact {
@@ -187,7 +246,36 @@ mod tests {
         assert_eq!(StoreContact::read(&path).unwrap(), None);
         for contact in [contact(), StoreContact::default()] {
             contact.write(&path).unwrap();
-            assert_eq!(StoreContact::read(&path).unwrap(), Some(contact));
+            let is_copy = false;
+            let kept = Some(KeptContact { contact, is_copy });
+            assert_eq!(StoreContact::read(&path).unwrap(), kept);
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_contact_file_is_known_as_one_and_a_moved_file_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["store.contact", "other"].map(|name| folder.path().join(name));
+        let is_copy = |path| StoreContact::read(path).unwrap().unwrap().is_copy;
+        contact().write(&path).unwrap();
+        fs::rename(&path, &other).unwrap();
+        assert!(!is_copy(&other));
+        fs::copy(&other, &path).unwrap();
+        assert!(is_copy(&path));
+        // In the place of a later one, and under the same name.
+        contact().write(&other).unwrap();
+        fs::copy(&path, &other).unwrap();
+        assert!(is_copy(&other));
+        fs::write(&path, contact().to_text(None)).unwrap();
+        assert!(!is_copy(&path), "it does not say what it was");
+        let found = FileOrigin::of(&fs::metadata(&path).unwrap());
+        for (origin, copied) in [
+            (FileOrigin { born: 0, ..found }, false),
+            (FileOrigin { born: 1, ..found }, true),
+            (FileOrigin { inode: 1, born: 0 }, true),
+        ] {
+            fs::write(&path, contact().to_text(Some(origin))).unwrap();
+            assert_eq!(is_copy(&path), copied, "{origin:?}");
         }
     }
 
@@ -196,21 +284,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.contact");
         let elsewhere = folder.path().join("elsewhere");
-        fs::write(&elsewhere, contact().to_text()).unwrap();
+        fs::write(&elsewhere, contact().to_text(None)).unwrap();
         symlink(&elsewhere, &path).unwrap();
         assert!(StoreContact::read(&path).is_err());
         StoreContact::default().write(&path).unwrap();
         let metadata = fs::symlink_metadata(&path).unwrap();
         assert!(metadata.is_file());
         assert_eq!(metadata.mode() & 0o777, 0o600);
-        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), contact().to_text());
+        let kept = fs::read_to_string(&elsewhere).unwrap();
+        assert_eq!(kept, contact().to_text(None));
         let names = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(names, 2, "nothing else is left");
     }
 
     #[test]
     fn a_contact_file_that_was_cut_counts_as_no_memory() {
-        let text = contact().to_text();
+        let (inode, born) = (7, 1_767_225_600_000_000_000);
+        let text = contact().to_text(Some(FileOrigin { inode, born }));
         for end in 0..text.len() - 1 {
             assert_eq!(StoreContact::parse(&text[..end]), None, "{end}");
         }

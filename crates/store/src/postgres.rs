@@ -81,6 +81,8 @@ impl PostgresStore {
             }
             None => None,
         };
+        // Also of a copy: a server that is behind it has lost commits. Whether one is ahead of it, other instances know.
+        let contact = contact.map(|kept| kept.contact);
         Ok(Self {
             connector: PgConnector::new(settings, terms.failover == Failover::Lossless)?,
             terms,

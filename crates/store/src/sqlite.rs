@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use crate::admission::{AdmissionBatch, AdmissionReply, HaltScope};
 use crate::aside::aside;
 use crate::error::StoreError;
-use crate::identity::StoreContact;
+use crate::identity::{KeptContact, StoreContact};
 use crate::instance::{
     ClusterView, InstanceBeat, InstanceIntroduction, InstanceJoined, ResumeResult,
 };
@@ -218,7 +218,7 @@ impl SqliteStore {
         self.run(|file| file.is_restored()).await
     }
 
-    async fn read_contact(&self) -> Result<Option<StoreContact>, StoreError> {
+    async fn read_contact(&self) -> Result<Option<KeptContact>, StoreError> {
         let path = self.contact_file.clone();
         aside(move || {
             let contact = StoreContact::read(&path);
@@ -244,13 +244,25 @@ impl SqliteStore {
         .await
     }
 
+    /// Has the contact file know the last commit of this process, since the file is not this process' any more. The process may
+    /// end before it could say more, and what lies in the file's place lacks what was committed since the last sign of life.
+    async fn save_last_commit(&self) {
+        let last = self.file.lock().newest();
+        if last.is_none() || *self.contact.lock() == last {
+            return;
+        }
+        *self.contact.lock() = last;
+        // The call fails for the exchanged file all the same, and the end of the run tries again.
+        let _next_time = self.save_contact().await;
+    }
+
     /// Makes a call. It fails if the file was exchanged meanwhile: the next start finds another one.
     async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut StoreFile) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
-        aside(move || {
+        let done = aside(move || {
             let mut file = file.lock();
             file.check()?;
             let done = call(&mut file)?;
@@ -258,6 +270,10 @@ impl SqliteStore {
             let _later = file.shorten_log();
             Ok(done)
         })
-        .await
+        .await;
+        if matches!(done, Err(StoreError::Replaced)) {
+            self.save_last_commit().await;
+        }
+        done
     }
 }

@@ -18,7 +18,7 @@ use crate::admission::{AdmissionReply, AdmissionRow, AdmissionVerdict, HaltScope
 use crate::caps::rule::{CapBreach, ShadowBreach};
 use crate::caps::rule_book::RuleBook;
 use crate::error::StoreError;
-use crate::identity::{StoreContact, StoreIdentity};
+use crate::identity::{KeptContact, StoreContact, StoreIdentity};
 use crate::instance::{
     ClusterView, HaltEnd, HaltInForce, InstanceBeat, InstanceIntroduction, InstanceJoined,
     InstanceView, Replication, ResumeResult, lost_halts,
@@ -327,7 +327,7 @@ impl StoreFile {
     pub(super) fn join(
         &mut self,
         introduction: &InstanceIntroduction,
-        contact: Option<StoreContact>,
+        contact: Option<KeptContact>,
     ) -> Result<(InstanceJoined, StoreContact), StoreError> {
         let schema = self.check_schema()?;
         let now_ms = self.wall()?;
@@ -637,6 +637,11 @@ impl StoreFile {
         })
     }
 
+    /// The last contact by a commit of this process; `None` before the first.
+    pub(super) fn newest(&self) -> Option<StoreContact> {
+        self.newest
+    }
+
     pub(super) fn place(&self) -> &Arc<FilePlace> {
         &self.place
     }
@@ -695,7 +700,8 @@ impl FileState {
         }
     }
 
-    fn compared_with(&self, contact: Option<&StoreContact>) -> FoundFile {
+    fn compared_with(&self, kept: Option<&KeptContact>) -> FoundFile {
+        let contact = kept.map(|kept| &kept.contact);
         let known = contact.filter(|it| it.identity == self.identity());
         let was_started = self.was_only_started_since(contact);
         FoundFile {
@@ -706,6 +712,8 @@ impl FileState {
                 known.is_some_and(|it| it.position == self.position) && !self.is_running
             },
             restored: match known {
+                // The file may have been put back with it.
+                _ if kept.is_some_and(|kept| kept.is_copy) => true,
                 _ if was_started => false,
                 Some(contact) => self.position < contact.position,
                 None => self.position > 0 || contact.is_some(),

@@ -54,6 +54,17 @@ impl Files {
         self.folder.path().join(name)
     }
 
+    /// What the contact file says.
+    fn contact(&self) -> StoreContact {
+        let kept = StoreContact::read(&self.settings().contact_file);
+        kept.unwrap().unwrap().contact
+    }
+
+    /// Has the contact file as a process leaves it that wrote this one last.
+    fn leaves_contact(&self, contact: &StoreContact) {
+        contact.write(&self.settings().contact_file).unwrap();
+    }
+
     /// The same as `ready`, after an orderly end.
     async fn ended(&self) {
         leave(self.ready().await).await;
@@ -257,9 +268,9 @@ async fn a_file_without_its_contact_file_and_a_contact_file_without_its_file_are
 async fn a_start_that_ended_between_its_two_writes_is_no_restore() {
     let files = Files::new();
     files.ended().await;
-    let contact = fs::read(files.settings().contact_file).unwrap();
+    let contact = files.contact();
     drop(files.joined(START_MS + 60_000).await);
-    fs::write(files.settings().contact_file, contact).unwrap();
+    files.leaves_contact(&contact);
     let store = files.joined(START_MS + 61_000).await;
     assert!(!store.is_restored().await.unwrap());
     assert_eq!(
@@ -447,6 +458,64 @@ async fn no_call_counts_once_the_file_was_exchanged_not_even_if_it_is_put_back()
 }
 
 #[tokio::test]
+async fn the_start_after_a_crash_knows_that_the_file_was_exchanged_before() {
+    let files = Files::new();
+    files.ended().await;
+    let at = |name: &str| files.at(name);
+    let store = files.joined(START_MS + 61_000).await;
+    store.beat(&test_files::beat()).await.unwrap();
+    store.upkeep().await.unwrap();
+    fs::copy(at("gatepay.db-wal"), at("earlier")).unwrap();
+    // No sign of life follows.
+    let admitted = row(1, Kind::Money, START_MS + 61_000);
+    assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+    fs::rename(at("earlier"), at("gatepay.db-wal")).unwrap();
+    assert!(is_replaced(&store.cluster().await));
+    let contact = files.contact();
+    // An orderly end would take the log into the file that the process still has open, and a crash does not.
+    files.save();
+    drop(store);
+    files.restore();
+    files.leaves_contact(&contact);
+    let store = files.joined(START_MS + 90_000).await;
+    assert!(store.is_restored().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_that_is_put_back_together_with_its_contact_file_counts_as_put_back() {
+    for crashes in [false, true] {
+        let files = Files::new();
+        files.ended().await;
+        let both = ["gatepay.db", "store.contact"];
+        let saved = |name: &str| files.at(&format!("{name}.saved"));
+        for name in both {
+            fs::copy(files.at(name), saved(name)).unwrap();
+        }
+        let store = files.joined(START_MS + 61_000).await;
+        let lost = row(1, Kind::Money, START_MS + 61_000);
+        assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
+        if crashes {
+            drop(store);
+            let _log = fs::remove_file(files.at("gatepay.db-wal"));
+        } else {
+            leave(store).await;
+        }
+        for name in both {
+            fs::copy(saved(name), files.at(name)).unwrap();
+        }
+        let store = files.joined(START_MS + 62_000).await;
+        assert!(store.is_restored().await.unwrap(), "{crashes}");
+        store.distrust().await.unwrap();
+        drop(store);
+        let store = files.joined(START_MS + 90_000).await;
+        assert!(
+            !store.is_restored().await.unwrap(),
+            "an operator accepts it"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_start_after_an_exchange_knows_what_the_other_file_lacks() {
     let files = Files::new();
     files.ended().await;
@@ -496,15 +565,17 @@ async fn a_backup_under_the_log_of_a_crashed_run_counts_as_put_back() {
     assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
     begin_another_log(&store).await;
     // The files that a crash leaves.
-    let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
+    let left = ["gatepay.db", "gatepay.db-wal"];
     for name in left {
         fs::copy(at(name), at(&format!("{name}.left"))).unwrap();
     }
+    let contact = files.contact();
     drop(store);
     for (file, is_restored) in [("gatepay.db.left", false), ("backup", true)] {
         for name in left {
             fs::copy(at(&format!("{name}.left")), at(name)).unwrap();
         }
+        files.leaves_contact(&contact);
         fs::copy(at(file), at("gatepay.db")).unwrap();
         // A command that opens the file does not hide it.
         drop(SqliteStore::open(&files.settings(), StoreTerms::default()).unwrap());
@@ -576,9 +647,9 @@ async fn a_backup_of_an_earlier_run_under_the_log_of_a_later_one_counts_as_put_b
     store.upkeep().await.unwrap();
     // The log that a crash leaves.
     fs::copy(at("gatepay.db-wal"), at("log")).unwrap();
-    let contact = fs::read(at("store.contact")).unwrap();
+    let contact = files.contact();
     drop(store);
-    fs::write(at("store.contact"), contact).unwrap();
+    files.leaves_contact(&contact);
     fs::copy(at("log"), at("gatepay.db-wal")).unwrap();
     fs::copy(at("backup"), at("gatepay.db")).unwrap();
     let store = files.joined(START_MS + 63_000).await;
@@ -594,16 +665,18 @@ async fn a_crash_that_lost_the_commits_after_the_last_contact_is_guarded() {
     let at = |name: &str| files.at(name);
     store.beat(&test_files::beat()).await.unwrap();
     store.upkeep().await.unwrap();
-    let left = ["gatepay.db", "gatepay.db-wal", "store.contact"];
+    let left = ["gatepay.db", "gatepay.db-wal"];
     for name in left {
         fs::copy(at(name), at(&format!("{name}.left"))).unwrap();
     }
+    let contact = files.contact();
     let lost = row(1, Kind::Write, START_MS + 60_000);
     assert_eq!(verdict(&store, &lost).await, AdmissionVerdict::Admitted);
     drop(store);
     for name in left {
         fs::copy(at(&format!("{name}.left")), at(name)).unwrap();
     }
+    files.leaves_contact(&contact);
     let store = files.joined(START_MS + 61_000).await;
     let copy = verdict(&store, &lost).await;
     assert!(matches!(copy, AdmissionVerdict::Guarded { .. }), "{copy:?}");
@@ -613,7 +686,7 @@ async fn a_crash_that_lost_the_commits_after_the_last_contact_is_guarded() {
 async fn starts_after_a_crash_that_end_before_they_write_the_contact_file_are_no_restore() {
     let files = Files::new();
     let store = files.ready().await;
-    let contact = fs::read(files.settings().contact_file).unwrap();
+    let contact = files.contact();
     let admitted = row(1, Kind::Money, START_MS + 60_000);
     assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
     drop(store);
@@ -623,7 +696,7 @@ async fn starts_after_a_crash_that_end_before_they_write_the_contact_file_are_no
         let guarded_until = store.cluster().await.unwrap().guarded_until;
         assert!(guarded_until > START_MS + 70_000, "start {start}");
         drop(store);
-        fs::write(files.settings().contact_file, &contact).unwrap();
+        files.leaves_contact(&contact);
     }
     let store = files.joined(START_MS + 80_000).await;
     let copy = verdict(&store, &admitted).await;
