@@ -71,7 +71,7 @@ pub enum StoreError {
     Replaced,
     /// Pages of the store's file do not fit together: by a faulty disk, or by a copy that was made while it was written.
     #[error(
-        "the file is damaged ({0}): put a backup in its place, or move it away and run `gatepay-proxy store migrate`"
+        "the file is damaged ({0}): put a backup in its place, with the -wal of that backup or with none, or move both away and run `gatepay-proxy store migrate`"
     )]
     Damaged(String),
     /// A file of the store cannot be read or written.
@@ -84,13 +84,23 @@ pub enum StoreError {
     },
     /// SQLite refused a statement.
     #[error("SQLite: {0}{advice}", advice = sqlite_advice(.0))]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
     /// The queue in front of the store has no room, or the store's thread has ended.
     #[error("the queue takes no more requests")]
     QueueFull,
     /// The store failed lately, and is not asked again before its next probe.
     #[error("failed lately; the next probe is due in {0} ms")]
     BreakerOpen(u128),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match error.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => Self::Damaged(error.to_string()),
+            _ => Self::Sqlite(error),
+        }
+    }
 }
 
 impl StoreError {

@@ -43,8 +43,6 @@ pub(super) struct StoreFile {
     /// Dropped after the connection.
     main: MainFile,
     log: LogFile,
-    /// Whether the log is left where it is when the connection is closed.
-    keeps_log: bool,
     /// The number of commits in the file without its log, until the log says it.
     unnoted: Option<i64>,
     /// The last contact by a commit of this process.
@@ -118,18 +116,27 @@ struct FoundFile {
 
 impl StoreFile {
     pub(super) fn open(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
-        let mut opened = Self::with_any_log(path, terms)?;
-        match opened.owner_of_log(path)? {
-            LogOwner::ThisFile => {}
-            LogOwner::OtherFile => {
-                opened.keeps_log = true;
-                drop(opened);
-                log_file::set_aside(path).map_err(|source| StoreError::file(path, source))?;
-                opened = Self::with_any_log(path, terms)?;
+        let found = Self::with_any_log(path, terms).and_then(|opened| {
+            let owner = opened.owner_of_log(path)?;
+            Ok((opened, owner))
+        });
+        let mut opened = match found {
+            Ok((opened, LogOwner::ThisFile)) => opened,
+            Ok((mut opened, LogOwner::Unclear)) => {
                 opened.count_as_put_back()?;
+                opened
             }
-            LogOwner::Unclear => opened.count_as_put_back()?,
-        }
+            Ok((opened, LogOwner::OtherFile)) => {
+                drop(opened);
+                Self::without_foreign_log(path, terms)?
+            }
+            // So the pages do not fit together by their log.
+            Err(StoreError::Damaged(_)) if main_file::has_tables_without_log(path)? => {
+                Self::without_foreign_log(path, terms)?
+            }
+            Err(error) => return Err(error),
+        };
+        opened.takes_log_at_close(true)?;
         if opened.schema()? == SQLITE_SCHEMA && opened.pages_of_log()? <= 0 {
             let _later = opened.note_whole_file();
         }
@@ -138,7 +145,23 @@ impl StoreFile {
         Ok(opened)
     }
 
-    /// Opens a file with the log that lies beside it.
+    /// Opens a file that has the log of another file beside it, which no process has open: without the log, and as one that was
+    /// put back.
+    fn without_foreign_log(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
+        log_file::set_aside(path).map_err(|source| StoreError::file(path, source))?;
+        let mut opened = Self::with_any_log(path, terms)?;
+        opened.count_as_put_back()?;
+        Ok(opened)
+    }
+
+    /// Whether the log is taken into the file when the connection is closed, which also removes what lies under the log's path.
+    fn takes_log_at_close(&self, takes: bool) -> Result<(), StoreError> {
+        let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        self.connection.set_db_config(keep, !takes)?;
+        Ok(())
+    }
+
+    /// Opens a file with the log that lies beside it. That may be another file's: so it stays out of the file for now.
     fn with_any_log(path: &Path, terms: StoreTerms) -> Result<Self, StoreError> {
         log_file::is_no_orphan(path)?;
         // SQLite gives its other files the same permissions.
@@ -152,6 +175,7 @@ impl StoreFile {
         let (made, main) = made.map_err(|source| StoreError::file(path, source))?;
         is_private(path, &made)?;
         let connection = Connection::open(path)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.execute_batch(PRAGMAS)?;
         let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
         if synchronous < 2 {
@@ -164,7 +188,6 @@ impl StoreFile {
             place: Arc::new(FilePlace::of(path, &made)),
             main: MainFile::of(main),
             log,
-            keeps_log: false,
             unnoted: None,
             newest: None,
             terms,
@@ -177,25 +200,25 @@ impl StoreFile {
         })
     }
 
-    /// The file that the log beside this one was written for.
+    /// The file that the log beside this one was written for. This one is locked from here on: no other process takes its log into
+    /// it.
     fn owner_of_log(&self, path: &Path) -> Result<LogOwner, StoreError> {
-        // The file is locked from here on: no other process takes its log into it.
-        if self.schema()? != SQLITE_SCHEMA {
-            return Ok(LogOwner::ThisFile);
-        }
-        let first = FileStand::read(&self.connection, "under_log")?;
-        let last = FileStand::read(&self.connection, "position")?;
-        let Some(found) = main_file::without_log(path)? else {
-            // A new file has its tables in the log at first.
-            let is_new = first.position == 0;
-            return Ok(if is_new {
-                LogOwner::ThisFile
-            } else {
-                LogOwner::Unclear
-            });
+        let stands = match self.schema()? {
+            0 => None,
+            SQLITE_SCHEMA => self.stands()?,
+            // Another version's, which this one refuses later on.
+            _ => return Ok(LogOwner::ThisFile),
         };
-        if first.is_under(found) && found.is_under(last) {
-            return Ok(LogOwner::ThisFile);
+        match (stands, main_file::without_log(path)?) {
+            (None, None) => return Ok(LogOwner::ThisFile),
+            // A new file has its tables in the log at first.
+            (Some((first, _)), None) if first.position == 0 => return Ok(LogOwner::ThisFile),
+            (Some(_), None) => return Ok(LogOwner::Unclear),
+            (Some((first, last)), Some(found)) if first.is_under(found) && found.is_under(last) => {
+                return Ok(LogOwner::ThisFile);
+            }
+            // A log of another store, or one of no store, which hides the tables of the file.
+            (_, Some(_)) => {}
         }
         // A power cut while the log was taken into the file leaves one that only the log makes whole.
         Ok(if main_file::is_sound_without_log(path)? {
@@ -203,6 +226,16 @@ impl StoreFile {
         } else {
             LogOwner::Unclear
         })
+    }
+
+    /// The stand under the log and that with it; `None` if there is no table that has them.
+    fn stands(&self) -> Result<Option<(FileStand, FileStand)>, StoreError> {
+        let stand = |position| FileStand::read(&self.connection, position);
+        match stand("under_log").and_then(|first| Ok((first, stand("position")?))) {
+            Ok(stands) => Ok(Some(stands)),
+            Err(error) if main_file::is_unreadable(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Has money refused until an operator accepts the file.
@@ -685,9 +718,8 @@ impl Drop for StoreFile {
     fn drop(&mut self) {
         let is_ours = self.place.is_always_here().unwrap_or(false);
         let is_whole = is_ours && self.main.is_kept() && self.log.has_its_end();
-        if self.keeps_log || !is_whole {
-            let keep = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-            let _set = self.connection.set_db_config(keep, true);
+        if !is_whole {
+            let _set = self.takes_log_at_close(false);
         }
     }
 }

@@ -115,6 +115,11 @@ pub(super) fn is_sound_without_log(path: &Path) -> Result<bool, StoreError> {
     Ok(fault(&open_without_log(path)?)?.is_none())
 }
 
+/// Whether a file is a store's, and a whole one, without its log.
+pub(super) fn has_tables_without_log(path: &Path) -> Result<bool, StoreError> {
+    Ok(without_log(path)?.is_some() && is_sound_without_log(path)?)
+}
+
 /// The first fault of a file's pages, if there is one. All of them are read.
 pub(super) fn fault(file: &Connection) -> Result<Option<String>, StoreError> {
     let found = file.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
@@ -151,10 +156,15 @@ fn immutable(path: &Path) -> String {
     address + "?immutable=1"
 }
 
-fn is_unreadable(error: &rusqlite::Error) -> bool {
+/// Whether an error says that a file has no such table with such a row, or none that can be read.
+pub(super) fn is_unreadable(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
     let code = error.sqlite_error_code();
-    matches!(code, Some(DatabaseCorrupt | NotADatabase | Unknown))
+    let is_other_table = matches!(
+        error,
+        rusqlite::Error::QueryReturnedNoRows | rusqlite::Error::InvalidColumnType(..)
+    );
+    is_other_table || matches!(code, Some(DatabaseCorrupt | NotADatabase | Unknown))
 }
 
 #[cfg(test)]

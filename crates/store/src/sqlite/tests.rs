@@ -821,6 +821,52 @@ async fn a_backup_under_the_log_of_a_later_file_is_used_without_it_and_can_be_di
     assert!(fs::read(at("gatepay.db-wal.aside-1")).unwrap() == fs::read(at("log")).unwrap());
 }
 
+/// A database in a log alone, which is no store's.
+#[tokio::test]
+async fn the_log_of_another_database_hides_and_damages_no_table_of_the_file() {
+    let contents = [
+        ("no table", "CREATE TABLE other (it)"),
+        (
+            "a version",
+            "CREATE TABLE other (it); PRAGMA user_version = 1",
+        ),
+        (
+            "no schema",
+            "CREATE TABLE other (it); PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = 'nonsense'",
+        ),
+        (
+            "a table of that name",
+            "CREATE TABLE cluster (system_id, position, under_log); PRAGMA user_version = 1",
+        ),
+    ];
+    for (content, statements) in contents {
+        let files = Files::new();
+        let store = files.ready().await;
+        let admitted = row(1, Kind::Money, START_MS + 60_000);
+        assert_eq!(verdict(&store, &admitted).await, AdmissionVerdict::Admitted);
+        leave(store).await;
+        let other = rusqlite::Connection::open(files.at("other.db")).unwrap();
+        let in_log = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;";
+        other.execute_batch(in_log).unwrap();
+        other.execute_batch(statements).unwrap();
+        fs::copy(files.at("other.db-wal"), files.at("gatepay.db-wal")).unwrap();
+        // Also by a command that does nothing else.
+        drop(SqliteStore::open(&files.settings(), StoreTerms::default()));
+        let store = files.joined(START_MS + 61_000).await;
+        assert!(files.at("gatepay.db-wal.aside-1").exists(), "{content}");
+        assert!(store.is_restored().await.unwrap(), "{content}");
+        let copy = verdict(&store, &admitted).await;
+        assert_ne!(copy, AdmissionVerdict::Admitted, "{content}");
+        store.check_pages().await.unwrap();
+        let known = "SELECT count(*) FROM stamp";
+        let file = store.file.lock();
+        let known = file
+            .connection()
+            .query_row(known, [], |row| row.get::<_, i64>(0));
+        assert_eq!(known.unwrap(), 1, "{content}");
+    }
+}
+
 #[tokio::test]
 async fn an_earlier_log_beside_the_file_is_set_aside() {
     let files = Files::new();
