@@ -21,6 +21,8 @@ pub mod file_place;
 mod log_file;
 mod main_file;
 mod notifications;
+#[cfg(test)]
+mod put_back_tests;
 mod spend_tables;
 #[cfg(test)]
 mod statement_tests;
